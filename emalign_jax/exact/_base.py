@@ -1,0 +1,96 @@
+"""What an exact check of one game provides, and the table of checks by (protocol, user)."""
+
+from __future__ import annotations
+
+import abc
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.responses import respond, value_scale
+from emalign_jax.game import ReducedGame
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.users import AbstractUser
+
+
+class Deviation(NamedTuple):
+    """The best that one agent can do, the others' schemes fixed.
+
+    value:   payoff that `scheme` attains, or approaches as a supremum (NaN if an LP failed)
+    upper:   no scheme pays more (the same number where the method is exact)
+    scheme:  [XB, S]; S is what the optimum needs and may differ from M
+    status:  "Optimal", or what HiGHS said instead
+    """
+
+    value: float
+    upper: float
+    scheme: Float[np.ndarray, "XB S"]
+    status: str = "Optimal"
+
+
+class AbstractCheck(abc.ABC):
+    """One game under one protocol and user. LPs are built once and kept for all profiles of the game."""
+
+    def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
+        self.game, self.protocol, self.user = game, protocol, user
+        self.scale = value_scale(game)
+        self._range: np.ndarray | None = None
+
+    @abc.abstractmethod
+    def payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> tuple[float, Float[np.ndarray, "K"]]:
+        """User value and agents' payoffs, in NumPy float64."""
+
+    def common_law_payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> Float[np.ndarray, "K"]:
+        """Agents' payoffs under one law over actions, which the guarantees need."""
+        return self.payoffs(schemes)[1]
+
+    @abc.abstractmethod
+    def deviations(self, schemes: Float[np.ndarray, "K XB M"], agents: range) -> list[Deviation]:
+        """The best response of each of `agents`."""
+
+    @abc.abstractmethod
+    def monopolist(self, agent: int, sign: float = 1.0) -> Deviation:
+        """What `agent` would do with no rival (sign=-1: his worst attainable payoff)."""
+
+    @property
+    def payoff_range(self) -> Float[np.ndarray, "K"]:
+        """Best minus worst attainable payoff of each agent, over everything the user may be told."""
+        if self._range is None:
+            K = len(self.game.agents)
+            self._range = np.array([self.monopolist(i).value - self.monopolist(i, -1.0).value for i in range(K)])
+        return self._range
+
+    def informed(self, informed: bool) -> tuple[float, Float[np.ndarray, "K"]]:
+        """User value and agents' payoffs if x_B is revealed (or nothing is told). Ties go as the user's
+        rule says, under "agents" to the agent whose payoff it is."""
+        mass, user, agents = self.game
+        if not informed:
+            mass, user, agents = mass.sum(1, keepdims=True), user.sum(1, keepdims=True), agents.sum(2, keepdims=True)
+        laws = [respond(self.user, user, mass, own, self.scale) for own in agents]
+        payoffs = np.array([(law * own).sum() for law, own in zip(laws, agents, strict=True)])
+        return float((laws[0] * user).sum()), payoffs
+
+
+_CHECKS: dict[tuple[type, type], type[AbstractCheck]] = {}
+
+
+def register(protocol: type[AbstractProtocol], user: type[AbstractUser]):
+    """Class decorator: the check to use for this protocol and user."""
+
+    def add(cls: type[AbstractCheck]) -> type[AbstractCheck]:
+        _CHECKS[protocol, user] = cls
+        return cls
+
+    return add
+
+
+def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCheck]:
+    try:
+        return _CHECKS[type(protocol), type(user)]
+    except KeyError:
+        known = ", ".join(f"{p.__name__} with {u.__name__}" for p, u in _CHECKS)
+        raise ValueError(
+            f"protocol, user: no exact check for {type(protocol).__name__} with {type(user).__name__}; there is one "
+            f"for {known}"
+        ) from None

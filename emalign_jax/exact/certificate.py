@@ -1,0 +1,170 @@
+"""Certificates: what a profile of schemes is worth and how far it is from an equilibrium."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from emalign_jax.exact._base import AbstractCheck, check_for
+from emalign_jax.exact.guarantees import sharp_bound, theorem_bound
+from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.result import Result
+from emalign_jax.schemes import check_schemes
+from emalign_jax.users import AbstractUser, RationalUser
+
+
+class Certificate(NamedTuple):
+    """Float64, on the host. Payoffs and gains are in the units of the utilities; NaN where `result` is bad.
+
+    user, agents:     [...], [..., K]  what the profile pays
+    gain_lower:       [..., K]  a deviation attains (or approaches) at least this gain
+    gain_upper:       [..., K]  no deviation gains more
+    closed:           [...]     gain_upper - gain_lower <= tolerance * payoff_range for every agent
+    payoff_range:     [..., K]  best minus worst attainable payoff: the unit of `relative_gain`
+    full_information: [...]     V_full, her value if x_B is revealed, under her own response rule
+    no_information:   [...]     V_none, her value with no message
+    guarantee:        [...]     least user value of any law that pays every agent what this profile does,
+                                or what full revelation would if that is less (the sharp form)
+    theorem:          [...]     V_full - 2 eps - sum_i w_i e_i (the 2 eps form, best weights)
+    result:           [...]     a `Result`
+    """
+
+    user: Float[np.ndarray, "*batch"]
+    agents: Float[np.ndarray, "*batch K"]
+    gain_lower: Float[np.ndarray, "*batch K"]
+    gain_upper: Float[np.ndarray, "*batch K"]
+    closed: Bool[np.ndarray, "*batch"]
+    payoff_range: Float[np.ndarray, "*batch K"]
+    full_information: Float[np.ndarray, "*batch"]
+    no_information: Float[np.ndarray, "*batch"]
+    guarantee: Float[np.ndarray, "*batch"]
+    theorem: Float[np.ndarray, "*batch"]
+    result: Int[np.ndarray, "*batch"]
+
+    @property
+    def relative_gain(self) -> Float[np.ndarray, "*batch K"]:
+        """gain_lower in units of the payoff range; 0 for an agent to whom nothing matters."""
+        return relative(self.gain_lower, self.payoff_range)
+
+    @property
+    def normalised_value(self) -> Float[np.ndarray, "*batch"]:
+        """(V - V_none) / (V_full - V_none); NaN in games where information is worth nothing."""
+        worth = self.full_information - self.no_information
+        scale = np.maximum(np.abs(self.full_information), np.abs(self.no_information))
+        return (self.user - self.no_information) / np.where(np.abs(worth) > 1e-9 * scale, worth, np.nan)
+
+
+def relative(gains, ranges):
+    matters = ranges > 1e-12 * np.abs(ranges).max(initial=0.0)
+    return np.where(matters | np.isnan(ranges), gains / np.where(matters, ranges, np.nan), 0.0)
+
+
+def certify(
+    games: Game,
+    schemes,
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    *,
+    tolerance: float = 1e-3,
+    progress=None,
+) -> Certificate:
+    """Check `schemes` [..., K, XB, M] of `games` in float64 (batch axes are broadcast).
+
+    tolerance: a profile is CERTIFIED if every relative gain is at most this; brackets are `closed` within it.
+    progress:  called with the number of games done since the last call.
+    Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
+    A bad game, or an LP that HiGHS does not solve, costs only its own row.
+    """
+    schemes = check_schemes(games, schemes)
+    batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
+    flat = flatten_games(games, batch)
+    profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
+    bad = np.broadcast_to(faults(games), batch).reshape(-1)
+    checks: list[AbstractCheck | None] = [None] * len(profiles)
+    reduced = reduce_game(flat, np)
+    rows = []
+    for k, profile in enumerate(profiles):
+        checks[k] = None if bad[k] else make_check(reduced, k, protocol, user)
+        rows.append(certify_game(flat[k], checks[k], profile, tolerance))
+        checks[k] = None
+        if progress is not None:
+            progress(1)
+    return stack_certificates(rows, batch, games.agents)
+
+
+def make_check(reduced: ReducedGame, k: int, protocol: AbstractProtocol, user: AbstractUser) -> AbstractCheck:
+    """The exact check of game k of a flat batch."""
+    game = ReducedGame(*(x[k] for x in reduced))
+    return check_for(protocol, user)(game, _item(protocol, k), _item(user, k))
+
+
+def _item(module, k: int):
+    """Element k of a protocol or user whose parameters run over the batch."""
+    return jax.tree.map(lambda x: x.reshape(-1)[k] if np.ndim(x) and np.size(x) > 1 else x, module)
+
+
+def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"]):
+    """User value, agents' payoffs, deviations and relative gains of one profile."""
+    value, payoffs = check.payoffs(schemes)
+    deviations = check.deviations(schemes, range(len(schemes)))
+    gains = np.maximum(np.array([d.value for d in deviations]) - payoffs, 0)
+    return value, payoffs, deviations, gains, relative(gains, check.payoff_range)
+
+
+def certify_game(game: Game, check: AbstractCheck | None, schemes, tolerance: float) -> Certificate:
+    """The certificate of one game; `check` None marks a malformed one."""
+    K = len(schemes)
+    if check is None:
+        return _failed(K, Result.MALFORMED_GAME)
+    if not np.isfinite(schemes).all():
+        return _failed(K, Result.NO_SCHEMES)
+    value, payoffs, deviations, gains, relative_gains = examine(check, schemes)
+    if not np.isfinite(gains).all() or not np.isfinite(relative_gains).all():
+        return _failed(K, Result.LP_FAILED)
+    upper = np.maximum([d.upper for d in deviations] - payoffs, gains)
+    full, informed = check.informed(True)
+    floors = np.minimum(check.common_law_payoffs(schemes), informed)
+    slack = check.user.tolerance * check.scale if isinstance(check.user, RationalUser) else None
+    sharp, status = sharp_bound(check.game, floors, obedience_slack=slack)
+    theorem = theorem_bound(
+        np.asarray(game.user_utility, float), np.asarray(game.agent_utilities, float), full, informed - floors
+    ).value
+    if status != "Optimal" or np.isnan(theorem):
+        return _failed(K, Result.LP_FAILED)
+    ok = relative_gains.max() <= tolerance and all(d.status == "Optimal" for d in deviations)
+    return Certificate(
+        value, payoffs, gains, upper, bool((upper - gains <= tolerance * check.payoff_range).all()),
+        check.payoff_range, full, check.informed(False)[0], sharp, theorem,
+        int(Result.CERTIFIED if ok else Result.GAIN_ABOVE_TOLERANCE),
+    )  # fmt: skip
+
+
+def _failed(K: int, result: Result) -> Certificate:
+    nan, many = np.nan, np.full(K, np.nan)
+    return Certificate(nan, many, many, many, False, many, nan, nan, nan, nan, int(result))
+
+
+def stack_certificates(rows: list[Certificate], batch: tuple[int, ...], agents: int) -> Certificate:
+    """One batched certificate from one a game."""
+    per_agent = ("agents", "gain_lower", "gain_upper", "payoff_range")
+    fields = []
+    for name in Certificate._fields:
+        column = np.array([getattr(row, name) for row in rows])
+        fields.append(column.reshape((*batch, agents) if name in per_agent else batch))
+    return Certificate(*fields)
+
+
+def flatten_games(games: Game, batch: tuple[int, ...]) -> Game:
+    """`games` broadcast to `batch` and flattened to one batch axis, as NumPy arrays."""
+
+    def flatten(x, core):
+        x = np.asarray(x)
+        return np.broadcast_to(x, (*batch, *x.shape[-core:])).reshape(-1, *x.shape[-core:])
+
+    return Game(
+        flatten(games.prior, 3), flatten(games.user_utility, 2), flatten(games.agent_utilities, 3), check="shapes"
+    )

@@ -1,0 +1,85 @@
+"""The obedience LP: every law over actions that one agent's scheme can induce in a rational user.
+
+Variables z[xb, r] >= 0, r one recommended action for each x_A (A^XA of them), sum_r z = 1 for each
+x_B, and obedience: for each r, x_A and action b,
+    sum_xb z[xb, r] (g[xa, xb, r(xa)] - g[xa, xb, b]) >= 0          (section 5.1 of the model).
+The feasible set depends on the prior and the user alone, so one model serves all agents of a game.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.lp import KeptLP
+from emalign_jax.game import ReducedGame
+
+MAX_COLUMNS = 4096
+NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0
+
+
+class Advice(NamedTuple):
+    """value: of the objective (NaN unless optimal); scheme: [XB, R], column r recommends actions[r]."""
+
+    optimal: bool
+    value: float
+    scheme: Float[np.ndarray, "XB R"]
+    status: str
+
+
+def check_size(user_features: int, agent_features: int, actions: int) -> None:
+    """Raise `ValueError` where the LP would have more than `MAX_COLUMNS` columns."""
+    columns = actions**user_features * agent_features
+    if columns > MAX_COLUMNS:
+        raise ValueError(
+            f"the obedience LP of A = {actions}, XA = {user_features}, XB = {agent_features} has A^XA * XB = {columns} "
+            f"columns, the limit is {MAX_COLUMNS}: take fewer actions or user features, or a quantal user"
+        )
+
+
+class ObedienceLP:
+    """The kept model of one game."""
+
+    def __init__(self, game: ReducedGame):
+        XA, XB, A = game.user.shape
+        check_size(XA, XB, A)
+        self.recommended = np.array(list(itertools.product(range(A), repeat=XA)))  # [R, XA]
+        R = len(self.recommended)
+        self._shape = (XB, R)
+        reveal = np.zeros((XB, XB, R))
+        reveal[np.arange(XB), np.arange(XB)] = 1
+        rows = [reveal]
+        for r, advice in enumerate(self.recommended):
+            for xa in range(XA):
+                advantage = game.user[xa, :, advice[xa], None] - game.user[xa]  # [XB, A]
+                size = np.abs(advantage).max(0)
+                for b in np.nonzero(size > 0)[0]:
+                    row = np.zeros((1, XB, R))
+                    row[0, :, r] = advantage[:, b] / size[b]
+                    rows.append(row)
+        obedience = sum(len(row) for row in rows[1:])
+        rows.append(self._spread(game.user)[None])
+        self._value_row = XB + obedience
+        self._lp = KeptLP(
+            np.concatenate(rows).reshape(-1, XB * R),
+            np.concatenate([np.ones(XB), np.zeros(obedience), [-np.inf]]),
+            np.concatenate([np.ones(XB), np.full(obedience + 1, np.inf)]),
+        )
+
+    def _spread(self, payoff: Float[np.ndarray, "XA XB A"]) -> Float[np.ndarray, "XB R"]:
+        """Expected payoff of x_B under each recommendation."""
+        XA = len(payoff)
+        return sum(payoff[xa][:, self.recommended[:, xa]] for xa in range(XA))
+
+    def best(self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf) -> Advice:
+        """Maximise `payoff` over obedient laws that give the user at least `value_at_least`."""
+        self._lp.set_cost(self._spread(payoff).ravel())
+        self._lp.set_row(self._value_row, value_at_least, np.inf)
+        result = self._lp.solve()
+        if not result.optimal:
+            return Advice(False, np.nan, np.full(self._shape, np.nan), result.status)
+        scheme = np.where(result.x > NEGLIGIBLE, result.x, 0).reshape(self._shape)
+        return Advice(True, result.value, scheme / scheme.sum(1, keepdims=True), result.status)

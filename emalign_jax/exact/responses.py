@@ -1,0 +1,88 @@
+"""The users' responses and every protocol's payoffs once more, in NumPy float64.
+
+Written apart from `protocols/` on purpose: certificates share no code with the play that they check.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import softmax
+
+from emalign_jax.game import ReducedGame
+from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
+
+VALUE_TIE = 1e-9  # user values closer than this, relative to her range, are equal
+
+
+def respond(
+    user: AbstractUser,
+    user_total: Float[np.ndarray, "*shape A"],
+    mass: Float[np.ndarray, "*shape"],
+    favour: Float[np.ndarray, "*shape A"],
+    scale: float,
+) -> Float[np.ndarray, "*shape A"]:
+    """The law over actions at unnormalised beliefs: total = mass times the expected utility."""
+    if isinstance(user, QuantalUser):
+        sent = mass > 0
+        return softmax(float(user.precision) * user_total / np.where(sent, mass, 1)[..., None] * sent[..., None], -1)
+    if not isinstance(user, RationalUser):
+        raise ValueError(f"user: the exact checks know QuantalUser and RationalUser, got {type(user).__name__}")
+    tied = user_total >= user_total.max(-1, keepdims=True) - user.tolerance * scale * mass[..., None]
+    if user.ties == "uniform":
+        return tied / tied.sum(-1, keepdims=True)
+    rank = np.where(tied, favour, -np.inf) if user.ties == "agents" else tied
+    return np.eye(user_total.shape[-1])[rank.argmax(-1)]
+
+
+def value_scale(game: ReducedGame) -> float:
+    """Range of the user's conditional mean utility over all (x_A, x_B, a) that can happen."""
+    happens = game.mass > 0
+    means = game.user[happens] / game.mass[happens][:, None]
+    return float(np.ptp(means)) if means.size else 0.0
+
+
+class SelectionTable(NamedTuple):
+    """values: V [K] of the user under each agent; payoffs: O [K, K] of agent i under scheme j."""
+
+    values: Float[np.ndarray, "K"]
+    payoffs: Float[np.ndarray, "K K"]
+
+
+def selection_table(
+    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser, scale: float
+) -> SelectionTable:
+    K = len(schemes)
+    values, payoffs = np.empty(K), np.empty((K, K))
+    for j, scheme in enumerate(schemes):
+        totals = np.tensordot(scheme, game.user, (0, 1)).swapaxes(0, 1)  # [XA, M, A]
+        mass = game.mass @ scheme
+        agents_totals = np.tensordot(scheme, game.agents, (0, 2)).transpose(1, 2, 0, 3)  # [K, XA, M, A]
+        law = respond(user, totals, mass, agents_totals[j], scale)
+        values[j] = (law * totals).sum()
+        payoffs[:, j] = (law * agents_totals).sum((1, 2, 3))
+    return SelectionTable(values, payoffs)
+
+
+def choose(values: Float[np.ndarray, "K"], temperature: float, scale: float) -> Float[np.ndarray, "K"]:
+    """Her law over agents: softmax(V / temperature), or the lowest index among the best."""
+    if temperature > 0:
+        return softmax(values / temperature)
+    return np.eye(len(values))[int((values >= values.max() - VALUE_TIE * scale).argmax())]
+
+
+def pooled_payoffs(
+    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser, scale: float
+) -> tuple[float, Float[np.ndarray, "K"]]:
+    """User value and agents' payoffs [K] when she sees every message."""
+    weights = np.ones((1, schemes.shape[1]))
+    for scheme in schemes:
+        weights = np.concatenate([weights * scheme[:, s] for s in range(scheme.shape[1])])
+    totals = np.tensordot(weights, game.user, (1, 1)).swapaxes(0, 1)  # [XA, N, A]
+    mass = game.mass @ weights.T
+    agents_totals = np.tensordot(weights, game.agents, (1, 2)).transpose(1, 2, 0, 3)
+    laws = [respond(user, totals, mass, own, scale) for own in agents_totals]
+    value = float((laws[0] * totals).sum())
+    return value, np.array([(law * own).sum() for law, own in zip(laws, agents_totals, strict=True)])

@@ -1,0 +1,181 @@
+"""The game: who knows what, who wants what (section 1 of the model).
+
+Letters used for shapes throughout the package:
+
+    ...  batch axes (lead, shared by every field; absent for one game)
+    XA   user features          K  agents
+    XB   agent features         M  messages an agent
+    Y    outcomes               A  actions of the user
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+Array = jax.Array | np.ndarray
+
+PRIOR_SUM_TOLERANCE = 1e-6  # float32 sums of a few hundred cells miss 1 by about 1e-7
+
+
+class Game(eqx.Module):
+    """One game, or a batch of games of the same size.
+
+    prior:            [..., XA, XB, Y]  joint law of (x_A, x_B, y); non-negative, sums to 1
+    user_utility:     [..., A, Y]       the user's utility of action a at outcome y
+    agent_utilities:  [..., K, A, Y]    agent i's utility of the *user's* action
+
+    NumPy arrays stay NumPy arrays (float64 is kept even where jax would round it), jax arrays
+    stay jax arrays, anything else becomes a NumPy array.
+
+    Raises `ValueError` that names the field, the index and the rule broken. Under `jit` only
+    shapes are checked. `check="shapes"` leaves the values unchecked, for batches in which a bad
+    game shall cost only itself: `faults` then says which games are bad, and `solve` and
+    `certify` give those a result code.
+    """
+
+    prior: Float[Array, "*batch XA XB Y"]
+    user_utility: Float[Array, "*batch A Y"]
+    agent_utilities: Float[Array, "*batch K A Y"]
+
+    def __init__(self, prior, user_utility, agent_utilities, *, check: str = "values"):
+        if check not in ("values", "shapes"):
+            raise ValueError(f'check: expected "values" or "shapes", got {check!r}')
+        self.prior = _as_float_array("prior", prior)
+        self.user_utility = _as_float_array("user_utility", user_utility)
+        self.agent_utilities = _as_float_array("agent_utilities", agent_utilities)
+        _check_shapes(self)
+        if check == "values" and not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
+            for index, fault in zip(np.ndindex(self.batch_shape), faults(self).ravel(), strict=True):
+                if fault:
+                    where = f"game {list(index) if len(index) > 1 else index[0]}: " if index else ""
+                    raise ValueError(where + fault)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.prior.shape[:-3]
+
+    @property
+    def user_features(self) -> int:
+        return self.prior.shape[-3]
+
+    @property
+    def agent_features(self) -> int:
+        return self.prior.shape[-2]
+
+    @property
+    def outcomes(self) -> int:
+        return self.prior.shape[-1]
+
+    @property
+    def agents(self) -> int:
+        return self.agent_utilities.shape[-3]
+
+    @property
+    def actions(self) -> int:
+        return self.user_utility.shape[-2]
+
+    def __getitem__(self, index) -> Game:
+        """The games at `index` of the batch axes."""
+        if not self.batch_shape:
+            raise IndexError("this is one game, not a batch: there is nothing to index")
+        return jax.tree.map(lambda x: x[index], self)
+
+
+class ReducedGame(NamedTuple):
+    """All that payoffs, gradients and LPs need of a game; the outcome y is summed out.
+
+    mass:    m [..., XA, XB]        probability of (x_A, x_B)
+    user:    g [..., XA, XB, A]     sum_y p u
+    agents:  G [..., K, XA, XB, A]  sum_y p U_i
+    """
+
+    mass: Float[Array, "*batch XA XB"]
+    user: Float[Array, "*batch XA XB A"]
+    agents: Float[Array, "*batch K XA XB A"]
+
+
+def reduce_game(game: Game, xp=jnp) -> ReducedGame:
+    """Sum the outcome out of `game`; `xp=numpy` does it in float64 on the host."""
+    if xp is np:
+        p, u, v = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
+    else:
+        p, u, v = (xp.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
+    # products and sums, not matrix products: no TF32 on an accelerator, and XLA fuses them
+    g = (p[..., None, :] * u[..., None, None, :, :]).sum(-1)
+    G = (p[..., None, :, :, None, :] * v[..., :, None, None, :, :]).sum(-1)
+    return ReducedGame(p.sum(-1), g, G)
+
+
+def faults(game: Game) -> np.ndarray:
+    """What is wrong with each game: an object array [...] of sentences, `""` where it is sound."""
+    prior, user, agents = (np.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
+    found = np.full(game.batch_shape, "", dtype=object)
+    with np.errstate(invalid="ignore"):
+        total = np.where(np.isfinite(prior), prior, 0).sum((-3, -2, -1), dtype=np.float64)
+        checks = (
+            ("prior", prior, ~np.isfinite(prior), "must be finite"),
+            ("prior", prior, prior < 0, "must not be negative"),
+            ("user_utility", user, ~np.isfinite(user), "must be finite"),
+            ("agent_utilities", agents, ~np.isfinite(agents), "must be finite"),
+        )
+    core = len(game.batch_shape)
+    for field, values, bad, rule in checks:
+        hit = bad.any(axis=tuple(range(core, bad.ndim)))
+        for index in zip(*np.nonzero(np.atleast_1d(hit)), strict=True):
+            index = index if core else ()
+            if not found[index]:
+                cell = tuple(int(x) for x in np.argwhere(bad[index])[0])
+                found[index] = f"{field}[{', '.join(map(str, cell))}] is {values[index + cell]}: it {rule}"
+    for index in np.ndindex(game.batch_shape):
+        if not found[index] and abs(total[index] - 1) > PRIOR_SUM_TOLERANCE:
+            found[index] = f"prior sums to {total[index]:.9g}: it must sum to 1 (within {PRIOR_SUM_TOLERANCE:g})"
+    return found
+
+
+def _as_float_array(field: str, value) -> Array:
+    if isinstance(value, jax.Array):
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            return value
+        if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
+            return value.astype(jnp.result_type(float))
+        raise ValueError(f"{field}: expected real numbers, got dtype {value.dtype}")
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{field}: expected a rectangular array of numbers, got ragged rows") from None
+    if array.dtype.kind in "iub":
+        array = array.astype(np.float64)
+    if array.dtype.kind != "f":
+        raise ValueError(f"{field}: expected real numbers, got dtype {array.dtype}")
+    return array
+
+
+def _check_shapes(game: Game) -> None:
+    prior, user, agents = game.prior.shape, game.user_utility.shape, game.agent_utilities.shape
+    for field, shape, core in (
+        ("prior", prior, "[..., XA, XB, Y]"),
+        ("user_utility", user, "[..., A, Y]"),
+        ("agent_utilities", agents, "[..., K, A, Y]"),
+    ):
+        if len(shape) < core.count(",") - (core.count("...") - 1):
+            raise ValueError(f"{field}: expected shape {core}, got {list(shape)}")
+    if agents[-3] == 0:
+        raise ValueError("agent_utilities: K (axis -3) is 0, a game needs at least one agent")
+    for field, shape, core in (("prior", prior, 3), ("user_utility", user, 2), ("agent_utilities", agents, 3)):
+        if 0 in shape[-core:]:
+            raise ValueError(f"{field}: no axis may be empty, got shape {list(shape)}")
+    if user[-1] != prior[-1]:
+        raise ValueError(f"user_utility: Y (last axis) is {user[-1]}, but prior has Y = {prior[-1]}")
+    if agents[-2:] != user[-2:]:
+        raise ValueError(
+            f"agent_utilities: last axes [A, Y] are {list(agents[-2:])}, but user_utility has {list(user[-2:])}"
+        )
+    for field, batch in (("user_utility", user[:-2]), ("agent_utilities", agents[:-3])):
+        if batch != prior[:-3]:
+            raise ValueError(f"{field}: batch axes are {list(batch)}, but prior has {list(prior[:-3])}")

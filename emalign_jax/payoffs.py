@@ -1,0 +1,55 @@
+"""Payoffs of whole batches, the one entry point to the protocols."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.game import Array, Game, reduce_game
+from emalign_jax.protocols import AbstractProtocol, Payoffs
+from emalign_jax.users import AbstractUser
+
+
+def payoffs(
+    games: Game, schemes: Float[Array, "*batch K XB M"], protocol: AbstractProtocol, user: AbstractUser
+) -> Payoffs:
+    """User value [...] and agents' payoffs [..., K] of `schemes` [..., K, XB, M].
+
+    Batch axes of games and schemes are broadcast against each other. Pure JAX: works under jit, vmap and grad
+    (grad needs a quantal user, and in Selection a temperature > 0), in the dtype of its inputs.
+    """
+    return _over_batch("payoffs", games, schemes, protocol, user)
+
+
+def pseudo_gradient(
+    games: Game, schemes: Float[Array, "*batch K XB M"], protocol: AbstractProtocol, user: AbstractUser
+) -> Float[jax.Array, "*batch K XB M"]:
+    """d U_i / d scheme_i of every agent i, in closed form (section 2 of the model)."""
+    return _over_batch("pseudo_gradient", games, schemes, protocol, user)
+
+
+def _over_batch(method: str, games, schemes, protocol, user):
+    schemes = jnp.asarray(schemes)
+    if schemes.ndim < 3 or schemes.shape[-3:-1] != (games.agents, games.agent_features) or schemes.shape[-1] < 1:
+        raise ValueError(
+            f"schemes: expected shape [..., K = {games.agents}, XB = {games.agent_features}, M] with M >= 1, got "
+            f"{list(schemes.shape)}"
+        )
+    protocol.check(games, schemes.shape[-1])
+    batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
+    reduced = reduce_game(games)
+
+    def flat(x, core):
+        return jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - core :])).reshape(-1, *x.shape[x.ndim - core :])
+
+    arguments = (
+        jax.tree.map(flat, reduced, type(reduced)(2, 3, 4)),
+        flat(schemes, 3),
+        jax.tree.map(lambda x: flat(jnp.asarray(x), 0), protocol),
+        jax.tree.map(lambda x: flat(jnp.asarray(x), 0), user),
+    )
+    with jax.default_matmul_precision("highest"):
+        out = jax.vmap(lambda g, s, p, u: getattr(p, method)(g, s, u))(*arguments)
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), out)

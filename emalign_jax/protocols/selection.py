@@ -1,0 +1,96 @@
+"""Selection: the user picks the agent whose scheme is worth most to her and talks only to him.
+
+V_j is her value under agent j's scheme, O[i, j] agent i's payoff under it. She picks the argmax of V
+(lowest index among equals), or softmax(V / temperature).
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.protocols._base import AbstractProtocol, Payoffs, posterior_mean, user_scale
+from emalign_jax.users import AbstractUser, QuantalUser
+
+TIE_TOLERANCE = 1e-9  # values closer than this, relative to the user's range, are equal (float64)
+
+
+class Selection(AbstractProtocol):
+    """temperature: >= 0, in utility units; 0 picks the best agent. A scalar or an array over the batch."""
+
+    temperature: Float[Array, "*batch"] = eqx.field(default=0.0)
+    sharp: bool = eqx.field(static=True)
+
+    def __init__(self, temperature=0.0):
+        traced = isinstance(temperature, jax.core.Tracer)
+        if not traced:
+            if not isinstance(temperature, jax.Array):
+                temperature = np.asarray(temperature, np.float64)
+            if not bool(np.isfinite(temperature).all()) or not bool((temperature >= 0).all()):
+                raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
+            if bool((temperature == 0).any()) and not bool((temperature == 0).all()):
+                raise ValueError("temperature: expected all 0 or all > 0 over the batch, got a mixture")
+        self.temperature = temperature
+        self.sharp = not traced and bool((temperature == 0).all())
+
+    def payoffs(self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser) -> Payoffs:
+        _, _, _, _, values, table = evaluate_agents(game, schemes, user)
+        chosen = self.choose(values, user_scale(game))
+        return Payoffs((chosen * values).sum(), (chosen * table).sum(-1))
+
+    def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
+        """The law over agents, given the user's value of each."""
+        if not self.sharp:
+            return jax.nn.softmax(values / jnp.asarray(self.temperature, values.dtype))
+        tolerance = max(TIE_TOLERANCE, 4 * float(jnp.finfo(values.dtype).eps))
+        best = values >= values.max() - tolerance * scale
+        return jax.nn.one_hot(jnp.argmax(best), values.shape[-1], dtype=values.dtype)
+
+    def pseudo_gradient(
+        self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser
+    ) -> Float[Array, "K XB M"]:
+        if self.sharp or not isinstance(user, QuantalUser):
+            raise ValueError(
+                "protocol, user: payoffs jump where the choice of agent or of action does; take "
+                "protocol.smoothed(temperature) and user.smoothed(precision) for gradients"
+            )
+        mass, user_total, own_total, response, values, table = evaluate_agents(game, schemes, user)
+        chosen = self.choose(values, user_scale(game))
+        payoff = (chosen * table).sum(-1)
+        # d U_i = s_i dO_ii + s_i (O_ii - U_i) / tau dV_i: the gradient of one agent alone whose
+        # utility is s_i U_i + pull_i u
+        pull = chosen * (jnp.diagonal(table) - payoff) / self.temperature
+        goal = chosen[:, None, None, None] * game.agents + pull[:, None, None, None] * game.user
+        goal_total = chosen[:, None, None, None] * own_total + pull[:, None, None, None] * user_total
+        means = posterior_mean(user_total, mass)
+        goal_mean = posterior_mean(goal_total, mass)
+        C = user.precision * response * (goal_mean - (response * goal_mean).sum(-1, keepdims=True))
+        return (
+            jnp.einsum("jxsa,jxba->jbs", response, goal)
+            + jnp.einsum("jxsa,xba->jbs", C, game.user)
+            - jnp.einsum("jxs,xb->jbs", (C * means).sum(-1), game.mass)
+        )
+
+    def smoothed(self, temperature) -> Selection:
+        return Selection(temperature) if self.sharp else self
+
+    def messages(self, game: Game) -> int:
+        # the optimum over beliefs has XB rows and one more, to be worth as much as the best rival;
+        # a rational user needs no two messages with the same advice
+        return max(game.agent_features, min(game.agent_features + 1, game.actions**game.user_features))
+
+
+def evaluate_agents(game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser):
+    """Each agent j alone: mass [K, XA, M], totals [K, XA, M, A] for the user and for j himself, the
+    user's response (ties for j), her value V [K], and the table O [K, K] of i's payoff under j."""
+    mass = jnp.einsum("jbs,xb->jxs", schemes, game.mass)
+    user_total = jnp.einsum("jbs,xba->jxsa", schemes, game.user)
+    own_total = jnp.einsum("jbs,jxba->jxsa", schemes, game.agents)
+    response = user.respond(posterior_mean(user_total, mass), own_total, user_scale(game))
+    law = jnp.einsum("jxsa,jbs->jxba", response, schemes)  # P(a | x_A, x_B) under j
+    values = jnp.einsum("jxba,xba->j", law, game.user)
+    return mass, user_total, own_total, response, values, jnp.einsum("ixba,jxba->ij", game.agents, law)

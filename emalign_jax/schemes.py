@@ -1,0 +1,70 @@
+"""Signaling schemes: [..., K, XB, M], row x_B of agent i is his law over messages."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.game import Array, Game
+
+ROW_SUM_TOLERANCE = 1e-5  # float32 softmax rows miss 1 by about 1e-7; files may be rounded
+
+
+def random_schemes(
+    key: jax.Array, games: int, agents: int, features: int, messages: int, *, spread: float = 1.0
+) -> Float[jax.Array, "N K XB M"]:
+    """Softmax of normal logits; scheme n depends on (key, n) alone, not on the batch."""
+    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(games))
+    logits = jax.vmap(lambda k: jax.random.normal(k, (agents, features, messages)))(keys)
+    return jax.nn.softmax(spread * logits, axis=-1)
+
+
+def full_revelation(agents: int, features: int, messages: int) -> Float[np.ndarray, "K XB M"]:
+    """Every agent sends message x_B. Raises `ValueError` if M < XB."""
+    if messages < features:
+        raise ValueError(f"messages: full revelation of XB = {features} features needs as many, got M = {messages}")
+    return np.broadcast_to(np.eye(features, messages), (agents, features, messages)).copy()
+
+
+def no_information(agents: int, features: int, messages: int) -> Float[np.ndarray, "K XB M"]:
+    """Every agent always sends message 0."""
+    scheme = np.zeros((agents, features, messages))
+    scheme[..., 0] = 1
+    return scheme
+
+
+def to_logits(schemes: Float[Array, "*shape M"], floor: float) -> Float[jax.Array, "*shape M"]:
+    """Logits of `schemes` mixed with the uniform law (weight `floor`), so that play can still move."""
+    messages = schemes.shape[-1]
+    logits = jnp.log((1 - floor) * jnp.asarray(schemes) + floor / messages)
+    return logits - logits.max(-1, keepdims=True)
+
+
+def check_schemes(games: Game, schemes) -> Float[np.ndarray, "*batch K XB M"]:
+    """`schemes` as float64 for `games`; `ValueError` if the shape does not fit or a row is no probability.
+
+    Rows are rescaled to sum to 1 exactly. Profiles with NaN pass: they cost only their own game.
+    """
+    array = np.asarray(schemes, np.float64)
+    expected = f"[..., K = {games.agents}, XB = {games.agent_features}, M]"
+    if array.ndim < 3 or array.shape[-3:-1] != (games.agents, games.agent_features) or array.shape[-1] < 1:
+        raise ValueError(f"schemes: expected shape {expected} with M >= 1, got {list(array.shape)}")
+    try:
+        np.broadcast_shapes(games.batch_shape, array.shape[:-3])
+    except ValueError:
+        raise ValueError(
+            f"schemes: batch axes {list(array.shape[:-3])} do not fit those of the games, {list(games.batch_shape)}"
+        ) from None
+    finite = np.isfinite(array).all((-3, -2, -1), keepdims=True)
+    sums = array.sum(-1, keepdims=True)
+    for wrong, rule in (
+        (finite & (array < 0), "must not be negative"),
+        (finite & (abs(sums - 1) > ROW_SUM_TOLERANCE), f"must sum to 1 over M (within {ROW_SUM_TOLERANCE:g})"),
+    ):
+        if wrong.any():
+            where = tuple(int(x) for x in np.argwhere(wrong)[0])
+            what = array[where] if "negative" in rule else sums[where]
+            raise ValueError(f"schemes{list(where[: array.ndim])}: got {what}, a row {rule}")
+    return np.where(finite, array / np.where(finite, sums, 1), np.nan)

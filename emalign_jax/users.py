@@ -1,0 +1,91 @@
+"""Users: how a belief becomes an action (section 3 of the model)."""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.game import Array
+
+TIES = ("agents", "lowest", "uniform")
+
+
+class AbstractUser(eqx.Module):
+    """A user maps the posterior expected utility of each action to a law over actions."""
+
+    @abc.abstractmethod
+    def respond(
+        self, values: Float[Array, "*shape A"], favour: Float[Array, "*shape A"], scale: Float[Array, ""]
+    ) -> Float[Array, "*shape A"]:
+        """The law over actions.
+
+        values: posterior expected utility of each action.
+        favour: what the agent in whose favour ties may be broken gets from each action.
+        scale:  range of the user's utility in this game; tolerances are relative to it.
+        """
+
+    @abc.abstractmethod
+    def smoothed(self, precision: Float[Array, ""]) -> AbstractUser:
+        """A differentiable stand-in; `self` where the user is smooth already."""
+
+
+class QuantalUser(AbstractUser):
+    """Plays action a with probability proportional to exp(precision * E[u(a)]).
+
+    precision: > 0, finite, in units of 1 / utility; a scalar or an array over the batch of games.
+    """
+
+    precision: Float[Array, "*batch"]
+
+    def __init__(self, precision):
+        if not isinstance(precision, jax.core.Tracer):
+            if not isinstance(precision, jax.Array):
+                precision = np.asarray(precision, np.float64)
+            if not bool((precision > 0).all()) or not bool(np.isfinite(precision).all()):
+                raise ValueError(
+                    f"precision: expected a finite number > 0, got {precision} (a user of infinite precision "
+                    "is RationalUser())"
+                )
+        self.precision = precision
+
+    def respond(self, values, favour, scale):
+        return jax.nn.softmax(jnp.asarray(self.precision, values.dtype) * values, axis=-1)
+
+    def smoothed(self, precision):
+        return self
+
+
+class RationalUser(AbstractUser):
+    """Plays a best action; the tie rule is explicit because optimal persuasion sits on ties.
+
+    ties: "agents"   the best action for the selected agent, or in Pooled, for the agent whose payoff
+                     is asked (the supremum)
+          "lowest"   the lowest index
+          "uniform"  all best actions with equal probability
+    tolerance: actions within tolerance * (range of the user's utility) of the best are tied. The
+        default, 1e-6, covers float32 rounding and the feasibility tolerance of the LPs.
+    """
+
+    ties: str = eqx.field(static=True, default="agents")
+    tolerance: float = eqx.field(static=True, default=1e-6)
+
+    def __check_init__(self):
+        if self.ties not in TIES:
+            raise ValueError(f"ties: expected one of {', '.join(TIES)}, got {self.ties!r}")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance: expected a number in [0, 1), got {self.tolerance}")
+
+    def respond(self, values, favour, scale):
+        tied = values >= values.max(-1, keepdims=True) - self.tolerance * scale
+        if self.ties == "uniform":
+            return tied / tied.sum(-1, keepdims=True, dtype=values.dtype)
+        rank = jnp.where(tied, favour, -jnp.inf) if self.ties == "agents" else tied
+        return jax.nn.one_hot(jnp.argmax(rank, -1), values.shape[-1], dtype=values.dtype)
+
+    def smoothed(self, precision):
+        return QuantalUser(precision)
