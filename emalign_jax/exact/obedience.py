@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.exact.compress import compress
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.game import ReducedGame
 
@@ -22,11 +23,11 @@ NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0
 
 
 class Advice(NamedTuple):
-    """value: of the objective (NaN unless optimal); scheme: [XB, R], column r recommends actions[r]."""
+    """value: of the objective (NaN unless optimal); scheme: [XB, S], at most max(A, XB + 1) messages."""
 
     optimal: bool
     value: float
-    scheme: Float[np.ndarray, "XB R"]
+    scheme: Float[np.ndarray, "XB S"]
     status: str
 
 
@@ -61,7 +62,8 @@ class ObedienceLP:
                     row[0, :, r] = advantage[:, b] / size[b]
                     rows.append(row)
         obedience = sum(len(row) for row in rows[1:])
-        rows.append(self._spread(game.user)[None])
+        self._user_spread = self._spread(game.user)
+        rows.append(self._user_spread[None])
         self._value_row = XB + obedience
         self._lp = KeptLP(
             np.concatenate(rows).reshape(-1, XB * R),
@@ -82,4 +84,11 @@ class ObedienceLP:
         if not result.optimal:
             return Advice(False, np.nan, np.full(self._shape, np.nan), result.status)
         scheme = np.where(result.x > NEGLIGIBLE, result.x, 0).reshape(self._shape)
-        return Advice(True, result.value, scheme / scheme.sum(1, keepdims=True), result.status)
+        scheme /= scheme.sum(1, keepdims=True)
+        used = scheme.max(0) > 0
+        if used.sum() > scheme.shape[0] + 1:
+            own, user = (scheme * self._spread(payoff)).sum(0), (scheme * self._user_spread).sum(0)
+            scheme = compress(scheme, own, user)
+        else:
+            scheme = scheme[:, used]
+        return Advice(True, result.value, scheme, result.status)

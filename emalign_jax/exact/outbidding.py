@@ -1,0 +1,84 @@
+"""Exact best-response dynamics of Selection with a rational user.
+
+Play often ends in an Edgeworth cycle: rivals outbid the holder in tiny steps, he lowers his offer when no
+one is close, and so on. Here every move is an exact best response (an LP), takeovers exceed the holder by
+a margin that grows, and a rival who is not picked, and so loses nothing, stays just behind the holder.
+The user's value then only rises, and at V_full nobody can outbid: the dynamics end.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.certificate import examine
+from emalign_jax.exact.responses import VALUE_TIE, selection_table
+from emalign_jax.exact.selection import SelectionRational
+
+FIRST_MARGIN = 1e-3  # of V_full - V_none
+GROWTH = 1.5
+LOWERINGS = 2  # how often a holder may lower his offer before rivals shadow him
+
+
+class Outbid(NamedTuple):
+    """schemes [K, XB, M]; the largest relative gain left; best responses played."""
+
+    schemes: Float[np.ndarray, "K XB M"]
+    gain: float
+    steps: int
+
+
+def outbid(
+    check: SelectionRational, schemes: Float[np.ndarray, "K XB M"], tolerance: float, *, max_steps: int = 100
+) -> Outbid:
+    """Best responses from `schemes` until every relative gain is at most `tolerance`."""
+    schemes = schemes.copy()
+    worth = check.full_value - check.none_value
+    margin, lowered = FIRST_MARGIN * worth, 0
+    for step in range(max_steps):
+        _, _, deviations, _, gains = examine(check, schemes)
+        agent = int(gains.argmax())
+        if not gains.max() > tolerance:
+            return Outbid(schemes, float(gains.max()), step)
+        values, _, holder, rival = check.standing(schemes)
+        if agent != holder:
+            taken = check.at_least(agent, values[holder] + margin)
+            margin *= GROWTH
+        elif lowered < LOWERINGS:
+            taken = deviations[agent]
+            lowered += 1
+        else:
+            schemes[rival] = _just_behind(check, schemes, holder, rival)
+            continue
+        fitted = fit(taken.scheme, schemes.shape[2])
+        if fitted is None:
+            break
+        schemes[agent] = fitted
+    return Outbid(schemes, float(examine(check, schemes)[4].max()), max_steps)
+
+
+def _just_behind(check: SelectionRational, schemes, holder: int, rival: int) -> np.ndarray:
+    """The holder's scheme, garbled so little that it is worth a hair less to the user."""
+    silent = np.zeros_like(schemes[holder])
+    silent[:, 0] = 1
+    value = selection_table(check.game, schemes, check.user, check.scale).values[holder]
+    for share in 10.0 ** np.arange(-7, 0.5, 0.5):
+        garbled = (1 - share) * schemes[holder] + share * silent
+        profile = np.repeat(garbled[None], len(schemes), 0)
+        if selection_table(check.game, profile, check.user, check.scale).values[rival] < value - 2 * VALUE_TIE * (
+            check.scale
+        ):
+            break
+    return garbled
+
+
+def fit(scheme: Float[np.ndarray, "XB S"], messages: int) -> np.ndarray | None:
+    """`scheme` with exactly `messages` columns: unused ones dropped or added; None if it needs more."""
+    used = scheme[:, scheme.max(0) > 0]
+    if used.shape[1] > messages:
+        return None
+    out = np.zeros((scheme.shape[0], messages))
+    out[:, : used.shape[1]] = used
+    return out

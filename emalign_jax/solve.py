@@ -1,0 +1,267 @@
+"""Equilibrium search: play in batches, check exactly, move what is stuck, play on.
+
+The only module that knows both the accelerated part (`play`) and the exact part (`exact`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from emalign_jax.exact import certificate as exact
+from emalign_jax.exact.outbidding import fit, outbid
+from emalign_jax.exact.selection import SelectionRational
+from emalign_jax.game import Game, faults, reduce_game
+from emalign_jax.play import GradientPlay, play
+from emalign_jax.play.gradient_play import bucket
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.result import Result
+from emalign_jax.schemes import check_schemes, random_schemes
+from emalign_jax.users import AbstractUser
+
+STARTS = ("random", "monopolist")
+PLAYS_BEFORE_OUTBIDDING = 1  # in Selection a best response before play goes on helps few games, outbidding nearly all
+
+
+class Solution(NamedTuple):
+    """What `solve` found; float64 arrays on the host. With starts > 1 a starts axis leads the batch axes.
+
+    schemes:      [..., K, XB, M]
+    user, agents: [...], [..., K]  payoffs
+    result:       [...]  a `Result` a game
+    stats:        counts of the run: steps, best responses, games by result
+    certificate:  the `Certificate` of the schemes (None with verify=False)
+    """
+
+    schemes: Float[np.ndarray, "*batch K XB M"]
+    user: Float[np.ndarray, "*batch"]
+    agents: Float[np.ndarray, "*batch K"]
+    result: Int[np.ndarray, "*batch"]
+    stats: dict[str, Any]
+    certificate: exact.Certificate | None
+
+
+def solve(
+    games: Game,
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    solver: GradientPlay | None = None,
+    *,
+    key: jax.Array | None = None,
+    starts: int = 1,
+    start="random",
+    messages: int | None = None,
+    verify: bool = True,
+    progress=None,
+) -> Solution:
+    """Search an equilibrium of each game (many exist as a rule; this finds one a start).
+
+    key:      needed for random starts; game i's start depends on (key, start, i) alone.
+    start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
+              schemes [..., K, XB, M] to go on from.
+    messages: M; by default what an agent needs so that nothing he may want is out of reach.
+    verify:   check exactly and move stuck games by best responses; False returns what play ended with.
+    progress: called as progress(name of the stage, games done in it, games in it).
+    Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
+    """
+    solver = GradientPlay() if solver is None else solver
+    if starts < 1:
+        raise ValueError(f"starts: expected an integer >= 1, got {starts}")
+    if messages is not None and messages < 1:
+        raise ValueError(f"messages: expected an integer >= 1, got {messages}")
+    given = None if isinstance(start, str) else check_schemes(games, start)
+    if given is None and start not in STARTS:
+        raise ValueError(f"start: expected {' or '.join(STARTS)} or an array of schemes, got {start!r}")
+    if key is None and given is None and (start == "random" or starts > 1):
+        raise ValueError("key: random starts need one, such as jax.random.key(0)")
+    if key is None:
+        key = jax.random.key(0)
+    M = given.shape[-1] if given is not None else messages or protocol.messages(games)
+    protocol.check(games, M)
+    if verify or start == "monopolist":
+        exact.check_for(protocol, user)
+    search = _Search(games, protocol, user, solver, key, starts, M, progress)
+    search.begin(start if given is None else given)
+    return search.run(verify)
+
+
+class _Search:
+    """The flat list of (start, game) pairs and what is known of each."""
+
+    def __init__(self, games, protocol, user, solver, key, starts, messages, progress):
+        self.games, self.solver, self.key, self.M = games, solver, key, messages
+        self.batch = (starts, *games.batch_shape) if starts > 1 else games.batch_shape
+        self.flat = exact.flatten_games(games, self.batch)
+        self.N, self.K, self.XB = len(self.flat.prior), games.agents, games.agent_features
+        self.per_start = self.N // starts
+        self.protocol, self.user = (
+            jax.tree.map(lambda x: np.broadcast_to(x, self.batch).reshape(-1) if np.ndim(x) else x, module)
+            for module in (protocol, user)
+        )
+        self.reduced = reduce_game(self.flat, np)
+        self.result = np.full(self.N, Result.UNVERIFIED)
+        self.result[np.broadcast_to(faults(games), self.batch).ravel() != ""] = Result.MALFORMED_GAME
+        self.sound = np.flatnonzero(self.result != Result.MALFORMED_GAME)
+        self.schemes = np.full((self.N, self.K, self.XB, self.M), np.nan)
+        self.gain = np.full(self.N, np.inf)
+        self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0}
+        self._checks: dict[int, exact.AbstractCheck] = {}
+        self._progress = progress
+
+    def check(self, k: int) -> exact.AbstractCheck:
+        """The exact check of game k, shared by its starts."""
+        k %= self.per_start
+        if k not in self._checks:
+            self._checks[k] = exact.make_check(self.reduced, k, self.protocol, self.user)
+        return self._checks[k]
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(stage, done, total)
+
+    # starting points
+
+    def begin(self, start) -> None:
+        if not isinstance(start, str):
+            shape = (*self.batch, *start.shape[-3:])
+            self.schemes[self.sound] = np.broadcast_to(start, shape).reshape(-1, *shape[-3:])[self.sound]
+            broken = ~np.isfinite(self.schemes[self.sound]).all((1, 2, 3))
+            self.result[self.sound[broken]] = Result.NO_SCHEMES
+            self.sound = self.sound[~broken]
+            return
+        self.schemes[self.sound] = self.random(0)[self.sound]
+        if start == "monopolist":
+            first = self.sound[self.sound < self.per_start]  # further starts stay random
+            for done, k in enumerate(first):
+                for i in range(self.K):
+                    own = fit(self.check(k).monopolist(i).scheme, self.M)
+                    if own is not None and np.isfinite(own).all():
+                        self.schemes[k, i] = own
+                self.tell("monopolists", done + 1, len(first))
+
+    def random(self, attempt: int) -> np.ndarray:
+        starts = range(self.N // self.per_start)
+        keys = [jax.random.fold_in(jax.random.fold_in(self.key, s), attempt) for s in starts]
+        drawn = [np.asarray(random_schemes(k, self.per_start, self.K, self.XB, self.M), np.float64) for k in keys]
+        drawn = np.concatenate(drawn)
+        return drawn / drawn.sum(-1, keepdims=True)
+
+    # the search
+
+    def run(self, verify: bool) -> Solution:
+        pending = self.sound
+        current = self.schemes.copy()
+        for attempt in range(self.solver.best_responses + 1):
+            if not len(pending):
+                break
+            played = self.play(pending, current, late=attempt > 0)
+            self.result[pending[~played.finite]] = Result.NOT_FINITE
+            self.schemes[pending[~played.finite]] = np.nan
+            current[pending] = played.schemes
+            pending = pending[played.finite]
+            if not verify:
+                self.schemes[pending] = current[pending]
+                break
+            pending = self.examine(pending, current, attempt)
+            if attempt >= PLAYS_BEFORE_OUTBIDDING:
+                pending = self.outbid(pending)
+        return self.solution(verify)
+
+    def play(self, pending, current, late: bool):
+        rows = np.pad(pending, (0, min(bucket(len(pending)), max(self.N, len(pending))) - len(pending)), mode="edge")
+        take = lambda x: x[rows] if np.ndim(x) else x  # noqa: E731
+        stage = "play on" if late else "play"
+        total = len(self.solver.schedule(late).learning_rate) * len(pending)
+        done = 0
+
+        def count(steps):
+            nonlocal done
+            done = min(done + steps, total)
+            self.tell(stage, done * len(pending) // total, len(pending))
+
+        played = play(
+            jax.tree.map(take, self.reduced), current[rows], jax.tree.map(take, self.protocol),
+            jax.tree.map(take, self.user), self.solver, late=late, progress=count,
+        )  # fmt: skip
+        self.stats["steps"] += played.steps
+        self.tell(stage, len(pending), len(pending))
+        return type(played)(*(x[: len(pending)] for x in played[:3]), played.steps)
+
+    def examine(self, pending, current, attempt) -> np.ndarray:
+        """Record what is certified, keep the best of the rest, and move those. Returns the games left."""
+        left = []
+        fresh = attempt > 0 and attempt % self.solver.fresh_starts == 0
+        random = None
+        for done, k in enumerate(pending):
+            _, _, deviations, _, gains = exact.examine(self.check(k), current[k])
+            if not np.isfinite(gains).all():
+                self.result[k], self.schemes[k] = Result.LP_FAILED, current[k]
+                continue
+            if gains.max() < self.gain[k]:
+                self.gain[k], self.schemes[k] = gains.max(), current[k]
+            if self.gain[k] <= self.solver.tolerance:
+                self.result[k] = Result.PLAY if attempt == 0 else Result.BEST_RESPONSE
+                continue
+            self.result[k] = Result.GAIN_ABOVE_TOLERANCE
+            left.append(k)
+            mover = int(gains.argmax())
+            best = fit(deviations[mover].scheme, self.M)
+            if fresh or best is None:
+                random = self.random(attempt) if random is None else random
+                current[k] = random[k]
+                self.stats["fresh_starts"] += 1
+            else:
+                current[k, mover] = best
+                self.stats["best_responses"] += 1
+            self.tell("check", done + 1, len(pending))
+        return np.array(left, int)
+
+    def outbid(self, pending) -> np.ndarray:
+        """Exact best-response dynamics where there is one; returns the games still left."""
+        left = []
+        for done, k in enumerate(pending):
+            if isinstance(self.check(k), SelectionRational):
+                schemes, gain, steps = outbid(self.check(k), self.schemes[k], self.solver.tolerance)
+                self.stats["best_responses"] += steps
+                if gain < self.gain[k]:
+                    self.gain[k], self.schemes[k] = gain, schemes
+            if self.gain[k] <= self.solver.tolerance:
+                self.result[k] = Result.OUTBIDDING
+            else:
+                left.append(k)
+            self.tell("outbid", done + 1, len(pending))
+        return np.array(left, int)
+
+    def solution(self, verify: bool) -> Solution:
+        shape = lambda x: x.reshape(*self.batch, *x.shape[1:])  # noqa: E731
+        rows = []
+        for k in range(self.N):
+            check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
+            if verify:
+                rows.append(exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance))
+                self.tell("certify", k + 1, self.N)
+        certificate = exact.stack_certificates(rows, self.batch, self.K) if verify else None
+        if verify:
+            user, agents = certificate.user, certificate.agents
+        else:
+            user, agents = self.values()
+        for code in Result:
+            if count := int((self.result == code).sum()):
+                self.stats[code.name.lower()] = count
+        return Solution(
+            shape(self.schemes), user, agents, shape(self.result.astype(int)), self.stats, certificate
+        )
+
+    def values(self):
+        """Payoffs by the accelerated route, for schemes that are not checked."""
+        from emalign_jax.payoffs import payoffs
+
+        games = Game(*(np.asarray(x, self.solver.dtype) for x in self.flat.__dict__.values()), check="shapes")
+        got = payoffs(games, self.schemes, self.protocol, self.user)
+        return (
+            np.asarray(got.user, np.float64).reshape(self.batch),
+            np.asarray(got.agents, np.float64).reshape(*self.batch, self.K),
+        )
