@@ -9,9 +9,10 @@ class Result(enum.IntEnum):
     """A code per game; `.message` is the sentence, `.ok` says whether the profile is certified."""
 
     CERTIFIED = 0
-    PLAY = 1
-    BEST_RESPONSE = 2
-    OUTBIDDING = 3
+    START = 1
+    PLAY = 2
+    BEST_RESPONSE = 3
+    OUTBIDDING = 4
     GAIN_ABOVE_TOLERANCE = 10
     UNVERIFIED = 11
     MALFORMED_GAME = 20
@@ -30,6 +31,7 @@ class Result(enum.IntEnum):
 
 _MESSAGES = {
     Result.CERTIFIED: "Every deviation gain is certified to be within the tolerance.",
+    Result.START: "The starting schemes are an equilibrium within the tolerance already, certified.",
     Result.PLAY: "An equilibrium within the tolerance was found by gradient play and certified.",
     Result.BEST_RESPONSE: "An equilibrium within the tolerance was found by gradient play with exact best-response "
     "steps or a fresh start in between, and certified.",

@@ -106,7 +106,7 @@ class _Search:
         self.result[np.broadcast_to(faults(games), self.batch).ravel() != ""] = Result.MALFORMED_GAME
         self.sound = np.flatnonzero(self.result != Result.MALFORMED_GAME)
         self.schemes = np.full((self.N, self.K, self.XB, self.M), np.nan)
-        self.gain = np.full(self.N, np.inf)
+        self.best: list[exact.Examination | None] = [None] * self.N  # of self.schemes
         self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0}
         self._checks: dict[int, exact.AbstractCheck] = {}
         self._progress = progress
@@ -125,6 +125,7 @@ class _Search:
     # starting points
 
     def begin(self, start) -> None:
+        self.started_on_purpose = not isinstance(start, str) or start == "monopolist"
         if not isinstance(start, str):
             shape = (*self.batch, *start.shape[-3:])
             self.schemes[self.sound] = np.broadcast_to(start, shape).reshape(-1, *shape[-3:])[self.sound]
@@ -152,22 +153,24 @@ class _Search:
     # the search
 
     def run(self, verify: bool) -> Solution:
-        pending = self.sound
-        current = self.schemes.copy()
+        pending, current = self.sound, self.schemes.copy()
+        if verify and self.started_on_purpose:
+            pending = self.examine(pending, current, Result.START)
         for attempt in range(self.solver.best_responses + 1):
             if not len(pending):
                 break
             played = self.play(pending, current, late=attempt > 0)
             self.result[pending[~played.finite]] = Result.NOT_FINITE
-            self.schemes[pending[~played.finite]] = np.nan
             current[pending] = played.schemes
             pending = pending[played.finite]
             if not verify:
                 self.schemes[pending] = current[pending]
                 break
-            pending = self.examine(pending, current, attempt)
+            pending = self.examine(pending, current, Result.BEST_RESPONSE if attempt else Result.PLAY)
             if attempt >= PLAYS_BEFORE_OUTBIDDING:
                 pending = self.outbid(pending)
+            if attempt < self.solver.best_responses:
+                self.move(pending, current, fresh=(attempt + 1) % self.solver.fresh_starts == 0, attempt=attempt + 1)
         return self.solution(verify)
 
     def play(self, pending, current, late: bool):
@@ -190,50 +193,48 @@ class _Search:
         self.tell(stage, len(pending), len(pending))
         return type(played)(*(x[: len(pending)] for x in played[:3]), played.steps)
 
-    def examine(self, pending, current, attempt) -> np.ndarray:
-        """Record what is certified, keep the best of the rest, and move those. Returns the games left."""
-        left = []
-        fresh = attempt > 0 and attempt % self.solver.fresh_starts == 0
-        random = None
+    def examine(self, pending, current, found: Result) -> np.ndarray:
+        """Record what is certified, and the best of the rest. Returns the games left."""
+        self.now = {}
         for done, k in enumerate(pending):
-            _, _, deviations, _, gains = exact.examine(self.check(k), current[k])
-            if not np.isfinite(gains).all():
-                self.result[k], self.schemes[k] = Result.LP_FAILED, current[k]
-                continue
-            if gains.max() < self.gain[k]:
-                self.gain[k], self.schemes[k] = gains.max(), current[k]
-            if self.gain[k] <= self.solver.tolerance:
-                self.result[k] = Result.PLAY if attempt == 0 else Result.BEST_RESPONSE
-                continue
-            self.result[k] = Result.GAIN_ABOVE_TOLERANCE
-            left.append(k)
-            mover = int(gains.argmax())
-            best = fit(deviations[mover].scheme, self.M)
-            if fresh or best is None:
-                random = self.random(attempt) if random is None else random
-                current[k] = random[k]
-                self.stats["fresh_starts"] += 1
-            else:
-                current[k, mover] = best
-                self.stats["best_responses"] += 1
+            examined = self.now[k] = exact.examine(self.check(k), current[k])
+            self.record(k, current[k], examined, found)
             self.tell("check", done + 1, len(pending))
-        return np.array(left, int)
+        return pending[[not Result(self.result[k]).ok for k in pending]]
+
+    def record(self, k, schemes, examined, found: Result) -> None:
+        if self.best[k] is None or examined.worst < self.best[k].worst:
+            self.best[k], self.schemes[k] = examined, schemes
+        worst = self.best[k].worst
+        failed = Result.LP_FAILED if worst == np.inf else Result.GAIN_ABOVE_TOLERANCE
+        self.result[k] = found if worst <= self.solver.tolerance else failed
 
     def outbid(self, pending) -> np.ndarray:
         """Exact best-response dynamics where there is one; returns the games still left."""
-        left = []
         for done, k in enumerate(pending):
             if isinstance(self.check(k), SelectionRational):
-                schemes, gain, steps = outbid(self.check(k), self.schemes[k], self.solver.tolerance)
-                self.stats["best_responses"] += steps
-                if gain < self.gain[k]:
-                    self.gain[k], self.schemes[k] = gain, schemes
-            if self.gain[k] <= self.solver.tolerance:
-                self.result[k] = Result.OUTBIDDING
-            else:
-                left.append(k)
+                ended = outbid(self.check(k), self.schemes[k], self.solver.tolerance)
+                self.stats["best_responses"] += ended.steps
+                self.record(k, ended.schemes, ended.examined, Result.OUTBIDDING)
             self.tell("outbid", done + 1, len(pending))
-        return np.array(left, int)
+        return pending[[not Result(self.result[k]).ok for k in pending]]
+
+    def move(self, pending, current, fresh: bool, attempt: int) -> None:
+        """Let the agent who gains most play his best response, or give the game a fresh random start."""
+        random = self.random(attempt) if fresh else None
+        for k in pending:
+            examined = self.now[k]
+            best = None
+            if not fresh and examined.worst < np.inf:
+                mover = int(examined.relative.argmax())
+                best = fit(examined.deviations[mover].scheme, self.M)
+            if best is not None:
+                current[k, mover] = best
+                self.stats["best_responses"] += 1
+            else:
+                random = self.random(attempt) if random is None else random
+                current[k] = random[k]
+                self.stats["fresh_starts"] += 1
 
     def solution(self, verify: bool) -> Solution:
         shape = lambda x: x.reshape(*self.batch, *x.shape[1:])  # noqa: E731
@@ -241,7 +242,7 @@ class _Search:
         for k in range(self.N):
             check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
             if verify:
-                rows.append(exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance))
+                rows.append(exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k]))
                 self.tell("certify", k + 1, self.N)
         certificate = exact.stack_certificates(rows, self.batch, self.K) if verify else None
         if verify:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact._base import AbstractCheck, check_for
+from emalign_jax.exact._base import AbstractCheck, Deviation, check_for
 from emalign_jax.exact.guarantees import sharp_bound, theorem_bound
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
@@ -107,25 +107,39 @@ def _item(module, k: int):
     return jax.tree.map(lambda x: x.reshape(-1)[k] if np.ndim(x) and np.size(x) > 1 else x, module)
 
 
-def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"]):
-    """User value, agents' payoffs, deviations and relative gains of one profile."""
+class Examination(NamedTuple):
+    """One profile of one game: payoffs, every agent's best response, and what he gains by it."""
+
+    user: float
+    agents: Float[np.ndarray, "K"]
+    deviations: list[Deviation]
+    gains: Float[np.ndarray, "K"]
+    relative: Float[np.ndarray, "K"]
+
+    @property
+    def worst(self) -> float:
+        """The largest relative gain; inf where an LP failed."""
+        return float(self.relative.max()) if np.isfinite(self.relative).all() else np.inf
+
+
+def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"]) -> Examination:
     value, payoffs = check.payoffs(schemes)
     deviations = check.deviations(schemes, range(len(schemes)))
-    gains = np.maximum(np.array([d.value for d in deviations]) - payoffs, 0)
-    return value, payoffs, deviations, gains, relative(gains, check.payoff_range)
+    solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
+    gains = np.maximum(solved - payoffs, 0)
+    return Examination(value, payoffs, deviations, gains, relative(gains, check.payoff_range))
 
 
-def certify_game(game: Game, check: AbstractCheck | None, schemes, tolerance: float) -> Certificate:
-    """The certificate of one game; `check` None marks a malformed one."""
+def certify_game(
+    game: Game, check: AbstractCheck | None, schemes, tolerance: float, examined: Examination | None = None
+) -> Certificate:
+    """The certificate of one game; `check` None marks a malformed one. `examined` saves doing it again."""
     K = len(schemes)
     if check is None:
         return _failed(K, Result.MALFORMED_GAME)
     if not np.isfinite(schemes).all():
         return _failed(K, Result.NO_SCHEMES)
-    value, payoffs, deviations, gains, relative_gains = examine(check, schemes)
-    if not np.isfinite(gains).all() or not np.isfinite(relative_gains).all():
-        return _failed(K, Result.LP_FAILED)
-    upper = np.maximum([d.upper for d in deviations] - payoffs, gains)
+    examined = examined or examine(check, schemes)
     full, informed = check.informed(True)
     floors = np.minimum(check.common_law_payoffs(schemes), informed)
     slack = check.user.tolerance * check.scale if isinstance(check.user, RationalUser) else None
@@ -133,13 +147,14 @@ def certify_game(game: Game, check: AbstractCheck | None, schemes, tolerance: fl
     theorem = theorem_bound(
         np.asarray(game.user_utility, float), np.asarray(game.agent_utilities, float), full, informed - floors
     ).value
-    if status != "Optimal" or np.isnan(theorem):
+    if not np.isfinite(examined.worst) or status != "Optimal" or np.isnan(theorem):
         return _failed(K, Result.LP_FAILED)
-    ok = relative_gains.max() <= tolerance and all(d.status == "Optimal" for d in deviations)
+    upper = np.maximum([d.upper for d in examined.deviations] - examined.agents, examined.gains)
+    closed = bool((upper - examined.gains <= tolerance * check.payoff_range).all())
     return Certificate(
-        value, payoffs, gains, upper, bool((upper - gains <= tolerance * check.payoff_range).all()),
-        check.payoff_range, full, check.informed(False)[0], sharp, theorem,
-        int(Result.CERTIFIED if ok else Result.GAIN_ABOVE_TOLERANCE),
+        examined.user, examined.agents, examined.gains, upper, closed, check.payoff_range, full,
+        check.informed(False)[0], sharp, theorem,
+        int(Result.CERTIFIED if examined.worst <= tolerance else Result.GAIN_ABOVE_TOLERANCE),
     )  # fmt: skip
 
 

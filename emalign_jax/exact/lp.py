@@ -71,7 +71,9 @@ class KeptLP:
         status = self._highs.getModelStatus()
         if status != highspy.HighsModelStatus.kOptimal:  # once more from scratch: a warm start can go wrong
             self._highs.clearSolver()
+            self._highs.setOptionValue("presolve", "on")
             self._highs.run()
+            self._highs.setOptionValue("presolve", "off")
             status = self._highs.getModelStatus()
         solution = self._highs.getSolution()
         optimal = status == highspy.HighsModelStatus.kOptimal

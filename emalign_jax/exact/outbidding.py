@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.certificate import examine
+from emalign_jax.exact.certificate import Examination, examine
 from emalign_jax.exact.responses import VALUE_TIE, selection_table
 from emalign_jax.exact.selection import SelectionRational
 
@@ -23,10 +23,10 @@ LOWERINGS = 2  # how often a holder may lower his offer before rivals shadow him
 
 
 class Outbid(NamedTuple):
-    """schemes [K, XB, M]; the largest relative gain left; best responses played."""
+    """schemes [K, XB, M]; what they are worth; best responses played."""
 
     schemes: Float[np.ndarray, "K XB M"]
-    gain: float
+    examined: Examination
     steps: int
 
 
@@ -38,16 +38,16 @@ def outbid(
     worth = check.full_value - check.none_value
     margin, lowered = FIRST_MARGIN * worth, 0
     for step in range(max_steps):
-        _, _, deviations, _, gains = examine(check, schemes)
-        agent = int(gains.argmax())
-        if not gains.max() > tolerance:
-            return Outbid(schemes, float(gains.max()), step)
+        examined = examine(check, schemes)
+        if examined.worst <= tolerance or examined.worst == np.inf:
+            return Outbid(schemes, examined, step)
+        agent = int(examined.relative.argmax())
         values, _, holder, rival = check.standing(schemes)
         if agent != holder:
             taken = check.at_least(agent, values[holder] + margin)
             margin *= GROWTH
         elif lowered < LOWERINGS:
-            taken = deviations[agent]
+            taken = examined.deviations[agent]
             lowered += 1
         else:
             schemes[rival] = _just_behind(check, schemes, holder, rival)
@@ -56,7 +56,7 @@ def outbid(
         if fitted is None:
             break
         schemes[agent] = fitted
-    return Outbid(schemes, float(examine(check, schemes)[4].max()), max_steps)
+    return Outbid(schemes, examine(check, schemes), max_steps)
 
 
 def _just_behind(check: SelectionRational, schemes, holder: int, rival: int) -> np.ndarray:

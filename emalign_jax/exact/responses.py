@@ -26,8 +26,9 @@ def respond(
 ) -> Float[np.ndarray, "*shape A"]:
     """The law over actions at unnormalised beliefs: total = mass times the expected utility."""
     if isinstance(user, QuantalUser):
-        sent = mass > 0
-        return softmax(float(user.precision) * user_total / np.where(sent, mass, 1)[..., None] * sent[..., None], -1)
+        rate = float(user.precision) / np.where(mass > 0, mass, np.inf)[..., None]
+        law = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))  # scipy's softmax costs twice the time
+        return law / law.sum(-1, keepdims=True)
     if not isinstance(user, RationalUser):
         raise ValueError(f"user: the exact checks know QuantalUser and RationalUser, got {type(user).__name__}")
     tied = user_total >= user_total.max(-1, keepdims=True) - user.tolerance * scale * mass[..., None]

@@ -49,13 +49,13 @@ class GradientPlay(eqx.Module):
     """
 
     steps: int = eqx.field(static=True, default=500)
-    learning_rate: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.02))
+    learning_rate: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.005))
     precision: tuple[float, float] = eqx.field(static=True, default=(10.0, 300.0))
     temperature: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.003))
     extrapolation: str = eqx.field(static=True, default="none")
     optimizer: optax.GradientTransformation = eqx.field(static=True, default=ADAM)
     tolerance: float = eqx.field(static=True, default=1e-3)
-    best_responses: int = eqx.field(static=True, default=12)
+    best_responses: int = eqx.field(static=True, default=24)
     fresh_starts: int = eqx.field(static=True, default=4)
     chunk: int = eqx.field(static=True, default=100)
     dtype: str = eqx.field(static=True, default="float32")
