@@ -12,7 +12,7 @@ class Result(enum.IntEnum):
     START = 1
     PLAY = 2
     BEST_RESPONSE = 3
-    OUTBIDDING = 4
+    DYNAMICS = 4
     GAIN_ABOVE_TOLERANCE = 10
     UNVERIFIED = 11
     MALFORMED_GAME = 20
@@ -35,8 +35,8 @@ _MESSAGES = {
     Result.PLAY: "An equilibrium within the tolerance was found by gradient play and certified.",
     Result.BEST_RESPONSE: "An equilibrium within the tolerance was found by gradient play with exact best-response "
     "steps or a fresh start in between, and certified.",
-    Result.OUTBIDDING: "An equilibrium within the tolerance was found by gradient play and then exact outbidding, and "
-    "certified.",
+    Result.DYNAMICS: "An equilibrium within the tolerance was found by exact best-response dynamics from where "
+    "gradient play had ended, and certified.",
     Result.GAIN_ABOVE_TOLERANCE: "Some agent still gains more than the tolerance by deviating.",
     Result.UNVERIFIED: "Play ended; deviation gains were not checked.",
     Result.MALFORMED_GAME: "The game is malformed: a number is not finite, or the prior is negative or does not sum "

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from emalign_jax.exact import certificate as exact
-from emalign_jax.exact.outbidding import fit, outbid
+from emalign_jax.exact.dynamics import best_response_dynamics, fit, outbid
 from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.game import Game, faults, reduce_game
 from emalign_jax.play import GradientPlay, play
@@ -23,7 +23,7 @@ from emalign_jax.schemes import check_schemes, random_schemes
 from emalign_jax.users import AbstractUser
 
 STARTS = ("random", "monopolist")
-PLAYS_BEFORE_OUTBIDDING = 1  # in Selection a best response before play goes on helps few games, outbidding nearly all
+PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
 
 
 class Solution(NamedTuple):
@@ -159,7 +159,10 @@ class _Search:
         for attempt in range(self.solver.best_responses + 1):
             if not len(pending):
                 break
-            played = self.play(pending, current, late=attempt > 0)
+            fresh = attempt % self.solver.fresh_starts == 0
+            if attempt:
+                self.move(pending, current, fresh, attempt)
+            played = self.play(pending, current, late=not fresh)
             self.result[pending[~played.finite]] = Result.NOT_FINITE
             current[pending] = played.schemes
             pending = pending[played.finite]
@@ -167,10 +170,8 @@ class _Search:
                 self.schemes[pending] = current[pending]
                 break
             pending = self.examine(pending, current, Result.BEST_RESPONSE if attempt else Result.PLAY)
-            if attempt >= PLAYS_BEFORE_OUTBIDDING:
-                pending = self.outbid(pending)
-            if attempt < self.solver.best_responses:
-                self.move(pending, current, fresh=(attempt + 1) % self.solver.fresh_starts == 0, attempt=attempt + 1)
+            if attempt >= PLAYS_BEFORE_DYNAMICS:
+                pending = self.finish(pending)
         return self.solution(verify)
 
     def play(self, pending, current, late: bool):
@@ -209,14 +210,14 @@ class _Search:
         failed = Result.LP_FAILED if worst == np.inf else Result.GAIN_ABOVE_TOLERANCE
         self.result[k] = found if worst <= self.solver.tolerance else failed
 
-    def outbid(self, pending) -> np.ndarray:
-        """Exact best-response dynamics where there is one; returns the games still left."""
+    def finish(self, pending) -> np.ndarray:
+        """Exact best-response dynamics from the best profile so far; returns the games still left."""
         for done, k in enumerate(pending):
-            if isinstance(self.check(k), SelectionRational):
-                ended = outbid(self.check(k), self.schemes[k], self.solver.tolerance)
-                self.stats["best_responses"] += ended.steps
-                self.record(k, ended.schemes, ended.examined, Result.OUTBIDDING)
-            self.tell("outbid", done + 1, len(pending))
+            dynamics = outbid if isinstance(self.check(k), SelectionRational) else best_response_dynamics
+            ended = dynamics(self.check(k), self.schemes[k], self.solver.tolerance)
+            self.stats["best_responses"] += ended.steps
+            self.record(k, ended.schemes, ended.examined, Result.DYNAMICS)
+            self.tell("best responses", done + 1, len(pending))
         return pending[[not Result(self.result[k]).ok for k in pending]]
 
     def move(self, pending, current, fresh: bool, attempt: int) -> None:

@@ -1,9 +1,10 @@
-"""Exact best-response dynamics of Selection with a rational user.
+"""Exact best-response dynamics: what to do where gradient play does not settle.
 
-Play often ends in an Edgeworth cycle: rivals outbid the holder in tiny steps, he lowers his offer when no
-one is close, and so on. Here every move is an exact best response (an LP), takeovers exceed the holder by
-a margin that grows, and a rival who is not picked, and so loses nothing, stays just behind the holder.
-The user's value then only rises, and at V_full nobody can outbid: the dynamics end.
+`best_response_dynamics` lets the agent who gains most play his best response, again and again.
+`outbid` does it in Selection with a rational user, where that would creep: play ends in an Edgeworth
+cycle, rivals outbid the holder in tiny steps, he lowers his offer when no one is close, and so on. There
+takeovers exceed the holder by a margin that grows, and a rival who is not picked, and so loses nothing,
+stays just behind the holder. The user's value then only rises, and at V_full nobody can outbid.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.exact._base import AbstractCheck
 from emalign_jax.exact.certificate import Examination, examine
 from emalign_jax.exact.responses import VALUE_TIE, selection_table
 from emalign_jax.exact.selection import SelectionRational
@@ -22,7 +24,7 @@ GROWTH = 1.5
 LOWERINGS = 2  # how often a holder may lower his offer before rivals shadow him
 
 
-class Outbid(NamedTuple):
+class Ended(NamedTuple):
     """schemes [K, XB, M]; what they are worth; best responses played."""
 
     schemes: Float[np.ndarray, "K XB M"]
@@ -30,9 +32,29 @@ class Outbid(NamedTuple):
     steps: int
 
 
+def best_response_dynamics(
+    check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], tolerance: float, *, max_steps: int = 10
+) -> Ended:
+    """From `schemes` until every relative gain is at most `tolerance`; the best profile met on the way."""
+    schemes = schemes.copy()
+    best = None
+    for step in range(max_steps + 1):
+        examined = examine(check, schemes)
+        if best is None or examined.worst < best.examined.worst:
+            best = Ended(schemes.copy(), examined, step)
+        if examined.worst <= tolerance or examined.worst == np.inf:
+            break
+        mover = int(examined.relative.argmax())
+        fitted = fit(examined.deviations[mover].scheme, schemes.shape[2])
+        if fitted is None:
+            break
+        schemes[mover] = fitted
+    return best._replace(steps=step)
+
+
 def outbid(
     check: SelectionRational, schemes: Float[np.ndarray, "K XB M"], tolerance: float, *, max_steps: int = 100
-) -> Outbid:
+) -> Ended:
     """Best responses from `schemes` until every relative gain is at most `tolerance`."""
     schemes = schemes.copy()
     worth = check.full_value - check.none_value
@@ -40,7 +62,7 @@ def outbid(
     for step in range(max_steps):
         examined = examine(check, schemes)
         if examined.worst <= tolerance or examined.worst == np.inf:
-            return Outbid(schemes, examined, step)
+            return Ended(schemes, examined, step)
         agent = int(examined.relative.argmax())
         values, _, holder, rival = check.standing(schemes)
         if agent != holder:
@@ -56,7 +78,7 @@ def outbid(
         if fitted is None:
             break
         schemes[agent] = fitted
-    return Outbid(schemes, examine(check, schemes), max_steps)
+    return Ended(schemes, examine(check, schemes), max_steps)
 
 
 def _just_behind(check: SelectionRational, schemes, holder: int, rival: int) -> np.ndarray:

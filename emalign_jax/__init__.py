@@ -1,0 +1,53 @@
+"""Do competing AIs serve their user as well as an aligned one?
+
+Equilibria of communication games between one user and K agents, searched by batched gradient play in JAX
+and certified by exact linear programs. Data flows one way:
+
+    game -> protocol, user -> payoffs -> solve (play) -> certify (exact) -> tables and figures
+"""
+
+from emalign_jax import catalog
+from emalign_jax.exact import Certificate, certify
+from emalign_jax.families import FAMILIES, random_games
+from emalign_jax.files import load_games, load_schemes, save_games, save_schemes
+from emalign_jax.game import Game, ReducedGame, reduce_game
+from emalign_jax.payoffs import payoffs, pseudo_gradient
+from emalign_jax.play import GradientPlay
+from emalign_jax.protocols import AbstractProtocol, Payoffs, Pooled, Selection
+from emalign_jax.result import Result
+from emalign_jax.schemes import full_revelation, no_information, random_schemes
+from emalign_jax.solve import Solution, solve
+from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FAMILIES",
+    "AbstractProtocol",
+    "AbstractUser",
+    "Certificate",
+    "Game",
+    "GradientPlay",
+    "Payoffs",
+    "Pooled",
+    "QuantalUser",
+    "RationalUser",
+    "ReducedGame",
+    "Result",
+    "Selection",
+    "Solution",
+    "catalog",
+    "certify",
+    "full_revelation",
+    "load_games",
+    "load_schemes",
+    "no_information",
+    "payoffs",
+    "pseudo_gradient",
+    "random_games",
+    "random_schemes",
+    "reduce_game",
+    "save_games",
+    "save_schemes",
+    "solve",
+]

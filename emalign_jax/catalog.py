@@ -1,0 +1,111 @@
+"""Named games from the literature. Each function returns one `Game`; `GAMES` lists them by name.
+
+In all of them the agents see the outcome (x_B = y) and the user knows only the prior (XA = 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from emalign_jax.game import Game
+
+
+def _informed(prior, user_utility, agent_utilities) -> Game:
+    """The agents see y, the user sees nothing."""
+    return Game(np.diag(np.asarray(prior, float))[None], np.asarray(user_utility, float), np.asarray(agent_utilities, float))
+
+
+_JUST = np.eye(2)  # actions acquit, convict; outcomes innocent, guilty
+_CONVICT = np.array([[0.0, 0.0], [1.0, 1.0]])
+_ACQUIT = 1 - _CONVICT
+
+
+def judge(prior: float = 0.3, prosecutors: int = 1) -> Game:
+    """A judge wants the just verdict, prosecutors want conviction; `prior` is the chance of guilt.
+
+    One prosecutor, rational judge, prior .3: he gets .6, she .7. Kamenica and Gentzkow, "Bayesian
+    Persuasion", American Economic Review 101(6), 2011, introduction.
+    """
+    return _informed([1 - prior, prior], _JUST, np.repeat(_CONVICT[None], prosecutors, 0))
+
+
+def two_prosecutors(prior: float = 0.3) -> Game:
+    """Two identical prosecutors: each offering the monopolist's scheme is an equilibrium of Selection.
+
+    After Gentzkow and Kamenica, "Competition in Persuasion", Review of Economic Studies 84(1), 2017.
+    """
+    return judge(prior, prosecutors=2)
+
+
+def prosecutor_against_defender(prior: float = 0.3) -> Game:
+    """One agent always wants conviction, the other acquittal: sup-norm eps is 1/2, yet she learns all.
+
+    Gentzkow and Kamenica, "Competition in Persuasion", Review of Economic Studies 84(1), 2017.
+    """
+    return _informed([1 - prior, prior], _JUST, [_CONVICT, _ACQUIT])
+
+
+def biased_advisers(prior: float = 0.3, bias: float = 1.0) -> Game:
+    """Both want justice, one also conviction, the other also acquittal: u is in the hull with an offset.
+
+    After section 9 of the project's model of Collina, Goel, Roth, Ryu and Shi, arXiv 2509.15090.
+    """
+    return _informed([1 - prior, prior], _JUST, [_JUST + bias * _CONVICT, _JUST + bias * _ACQUIT])
+
+
+def investment(return_: float = 0.5) -> Game:
+    """A firm invests or not; the government always wants investment. Outcomes bad, good, equally likely.
+
+    Investing pays the firm -1 or `return_`. The government's best scheme gets investment with
+    probability (1 + return_) / 2. Bergemann and Morris, "Information Design: A Unified Perspective",
+    Journal of Economic Literature 57(1), 2019, section 2.
+    """
+    return _informed([0.5, 0.5], [[0, 0], [-1, return_]], [[[0, 0], [1, 1]]])
+
+
+def lobbying(share: float = 0.75, points: int = 5) -> Game:
+    """A politician wants policy a = y, a lobbyist a = share * y + (1 - share) * 1, both with quadratic loss.
+
+    Outcomes and policies lie on grids of [0, 1]; policies twice as fine. Full disclosure is best for the
+    lobbyist when share > 1/2, silence when share < 1/2 (up to the grid). Kamenica and Gentzkow, "Bayesian
+    Persuasion", American Economic Review 101(6), 2011, section V.
+    """
+    y = np.linspace(0, 1, points)
+    a = np.linspace(0, 1, 2 * points - 1)[:, None]
+    return _informed(np.full(points, 1 / points), -((a - y) ** 2), [-((a - share * y - (1 - share)) ** 2)])
+
+
+def pharma_market(quality: float = 0.4, price: float = 0.5) -> Game:
+    """Two firms test a drug each; the user takes the first, the second, or neither.
+
+    Each drug works (worth 1) independently with probability `quality`; taking one costs `price`; a firm
+    earns 1 when its drug is taken. After the clinical trials of Gentzkow and Kamenica, "Competition in
+    Persuasion", Review of Economic Studies 84(1), 2017.
+    """
+    works = np.array([[0, 0, 1, 1], [0, 1, 0, 1]], float)  # drug, outcome
+    prior = np.prod(np.where(works == 1, quality, 1 - quality), axis=0)
+    user = np.concatenate([np.zeros((1, 4)), works - price])
+    agents = np.zeros((2, 3, 4))
+    agents[0, 1] = agents[1, 2] = 1
+    return _informed(prior, user, agents)
+
+
+def few_messages(agents: int = 2) -> Game:
+    """Guess one of four outcomes (right +1, wrong -1) or play safe (.5); all agents are fully aligned.
+
+    With one bit an agent, babbling is an equilibrium of Pooled, worth .5 instead of 1: no agent alone can
+    tell her enough. Section 9 of the project's model of arXiv 2509.15090.
+    """
+    user = np.concatenate([2 * np.eye(4) - 1, np.full((1, 4), 0.5)])
+    return _informed(np.full(4, 0.25), user, np.repeat(user[None], agents, 0))
+
+
+GAMES: dict[str, Callable[..., Game]] = {
+    f.__name__: f
+    for f in (
+        judge, two_prosecutors, prosecutor_against_defender, biased_advisers, investment, lobbying, pharma_market,
+        few_messages,
+    )
+}  # fmt: skip

@@ -1,0 +1,163 @@
+"""Games and schemes on disk (.npz, never pickled). Files are written whole or not at all.
+
+Batches of games of different numbers of agents share a file: short games are padded with NaN along K, and
+an array `agents` says how many each has. `load_games(path, agents=K)` takes those with K agents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from emalign_jax.game import Game, faults
+
+GAME_FIELDS = ("prior", "user_utility", "agent_utilities")
+
+
+def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
+    """Read games from an .npz with `prior`, `user_utility`, `agent_utilities`.
+
+    In a batch with some malformed games those stay, for `solve` and `certify` to mark; a file in which
+    every game is malformed is refused. agents: only the games of K agents, from a file of several sizes.
+    Raises `FileNotFoundError`, or `ValueError` naming the file, the field and the rule.
+    """
+    arrays = _read(path, GAME_FIELDS, optional=("agents",))
+    fields = [arrays[name] for name in GAME_FIELDS]
+    if "agents" in arrays:
+        rows, K = _rows(path, arrays["agents"], agents)
+        fields = [field[rows] for field in fields]
+        fields[2] = fields[2][:, :K]
+    try:
+        games = Game(*fields, check="shapes")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if "agents" not in arrays and agents not in (None, games.agents):
+        raise ValueError(f"{path}: agents: asked for games of {agents} agents, the file has {games.agents}")
+    wrong = faults(games)
+    if wrong.size == 0:
+        raise ValueError(f"{path}: prior: expected at least one game, got an empty batch")
+    if (wrong != "").all():
+        raise ValueError(f"{path}: {wrong.ravel()[0]}" + (f" (all {wrong.size} games are malformed)" if wrong.ndim else ""))
+    return games
+
+
+def save_games(path: str | os.PathLike, games: Game) -> None:
+    """Write games to an .npz, atomically. Raises `ValueError` for an unwritable place."""
+    save_arrays(path, {name: np.asarray(getattr(games, name)) for name in GAME_FIELDS})
+
+
+def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.ndarray:
+    """Read `schemes` [..., K, XB, M] from an .npz. Errors as in `load_games`."""
+    arrays = _read(path, ("schemes",), optional=("agents",))
+    schemes = arrays["schemes"]
+    if schemes.dtype.kind not in "fiub":
+        raise ValueError(f"{path}: schemes: expected real numbers, got dtype {schemes.dtype}")
+    if schemes.ndim < 3:
+        raise ValueError(f"{path}: schemes: expected shape [..., K, XB, M], got {list(schemes.shape)}")
+    if "agents" in arrays:
+        rows, K = _rows(path, arrays["agents"], agents)
+        schemes = schemes[rows][:, :K]
+    return schemes
+
+
+def save_schemes(path: str | os.PathLike, schemes) -> None:
+    """Write schemes to an .npz, atomically."""
+    save_arrays(path, {"schemes": np.asarray(schemes)})
+
+
+def sizes(path: str | os.PathLike) -> list[int | None]:
+    """The numbers of agents in a file of several sizes; [None] for a plain file."""
+    arrays = _read(path, (), optional=("agents",))
+    return [int(k) for k in np.unique(arrays["agents"])] if "agents" in arrays else [None]
+
+
+def pad_agents(arrays: list[np.ndarray], axis: int) -> np.ndarray:
+    """Batches [N, ...] that differ in K (at `axis`), one after the other, padded with NaN."""
+    most = max(array.shape[axis] for array in arrays)
+    padded = []
+    for array in arrays:
+        widths = [(0, 0)] * array.ndim
+        widths[axis] = (0, most - array.shape[axis])
+        padded.append(np.pad(array.astype(float), widths, constant_values=np.nan))
+    return np.concatenate(padded)
+
+
+def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz atomically."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place if the block ends well, and vanishes if not."""
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read(path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise ValueError(f"{path}: expected an .npz file, got a directory")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError(f"{path}: expected an .npz archive, got a single .npy array")
+            for name in required:
+                if name not in archive:
+                    found = ", ".join(archive.files) or "nothing"
+                    raise ValueError(f"{path}: {name}: not in the file, which holds {found}")
+            arrays = {}
+            for name in (*required, *(name for name in optional if name in archive)):
+                try:
+                    arrays[name] = archive[name]
+                except ValueError as error:
+                    if "pickle" in str(error).lower() or "object" in str(error).lower():
+                        raise ValueError(f"{path}: {name}: holds pickled objects, expected a plain array") from None
+                    raise ValueError(f"{path}: {name}: cannot be read, the file is damaged") from None
+            return arrays
+    except (zipfile.BadZipFile, EOFError, OSError, zipfile.error) as error:
+        if isinstance(error, PermissionError):
+            raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{path}: truncated or not an .npz file") from None
+    except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: not an .npz archive of plain arrays (pickled files are refused)") from None
+
+
+def _rows(path, counts: np.ndarray, agents: int | None) -> tuple[np.ndarray, int]:
+    present = [int(k) for k in np.unique(counts)]
+    if agents is None and len(present) > 1:
+        raise ValueError(f"{path}: agents: holds games of {', '.join(map(str, present))} agents, say which")
+    wanted = present[0] if agents is None else agents
+    if wanted not in present:
+        raise ValueError(f"{path}: agents: asked for games of {agents} agents, the file has {', '.join(map(str, present))}")
+    return np.flatnonzero(counts == wanted), wanted

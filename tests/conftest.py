@@ -1,0 +1,21 @@
+"""Tests run in float64, and once more in float32 with EMALIGN_TEST_X64=0 (tests marked x64 are skipped then)."""
+
+import os
+
+import jax
+import pytest
+
+X64 = os.environ.get("EMALIGN_TEST_X64", "1") == "1"
+jax.config.update("jax_enable_x64", X64)
+
+# shapes and dtypes of every annotated function and module are enforced here, and only here
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("emalign_jax", "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items):
+    if not X64:
+        for item in items:
+            if "x64" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs float64 on the accelerated side"))
