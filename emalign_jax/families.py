@@ -5,6 +5,7 @@ Game i of a call is drawn from `fold_in(key, i)` alone: it is the same whatever 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -15,40 +16,60 @@ import numpy as np
 from emalign_jax.game import Game, reduce_game
 
 MAX_REDRAWS = 1000
+REDRAW_BLOCK = 1024  # games redrawn in one call, so that one size is compiled
 
 
-def _hull(key, u, agents, noise, bias, alignment):
+class _Draws:
+    """Hands out random numbers from one vector of uniform draws: compiling one generator is quick, many is not."""
+
+    def __init__(self, uniforms: jax.Array):
+        self._uniforms, self._used = uniforms, 0
+
+    def uniform(self, *shape: int) -> jax.Array:
+        size = math.prod(shape)
+        self._used += size
+        return self._uniforms[self._used - size : self._used].reshape(shape)
+
+    def normal(self, *shape: int) -> jax.Array:
+        return jax.scipy.special.ndtri(self.uniform(*shape))
+
+    def exponential(self, *shape: int) -> jax.Array:
+        return -jnp.log(self.uniform(*shape))
+
+    def simplex(self, *shape: int) -> jax.Array:
+        """Uniform on the simplex of the last axis."""
+        draws = self.exponential(*shape)
+        return draws / draws.sum(-1, keepdims=True)
+
+
+def _hull(draws, u, agents, noise, bias, alignment):
     """U_i = u + noise whose mean under some random weights is zero: u lies in the hull, eps = 0."""
-    key_noise, key_weights = jax.random.split(key)
-    own = noise * jax.random.normal(key_noise, (agents, *u.shape), u.dtype)
-    weights = _simplex(key_weights, (agents,), u.dtype)
+    own = noise * draws.normal(agents, *u.shape)
+    weights = draws.simplex(agents)
     return u + own - (weights[:, None, None] * own).sum(0)
 
 
-def _noise(key, u, agents, noise, bias, alignment):
+def _noise(draws, u, agents, noise, bias, alignment):
     """U_i = u + independent noise."""
-    return u + noise * jax.random.normal(key, (agents, *u.shape), u.dtype)
+    return u + noise * draws.normal(agents, *u.shape)
 
 
-def _shared_bias(key, u, agents, noise, bias, alignment):
+def _shared_bias(draws, u, agents, noise, bias, alignment):
     """U_i = u + one bias common to all + own noise, half as large: the hull fails systematically."""
-    key_bias, key_noise = jax.random.split(key)
-    common = bias * jax.random.normal(key_bias, u.shape, u.dtype)
-    return u + common + 0.5 * noise * jax.random.normal(key_noise, (agents, *u.shape), u.dtype)
+    return u + bias * draws.normal(*u.shape) + 0.5 * noise * draws.normal(agents, *u.shape)
 
 
-def _goal(key, u, agents, noise, bias, alignment):
+def _goal(draws, u, agents, noise, bias, alignment):
     """U_i = alignment * u + (1 - alignment) * margin_i(a): a profit on the actions that are agent i's own."""
-    key_owner, key_margin = jax.random.split(key)
-    owner = jax.random.randint(key_owner, (u.shape[0],), 0, agents)
-    margin = bias * jax.random.exponential(key_margin, (u.shape[0],), u.dtype)
+    owner = jnp.floor(agents * draws.uniform(u.shape[0]))
+    margin = bias * draws.exponential(u.shape[0])
     profit = jnp.where(owner == jnp.arange(agents)[:, None], margin, 0)  # [K, A]
     return alignment * u + (1 - alignment) * profit[:, :, None]
 
 
-def _opposed(key, u, agents, noise, bias, alignment):
+def _opposed(draws, u, agents, noise, bias, alignment):
     """Pairs U = u + b, u - b of opposite biases; an odd last agent has a bias that nobody opposes."""
-    half = bias * jax.random.normal(key, ((agents + 1) // 2, *u.shape), u.dtype)
+    half = bias * draws.normal((agents + 1) // 2, *u.shape)
     both = jnp.stack([half, -half], axis=1).reshape(-1, *u.shape)
     return u + both[:agents]
 
@@ -117,53 +138,63 @@ def random_games(
         return games
     parts = [np.array(x) for x in (games.prior, games.user_utility, games.agent_utilities)]
     poor = np.flatnonzero(_worth(games) < information_worth)
+    block = min(count, REDRAW_BLOCK)
     for attempt in range(1, MAX_REDRAWS + 1):
         if not len(poor):
             return Game(*(jnp.asarray(x) for x in parts))
-        rows = np.resize(poor, 1 << (len(poor) - 1).bit_length())  # a power of two: few sizes to compile
-        again = Game(*draw(jnp.asarray(rows), jnp.full(len(rows), attempt)), check="shapes")[: len(poor)]
-        for part, new in zip(parts, (again.prior, again.user_utility, again.agent_utilities), strict=True):
-            part[poor] = new
-        poor = poor[_worth(again) < information_worth]
+        still = []
+        for at in range(0, len(poor), block):
+            some = poor[at : at + block]
+            new = [np.asarray(x)[: len(some)] for x in draw(jnp.asarray(np.resize(some, block)), jnp.full(block, attempt))]
+            for part, values in zip(parts, new, strict=True):
+                part[some] = values
+            still.append(some[_worth(Game(*new, check="shapes")) < information_worth])
+        poor = np.concatenate(still)
     raise ValueError(
         f"information_worth: {len(poor)} of {count} games were below {information_worth} in {MAX_REDRAWS} redraws; ask for "
         "less, or make x_B more informative"
     )
 
 
-@partial(jax.jit, static_argnames=("family", "sizes"))
 def _draw(key, index, attempt, *, family, sizes, knobs):
     agents, states, actions, user_features, agent_features = sizes
-    user_information, agent_information, noise, bias, alignment = knobs
-    dtype = knobs.dtype
+    table = actions * states
+    needed = states * (1 + user_features + agent_features) + (agents + 2) * table + agents + 2 * actions
+    return _assemble(_uniforms(key, index, attempt, -(-needed // 256) * 256), knobs, family=family, sizes=sizes)
+
+
+@partial(jax.jit, static_argnames="count")
+def _uniforms(key, index, attempt, count):
+    """[N, count] draws in (0, 1); always float32, so that games are the same with x64 on and off."""
 
     def one(index, attempt):
-        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, index), attempt), 5)
-        outcome = _simplex(keys[0], (states,), dtype)
-        sees = [
-            _feature(k, states, size, share, dtype)
-            for k, size, share in (
-                (keys[1], user_features, user_information),
-                (keys[2], agent_features, agent_information),
-            )
-        ]
-        prior = sees[0].T[:, None, :] * sees[1].T[None, :, :] * outcome
-        u = jax.random.normal(keys[3], (actions, states), dtype)
-        return prior / prior.sum(), u, FAMILIES[family](keys[4], u, agents, noise, bias, alignment)
+        own = jax.random.fold_in(jax.random.fold_in(key, index), attempt)
+        return jax.random.uniform(own, (count,), jnp.float32, minval=jnp.finfo(jnp.float32).tiny)
 
     return jax.vmap(one)(index, attempt)
 
 
-def _feature(key, states, size, share, dtype):
+@partial(jax.jit, static_argnames=("family", "sizes"))
+def _assemble(uniforms, knobs, *, family, sizes):
+    agents, states, actions, user_features, agent_features = sizes
+    user_information, agent_information, noise, bias, alignment = knobs
+
+    def one(uniforms):
+        draws = _Draws(uniforms.astype(knobs.dtype))
+        outcome = draws.simplex(states)
+        user_sees = _feature(draws, states, user_features, user_information)
+        agent_sees = _feature(draws, states, agent_features, agent_information)
+        prior = user_sees.T[:, None, :] * agent_sees.T[None, :, :] * outcome
+        u = draws.normal(actions, states)
+        return prior / prior.sum(), u, FAMILIES[family](draws, u, agents, noise, bias, alignment)
+
+    return jax.vmap(one)(uniforms)
+
+
+def _feature(draws, states, size, share):
     """P(x | y) [Y, X]: y itself with probability `share`, else a random law given y."""
-    itself = jnp.eye(size, dtype=dtype)[jnp.arange(states) % size]
-    return share * itself + (1 - share) * _simplex(key, (states, size), dtype)
-
-
-def _simplex(key, shape, dtype):
-    """Uniform on the simplex of the last axis."""
-    draws = jax.random.exponential(key, shape, dtype)
-    return draws / draws.sum(-1, keepdims=True)
+    itself = jnp.eye(size)[jnp.arange(states) % size]
+    return share * itself + (1 - share) * draws.simplex(states, size)
 
 
 def _worth(games: Game) -> np.ndarray:
