@@ -52,4 +52,4 @@ def _over_batch(method: str, games, schemes, protocol, user):
     )
     with jax.default_matmul_precision("highest"):
         out = jax.vmap(lambda g, s, p, u: getattr(p, method)(g, s, u))(*arguments)
-    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), out)
+    return jax.tree.map(lambda x: x.reshape((*batch, *x.shape[1:])), out)

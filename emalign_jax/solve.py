@@ -111,7 +111,7 @@ class _Search:
         self._checks: dict[int, exact.AbstractCheck] = {}
         self._progress = progress
 
-    def check(self, k: int) -> exact.AbstractCheck:
+    def check(self, k: int | np.integer) -> exact.AbstractCheck:
         """The exact check of game k, shared by its starts."""
         k %= self.per_start
         if k not in self._checks:
@@ -238,7 +238,7 @@ class _Search:
                 self.stats["fresh_starts"] += 1
 
     def solution(self, verify: bool) -> Solution:
-        shape = lambda x: x.reshape(*self.batch, *x.shape[1:])  # noqa: E731
+        shape = lambda x: x.reshape((*self.batch, *x.shape[1:]))  # noqa: E731
         rows = []
         for k in range(self.N):
             check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
@@ -265,5 +265,5 @@ class _Search:
         got = payoffs(games, self.schemes, self.protocol, self.user)
         return (
             np.asarray(got.user, np.float64).reshape(self.batch),
-            np.asarray(got.agents, np.float64).reshape(*self.batch, self.K),
+            np.asarray(got.agents, np.float64).reshape((*self.batch, self.K)),
         )

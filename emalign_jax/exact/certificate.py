@@ -96,13 +96,13 @@ def certify(
     return stack_certificates(rows, batch, games.agents)
 
 
-def make_check(reduced: ReducedGame, k: int, protocol: AbstractProtocol, user: AbstractUser) -> AbstractCheck:
+def make_check(reduced: ReducedGame, k: int | np.integer, protocol: AbstractProtocol, user: AbstractUser) -> AbstractCheck:
     """The exact check of game k of a flat batch."""
     game = ReducedGame(*(x[k] for x in reduced))
     return check_for(protocol, user)(game, _item(protocol, k), _item(user, k))
 
 
-def _item(module, k: int):
+def _item(module, k: int | np.integer):
     """Element k of a protocol or user whose parameters run over the batch."""
     return jax.tree.map(lambda x: x.reshape(-1)[k] if np.ndim(x) and np.size(x) > 1 else x, module)
 
