@@ -62,7 +62,9 @@ def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.nd
         raise ValueError(f"{path}: schemes: expected shape [..., K, XB, M], got {list(schemes.shape)}")
     if "agents" in arrays:
         rows, K = _rows(path, arrays["agents"], agents)
-        schemes = schemes[rows][:, :K]
+        if schemes.ndim < 4 or schemes.shape[-4] != len(arrays["agents"]):
+            raise ValueError(f"{path}: agents: one entry a game is needed, got {len(arrays['agents'])}")
+        schemes = np.take(schemes, rows, axis=-4)[..., :K, :, :]
     return schemes
 
 

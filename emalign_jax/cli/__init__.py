@@ -1,0 +1,5 @@
+"""The command line: `emalign` and `python -m emalign_jax`."""
+
+from emalign_jax.cli.app import main
+
+__all__ = ["main"]

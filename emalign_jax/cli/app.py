@@ -1,0 +1,48 @@
+"""The commands, and how they end: 0 done, 1 some games failed, 2 bad input (one line), 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from emalign_jax.cli.certify import certify
+from emalign_jax.cli.search import search
+
+app = typer.Typer(
+    name="emalign",
+    help="Do competing AIs serve their user as well as an aligned one? Equilibria, searched and certified.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(search)
+app.command()(certify)
+
+
+@app.callback()
+def _version(
+    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version and stop."),
+) -> None:
+    if version:
+        from emalign_jax import __version__
+
+        print(__version__)
+        raise typer.Exit()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(arguments or ["--help"], prog_name="emalign", standalone_mode=False)
+    except (TyperException, ValueError, OSError) as error:
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        print("emalign: " + " ".join(message.split()), file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        print("emalign: interrupted; nothing half-written is left", file=sys.stderr)
+    sys.exit(code or 0)

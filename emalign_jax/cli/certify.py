@@ -1,0 +1,85 @@
+"""`emalign certify`: certificates of given schemes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from emalign_jax.cli.options import ProgressBar, Protocol, Ties, make_protocol, make_user
+
+SHOWN = 50
+
+
+def certify(
+    games: Annotated[Path, typer.Argument(metavar="G.npz", help="Games.")],
+    schemes: Annotated[Path, typer.Argument(metavar="S.npz", help="Their schemes [..., K, XB, M].")],
+    protocol: Annotated[Protocol, typer.Option(help="How she talks to the agents.")] = Protocol.selection,
+    precision: Annotated[str, typer.Option(help="Of the user: a number (quantal), or inf (rational).")] = "inf",
+    ties: Annotated[Ties, typer.Option(help="How a rational user breaks ties.")] = Ties.agents,
+    temperature: Annotated[float, typer.Option(help="Of her choice of an agent in Selection; 0 is the best.")] = 0.0,
+    tolerance: Annotated[
+        float, typer.Option(help="Certified if every gain is at most this share of the agent's payoff range.")
+    ] = 1e-3,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
+) -> None:
+    """Check schemes exactly: payoffs, deviation gains, what information is worth, and the guarantee.
+
+    \b
+    Examples:
+      emalign certify search-1/games.npz search-1/schemes.npz
+      emalign certify games.npz schemes.npz --protocol pooled --precision 20 --json
+    """
+    import emalign_jax as em
+    from emalign_jax.files import sizes
+    from emalign_jax.search import table
+
+    if not 0 < tolerance < 1:
+        raise ValueError(f"--tolerance: expected a number between 0 and 1, got {tolerance}")
+    rule, user = make_protocol(protocol, temperature), make_user(precision, ties)
+    present = sizes(games)
+    if sizes(schemes) != present:
+        raise ValueError(f"{schemes}: agents: the numbers of agents differ from those of {games}")
+    entries, text = [], []
+    for agents in present:
+        batch, profiles = em.load_games(games, agents=agents), em.load_schemes(schemes, agents=agents)
+        try:
+            with ProgressBar() as progress:
+                count = int(np.prod(np.broadcast_shapes(batch.batch_shape, profiles.shape[:-3]), dtype=int))
+                done = 0
+
+                def tell(n, count=count, progress=progress):
+                    nonlocal done
+                    done += n
+                    progress("certify", done, count)
+
+                certificate = em.certify(batch, profiles, rule, user, tolerance=tolerance, progress=tell)
+        except ValueError as error:
+            raise ValueError(f"{schemes}: {error}") from None
+        normalised, relative = certificate.normalised_value, certificate.relative_gain
+        where = list(np.ndindex(np.shape(certificate.user)))
+        extra = [{"normalised_value": normalised[at], "relative_gain": relative[at].max()} for at in where]
+        entries += table.json_rows(certificate, certificate.result, extra)
+        text += [(agents or batch.agents, at, entry) for at, entry in zip(where, entries[-len(where) :], strict=True)]
+    failed = sum(entry["code"] != "CERTIFIED" for entry in entries)
+    if json_:
+        summary = {"games": len(entries), "certified": len(entries) - failed, "tolerance": tolerance}
+        print(json.dumps(table.document(entries, summary), allow_nan=False))
+    else:
+        print(f"{'K':>3} {'game':>8} {'user':>10} {'V_none':>10} {'V_full':>10} {'guarantee':>10} {'gain/range':>10}  result")
+        # those that failed first, so that none is hidden by the limit
+        text.sort(key=lambda row: row[2]["code"] == "CERTIFIED")
+        for agents, at, entry in text[:SHOWN]:
+            numbers = (entry[key] for key in ("user", "no_information", "full_information", "guarantee"))
+            print(
+                f"{agents:>3} {','.join(map(str, at)) or '-':>8} " + " ".join(f"{x:>10.6f}" for x in numbers)
+                + f" {entry['relative_gain']:>10.2e}  {entry['result']}"
+            )  # fmt: skip
+        if len(text) > SHOWN:
+            print(f"... and {len(text) - SHOWN} more (--json prints all)")
+        print(f"\n{len(entries) - failed} of {len(entries)} certified within {tolerance:g} of the payoff range.")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,170 @@
+"""`emalign search`: the main job."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emalign_jax.cli.options import ProgressBar, Protocol, Ties, integers, make_protocol, make_user
+from emalign_jax.families import FAMILIES
+
+KNOBS = (
+    "states", "actions", "user_features", "agent_features", "user_information", "agent_information", "noise", "bias",
+    "alignment", "information_worth",
+)  # fmt: skip
+
+
+def search(
+    games: Annotated[Path | None, typer.Option(help="Games to search (.npz); without it random games are drawn.")] = None,
+    family: Annotated[
+        str, typer.Option(help=f"Families of random games, separated by commas: {', '.join(FAMILIES)}.")
+    ] = "hull,noise,shared_bias",
+    count: Annotated[int, typer.Option(help="Random games a family and number of agents.")] = 100,
+    agents: Annotated[str, typer.Option(help="Numbers of agents K, separated by commas.")] = "1,2,3,5,8",
+    states: Annotated[int, typer.Option(help="Outcomes Y.")] = 4,
+    actions: Annotated[int, typer.Option(help="Actions A of the user.")] = 4,
+    user_features: Annotated[int, typer.Option(help="Size XA of what the user sees; 1 is nothing.")] = 1,
+    agent_features: Annotated[int | None, typer.Option(help="Size XB of what the agents see; default Y.")] = None,
+    user_information: Annotated[float, typer.Option(help="Chance that x_A is y itself.")] = 0.5,
+    agent_information: Annotated[float, typer.Option(help="Chance that x_B is y itself.")] = 1.0,
+    noise: Annotated[float, typer.Option(help="Standard deviation of the agents' own noise.")] = 1.0,
+    bias: Annotated[float, typer.Option(help="Size of biases and margins.")] = 1.0,
+    alignment: Annotated[float, typer.Option(help="Share of the user's utility in family goal.")] = 0.5,
+    information_worth: Annotated[
+        float, typer.Option(help="Redraw games in which x_B is worth less, as a share of the range of u.")
+    ] = 0.02,
+    protocol: Annotated[Protocol, typer.Option(help="How she talks to the agents.")] = Protocol.selection,
+    precision: Annotated[str, typer.Option(help="Of the user: a number (quantal), or inf (rational).")] = "inf",
+    ties: Annotated[Ties, typer.Option(help="How a rational user breaks ties.")] = Ties.agents,
+    temperature: Annotated[float, typer.Option(help="Of her choice of an agent in Selection; 0 is the best.")] = 0.0,
+    messages: Annotated[int | None, typer.Option(help="Messages M an agent; default what he can make use of.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="monopolist or random; default monopolist in Selection, else random.")
+    ] = None,
+    starts: Annotated[int, typer.Option(help="Starts a game; those after the first are random.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Steps of gradient play.")] = None,
+    extrapolation: Annotated[str, typer.Option(help="none, optimistic or extragradient.")] = "none",
+    tolerance: Annotated[
+        float, typer.Option(help="Certified if every gain is at most this share of the agent's payoff range.")
+    ] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of random games and starts.")] = 0,
+    out: Annotated[str | None, typer.Option(help="Run directory; default search-1, search-2, ...")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run directory if it is there.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
+) -> None:
+    """Search equilibria, certify them, print a table and write a run directory with a figure.
+
+    With no option: does competition align? Selection with a rational user, 1 to 8 agents who start as
+    monopolists, three families of random games.
+
+    \b
+    Examples:
+      emalign search
+      emalign search --protocol pooled --precision 20 --agents 2 --states 3 --messages 4 --count 256
+      emalign search --games games.npz --out my-run --json > my-run.json
+    """
+    config = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    began = time.perf_counter()
+
+    import emalign_jax as em
+    from emalign_jax.search import run_directory, table
+    from emalign_jax.search.job import SearchJob, run
+
+    families = tuple(part.strip() for part in family.split(","))
+    for name in families:
+        if name not in FAMILIES:
+            raise ValueError(f"--family: expected {', '.join(FAMILIES)}, got {name!r}")
+    if start is None:
+        start = "monopolist" if protocol is Protocol.selection else "random"
+    solver = em.GradientPlay(tolerance=tolerance, extrapolation=extrapolation)
+    if steps is not None:
+        solver = dataclasses.replace(solver, steps=steps)
+    job = SearchJob(
+        protocol=make_protocol(protocol, temperature),
+        user=make_user(precision, ties),
+        solver=solver,
+        families=families,
+        agents=integers("--agents", agents, 1),
+        count=count,
+        knobs={name: config[name] for name in KNOBS},
+        start=start,
+        starts=starts,
+        messages=messages,
+        seed=seed,
+    )
+    path = run_directory.choose(out, "search", force)
+    if games is not None:
+        from emalign_jax.files import sizes
+
+        read = [em.load_games(games, agents=k) for k in sizes(games)]
+        job = dataclasses.replace(job, games={batch.agents: batch for batch in read})
+    with ProgressBar() as progress:
+        cells = run(job, progress)
+    rows = table.game_rows(cells)
+    lines = table.summary(rows)
+    seconds = time.perf_counter() - began
+    with run_directory.writing(path, force) as directory:
+        run_directory.write_table(directory, rows)
+        run_directory.write_arrays(directory, cells)
+        run_directory.write_json(
+            directory / "manifest.json", run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
+        )
+        figure = _figure(directory, rows, lines, job)
+    failed = table.failures(rows)
+    if json_:
+        extra = [
+            {"family": row.family, "game": row.game, "start": row.start, "normalised_value": row.normalised_value,
+             "relative_gain": row.relative_gain}
+            for row in rows.itertuples()
+        ]  # fmt: skip
+        entries, at = [], 0
+        for cell in cells:
+            certificate = cell.solution.certificate
+            swapped = type(certificate)(*(x.swapaxes(0, 1) for x in certificate))  # rows go game by game
+            results = cell.solution.result.swapaxes(0, 1)
+            entries += table.json_rows(swapped, results, extra[at : at + results.size])
+            at += results.size
+        print(
+            json.dumps(
+                table.document(
+                    entries,
+                    {"cells": lines.to_dict("records"), "failed": int((~rows["ok"]).sum()), "run": str(path),
+                     "tolerance": tolerance, "seconds": seconds},
+                ),
+                allow_nan=False,
+            )
+        )  # fmt: skip
+    else:
+        print(_title(job) + ": user value (0 no information, 1 full information)\n")
+        print(table.render(lines, tolerance))
+        without = int(rows["normalised_value"].isna().sum() - rows["user_value"].isna().sum())
+        if without:
+            print(f"\n{without} games in which information is worth nothing have no normalised value.")
+        if failed:
+            print(f"\nNot certified within {tolerance:g} of the payoff range:\n{failed}")
+        print(f"\n{len(rows)} games in {seconds:.1f} s. Table, schemes and certificates: {path}")
+        print(f"Figure: {path / figure}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _title(job) -> str:
+    from emalign_jax.users import RationalUser
+
+    user = "rational user" if isinstance(job.user, RationalUser) else f"quantal user (precision {job.user.precision:g})"
+    start = "agents start as monopolists" if job.start == "monopolist" else "random starts"
+    return f"{type(job.protocol).__name__}, {user}, {start}"
+
+
+def _figure(directory: Path, rows, lines, job) -> str:
+    from emalign_jax.search.figure import draw
+
+    name = "user_value.png"
+    draw(rows, lines, directory / name, _title(job))
+    return name

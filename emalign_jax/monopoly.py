@@ -1,0 +1,38 @@
+"""What each agent would do alone: the reference that competition is compared with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.certificate import flatten_games, make_check
+from emalign_jax.game import Game, faults, reduce_game
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.users import AbstractUser
+
+
+class Monopoly(NamedTuple):
+    """user[..., i]: the user's value if agent i alone talks to her and does what is best for himself;
+    agents[..., i]: his payoff then (float64; NaN for malformed games)."""
+
+    user: Float[np.ndarray, "*batch K"]
+    agents: Float[np.ndarray, "*batch K"]
+
+
+def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser) -> Monopoly:
+    """Every agent as a monopolist, by the exact best response of a game in which he is the only agent."""
+    flat = flatten_games(games, games.batch_shape)
+    reduced = reduce_game(flat, np)
+    bad = np.reshape(faults(games), -1)
+    N, K = len(bad), games.agents
+    value, payoff = np.full((N, K), np.nan), np.full((N, K), np.nan)
+    for k in np.flatnonzero(bad == ""):
+        for i in range(K):
+            alone = reduced._replace(agents=reduced.agents[:, i : i + 1])
+            check = make_check(alone, k, protocol, user)
+            best = check.monopolist(0)
+            if best.status == "Optimal":
+                value[k, i], payoff[k, i] = check.payoffs(best.scheme[None])[0], best.value
+    return Monopoly(value.reshape((*games.batch_shape, K)), payoff.reshape((*games.batch_shape, K)))

@@ -1,0 +1,1 @@
+"""The main job: job -> table -> figure -> run directory. Loads pandas and matplotlib; not imported by the package."""

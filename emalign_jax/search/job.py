@@ -1,0 +1,98 @@
+"""The main job: make games, search equilibria, certify them, set monopoly beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from emalign_jax.families import FAMILIES, random_games
+from emalign_jax.game import Game
+from emalign_jax.monopoly import monopoly
+from emalign_jax.play import GradientPlay
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.result import Result
+from emalign_jax.solve import Solution, solve
+from emalign_jax.users import AbstractUser
+
+STATED = "file"  # the family of games that were read, not drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchJob:
+    """What to search. `games` holds given games, one batch a number of agents; None draws random ones.
+
+    The other fields of games (family, agents, count, knobs) are used for random games only.
+    """
+
+    protocol: AbstractProtocol
+    user: AbstractUser
+    solver: GradientPlay
+    games: dict[int, Game] | None = None
+    families: tuple[str, ...] = ("hull", "noise", "shared_bias")
+    agents: tuple[int, ...] = (1, 2, 3, 5, 8)
+    count: int = 100
+    knobs: dict[str, float | int | None] = dataclasses.field(default_factory=dict)
+    start: str = "monopolist"
+    starts: int = 1
+    messages: int | None = None
+    seed: int = 0
+
+    def cells(self) -> Iterator[tuple[str, int, Game]]:
+        """(family, K, games), in the order of the table."""
+        if self.games is not None:
+            for agents, games in self.games.items():
+                yield STATED, agents, games if games.batch_shape else jax.tree.map(lambda x: x[None], games)
+            return
+        for family in self.families:
+            for agents in self.agents:
+                key = jax.random.fold_in(jax.random.key(self.seed), list(FAMILIES).index(family))
+                yield family, agents, random_games(key, self.count, family=family, agents=agents, **self.knobs)
+
+    def __len__(self) -> int:
+        return len(self.games) if self.games is not None else len(self.families) * len(self.agents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One family and number of agents, searched. Arrays of `solution` are [S, N, ...], S starts."""
+
+    family: str
+    agents: int
+    games: Game
+    solution: Solution
+    monopoly: np.ndarray  # [N, K] user value with each agent alone
+    seconds: float
+
+    @property
+    def ok(self) -> np.ndarray:
+        """[S, N] whether the profile is certified within the tolerance."""
+        return self.solution.result < Result.GAIN_ABOVE_TOLERANCE
+
+
+def run(job: SearchJob, progress: Callable[[str, int, int], None] | None = None) -> list[Cell]:
+    """Search every cell. progress(what, done, total) as in `solve`."""
+    cells = []
+    for n, (family, agents, games) in enumerate(job.cells()):
+        began = time.perf_counter()
+
+        def tell(stage, done, total, n=n, family=family, agents=agents):
+            if progress is not None:
+                progress(f"{n + 1}/{len(job)} {family} K={agents} {stage}", done, total)
+
+        tell("games", 0, 1)
+        solution = solve(
+            games, job.protocol, job.user, job.solver,
+            key=jax.random.fold_in(jax.random.key(job.seed), len(FAMILIES) + n), starts=job.starts, start=job.start,
+            messages=job.messages, progress=tell,
+        )  # fmt: skip
+        if job.starts == 1:
+            leading = jax.tree.map(lambda x: x[None], (solution.schemes, solution.user, solution.agents, solution.result))
+            certificate = jax.tree.map(lambda x: x[None], solution.certificate)
+            solution = Solution(*leading, solution.stats, certificate)
+        alone = monopoly(games, job.protocol, job.user).user
+        cells.append(Cell(family, agents, games, solution, alone, time.perf_counter() - began))
+    return cells

@@ -1,0 +1,161 @@
+"""Rows and tables of a search: one row a game and start, one line a family and number of agents."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from emalign_jax.exact.certificate import Certificate
+from emalign_jax.result import Result
+from emalign_jax.search.job import Cell
+
+JSON_SCHEMA = 1
+LISTED = 20  # games that failed are printed one by one up to this many
+
+
+def game_rows(cells: list[Cell]) -> pd.DataFrame:
+    """One row a game and start; gains and payoffs are lists, one entry an agent."""
+    rows = []
+    for cell in cells:
+        certificate = cell.solution.certificate
+        relative, normalised = certificate.relative_gain, certificate.normalised_value
+        S, N = cell.solution.result.shape
+        no_information, full = certificate.no_information, certificate.full_information
+        alone = cell.monopoly.mean(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            alone = np.where(np.isfinite(normalised[0]), (alone - no_information[0]) / (full - no_information)[0], np.nan)
+        for n in range(N):
+            for s in range(S):
+                at = (s, n)
+                code = Result(int(cell.solution.result[at]))
+                rows.append(
+                    {
+                        "family": cell.family,
+                        "agents": cell.agents,
+                        "game": n,
+                        "start": s,
+                        "states": cell.games.outcomes,
+                        "actions": cell.games.actions,
+                        "user_features": cell.games.user_features,
+                        "agent_features": cell.games.agent_features,
+                        "messages": cell.solution.schemes.shape[-1],
+                        "user_value": certificate.user[at],
+                        "no_information": no_information[at],
+                        "full_information": full[at],
+                        "normalised_value": normalised[at],
+                        "monopoly_value": alone[n],
+                        "agent_payoffs": certificate.agents[at].tolist(),
+                        "gain_lower": certificate.gain_lower[at].tolist(),
+                        "gain_upper": certificate.gain_upper[at].tolist(),
+                        "payoff_range": certificate.payoff_range[at].tolist(),
+                        "relative_gain": relative[at].max(),
+                        "closed": bool(certificate.closed[at]),
+                        "guarantee": certificate.guarantee[at],
+                        "theorem": certificate.theorem[at],
+                        "result": code.name,
+                        "message": code.message,
+                        "ok": code.ok,
+                        "seconds": cell.seconds / (S * N),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line a family and number of agents."""
+    lines = []
+    for (family, agents), group in rows.groupby(["family", "agents"], sort=False):
+        value = group["normalised_value"]
+        lines.append(
+            {
+                "family": family,
+                "agents": int(agents),
+                "games": len(group),
+                "q10": value.quantile(0.1),
+                "median": value.median(),
+                "q90": value.quantile(0.9),
+                "mean": value.mean(),
+                "monopoly": group["monopoly_value"].mean(),
+                "certified": group["ok"].mean(),
+                "by_start": (group["result"] == Result.START.name).mean(),
+                "by_play": (group["result"] == Result.PLAY.name).mean(),
+                "largest_gain": group["relative_gain"].max(),
+                "seconds": group["seconds"].sum(),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def render(lines: pd.DataFrame, tolerance: float) -> str:
+    """The summary as text that lines up."""
+    head = (
+        f"{'family':<12} {'K':>3} {'games':>6}   {'user value: 10 %':>16} {'median':>7} {'90 %':>7} {'mean':>7} "
+        f"{'monopoly':>9}   {f'gain <= {tolerance:g}':>13} {'largest':>8} {'seconds':>8}"
+    )
+    text = [head, "-" * len(head)]
+    previous = None
+    for line in lines.itertuples():
+        family = line.family if line.family != previous else ""
+        previous = line.family
+        text.append(
+            f"{family:<12} {line.agents:>3} {line.games:>6}   {_number(line.q10):>16} {_number(line.median):>7} "
+            f"{_number(line.q90):>7} {_number(line.mean):>7} {_number(line.monopoly):>9}   {line.certified:>12.1%}  "
+            f"{line.largest_gain:>8.1e} {line.seconds:>8.1f}"
+        )
+    return "\n".join(text)
+
+
+def failures(rows: pd.DataFrame) -> str:
+    """The games that failed or did not certify, with the sentence that says why; "" if there are none."""
+    bad = rows[~rows["ok"]]
+    text = [
+        f"  {row.family} K={row.agents} game {row.game} start {row.start}: {row.message}"
+        + (f" (largest gain {row.relative_gain:.2e} of the range)" if math.isfinite(row.relative_gain) else "")
+        for row in bad.head(LISTED).itertuples()
+    ]
+    if len(bad) > LISTED:
+        text.append(f"  ... and {len(bad) - LISTED} more")
+    return "\n".join(text)
+
+
+def json_rows(certificate: Certificate, results: np.ndarray, extra: list[dict] | None = None) -> list[dict]:
+    """The contract's entry a game, from a certificate of any batch shape."""
+    entries = []
+    for n, at in enumerate(np.ndindex(np.shape(certificate.user))):
+        entries.append(
+            {
+                "user": certificate.user[at],
+                "agents": certificate.agents[at].tolist(),
+                "no_information": certificate.no_information[at],
+                "full_information": certificate.full_information[at],
+                "gain_lower": certificate.gain_lower[at].tolist(),
+                "gain_upper": certificate.gain_upper[at].tolist(),
+                "closed": bool(certificate.closed[at]),
+                "guarantee": certificate.guarantee[at],
+                "result": Result(int(results[at])).message,
+                "code": Result(int(results[at])).name,
+                **(extra[n] if extra else {}),
+            }
+        )
+    return entries
+
+
+def document(games: list[dict], summary: dict) -> dict:
+    """The one JSON document; numbers that are not finite become null."""
+    return _plain({"schema": JSON_SCHEMA, "games": games, "summary": summary})
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
