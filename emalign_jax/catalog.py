@@ -14,7 +14,9 @@ from emalign_jax.game import Game
 
 def _informed(prior, user_utility, agent_utilities) -> Game:
     """The agents see y, the user sees nothing."""
-    return Game(np.diag(np.asarray(prior, float))[None], np.asarray(user_utility, float), np.asarray(agent_utilities, float))
+    return Game(
+        np.diag(np.asarray(prior, float))[None], np.asarray(user_utility, float), np.asarray(agent_utilities, float)
+    )
 
 
 _JUST = np.eye(2)  # actions acquit, convict; outcomes innocent, guilty

@@ -145,7 +145,9 @@ def random_games(
         still = []
         for at in range(0, len(poor), block):
             some = poor[at : at + block]
-            new = [np.asarray(x)[: len(some)] for x in draw(jnp.asarray(np.resize(some, block)), jnp.full(block, attempt))]
+            new = [
+                np.asarray(x)[: len(some)] for x in draw(jnp.asarray(np.resize(some, block)), jnp.full(block, attempt))
+            ]
             for part, values in zip(parts, new, strict=True):
                 part[some] = values
             still.append(some[_worth(Game(*new, check="shapes")) < information_worth])

@@ -43,7 +43,9 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
     if wrong.size == 0:
         raise ValueError(f"{path}: prior: expected at least one game, got an empty batch")
     if (wrong != "").all():
-        raise ValueError(f"{path}: {wrong.ravel()[0]}" + (f" (all {wrong.size} games are malformed)" if wrong.ndim else ""))
+        raise ValueError(
+            f"{path}: {wrong.ravel()[0]}" + (f" (all {wrong.size} games are malformed)" if wrong.ndim else "")
+        )
     return games
 
 
@@ -161,5 +163,7 @@ def _rows(path, counts: np.ndarray, agents: int | None) -> tuple[np.ndarray, int
         raise ValueError(f"{path}: agents: holds games of {', '.join(map(str, present))} agents, say which")
     wanted = present[0] if agents is None else agents
     if wanted not in present:
-        raise ValueError(f"{path}: agents: asked for games of {agents} agents, the file has {', '.join(map(str, present))}")
+        raise ValueError(
+            f"{path}: agents: asked for games of {agents} agents, the file has {', '.join(map(str, present))}"
+        )
     return np.flatnonzero(counts == wanted), wanted

@@ -243,7 +243,9 @@ class _Search:
         for k in range(self.N):
             check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
             if verify:
-                rows.append(exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k]))
+                rows.append(
+                    exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k])
+                )
                 self.tell("certify", k + 1, self.N)
         certificate = exact.stack_certificates(rows, self.batch, self.K) if verify else None
         if verify:
@@ -253,9 +255,7 @@ class _Search:
         for code in Result:
             if count := int((self.result == code).sum()):
                 self.stats[code.name.lower()] = count
-        return Solution(
-            shape(self.schemes), user, agents, shape(self.result.astype(int)), self.stats, certificate
-        )
+        return Solution(shape(self.schemes), user, agents, shape(self.result.astype(int)), self.stats, certificate)
 
     def values(self):
         """Payoffs by the accelerated route, for schemes that are not checked."""

@@ -69,7 +69,9 @@ def certify(
         summary = {"games": len(entries), "certified": len(entries) - failed, "tolerance": tolerance}
         print(json.dumps(table.document(entries, summary), allow_nan=False))
     else:
-        print(f"{'K':>3} {'game':>8} {'user':>10} {'V_none':>10} {'V_full':>10} {'guarantee':>10} {'gain/range':>10}  result")
+        print(
+            f"{'K':>3} {'game':>8} {'user':>10} {'V_none':>10} {'V_full':>10} {'guarantee':>10} {'gain/range':>10}  result"
+        )
         # those that failed first, so that none is hidden by the limit
         text.sort(key=lambda row: row[2]["code"] == "CERTIFIED")
         for agents, at, entry in text[:SHOWN]:

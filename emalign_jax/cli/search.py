@@ -21,7 +21,9 @@ KNOBS = (
 
 
 def search(
-    games: Annotated[Path | None, typer.Option(help="Games to search (.npz); without it random games are drawn.")] = None,
+    games: Annotated[
+        Path | None, typer.Option(help="Games to search (.npz); without it random games are drawn.")
+    ] = None,
     family: Annotated[
         str, typer.Option(help=f"Families of random games, separated by commas: {', '.join(FAMILIES)}.")
     ] = "hull,noise,shared_bias",

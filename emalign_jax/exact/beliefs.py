@@ -235,7 +235,9 @@ class Lattice(NamedTuple):
 @functools.cache
 def simplex_lattice(dimension: int) -> Lattice:
     points = simplex_grid(dimension, GRID)
-    directions = np.array([np.eye(dimension)[i] - np.eye(dimension)[j] for i, j in itertools.permutations(range(dimension), 2)])
+    directions = np.array(
+        [np.eye(dimension)[i] - np.eye(dimension)[j] for i, j in itertools.permutations(range(dimension), 2)]
+    )
     directions = directions.reshape(-1, dimension)
     parts = round(1 / points[points > 0].min())
     whole = np.round(points * parts).astype(int)

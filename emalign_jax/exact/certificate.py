@@ -96,7 +96,9 @@ def certify(
     return stack_certificates(rows, batch, games.agents)
 
 
-def make_check(reduced: ReducedGame, k: int | np.integer, protocol: AbstractProtocol, user: AbstractUser) -> AbstractCheck:
+def make_check(
+    reduced: ReducedGame, k: int | np.integer, protocol: AbstractProtocol, user: AbstractUser
+) -> AbstractCheck:
     """The exact check of game k of a flat batch."""
     game = ReducedGame(*(x[k] for x in reduced))
     return check_for(protocol, user)(game, _item(protocol, k), _item(user, k))

@@ -43,7 +43,7 @@ class AbstractProtocol(eqx.Module):
     def messages(self, game: Game) -> int:
         """Messages an agent needs so that nothing he may want is out of reach."""
 
-    def check(self, game: Game, messages: int) -> None:  # noqa: B027 - optional hook
+    def check(self, game: Game, messages: int) -> None:
         """Raise `ValueError` before any work if the size cannot be handled."""
 
 

@@ -24,7 +24,9 @@ class Pooled(AbstractProtocol):
         self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser
     ) -> Float[Array, "K XB M"]:
         if not isinstance(user, QuantalUser):
-            raise ValueError("user: Pooled payoffs of a rational user jump; take user.smoothed(precision) for gradients")
+            raise ValueError(
+                "user: Pooled payoffs of a rational user jump; take user.smoothed(precision) for gradients"
+            )
         weights, mass, agents_total, means, _, response, _ = _forward(game, schemes, user)
         K, XB, M = schemes.shape
         sent = mass[..., None]  # [XA, N, 1]

@@ -33,7 +33,10 @@ def value_over_games(rows: pd.DataFrame, path: str | os.PathLike, title: str) ->
     axis = figure.subplots()
     for family, colour in zip(families, COLOURS * len(families), strict=False):
         part = rows[rows["family"] == family]
-        for column, style, what in (("normalised_value", "-", "competition"), ("monopoly_value", "--", "one agent alone")):
+        for column, style, what in (
+            ("normalised_value", "-", "competition"),
+            ("monopoly_value", "--", "one agent alone"),
+        ):
             values = part[column].dropna()
             if len(values):
                 axis.ecdf(values, color=colour, ls=style, lw=1.8, label=f"{NAMES.get(family, family)}, {what}")

@@ -90,7 +90,9 @@ def run(job: SearchJob, progress: Callable[[str, int, int], None] | None = None)
             messages=job.messages, progress=tell,
         )  # fmt: skip
         if job.starts == 1:
-            leading = jax.tree.map(lambda x: x[None], (solution.schemes, solution.user, solution.agents, solution.result))
+            leading = jax.tree.map(
+                lambda x: x[None], (solution.schemes, solution.user, solution.agents, solution.result)
+            )
             certificate = jax.tree.map(lambda x: x[None], solution.certificate)
             solution = Solution(*leading, solution.stats, certificate)
         alone = monopoly(games, job.protocol, job.user).user

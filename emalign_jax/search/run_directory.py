@@ -42,7 +42,9 @@ def choose(out: str | None, default: str, force: bool) -> Path:
     if path.exists() and not force:
         raise ValueError(f"{path}: --out: is there already; choose another name or pass --force to replace it")
     if path.exists() and any(path.iterdir()) and not (path / "manifest.json").exists():
-        raise ValueError(f"{path}: --out: is no run directory (it has no manifest.json), so --force does not replace it")
+        raise ValueError(
+            f"{path}: --out: is no run directory (it has no manifest.json), so --force does not replace it"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent):

@@ -25,7 +25,9 @@ def game_rows(cells: list[Cell]) -> pd.DataFrame:
         no_information, full = certificate.no_information, certificate.full_information
         alone = cell.monopoly.mean(1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            alone = np.where(np.isfinite(normalised[0]), (alone - no_information[0]) / (full - no_information)[0], np.nan)
+            alone = np.where(
+                np.isfinite(normalised[0]), (alone - no_information[0]) / (full - no_information)[0], np.nan
+            )
         for n in range(N):
             for s in range(S):
                 at = (s, n)
