@@ -153,8 +153,8 @@ def random_games(
             still.append(some[_worth(Game(*new, check="shapes")) < information_worth])
         poor = np.concatenate(still)
     raise ValueError(
-        f"information_worth: {len(poor)} of {count} games were below {information_worth} in {MAX_REDRAWS} redraws; ask for "
-        "less, or make x_B more informative"
+        f"information_worth: {len(poor)} of {count} games were below {information_worth} in {MAX_REDRAWS} redraws; ask "
+        "for less, or make x_B more informative"
     )
 
 

@@ -95,7 +95,7 @@ def pad_agents(arrays: list[np.ndarray], axis: int) -> np.ndarray:
 def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
     """Write an .npz atomically."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 @contextlib.contextmanager

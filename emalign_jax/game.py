@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
 Array = jax.Array | np.ndarray
@@ -50,7 +51,7 @@ class Game(eqx.Module):
         self.user_utility = _as_float_array("user_utility", user_utility)
         self.agent_utilities = _as_float_array("agent_utilities", agent_utilities)
         _check_shapes(self)
-        if check == "values" and not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self)):
+        if check == "values" and not any(isinstance(x, Tracer) for x in jax.tree.leaves(self)):
             for index, fault in zip(np.ndindex(self.batch_shape), faults(self).ravel(), strict=True):
                 if fault:
                     where = f"game {list(index) if len(index) > 1 else index[0]}: " if index else ""

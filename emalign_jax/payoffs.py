@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.game import Array, Game, reduce_game
+from emalign_jax.game import Array, Game, ReducedGame, reduce_game
 from emalign_jax.protocols import AbstractProtocol, Payoffs
 from emalign_jax.users import AbstractUser
 
@@ -45,7 +45,7 @@ def _over_batch(method: str, games, schemes, protocol, user):
         return jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - core :])).reshape(-1, *x.shape[x.ndim - core :])
 
     arguments = (
-        jax.tree.map(flat, reduced, type(reduced)(2, 3, 4)),
+        ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4)),
         flat(schemes, 3),
         jax.tree.map(lambda x: flat(jnp.asarray(x), 0), protocol),
         jax.tree.map(lambda x: flat(jnp.asarray(x), 0), user),

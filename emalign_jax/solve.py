@@ -15,7 +15,7 @@ from emalign_jax.exact import certificate as exact
 from emalign_jax.exact.dynamics import best_response_dynamics, fit, outbid
 from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.game import Game, faults, reduce_game
-from emalign_jax.play import GradientPlay, play
+from emalign_jax.play import GradientPlay, Played, play
 from emalign_jax.play.gradient_play import bucket
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
@@ -111,7 +111,7 @@ class _Search:
         self._checks: dict[int, exact.AbstractCheck] = {}
         self._progress = progress
 
-    def check(self, k: int | np.integer) -> exact.AbstractCheck:
+    def check(self, k: Any) -> exact.AbstractCheck:
         """The exact check of game k, shared by its starts."""
         k %= self.per_start
         if k not in self._checks:
@@ -192,7 +192,7 @@ class _Search:
         )  # fmt: skip
         self.stats["steps"] += played.steps
         self.tell(stage, len(pending), len(pending))
-        return type(played)(*(x[: len(pending)] for x in played[:3]), played.steps)
+        return Played(*(x[: len(pending)] for x in played[:3]), steps=played.steps)
 
     def examine(self, pending, current, found: Result) -> np.ndarray:
         """Record what is certified, and the best of the rest. Returns the games left."""
@@ -248,10 +248,7 @@ class _Search:
                 )
                 self.tell("certify", k + 1, self.N)
         certificate = exact.stack_certificates(rows, self.batch, self.K) if verify else None
-        if verify:
-            user, agents = certificate.user, certificate.agents
-        else:
-            user, agents = self.values()
+        user, agents = (certificate.user, certificate.agents) if certificate else self.values()
         for code in Result:
             if count := int((self.result == code).sum()):
                 self.stats[code.name.lower()] = count

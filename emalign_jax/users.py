@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.game import Array
@@ -43,7 +44,7 @@ class QuantalUser(AbstractUser):
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision):
-        if not isinstance(precision, jax.core.Tracer):
+        if not isinstance(precision, Tracer):
             if not isinstance(precision, jax.Array):
                 precision = np.asarray(precision, np.float64)
             if not bool((precision > 0).all()) or not bool(np.isfinite(precision).all()):

@@ -77,7 +77,8 @@ def certify(
         for agents, at, entry in text[:SHOWN]:
             numbers = (entry[key] for key in ("user", "no_information", "full_information", "guarantee"))
             print(
-                f"{agents:>3} {','.join(map(str, at)) or '-':>8} " + " ".join(f"{x:>10.6f}" for x in numbers)
+                f"{agents:>3} {','.join(map(str, at)) or '-':>8} "
+                + " ".join(f"{x:>10.6f}" for x in numbers)
                 + f" {entry['relative_gain']:>10.2e}  {entry['result']}"
             )  # fmt: skip
         if len(text) > SHOWN:

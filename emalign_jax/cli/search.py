@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,7 +71,9 @@ def search(
       emalign search --protocol pooled --precision 20 --agents 2 --states 3 --messages 4 --count 256
       emalign search --games games.npz --out my-run --json > my-run.json
     """
-    config = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    config: dict[str, Any] = {
+        name: str(value) if isinstance(value, Path) else value for name, value in locals().items()
+    }
     began = time.perf_counter()
 
     import emalign_jax as em
@@ -120,32 +122,23 @@ def search(
         figure = _figure(directory, rows, lines, job)
     failed = table.failures(rows)
     if json_:
-        extra = [
-            {"family": row.family, "game": row.game, "start": row.start, "normalised_value": row.normalised_value,
-             "relative_gain": row.relative_gain}
-            for row in rows.itertuples()
-        ]  # fmt: skip
-        entries, at = [], 0
+        columns = ["family", "game", "start", "normalised_value", "relative_gain"]
+        extra = rows.filter(columns).to_dict(orient="records")
+        entries = []
         for cell in cells:
-            certificate = cell.solution.certificate
-            swapped = type(certificate)(*(x.swapaxes(0, 1) for x in certificate))  # rows go game by game
+            by_game = type(cell.certificate)(*(x.swapaxes(0, 1) for x in cell.certificate))  # as in `rows`
             results = cell.solution.result.swapaxes(0, 1)
-            entries += table.json_rows(swapped, results, extra[at : at + results.size])
-            at += results.size
-        print(
-            json.dumps(
-                table.document(
-                    entries,
-                    {"cells": lines.to_dict("records"), "failed": int((~rows["ok"]).sum()), "run": str(path),
-                     "tolerance": tolerance, "seconds": seconds},
-                ),
-                allow_nan=False,
-            )
-        )  # fmt: skip
+            at = len(entries)
+            entries += table.json_rows(by_game, results, extra[at : at + results.size])
+        summary = {
+            "cells": lines.to_dict("records"), "failed": len(rows.query("not ok")), "run": str(path),
+            "tolerance": tolerance, "seconds": seconds,
+        }  # fmt: skip
+        print(json.dumps(table.document(entries, summary), allow_nan=False))
     else:
         print(_title(job) + ": user value (0 no information, 1 full information)\n")
         print(table.render(lines, tolerance))
-        without = int(rows["normalised_value"].isna().sum() - rows["user_value"].isna().sum())
+        without = len(rows.query("normalised_value.isna() and user_value.notna()"))
         if without:
             print(f"\n{without} games in which information is worth nothing have no normalised value.")
         if failed:

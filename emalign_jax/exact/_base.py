@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -33,7 +33,9 @@ class AbstractCheck(abc.ABC):
     """One game under one protocol and user. LPs are built once and kept for all profiles of the game."""
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
-        self.game, self.protocol, self.user = game, protocol, user
+        self.game: Any = ReducedGame(*(np.asarray(x) for x in game))  # NumPy float64
+        self.protocol: Any = protocol  # of the types that the check is registered for
+        self.user: Any = user
         self.scale = value_scale(game)
         self._range: np.ndarray | None = None
 
@@ -64,7 +66,7 @@ class AbstractCheck(abc.ABC):
     def informed(self, informed: bool) -> tuple[float, Float[np.ndarray, "K"]]:
         """User value and agents' payoffs if x_B is revealed (or nothing is told). Ties go as the user's
         rule says, under "agents" to the agent whose payoff it is."""
-        mass, user, agents = self.game
+        mass, user, agents = (np.asarray(x) for x in self.game)
         if not informed:
             mass, user, agents = mass.sum(1, keepdims=True), user.sum(1, keepdims=True), agents.sum(2, keepdims=True)
         laws = [respond(self.user, user, mass, own, self.scale) for own in agents]
@@ -72,13 +74,14 @@ class AbstractCheck(abc.ABC):
         return float((laws[0] * user).sum()), payoffs
 
 
+Check = TypeVar("Check", bound=AbstractCheck)
 _CHECKS: dict[tuple[type, type], type[AbstractCheck]] = {}
 
 
 def register(protocol: type[AbstractProtocol], user: type[AbstractUser]):
     """Class decorator: the check to use for this protocol and user."""
 
-    def add(cls: type[AbstractCheck]) -> type[AbstractCheck]:
+    def add(cls: type[Check]) -> type[Check]:
         _CHECKS[protocol, user] = cls
         return cls
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -51,7 +51,8 @@ class BeliefProblem:
         shape = (live.sum(), seen.sum(), own_payoff.shape[-1])
         self._user_payoff = (user_payoff[seen][:, live] * inverse[:, None]).transpose(1, 0, 2).reshape(shape)
         self._own_payoff = (own_payoff[seen][:, live] * inverse[:, None]).transpose(1, 0, 2).reshape(shape)
-        self.user, self._scale = user, scale
+        self.user: Any = user
+        self._scale = scale
         self.target = self.prior[live]  # [B]
         self.spread = float((np.ptp(own_payoff, axis=-1)).sum())  # of the agent's payoff, dictating every action
 
@@ -59,7 +60,7 @@ class BeliefProblem:
     def kinks(self) -> Float[np.ndarray, "N B"]:
         """Beliefs at which B - 1 indifferences (a type torn between two actions, or an x_B ruled out) meet:
         where a rational user's response turns, and near where a quantal one's does."""
-        B, T, A = self._user_payoff.shape
+        B, _, A = self._user_payoff.shape
         a, b = np.triu_indices(A, 1)
         planes = (self._user_payoff[:, :, a] - self._user_payoff[:, :, b]).reshape(B, -1).T
         size = np.abs(planes).max(1, keepdims=True)
@@ -274,7 +275,7 @@ def pooled_problem(
     game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], agent: int, user: AbstractUser, scale: float
 ) -> BeliefProblem:
     """Agent `agent` among the others' `schemes` in Pooled; with no others, the monopolist's problem."""
-    XA, XB, A = game.user.shape
+    XB, A = game.user.shape[1:]
     weights = np.ones((1, XB))
     for j, scheme in enumerate(schemes):
         if j != agent:

@@ -153,16 +153,20 @@ def certify_game(
         return _failed(K, Result.LP_FAILED)
     upper = np.maximum([d.upper for d in examined.deviations] - examined.agents, examined.gains)
     closed = bool((upper - examined.gains <= tolerance * check.payoff_range).all())
-    return Certificate(
+    return _row(
         examined.user, examined.agents, examined.gains, upper, closed, check.payoff_range, full,
         check.informed(False)[0], sharp, theorem,
         int(Result.CERTIFIED if examined.worst <= tolerance else Result.GAIN_ABOVE_TOLERANCE),
     )  # fmt: skip
 
 
+def _row(*values) -> Certificate:
+    return Certificate(*(np.asarray(value) for value in values))
+
+
 def _failed(K: int, result: Result) -> Certificate:
     nan, many = np.nan, np.full(K, np.nan)
-    return Certificate(nan, many, many, many, False, many, nan, nan, nan, nan, int(result))
+    return _row(nan, many, many, many, False, many, nan, nan, nan, nan, int(result))
 
 
 def stack_certificates(rows: list[Certificate], batch: tuple[int, ...], agents: int) -> Certificate:

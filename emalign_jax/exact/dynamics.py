@@ -37,10 +37,10 @@ def best_response_dynamics(
 ) -> Ended:
     """From `schemes` until every relative gain is at most `tolerance`; the best profile met on the way."""
     schemes = schemes.copy()
-    best = None
+    best = Ended(schemes.copy(), examine(check, schemes), 0)
     for step in range(max_steps + 1):
-        examined = examine(check, schemes)
-        if best is None or examined.worst < best.examined.worst:
+        examined = best.examined if step == 0 else examine(check, schemes)
+        if examined.worst < best.examined.worst:
             best = Ended(schemes.copy(), examined, step)
         if examined.worst <= tolerance or examined.worst == np.inf:
             break

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import highspy
 import numpy as np
+from numpy.typing import ArrayLike
 
 FEASIBILITY = 1e-9  # primal and dual tolerance handed to HiGHS
 
@@ -24,7 +25,9 @@ class LPResult(NamedTuple):
 class KeptLP:
     """maximise cost @ x subject to row_lower <= rows @ x <= row_upper, col_lower <= x <= col_upper."""
 
-    def __init__(self, rows, row_lower, row_upper, *, cost=None, col_lower=0.0, col_upper=np.inf):
+    def __init__(
+        self, rows, row_lower, row_upper, *, cost=None, col_lower: ArrayLike = 0.0, col_upper: ArrayLike = np.inf
+    ):
         rows = np.ascontiguousarray(rows, np.float64)
         self.num_rows, self.num_cols = rows.shape
         self._columns = np.arange(self.num_cols, dtype=np.int32)

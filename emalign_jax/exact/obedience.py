@@ -45,7 +45,8 @@ class ObedienceLP:
     """The kept model of one game."""
 
     def __init__(self, game: ReducedGame):
-        XA, XB, A = game.user.shape
+        user = np.asarray(game.user)
+        XA, XB, A = user.shape
         check_size(XA, XB, A)
         self.recommended = np.array(list(itertools.product(range(A), repeat=XA)))  # [R, XA]
         R = len(self.recommended)
@@ -55,14 +56,14 @@ class ObedienceLP:
         rows = [reveal]
         for r, advice in enumerate(self.recommended):
             for xa in range(XA):
-                advantage = game.user[xa, :, advice[xa], None] - game.user[xa]  # [XB, A]
+                advantage = user[xa, :, advice[xa], None] - user[xa]  # [XB, A]
                 size = np.abs(advantage).max(0)
                 for b in np.nonzero(size > 0)[0]:
                     row = np.zeros((1, XB, R))
                     row[0, :, r] = advantage[:, b] / size[b]
                     rows.append(row)
         obedience = sum(len(row) for row in rows[1:])
-        self._user_spread = self._spread(game.user)
+        self._user_spread = self._spread(user)
         rows.append(self._user_spread[None])
         self._value_row = XB + obedience
         self._lp = KeptLP(
@@ -73,8 +74,7 @@ class ObedienceLP:
 
     def _spread(self, payoff: Float[np.ndarray, "XA XB A"]) -> Float[np.ndarray, "XB R"]:
         """Expected payoff of x_B under each recommendation."""
-        XA = len(payoff)
-        return sum(payoff[xa][:, self.recommended[:, xa]] for xa in range(XA))
+        return np.add.reduce([row[:, advice] for row, advice in zip(payoff, self.recommended.T, strict=True)])
 
     def best(self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf) -> Advice:
         """Maximise `payoff` over obedient laws that give the user at least `value_at_least`."""

@@ -55,6 +55,7 @@ class SelectionTable(NamedTuple):
 def selection_table(
     game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser, scale: float
 ) -> SelectionTable:
+    game = ReducedGame(*(np.asarray(x) for x in game))
     K = len(schemes)
     values, payoffs = np.empty(K), np.empty((K, K))
     for j, scheme in enumerate(schemes):
@@ -82,7 +83,7 @@ def pooled_payoffs(
     for scheme in schemes:
         weights = np.concatenate([weights * scheme[:, s] for s in range(scheme.shape[1])])
     totals = np.tensordot(weights, game.user, (1, 1)).swapaxes(0, 1)  # [XA, N, A]
-    mass = game.mass @ weights.T
+    mass = np.asarray(game.mass) @ weights.T
     agents_totals = np.tensordot(weights, game.agents, (1, 2)).transpose(1, 2, 0, 3)
     laws = [respond(user, totals, mass, own, scale) for own in agents_totals]
     value = float((laws[0] * totals).sum())

@@ -124,7 +124,7 @@ class SelectionQuantal(_SelectionCheck):
         profile[:, :, : schemes.shape[2]] = schemes
         profile[agent] = 0
         profile[agent, :, : scheme.shape[1]] = scheme
-        return self.payoffs(profile)[1][agent]
+        return float(self.payoffs(profile)[1][agent])
 
 
 def _by_value(deviation: Deviation) -> float:

@@ -17,7 +17,7 @@ MAX_CELLS = 2**24  # of one game's [K, XA, N, A] tensor: 128 MB in float64
 
 class Pooled(AbstractProtocol):
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser) -> Payoffs:
-        _, _, agents_total, _, user_value, response, favoured = _forward(game, schemes, user)
+        _, _, agents_total, _, user_value, _, favoured = _forward(game, schemes, user)
         return Payoffs(user_value, (favoured * agents_total).sum((-3, -2, -1)))
 
     def pseudo_gradient(

@@ -6,10 +6,13 @@ V_j is her value under agent j's scheme, O[i, j] agent i's payoff under it. She 
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.game import Array, Game, ReducedGame
@@ -22,11 +25,11 @@ TIE_TOLERANCE = 1e-9  # values closer than this, relative to the user's range, a
 class Selection(AbstractProtocol):
     """temperature: >= 0, in utility units; 0 picks the best agent. A scalar or an array over the batch."""
 
-    temperature: Float[Array, "*batch"] = eqx.field(default=0.0)
+    temperature: Float[Array, "*batch"]
     sharp: bool = eqx.field(static=True)
 
-    def __init__(self, temperature=0.0):
-        traced = isinstance(temperature, jax.core.Tracer)
+    def __init__(self, temperature: Any = 0.0):
+        traced = isinstance(temperature, Tracer)
         if not traced:
             if not isinstance(temperature, jax.Array):
                 temperature = np.asarray(temperature, np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -32,12 +33,13 @@ def value_over_games(rows: pd.DataFrame, path: str | os.PathLike, title: str) ->
     figure = Figure(figsize=(5.4, 3.9), layout="constrained")
     axis = figure.subplots()
     for family, colour in zip(families, COLOURS * len(families), strict=False):
-        part = rows[rows["family"] == family]
+        part = rows.query("family == @family")
         for column, style, what in (
             ("normalised_value", "-", "competition"),
             ("monopoly_value", "--", "one agent alone"),
         ):
-            values = part[column].dropna()
+            values = part[column].to_numpy(float)
+            values = values[np.isfinite(values)]
             if len(values):
                 axis.ecdf(values, color=colour, ls=style, lw=1.8, label=f"{NAMES.get(family, family)}, {what}")
     axis.set_xlabel("user value (0 no information, 1 full information)")
@@ -54,7 +56,7 @@ def value_against_agents(lines: pd.DataFrame, path: str | os.PathLike, title: st
     figure = Figure(figsize=(3.4 * len(families) + 0.6, 3.9), layout="constrained")
     axes = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
     for axis, family, colour in zip(axes, families, COLOURS * len(families), strict=False):
-        part = lines[lines["family"] == family].sort_values("agents")
+        part = lines.query("family == @family").sort_values(by="agents")
         x = range(len(part))
         axis.axhline(1, color="0.75", lw=0.8, zorder=0)
         axis.axhline(0, color="0.75", lw=0.8, zorder=0)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
+from emalign_jax.exact import Certificate
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.game import Game
 from emalign_jax.monopoly import monopoly
 from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.result import Result
 from emalign_jax.solve import Solution, solve
 from emalign_jax.users import AbstractUser
 
@@ -35,7 +36,7 @@ class SearchJob:
     families: tuple[str, ...] = ("hull", "noise", "shared_bias")
     agents: tuple[int, ...] = (1, 2, 3, 5, 8)
     count: int = 100
-    knobs: dict[str, float | int | None] = dataclasses.field(default_factory=dict)
+    knobs: dict[str, Any] = dataclasses.field(default_factory=dict)
     start: str = "monopolist"
     starts: int = 1
     messages: int | None = None
@@ -68,9 +69,10 @@ class Cell:
     seconds: float
 
     @property
-    def ok(self) -> np.ndarray:
-        """[S, N] whether the profile is certified within the tolerance."""
-        return self.solution.result < Result.GAIN_ABOVE_TOLERANCE
+    def certificate(self) -> Certificate:
+        if self.solution.certificate is None:
+            raise ValueError("solution: this one was not certified (verify=False)")
+        return self.solution.certificate
 
 
 def run(job: SearchJob, progress: Callable[[str, int, int], None] | None = None) -> list[Cell]:
@@ -90,11 +92,8 @@ def run(job: SearchJob, progress: Callable[[str, int, int], None] | None = None)
             messages=job.messages, progress=tell,
         )  # fmt: skip
         if job.starts == 1:
-            leading = jax.tree.map(
-                lambda x: x[None], (solution.schemes, solution.user, solution.agents, solution.result)
-            )
-            certificate = jax.tree.map(lambda x: x[None], solution.certificate)
-            solution = Solution(*leading, solution.stats, certificate)
+            arrays = solution._replace(stats={})
+            solution = jax.tree.map(lambda x: x[None], arrays)._replace(stats=solution.stats)
         alone = monopoly(games, job.protocol, job.user).user
         cells.append(Cell(family, agents, games, solution, alone, time.perf_counter() - began))
     return cells

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ def game_rows(cells: list[Cell]) -> pd.DataFrame:
     """One row a game and start; gains and payoffs are lists, one entry an agent."""
     rows = []
     for cell in cells:
-        certificate = cell.solution.certificate
+        certificate = cell.certificate
         relative, normalised = certificate.relative_gain, certificate.normalised_value
         S, N = cell.solution.result.shape
         no_information, full = certificate.no_information, certificate.full_information
@@ -98,24 +99,25 @@ def render(lines: pd.DataFrame, tolerance: float) -> str:
     )
     text = [head, "-" * len(head)]
     previous = None
-    for line in lines.itertuples():
-        family = line.family if line.family != previous else ""
-        previous = line.family
+    for line in lines.to_dict("records"):
+        family = line["family"] if line["family"] != previous else ""
+        previous = line["family"]
+        values = "".join(f" {_number(line[name]):>7}" for name in ("median", "q90", "mean"))
         text.append(
-            f"{family:<12} {line.agents:>3} {line.games:>6}   {_number(line.q10):>16} {_number(line.median):>7} "
-            f"{_number(line.q90):>7} {_number(line.mean):>7} {_number(line.monopoly):>9}   {line.certified:>12.1%}  "
-            f"{line.largest_gain:>8.1e} {line.seconds:>8.1f}"
+            f"{family:<12} {line['agents']:>3} {line['games']:>6}   {_number(line['q10']):>16}{values} "
+            f"{_number(line['monopoly']):>9}   {line['certified']:>12.1%}  {line['largest_gain']:>8.1e} "
+            f"{line['seconds']:>8.1f}"
         )
     return "\n".join(text)
 
 
 def failures(rows: pd.DataFrame) -> str:
     """The games that failed or did not certify, with the sentence that says why; "" if there are none."""
-    bad = rows[~rows["ok"]]
+    bad = rows.query("not ok")
     text = [
-        f"  {row.family} K={row.agents} game {row.game} start {row.start}: {row.message}"
-        + (f" (largest gain {row.relative_gain:.2e} of the range)" if math.isfinite(row.relative_gain) else "")
-        for row in bad.head(LISTED).itertuples()
+        f"  {row['family']} K={row['agents']} game {row['game']} start {row['start']}: {row['message']}"
+        + (f" (largest gain {row['relative_gain']:.2e} of the range)" if math.isfinite(row["relative_gain"]) else "")
+        for row in bad.head(LISTED).to_dict(orient="records")
     ]
     if len(bad) > LISTED:
         text.append(f"  ... and {len(bad) - LISTED} more")
@@ -149,7 +151,7 @@ def document(games: list[dict], summary: dict) -> dict:
     return _plain({"schema": JSON_SCHEMA, "games": games, "summary": summary})
 
 
-def _plain(value):
+def _plain(value) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
