@@ -7,6 +7,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
+from emalign_jax import __version__
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.search import search
 
@@ -21,15 +22,19 @@ app.command()(search)
 app.command()(certify)
 
 
-@app.callback()
-def _version(
-    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version and stop."),
-) -> None:
-    if version:
-        from emalign_jax import __version__
-
+def _print_version(asked: bool | None) -> None:
+    if asked:
         print(__version__)
         raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: bool | None = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version and stop."
+    ),
+) -> None:
+    pass
 
 
 def main(arguments: list[str] | None = None) -> None:

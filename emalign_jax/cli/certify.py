@@ -69,20 +69,22 @@ def certify(
         summary = {"games": len(entries), "certified": len(entries) - failed, "tolerance": tolerance}
         print(json.dumps(table.document(entries, summary), allow_nan=False))
     else:
-        print(
-            f"{'K':>3} {'game':>8} {'user':>10} {'V_none':>10} {'V_full':>10} {'guarantee':>10} {'gain/range':>10}  result"
-        )
-        # those that failed first, so that none is hidden by the limit
-        text.sort(key=lambda row: row[2]["code"] == "CERTIFIED")
-        for agents, at, entry in text[:SHOWN]:
-            numbers = (entry[key] for key in ("user", "no_information", "full_information", "guarantee"))
-            print(
-                f"{agents:>3} {','.join(map(str, at)) or '-':>8} "
-                + " ".join(f"{x:>10.6f}" for x in numbers)
-                + f" {entry['relative_gain']:>10.2e}  {entry['result']}"
-            )  # fmt: skip
-        if len(text) > SHOWN:
-            print(f"... and {len(text) - SHOWN} more (--json prints all)")
+        _print(text)
         print(f"\n{len(entries) - failed} of {len(entries)} certified within {tolerance:g} of the payoff range.")
     if failed:
         raise typer.Exit(1)
+
+
+def _print(rows: list[tuple[int, tuple[int, ...], dict]]) -> None:
+    """The table; games that failed come first, so that the limit hides none of them first."""
+    columns = {
+        "user": "user", "V_none": "no_information", "V_full": "full_information", "guarantee": "guarantee",
+        "gain/range": "relative_gain",
+    }  # fmt: skip
+    print(f"{'K':>3} {'game':>8}" + "".join(f" {name:>11}" for name in columns) + "  result")
+    rows = sorted(rows, key=lambda row: row[2]["code"] == "CERTIFIED")
+    for agents, at, entry in rows[:SHOWN]:
+        numbers = "".join(f" {entry[key]:>11.6f}" for key in columns.values())
+        print(f"{agents:>3} {','.join(map(str, at)) or '-':>8}{numbers}  {entry['result']}")
+    if len(rows) > SHOWN:
+        print(f"... and {len(rows) - SHOWN} more (--json prints all)")
