@@ -131,7 +131,7 @@ def _read(path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> di
     if path.is_dir():
         raise ValueError(f"{path}: expected an .npz file, got a directory")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # np.load alone leaks the file
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError(f"{path}: expected an .npz archive, got a single .npy array")
             for name in required:
