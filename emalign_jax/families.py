@@ -20,58 +20,68 @@ REDRAW_BLOCK = 1024  # games redrawn in one call, so that one size is compiled
 
 
 class _Draws:
-    """Hands out random numbers from one vector of uniform draws: compiling one generator is quick, many is not."""
+    """Hands out random numbers, [N, ...] for N games, from one row of uniform draws a game.
 
-    def __init__(self, uniforms: jax.Array):
-        self._uniforms, self._used = uniforms, 0
+    One generator is quick to compile, one a distribution and shape is not; the rest is NumPy in float64.
+    """
 
-    def uniform(self, *shape: int) -> jax.Array:
+    def __init__(self, uniforms: np.ndarray):
+        self._uniforms, self._used = uniforms.astype(np.float64), 0
+
+    def uniform(self, *shape: int) -> np.ndarray:
         size = math.prod(shape)
         self._used += size
-        return self._uniforms[self._used - size : self._used].reshape(shape)
+        return self._uniforms[:, self._used - size : self._used].reshape(-1, *shape)
 
-    def normal(self, *shape: int) -> jax.Array:
-        return jax.scipy.special.ndtri(self.uniform(*shape))
+    def normal(self, *shape: int) -> np.ndarray:
+        from scipy.special import ndtri
 
-    def exponential(self, *shape: int) -> jax.Array:
-        return -jnp.log(self.uniform(*shape))
+        return ndtri(self.uniform(*shape))
 
-    def simplex(self, *shape: int) -> jax.Array:
+    def exponential(self, *shape: int) -> np.ndarray:
+        return -np.log(self.uniform(*shape))
+
+    def simplex(self, *shape: int) -> np.ndarray:
         """Uniform on the simplex of the last axis."""
         draws = self.exponential(*shape)
         return draws / draws.sum(-1, keepdims=True)
 
 
+# Each family takes the draws, u [N, A, Y] and its knobs, and gives U [N, K, A, Y].
+
+
 def _hull(draws, u, agents, noise, bias, alignment):
     """U_i = u + noise whose mean under some random weights is zero: u lies in the hull, eps = 0."""
-    own = noise * draws.normal(agents, *u.shape)
+    own = noise * draws.normal(agents, *u.shape[1:])
     weights = draws.simplex(agents)
-    return u + own - (weights[:, None, None] * own).sum(0)
+    return u[:, None] + own - (weights[:, :, None, None] * own).sum(1, keepdims=True)
 
 
 def _noise(draws, u, agents, noise, bias, alignment):
     """U_i = u + independent noise."""
-    return u + noise * draws.normal(agents, *u.shape)
+    return u[:, None] + noise * draws.normal(agents, *u.shape[1:])
 
 
 def _shared_bias(draws, u, agents, noise, bias, alignment):
     """U_i = u + one bias common to all + own noise, half as large: the hull fails systematically."""
-    return u + bias * draws.normal(*u.shape) + 0.5 * noise * draws.normal(agents, *u.shape)
+    common = bias * draws.normal(1, *u.shape[1:])
+    return u[:, None] + common + 0.5 * noise * draws.normal(agents, *u.shape[1:])
 
 
 def _goal(draws, u, agents, noise, bias, alignment):
     """U_i = alignment * u + (1 - alignment) * margin_i(a): a profit on the actions that are agent i's own."""
-    owner = jnp.floor(agents * draws.uniform(u.shape[0]))
-    margin = bias * draws.exponential(u.shape[0])
-    profit = jnp.where(owner == jnp.arange(agents)[:, None], margin, 0)  # [K, A]
-    return alignment * u + (1 - alignment) * profit[:, :, None]
+    actions = u.shape[1]
+    owner = np.floor(agents * draws.uniform(1, actions))
+    margin = bias * draws.exponential(1, actions)
+    profit = np.where(owner == np.arange(agents)[:, None], margin, 0)  # [N, K, A]
+    return alignment * u[:, None] + (1 - alignment) * profit[..., None]
 
 
 def _opposed(draws, u, agents, noise, bias, alignment):
     """Pairs U = u + b, u - b of opposite biases; an odd last agent has a bias that nobody opposes."""
-    half = bias * draws.normal((agents + 1) // 2, *u.shape)
-    both = jnp.stack([half, -half], axis=1).reshape(-1, *u.shape)
-    return u + both[:agents]
+    half = bias * draws.normal((agents + 1) // 2, *u.shape[1:])
+    both = np.stack([half, -half], axis=2).reshape(len(u), -1, *u.shape[1:])
+    return u[:, None] + both[:, :agents]
 
 
 FAMILIES: dict[str, Callable] = {
@@ -131,26 +141,21 @@ def random_games(
             raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
     draw = partial(
         _draw, key, family=family, sizes=(agents, states, actions, user_features, features),
-        knobs=jnp.array([user_information, agent_information, noise, bias, alignment]),
+        knobs=(user_information, agent_information, noise, bias, alignment),
     )  # fmt: skip
-    games = Game(*draw(jnp.arange(count), jnp.zeros(count, int)))
-    if information_worth == 0:
-        return games
-    parts = [np.array(x) for x in (games.prior, games.user_utility, games.agent_utilities)]
-    poor = np.flatnonzero(_worth(games) < information_worth)
+    parts = draw(np.arange(count), 0)
     block = min(count, REDRAW_BLOCK)
+    poor = np.flatnonzero(_worth(parts) < information_worth)
     for attempt in range(1, MAX_REDRAWS + 1):
         if not len(poor):
-            return Game(*(jnp.asarray(x) for x in parts))
+            return Game(*(jnp.asarray(part, dtype=jnp.result_type(float)) for part in parts))
         still = []
         for at in range(0, len(poor), block):
             some = poor[at : at + block]
-            new = [
-                np.asarray(x)[: len(some)] for x in draw(jnp.asarray(np.resize(some, block)), jnp.full(block, attempt))
-            ]
+            new = [x[: len(some)] for x in draw(np.resize(some, block), attempt)]
             for part, values in zip(parts, new, strict=True):
                 part[some] = values
-            still.append(some[_worth(Game(*new, check="shapes")) < information_worth])
+            still.append(some[_worth(new) < information_worth])
         poor = np.concatenate(still)
     raise ValueError(
         f"information_worth: {len(poor)} of {count} games were below {information_worth} in {MAX_REDRAWS} redraws; ask "
@@ -158,49 +163,41 @@ def random_games(
     )
 
 
-def _draw(key, index, attempt, *, family, sizes, knobs):
+def _draw(key, index, attempt, *, family, sizes, knobs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """prior, user_utility and agent_utilities of games `index` at redraw `attempt`, in float64."""
     agents, states, actions, user_features, agent_features = sizes
+    user_information, agent_information, noise, bias, alignment = knobs
     table = actions * states
     needed = states * (1 + user_features + agent_features) + (agents + 2) * table + agents + 2 * actions
-    return _assemble(_uniforms(key, index, attempt, -(-needed // 256) * 256), knobs, family=family, sizes=sizes)
+    count = -(-needed // 256) * 256  # rounded up: few sizes to compile
+    draws = _Draws(np.asarray(_uniforms(key, jnp.asarray(index), attempt, count)))
+    outcome = draws.simplex(states)
+    user_sees = _feature(draws, states, user_features, user_information)
+    agent_sees = _feature(draws, states, agent_features, agent_information)
+    prior = np.einsum("nyx,nyz,ny->nxzy", user_sees, agent_sees, outcome)
+    u = draws.normal(actions, states)
+    return prior / prior.sum((1, 2, 3), keepdims=True), u, FAMILIES[family](draws, u, agents, noise, bias, alignment)
 
 
 @partial(jax.jit, static_argnames="count")
 def _uniforms(key, index, attempt, count):
     """[N, count] draws in (0, 1); always float32, so that games are the same with x64 on and off."""
 
-    def one(index, attempt):
+    def one(index):
         own = jax.random.fold_in(jax.random.fold_in(key, index), attempt)
         return jax.random.uniform(own, (count,), jnp.float32, minval=jnp.finfo(jnp.float32).tiny)
 
-    return jax.vmap(one)(index, attempt)
-
-
-@partial(jax.jit, static_argnames=("family", "sizes"))
-def _assemble(uniforms, knobs, *, family, sizes):
-    agents, states, actions, user_features, agent_features = sizes
-    user_information, agent_information, noise, bias, alignment = knobs
-
-    def one(uniforms):
-        draws = _Draws(uniforms.astype(knobs.dtype))
-        outcome = draws.simplex(states)
-        user_sees = _feature(draws, states, user_features, user_information)
-        agent_sees = _feature(draws, states, agent_features, agent_information)
-        prior = user_sees.T[:, None, :] * agent_sees.T[None, :, :] * outcome
-        u = draws.normal(actions, states)
-        return prior / prior.sum(), u, FAMILIES[family](draws, u, agents, noise, bias, alignment)
-
-    return jax.vmap(one)(uniforms)
+    return jax.vmap(one)(index)
 
 
 def _feature(draws, states, size, share):
-    """P(x | y) [Y, X]: y itself with probability `share`, else a random law given y."""
-    itself = jnp.eye(size)[jnp.arange(states) % size]
+    """P(x | y) [N, Y, X]: y itself with probability `share`, else a random law given y."""
+    itself = np.eye(size)[np.arange(states) % size]
     return share * itself + (1 - share) * draws.simplex(states, size)
 
 
-def _worth(games: Game) -> np.ndarray:
+def _worth(parts) -> np.ndarray:
     """What x_B is worth to a rational user, as a share of the range of her utility."""
-    _, g, _ = reduce_game(games, np)
+    _, g, _ = reduce_game(Game(*parts, check="shapes"), np)
     full, none = g.max(-1).sum((-2, -1)), g.sum(-2).max(-1).sum(-1)
-    return (full - none) / np.maximum(np.ptp(np.asarray(games.user_utility, float), axis=(-2, -1)), 1e-300)
+    return (full - none) / np.maximum(np.ptp(parts[1], axis=(-2, -1)), 1e-300)

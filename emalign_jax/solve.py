@@ -133,15 +133,19 @@ class _Search:
             self.result[self.sound[broken]] = Result.NO_SCHEMES
             self.sound = self.sound[~broken]
             return
-        self.schemes[self.sound] = self.random(0)[self.sound]
+        first = self.sound[self.sound < self.per_start]
+        random = self.sound  # games that need a random start: all of them, or those of further starts
         if start == "monopolist":
-            first = self.sound[self.sound < self.per_start]  # further starts stay random
+            random = list(self.sound[self.sound >= self.per_start])
             for done, k in enumerate(first):
-                for i in range(self.K):
-                    own = fit(self.check(k).monopolist(i).scheme, self.M)
-                    if own is not None and np.isfinite(own).all():
-                        self.schemes[k, i] = own
+                own = [fit(self.check(k).monopolist(i).scheme, self.M) for i in range(self.K)]
+                if all(scheme is not None and np.isfinite(scheme).all() for scheme in own):
+                    self.schemes[k] = own
+                else:
+                    random.append(k)
                 self.tell("monopolists", done + 1, len(first))
+        if len(random):
+            self.schemes[random] = self.random(0)[random]
 
     def random(self, attempt: int) -> np.ndarray:
         starts = range(self.N // self.per_start)
