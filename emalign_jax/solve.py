@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact.dynamics import best_response_dynamics, fit, outbid
-from emalign_jax.exact.selection import SelectionRational
+from emalign_jax.exact.selection import SelectionCheck
 from emalign_jax.game import Game, faults, reduce_game
 from emalign_jax.play import GradientPlay, Played, play
 from emalign_jax.play.gradient_play import bucket
@@ -217,8 +217,9 @@ class _Search:
     def finish(self, pending) -> np.ndarray:
         """Exact best-response dynamics from the best profile so far; returns the games still left."""
         for done, k in enumerate(pending):
-            dynamics = outbid if isinstance(self.check(k), SelectionRational) else best_response_dynamics
-            ended = dynamics(self.check(k), self.schemes[k], self.solver.tolerance)
+            check = self.check(k)
+            dynamics = outbid if isinstance(check, SelectionCheck) and check.can_outbid else best_response_dynamics
+            ended = dynamics(check, self.schemes[k], self.solver.tolerance)
             self.stats["best_responses"] += ended.steps
             self.record(k, ended.schemes, ended.examined, Result.DYNAMICS)
             self.tell("best responses", done + 1, len(pending))

@@ -1,10 +1,11 @@
 """Exact best-response dynamics: what to do where gradient play does not settle.
 
 `best_response_dynamics` lets the agent who gains most play his best response, again and again.
-`outbid` does it in Selection with a rational user, where that would creep: play ends in an Edgeworth
+`outbid` does it in Selection, where that would creep: play ends in an Edgeworth
 cycle, rivals outbid the holder in tiny steps, he lowers his offer when no one is close, and so on. There
 takeovers exceed the holder by a margin that grows, and a rival who is not picked, and so loses nothing,
-stays just behind the holder. The user's value then only rises, and at V_full nobody can outbid.
+stays just behind the holder. The user's value then only rises, and at the most that a scheme can be worth to her
+(V_full, for a rational user) nobody can outbid.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from emalign_jax.exact._base import AbstractCheck
 from emalign_jax.exact.certificate import Examination, examine
 from emalign_jax.exact.responses import VALUE_TIE, selection_table
-from emalign_jax.exact.selection import SelectionRational
+from emalign_jax.exact.selection import SelectionCheck
 
 FIRST_MARGIN = 1e-3  # of V_full - V_none
 GROWTH = 1.5
@@ -53,11 +54,11 @@ def best_response_dynamics(
 
 
 def outbid(
-    check: SelectionRational, schemes: Float[np.ndarray, "K XB M"], tolerance: float, *, max_steps: int = 100
+    check: SelectionCheck, schemes: Float[np.ndarray, "K XB M"], tolerance: float, *, max_steps: int = 100
 ) -> Ended:
     """Best responses from `schemes` until every relative gain is at most `tolerance`."""
     schemes = schemes.copy()
-    worth = check.full_value - check.none_value
+    worth = check.most_value - check.least_value
     margin, lowered = FIRST_MARGIN * worth, 0
     for step in range(max_steps):
         examined = examine(check, schemes)
@@ -81,7 +82,7 @@ def outbid(
     return Ended(schemes, examine(check, schemes), max_steps)
 
 
-def _just_behind(check: SelectionRational, schemes, holder: int, rival: int) -> np.ndarray:
+def _just_behind(check: SelectionCheck, schemes, holder: int, rival: int) -> np.ndarray:
     """The holder's scheme, garbled so little that it is worth a hair less to the user."""
     silent = np.zeros_like(schemes[holder])
     silent[:, 0] = 1

@@ -7,6 +7,8 @@ lower his offer to the best rival's value, or drop out and let that rival have h
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
@@ -16,8 +18,15 @@ from emalign_jax.exact.responses import VALUE_TIE, choose, selection_table
 from emalign_jax.protocols import Selection
 from emalign_jax.users import QuantalUser, RationalUser
 
+BELIEF_SLACK = 1e-7  # of her range: values found by column generation are not known better
 
-class _SelectionCheck(AbstractCheck):
+
+class SelectionCheck(AbstractCheck):
+    """What both users share."""
+
+    most_value: float
+    least_value: float
+
     @property
     def temperature(self) -> float:
         return float(self.protocol.temperature)
@@ -26,6 +35,15 @@ class _SelectionCheck(AbstractCheck):
         table = selection_table(self.game, schemes, self.user, self.scale)
         chosen = choose(table.values, self.temperature, self.scale)
         return float(chosen @ table.values), table.payoffs @ chosen
+
+    @property
+    def can_outbid(self) -> bool:
+        """Whether takeovers are all or nothing, as `dynamics.outbid` needs."""
+        return self.temperature == 0
+
+    def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
+        """f_agent(value): the most he gets while she gets at least `value` (or all she can get)."""
+        raise NotImplementedError
 
     def standing(self, schemes):
         """values V [K], payoffs O [K, K], the holder, and the best rival (None if there is none)."""
@@ -38,7 +56,7 @@ class _SelectionCheck(AbstractCheck):
 
 
 @register(Selection, RationalUser)
-class SelectionRational(_SelectionCheck):
+class SelectionRational(SelectionCheck):
     """Exact: the gain is the supremum over all schemes (section 5.1)."""
 
     def __init__(self, game, protocol, user):
@@ -49,12 +67,11 @@ class SelectionRational(_SelectionCheck):
                 "temperature take a QuantalUser"
             )
         self.lp = ObedienceLP(game)
-        self.full_value, self.none_value = self.informed(True)[0], self.informed(False)[0]
+        self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
-        """f_agent(value): the most he gets while she gets at least `value`."""
         # rounding must not make full revelation infeasible
-        advice = self.lp.best(self.game.agents[agent], min(value, self.full_value - VALUE_TIE * self.scale))
+        advice = self.lp.best(self.game.agents[agent], min(value, self.most_value - VALUE_TIE * self.scale))
         return Deviation(advice.value, advice.value, advice.scheme, advice.status)
 
     def monopolist(self, agent, sign=1.0):
@@ -69,27 +86,49 @@ class SelectionRational(_SelectionCheck):
         tie = VALUE_TIE * self.scale
         if i != holder:
             stay = Deviation(payoffs[i, holder], payoffs[i, holder], present)
-            if values[holder] >= self.full_value - tie and i > holder:
+            if values[holder] >= self.most_value - tie and i > holder:
                 return stay  # nobody can be worth more to her, and ties stay with the holder
             return max(stay, self.at_least(i, values[holder]), key=_by_value)
         if rival is None:
             return self.at_least(i)
         offer = self.at_least(i, values[rival])
-        if values[rival] > self.none_value + tie or rival < i:  # saying nothing makes her pick the rival
+        if values[rival] > self.least_value + tie or rival < i:  # saying nothing makes her pick the rival
             silent = np.ones((present.shape[0], 1))
             offer = max(offer, Deviation(payoffs[i, rival], payoffs[i, rival], silent), key=_by_value)
         return offer
 
 
 @register(Selection, QuantalUser)
-class SelectionQuantal(_SelectionCheck):
+class SelectionQuantal(SelectionCheck):
     """Lower bounds: what the schemes that were tried attain. The upper bound lets the agent act for her."""
+
+    def __init__(self, game, protocol, user):
+        super().__init__(game, protocol, user)
+        self._revealed = np.eye(self.game.mass.shape[1])
+
+    @functools.cached_property
+    def most_value(self) -> float:
+        """The most that any scheme is worth to her; not always full revelation, for a quantal user."""
+        return self._her_optimum(1.0)
+
+    @functools.cached_property
+    def least_value(self) -> float:
+        return self._her_optimum(-1.0)
+
+    def _her_optimum(self, sign: float) -> float:
+        hers = self.game._replace(agents=self.game.user[None])
+        return concavify(monopoly_problem(hers, 0, self.user, self.scale), self._revealed, sign=sign).value
 
     def payoff_problem(self, agent: int) -> BeliefProblem:
         return monopoly_problem(self.game, agent, self.user, self.scale)
 
     def monopolist(self, agent, sign=1.0):
-        optimum = concavify(self.payoff_problem(agent), np.eye(self.game.mass.shape[1]), sign=sign)
+        optimum = concavify(self.payoff_problem(agent), self._revealed, sign=sign)
+        return Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
+
+    def at_least(self, agent, value=-np.inf):
+        reachable = min(value, self.most_value - BELIEF_SLACK * self.scale)
+        optimum = concavify(self.payoff_problem(agent), self._revealed, value_at_least=reachable)
         return Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
 
     def deviations(self, schemes, agents):
@@ -100,13 +139,17 @@ class SelectionQuantal(_SelectionCheck):
             problem = self.payoff_problem(i)
             XB = schemes.shape[1]
             beliefs = np.concatenate([np.eye(XB), (schemes[i] * problem.prior[:, None]).T])
-            asked = np.concatenate([[-np.inf], values, np.linspace(values.min(), values.max(), 5)])
+            rivals = np.delete(values, i)
+            asked = [-np.inf]
+            if len(rivals):  # be picked, or with a soft choice, be picked more or less often
+                soft = [] if self.can_outbid else np.linspace(self.least_value, self.most_value, 7)[1:-1]
+                asked = [-np.inf, rivals.max(), *soft]
             best = Deviation(payoffs[i], float(self.game.agents[i].max(-1).sum()), schemes[i])
             candidates = [np.ones((XB, 1)), np.eye(XB)]
             status = "Optimal"
             for value in np.unique(asked):
                 # a hair above the rival, so that she does pick him
-                found = concavify(problem, beliefs, value_at_least=value + 1e-7 * self.scale)
+                found = concavify(problem, beliefs, value_at_least=value + BELIEF_SLACK * self.scale)
                 if found.optimal:
                     candidates.append(found.scheme)
                 elif found.status != "Infeasible":
