@@ -7,7 +7,10 @@ lower his offer to the best rival's value, or drop out and let that rival have h
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
+from jaxtyping import Float
 
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import BeliefProblem, concavify, monopoly_problem
@@ -88,6 +91,13 @@ class SelectionQuantal(_SelectionCheck):
     def payoff_problem(self, agent: int) -> BeliefProblem:
         return monopoly_problem(self.game, agent, self.user, self.scale)
 
+    @functools.cached_property
+    def most_for_her(self) -> tuple[float, Float[np.ndarray, "S XB"]]:
+        """The largest user value that any scheme reaches, and the beliefs it takes."""
+        problem = monopoly_problem(self.game._replace(agents=self.game.user[None]), 0, self.user, self.scale)
+        found = concavify(problem, np.eye(self.game.mass.shape[1]))
+        return found.value, (found.scheme * problem.prior[:, None]).T
+
     def monopolist(self, agent, sign=1.0):
         optimum = concavify(self.payoff_problem(agent), np.eye(self.game.mass.shape[1]), sign=sign)
         return Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
@@ -95,18 +105,21 @@ class SelectionQuantal(_SelectionCheck):
     def deviations(self, schemes, agents):
         values = selection_table(self.game, schemes, self.user, self.scale).values
         _, payoffs = self.payoffs(schemes)
+        reachable, her_beliefs = self.most_for_her
         result = []
         for i in agents:
             problem = self.payoff_problem(i)
             XB = schemes.shape[1]
-            beliefs = np.concatenate([np.eye(XB), (schemes[i] * problem.prior[:, None]).T])
+            beliefs = np.concatenate([np.eye(XB), (schemes[i] * problem.prior[:, None]).T, her_beliefs])
             asked = np.concatenate([[-np.inf], values, np.linspace(values.min(), values.max(), 5)])
             best = Deviation(payoffs[i], float(self.game.agents[i].max(-1).sum()), schemes[i])
             candidates = [np.ones((XB, 1)), np.eye(XB)]
             status = "Optimal"
             for value in np.unique(asked):
-                # a hair above the rival, so that she does pick him
-                found = concavify(problem, beliefs, value_at_least=value + 1e-7 * self.scale)
+                value += 1e-7 * self.scale  # a hair above the rival, so that she does pick him
+                if value > reachable - 1e-8 * self.scale:  # an LP as good as infeasible has HiGHS end "Unknown"
+                    continue
+                found = concavify(problem, beliefs, value_at_least=value)
                 if found.optimal:
                     candidates.append(found.scheme)
                 elif found.status != "Infeasible":
