@@ -55,7 +55,7 @@ class Certificate(NamedTuple):
         """(V - V_none) / (V_full - V_none); NaN in games where information is worth nothing."""
         worth = self.full_information - self.no_information
         scale = np.maximum(np.abs(self.full_information), np.abs(self.no_information))
-        return (self.user - self.no_information) / np.where(np.abs(worth) > 1e-9 * scale, worth, np.nan)
+        return np.asarray((self.user - self.no_information) / np.where(np.abs(worth) > 1e-9 * scale, worth, np.nan))
 
 
 def relative(gains, ranges):
