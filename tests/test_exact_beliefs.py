@@ -85,7 +85,9 @@ def test_three_states_against_a_dense_grid(seed, precision, XA):
     assert worst.value <= grid_optimum(game, 0, precision, sign=-1.0) + 1e-7
     assert worst.value >= small.agents[0].min(-1).sum()
     mirrored = em.Game(game.prior, game.user_utility, -game.agent_utilities)
-    assert concavify(monopoly(mirrored, em.QuantalUser(precision)), np.eye(3)).value == pytest.approx(-worst.value, abs=1e-7)
+    assert concavify(monopoly(mirrored, em.QuantalUser(precision)), np.eye(3)).value == pytest.approx(
+        -worst.value, abs=1e-7
+    )
     for found in (best, worst):  # and the scheme attains it
         _, payoff = pooled_payoffs(
             em.ReducedGame(small.mass, small.user, small.agents[:1]), found.scheme[None], em.QuantalUser(precision), 1.0

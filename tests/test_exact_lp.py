@@ -25,7 +25,9 @@ def reference(rows, lower, upper, cost, col_lower=0.0, col_upper=np.inf):
 
 def random_lp(rng, rows=6, columns=9, whole=False):
     """A feasible, bounded LP: the rows' bounds surround the activity of a known point; all x are in a box row."""
-    draw = (lambda *shape: rng.integers(-2, 3, shape).astype(float)) if whole else (lambda *shape: rng.normal(size=shape))
+    draw = (
+        (lambda *shape: rng.integers(-2, 3, shape).astype(float)) if whole else (lambda *shape: rng.normal(size=shape))
+    )
     matrix = np.concatenate([draw(rows, columns), np.ones((1, columns))])
     inside = (rng.random(columns) < 0.5).astype(float)
     activity = matrix @ inside
