@@ -108,7 +108,7 @@ def test_prosecutor_against_defender_is_half_a_unit_from_the_hull():
 
 def worst_law(game, floors, obedient):
     """(user value, q[xa, xb, a]) of the law that is worst for her, by linprog on the game's own arrays."""
-    m, g, G = em.reduce_game(game, np)
+    _, g, G = em.reduce_game(game, np)
     XA, XB, A = g.shape
     cells = np.arange(g.size).reshape(g.shape)
     rows, bounds = list(-G.reshape(len(G), -1)), list(-floors)

@@ -26,7 +26,7 @@ def reduced(game):
 
 
 def attained(game, agent, scheme):
-    """(user value, agent's payoff) of talking under `scheme`, ties for the agent; the tie tolerance 1e-9 covers
+    """(user value, agent's payoff) of talking under `scheme`, ties for the agent; the tie tolerance 1e-8 covers
     the feasibility tolerance of the LP and is too small to be worth anything."""
     table = selection_table(
         game, np.repeat(scheme[None], len(game.agents), 0), em.RationalUser("agents", 1e-8), value_scale(game)
@@ -174,5 +174,5 @@ def test_compress_leaves_small_schemes_alone():
 def test_size_limit():
     check_size(3, 4, 8)
     assert 8**3 * 4 <= MAX_COLUMNS < 8**3 * 9
-    with pytest.raises(ValueError, match="XA = 3.*4608 columns"):
+    with pytest.raises(ValueError, match=r"XA = 3.*4608 columns"):
         check_size(3, 9, 8)
