@@ -13,6 +13,8 @@ from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users import AbstractUser
 
+NOTHING = 1e-9  # a payoff range below this share of what dictating her actions is worth is rounding
+
 
 class Deviation(NamedTuple):
     """The best that one agent can do, the others' schemes fixed.
@@ -57,10 +59,13 @@ class AbstractCheck(abc.ABC):
 
     @property
     def payoff_range(self) -> Float[np.ndarray, "K"]:
-        """Best minus worst attainable payoff of each agent, over everything the user may be told."""
+        """Best minus worst attainable payoff of each agent, over everything the user may be told; 0 where
+        that is rounding."""
         if self._range is None:
             K = len(self.game.agents)
-            self._range = np.array([self.monopolist(i).value - self.monopolist(i, -1.0).value for i in range(K)])
+            found = np.array([self.monopolist(i).value - self.monopolist(i, -1.0).value for i in range(K)])
+            dictated = np.ptp(self.game.agents, axis=-1).sum((1, 2))  # if each chose her action himself
+            self._range = np.where(found <= NOTHING * dictated, 0.0, found)
         return self._range
 
     def informed(self, informed: bool) -> tuple[float, Float[np.ndarray, "K"]]:

@@ -61,6 +61,8 @@ class BeliefProblem:
         """Beliefs at which B - 1 indifferences (a type torn between two actions, or an x_B ruled out) meet:
         where a rational user's response turns, and near where a quantal one's does."""
         B, _, A = self._user_payoff.shape
+        if B == 1:
+            return np.ones((1, 1))
         a, b = np.triu_indices(A, 1)
         planes = (self._user_payoff[:, :, a] - self._user_payoff[:, :, b]).reshape(B, -1).T
         size = np.abs(planes).max(1, keepdims=True)
@@ -250,8 +252,10 @@ def simplex_lattice(dimension: int) -> Lattice:
 
 def simplex_grid(dimension: int, about: int) -> Float[np.ndarray, "N dimension"]:
     """A regular lattice on the simplex with at most about `about` points (at least the vertices)."""
+    if dimension == 1:
+        return np.ones((1, 1))
     parts = 1
-    while _lattice_size(dimension, parts + 1) <= about and dimension > 1:
+    while _lattice_size(dimension, parts + 1) <= about:
         parts += 1
     bars = np.array(list(itertools.combinations(range(parts + dimension - 1), dimension - 1)), dtype=int)
     bars = bars.reshape(-1, dimension - 1)

@@ -5,11 +5,10 @@ The status of a solve is returned, never guessed: a solve that did not end "opti
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import highspy
 import numpy as np
-from numpy.typing import ArrayLike
 
 FEASIBILITY = 1e-9  # primal and dual tolerance handed to HiGHS
 
@@ -25,16 +24,14 @@ class LPResult(NamedTuple):
 class KeptLP:
     """maximise cost @ x subject to row_lower <= rows @ x <= row_upper, col_lower <= x <= col_upper."""
 
-    def __init__(
-        self, rows, row_lower, row_upper, *, cost=None, col_lower: ArrayLike = 0.0, col_upper: ArrayLike = np.inf
-    ):
-        rows = np.ascontiguousarray(rows, np.float64)
+    def __init__(self, rows, row_lower, row_upper, *, cost=None, col_lower: Any = 0.0, col_upper: Any = np.inf):
+        rows = _finite(rows)
         self.num_rows, self.num_cols = rows.shape
         self._columns = np.arange(self.num_cols, dtype=np.int32)
         lp = highspy.HighsLp()
         lp.num_row_, lp.num_col_ = self.num_rows, self.num_cols
         lp.sense_ = highspy.ObjSense.kMaximize
-        lp.col_cost_ = np.zeros(self.num_cols) if cost is None else np.asarray(cost, np.float64)
+        lp.col_cost_ = np.zeros(self.num_cols) if cost is None else _finite(cost)
         lp.col_lower_ = np.broadcast_to(np.asarray(col_lower, np.float64), self.num_cols).copy()
         lp.col_upper_ = np.broadcast_to(np.asarray(col_upper, np.float64), self.num_cols).copy()
         lp.row_lower_ = np.asarray(row_lower, np.float64)
@@ -47,23 +44,23 @@ class KeptLP:
         lp.a_matrix_.value_ = rows[keep]
         self._highs = _new_highs()
         if self._highs.passModel(lp) == highspy.HighsStatus.kError:
-            raise ValueError("HiGHS refused the model: a coefficient is NaN or a lower bound is above its upper bound")
+            raise ValueError("HiGHS refused the model: a bound is NaN")
 
     def set_cost(self, cost) -> None:
-        self._highs.changeColsCost(self.num_cols, self._columns, np.ascontiguousarray(cost, np.float64))
+        self._highs.changeColsCost(self.num_cols, self._columns, _finite(cost))
 
     def set_row(self, row: int, lower: float, upper: float) -> None:
         self._highs.changeRowBounds(row, float(lower), float(upper))
 
     def add_columns(self, cost, columns) -> None:
         """Append columns [rows, n] >= 0 with the given cost [n]."""
-        columns = np.asarray(columns, np.float64)
+        columns, cost = _finite(columns), _finite(cost)
         n = columns.shape[1]
         by_column = columns.T
         keep = by_column != 0
         starts = np.concatenate([[0], np.cumsum(keep.sum(1))[:-1]]).astype(np.int32)
         self._highs.addCols(
-            n, np.asarray(cost, np.float64), np.zeros(n), np.full(n, highspy.kHighsInf), int(keep.sum()),
+            n, cost, np.zeros(n), np.full(n, highspy.kHighsInf), int(keep.sum()),
             starts, np.nonzero(keep)[1].astype(np.int32), by_column[keep],
         )  # fmt: skip
         self.num_cols += n
@@ -84,6 +81,13 @@ class KeptLP:
         return LPResult(
             optimal, value, np.array(solution.col_value), np.array(solution.row_dual), status.name.removeprefix("k")
         )
+
+
+def _finite(values) -> np.ndarray:
+    values = np.ascontiguousarray(values, np.float64)
+    if not np.isfinite(values).all():  # HiGHS would call such an LP unbounded, or never return
+        raise ValueError("an LP needs finite costs and coefficients, got NaN or inf")
+    return values
 
 
 def _new_highs() -> highspy.Highs:

@@ -2,14 +2,16 @@
 
 The holder is the agent whom the user picks. A rival takes over by being worth more to her, at least the
 holder's value v: his payoff is then f_i(v), the most an agent gets at user value >= v. The holder may
-lower his offer to the best rival's value, or drop out and let that rival have her.
+lower his offer to the best rival's value.
 """
 
 from __future__ import annotations
 
+import abc
 import functools
 
 import numpy as np
+from jaxtyping import Float
 
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import BeliefProblem, concavify, monopoly_problem
@@ -41,9 +43,9 @@ class SelectionCheck(AbstractCheck):
         """Whether takeovers are all or nothing, as `dynamics.outbid` needs."""
         return self.temperature == 0
 
+    @abc.abstractmethod
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
         """f_agent(value): the most he gets while she gets at least `value` (or all she can get)."""
-        raise NotImplementedError
 
     def standing(self, schemes):
         """values V [K], payoffs O [K, K], the holder, and the best rival (None if there is none)."""
@@ -89,13 +91,8 @@ class SelectionRational(SelectionCheck):
             if values[holder] >= self.most_value - tie and i > holder:
                 return stay  # nobody can be worth more to her, and ties stay with the holder
             return max(stay, self.at_least(i, values[holder]), key=_by_value)
-        if rival is None:
-            return self.at_least(i)
-        offer = self.at_least(i, values[rival])
-        if values[rival] > self.least_value + tie or rival < i:  # saying nothing makes her pick the rival
-            silent = np.ones((present.shape[0], 1))
-            offer = max(offer, Deviation(payoffs[i, rival], payoffs[i, rival], silent), key=_by_value)
-        return offer
+        # dropping out is never better than the lowest offer that still wins: he can make the rival's his own
+        return self.at_least(i) if rival is None else self.at_least(i, values[rival])
 
 
 @register(Selection, QuantalUser)
@@ -106,18 +103,21 @@ class SelectionQuantal(SelectionCheck):
         super().__init__(game, protocol, user)
         self._revealed = np.eye(self.game.mass.shape[1])
 
-    @functools.cached_property
+    @property
     def most_value(self) -> float:
         """The most that any scheme is worth to her; not always full revelation, for a quantal user."""
-        return self._her_optimum(1.0)
+        return self._her_optima[1.0][0]
+
+    @property
+    def least_value(self) -> float:
+        return self._her_optima[-1.0][0]
 
     @functools.cached_property
-    def least_value(self) -> float:
-        return self._her_optimum(-1.0)
-
-    def _her_optimum(self, sign: float) -> float:
-        hers = self.game._replace(agents=self.game.user[None])
-        return concavify(monopoly_problem(hers, 0, self.user, self.scale), self._revealed, sign=sign).value
+    def _her_optima(self) -> dict[float, tuple[float, Float[np.ndarray, "S XB"]]]:
+        """By sign, the largest and the smallest value of any scheme to her, and the beliefs it takes."""
+        problem = monopoly_problem(self.game._replace(agents=self.game.user[None]), 0, self.user, self.scale)
+        found = {sign: concavify(problem, self._revealed, sign=sign) for sign in (1.0, -1.0)}
+        return {sign: (f.value, (f.scheme * problem.prior[:, None]).T) for sign, f in found.items()}
 
     def payoff_problem(self, agent: int) -> BeliefProblem:
         return monopoly_problem(self.game, agent, self.user, self.scale)
@@ -128,17 +128,19 @@ class SelectionQuantal(SelectionCheck):
 
     def at_least(self, agent, value=-np.inf):
         reachable = min(value, self.most_value - BELIEF_SLACK * self.scale)
-        optimum = concavify(self.payoff_problem(agent), self._revealed, value_at_least=reachable)
+        beliefs = np.concatenate([self._revealed, self._her_optima[1.0][1]])
+        optimum = concavify(self.payoff_problem(agent), beliefs, value_at_least=reachable)
         return Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
 
     def deviations(self, schemes, agents):
         values = selection_table(self.game, schemes, self.user, self.scale).values
         _, payoffs = self.payoffs(schemes)
+        her_beliefs = self._her_optima[1.0][1]
         result = []
         for i in agents:
             problem = self.payoff_problem(i)
             XB = schemes.shape[1]
-            beliefs = np.concatenate([np.eye(XB), (schemes[i] * problem.prior[:, None]).T])
+            beliefs = np.concatenate([np.eye(XB), (schemes[i] * problem.prior[:, None]).T, her_beliefs])
             rivals = np.delete(values, i)
             asked = [-np.inf]
             if len(rivals):  # be picked, or with a soft choice, be picked more or less often
@@ -148,8 +150,10 @@ class SelectionQuantal(SelectionCheck):
             candidates = [np.ones((XB, 1)), np.eye(XB)]
             status = "Optimal"
             for value in np.unique(asked):
-                # a hair above the rival, so that she does pick him
-                found = concavify(problem, beliefs, value_at_least=value + BELIEF_SLACK * self.scale)
+                value += BELIEF_SLACK * self.scale  # a hair above the rival, so that she does pick him
+                if value > self.most_value - BELIEF_SLACK / 10 * self.scale:
+                    continue  # an LP as good as infeasible has HiGHS end "Unknown"
+                found = concavify(problem, beliefs, value_at_least=value)
                 if found.optimal:
                     candidates.append(found.scheme)
                 elif found.status != "Infeasible":

@@ -1,0 +1,173 @@
+"""What the theorem promises, on random games and profiles; both bounds against LPs built by hand."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+import emalign_jax as em
+from emalign_jax.exact._base import check_for
+from emalign_jax.exact.guarantees import sharp_bound, theorem_bound
+
+RATIONAL = em.RationalUser("agents")
+
+
+def check(game, protocol, user):
+    return check_for(protocol, user)(em.reduce_game(game, np), protocol, user)
+
+
+def hull_game(seed, K=3, XA=1, XB=3, A=3):
+    """U_i = u + noise whose mean under known `weights` is zero, plus an offset c(y): eps = 0."""
+    rng = np.random.default_rng(seed)
+    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
+    u, noise, weights = rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB)), rng.dirichlet(np.ones(K))
+    U = u + noise - np.tensordot(weights, noise, 1) + rng.normal(size=(K, 1, XB))
+    return em.Game(prior / prior.sum(), u, U), weights
+
+
+def some_profiles(rng, exact, game, M):
+    K, XB = game.agents, game.agent_features
+    yield rng.dirichlet(np.full(M, 0.4), (K, XB))
+    yield em.full_revelation(K, XB, M)
+    monopoly = np.zeros((K, XB, M))
+    for i in range(K):
+        scheme = exact.monopolist(i).scheme
+        monopoly[i, :, : scheme.shape[1]] = scheme
+    yield monopoly
+
+
+@pytest.mark.parametrize("user", [RATIONAL, em.QuantalUser(8.0)], ids=["rational", "quantal"])
+@pytest.mark.parametrize("protocol", [em.Selection(), em.Pooled()], ids=["selection", "pooled"])
+@pytest.mark.parametrize("family", sorted(em.FAMILIES))
+def test_no_profile_is_worse_than_promised(family, protocol, user):
+    """Whatever jax draws, both bounds must hold."""
+    rng = np.random.default_rng(0)
+    games = em.random_games(jax.random.key(3), 2, family=family, agents=2, states=3, actions=3, user_features=2)
+    for k in range(2):
+        game = games[k]
+        for schemes in some_profiles(rng, check(game, protocol, user), game, 4):
+            c = em.certify(game, schemes, protocol, user)
+            assert c.result in (em.Result.CERTIFIED, em.Result.GAIN_ABOVE_TOLERANCE)
+            assert c.user >= c.guarantee - 1e-6  # her tie tolerance, and feasibility of the LP
+            assert c.user >= c.theorem - (1e-9 if user is not RATIONAL else 1e-6)
+            assert c.theorem <= c.full_information + 1e-9
+
+
+def by_hand(game, full, gains):
+    """min 2 eps + w e over w >= 0, c(y), eps >= 0, one pair of rows a cell."""
+    K, A, Y = game.agent_utilities.shape
+    rows, bounds = [], []
+    for a in range(A):
+        for y in range(Y):
+            fit = [*game.agent_utilities[:, a, y], *np.eye(Y)[y]]
+            rows += [[*fit, -1.0], [*(-x for x in fit), -1.0]]
+            bounds += [game.user_utility[a, y], -game.user_utility[a, y]]
+    cost = [*gains, *[0.0] * Y, 2.0]
+    limits = [(0, None)] * K + [(None, None)] * Y + [(0, None)]
+    return full - linprog(cost, A_ub=rows, b_ub=bounds, bounds=limits).fun
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_theorem_in_hull_games(seed):
+    """eps = 0 at the known weights: V_full - w e is a bound, and exact when e = 0."""
+    game, weights = hull_game(seed)
+    u, U = game.user_utility, game.agent_utilities
+    nothing = theorem_bound(u, U, 1.7, np.zeros(3))
+    assert nothing.value == pytest.approx(1.7, abs=1e-8)
+    assert nothing.eps == pytest.approx(0, abs=1e-8)
+    gap = np.tensordot(nothing.weights, U, 1) - u
+    np.testing.assert_allclose(gap - gap[:1], 0, atol=1e-7)  # the same for every action: an offset c(y)
+    gains = np.random.default_rng(seed).uniform(0, 0.2, 3)
+    found = theorem_bound(u, U, 1.7, gains)
+    assert found.value >= 1.7 - weights @ gains - 1e-8
+    assert found.value == pytest.approx(by_hand(game, 1.7, gains), abs=1e-7)
+    assert found.weights.min() >= 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_theorem_in_any_game(seed):
+    rng = np.random.default_rng(seed)
+    game = em.Game(np.full((1, 3, 4), 1 / 12), rng.normal(size=(3, 4)), rng.normal(size=(2, 3, 4)))
+    gains = rng.uniform(0, 1, 2)
+    found = theorem_bound(game.user_utility, game.agent_utilities, 0.4, gains)
+    assert found.value == pytest.approx(by_hand(game, 0.4, gains), abs=1e-7)
+    assert found.value == pytest.approx(0.4 - 2 * found.eps - found.weights @ gains, abs=1e-8)
+
+
+def test_prosecutor_against_defender_is_half_a_unit_from_the_hull():
+    game = em.catalog.prosecutor_against_defender()
+    found = theorem_bound(game.user_utility, game.agent_utilities, 1.0, np.zeros(2))
+    assert found.eps == pytest.approx(0.5, abs=1e-9)
+    assert found.value == pytest.approx(0, abs=1e-9)
+    # while the sharp form knows that each of them holds the other to the full verdicts' shares
+    small = em.reduce_game(game, np)
+    sharp, status = sharp_bound(small, np.array([0.3, 0.7]), obedience_slack=0.0)
+    assert status == "Optimal"
+    assert sharp > 0.7 - 1e-6
+
+
+def worst_law(game, floors, obedient):
+    """(user value, q[xa, xb, a]) of the law that is worst for her, by linprog on the game's own arrays."""
+    _, g, G = em.reduce_game(game, np)
+    XA, XB, A = g.shape
+    cells = np.arange(g.size).reshape(g.shape)
+    rows, bounds = list(-G.reshape(len(G), -1)), list(-floors)
+    for xa in range(XA) if obedient else ():
+        for a in range(A):
+            for b in range(A):
+                row = np.zeros(g.size)
+                row[cells[xa, :, a]] = g[xa, :, b] - g[xa, :, a]
+                rows.append(row)
+                bounds.append(0.0)
+    total = np.zeros((XA * XB, g.size))
+    for k in range(XA * XB):
+        total[k, cells.reshape(-1, A)[k]] = 1
+    result = linprog(g.ravel(), A_ub=rows, b_ub=bounds, A_eq=total, b_eq=np.ones(XA * XB))
+    assert result.status == 0
+    return result.fun, result.x.reshape(g.shape)
+
+
+@pytest.mark.parametrize("obedient", [True, False], ids=["rational", "quantal"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_sharp_bound_is_attained(seed, obedient):
+    """There is a law that pays the floors, obeys, and is worth just the bound: 1e-3 more would be false."""
+    rng = np.random.default_rng(seed)
+    game = em.Game(*(hull_game(seed, XA=2)[0].prior, rng.normal(size=(3, 3)), rng.normal(size=(2, 3, 3))))
+    m, g, G = em.reduce_game(game, np)
+    informed = np.eye(3)[g.argmax(-1)]
+    floors = (G * informed).sum((1, 2, 3)) - 0.1
+    bound, status = sharp_bound(em.ReducedGame(m, g, G), floors, obedience_slack=0.0 if obedient else None)
+    assert status == "Optimal"
+    value, law = worst_law(game, floors, obedient)
+    assert bound == pytest.approx(value, abs=1e-6)
+    # the law checked by hand, not by the solver's word
+    np.testing.assert_allclose(law.sum(-1), 1, atol=1e-7)
+    assert law.min() >= -1e-9
+    assert ((G * law).sum((1, 2, 3)) >= floors - 1e-7).all()
+    if obedient:
+        kept = np.einsum("xba,xba->xa", law, g)
+        switched = np.einsum("xba,xbd->xad", law, g)
+        assert (kept[..., None] >= switched - 1e-7).all()
+    assert (law * g).sum() < bound + 1e-3
+    assert (law * g).sum() < (informed * g).sum() - 1e-3  # the bound says less than V_full here
+
+
+def test_the_guarantee_of_a_certificate_uses_the_profiles_payoffs():
+    """Its floors are what agents get, or full revelation if less: rebuilt with linprog from the payoffs."""
+    rng = np.random.default_rng(7)
+    for seed in range(3):
+        game, _ = hull_game(seed, XA=2)
+        schemes = rng.dirichlet(np.ones(3), (3, 3))
+        for protocol in (em.Selection(), em.Pooled()):
+            c = em.certify(game, schemes, protocol, em.QuantalUser(9.0))
+            g = em.reduce_game(game, np)
+            mean = g.user / g.mass[..., None]
+            law = np.exp(9 * (mean - mean.max(-1, keepdims=True)))
+            law /= law.sum(-1, keepdims=True)
+            assert c.full_information == pytest.approx((law * g.user).sum(), abs=1e-12)
+            informed = (law * g.agents).sum((1, 2, 3))
+            value, _ = worst_law(game, np.minimum(c.agents, informed), False)
+            assert c.guarantee == pytest.approx(value, abs=1e-6)
+            assert c.theorem == pytest.approx(
+                by_hand(game, float(c.full_information), np.maximum(informed - c.agents, 0)), abs=1e-6
+            )
