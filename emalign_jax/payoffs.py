@@ -25,8 +25,8 @@ def payoffs(
 
 def pseudo_gradient(
     games: Game, schemes: Float[Array, "*batch K XB M"], protocol: AbstractProtocol, user: AbstractUser
-) -> Float[jax.Array, "*batch K XB M"]:
-    """d U_i / d scheme_i of every agent i, in closed form (section 2 of the model)."""
+) -> Float[jax.Array, "*both K XB M"]:
+    """d U_i / d scheme_i of every agent i, in closed form (section 2 of the model); batch axes as in `payoffs`."""
     return _over_batch("pseudo_gradient", games, schemes, protocol, user)
 
 
