@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,12 @@ def _over_batch(method: str, games, schemes, protocol, user):
             f"{list(schemes.shape)}"
         )
     protocol.check(games, schemes.shape[-1])
+    np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
+    return _compiled(method, games, schemes, protocol, user)
+
+
+@partial(jax.jit, static_argnums=0)  # one compilation a size; operation by operation, the first call takes seconds
+def _compiled(method: str, games, schemes, protocol, user):
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     reduced = reduce_game(games)
 
