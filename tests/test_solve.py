@@ -70,7 +70,7 @@ def test_known_equilibrium_values():
     """The user learns all, whichever equilibrium is found: section 9 of the model."""
     for game in (em.catalog.biased_advisers(), em.catalog.prosecutor_against_defender()):
         solution = solve(game)
-        assert Result(solution.result).ok
+        assert Result(int(solution.result)).ok
         # agents may gain 1e-3 of a range of 1; she then misses at most twice that (weights 1/2, or 1)
         np.testing.assert_allclose(solution.user, 1, atol=3e-3)
     monopoly = solve(em.catalog.judge())
