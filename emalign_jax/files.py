@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import numpy as np
 from emalign_jax.game import Game, faults
 
 GAME_FIELDS = ("prior", "user_utility", "agent_utilities")
+# what zipfile and zlib raise on damage; RuntimeError where a flipped bit asks for a password or an unknown method
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError)
 
 
 def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
@@ -30,7 +34,10 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
     arrays = _read(path, GAME_FIELDS, optional=("agents",))
     fields = [arrays[name] for name in GAME_FIELDS]
     if "agents" in arrays:
-        rows, K = _rows(path, arrays["agents"], agents)
+        shape = fields[2].shape
+        games = tuple(field.shape[0] if field.ndim else 0 for field in fields)
+        counts = _counts(path, arrays["agents"], games, shape[1] if len(shape) > 1 else 0)
+        rows, K = _rows(path, counts, agents)
         fields = [field[rows] for field in fields]
         fields[2] = fields[2][:, :K]
     try:
@@ -63,9 +70,8 @@ def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.nd
     if schemes.ndim < 3:
         raise ValueError(f"{path}: schemes: expected shape [..., K, XB, M], got {list(schemes.shape)}")
     if "agents" in arrays:
-        rows, K = _rows(path, arrays["agents"], agents)
-        if schemes.ndim < 4 or schemes.shape[-4] != len(arrays["agents"]):
-            raise ValueError(f"{path}: agents: one entry a game is needed, got {len(arrays['agents'])}")
+        games = schemes.shape[-4:-3] or (0,)
+        rows, K = _rows(path, _counts(path, arrays["agents"], games, schemes.shape[-3]), agents)
         schemes = np.take(schemes, rows, axis=-4)[..., :K, :, :]
     return schemes
 
@@ -78,7 +84,7 @@ def save_schemes(path: str | os.PathLike, schemes) -> None:
 def sizes(path: str | os.PathLike) -> list[int | None]:
     """The numbers of agents in a file of several sizes; [None] for a plain file."""
     arrays = _read(path, (), optional=("agents",))
-    return [int(k) for k in np.unique(arrays["agents"])] if "agents" in arrays else [None]
+    return [int(k) for k in np.unique(_counts(path, arrays["agents"]))] if "agents" in arrays else [None]
 
 
 def pad_agents(arrays: list[np.ndarray], axis: int) -> np.ndarray:
@@ -113,7 +119,10 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -131,7 +140,8 @@ def _read(path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> di
     if path.is_dir():
         raise ValueError(f"{path}: expected an .npz file, got a directory")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # np.load alone leaks the file
+        with open(path, "rb") as file:  # numpy leaves a damaged file open if it opens it
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError(f"{path}: expected an .npz archive, got a single .npy array")
             for name in required:
@@ -142,12 +152,14 @@ def _read(path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> di
             for name in (*required, *(name for name in optional if name in archive)):
                 try:
                     arrays[name] = archive[name]
-                except ValueError as error:
+                except (ValueError, KeyError) as error:
                     if "pickle" in str(error).lower() or "object" in str(error).lower():
                         raise ValueError(f"{path}: {name}: holds pickled objects, expected a plain array") from None
                     raise ValueError(f"{path}: {name}: cannot be read, the file is damaged") from None
+                if not isinstance(arrays[name], np.ndarray):  # numpy hands out what lacks its magic as bytes
+                    raise ValueError(f"{path}: {name}: cannot be read, the file is damaged")
             return arrays
-    except (zipfile.BadZipFile, EOFError, OSError, zipfile.error) as error:
+    except _DAMAGE as error:
         if isinstance(error, PermissionError):
             raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
         raise ValueError(f"{path}: truncated or not an .npz file") from None
@@ -155,6 +167,20 @@ def _read(path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> di
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: not an .npz archive of plain arrays (pickled files are refused)") from None
+
+
+def _counts(path, counts: np.ndarray, games: tuple[int, ...] = (), most: int | None = None) -> np.ndarray:
+    """`counts` if it says for each of `games` games how many of the `most` agents are its own."""
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or any(n != len(counts) for n in games):
+        held = f"; the arrays hold {', '.join(map(str, games))} games" if games else ""
+        raise ValueError(
+            f"{path}: agents: expected one integer a game, got {counts.dtype} of shape {list(counts.shape)}{held}"
+        )
+    if not len(counts):
+        raise ValueError(f"{path}: agents: expected at least one game, got none")
+    if not (counts.min() >= 1 and (most is None or counts.max() <= most)):
+        raise ValueError(f"{path}: agents: expected numbers >= 1 and <= K, got {counts.min()} to {counts.max()}")
+    return counts
 
 
 def _rows(path, counts: np.ndarray, agents: int | None) -> tuple[np.ndarray, int]:

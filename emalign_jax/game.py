@@ -108,8 +108,9 @@ def reduce_game(game: Game, xp=jnp) -> ReducedGame:
     else:
         p, u, v = (xp.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
     # products and sums, not matrix products: no TF32 on an accelerator, and XLA fuses them
-    g = (p[..., None, :] * u[..., None, None, :, :]).sum(-1)
-    G = (p[..., None, :, :, None, :] * v[..., :, None, None, :, :]).sum(-1)
+    with np.errstate(invalid="ignore"):  # a malformed game, 0 * inf, is not NumPy's to report
+        g = (p[..., None, :] * u[..., None, None, :, :]).sum(-1)
+        G = (p[..., None, :, :, None, :] * v[..., :, None, None, :, :]).sum(-1)
     return ReducedGame(p.sum(-1), g, G)
 
 

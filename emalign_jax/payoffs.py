@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +27,8 @@ def payoffs(
 
 def pseudo_gradient(
     games: Game, schemes: Float[Array, "*batch K XB M"], protocol: AbstractProtocol, user: AbstractUser
-) -> Float[jax.Array, "*batch K XB M"]:
-    """d U_i / d scheme_i of every agent i, in closed form (section 2 of the model)."""
+) -> Float[jax.Array, "*both K XB M"]:
+    """d U_i / d scheme_i of every agent i, in closed form (section 2 of the model); batch axes as in `payoffs`."""
     return _over_batch("pseudo_gradient", games, schemes, protocol, user)
 
 
@@ -38,6 +40,12 @@ def _over_batch(method: str, games, schemes, protocol, user):
             f"{list(schemes.shape)}"
         )
     protocol.check(games, schemes.shape[-1])
+    np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
+    return _compiled(method, games, schemes, protocol, user)
+
+
+@partial(jax.jit, static_argnums=0)  # one compilation a size; operation by operation, the first call takes seconds
+def _compiled(method: str, games, schemes, protocol, user):
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     reduced = reduce_game(games)
 

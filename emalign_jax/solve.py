@@ -245,13 +245,10 @@ class _Search:
     def solution(self, verify: bool) -> Solution:
         shape = lambda x: x.reshape((*self.batch, *x.shape[1:]))  # noqa: E731
         rows = []
-        for k in range(self.N):
+        for k in range(self.N if verify else 0):
             check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
-            if verify:
-                rows.append(
-                    exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k])
-                )
-                self.tell("certify", k + 1, self.N)
+            rows.append(exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k]))
+            self.tell("certify", k + 1, self.N)
         certificate = exact.stack_certificates(rows, self.batch, self.K) if verify else None
         user, agents = (certificate.user, certificate.agents) if certificate else self.values()
         for code in Result:

@@ -1,0 +1,76 @@
+"""A protocol is one class: here the user consults one agent drawn at random, without comparing them."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import emalign_jax as em
+
+
+class Lottery(em.AbstractProtocol):
+    """The user talks to one agent, drawn uniformly."""
+
+    def _own(self, game, scheme, user):
+        """Her value and everybody's payoff when she talks to an agent who uses `scheme`."""
+        mass = jnp.einsum("bs,xb->xs", scheme, game.mass)
+        total = jnp.einsum("bs,xba->xsa", scheme, game.user)
+        posterior = total / jnp.maximum(mass, 1e-30)[..., None]
+        response = user.respond(posterior, jnp.zeros_like(posterior), jnp.ones((), total.dtype))
+        law = jnp.einsum("xsa,bs->xba", response, scheme)
+        return (law * game.user).sum(), (law * game.agents).sum((1, 2, 3))
+
+    def payoffs(self, game, schemes, user):
+        value, agents = jax.vmap(lambda scheme: self._own(game, scheme, user))(schemes)
+        return em.Payoffs(value.mean(), agents.mean(0))
+
+    def pseudo_gradient(self, game, schemes, user):
+        slope = jax.jacrev(lambda s: self.payoffs(game, s, user).agents)(schemes)
+        return slope[jnp.arange(len(schemes)), jnp.arange(len(schemes))]
+
+    def smoothed(self, temperature):
+        return self
+
+    def messages(self, game):
+        return game.agent_features
+
+
+class Discounted(Lottery):
+    """The same with a parameter, scalar or over the batch: a cost of talking."""
+
+    cost: jax.Array | np.ndarray = eqx.field(converter=np.asarray)
+
+    def payoffs(self, game, schemes, user):
+        got = super().payoffs(game, schemes, user)
+        return em.Payoffs(got.user - self.cost, got.agents)
+
+
+def test_payoffs_of_a_new_protocol():
+    game = em.catalog.prosecutor_against_defender()
+    schemes = np.stack([np.eye(2), np.array([[1.0, 0], [1, 0]])])  # one reveals, the other is silent
+    got = em.payoffs(game, schemes, Lottery(), em.RationalUser("lowest"))
+    # told all: convicts .3, value 1; told nothing: acquits, value .7
+    np.testing.assert_allclose(got.user, 0.85, atol=1e-6)
+    np.testing.assert_allclose(got.agents, [0.15, 0.85], atol=1e-6)
+
+
+def test_parameters_of_a_new_protocol_run_over_the_batch():
+    game = em.catalog.judge()
+    games = jax.tree.map(lambda x: np.stack([x] * 2), game)
+    got = em.payoffs(games, em.full_revelation(1, 2, 2), Discounted(np.array([0.0, 0.25])), em.RationalUser("lowest"))
+    np.testing.assert_allclose(got.user, [1, 0.75], atol=1e-6)
+
+
+def test_play_finds_the_equilibrium_of_a_new_protocol():
+    # nobody is compared, so each of the two prosecutors persuades as if alone (quantal user, precision 5)
+    games = jax.tree.map(lambda x: np.stack([x] * 2), em.catalog.two_prosecutors())
+    solution = em.solve(games, Lottery(), em.QuantalUser(5.0), key=jax.random.key(0), verify=False)
+    np.testing.assert_array_equal(solution.result, em.Result.UNVERIFIED)
+    assert solution.certificate is None
+    np.testing.assert_allclose(solution.agents, 0.38236599, atol=1e-4)
+
+
+def test_a_new_protocol_has_no_exact_check_yet():
+    with pytest.raises(ValueError, match="no exact check for Lottery with QuantalUser"):
+        em.solve(em.catalog.judge(), Lottery(), em.QuantalUser(5.0), key=jax.random.key(0))

@@ -1,0 +1,184 @@
+"""Gradient play: known optima, options, and that games of a batch do not disturb each other."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import emalign_jax as em
+from emalign_jax.play import gradient_play, play
+
+JUDGE = {5.0: 0.38236599, 20.0: 0.49708735}  # one prosecutor, prior .3, quantal judge: section 9 of the model
+
+
+def batch(game, count):
+    return jax.tree.map(lambda x: np.stack([np.asarray(x)] * count), game)
+
+
+def starts(count, agents, features=2, messages=2, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.ones(messages), (count, agents, features))
+
+
+def go(games, schemes, user, solver, protocol=None, **kwargs):
+    return play(em.reduce_game(games, np), schemes, protocol or em.Pooled(), user, solver, **kwargs)
+
+
+def paid(games, played, user, protocol=None):
+    return em.payoffs(games, played.schemes, protocol or em.Pooled(), user)
+
+
+@pytest.mark.parametrize("extrapolation", ["none", "optimistic", "extragradient"])
+@pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.1)], ids=["pooled", "selection"])
+def test_one_prosecutor_reaches_his_optimum_for_each_precision(extrapolation, protocol):
+    games, user = batch(em.catalog.judge(), 4), em.QuantalUser(np.array([5.0, 5.0, 20.0, 20.0]))
+    solver = em.GradientPlay(extrapolation=extrapolation, steps=2000, learning_rate=(0.3, 0.003))
+    played = go(games, starts(4, 1), user, solver, protocol)
+    assert played.finite.all()
+    # 1e-4: Adam's steps are as long as the rate, so it ends in a cycle of that size, 3e-3, about the optimum
+    got = paid(games, played, user, protocol).agents[:, 0]
+    np.testing.assert_allclose(got, [JUDGE[5.0]] * 2 + [JUDGE[20.0]] * 2, atol=1e-4)
+    np.testing.assert_allclose(played.schemes.sum(-1), 1, rtol=0, atol=1e-15)
+
+
+def test_float64_play_is_more_exact_and_sets_no_flag():
+    before = jax.config.jax_enable_x64
+    games, user = batch(em.catalog.judge(), 4), em.QuantalUser(5.0)
+    solver = em.GradientPlay(dtype="float64", tolerance=1e-9, steps=2000, learning_rate=(0.3, 0.001))
+    played = go(games, starts(4, 1), user, solver)
+    assert jax.config.jax_enable_x64 == before
+    assert jnp.zeros(()).dtype == (jnp.float64 if before else jnp.float32)
+    # the closed form of one message sent at belief 0 and one at mu, in NumPy
+    sent = played.schemes[:, 0] * np.array([0.7, 0.3])[:, None]
+    belief = sent[:, 1] / sent.sum(1)
+    got = (sent.sum(1) / (1 + np.exp(-5 * (2 * belief - 1)))).sum(1)
+    # what is never sent at the optimum keeps the probability of the logit floor, 1e-6
+    np.testing.assert_allclose(got, JUDGE[5.0], rtol=0, atol=1e-6)
+
+
+def test_a_shift_of_logits_changes_nothing():
+    games = em.reduce_game(batch(em.catalog.biased_advisers(), 3), np)
+    games = jax.tree.map(jnp.asarray, games)
+    solver, user = em.GradientPlay(steps=50, chunk=50), em.QuantalUser(jnp.full(3, 5.0))
+    state = gradient_play._start(solver, jnp.asarray(starts(3, 2)))
+    rows = jax.tree.map(jnp.asarray, solver.schedule(False))
+    shift = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 2, 1)) * 30)
+    moved = state._replace(logits=state.logits + shift)
+    ends = [gradient_play._chunk(solver, games, em.Pooled(), user, s, rows)[1] for s in (state, moved)]
+    # float32 rounds the shifted logits to about 4e-6, and 50 steps of Adam carry that along
+    np.testing.assert_allclose(*ends, rtol=0, atol=1e-9 if jax.config.jax_enable_x64 else 1e-3)
+    assert np.abs(np.asarray(ends[0]) - np.asarray(jax.nn.softmax(state.logits, axis=-1))).max() > 0.1
+
+
+def test_finished_games_leave_the_batch_and_nobody_else_notices(monkeypatch):
+    # 580 easy games, in which agents have no wishes at all, and 20 real ones
+    count, real = 600, np.arange(7, 600, 30)
+    games = batch(em.catalog.judge(), count)
+    games.agent_utilities[np.setdiff1d(np.arange(count), real)] = 0
+    schemes, user = starts(count, 1), em.QuantalUser(np.linspace(5, 20, count))
+    solver = em.GradientPlay(steps=200, chunk=50, tolerance=1e-6)
+    sizes = []
+
+    def chunk(solver, game, *rest):
+        sizes.append(len(game.mass))
+        return original(solver, game, *rest)
+
+    original = gradient_play._chunk
+    monkeypatch.setattr(gradient_play, "_chunk", chunk)
+    told = []
+    compacted = go(games, schemes, user, solver, progress=told.append)
+    assert sizes == [600, 64, 64, 64]
+    assert told[0] == 50 * 600
+    assert set(told[1:]) == {50 * 20}
+    sizes.clear()
+    monkeypatch.setattr(gradient_play, "COMPACT_FROM", count + 1)
+    whole = go(games, schemes, user, solver)
+    assert sizes == [600] * 4
+    # float32 in another vector lane, over 200 steps
+    np.testing.assert_allclose(compacted.schemes, whole.schemes, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(paid(games, compacted, user).agents, paid(games, whole, user).agents, rtol=0, atol=1e-5)
+    assert np.abs(compacted.schemes[real] - schemes[real]).max((1, 2, 3)).min() > 0.05
+
+
+@pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.1)], ids=["pooled", "selection"])
+def test_a_game_that_breaks_leaves_the_others_alone(protocol):
+    games, schemes = batch(em.catalog.biased_advisers(), 4), starts(4, 2)
+    solver, user = em.GradientPlay(steps=100), em.QuantalUser(10.0)
+    sound = go(games, schemes, user, solver, protocol)
+    games.agent_utilities[1, 0, 0, 0] = np.nan
+    games.user_utility[2, 0, 0] = np.inf
+    broken = go(games, schemes, user, solver, protocol)
+    np.testing.assert_array_equal(broken.finite, [True, False, False, True])
+    # one compiled call, the same lanes: the same bits
+    np.testing.assert_array_equal(broken.schemes[[0, 3]], sound.schemes[[0, 3]])
+    np.testing.assert_array_equal(broken.gap[[0, 3]], sound.gap[[0, 3]])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate"),
+    [(optax.identity(), 3.0), (optax.trace(0.5), 3.0), (optax.scale_by_rms(), 0.02)],
+    ids=["sgd", "momentum", "rms"],
+)
+def test_other_optimizers(optimizer, rate):
+    games, user = batch(em.catalog.judge(), 4), em.QuantalUser(5.0)
+    played = go(games, starts(4, 1), user, em.GradientPlay(optimizer=optimizer, learning_rate=(rate, rate), steps=1000))
+    np.testing.assert_allclose(paid(games, played, user).agents, JUDGE[5.0], atol=1e-3)
+
+
+def test_one_compilation_serves_other_precisions_and_starts():
+    traced = []
+
+    def update(gradient, state, params=None):
+        traced.append(1)
+        return gradient, state
+
+    solver = em.GradientPlay(optimizer=optax.GradientTransformation(lambda p: optax.EmptyState(), update), steps=100)
+    games = batch(em.catalog.biased_advisers(), 4)
+    first = go(games, starts(4, 2), em.QuantalUser(5.0), solver)
+    count = len(traced)
+    second = go(games, starts(4, 2, seed=1), em.QuantalUser(np.array([1.0, 2, 3, 4])), solver)
+    assert count > 0
+    assert len(traced) == count
+    assert np.abs(first.schemes - second.schemes).max() > 0.01
+
+
+def test_a_rational_user_is_approached_and_play_stops_only_at_the_end():
+    games = batch(em.catalog.judge(), 4)
+    solver = em.GradientPlay()
+    played = go(games, starts(4, 1), em.RationalUser(), solver)
+    assert played.steps == 500
+    # at the last precision, 300, the quantal optimum is .58..; the limit is .6
+    stand_in = em.QuantalUser(solver.precision[1])
+    assert np.asarray(paid(games, played, stand_in).agents).min() > 0.56
+    late = go(games, played.schemes, em.RationalUser(), solver, late=True)
+    assert late.steps == 300  # half of 500, rounded up to whole chunks
+
+
+def test_schedules_are_geometric_and_end_where_they_say():
+    solver = em.GradientPlay(steps=250, precision=(2.0, 50.0), learning_rate=(0.1, 0.01))
+    whole, late = solver.schedule(False), solver.schedule(True)
+    assert len(whole.precision) == 300
+    np.testing.assert_allclose([whole.precision[0], whole.precision[-1]], [2, 50])
+    np.testing.assert_allclose(np.diff(np.log(whole.learning_rate), 2), 0, atol=1e-12)
+    chex.assert_trees_all_equal(late, jax.tree.map(lambda x: x[-200:], whole))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        *((field, 0, "expected an integer >= 1") for field in ("steps", "chunk", "fresh_starts")),
+        ("best_responses", -1, "expected an integer >= 0"),
+        *(
+            (field, pair, r"expected two finite numbers > 0 \(first, last\)")
+            for field in ("learning_rate", "precision", "temperature")
+            for pair in ((0.0, 1.0), (1.0, -1.0), (np.nan, 1.0), (1.0, np.inf))
+        ),
+        *(("tolerance", value, "expected a number between 0 and 1") for value in (0.0, 1.0, -0.1, np.nan)),
+        ("extrapolation", "Optimistic", "expected one of none, optimistic, extragradient"),
+        ("dtype", "bfloat16", 'expected "float32" or "float64"'),
+    ],
+)
+def test_bad_hyper_parameters(field, value, rule):
+    with pytest.raises(ValueError, match=f"^{field}: {rule}, got"):
+        em.GradientPlay(**{field: value})

@@ -1,0 +1,114 @@
+"""Users: the quantal law and its regret, the rational tie rules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import lambertw
+
+import emalign_jax as em
+
+ROUNDING = 50 * float(jnp.finfo(jnp.result_type(float)).eps)  # sums of a few exponentials of size about 1
+ONE = jnp.ones(())
+
+
+def respond(user, values, favour=None):
+    values = jnp.asarray(values, float)
+    favour = jnp.zeros_like(values) if favour is None else jnp.asarray(favour, float)
+    return np.asarray(user.respond(values, favour, ONE))
+
+
+def regret(precision, values):
+    law = respond(em.QuantalUser(precision), values).astype(float)
+    return values.max(-1) - (law * values).sum(-1)
+
+
+def test_quantal_law_by_hand():
+    values = np.random.default_rng(0).normal(size=(7, 4))
+    expected = np.array([[np.exp(3 * v) for v in row] for row in values])
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(respond(em.QuantalUser(3), values), expected, atol=ROUNDING)
+
+
+def test_quantal_law_does_not_overflow():
+    np.testing.assert_array_equal(respond(em.QuantalUser(1e6), [[5.0, -5.0, 4.0]]), [[1, 0, 0]])
+
+
+@pytest.mark.parametrize("actions", [2, 3, 10])
+@pytest.mark.parametrize("precision", [0.5, 5.0, 40.0])
+def test_regret_is_at_most_the_lambert_bound_which_is_attained(actions, precision):
+    lambert = lambertw((actions - 1) / np.e).real
+    bound = lambert / precision
+    rng = np.random.default_rng(actions)
+    random = rng.normal(size=(200, actions)) * rng.uniform(0.1, 10, (200, 1)) / precision
+    # the worst case: all the others equal, 1 + W0((A - 1) / e) behind; and near it
+    worst = np.where(np.arange(actions) == 1, 0.0, -(1 + lambert) / precision)
+    near = worst * rng.uniform(0.9, 1.1, (200, actions))
+    slack = ROUNDING * (1 + 1 / precision)
+    assert regret(precision, random).max() <= bound + slack
+    assert regret(precision, near).max() <= bound + slack
+    np.testing.assert_allclose(regret(precision, worst), bound, rtol=10 * ROUNDING)
+    assert bound < np.log(actions) / precision / 2
+
+
+@pytest.mark.parametrize("precision", [0, -1, np.nan, np.inf, [5.0, 0.0], [np.nan, 1.0], jnp.array([1.0, -1.0])])
+def test_bad_precision(precision):
+    with pytest.raises(ValueError, match=r"^precision: expected a finite number > 0, got"):
+        em.QuantalUser(precision)
+
+
+def test_precision_may_be_traced_and_mapped():
+    values = jnp.array([0.2, 0.6, 0.1])
+    each = jax.jit(jax.vmap(lambda L: em.QuantalUser(L).respond(values, values, ONE)))(jnp.array([1.0, 5.0]))
+    for law, precision in zip(each, (1.0, 5.0), strict=True):
+        np.testing.assert_allclose(law, respond(em.QuantalUser(precision), values), atol=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("ties", "expected"),
+    [
+        ("agents", [[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0]]),
+        ("lowest", [[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]),
+        ("uniform", [[1 / 2, 0, 1 / 2, 0], [1 / 3, 0, 1 / 3, 1 / 3], [0, 1, 0, 0]]),
+    ],
+)
+def test_rational_tie_rules(ties, expected):
+    values = [[2, 1, 2, 0], [2, 1, 2, 2], [0, 3, 1, 2]]
+    favour = [[0, 9, 1, 0], [7, 9, 7, 6], [9, 0, 9, 9]]  # never enough to make her take a worse action
+    np.testing.assert_allclose(respond(em.RationalUser(ties), values, favour), expected, atol=ROUNDING)
+
+
+def test_tolerance_of_ties_is_relative_to_the_range():
+    user = em.RationalUser("uniform", tolerance=1e-3)
+    values, favour = jnp.array([1.0, 0.995]), jnp.zeros(2)
+    np.testing.assert_array_equal(user.respond(values, favour, jnp.array(1.0)), [1, 0])
+    np.testing.assert_array_equal(user.respond(values, favour, jnp.array(10.0)), [0.5, 0.5])
+
+
+def test_ties_agents_is_the_supremum_over_best_actions():
+    rng = np.random.default_rng(1)
+    values, favour = rng.integers(0, 3, (50, 5)).astype(float), rng.normal(size=(50, 5))
+    law = respond(em.RationalUser(), values, favour)
+    best = [
+        max(f for v, f in zip(*rows, strict=True) if v == max(rows[0])) for rows in zip(values, favour, strict=True)
+    ]
+    np.testing.assert_allclose((law * favour).sum(1), best, atol=4 * ROUNDING)
+
+
+@pytest.mark.parametrize("ties", ["", "agent", "random", "Lowest"])
+def test_bad_ties(ties):
+    with pytest.raises(ValueError, match=r"^ties: expected one of agents, lowest, uniform, got"):
+        em.RationalUser(ties)
+
+
+@pytest.mark.parametrize("tolerance", [-1e-9, 1.0, np.nan])
+def test_bad_tolerance(tolerance):
+    with pytest.raises(ValueError, match=r"^tolerance: expected a number in \[0, 1\), got"):
+        em.RationalUser(tolerance=tolerance)
+
+
+def test_smooth_stand_ins():
+    quantal = em.QuantalUser(3.0)
+    assert quantal.smoothed(jnp.array(9.0)) is quantal
+    stand_in = em.RationalUser().smoothed(jnp.array(9.0))
+    np.testing.assert_allclose(respond(stand_in, [0.0, 1.0]), respond(em.QuantalUser(9.0), [0.0, 1.0]))
