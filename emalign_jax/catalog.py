@@ -99,7 +99,8 @@ def few_messages(agents: int = 2) -> Game:
 
     With one bit each, two agents can tell her everything in Pooled. But one naming outcome 0 and the other
     outcome 1 is an equilibrium among one-bit schemes too, worth .75 instead of 1: no agent alone can improve
-    on it. (Babbling, worth .5, is none: naming one outcome pays .625.) After section 9 of the project's model of arXiv 2509.15090.
+    on it. (Babbling, worth .5, is none: naming one outcome pays .625.) After section 9 of the project's model of
+    arXiv 2509.15090.
     """
     user = np.concatenate([2 * np.eye(4) - 1, np.full((1, 4), 0.5)])
     return _informed(np.full(4, 0.25), user, np.repeat(user[None], agents, 0))

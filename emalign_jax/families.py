@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emalign_jax.arguments import integer
 from emalign_jax.game import Game, reduce_game
 
 MAX_REDRAWS = 1000
@@ -130,8 +131,7 @@ def random_games(
     features = states if agent_features is None else agent_features
     sizes = {"count": count, "agents": agents, "states": states, "actions": actions}
     for name, value in (sizes | {"user_features": user_features, "agent_features": features}).items():
-        if value < 1:
-            raise ValueError(f"{name}: expected an integer >= 1, got {value}")
+        integer(name, value, 1)
     shares = {"user_information": user_information, "agent_information": agent_information, "alignment": alignment}
     for name, value in (shares | {"information_worth": information_worth}).items():
         if not 0 <= value <= 1:

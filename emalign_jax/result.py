@@ -6,13 +6,18 @@ import enum
 
 
 class Result(enum.IntEnum):
-    """A code per game; `.message` is the sentence, `.ok` says whether the profile is certified."""
+    """A code per game; `.message` is the sentence, `.ok` says whether no deviation gains more than the tolerance.
+
+    `solve` says how a profile was found, `certify` what is proved of it: CERTIFIED if the upper bound of every
+    gain is within the tolerance, UNREFUTED if only the lower bound is.
+    """
 
     CERTIFIED = 0
-    START = 1
-    PLAY = 2
-    BEST_RESPONSE = 3
-    DYNAMICS = 4
+    UNREFUTED = 1
+    START = 2
+    PLAY = 3
+    BEST_RESPONSE = 4
+    DYNAMICS = 5
     GAIN_ABOVE_TOLERANCE = 10
     UNVERIFIED = 11
     MALFORMED_GAME = 20
@@ -29,15 +34,15 @@ class Result(enum.IntEnum):
         return self < Result.GAIN_ABOVE_TOLERANCE
 
 
+_CHECKED = "; the exact check found no gain above the tolerance."
 _MESSAGES = {
     Result.CERTIFIED: "Every deviation gain is certified to be within the tolerance.",
-    Result.START: "The starting schemes are an equilibrium within the tolerance already, certified.",
-    Result.PLAY: "An equilibrium within the tolerance was found by gradient play and certified.",
-    Result.BEST_RESPONSE: "An equilibrium within the tolerance was found by gradient play with exact best-response "
-    "steps or a fresh start in between, and certified.",
-    Result.DYNAMICS: "An equilibrium within the tolerance was found by exact best-response dynamics from where "
-    "gradient play had ended, and certified.",
-    Result.GAIN_ABOVE_TOLERANCE: "Some agent still gains more than the tolerance by deviating.",
+    Result.UNREFUTED: "The exact check found no gain above the tolerance; its upper bound does not exclude one.",
+    Result.START: "The starting schemes are kept" + _CHECKED,
+    Result.PLAY: "Found by gradient play" + _CHECKED,
+    Result.BEST_RESPONSE: "Found by gradient play with exact best responses or fresh starts in between" + _CHECKED,
+    Result.DYNAMICS: "Found by exact best-response dynamics from where gradient play had ended" + _CHECKED,
+    Result.GAIN_ABOVE_TOLERANCE: "Some agent gains more than the tolerance by deviating.",
     Result.UNVERIFIED: "Play ended; deviation gains were not checked.",
     Result.MALFORMED_GAME: "The game is malformed: a number is not finite, or the prior is negative or does not sum "
     "to 1.",

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from emalign_jax.arguments import integer
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact.dynamics import best_response_dynamics, fit, outbid
 from emalign_jax.exact.selection import SelectionCheck
@@ -68,10 +69,8 @@ def solve(
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
     solver = GradientPlay() if solver is None else solver
-    if starts < 1:
-        raise ValueError(f"starts: expected an integer >= 1, got {starts}")
-    if messages is not None and messages < 1:
-        raise ValueError(f"messages: expected an integer >= 1, got {messages}")
+    starts = integer("starts", starts, 1)
+    messages = None if messages is None else integer("messages", messages, 1)
     given = None if isinstance(start, str) else check_schemes(games, start)
     if given is None and start not in STARTS:
         raise ValueError(f"start: expected {' or '.join(STARTS)} or an array of schemes, got {start!r}")
@@ -199,7 +198,7 @@ class _Search:
         return Played(*(x[: len(pending)] for x in played[:3]), steps=played.steps)
 
     def examine(self, pending, current, found: Result) -> np.ndarray:
-        """Record what is certified, and the best of the rest. Returns the games left."""
+        """Record what is within the tolerance, and the best of the rest. Returns the games left."""
         self.now = {}
         for done, k in enumerate(pending):
             examined = self.now[k] = exact.examine(self.check(k), current[k])

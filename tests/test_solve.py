@@ -38,7 +38,7 @@ def assert_true_to_its_word(games, setting, solution, tolerance=1e-3):
     worst = again.relative_gain.max(-1)
     ok = solution.result < Result.GAIN_ABOVE_TOLERANCE
     np.testing.assert_array_equal(ok, worst <= tolerance)
-    np.testing.assert_array_equal(ok, again.result == Result.CERTIFIED)
+    np.testing.assert_array_equal(ok, again.result <= Result.UNREFUTED)
     assert (solution.result[~ok] == Result.GAIN_ABOVE_TOLERANCE).all()
 
 
@@ -219,7 +219,7 @@ def test_every_result_is_a_sentence():
     for message in messages:
         assert message[0].isupper()
         assert message.endswith(".")
-    assert [code for code in Result if code.ok] == [0, 1, 2, 3, 4]
+    assert [code for code in Result if code.ok] == [0, 1, 2, 3, 4, 5]
 
 
 def test_progress_is_told():

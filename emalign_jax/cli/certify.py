@@ -64,13 +64,19 @@ def certify(
         extra = [{"normalised_value": normalised[at], "relative_gain": relative[at].max()} for at in where]
         entries += table.json_rows(certificate, certificate.result, extra)
         text += [(agents or batch.agents, at, entry) for at, entry in zip(where, entries[-len(where) :], strict=True)]
-    failed = sum(entry["code"] != "CERTIFIED" for entry in entries)
+    failed = sum(not em.Result[entry["code"]].ok for entry in entries)
+    proved = sum(entry["code"] == em.Result.CERTIFIED.name for entry in entries)
     if json_:
-        summary = {"games": len(entries), "certified": len(entries) - failed, "tolerance": tolerance}
+        summary = {
+            "games": len(entries), "certified": proved, "unrefuted": len(entries) - failed - proved, "failed": failed,
+            "tolerance": tolerance,
+        }  # fmt: skip
         print(json.dumps(table.document(entries, summary), allow_nan=False))
     else:
         _print(text)
-        print(f"\n{len(entries) - failed} of {len(entries)} certified within {tolerance:g} of the payoff range.")
+        print(f"\n{proved} of {len(entries)} certified within {tolerance:g} of the payoff range.")
+        if failed + proved < len(entries):
+            print(f"{len(entries) - failed - proved} more unrefuted: no larger gain was found, none is excluded.")
     if failed:
         raise typer.Exit(1)
 
@@ -82,7 +88,7 @@ def _print(rows: list[tuple[int, tuple[int, ...], dict]]) -> None:
         "gain/range": "relative_gain",
     }  # fmt: skip
     print(f"{'K':>3} {'game':>8}" + "".join(f" {name:>11}" for name in columns) + "  result")
-    rows = sorted(rows, key=lambda row: row[2]["code"] == "CERTIFIED")
+    rows = sorted(rows, key=lambda row: row[2]["code"] in ("CERTIFIED", "UNREFUTED"))
     for agents, at, entry in rows[:SHOWN]:
         numbers = "".join(f" {entry[key]:>11.6f}" for key in columns.values())
         print(f"{agents:>3} {','.join(map(str, at)) or '-':>8}{numbers}  {entry['result']}")

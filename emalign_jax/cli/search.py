@@ -141,8 +141,10 @@ def search(
         without = len(rows.query("normalised_value.isna() and user_value.notna()"))
         if without:
             print(f"\n{without} games in which information is worth nothing have no normalised value.")
+        if len(rows.query("ok and not certified")):
+            print("\nGains here are the largest that were found; the certificates do not exclude larger ones.")
         if failed:
-            print(f"\nNot certified within {tolerance:g} of the payoff range:\n{failed}")
+            print(f"\nNot within {tolerance:g} of the payoff range:\n{failed}")
         print(f"\n{len(rows)} games in {seconds:.1f} s. Table, schemes and certificates: {path}")
         print(f"Figure: {path / figure}")
     if failed:

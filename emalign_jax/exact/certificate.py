@@ -74,7 +74,8 @@ def certify(
 ) -> Certificate:
     """Check `schemes` [..., K, XB, M] of `games` in float64 (batch axes are broadcast).
 
-    tolerance: a profile is CERTIFIED if every relative gain is at most this; brackets are `closed` within it.
+    tolerance: of the payoff range; a profile is CERTIFIED if every gain_upper is at most this, UNREFUTED if only
+        every gain_lower is; brackets are `closed` within it.
     progress:  called with the number of games done since the last call.
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
@@ -153,10 +154,14 @@ def certify_game(
         return _failed(K, Result.LP_FAILED)
     upper = np.maximum([d.upper for d in examined.deviations] - examined.agents, examined.gains)
     closed = bool((upper - examined.gains <= tolerance * check.payoff_range).all())
+    verdict = Result.GAIN_ABOVE_TOLERANCE
+    if examined.worst <= tolerance:
+        proved = relative(upper, check.payoff_range).max() <= tolerance
+        verdict = Result.CERTIFIED if proved else Result.UNREFUTED
     return _row(
         examined.user, examined.agents, examined.gains, upper, closed, check.payoff_range, full,
         check.informed(False)[0], sharp, theorem,
-        int(Result.CERTIFIED if examined.worst <= tolerance else Result.GAIN_ABOVE_TOLERANCE),
+        int(verdict),
     )  # fmt: skip
 
 

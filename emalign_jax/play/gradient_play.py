@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float
 
+from emalign_jax.arguments import integer
 from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols._base import user_scale
@@ -41,8 +42,8 @@ class GradientPlay(eqx.Module):
                          the range of the user's utility
     extrapolation:       "none", "optimistic" or "extragradient"
     optimizer:           any optax transformation of the gradient, without a learning rate; applied game by game
-    tolerance:           an equilibrium is certified if every gain is at most this share of the payoff range
-    best_responses:      how often a game that is not certified may be moved by an exact best response
+    tolerance:           a profile is done if every gain is at most this share of the payoff range
+    best_responses:      how often a game that is not done may be moved by an exact best response
     fresh_starts:        after every so many of those, a new random start instead
     chunk:               steps in one compiled call; `steps` is rounded up to a multiple
     dtype:               "float32" or "float64" (the latter switches x64 on for the call)
@@ -62,10 +63,8 @@ class GradientPlay(eqx.Module):
 
     def __check_init__(self):
         for name in ("steps", "chunk", "fresh_starts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {getattr(self, name)}")
-        if self.best_responses < 0:
-            raise ValueError(f"best_responses: expected an integer >= 0, got {self.best_responses}")
+            integer(name, getattr(self, name), 1)
+        integer("best_responses", self.best_responses, 0)
         for name in ("learning_rate", "precision", "temperature"):
             pair = getattr(self, name)
             if len(pair) != 2 or not all(np.isfinite(x) and x > 0 for x in pair):
