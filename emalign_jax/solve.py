@@ -217,8 +217,10 @@ class _Search:
         """Exact best-response dynamics from the best profile so far; returns the games still left."""
         for done, k in enumerate(pending):
             check = self.check(k)
-            dynamics = outbid if isinstance(check, SelectionCheck) and check.can_outbid else best_response_dynamics
-            ended = dynamics(check, self.schemes[k], self.solver.tolerance)
+            if isinstance(check, SelectionCheck) and check.can_outbid:
+                ended = outbid(check, self.schemes[k], self.solver.tolerance)
+            else:
+                ended = best_response_dynamics(check, self.schemes[k], self.solver.tolerance)
             self.stats["best_responses"] += ended.steps
             self.record(k, ended.schemes, ended.examined, Result.DYNAMICS)
             self.tell("best responses", done + 1, len(pending))

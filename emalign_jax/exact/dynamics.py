@@ -69,7 +69,7 @@ def outbid(
         if agent != holder:
             taken = check.at_least(agent, values[holder] + margin)
             margin *= GROWTH
-        elif lowered < LOWERINGS:
+        elif rival is None or lowered < LOWERINGS:
             taken = examined.deviations[agent]
             lowered += 1
         else:
