@@ -174,7 +174,7 @@ class _Search:
                 break
             pending = self.examine(pending, current, Result.BEST_RESPONSE if attempt else Result.PLAY)
             if attempt >= PLAYS_BEFORE_DYNAMICS:
-                pending = self.finish(pending)
+                pending = self.finish(pending, current)
         return self.solution(verify)
 
     def play(self, pending, current, late: bool):
@@ -213,14 +213,14 @@ class _Search:
         failed = Result.LP_FAILED if worst == np.inf else Result.GAIN_ABOVE_TOLERANCE
         self.result[k] = found if worst <= self.solver.tolerance else failed
 
-    def finish(self, pending) -> np.ndarray:
-        """Exact best-response dynamics from the best profile so far; returns the games still left."""
+    def finish(self, pending, current) -> np.ndarray:
+        """Exact best-response dynamics from where play ended; returns the games still left."""
         for done, k in enumerate(pending):
             check = self.check(k)
             if isinstance(check, SelectionCheck) and check.can_outbid:
-                ended = outbid(check, self.schemes[k], self.solver.tolerance)
+                ended = outbid(check, current[k], self.solver.tolerance)
             else:
-                ended = best_response_dynamics(check, self.schemes[k], self.solver.tolerance)
+                ended = best_response_dynamics(check, current[k], self.solver.tolerance)
             self.stats["best_responses"] += ended.steps
             self.record(k, ended.schemes, ended.examined, Result.DYNAMICS)
             self.tell("best responses", done + 1, len(pending))

@@ -81,5 +81,4 @@ class ProgressBar:
             self._what = what
             self._bar.set_description(what, refresh=False)
             self._bar.reset(total)
-        self._bar.n = done
-        self._bar.update(0)
+        self._bar.update(done - self._bar.n)
