@@ -1,4 +1,4 @@
-from emalign_jax.cli import main
+from emalign_jax.cli import launch
 
 if __name__ == "__main__":
-    main()
+    launch()

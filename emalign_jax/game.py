@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 Array = jax.Array | np.ndarray
 
+LARGEST = 1e100  # of a utility: products of a few must not overflow
 PRIOR_SUM_TOLERANCE = 1e-6  # float32 sums of a few hundred cells miss 1 by about 1e-7
 
 
@@ -116,7 +117,7 @@ def reduce_game(game: Game, xp=jnp) -> ReducedGame:
 
 def faults(game: Game) -> np.ndarray:
     """What is wrong with each game: an object array [...] of sentences, `""` where it is sound."""
-    prior, user, agents = (np.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
+    prior, user, agents = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
     found = np.full(game.batch_shape, "", dtype=object)
     with np.errstate(invalid="ignore"):
         total = np.where(np.isfinite(prior), prior, 0).sum((-3, -2, -1), dtype=np.float64)
@@ -125,6 +126,8 @@ def faults(game: Game) -> np.ndarray:
             ("prior", prior, prior < 0, "must not be negative"),
             ("user_utility", user, ~np.isfinite(user), "must be finite"),
             ("agent_utilities", agents, ~np.isfinite(agents), "must be finite"),
+            ("user_utility", user, np.abs(user) >= LARGEST, f"must be below {LARGEST:g}"),
+            ("agent_utilities", agents, np.abs(agents) >= LARGEST, f"must be below {LARGEST:g}"),
         )
     core = len(game.batch_shape)
     for field, values, bad, rule in checks:

@@ -34,5 +34,7 @@ def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser) -> Mon
             check = make_check(alone, k, protocol, user)
             best = check.monopolist(0)
             if best.status == "Optimal":
-                value[k, i], payoff[k, i] = check.payoffs(best.scheme[None])[0], best.value
+                form = check.form
+                value[k, i] = form.user_unit * check.payoffs(best.scheme[None])[0] + form.user_zero
+                payoff[k, i] = form.agent_unit[0] * best.value + form.agent_zero[0]
     return Monopoly(value.reshape((*games.batch_shape, K)), payoff.reshape((*games.batch_shape, K)))

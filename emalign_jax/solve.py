@@ -21,9 +21,11 @@ from emalign_jax.play.gradient_play import bucket
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes, random_schemes
+from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser
 
 STARTS = ("random", "monopolist")
+BLOCK_CELLS = 2**26  # numbers in the largest tensor of one call of play: 256 MB in float32, with several alive
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
 
 
@@ -62,7 +64,7 @@ def solve(
 
     key:      needed for random starts; game i's start depends on (key, start, i) alone.
     start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
-              schemes [..., K, XB, M] to go on from.
+              schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
     progress: called as progress(name of the stage, games done in it, games in it).
@@ -80,8 +82,12 @@ def solve(
         key = jax.random.key(0)
     M = given.shape[-1] if given is not None else messages or protocol.messages(games)
     protocol.check(games, M)
-    if verify or start == "monopolist":
-        exact.check_for(protocol, user)
+    if verify or (given is None and start == "monopolist"):
+        exact.check_for(protocol, user).check_size(games, M)
+    if given is not None and starts > 1 and given.shape[:-3][:1] != (starts,):
+        raise ValueError(
+            f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"
+        )
     search = _Search(games, protocol, user, solver, key, starts, M, progress)
     search.begin(start if given is None else given)
     return search.run(verify)
@@ -101,6 +107,10 @@ class _Search:
             for module in (protocol, user)
         )
         self.reduced = reduce_game(self.flat, np)
+        form = standard_form(self.reduced, self.protocol, self.user)  # play is in standard units, like the checks
+        self.standard = form.game, form.protocol, form.user
+        self.block = max(1, BLOCK_CELLS // protocol.cells(games, messages))
+        self.rows: list[exact.Certificate | None] = [None] * self.N
         self.result = np.full(self.N, Result.UNVERIFIED)
         self.result[np.broadcast_to(faults(games), self.batch).ravel() != ""] = Result.MALFORMED_GAME
         self.sound = np.flatnonzero(self.result != Result.MALFORMED_GAME)
@@ -109,6 +119,16 @@ class _Search:
         self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0}
         self._checks: dict[int, exact.AbstractCheck] = {}
         self._progress = progress
+
+    def certify(self, k) -> None:
+        """Write the certificate of game k and let go of its LPs."""
+        check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
+        row = exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k])
+        self.rows[k] = row
+        if row.result == Result.LP_FAILED:
+            self.result[k] = Result.LP_FAILED
+        self._checks.pop(k % self.per_start, None)
+        self.best[k] = None
 
     def check(self, k: Any) -> exact.AbstractCheck:
         """The exact check of game k, shared by its starts."""
@@ -178,8 +198,6 @@ class _Search:
         return self.solution(verify)
 
     def play(self, pending, current, late: bool):
-        rows = np.pad(pending, (0, min(bucket(len(pending)), max(self.N, len(pending))) - len(pending)), mode="edge")
-        take = lambda x: x[rows] if np.ndim(x) else x  # noqa: E731
         stage = "play on" if late else "play"
         total = len(self.solver.schedule(late).learning_rate) * len(pending)
         done = 0
@@ -189,13 +207,17 @@ class _Search:
             done = min(done + steps, total)
             self.tell(stage, done * len(pending) // total, len(pending))
 
-        played = play(
-            jax.tree.map(take, self.reduced), current[rows], jax.tree.map(take, self.protocol),
-            jax.tree.map(take, self.user), self.solver, late=late, progress=count,
-        )  # fmt: skip
-        self.stats["steps"] += played.steps
+        parts = []
+        for at in range(0, len(pending), self.block):
+            some = pending[at : at + self.block]
+            rows = np.pad(some, (0, min(bucket(len(some)), max(self.N, len(some))) - len(some)), mode="edge")
+            game, protocol, user = jax.tree.map(lambda x, rows=rows: x[rows] if np.ndim(x) else x, self.standard)
+            played = play(game, current[rows], protocol, user, self.solver, late=late, progress=count)
+            parts.append(Played(*(x[: len(some)] for x in played[:3]), steps=played.steps))
+        steps = max(part.steps for part in parts)
+        self.stats["steps"] += steps
         self.tell(stage, len(pending), len(pending))
-        return Played(*(x[: len(pending)] for x in played[:3]), steps=played.steps)
+        return Played(*(np.concatenate(x) for x in list(zip(*parts, strict=True))[:3]), steps=steps)
 
     def examine(self, pending, current, found: Result) -> np.ndarray:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
@@ -212,6 +234,8 @@ class _Search:
         worst = self.best[k].worst
         failed = Result.LP_FAILED if worst == np.inf else Result.GAIN_ABOVE_TOLERANCE
         self.result[k] = found if worst <= self.solver.tolerance else failed
+        if worst <= self.solver.tolerance:
+            self.certify(k)
 
     def finish(self, pending, current) -> np.ndarray:
         """Exact best-response dynamics from where play ended; returns the games still left."""
@@ -245,12 +269,11 @@ class _Search:
 
     def solution(self, verify: bool) -> Solution:
         shape = lambda x: x.reshape((*self.batch, *x.shape[1:]))  # noqa: E731
-        rows = []
         for k in range(self.N if verify else 0):
-            check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
-            rows.append(exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k]))
+            if self.rows[k] is None:
+                self.certify(k)
             self.tell("certify", k + 1, self.N)
-        certificate = exact.stack_certificates(rows, self.batch, self.K) if verify else None
+        certificate = exact.stack_certificates(self.rows, self.batch, self.K) if verify else None
         user, agents = (certificate.user, certificate.agents) if certificate else self.values()
         for code in Result:
             if count := int((self.result == code).sum()):

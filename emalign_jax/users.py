@@ -27,12 +27,16 @@ class AbstractUser(eqx.Module):
 
         values: posterior expected utility of each action.
         favour: what the agent in whose favour ties may be broken gets from each action.
-        scale:  range of the user's utility in this game; tolerances are relative to it.
+        scale:  largest difference between two actions to the user; tolerances are relative to it.
         """
 
     @abc.abstractmethod
     def smoothed(self, precision: Float[Array, ""]) -> AbstractUser:
         """A differentiable stand-in; `self` where the user is smooth already."""
+
+    def in_units(self, unit: Float[Array, "*batch"]) -> AbstractUser:
+        """The same user when utilities are counted in multiples of `unit`."""
+        return self
 
 
 class QuantalUser(AbstractUser):
@@ -60,6 +64,9 @@ class QuantalUser(AbstractUser):
     def smoothed(self, precision):
         return self
 
+    def in_units(self, unit):
+        return QuantalUser(self.precision * unit)
+
 
 class RationalUser(AbstractUser):
     """Plays a best action; the tie rule is explicit because optimal persuasion sits on ties.
@@ -68,7 +75,7 @@ class RationalUser(AbstractUser):
                      is asked (the supremum)
           "lowest"   the lowest index
           "uniform"  all best actions with equal probability
-    tolerance: actions within tolerance * (range of the user's utility) of the best are tied. The
+    tolerance: actions within tolerance * (largest difference between actions) of the best are tied. The
         default, 1e-6, covers float32 rounding and the feasibility tolerance of the LPs.
     """
 

@@ -250,7 +250,7 @@ def test_stats_count_every_game_once():
         ({"start": np.ones((2, 3, 1))}, r"^schemes: expected shape \[\.\.\., K = 3, XB = 3, M\]"),
         ({"start": np.full((3, 3, 2), 0.4)}, r"^schemes\[0, 0, 0\]: got .* must sum to 1"),
         ({"start": np.full((5, 3, 3, 2), 0.5)}, r"^schemes: batch axes \[5\] do not fit those of the games, \[4\]"),
-        ({"setting": QUANTAL, "messages": 300}, r"^messages: 300 messages of 3 agents make 27000000 joint messages"),
+        ({"setting": QUANTAL, "messages": 300}, r"^messages: 300 messages of 3 agents need .* bytes a game; the limit"),
     ],
 )
 def test_bad_arguments(options, message):

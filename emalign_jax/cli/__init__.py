@@ -1,5 +1,5 @@
 """The command line: `emalign` and `python -m emalign_jax`."""
 
-from emalign_jax.cli.app import main
+from emalign_jax.cli.app import launch, main
 
-__all__ = ["main"]
+__all__ = ["launch", "main"]

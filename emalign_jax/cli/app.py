@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -46,8 +47,26 @@ def main(arguments: list[str] | None = None) -> None:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         print("emalign: " + " ".join(message.split()), file=sys.stderr)
         code = 2
+    except (MemoryError, OverflowError) as error:
+        print(f"emalign: too large for this machine: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:
         print("emalign: interrupted; nothing half-written is left", file=sys.stderr)
     sys.exit(code or 0)
+
+
+def launch() -> None:
+    """The console command: `main` in a process of its own, left at once when interrupted.
+
+    XLA's threads may be in the middle of a compilation then, and do not always survive an orderly shutdown.
+    """
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code == 130:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
+        raise

@@ -28,7 +28,10 @@ def search(
         str, typer.Option(help=f"Families of random games, separated by commas: {', '.join(FAMILIES)}.")
     ] = "hull,noise,shared_bias",
     count: Annotated[int, typer.Option(help="Random games a family and number of agents.")] = 100,
-    agents: Annotated[str, typer.Option(help="Numbers of agents K, separated by commas.")] = "1,2,3,5,8",
+    agents: Annotated[
+        str | None,
+        typer.Option(help="Numbers of agents K, separated by commas; default 1,2,3,5,8, and 1,2,3 in Pooled."),
+    ] = None,
     states: Annotated[int, typer.Option(help="Outcomes Y.")] = 4,
     actions: Annotated[int, typer.Option(help="Actions A of the user.")] = 4,
     user_features: Annotated[int, typer.Option(help="Size XA of what the user sees; 1 is nothing.")] = 1,
@@ -55,7 +58,7 @@ def search(
     tolerance: Annotated[
         float, typer.Option(help="Certified if every gain is at most this share of the agent's payoff range.")
     ] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of random games and starts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of random games and starts.")] = 0,
     out: Annotated[str | None, typer.Option(help="Run directory; default search-1, search-2, ...")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run directory if it is there.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
@@ -77,6 +80,7 @@ def search(
     began = time.perf_counter()
 
     import emalign_jax as em
+    from emalign_jax.files import sizes
     from emalign_jax.search import run_directory, table
     from emalign_jax.search.job import SearchJob, run
 
@@ -84,6 +88,8 @@ def search(
     for name in families:
         if name not in FAMILIES:
             raise ValueError(f"--family: expected {', '.join(FAMILIES)}, got {name!r}")
+    if agents is None:
+        agents = "1,2,3,5,8" if protocol is Protocol.selection else "1,2,3"
     if start is None:
         start = "monopolist" if protocol is Protocol.selection else "random"
     solver = em.GradientPlay(tolerance=tolerance, extrapolation=extrapolation)
@@ -102,12 +108,10 @@ def search(
         messages=messages,
         seed=seed,
     )
-    path = run_directory.choose(out, "search", force)
     if games is not None:
-        from emalign_jax.files import sizes
-
         read = [em.load_games(games, agents=k) for k in sizes(games)]
         job = dataclasses.replace(job, games={batch.agents: batch for batch in read})
+    path = run_directory.choose(out, "search", force)
     with ProgressBar() as progress:
         cells = run(job, progress)
     rows = table.game_rows(cells)

@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact.responses import respond, value_scale
-from emalign_jax.game import ReducedGame
+from emalign_jax.game import Game, ReducedGame
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.standard import StandardForm
 from emalign_jax.users import AbstractUser
 
-NOTHING = 1e-9  # a payoff range below this share of what dictating her actions is worth is rounding
+NOTHING = 1e-6  # a payoff range below this share of what dictating her actions is worth is rounding
 
 
 class Deviation(NamedTuple):
@@ -39,7 +40,13 @@ class AbstractCheck(abc.ABC):
         self.protocol: Any = protocol  # of the types that the check is registered for
         self.user: Any = user
         self.scale = value_scale(game)
+        self.form: StandardForm | None = None  # how to read the numbers, if the game is in standard units
         self._range: np.ndarray | None = None
+
+    @classmethod
+    def check_size(cls, games: Game, messages: int) -> None:
+        """Raise `ValueError` before any work if the method cannot do games of this size; this one has no limit."""
+        return
 
     @abc.abstractmethod
     def payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> tuple[float, Float[np.ndarray, "K"]]:
@@ -64,9 +71,13 @@ class AbstractCheck(abc.ABC):
         if self._range is None:
             K = len(self.game.agents)
             found = np.array([self.monopolist(i).value - self.monopolist(i, -1.0).value for i in range(K)])
-            dictated = np.ptp(self.game.agents, axis=-1).sum((1, 2))  # if each chose her action himself
-            self._range = np.where(found <= NOTHING * dictated, 0.0, found)
+            self._range = np.where(found <= NOTHING * self.dictated, 0.0, found)
         return self._range
+
+    @property
+    def dictated(self) -> Float[np.ndarray, "K"]:
+        """What it is worth to each agent to choose her action himself: best minus worst."""
+        return np.ptp(self.game.agents, axis=-1).sum((1, 2))
 
     def informed(self, informed: bool) -> tuple[float, Float[np.ndarray, "K"]]:
         """User value and agents' payoffs if x_B is revealed (or nothing is told). Ties go as the user's

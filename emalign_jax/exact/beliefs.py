@@ -70,8 +70,8 @@ class BeliefProblem:
         if math.comb(len(planes), B - 1) <= MAX_KINKS:
             chosen = np.array(list(itertools.combinations(range(len(planes)), B - 1)), int).reshape(-1, B - 1)
         else:
-            random = np.random.default_rng(0)
-            chosen = np.array([random.choice(len(planes), B - 1, replace=False) for _ in range(MAX_KINKS)])
+            chosen = np.sort(np.random.default_rng(0).integers(len(planes), size=(MAX_KINKS, B - 1)), axis=1)
+            chosen = chosen[(np.diff(chosen, axis=1) > 0).all(1)]
         systems = np.concatenate([planes[chosen], np.ones((len(chosen), 1, B))], axis=1)
         regular = np.abs(np.linalg.det(systems)) > 1e-9
         target = np.zeros((int(regular.sum()), B, 1))

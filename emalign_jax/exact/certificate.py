@@ -14,6 +14,7 @@ from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
+from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser, RationalUser
 
 
@@ -29,7 +30,8 @@ class Certificate(NamedTuple):
     no_information:   [...]     V_none, her value with no message
     guarantee:        [...]     least user value of any law that pays every agent what this profile does,
                                 or what full revelation would if that is less (the sharp form)
-    theorem:          [...]     V_full - 2 eps - sum_i w_i e_i (the 2 eps form, best weights)
+    theorem:          [...]     V_full - 2 eps - sum_i w_i e_i (the 2 eps form, best weights); NaN, as the
+                                guarantee, if its LP was not solved
     result:           [...]     a `Result`
     """
 
@@ -52,14 +54,14 @@ class Certificate(NamedTuple):
 
     @property
     def normalised_value(self) -> Float[np.ndarray, "*batch"]:
-        """(V - V_none) / (V_full - V_none); NaN in games where information is worth nothing."""
+        """(V - V_none) / (V_full - V_none); NaN where information is worth nothing (or harms a quantal user)."""
         worth = self.full_information - self.no_information
         scale = np.maximum(np.abs(self.full_information), np.abs(self.no_information))
-        return np.asarray((self.user - self.no_information) / np.where(np.abs(worth) > 1e-9 * scale, worth, np.nan))
+        return np.asarray((self.user - self.no_information) / np.where(worth > 1e-12 * scale, worth, np.nan))
 
 
 def relative(gains, ranges):
-    matters = ranges > 1e-12 * np.abs(ranges).max(initial=0.0)
+    matters = ranges > 0
     return np.where(matters | np.isnan(ranges), gains / np.where(matters, ranges, np.nan), 0.0)
 
 
@@ -81,17 +83,16 @@ def certify(
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
     """
     schemes = check_schemes(games, schemes)
+    check_for(protocol, user).check_size(games, schemes.shape[-1])
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     flat = flatten_games(games, batch)
     profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
     bad = np.broadcast_to(faults(games), batch).reshape(-1)
-    checks: list[AbstractCheck | None] = [None] * len(profiles)
     reduced = reduce_game(flat, np)
     rows = []
     for k, profile in enumerate(profiles):
-        checks[k] = None if bad[k] else make_check(reduced, k, protocol, user)
-        rows.append(certify_game(flat[k], checks[k], profile, tolerance))
-        checks[k] = None
+        check = None if bad[k] else make_check(reduced, k, protocol, user)
+        rows.append(certify_game(flat[k], check, profile, tolerance))
         if progress is not None:
             progress(1)
     return stack_certificates(rows, batch, games.agents)
@@ -100,9 +101,11 @@ def certify(
 def make_check(
     reduced: ReducedGame, k: int | np.integer, protocol: AbstractProtocol, user: AbstractUser
 ) -> AbstractCheck:
-    """The exact check of game k of a flat batch."""
-    game = ReducedGame(*(x[k] for x in reduced))
-    return check_for(protocol, user)(game, _item(protocol, k), _item(user, k))
+    """The exact check of game k of a flat batch, in standard units: read its numbers by its `form`."""
+    form = standard_form(ReducedGame(*(x[k] for x in reduced)), _item(protocol, k), _item(user, k))
+    check = check_for(protocol, user)(form.game, form.protocol, form.user)
+    check.form = form
+    return check
 
 
 def _item(module, k: int | np.integer):
@@ -143,25 +146,28 @@ def certify_game(
     if not np.isfinite(schemes).all():
         return _failed(K, Result.NO_SCHEMES)
     examined = examined or examine(check, schemes)
-    full, informed = check.informed(True)
-    floors = np.minimum(check.common_law_payoffs(schemes), informed)
-    slack = check.user.tolerance * check.scale if isinstance(check.user, RationalUser) else None
-    sharp, status = sharp_bound(check.game, floors, obedience_slack=slack)
-    theorem = theorem_bound(
-        np.asarray(game.user_utility, float), np.asarray(game.agent_utilities, float), full, informed - floors
-    ).value
-    if not np.isfinite(examined.worst) or status != "Optimal" or np.isnan(theorem):
+    if not np.isfinite(examined.worst):
         return _failed(K, Result.LP_FAILED)
     upper = np.maximum([d.upper for d in examined.deviations] - examined.agents, examined.gains)
     closed = bool((upper - examined.gains <= tolerance * check.payoff_range).all())
     verdict = Result.GAIN_ABOVE_TOLERANCE
     if examined.worst <= tolerance:
-        proved = relative(upper, check.payoff_range).max() <= tolerance
+        rounding = 1e-9 * check.dictated  # so that an agent to whom nothing matters does not stand in the way
+        proved = (upper <= tolerance * check.payoff_range + rounding).all()
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED
+    full, informed = check.informed(True)
+    floors = np.minimum(check.common_law_payoffs(schemes), informed)
+    slack = check.user.tolerance * check.scale if isinstance(check.user, RationalUser) else None
+    sharp = sharp_bound(check.game, floors, obedience_slack=slack)[0]
+    form = check.form
+    unit, zero, units, zeros = form[3:] if form else (1, 0, 1, 0)
+    user_utility = np.asarray(game.user_utility, np.float64) / unit
+    agent_utilities = np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1))
+    theorem = theorem_bound(user_utility, agent_utilities, full, informed - floors).value
     return _row(
-        examined.user, examined.agents, examined.gains, upper, closed, check.payoff_range, full,
-        check.informed(False)[0], sharp, theorem,
-        int(verdict),
+        unit * examined.user + zero, units * examined.agents + zeros, units * examined.gains, units * upper, closed,
+        units * check.payoff_range, unit * full + zero, unit * check.informed(False)[0] + zero, unit * sharp + zero,
+        unit * theorem + zero, int(verdict),
     )  # fmt: skip
 
 

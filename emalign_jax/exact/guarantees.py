@@ -32,6 +32,9 @@ def theorem_bound(
     """The 2 eps form: minimise 2 eps + sum_i w_i e_i over w >= 0 and offsets c(y), where
     |sum_i w_i U_i + c - u| <= eps everywhere. NaN where the LP is not solved."""
     K, A, Y = agent_utilities.shape
+    # offsets are free, so take the mean out of each outcome: large ones would cost the LP its precision
+    user_utility = user_utility - user_utility.mean(0)
+    agent_utilities = agent_utilities - agent_utilities.mean(1, keepdims=True)
     cells = A * Y
     span = agent_utilities.reshape(K, cells).T
     offset = np.tile(np.eye(Y), (A, 1))

@@ -14,10 +14,22 @@ from emalign_jax.exact.responses import pooled_payoffs
 from emalign_jax.protocols import Pooled
 from emalign_jax.users import QuantalUser, RationalUser
 
+MAX_CELLS = 2**14
+
 
 @register(Pooled, RationalUser)
 @register(Pooled, QuantalUser)
 class PooledCheck(AbstractCheck):
+    @classmethod
+    def check_size(cls, games, messages):
+        cells = messages ** (games.agents - 1) * games.user_features * games.agent_features * games.actions
+        if cells > MAX_CELLS:
+            raise ValueError(
+                f"messages: the belief LP of {games.agents} agents with {messages} messages has "
+                f"M^(K-1) * XA * XB * A = {cells} cells, the limit is {MAX_CELLS} (half a minute a game): take fewer "
+                "agents or messages, or Selection, or verify=False"
+            )
+
     def payoffs(self, schemes):
         return pooled_payoffs(self.game, schemes, self.user, self.scale)
 

@@ -39,10 +39,9 @@ def respond(
 
 
 def value_scale(game: ReducedGame) -> float:
-    """Range of the user's conditional mean utility over all (x_A, x_B, a) that can happen."""
+    """Largest difference between two actions to the user in any cell (x_A, x_B) that can happen."""
     happens = game.mass > 0
-    means = game.user[happens] / game.mass[happens][:, None]
-    return float(np.ptp(means)) if means.size else 0.0
+    return float((np.ptp(game.user[happens], axis=-1) / game.mass[happens]).max(initial=0.0))
 
 
 class SelectionTable(NamedTuple):

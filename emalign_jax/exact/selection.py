@@ -15,11 +15,12 @@ from jaxtyping import Float
 
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import BeliefProblem, concavify, monopoly_problem
-from emalign_jax.exact.obedience import ObedienceLP
+from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.responses import VALUE_TIE, choose, selection_table
 from emalign_jax.protocols import Selection
 from emalign_jax.users import QuantalUser, RationalUser
 
+MOST_TOLERANCE = 1e-5  # a user who forgoes more than this is not the LP's
 BELIEF_SLACK = 1e-7  # of her range: values found by column generation are not known better
 
 
@@ -56,10 +57,22 @@ class SelectionCheck(AbstractCheck):
         rival = int(choose(rivals, 0.0, self.scale).argmax()) if len(values) > 1 else None
         return values, payoffs, holder, rival
 
+    def _switch(self, schemes, agent, scheme) -> float:
+        """What `agent` gets if he alone changes to `scheme`."""
+        M = max(schemes.shape[2], scheme.shape[1])
+        profile = np.zeros((*schemes.shape[:2], M))
+        profile[:, :, : schemes.shape[2]] = schemes
+        profile[agent] = 0
+        profile[agent, :, : scheme.shape[1]] = scheme
+        return float(self.payoffs(profile)[1][agent])
+
 
 @register(Selection, RationalUser)
 class SelectionRational(SelectionCheck):
-    """Exact: the gain is the supremum over all schemes (section 5.1)."""
+    """Exact with ties for the selected agent: the gain is the supremum over all schemes (section 5.1).
+
+    Under other tie rules the LP is an upper bound, and what its scheme attains the lower one.
+    """
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
@@ -67,6 +80,11 @@ class SelectionRational(SelectionCheck):
             raise ValueError(
                 "temperature: the exact check of Selection with a rational user needs temperature 0; with a positive "
                 "temperature take a QuantalUser"
+            )
+        if user.tolerance > MOST_TOLERANCE:
+            raise ValueError(
+                f"tolerance: the exact check of Selection needs a tie tolerance of at most {MOST_TOLERANCE:g}, got "
+                f"{user.tolerance}"
             )
         self.lp = ObedienceLP(game)
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
@@ -82,7 +100,17 @@ class SelectionRational(SelectionCheck):
 
     def deviations(self, schemes, agents):
         values, payoffs, holder, rival = self.standing(schemes)
-        return [self._deviation(i, values, payoffs, holder, rival, schemes[i]) for i in agents]
+        found = [self._deviation(i, values, payoffs, holder, rival, schemes[i]) for i in agents]
+        if self.user.ties == "agents":
+            return found
+        attained = [
+            max(self._switch(schemes, i, d.scheme), payoffs[i, holder]) for i, d in zip(agents, found, strict=True)
+        ]
+        return [d._replace(value=value) for d, value in zip(found, attained, strict=True)]
+
+    @classmethod
+    def check_size(cls, games, messages):
+        check_size(games.user_features, games.agent_features, games.actions)
 
     def _deviation(self, i, values, payoffs, holder, rival, present) -> Deviation:
         tie = VALUE_TIE * self.scale
@@ -164,14 +192,6 @@ class SelectionQuantal(SelectionCheck):
                     best = best._replace(value=payoff, scheme=scheme)
             result.append(best._replace(status=status))
         return result
-
-    def _switch(self, schemes, agent, scheme) -> float:
-        M = max(schemes.shape[2], scheme.shape[1])
-        profile = np.zeros((*schemes.shape[:2], M))
-        profile[:, :, : schemes.shape[2]] = schemes
-        profile[agent] = 0
-        profile[agent, :, : scheme.shape[1]] = scheme
-        return float(self.payoffs(profile)[1][agent])
 
 
 def _by_value(deviation: Deviation) -> float:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.users import AbstractUser
 
+MAX_CELLS = 2**24  # of one game's largest tensor: 128 MB in float64
 TINY = 1e-30  # a message of smaller probability is treated as never sent
 
 
@@ -39,20 +40,33 @@ class AbstractProtocol(eqx.Module):
     def smoothed(self, temperature: Float[Array, ""]) -> AbstractProtocol:
         """A differentiable stand-in; `self` where the protocol is smooth already."""
 
+    def in_units(self, unit: Float[Array, "*batch"]) -> AbstractProtocol:
+        """The same protocol when utilities are counted in multiples of `unit`."""
+        return self
+
     @abc.abstractmethod
     def messages(self, game: Game) -> int:
         """Messages an agent needs so that nothing he may want is out of reach."""
 
+    def cells(self, game: Game, messages: int) -> int:
+        """Numbers in the largest tensor that one game needs."""
+        return game.agents * game.user_features * game.agent_features * messages * game.actions
+
     def check(self, game: Game, messages: int) -> None:
         """Raise `ValueError` before any work if the size cannot be handled."""
+        cells = self.cells(game, messages)
+        if cells > MAX_CELLS:
+            raise ValueError(
+                f"messages: {messages} messages of {game.agents} agents need {8 * cells:.3g} bytes a game; the limit "
+                f"is {8 * MAX_CELLS:.3g}: take fewer agents or messages, or Selection, whose cost is "
+                "linear in the agents"
+            )
 
 
 def user_scale(game: ReducedGame) -> Float[Array, ""]:
-    """Range of the user's conditional mean utilities over (x_A, x_B, a); tolerances are relative to it."""
-    mass = game.mass[..., None]
-    mean = game.user / jnp.where(mass > TINY, mass, 1)
-    top = jnp.where(mass > TINY, mean, -jnp.inf).max()
-    return top - jnp.where(mass > TINY, mean, jnp.inf).min()
+    """Largest difference between two actions in any cell (x_A, x_B); tolerances are relative to it."""
+    spread = game.user.max(-1) - game.user.min(-1)
+    return jnp.where(game.mass > TINY, spread / jnp.where(game.mass > TINY, game.mass, 1), 0).max()
 
 
 def posterior_mean(total: Float[Array, "*shape A"], mass: Float[Array, "*shape"]) -> Float[Array, "*shape A"]:

@@ -12,8 +12,6 @@ from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.protocols._base import AbstractProtocol, Payoffs, posterior_mean, user_scale
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 
-MAX_CELLS = 2**24  # of one game's [K, XA, N, A] tensor: 128 MB in float64
-
 
 class Pooled(AbstractProtocol):
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser) -> Payoffs:
@@ -53,14 +51,8 @@ class Pooled(AbstractProtocol):
     def messages(self, game: Game) -> int:
         return game.agent_features
 
-    def check(self, game: Game, messages: int) -> None:
-        cells = game.agents * game.user_features * messages**game.agents * game.actions
-        if cells > MAX_CELLS:
-            raise ValueError(
-                f"messages: {messages} messages of {game.agents} agents make {messages**game.agents} joint messages, "
-                f"{8 * cells:.3g} bytes a game; the limit is {8 * MAX_CELLS:.3g}: take fewer agents or messages, "
-                "or Selection, whose cost is linear in the agents"
-            )
+    def cells(self, game: Game, messages: int) -> int:
+        return game.agents * game.user_features * messages**game.agents * game.actions
 
 
 def _outer(weights, scheme):

@@ -81,6 +81,9 @@ class Selection(AbstractProtocol):
     def smoothed(self, temperature) -> Selection:
         return Selection(temperature) if self.sharp else self
 
+    def in_units(self, unit):
+        return self if self.sharp else Selection(self.temperature / unit)
+
     def messages(self, game: Game) -> int:
         # the optimum over beliefs has XB rows and one more, to be worth as much as the best rival;
         # a rational user needs no two messages with the same advice

@@ -45,7 +45,10 @@ def value_over_games(rows: pd.DataFrame, path: str | os.PathLike, title: str) ->
     axis.set_xlabel("user value (0 no information, 1 full information)")
     axis.set_ylabel("share of games at or below")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    if axis.lines:
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
+    else:
+        axis.text(0.5, 0.5, "information is worth nothing in these games", ha="center", transform=axis.transAxes)
     figure.suptitle(f"{title}, K = {', '.join(map(str, rows['agents'].unique()))}", fontsize=10.5)
     _save(figure, path)
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from emalign_jax.exact import Certificate
+from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.game import Game
 from emalign_jax.monopoly import monopoly
@@ -46,7 +47,7 @@ class SearchJob:
         """(family, K, games), in the order of the table."""
         if self.games is not None:
             for agents, games in self.games.items():
-                yield STATED, agents, games if games.batch_shape else jax.tree.map(lambda x: x[None], games)
+                yield STATED, agents, flatten_games(games, games.batch_shape)
             return
         for family in self.families:
             for agents in self.agents:

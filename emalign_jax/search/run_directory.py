@@ -66,8 +66,13 @@ def writing(path: Path, force: bool) -> Iterator[Path]:
                 raise ValueError(f"{path}: --out: appeared while the search ran; nothing was overwritten")
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             os.replace(path, old / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                os.replace(old / path.name, path)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, path)
     finally:
