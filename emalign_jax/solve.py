@@ -273,12 +273,15 @@ class _Search:
             if self.rows[k] is None:
                 self.certify(k)
             self.tell("certify", k + 1, self.N)
-        certificate = exact.stack_certificates(self.rows, self.batch, self.K) if verify else None
+        certificate = self.stacked() if verify else None
         user, agents = (certificate.user, certificate.agents) if certificate else self.values()
         for code in Result:
             if count := int((self.result == code).sum()):
                 self.stats[code.name.lower()] = count
         return Solution(shape(self.schemes), user, agents, shape(self.result.astype(int)), self.stats, certificate)
+
+    def stacked(self) -> exact.Certificate:
+        return exact.stack_certificates([row for row in self.rows if row is not None], self.batch, self.K)
 
     def values(self):
         """Payoffs by the accelerated route, for schemes that are not checked."""

@@ -31,7 +31,7 @@ class StandardForm(NamedTuple):
 
 def standard_form(game: ReducedGame, protocol: Any, user: Any) -> StandardForm:
     """`game` (NumPy float64, any batch axes) in standard units; parameters of protocol and user follow."""
-    mass, g, G = game
+    mass, g, G = (np.asarray(x) for x in game)
     with np.errstate(invalid="ignore", over="ignore"):
         best = g.max(-1, keepdims=True)
         worst = G.min(-1, keepdims=True)
@@ -44,6 +44,13 @@ def standard_form(game: ReducedGame, protocol: Any, user: Any) -> StandardForm:
     return StandardForm(
         standard, protocol.in_units(user_unit), user.in_units(user_unit), user_unit, zeros[0], agent_unit, zeros[1]
     )
+
+
+def raw_form(game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser) -> StandardForm:
+    """One game left in the units that it has."""
+    agents = len(game.agents)
+    one, zero = np.ones(agents), np.zeros(agents)
+    return StandardForm(game, protocol, user, np.asarray(1.0), np.asarray(0.0), one, zero)
 
 
 def _largest_spread(payoff: np.ndarray, mass: np.ndarray) -> np.ndarray:

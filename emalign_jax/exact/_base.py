@@ -11,7 +11,7 @@ from jaxtyping import Float
 from emalign_jax.exact.responses import respond, value_scale
 from emalign_jax.game import Game, ReducedGame
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.standard import StandardForm
+from emalign_jax.standard import raw_form
 from emalign_jax.users import AbstractUser
 
 NOTHING = 1e-6  # a payoff range below this share of what dictating her actions is worth is rounding
@@ -40,7 +40,7 @@ class AbstractCheck(abc.ABC):
         self.protocol: Any = protocol  # of the types that the check is registered for
         self.user: Any = user
         self.scale = value_scale(game)
-        self.form: StandardForm | None = None  # how to read the numbers, if the game is in standard units
+        self.form = raw_form(self.game, protocol, user)  # how to read the numbers; `make_check` sets another
         self._range: np.ndarray | None = None
 
     @classmethod

@@ -159,8 +159,7 @@ def certify_game(
     floors = np.minimum(check.common_law_payoffs(schemes), informed)
     slack = check.user.tolerance * check.scale if isinstance(check.user, RationalUser) else None
     sharp = sharp_bound(check.game, floors, obedience_slack=slack)[0]
-    form = check.form
-    unit, zero, units, zeros = form[3:] if form else (1, 0, 1, 0)
+    unit, zero, units, zeros = check.form[3:]
     user_utility = np.asarray(game.user_utility, np.float64) / unit
     agent_utilities = np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1))
     theorem = theorem_bound(user_utility, agent_utilities, full, informed - floors).value

@@ -81,10 +81,10 @@ class SelectionRational(SelectionCheck):
                 "temperature: the exact check of Selection with a rational user needs temperature 0; with a positive "
                 "temperature take a QuantalUser"
             )
-        if user.tolerance > MOST_TOLERANCE:
+        if self.user.tolerance > MOST_TOLERANCE:
             raise ValueError(
                 f"tolerance: the exact check of Selection needs a tie tolerance of at most {MOST_TOLERANCE:g}, got "
-                f"{user.tolerance}"
+                f"{self.user.tolerance}"
             )
         self.lp = ObedienceLP(game)
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
