@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import softmax
 
 from emalign_jax.game import ReducedGame
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
@@ -70,6 +69,8 @@ def selection_table(
 def choose(values: Float[np.ndarray, "K"], temperature: float, scale: float) -> Float[np.ndarray, "K"]:
     """Her law over agents: softmax(V / temperature), or the lowest index among the best."""
     if temperature > 0:
+        from scipy.special import softmax  # a tenth of a second that importing the package need not cost
+
         return softmax(values / temperature)
     return np.eye(len(values))[int((values >= values.max() - VALUE_TIE * scale).argmax())]
 
