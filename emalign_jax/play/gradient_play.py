@@ -56,7 +56,7 @@ class GradientPlay(eqx.Module):
     extrapolation: str = eqx.field(static=True, default="none")
     optimizer: optax.GradientTransformation = eqx.field(static=True, default=ADAM)
     tolerance: float = eqx.field(static=True, default=1e-3)
-    best_responses: int = eqx.field(static=True, default=48)
+    best_responses: int = eqx.field(static=True, default=72)
     fresh_starts: int = eqx.field(static=True, default=2)
     chunk: int = eqx.field(static=True, default=100)
     dtype: str = eqx.field(static=True, default="float32")
