@@ -34,12 +34,12 @@ ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)  # little momentum: games turn, unlik
 class GradientPlay(eqx.Module):
     """Hyper-parameters of gradient play.
 
-    steps:               of the first play; later ones, after a best-response step, take the last half
+    steps:               of the first play and of fresh starts; after a best-response step, the last half
     learning_rate:       (first, last), geometric in between
     precision:           (first, last) of the quantal user that stands in for a rational one, times
-                         1 / (range of the user's utility)
+                         1 / (largest difference between two actions to her)
     temperature:         (first, last) of the soft choice of an agent that stands in for the best one, times
-                         the range of the user's utility
+                         the largest difference between two actions to her
     extrapolation:       "none", "optimistic" or "extragradient"
     optimizer:           any optax transformation of the gradient, without a learning rate; applied game by game
     tolerance:           a profile is done if every gain is at most this share of the payoff range

@@ -41,7 +41,8 @@ class AbstractProtocol(eqx.Module):
         """A differentiable stand-in; `self` where the protocol is smooth already."""
 
     def in_units(self, unit: Float[Array, "*batch"]) -> AbstractProtocol:
-        """The same protocol when utilities are counted in multiples of `unit`."""
+        """The same protocol when utilities are counted in multiples of `unit`; to be overridden where a
+        parameter is in utility units."""
         return self
 
     @abc.abstractmethod
