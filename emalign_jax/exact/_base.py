@@ -14,6 +14,7 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.standard import raw_form
 from emalign_jax.users import AbstractUser
 
+WORK = 6e7  # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
 NOTHING = 1e-6  # a payoff range below this share of what dictating her actions is worth is rounding
 
 
@@ -21,7 +22,7 @@ class Deviation(NamedTuple):
     """The best that one agent can do, the others' schemes fixed.
 
     value:   payoff that `scheme` attains, or approaches as a supremum (NaN if an LP failed)
-    upper:   no scheme pays more (the same number where the method is exact)
+    upper:   no scheme pays more (the same number where the method is exact; loose where no bracket was asked for)
     scheme:  [XB, S]; S is what the optimum needs and may differ from M
     status:  "Optimal", or what HiGHS said instead
     """
@@ -57,8 +58,11 @@ class AbstractCheck(abc.ABC):
         return self.payoffs(schemes)[1]
 
     @abc.abstractmethod
-    def deviations(self, schemes: Float[np.ndarray, "K XB M"], agents: range) -> list[Deviation]:
-        """The best response of each of `agents`."""
+    def deviations(
+        self, schemes: Float[np.ndarray, "K XB M"], agents: range, bracket: float | None = None
+    ) -> list[Deviation]:
+        """The best response of each of `agents`, with an upper bound that is within `bracket` of it as a share of his
+        payoff range, as far as `WORK` allows (None: no work is done for the upper bound)."""
 
     @abc.abstractmethod
     def monopolist(self, agent: int, sign: float = 1.0) -> Deviation:
@@ -73,6 +77,15 @@ class AbstractCheck(abc.ABC):
             found = np.array([self.monopolist(i).value - self.monopolist(i, -1.0).value for i in range(K)])
             self._range = np.where(found <= NOTHING * self.dictated, 0.0, found)
         return self._range
+
+    @property
+    def negligible(self) -> Float[np.ndarray, "K"]:
+        """Payoffs below it are rounding to an agent who has no payoff range."""
+        return np.where(self.payoff_range > 0, 0.0, NOTHING * self.dictated)
+
+    def _width(self, agent: int, bracket: float | None) -> float | None:
+        """`bracket` in payoffs."""
+        return None if bracket is None else bracket * self.payoff_range[agent] + self.negligible[agent] / 2
 
     @property
     def dictated(self) -> Float[np.ndarray, "K"]:

@@ -18,6 +18,9 @@ from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser, RationalUser
 
 
+BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
+
+
 class Certificate(NamedTuple):
     """Float64, on the host. Payoffs and gains are in the units of the utilities; NaN where `result` is bad.
 
@@ -121,6 +124,7 @@ class Examination(NamedTuple):
     deviations: list[Deviation]
     gains: Float[np.ndarray, "K"]
     relative: Float[np.ndarray, "K"]
+    bracketed: bool  # whether the deviations' upper bounds were worked for
 
     @property
     def worst(self) -> float:
@@ -128,12 +132,13 @@ class Examination(NamedTuple):
         return float(self.relative.max()) if np.isfinite(self.relative).all() else np.inf
 
 
-def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"]) -> Examination:
+def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket: float | None = None) -> Examination:
+    """bracket: how close the upper bounds of the gains are to be brought to the lower ones (None: no work for it)."""
     value, payoffs = check.payoffs(schemes)
-    deviations = check.deviations(schemes, range(len(schemes)))
+    deviations = check.deviations(schemes, range(len(schemes)), bracket)
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
     gains = np.maximum(solved - payoffs, 0)
-    return Examination(value, payoffs, deviations, gains, relative(gains, check.payoff_range))
+    return Examination(value, payoffs, deviations, gains, relative(gains, check.payoff_range), bracket is not None)
 
 
 def certify_game(
@@ -145,15 +150,16 @@ def certify_game(
         return _failed(K, Result.MALFORMED_GAME)
     if not np.isfinite(schemes).all():
         return _failed(K, Result.NO_SCHEMES)
-    examined = examined or examine(check, schemes)
+    if examined is None or not examined.bracketed:
+        examined = examine(check, schemes, BRACKET * tolerance)
     if not np.isfinite(examined.worst):
         return _failed(K, Result.LP_FAILED)
     upper = np.maximum([d.upper for d in examined.deviations] - examined.agents, examined.gains)
-    closed = bool((upper - examined.gains <= tolerance * check.payoff_range).all())
+    allowed = tolerance * check.payoff_range + check.negligible + 1e-9 * check.dictated
+    closed = bool((upper - examined.gains <= allowed).all())
     verdict = Result.GAIN_ABOVE_TOLERANCE
     if examined.worst <= tolerance:
-        rounding = 1e-9 * check.dictated  # so that an agent to whom nothing matters does not stand in the way
-        proved = (upper <= tolerance * check.payoff_range + rounding).all()
+        proved = (upper <= allowed).all()
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED
     full, informed = check.informed(True)
     floors = np.minimum(check.common_law_payoffs(schemes), informed)

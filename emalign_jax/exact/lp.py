@@ -42,7 +42,7 @@ class KeptLP:
         lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(keep.sum(1))]).astype(np.int32)
         lp.a_matrix_.index_ = np.nonzero(keep)[1].astype(np.int32)
         lp.a_matrix_.value_ = rows[keep]
-        self._highs = _new_highs()
+        self._highs = new_highs()
         if self._highs.passModel(lp) == highspy.HighsStatus.kError:
             raise ValueError("HiGHS refused the model: a bound is NaN")
 
@@ -90,16 +90,14 @@ def _finite(values) -> np.ndarray:
     return values
 
 
-def _new_highs() -> highspy.Highs:
+def new_highs(**options) -> highspy.Highs:
+    """HiGHS, silent, on one thread, with simplex and no presolve unless `options` say otherwise."""
     highs = highspy.Highs()
-    for option, value in (
-        ("output_flag", False),
-        ("threads", 1),
-        ("presolve", "off"),
-        ("solver", "simplex"),
-        ("primal_feasibility_tolerance", FEASIBILITY),
-        ("dual_feasibility_tolerance", FEASIBILITY),
-    ):
+    defaults = {
+        "output_flag": False, "threads": 1, "presolve": "off", "solver": "simplex",
+        "primal_feasibility_tolerance": FEASIBILITY, "dual_feasibility_tolerance": FEASIBILITY,
+    }  # fmt: skip
+    for option, value in (defaults | options).items():
         if highs.setOptionValue(option, value) == highspy.HighsStatus.kError:
             raise RuntimeError(f"HiGHS does not know the option {option}")
     return highs

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
-from emalign_jax.exact.beliefs import BeliefProblem, concavify, monopoly_problem
+from emalign_jax.exact.beliefs import BeliefProblem, monopoly_problem
+from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.responses import VALUE_TIE, choose, selection_table
 from emalign_jax.protocols import Selection
@@ -98,7 +99,7 @@ class SelectionRational(SelectionCheck):
         advice = self.lp.best(sign * self.game.agents[agent])
         return Deviation(sign * advice.value, sign * advice.value, advice.scheme, advice.status)
 
-    def deviations(self, schemes, agents):
+    def deviations(self, schemes, agents, bracket=None):
         values, payoffs, holder, rival = self.standing(schemes)
         found = [self._deviation(i, values, payoffs, holder, rival, schemes[i]) for i in agents]
         if self.user.ties == "agents":
@@ -160,7 +161,7 @@ class SelectionQuantal(SelectionCheck):
         optimum = concavify(self.payoff_problem(agent), beliefs, value_at_least=reachable)
         return Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
 
-    def deviations(self, schemes, agents):
+    def deviations(self, schemes, agents, bracket=None):
         values = selection_table(self.game, schemes, self.user, self.scale).values
         _, payoffs = self.payoffs(schemes)
         her_beliefs = self._her_optima[1.0][1]

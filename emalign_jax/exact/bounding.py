@@ -1,0 +1,222 @@
+"""An upper bound of what any belief pays a quantal user's agent, by branch and bound over sub-simplices.
+
+Column generation (`beliefs.py`) gives a price for each x_B; what is left to prove is that no belief mu pays more than
+its price: max over the simplex of phi(mu) - price @ mu, phi(mu) = sum over types t and actions a of
+softmax_a(L E_t(mu)) H_ta(mu), where E_t = T_t / D_t is her expected utility and D, T, H are linear in mu.
+
+On a sub-simplex with vertices v_i a point is mu = sum_i lambda_i v_i, and type t's posterior is the mean of those at
+the vertices with weights proportional to lambda_i D_t(v_i). Two bounds of phi_t hold there, both of the form
+sum_i lambda_i (phi_t(v_i) + excess_ti), so that the largest vertex value bounds the cell:
+
+* first order: differences E_a - E_b are linear-fractional, so their extremes lie at vertices, which bounds every
+  response probability; for fixed probabilities phi is linear.
+* second order: psi = phi_t / D_t as a function of the posterior has psi'' >= -Q on the cell for a quadratic form Q
+  made of the same bounds, so psi exceeds its interpolation by at most 1/2 sum_{i<j} theta_i theta_j Q(e_ij), e_ij the
+  difference of two vertices, and lambda_i lambda_j D_i D_j / D <= (lambda_i + lambda_j) D_i D_j / (sqrt D_i + sqrt D_j)^2.
+
+Cells shrink along the edge that contributes most. The second order makes the number of cells near a maximum finite
+per halving of the error, where the first alone would need ever more (section 5.3 of the model).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.beliefs import BeliefProblem
+
+CELL_BLOCK = 256  # cells bounded in one pass, so that arrays stay in the cache
+NEGLIGIBLE = 1e-3  # of the target: types that may add less are left as they are
+WEIGHTS = (1e-4, 1e-2, 0.2, 0.5, 0.8, 1 - 1e-2, 1 - 1e-4)  # of one end of an edge against the other
+CROWD = (1.0, 3.0, 30.0)  # how many types like it a type reckons with
+REFUTATIONS = 8  # beliefs returned that pay more than was to be proved
+
+
+class PricingBound(NamedTuple):
+    """upper: no belief pays more than its price plus this; best: the largest that was met, at the first of `at`
+    (the others of `at` pay more than the target too); work: numbers handled."""
+
+    upper: float
+    best: float
+    at: Float[np.ndarray, "N B"]
+    work: int
+
+
+def bound_pricing(
+    problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
+) -> PricingBound:
+    """Bound max over the simplex of `problem.value(mu, goal) - price @ mu`, until it is proved to be at most `target`,
+    beliefs above it are met, or `work` is used up (a cell costs vertices x types x actions)."""
+    B, T, A = problem.own_payoff.shape
+    if B == 1:
+        best = float((problem.value(np.ones((1, 1)), goal) - price)[0])
+        return PricingBound(best, best, np.ones((1, 1)), 0)
+    pool = [(np.eye(B)[None], np.array([np.inf]))]  # sub-simplices [N, B, B] and what bounds them so far
+    proved, best, at, used = -np.inf, -np.inf, pool[0][0][0, :1], 0
+    while pool and used < work and best <= target:
+        cells = _take(pool, CELL_BLOCK)
+        used += len(cells) * B * T * A
+        bounds, values, edges = bound_cells(problem, goal, price, cells, target)
+        if values.max() > best:
+            best = float(values.max())
+            at = cells.reshape(-1, B)[np.argsort(-values.ravel())[: max(1, min(REFUTATIONS, (values > target).sum()))]]
+        left = bounds > target
+        proved = max(proved, float(bounds[~left].max(initial=-np.inf)))
+        if left.any():
+            pool.append((_split(cells[left], edges[left]), np.tile(bounds[left], 2)))
+    return PricingBound(max([proved, *(float(bounds.max()) for _, bounds in pool)]), best, at, used)
+
+
+def _take(pool: list, count: int) -> np.ndarray:
+    """The last `count` cells of the pool, or all."""
+    taken = []
+    while pool and count:
+        cells, bounds = pool.pop()
+        if len(cells) > count:
+            pool.append((cells[:-count], bounds[:-count]))
+            cells = cells[-count:]
+        taken.append(cells)
+        count -= len(cells)
+    return np.concatenate(taken)
+
+
+def _split(cells: Float[np.ndarray, "N V B"], edges) -> Float[np.ndarray, "2*N V B"]:
+    """Halve each cell at the midpoint of an edge, given as (i, j) [N, 2]."""
+    rows = np.arange(len(cells))
+    middle = (cells[rows, edges[:, 0]] + cells[rows, edges[:, 1]]) / 2
+    halves = np.concatenate([cells, cells])
+    halves[rows, edges[:, 0]] = middle
+    halves[len(cells) + rows, edges[:, 1]] = middle
+    return halves
+
+
+def bound_cells(problem: BeliefProblem, goal, price, cells: Float[np.ndarray, "N V B"], target: float):
+    """Upper bounds [N] of value - price @ mu on each cell, its values at the vertices [N, V], and the edge to halve."""
+    N, V, B = cells.shape
+    L = float(problem.user.precision)
+    mass, user, own = problem.totals(cells.reshape(N * V, B), goal)
+    T, A = user.shape[1:]
+    mass = mass.reshape(N, V, T)
+    seen = mass > 0
+    # at a vertex at which a type cannot occur, its posterior is any mean of the others'; it has no weight there
+    E, W = (_posterior(x.reshape(N, V, T, A), mass, seen) for x in (user, own))
+    law = np.exp(L * (E - E.max(-1, keepdims=True)))
+    law /= law.sum(-1, keepdims=True)
+    mean = (law * W).sum(-1)  # psi [N, V, T]
+    values = (mass * mean).sum(-1) - cells @ price
+
+    # most types do the same thing all over a cell: the others' odds against the surest action bound what they may add
+    surest = law.min(1).argmax(-1)[:, None, :, None]
+    odds = (law / np.maximum(np.take_along_axis(law, surest, -1), 1e-300)).max(1).sum(-1) - 1
+    above = np.minimum(odds, 1) * (W.max((1, 3)) - W.min((1, 3)))  # [N, T]
+    linear = (mass * above[:, None]).sum(-1)  # [N, V]
+    n, t = np.nonzero(above * mass.max(1) > NEGLIGIBLE * target)
+    if not len(n):
+        return (values + linear).max(1), values, np.zeros((N, 2), int) + [0, 1]
+    np.subtract.at(linear, n, mass[n, :, t] * above[n, t][:, None])
+    active = _Types(L, mass[n, :, t], E[n, :, t], W[n, :, t], law[n, :, t], mean[n, :, t])
+    bounds, edge = active.excess(n, values + linear)
+    return bounds, values, np.stack([active.i[edge], active.j[edge]], axis=1)
+
+
+class _Types:
+    """P pairs of a cell and a type whose response varies on it: mass [P, V], E, W, law [P, V, A], psi [P, V]."""
+
+    def __init__(self, L, mass, E, W, law, psi):
+        self.mass, self.V = mass, mass.shape[1]
+        self.i, self.j = np.triu_indices(self.V, 1)
+        A = E.shape[-1]
+        low, high, short = np.empty_like(E[:, 0]), np.empty_like(E[:, 0]), np.empty_like(E[:, 0])
+        with np.errstate(over="ignore"):
+            for a in range(A):
+                apart = L * (E - E[..., a : a + 1])
+                high[:, a] = 1 / np.exp(apart.min(1)).sum(-1)
+                low[:, a] = 1 / np.exp(apart.max(1)).sum(-1)
+        for a in range(A):  # by how much action a may pay less than the mean response
+            short[:, a] = (high * np.maximum((W - W[..., a : a + 1]).max(1), 0)).sum(-1)
+        apart = W - psi[..., None]
+        up, down = (high[:, None] - law) * apart, (low[:, None] - law) * apart
+        above, below = np.maximum(up, down).sum(-1), -np.minimum(up, down).sum(-1)  # psi may differ by so much
+        above = np.maximum(above, 0)
+        self.first = mass * above  # [P, V]
+
+        i, j = self.i, self.j
+        a, b = np.triu_indices(A, 1)
+        x, y = E[:, i] - E[:, j], W[:, i] - W[:, j]  # [P, edges, A]
+        x, y = x[..., a] - x[..., b], y[..., a] - y[..., b]  # [P, edges, pairs]
+        most = np.minimum(high[:, a] * high[:, b], 0.25)
+        least = low[:, a] * low[:, b]
+        xx, yy = x * x, y * y
+        ratio = np.sqrt(yy.sum((1, 2)) / np.maximum(xx.sum((1, 2)), 1e-300))[:, None, None] + 1e-300
+        curved = (L * L * most * (short[:, a] + short[:, b]))[:, None] * xx
+        curved += L * ((most - least)[:, None] / 2 * (ratio * xx + yy / ratio) - (most + least)[:, None] * x * y)
+        second = np.maximum(curved.sum(-1), 0) / 2  # [P, edges]
+        root = np.sqrt(mass)
+        self.even = mass[:, i] * mass[:, j] / np.maximum((root[:, i] + root[:, j]) ** 2, 1e-300)
+        rank = mass.argsort(1).argsort(1)
+        peeled = np.where(rank[:, i] < rank[:, j], i, j)
+        third = 2 * (psi + above).max(1)[:, None] - np.take_along_axis(psi, peeled, 1) - (psi - below).min(1)[:, None]
+        rank = np.take_along_axis(rank, peeled, 1)  # [P, edges]
+        self.curve = self.pair = second
+        least = (self.even * second).sum(1)
+        for number in range(1, self.V):  # of vertices told apart from the rest
+            pair = np.where(rank < number, third, second)
+            cost = (self.even * pair).sum(1)
+            self.pair = np.where((cost < least)[:, None], pair, self.pair)
+            least = np.minimum(cost, least)
+
+    def excess(self, n, values: Float[np.ndarray, "N V"]):
+        """The least bound found for each cell, and the edge to halve. n [P]: the cell of each pair."""
+        N, V, i, j = len(values), self.V, self.i, self.j
+        pairs = (self.even * self.pair).sum(1)
+        first = self.first.max(1) < pairs
+        pair = np.where(first[:, None], 0, self.pair)
+        share = self._shares(n, pair, values)
+        at_i, at_j = share**2 * self.pair * self.mass[:, i], (1 - share) ** 2 * self.pair * self.mass[:, j]
+        second = np.zeros_like(self.first)
+        for e in range(len(i)):
+            second[:, i[e]] += at_i[:, e]
+            second[:, j[e]] += at_j[:, e]
+        own, bounds = values[n], np.full(N, np.inf)
+        for others in CROWD:  # which option suits a type depends on how much the others add
+            choice = (own + others * self.first).max(1) < (own + others * second).max(1)
+            chosen = np.where(choice[:, None], self.first, second)
+            bounds = np.minimum(bounds, (values + _sum(n, chosen, N)).max(1))
+        size = np.minimum(self.first.max(1), pairs)
+        share = np.sqrt(self.even * self.curve)
+        share *= (size / np.maximum(share.sum(1), 1e-300))[:, None]
+        return bounds, _sum(n, share, N).argmax(1)
+
+    def _shares(self, n, pair, values):
+        """s [P, edges] for x y / (x + y) <= s^2 x + (1 - s)^2 y, x and y the masses at the ends of an edge: any s in
+        [0, 1] is valid, so an edge's excess goes more to the end that has the lower value."""
+        N, i, j = len(values), self.i, self.j
+        x, y = self.mass[:, i], self.mass[:, j]
+        ends = values[:, i] / (self.V - 1), values[:, j] / (self.V - 1)  # a vertex has V - 1 edges
+        least, best = np.full((N, len(i)), np.inf), np.full((len(n), len(i)), 0.5)
+        for weight in WEIGHTS:
+            share = (1 - weight) * y / np.maximum(weight * x + (1 - weight) * y, 1e-300)
+            at_i, at_j = _sum(n, share**2 * pair * x, N), _sum(n, (1 - share) ** 2 * pair * y, N)
+            larger = np.maximum(ends[0] + at_i, ends[1] + at_j)
+            better = larger < least
+            least = np.where(better, larger, least)
+            best = np.where(better[n], share, best)
+        return best
+
+
+def _sum(n, what: Float[np.ndarray, "P X"], N: int) -> Float[np.ndarray, "N X"]:
+    """Sums over the pairs of each cell; n is in order."""
+    out = np.zeros((N, what.shape[1]))
+    first = np.flatnonzero(np.diff(n, prepend=-1))
+    out[n[first]] = np.add.reduceat(what, first)
+    return out
+
+
+def _posterior(totals, mass, seen):
+    """totals / mass [N, V, T, A], where a vertex without mass takes the mean of the cell's others."""
+    whole = mass.sum(1, keepdims=True)
+    mean = totals.sum(1, keepdims=True) / np.where(whole > 0, whole, np.inf)[..., None]
+    return np.where(seen[..., None], totals / np.where(seen, mass, 1)[..., None], mean)

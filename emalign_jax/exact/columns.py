@@ -1,0 +1,227 @@
+"""Concavification: an agent's best payoff as an LP over beliefs, by column generation (section 5.3 of the model).
+
+Any set of beliefs gives a lower bound, attained by a scheme. The master LP's dual prices every x_B; beliefs that pay
+more than their price are added. A proof that none pays more than its price plus some excess (`bounding.py`,
+`milp.py`) makes value + excess an upper bound over all schemes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.beliefs import BeliefProblem, distinct
+from emalign_jax.exact.bounding import bound_pricing
+from emalign_jax.exact.lattice import Lattice, simplex_lattice
+from emalign_jax.exact.lp import KeptLP
+from emalign_jax.exact.milp import bound_rational_pricing
+from emalign_jax.users import QuantalUser
+
+ROUNDS = 30  # of column generation
+PRICE_TOLERANCE = 1e-8  # relative to the spread of the agent's payoff
+PEAKS = 8  # local maxima of the lattice from which a pricing search sets out
+KINKS = 24  # and indifference points
+NEWTON_STEPS = 5  # a round; the next round goes on from the beliefs in use
+NUDGES = (1e-5, 1e-3)  # how far from a kink to look at what the user does beside it
+PROVED = 0.9  # share of the bracket that a proof may leave open; the rest is for rounding
+PROOFS = 20  # attempts at a proof, each of which adds the belief that refutes the last one
+
+
+class BeliefOptimum(NamedTuple):
+    """What a belief LP found.
+
+    value:   attained by `scheme` [XB, S]; NaN unless `optimal`
+    upper:   no scheme pays more (inf where no proof was asked for)
+    status:  "Optimal", or what HiGHS said instead
+    level, worth: at any least (or exact) user value v, no scheme pays more than level - worth * v
+    """
+
+    optimal: bool
+    value: float
+    upper: float
+    scheme: Float[np.ndarray, "XB S"]
+    status: str
+    level: float = np.inf
+    worth: float = 0.0
+
+
+class BeliefLP:
+    """The master LP of one `BeliefProblem`, kept with its beliefs from call to call.
+
+    beliefs: further starting beliefs over all x_B, such as those of his present scheme; any scale.
+    sign:    -1 asks for the agent's worst payoff (values are then his payoffs still, bounds those of -payoff).
+    """
+
+    def __init__(self, problem: BeliefProblem, beliefs: Float[np.ndarray, "N XB"], *, sign: float = 1.0):
+        self.problem, self.sign = problem, sign
+        self._lattice = simplex_lattice(len(problem.target))
+        start = beliefs[:, problem.possible]
+        start = start[start.sum(1) > 0]
+        points = [self._lattice.points, problem.kinks, problem.target[None] / problem.target.sum(), start]
+        if not isinstance(problem.user, QuantalUser) and problem.user.ties != "agents":
+            points.append(_nudged(problem.kinks))
+        points = np.concatenate(points)
+        self._points = distinct(points / points.sum(1, keepdims=True))
+        own, user = problem.payoffs(self._points)
+        self._lp = KeptLP(
+            np.concatenate([self._points.T, user[None]]),
+            np.concatenate([problem.target, [-np.inf]]),
+            np.concatenate([problem.target, [np.inf]]),
+            cost=sign * own,
+        )
+
+    def best(
+        self,
+        value_at_least: float = -np.inf,
+        value_at_most: float = np.inf,
+        *,
+        bracket: float | None = None,
+        work: int = 0,
+    ) -> BeliefOptimum:
+        """The best payoff over schemes that are worth so much to the user.
+
+        bracket: prove an upper bound within this much of the value (None: do not), with at most `work` operations
+            (cells times their numbers); what is not proved by then is left open in `upper`.
+        """
+        self._lp.set_row(len(self.problem.target), value_at_least, value_at_most)
+        result = self._generate()
+        if not result.optimal:
+            return self._nothing(result)
+        excess = np.inf
+        for _ in range(PROOFS if bracket is not None else 0):
+            proof = self._prove(result, PROVED * bracket, work)
+            work -= proof.work
+            excess = max(proof.upper, 0.0)
+            if proof.best <= PROVED * bracket or work <= 0:
+                break
+            better = self._better(result, proof.at)
+            if not len(better):
+                break
+            self._add(better)
+            result = self._generate()
+            if not result.optimal:
+                return self._nothing(result)
+        price, worth = result.row_dual[:-1], -float(result.row_dual[-1])
+        value, target = self.sign * result.value, self.problem.target
+        level = float(price @ target) + excess
+        return BeliefOptimum(True, value, result.value + excess, self._scheme(result), result.status, level, worth)
+
+    def _nothing(self, result) -> BeliefOptimum:
+        return BeliefOptimum(False, np.nan, np.nan, np.full((len(self.problem.prior), 1), np.nan), result.status)
+
+    def _generate(self):
+        """Solve, adding beliefs that pay more than their price, until none is found."""
+        for _ in range(ROUNDS):
+            result = self._lp.solve()
+            if not result.optimal:
+                return result
+            new = self._price(result)
+            if not len(new):
+                return result
+            self._add(new)
+        return self._lp.solve()
+
+    def _add(self, points: Float[np.ndarray, "N B"]) -> None:
+        own, user = self.problem.payoffs(points)
+        self._lp.add_columns(self.sign * own, np.concatenate([points.T, user[None]]))
+        self._points = np.concatenate([self._points, points])
+
+    def _scheme(self, result) -> Float[np.ndarray, "XB S"]:
+        problem = self.problem
+        used = result.x > 1e-12
+        columns = self._points[used] * result.x[used, None]  # [S, B], sums to the prior
+        scheme = np.full((len(problem.prior), int(used.sum())), 1 / used.sum())
+        scheme[problem.possible] = (columns / columns.sum(0)).T
+        return scheme
+
+    def _goal(self, result):
+        return self.problem.goal(self.sign, -result.row_dual[-1])
+
+    def _prove(self, result, target: float, work: int):
+        goal, price = self._goal(result), result.row_dual[:-1]
+        if isinstance(self.problem.user, QuantalUser):
+            return bound_pricing(self.problem, goal, price, target, work)
+        return bound_rational_pricing(self.problem, goal, price, target, work)
+
+    def _price(self, result) -> Float[np.ndarray, "N B"]:
+        """Beliefs that pay more than their price: the lattice's, the kinks, and for a quantal user the local maxima
+        near them and near the beliefs in use."""
+        problem, points = self.problem, self._points
+        if points.shape[1] == 1:
+            return points[:0]
+        goal, price = self._goal(result), result.row_dual[:-1]
+        on_lattice = problem.value(self._lattice.points, goal) - self._lattice.points @ price
+        peaks = self._lattice.points[self._lattice.local_maxima(on_lattice, PEAKS)]
+        kinks = problem.kinks
+        peaks = np.concatenate([peaks, kinks[np.argsort(kinks @ price - problem.value(kinks, goal))[:KINKS]]])
+        if isinstance(problem.user, QuantalUser):
+            peaks = np.concatenate([points[result.x > 0], peaks])
+        return self._better(result, peaks)
+
+    def _better(self, result, peaks: Float[np.ndarray, "P B"]) -> Float[np.ndarray, "N B"]:
+        """Of `peaks`, for a quantal user after climbing from them, those that pay more than their price."""
+        problem, goal, price = self.problem, self._goal(result), result.row_dual[:-1]
+        if isinstance(problem.user, QuantalUser):
+            peaks = climb(problem, goal, price, peaks, self._lattice.spacing)
+        enough = PRICE_TOLERANCE * max(problem.spread, 1e-300)
+        return distinct(peaks[problem.value(peaks, goal) - peaks @ price > enough])
+
+
+def concavify(
+    problem: BeliefProblem,
+    beliefs: Float[np.ndarray, "N XB"],
+    *,
+    sign: float = 1.0,
+    value_at_least: float = -np.inf,
+    bracket: float | None = None,
+    work: int = 0,
+) -> BeliefOptimum:
+    """The agent's best payoff (worst for sign=-1) over all schemes, by one call of a `BeliefLP`."""
+    return BeliefLP(problem, beliefs, sign=sign).best(value_at_least, bracket=bracket, work=work)
+
+
+def _nudged(kinks: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "M B"]:
+    """Beliefs near kinks, where a response that a tie rule denies at the kink is strictly best."""
+    B = kinks.shape[1]
+    toward = np.eye(B)[None] - kinks[:, None]
+    return np.concatenate([kinks[:, None] + share * toward for share in NUDGES]).reshape(-1, B)
+
+
+def climb(problem: BeliefProblem, goal, price, start, radius) -> np.ndarray:
+    """Local maxima of value - belief @ price on the simplex near `start` [P, B]: damped Newton steps with
+    |Hessian|, coordinates at 0 held there while the slope pushes them out; the best of a few lengths is kept."""
+    here = start.copy()
+    P, B = here.shape
+    best = problem.value(here, goal) - here @ price
+    lengths = np.array([1.0, 0.3, 0.05, 0.005])
+    width = 1e-5
+    for _ in range(NEWTON_STEPS):
+        # moves along e_b - here keep the sum at 1; one-sided differences, inside the simplex
+        probes = here[:, None] + width * (np.eye(B) - here[:, None])
+        slopes = problem.slope(np.concatenate([here[:, None], probes], 1).reshape(-1, B), goal).reshape(P, B + 1, B)
+        slope = slopes[:, 0] - price
+        curvature = (slopes[:, 1:] - slopes[:, :1]) / width  # [P, b, :] = H (e_b - here)
+        free = (here > 1e-12) | (slope - (here * slope).sum(1, keepdims=True) > 0)
+        tangent = np.where(free[:, :, None], np.eye(B), 0) - here[:, None]  # rows e_b - here, b free
+        tangent = np.where(free[:, :, None], tangent, 0)
+        hessian = np.einsum("pbk,pck->pbc", np.where(free[:, :, None], curvature, 0), tangent)
+        hessian = (hessian + hessian.swapaxes(1, 2)) / 2
+        eigen, basis = np.linalg.eigh(hessian)
+        strength = np.abs(eigen)
+        along = np.einsum("pbi,pbk,pk->pi", basis, tangent, slope)
+        size = np.where(strength > 1e-9 * problem.spread, along / np.maximum(strength, 1e-300), np.sign(along) * radius)
+        move = np.einsum("pi,pbi,pbk->pk", size, basis, tangent)
+        move *= np.minimum(1, radius / np.maximum(np.abs(move).max(1, keepdims=True), 1e-300))
+        trial = np.maximum(here[:, None] + lengths[:, None] * move[:, None], 0)
+        trial /= trial.sum(-1, keepdims=True)
+        values = (problem.value(trial.reshape(-1, B), goal) - trial.reshape(-1, B) @ price).reshape(P, -1)
+        pick = values.argmax(1)
+        better = values[np.arange(P), pick] > best
+        here = np.where(better[:, None], trial[np.arange(P), pick], here)
+        gain = np.where(better, values[np.arange(P), pick] - best, 0)
+        best += gain
+        if gain.max() <= 0.01 * PRICE_TOLERANCE * problem.spread:
+            break
+    return here

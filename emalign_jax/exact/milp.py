@@ -1,0 +1,101 @@
+"""An upper bound of what any belief pays a rational user's agent (section 5.4 of the model).
+
+phi is piecewise linear: the law over actions is constant between the hyperplanes on which a type is indifferent, and
+with ties for the agent phi is largest at a vertex of that arrangement. Where `BeliefProblem.kinks` holds all vertices
+they are looked at; beyond, the best belief is the optimum of a mixed-integer program,
+
+    maximise  sum_{t,a,b} y[t,a,b] H[b,t,a] - price @ mu
+    subject to  sum_a y[t,a,b] = mu[b],  sum_b mu[b] = 1,  sum_b y[t,a,b] = z[t,a] in {0, 1},
+                sum_b y[t,a,b] (u[b,t,a] - u[b,t,c]) >= 0  for all t, a, c,
+
+z the action that type t takes, y = mu z. HiGHS's dual bound is the upper bound, also where it stops early. Finding the
+best belief is NP-hard in general, hence `MAX_BINARIES`.
+"""
+
+from __future__ import annotations
+
+import highspy
+import numpy as np
+from jaxtyping import Float
+from scipy import sparse
+
+from emalign_jax.exact.beliefs import BeliefProblem
+from emalign_jax.exact.bounding import PricingBound
+from emalign_jax.exact.lp import new_highs
+
+MAX_BINARIES = 256  # types times actions
+WORK_PER_SECOND = 2e7  # how the budget of `bound_pricing` is turned into time
+
+
+def bound_rational_pricing(
+    problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
+) -> PricingBound:
+    """Bound max over the simplex of what the goal pays, ties in its favour, less price @ mu."""
+    if not problem.knows_all_kinks:
+        return _solve(problem, goal, price, target, work)
+    kinks = problem.kinks
+    excess = _suprema(problem, goal, kinks) - kinks @ price
+    attained = problem.value(kinks, goal) - kinks @ price
+    best = int(attained.argmax())
+    return PricingBound(float(excess.max()), float(attained[best]), kinks[best : best + 1], 0)
+
+
+def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "N"]:
+    """The limit superior of the goal's payoff at `points`, which are kinks."""
+    B, T, A = problem.own_payoff.shape
+    mass, user, law = problem.responses(points)
+    total = (points @ goal).reshape(-1, T, A)
+    if B == 2 and problem.user.ties != "agents":  # what the response is on either side of a kink
+        order = np.argsort(points[:, 0])
+        middles = (points[order[1:]] + points[order[:-1]]) / 2
+        beside = problem.responses(middles)[2]
+        best = (law * total).sum((1, 2))
+        best[order[1:]] = np.maximum(best[order[1:]], (beside * total[order[1:]]).sum((1, 2)))
+        best[order[:-1]] = np.maximum(best[order[:-1]], (beside * total[order[:-1]]).sum((1, 2)))
+        return best
+    tied = user >= user.max(-1, keepdims=True) - problem.tie_tolerance * mass[..., None]
+    return np.where(tied, total, -np.inf).max(-1).sum(-1)
+
+
+def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
+    B, T, A = problem.own_payoff.shape
+    user = problem.user_payoff
+    advantage = user[:, :, :, None] - user[:, :, None, :] + problem.tie_tolerance * problem.mass[:, :, None, None]
+    sent, taken = T * A * B, T * A  # columns: y[t, a, b], then z[t, a], then mu[b]
+    eye, one = sparse.identity, np.ones
+    by_type = sparse.hstack(
+        [sparse.kron(eye(T), sparse.kron(one((1, A)), eye(B))), sparse.csr_matrix((T * B, taken)),
+         sparse.kron(-one((T, 1)), eye(B))]
+    )  # fmt: skip
+    chosen = sparse.hstack([sparse.kron(eye(taken), one((1, B))), -eye(taken), sparse.csr_matrix((taken, B))])
+    whole = sparse.hstack([sparse.csr_matrix((1, sent + taken)), one((1, B))])
+    obedient = sparse.block_diag([advantage[:, t, a].T for t in range(T) for a in range(A)])
+    obedient = sparse.hstack([obedient, sparse.csr_matrix((taken * A, taken + B))])
+    rows = sparse.vstack([by_type, chosen, whole, obedient]).tocsr()
+    exactly = np.concatenate([np.zeros(T * B + taken), [1.0]])
+
+    lp = highspy.HighsLp()
+    lp.num_row_, lp.num_col_ = rows.shape
+    lp.sense_ = highspy.ObjSense.kMaximize
+    lp.col_cost_ = np.concatenate([goal.reshape(B, taken).T.ravel(), np.zeros(taken), -price])
+    lp.col_lower_, lp.col_upper_ = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+    lp.row_lower_ = np.concatenate([exactly, np.zeros(taken * A)])
+    lp.row_upper_ = np.concatenate([exactly, np.full(taken * A, np.inf)])
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = rows.shape
+    lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = rows.indptr, rows.indices, rows.data
+    integer, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
+    lp.integrality_ = [real] * sent + [integer] * taken + [real] * B
+    highs = new_highs(
+        presolve="on", solver="choose", mip_rel_gap=0.0, mip_abs_gap=target / 4, mip_feasibility_tolerance=1e-9,
+        time_limit=max(work / WORK_PER_SECOND, 0.1),
+    )  # fmt: skip
+    highs.passModel(lp)
+    highs.run()
+    info = highs.getInfo()
+    found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    mu = np.array(highs.getSolution().col_value)[-B:] if found else problem.target
+    mu = np.maximum(mu, 0) / np.maximum(mu, 0).sum()
+    best = float((problem.value(mu[None], goal) - mu[None] @ price)[0])
+    spent = int(highs.getRunTime() * WORK_PER_SECOND)
+    return PricingBound(max(float(info.mip_dual_bound), best), best, mu[None], spent)
