@@ -11,7 +11,7 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax.exact import rational
-from emalign_jax.exact.lp import MAX_EXACT, KeptLP
+from emalign_jax.exact.lp import FEASIBILITY, MAX_EXACT, KeptLP
 from emalign_jax.exact.obedience import ObedienceLP
 from emalign_jax.exact.rational import BASIC, LOWER, UPPER, ZERO, ExactLP, maximise, proves
 
@@ -91,6 +91,16 @@ def test_the_data_are_the_floats():
     assert np.isnan(result.value)
     assert np.isnan(result.x).all()
     assert np.isnan(result.row_dual).all()
+
+
+def test_rows_that_depend_but_for_one_rounding():
+    """x + y = 1 twice, once with 1 + 2^-52: no float solver sees that y must be 0; the multipliers tell."""
+    lp = make([[1, 1], [1, 1 + 2.0**-52]], [1, 1], [1, 1], [0, 1])
+    assert kept(lp).solve().value == pytest.approx(1, abs=FLOAT_ERROR)
+    result = kept(lp, exact=True).solve()
+    assert result.exact == 0
+    np.testing.assert_array_equal(result.x, [1, 0])
+    assert np.abs(result.row_dual).max() >= 2.0**52
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -232,6 +242,8 @@ def test_float_path_holds_to_its_tolerance(seed, whole):
     assert float(exact.exact) == exact.value
     scale = 1 + np.abs(plain.x).sum() + np.abs(plain.row_dual).sum()
     assert abs(exact.value - plain.value) <= FLOAT_ERROR * scale
+    x, y = (np.abs(plain[k]).sum() + np.abs(exact[k]).sum() for k in (2, 3))
+    assert abs(exact.value - plain.value) <= FEASIBILITY * (x + y) + 1e-12  # what the docstring of lp.py states
     if not whole:  # one optimum, one multiplier vector
         np.testing.assert_allclose(exact.x, plain.x, atol=FLOAT_ERROR * scale)
         np.testing.assert_allclose(exact.row_dual, plain.row_dual, atol=FLOAT_ERROR * scale)

@@ -3,10 +3,13 @@
 The status of a solve is returned, never guessed: a solve that did not end "optimal" has value NaN.
 
 What an optimal float answer guarantees: HiGHS found every bound and every row, scaled as given, to hold within
-FEASIBILITY in x, and every reduced cost to have the right sign within FEASIBILITY. So the value may be off by about
-FEASIBILITY * (sum |row_dual| + sum |x|), on either side, and HiGHS drops coefficients of 1e-9 or less.
+FEASIBILITY in x, and every reduced cost to have the right sign within FEASIBILITY (it drops coefficients of 1e-9 or
+less). So the value is too high by at most about FEASIBILITY * sum |multipliers| and too low by at most about
+FEASIBILITY * sum |x|, multipliers and x being those of the exact optimum.
 With `exact=True` an optimal answer is derived again in rational arithmetic from HiGHS's last basis, and proved: it
 is the optimum of the LP whose data are the given float64 numbers, none dropped (bounds beyond 1e20 count as none).
+The two part ways where only the rounding of the data keeps rows from depending on each other: the exact multipliers
+are of size 1e16 then, and the exact answer is right about an LP that nobody meant, or calls it infeasible.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy as np
 from emalign_jax.exact import rational
 
 FEASIBILITY = 1e-9  # primal and dual tolerance handed to HiGHS
-MAX_EXACT = 8_000  # rows * columns with exact=True: 5 s a solve where all is dense, 0.02 s in an obedience LP
+MAX_EXACT = 8_000  # rows * columns with exact=True: 5 s a solve if all is dense, 0.05 s in an obedience LP
 
 
 class LPResult(NamedTuple):

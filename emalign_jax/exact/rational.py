@@ -62,6 +62,7 @@ def maximise(lp: ExactLP, statuses: Sequence[int] | None = None) -> ExactResult:
     statuses: [N + M] LOWER, BASIC, UPPER or ZERO of each column and then of each row, from which to start; any
         list will do, the better the faster. None: all rows basic.
     Raises ValueError for data that are no LP: NaN, an infinite coefficient, a lower bound of +inf or an upper of -inf.
+    Raises ArithmeticError rather than return an answer that `proves` rejects.
     """
     lower, upper = (np.concatenate(pair) for pair in ((lp.col_lower, lp.row_lower), (lp.col_upper, lp.row_upper)))
     if not (np.isfinite(lp.rows).all() and np.isfinite(lp.cost).all() and (lower < np.inf).all()):
@@ -82,6 +83,7 @@ def proves(lp: ExactLP, result: ExactResult) -> bool:
     Optimal: x is feasible and worth `value`, and the multipliers prove that nothing is worth more (weak duality).
     Infeasible: multipliers with which anything feasible would be worth less than 0 at no cost.
     Unbounded: x is feasible, and the ray leads from it to ever more.
+    Raises ValueError where a tuple that is needed has not the length that `ExactResult` states.
     """
     cost = _fractions(lp.cost)
     if result.status == OPTIMAL:
