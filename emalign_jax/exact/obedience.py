@@ -9,6 +9,7 @@ The feasible set depends on the prior and the user alone, so one model serves al
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,14 @@ NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0
 
 
 class Advice(NamedTuple):
-    """value: of the objective (NaN unless optimal); scheme: [XB, S], at most max(A, XB + 1) messages."""
+    """value: of the objective (NaN unless optimal); scheme: [XB, S], at most max(A, XB + 1) messages, in floats;
+    exact: the value of the LP as the rational number that it is (None unless asked for and optimal)."""
 
     optimal: bool
     value: float
     scheme: Float[np.ndarray, "XB S"]
     status: str
+    exact: Fraction | None = None
 
 
 def check_size(user_features: int, agent_features: int, actions: int) -> None:
@@ -42,9 +45,9 @@ def check_size(user_features: int, agent_features: int, actions: int) -> None:
 
 
 class ObedienceLP:
-    """The kept model of one game."""
+    """The kept model of one game; exact: answers in rational arithmetic, see `KeptLP` (ValueError if too large)."""
 
-    def __init__(self, game: ReducedGame):
+    def __init__(self, game: ReducedGame, exact: bool = False):
         user = np.asarray(game.user)
         XA, XB, A = user.shape
         check_size(XA, XB, A)
@@ -70,6 +73,7 @@ class ObedienceLP:
             np.concatenate(rows).reshape(-1, XB * R),
             np.concatenate([np.ones(XB), np.zeros(obedience), [-np.inf]]),
             np.concatenate([np.ones(XB), np.full(obedience + 1, np.inf)]),
+            exact=exact,
         )
 
     def _spread(self, payoff: Float[np.ndarray, "XA XB A"]) -> Float[np.ndarray, "XB R"]:
@@ -91,4 +95,4 @@ class ObedienceLP:
             scheme = compress(scheme, own, user)
         else:
             scheme = scheme[:, used]
-        return Advice(True, result.value, scheme, result.status)
+        return Advice(True, result.value, scheme, result.status, result.exact)
