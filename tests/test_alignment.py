@@ -293,6 +293,20 @@ def test_agents_of_very_different_sizes(rule):
 
 
 @every_rule
+def test_sizes_beyond_floating_point_cost_only_themselves(rule):
+    u, U = some(20, 3)
+    sound = em.align(u, U, **rule)
+    u[1] *= 1e-250
+    U[1, 0] *= 1e99
+    U[1, 1:] *= 1e-250
+    for found in (em.align(u, U, **rule), em.align(1e-150 * u, 1e-150 * U, **rule)):
+        assert (found.solved | np.isnan(found.error)).all()
+        assert found.solved[[0, 2]].all()
+    assert found.error[0] == pytest.approx(1e-150 * float(sound.error[0]), rel=1e-9)
+    assert em.align(u[::2], U[1], **rule).solved.shape == (2,)
+
+
+@every_rule
 def test_batches_are_loops(rule):
     u, U = some(15, 2, 3)
     found = em.align(u, U, **rule)

@@ -112,7 +112,8 @@ def align(
     for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
         shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)
         for k in items:
-            rows[k] = shared.fit(targets[k])
+            with np.errstate(over="ignore", invalid="ignore"):  # sizes 1e300 apart: NaN, and not solved
+                rows[k] = shared.fit(targets[k])
             if progress is not None:
                 progress(1)
     shapes = ((K,), (Y,), (), (), (), (A, Y), (A, Y))
@@ -180,7 +181,7 @@ class _Agents:
     """The agents of one or more targets, prepared once: fit(target) is one item's answer."""
 
     def __init__(self, agents: Float[np.ndarray, "K A Y"], rule: _Rule, *, alone: bool):
-        self.rule, self.raw = rule, agents
+        self.rule, self.raw, self.alone = rule, agents, alone
         self.sound = _sound(agents)
         if not self.sound:
             return
@@ -191,7 +192,7 @@ class _Agents:
         self.tables[noise], self.sizes[noise] = 0, 0
         # simplex weights do not see a table taken from u and all U_i
         self.middle = self.tables.mean(0) if rule.simplex else np.zeros(agents.shape[1:])
-        self.shared = None if alone else self._solver(self.middle)
+        self.shared = None  # the solver that targets share, made when one needs it
 
     def fit(self, target: Float[np.ndarray, "A Y"]) -> Alignment:
         K, A, Y = self.raw.shape
@@ -204,7 +205,8 @@ class _Agents:
             w = np.eye(K)[singles.argmin()] if self.rule.simplex else np.zeros(K)
             return self._answer(w, np.zeros((A, Y)), u, shift)
         best = _unsolved(K, A, Y)
-        if self.shared is not None:
+        if not self.alone:
+            self.shared = self.shared or self._solver(self.middle)
             best = self._try(self.shared, self.middle, u, shift, unit, best)
         if not best.gap <= SHARP * unit:
             middle = u if self.rule.simplex else self.middle
@@ -250,40 +252,40 @@ class _Agents:
 
 
 class _Sup:
-    """The dual LP, in which the target is only a cost: q = q+ - q- of l1 size 1, orthogonal to offsets,
+    """The LP: minimise eps subject to -eps <= sum_i w_i U_i + c - u <= eps in every cell.
 
-    maximise t - <q, u> with <q, U_i> >= t for all i (simplex), or -<q, u> with <q, U_i> >= 0 (cone).
-    The weights are the rows' duals. It has K rows and a few; the primal would have two a cell."""
+    The target is only in the bounds of the rows, so that one basis serves for the next; q is the rows' duals."""
 
     def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: _Rule):
         K, A, Y = tables.shape
-        self.rule, self.shape = rule, (A, Y)
+        self.rule, self.cells = rule, A * Y
         size = _size(tables, "sup")
-        self.unit = float(size[size > 0].min()) if size.any() else 1.0  # of t
+        self.unit = float(size[size > 0].min()) if size.any() else 1.0
         self.size = np.where(size > 0, size, self.unit)
-        fit = (tables / self.size[:, None, None]).reshape(K, -1)
-        groups = {
-            "none": np.zeros((0, A * Y)),
-            "constant": np.ones((1, A * Y)),
-            "per_state": np.tile(np.eye(Y), (1, A)),
-        }[rule.offset]
-        free = np.concatenate([-self.unit / self.size, np.zeros(len(groups) + 1)])[:, None]
-        rows = np.block([[fit, -fit], [groups, -groups], [np.ones((1, 2 * A * Y))]])
+        fit = (tables / self.size[:, None, None]).reshape(K, -1).T
+        one = np.ones((A * Y, 1))
+        free = {"none": one[:, :0], "constant": one, "per_state": np.tile(np.eye(Y), (A, 1))}[rule.offset]
+        total = np.concatenate([self.unit / self.size, np.zeros(free.shape[1] + 1)])[None]
+        endless = np.full(A * Y, np.inf)
         self.lp = KeptLP(
-            np.concatenate([rows, free], 1) if rule.simplex else rows,
-            np.concatenate([np.zeros(K + len(groups)), [-np.inf]]),
-            np.concatenate([np.full(K, np.inf), np.zeros(len(groups)), [1.0]]),
-            col_lower=np.concatenate([np.zeros(2 * A * Y), np.full(int(rule.simplex), -np.inf)]),
+            np.concatenate([np.block([[fit, free, one], [fit, free, -one]]), total[: int(rule.simplex)]]),
+            np.concatenate([np.zeros(A * Y), -endless, np.zeros(int(rule.simplex))]),
+            np.concatenate([endless, np.zeros(A * Y + int(rule.simplex))]),
+            cost=-np.eye(K + free.shape[1] + 1)[-1],
+            col_lower=np.concatenate([np.zeros(K), np.full(free.shape[1], -np.inf), [0.0]]),
         )
 
     def fit(self, target, unit: float) -> tuple[np.ndarray, np.ndarray | None] | None:
-        u = target.ravel() / unit
-        self.lp.set_cost(np.concatenate([-u, u, np.full(int(self.rule.simplex), self.unit / unit)]))
+        for row, value in enumerate(target.ravel() / unit):
+            self.lp.set_row(row, value, np.inf)
+            self.lp.set_row(self.cells + row, -np.inf, value)
+        if self.rule.simplex:
+            self.lp.set_row(2 * self.cells, self.unit / unit, self.unit / unit)
         result = self.lp.solve()
         if not result.optimal:
             return None
-        positive, negative = result.x[: 2 * u.size].reshape(2, *self.shape)
-        return -result.row_dual[: len(self.size)] * unit / self.size, positive - negative
+        dual = result.row_dual[: 2 * self.cells].reshape(2, *target.shape).sum(0)
+        return result.x[: len(self.size)] * unit / self.size, dual
 
 
 class _L2:
@@ -308,6 +310,8 @@ class _L2:
             goal = np.eye(len(columns))[-1]
         length = np.linalg.norm(columns, axis=0)
         length = np.where(length > 0, length, 1.0)
+        if not (np.isfinite(columns).all() and np.isfinite(length).all()):
+            return None
         try:
             v = nnls(columns / length, goal, maxiter=30 * len(length))[0] / length
         except RuntimeError:  # too many iterations
