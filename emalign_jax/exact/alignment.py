@@ -1,0 +1,454 @@
+"""Alignment fits: how nearly the agents' utilities, weighted, add up to the user's (section 7 of the model).
+
+eps of the theorem of section 6 (Collina, Goel, Roth, Ryu, Shi, arXiv 2509.15090) is the sup-norm error here.
+Every answer carries a dual vector from which a lower bound on the error of any weights follows by weak duality,
+whatever the solver claims: `gap` is the error less that bound.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from emalign_jax.exact.lp import KeptLP
+from emalign_jax.game import LARGEST
+
+SOLVED = 1e-6  # largest gap of an answer, in units of the error of the best single agent (cone: of no agent)
+SHARP = 1e-10  # a gap beyond this, in the same units, is worth another try
+ROUNDING = 1e-14  # of a table's largest entry: what centring leaves of a table that is all offset
+REACH = 10.0  # cone: how much larger than those found are the weights that the bound speaks of
+
+
+class Alignment(NamedTuple):
+    """sum_i weights_i U_i + offset ~ u. Float64, on the host; NaN where not `solved`.
+
+    weights:  [..., K]     w >= 0, of sum 1 (simplex) or any (cone)
+    offset:   [..., Y]     c(y): zeros (none), one number repeated (constant) or one a state (per_state)
+    error:    [...]        sup: the largest absolute residual, eps; l2: the residual's Frobenius norm. In the
+                           units of u, attained by these weights and this offset
+    gap:      [...]        no admissible weights and offset have an error below error - gap (up to rounding)
+    solved:   [...]        False: an entry is not finite or too large, or the solver failed
+    residual: [..., A, Y]  sum_i w_i U_i + c - u
+    dual:     [..., A, Y]  the certificate of the gap, see `dual_bound`
+    """
+
+    weights: Float[np.ndarray, "*batch K"]
+    offset: Float[np.ndarray, "*batch Y"]
+    error: Float[np.ndarray, "*batch"]
+    gap: Float[np.ndarray, "*batch"]
+    solved: Bool[np.ndarray, "*batch"]
+    residual: Float[np.ndarray, "*batch A Y"]
+    dual: Float[np.ndarray, "*batch A Y"]
+
+    @property
+    def rms(self) -> Float[np.ndarray, "*batch"]:
+        """Frobenius norm of the residual over sqrt(A Y), whichever norm was fitted."""
+        return np.asarray(_size(self.residual, "l2") / np.sqrt(np.prod(self.residual.shape[-2:])))
+
+    def predict(self, agent_utilities) -> Float[np.ndarray, "*batch A Z"]:
+        """sum_i w_i U_i + c for other tables [..., K, A, Z]; Z may differ from Y if the offset is no c(y)."""
+        tables = _table("agent_utilities", agent_utilities, "[..., K, A, Y]")
+        K, Y = self.weights.shape[-1], self.offset.shape[-1]
+        if tables.shape[-3] != K:
+            raise ValueError(f"agent_utilities: K (axis -3) is {tables.shape[-3]}, but there are {K} weights")
+        offset = self.offset
+        if tables.shape[-1] != Y:
+            if (self.solved & (offset != offset[..., :1]).any(-1)).any():
+                raise ValueError(f"agent_utilities: Y (last axis) is {tables.shape[-1]}, but the offset has {Y} states")
+            offset = offset[..., :1]
+        return (self.weights[..., None, None] * tables).sum(-3) + offset[..., None, :]
+
+
+class _Rule(NamedTuple):
+    """What is fitted: the words of `align`."""
+
+    weights: str
+    offset: str
+    norm: str
+
+    @property
+    def simplex(self) -> bool:
+        return self.weights == "simplex"
+
+
+_WORDS = {"weights": ("simplex", "cone"), "offset": ("none", "constant", "per_state"), "norm": ("sup", "l2")}
+
+
+def align(
+    user_utility,
+    agent_utilities,
+    *,
+    weights: str = "simplex",
+    offset: str = "none",
+    norm: str = "sup",
+    progress=None,
+) -> Alignment:
+    """The best fit sum_i w_i U_i + c ~ u of `user_utility` [..., A, Y] by `agent_utilities` [..., K, A, Y].
+
+    Batch axes are broadcast; targets that share their agents (agents without batch axes) share the work.
+
+    weights:  "simplex" (w >= 0, sum 1) or "cone" (w >= 0)
+    offset:   "none", "constant" (one number) or "per_state" (c(y))
+    norm:     "sup" (a linear program) or "l2" (non-negative least squares)
+    progress: called with the number of items done since the last call.
+
+    A table of ratings (instances x annotators, the target a human) is the same problem with Y = instances and
+    A = 1; a c(y) then fits anything, so "per_state" has error 0 there by definition. Where several weights are
+    best, which of them comes out may depend on the batch (its error does not).
+    Raises `ValueError` for shapes and words. An item with a NaN or an infinite entry, or whose program is not
+    solved, costs only itself: NaN, and `solved` False.
+    """
+    rule = _rule(weights, offset, norm)
+    user, agents = _tables(user_utility, agent_utilities)
+    batch = np.broadcast_shapes(user.shape[:-2], agents.shape[:-3])
+    K, A, Y = agents.shape[-3:]
+    targets = np.broadcast_to(user, (*batch, A, Y)).reshape(-1, A, Y)
+    groups = agents.reshape(-1, K, A, Y)
+    group = np.broadcast_to(np.arange(len(groups)).reshape(agents.shape[:-3]), batch).ravel()
+    order = np.argsort(group, kind="stable")
+    rows: list[Alignment] = [_unsolved(K, A, Y)] * len(targets)
+    for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
+        shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)
+        for k in items:
+            with np.errstate(over="ignore", invalid="ignore"):  # sizes 1e300 apart: NaN, and not solved
+                rows[k] = shared.fit(targets[k])
+            if progress is not None:
+                progress(1)
+    shapes = ((K,), (Y,), (), (), (), (A, Y), (A, Y))
+    columns = ([row[n] for row in rows] for n in range(len(shapes)))
+    dtypes = [bool if name == "solved" else np.float64 for name in Alignment._fields]
+    return Alignment(*(np.array(c, d).reshape((*batch, *s)) for c, d, s in zip(columns, dtypes, shapes, strict=True)))
+
+
+def verify(
+    found: Alignment, user_utility, agent_utilities, *, weights: str, offset: str, norm: str, tolerance: float = 1e-9
+) -> Bool[np.ndarray, "*batch"]:
+    """Is each item's error attained by its weights and offset, and proved best by its dual? From the data alone.
+
+    tolerance: of the error of the best single agent (cone: of no agent), and of the entries for rounding.
+    """
+    rule = _rule(weights, offset, norm)
+    user, agents = _tables(user_utility, agent_utilities)
+    batch = found.error.shape
+    user = np.broadcast_to(user, (*batch, *user.shape[-2:]))
+    agents = np.broadcast_to(agents, (*batch, *agents.shape[-3:]))
+    verdict = np.zeros(batch, bool)
+    for k in zip(*np.nonzero(np.atleast_1d(found.solved)), strict=True):
+        k = k if batch else ()
+        w, c = found.weights[k], found.offset[k]
+        allowed = (w >= 0).all() and (not rule.simplex or abs(w.sum() - 1) < 1e-12)
+        allowed &= offset == "per_state" or (c == (c[0] if offset == "constant" else 0)).all()
+        attained = _size(np.tensordot(w, agents[k], 1) + c - user[k], norm)
+        unit, rounding = _unit(user[k], agents[k], rule)
+        slack = tolerance * unit + 10 * rounding * (1 if rule.simplex else 1 + _total(w, agents[k], user[k], rule))
+        bound = dual_bound(found.dual[k], user[k], agents[k], w, weights=weights, offset=offset, norm=norm)
+        verdict[k] = allowed and attained - slack <= found.error[k] <= bound + slack
+    return verdict
+
+
+def dual_bound(
+    dual: Float[np.ndarray, "A Y"],
+    user_utility: Float[np.ndarray, "A Y"],
+    agent_utilities: Float[np.ndarray, "K A Y"],
+    near: Float[np.ndarray, "K"],
+    *,
+    weights: str,
+    offset: str,
+    norm: str,
+) -> float:
+    """A lower bound on the error of any weights and offset, from any `dual` q [A, Y], by weak duality.
+
+    q is first made admissible: orthogonal to offsets, of size at most 1 in the dual norm (l1 for sup). Then
+    error >= <q, residual> = sum_i w_i <q, U_i> - <q, u>, that is min_i <q, U_i - u> on the simplex, and
+    -<q, u> on the cone if all <q, U_i> >= 0. There, what <q, U_i> lacks of 0 (rounding) is charged to
+    weights of sum_i w_i |U_i| up to REACH times that at `near` (or |u|); the error is convex in w, so weights R
+    times as far can beat error - gap by at most R gaps more."""
+    rule = _rule(weights, offset, norm)
+    user, agents = _centre(user_utility, rule), _centre(agent_utilities, rule)
+    q = _admissible(dual, rule)
+    if rule.simplex:
+        return max(0.0, float(np.tensordot(agents - user, q, 2).min()))
+    slopes = np.tensordot(agents, q, 2)
+    size = _size(agents, norm)
+    lack = float((np.maximum(-slopes, 0) / np.where(size > 0, size, 1)).max())
+    total = REACH * max(float((near * size).sum()), float(_size(user, norm)))
+    return max(0.0, -float((q * user).sum()) - total * lack)
+
+
+class _Agents:
+    """The agents of one or more targets, prepared once: fit(target) is one item's answer."""
+
+    def __init__(self, agents: Float[np.ndarray, "K A Y"], rule: _Rule, *, alone: bool):
+        self.rule, self.raw, self.alone = rule, agents, alone
+        self.sound = _sound(agents)
+        if not self.sound:
+            return
+        self.tables, self.offsets = _split(agents, rule)
+        self.sizes = _size(self.tables, rule.norm)
+        # an agent who is all offset is 0, not the rounding that centring leaves
+        noise = self.sizes <= ROUNDING * _scale(agents, rule)
+        self.tables[noise], self.sizes[noise] = 0, 0
+        # simplex weights do not see a table taken from u and all U_i
+        self.middle = self.tables.mean(0) if rule.simplex else np.zeros(agents.shape[1:])
+        self.shared = None  # the solver that targets share, made when one needs it
+
+    def fit(self, target: Float[np.ndarray, "A Y"]) -> Alignment:
+        K, A, Y = self.raw.shape
+        if not (self.sound and _sound(target)):
+            return _unsolved(K, A, Y)
+        u, shift = _split(target, self.rule)
+        singles = _size(_centre(self.tables - u, self.rule), self.rule.norm)
+        unit, rounding = _unit(target, self.raw, self.rule)
+        if unit <= rounding:  # nothing is left to fit
+            w = np.eye(K)[singles.argmin()] if self.rule.simplex else np.zeros(K)
+            return self._answer(w, np.zeros((A, Y)), u, shift)
+        best = _unsolved(K, A, Y)
+        if not self.alone:
+            self.shared = self.shared or self._solver(self.middle)
+            best = self._try(self.shared, self.middle, u, shift, unit, best)
+        if not best.gap <= SHARP * unit:
+            middle = u if self.rule.simplex else self.middle
+            alone, scale = self._solver(middle), unit
+            for _ in range(3):
+                best = self._try(alone, middle, u, shift, scale, best)
+                if best.gap <= SHARP * unit or not best.solved:
+                    break
+                scale = max(float(best.error), 1e-6 * unit)  # a small error of large tables needs units of its own
+        return best if best.gap <= SOLVED * unit else _unsolved(K, A, Y)
+
+    def _solver(self, middle) -> _Sup | _L2:
+        return (_Sup if self.rule.norm == "sup" else _L2)(self.tables - middle, self.rule)
+
+    def _try(self, solver: _Sup | _L2, middle, u, shift, unit: float, best: Alignment) -> Alignment:
+        """The answer of `solver` to u - middle, or `best` if that has the smaller gap."""
+        found = solver.fit(u - middle, unit)
+        if found is None or not np.isfinite(found[0]).all():
+            return best
+        w = np.maximum(found[0], 0)
+        if not self.rule.simplex:
+            w[self.sizes == 0] = 0
+        elif w.sum() > 0:
+            w = w / w.sum()
+        else:
+            return best
+        answer = self._answer(w, found[1], u, shift)
+        if answer.gap > SHARP * unit:
+            polished = self._answer(w, _polished(answer.dual, w, u, self.tables, self.rule), u, shift)
+            answer = min(answer, polished, key=lambda a: a.gap)
+        return best if best.gap <= answer.gap else answer
+
+    def _answer(self, w, dual, u, shift) -> Alignment:
+        """The error that these weights attain with the best offset, and what `dual` proves of it."""
+        rule = self.rule
+        misfit = np.tensordot(w, self.tables - u, 1) if rule.simplex else np.tensordot(w, self.tables, 1) - u
+        residual, left = _split(misfit, rule)
+        error = float(_size(residual, rule.norm))
+        dual = _admissible(residual if dual is None else dual, rule)
+        bound = dual_bound(dual, u, self.tables, w, **rule._asdict())
+        offset = shift - np.tensordot(w, self.offsets, 1) - left
+        return _row(w, offset, error, max(error - bound, 0.0), True, residual, dual)
+
+
+class _Sup:
+    """The LP: minimise eps subject to -eps <= sum_i w_i U_i + c - u <= eps in every cell.
+
+    The target is only in the bounds of the rows, so that one basis serves for the next; q is the rows' duals."""
+
+    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: _Rule):
+        K, A, Y = tables.shape
+        self.rule, self.cells = rule, A * Y
+        size = _size(tables, "sup")
+        self.unit = float(size[size > 0].min()) if size.any() else 1.0
+        self.size = np.where(size > 0, size, self.unit)
+        fit = (tables / self.size[:, None, None]).reshape(K, -1).T
+        one = np.ones((A * Y, 1))
+        free = {"none": one[:, :0], "constant": one, "per_state": np.tile(np.eye(Y), (A, 1))}[rule.offset]
+        total = np.concatenate([self.unit / self.size, np.zeros(free.shape[1] + 1)])[None]
+        endless = np.full(A * Y, np.inf)
+        self.lp = KeptLP(
+            np.concatenate([np.block([[fit, free, one], [fit, free, -one]]), total[: int(rule.simplex)]]),
+            np.concatenate([np.zeros(A * Y), -endless, np.zeros(int(rule.simplex))]),
+            np.concatenate([endless, np.zeros(A * Y + int(rule.simplex))]),
+            cost=-np.eye(K + free.shape[1] + 1)[-1],
+            col_lower=np.concatenate([np.zeros(K), np.full(free.shape[1], -np.inf), [0.0]]),
+        )
+
+    def fit(self, target, unit: float) -> tuple[np.ndarray, np.ndarray | None] | None:
+        for row, value in enumerate(target.ravel() / unit):
+            self.lp.set_row(row, value, np.inf)
+            self.lp.set_row(self.cells + row, -np.inf, value)
+        if self.rule.simplex:
+            self.lp.set_row(2 * self.cells, self.unit / unit, self.unit / unit)
+        result = self.lp.solve()
+        if not result.optimal:
+            return None
+        dual = result.row_dual[: 2 * self.cells].reshape(2, *target.shape).sum(0)
+        return result.x[: len(self.size)] * unit / self.size, dual
+
+
+class _L2:
+    """Non-negative least squares, the tall tables reduced once to the triangle R of their QR."""
+
+    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: _Rule):
+        self.rule = rule
+        size = _size(tables, "l2")
+        self.size = np.where(size > 0, size, 1.0)
+        self.basis, self.triangle = np.linalg.qr((tables / self.size[:, None, None]).reshape(len(tables), -1).T)
+
+    def fit(self, target, unit: float) -> tuple[np.ndarray, np.ndarray | None] | None:
+        from scipy.optimize import nnls
+
+        goal = self.basis.T @ target.ravel() / unit
+        columns = self.triangle
+        if self.rule.simplex:
+            # min |Z w|, Z_i = U_i - u, over the simplex is NNLS of [Z; 1] v = [0; 1], normalised: given the sum s
+            # of v, the least is s^2 d^2 + (s - 1)^2, d the distance sought, so v is s times the best w for some
+            # s > 0. d <= 1 in this unit keeps s >= 1/2. What u has outside the span adds the same to all w
+            columns = np.concatenate([columns * (self.size / unit) - goal[:, None], np.ones((1, len(self.size)))])
+            goal = np.eye(len(columns))[-1]
+        length = np.linalg.norm(columns, axis=0)
+        length = np.where(length > 0, length, 1.0)
+        if not (np.isfinite(columns).all() and np.isfinite(length).all()):
+            return None
+        try:
+            v = nnls(columns / length, goal, maxiter=30 * len(length))[0] / length
+        except RuntimeError:  # too many iterations
+            return None
+        return (v if self.rule.simplex else v * unit / self.size), None
+
+
+def _polished(dual, w, user, agents, rule: _Rule) -> np.ndarray:
+    """`dual` without the rounding that an agent far larger than the error, or a small residual, makes of it.
+
+    At the best fit <q, U_i - u> (cone: <q, U_i>) is the same for all agents in use and larger for the others;
+    the smallest change that makes it so, with a few ulps to spare in each agent's own size."""
+    q = _admissible(dual, rule)
+    tables = agents - user if rule.simplex else agents
+    size = _size(tables, rule.norm)
+    slopes = np.tensordot(tables, q, 2)
+    level = w @ slopes if rule.simplex else 0.0
+    rows = ((w > 0) | (slopes < level)) & (size > 0)
+    lack = (level - slopes[rows]) / size[rows] + 4 * np.finfo(float).eps
+    change = np.linalg.lstsq(_centre(tables[rows], rule).reshape(-1, q.size) / size[rows, None], lack)[0]
+    return q + change.reshape(q.shape)
+
+
+def _admissible(dual: Float[np.ndarray, "A Y"], rule: _Rule) -> Float[np.ndarray, "A Y"]:
+    """`dual` orthogonal to offsets and of dual norm 1; zeros stay zeros in the sup case, where they are many."""
+    if rule.norm == "l2":
+        dual = _centre(dual, rule)
+        size = float(_size(dual, "l2"))
+    else:
+        if rule.offset != "none":
+            axes = (0, 1) if rule.offset == "constant" else (0,)
+            up = np.maximum(dual, 0).sum(axes, keepdims=True)
+            down = np.maximum(-dual, 0).sum(axes, keepdims=True)
+            both = np.minimum(up, down)
+            dual = dual * np.where(dual > 0, both / np.where(up > 0, up, 1), both / np.where(down > 0, down, 1))
+        size = float(np.abs(dual).sum())
+    return dual / size if size > 0 else np.zeros_like(dual)
+
+
+def _offset(x: Float[np.ndarray, "*any A Y"], rule: _Rule) -> Float[np.ndarray, "*any Y"]:
+    """The c(y) nearest to x: the midrange (sup) or the mean (l2) of what one number must fit."""
+    if rule.offset == "none":
+        return np.zeros((*x.shape[:-2], x.shape[-1]))
+    axes = (-2, -1) if rule.offset == "constant" else (-2,)
+    if rule.norm == "l2":
+        c = x.mean(axes, keepdims=True)
+    else:
+        c = x.max(axes, keepdims=True) / 2 + x.min(axes, keepdims=True) / 2
+    return np.broadcast_to(c, (*x.shape[:-2], 1, x.shape[-1]))[..., 0, :]
+
+
+def _split(x, rule: _Rule):
+    """x - c [..., A, Y] and c [..., Y]."""
+    c = _offset(x, rule)
+    x = x - c[..., None, :]
+    again = _offset(x, rule)  # the first rounds at the size of c
+    return x - again[..., None, :], c + again
+
+
+def _centre(x, rule: _Rule):
+    return _split(x, rule)[0]
+
+
+def _size(x: Float[np.ndarray, "*any A Y"], norm: str) -> Float[np.ndarray, "*any"]:
+    largest = np.asarray(np.abs(x).max((-2, -1)))
+    if norm == "sup":
+        return largest
+    unit = np.where(largest > 0, largest, 1.0)
+    return np.asarray(unit * np.sqrt(((x / unit[..., None, None]) ** 2).sum((-2, -1))))
+
+
+def _scale(x, rule: _Rule):
+    """The size of a table of nothing but x's largest entry."""
+    return np.abs(x).max((-2, -1)) * (np.sqrt(x.shape[-1] * x.shape[-2]) if rule.norm == "l2" else 1.0)
+
+
+def _total(w, agents, user, rule: _Rule) -> float:
+    """sum_i w_i |U_i| in units of |u|."""
+    return float((w * _scale(agents, rule)).sum() / max(float(_scale(user, rule)), np.finfo(float).tiny))
+
+
+def _unit(user, agents, rule: _Rule) -> tuple[float, float]:
+    """The error of the best single agent (cone: of no agent), and what of it may be rounding."""
+    if not rule.simplex:
+        return float(_size(_centre(user, rule), rule.norm)), ROUNDING * float(_scale(user, rule))
+    singles = _size(_centre(_centre(agents, rule) - _centre(user, rule), rule), rule.norm)
+    best = singles.argmin()
+    return float(singles[best]), ROUNDING * float(_scale(user, rule) + _scale(agents[best], rule))
+
+
+def _sound(x) -> bool:
+    return bool(np.isfinite(x).all() and (np.abs(x) < LARGEST).all())
+
+
+def _unsolved(K: int, A: int, Y: int) -> Alignment:
+    table = np.full((A, Y), np.nan)
+    return _row(np.full(K, np.nan), np.full(Y, np.nan), np.nan, np.nan, False, table, table)
+
+
+def _row(*values) -> Alignment:
+    return Alignment(*(np.asarray(value) for value in values))
+
+
+def _rule(weights: str, offset: str, norm: str) -> _Rule:
+    rule = _Rule(weights, offset, norm)
+    for name, word in rule._asdict().items():
+        if word not in _WORDS[name]:
+            allowed = ", ".join(f'"{w}"' for w in _WORDS[name])
+            raise ValueError(f"{name}: expected one of {allowed}, got {word!r}")
+    return rule
+
+
+def _table(name: str, value, core: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: expected a rectangular array of numbers, got ragged rows") from None
+    if array.dtype.kind not in "iubf":
+        raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    if array.ndim < core.count(",") or 0 in array.shape[-core.count(",") :]:
+        raise ValueError(f"{name}: expected shape {core} with no empty axis of these, got {list(array.shape)}")
+    return array.astype(np.float64)
+
+
+def _tables(user_utility, agent_utilities) -> tuple[np.ndarray, np.ndarray]:
+    user = _table("user_utility", user_utility, "[..., A, Y]")
+    agents = _table("agent_utilities", agent_utilities, "[..., K, A, Y]")
+    if agents.shape[-2:] != user.shape[-2:]:
+        raise ValueError(
+            f"agent_utilities: last axes [A, Y] are {list(agents.shape[-2:])}, "
+            f"but user_utility has {list(user.shape[-2:])}"
+        )
+    try:
+        np.broadcast_shapes(user.shape[:-2], agents.shape[:-3])
+    except ValueError:
+        raise ValueError(
+            f"agent_utilities: batch axes are {list(agents.shape[:-3])}, "
+            f"which do not broadcast with {list(user.shape[:-2])} of user_utility"
+        ) from None
+    return user, agents
