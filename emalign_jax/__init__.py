@@ -7,7 +7,7 @@ and certified by exact linear programs. Data flows one way:
 """
 
 from emalign_jax import catalog
-from emalign_jax.exact import Certificate, certify
+from emalign_jax.exact import Certificate, Stability, certify, stability
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.game import Game, ReducedGame, reduce_game
@@ -36,6 +36,7 @@ __all__ = [
     "Result",
     "Selection",
     "Solution",
+    "Stability",
     "catalog",
     "certify",
     "full_revelation",
@@ -50,4 +51,5 @@ __all__ = [
     "save_games",
     "save_schemes",
     "solve",
+    "stability",
 ]

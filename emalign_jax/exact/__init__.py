@@ -2,5 +2,6 @@
 
 from emalign_jax.exact import pooled, selection  # noqa: F401 - they register their checks
 from emalign_jax.exact.certificate import Certificate, certify
+from emalign_jax.exact.stability import Stability, stability
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["Certificate", "Stability", "certify", "stability"]
