@@ -98,9 +98,14 @@ class Stability(NamedTuple):
     def intervals(self, index: tuple[int, ...] = ()) -> list[tuple[float, float]]:
         """The equilibrium values of one game, as closed intervals (low = high for an isolated one), ascending."""
         value, _, zero = self.profile(index)
-        edges = np.diff(np.concatenate([[0], zero, [0]]).astype(int))
-        first, after = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
+        return intervals(value, zero)
+
+
+def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> list[tuple[float, float]]:
+    """Runs of zeros, first and last value of each."""
+    edges = np.diff(np.concatenate([[0], zero, [0]]).astype(int))
+    first, after = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
 
 
 class LPFailed(Exception):
