@@ -7,7 +7,7 @@ and certified by exact linear programs. Data flows one way:
 """
 
 from emalign_jax import catalog
-from emalign_jax.exact import Alignment, Certificate, align, certify
+from emalign_jax.exact import Alignment, Certificate, Stability, align, certify, stability
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.game import Game, ReducedGame, reduce_game
@@ -37,6 +37,7 @@ __all__ = [
     "Result",
     "Selection",
     "Solution",
+    "Stability",
     "align",
     "catalog",
     "certify",
@@ -52,4 +53,5 @@ __all__ = [
     "save_games",
     "save_schemes",
     "solve",
+    "stability",
 ]

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from emalign_jax import __version__
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.search import search
+from emalign_jax.cli.stability import stability
 
 app = typer.Typer(
     name="emalign",
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(search)
 app.command()(certify)
+app.command()(stability)
 
 
 def _print_version(asked: bool | None) -> None:

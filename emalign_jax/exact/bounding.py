@@ -20,7 +20,6 @@ per halving of the error, where the first alone would need ever more (section 5.
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np

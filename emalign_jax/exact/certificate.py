@@ -17,7 +17,6 @@ from emalign_jax.schemes import check_schemes
 from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser, RationalUser
 
-
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
 
 

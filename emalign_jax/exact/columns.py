@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from emalign_jax.exact.beliefs import BeliefProblem, distinct
 from emalign_jax.exact.bounding import bound_pricing
-from emalign_jax.exact.lattice import Lattice, simplex_lattice
+from emalign_jax.exact.lattice import simplex_lattice
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.milp import bound_rational_pricing
 from emalign_jax.users import QuantalUser

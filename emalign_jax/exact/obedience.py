@@ -34,6 +34,15 @@ class Advice(NamedTuple):
     exact: Fraction | None = None
 
 
+class Price(NamedTuple):
+    """value: of the objective, slope: what one more unit of her value adds to it (both NaN unless optimal)."""
+
+    optimal: bool
+    value: float
+    slope: float
+    status: str
+
+
 def check_size(user_features: int, agent_features: int, actions: int) -> None:
     """Raise `ValueError` where the LP would have more than `MAX_COLUMNS` columns."""
     columns = actions**user_features * agent_features
@@ -96,3 +105,16 @@ class ObedienceLP:
         else:
             scheme = scheme[:, used]
         return Advice(True, result.value, scheme, result.status, result.exact)
+
+    def price(
+        self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float, value_at_most: float = np.inf
+    ) -> Price:
+        """The most of `payoff` over obedient laws that give the user a value within these bounds, and a supergradient.
+
+        The slope is the dual of the value row: a supergradient in the bound that binds, 0 if none does.
+        """
+        self._lp.set_cost(self._spread(payoff).ravel())
+        self._lp.set_row(self._value_row, value_at_least, value_at_most)
+        result = self._lp.solve()
+        slope = result.row_dual[self._value_row] if result.optimal else np.nan
+        return Price(result.optimal, result.value, float(slope), result.status)

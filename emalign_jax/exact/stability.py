@@ -1,0 +1,278 @@
+"""The equilibrium set of Selection with a rational user, computed and not searched (end of section 6 of the model).
+
+Let f_i(v) be the most that agent i gets from an obedient law worth at least v to the user, and M(v) the most that
+all agents get together from an obedient law worth exactly v. For K >= 2,
+
+    gap(v) = sum_i f_i(v) - M(v) >= 0,    V_none <= v < V_full,
+
+is the least total deviation gain of a profile that leaves the user with value v: any agent can outbid the holder and
+get (as a supremum) f_i(v), f_i is continuous, no agent gets more than f_i(v) from a law worth v, and two agents who
+offer the scheme of M(v) attain it. So her values in pure equilibria are the zeros of gap. They do not depend on the
+scales of the agents' utilities: every term f_i(v) - U_i is >= 0, so all must vanish.
+
+V_full is always an equilibrium value: nobody can be worth more, and ties stay with the first agent, who may resolve her
+indifference his way while a second offers V_full too. Where actions are tied for her under full revelation and agents
+disagree about them, sum f_i - M does not tend to 0: the profile then drops to 0 at V_full, and the point is isolated.
+
+Ties are decided as the law recommends, as obedience has it. Under the tie rules of `certify` (double ties of user and
+holder, and equal offers, go to the lowest index) some of these values are not attained but approached: profiles with
+values as close as one likes have gains as small as one likes.
+
+With K = 1 nobody outbids: gap(v) = max U_1 - M(v), and V_full need not be an equilibrium value.
+
+f_i and M are values of LPs in their right-hand side: concave and piecewise linear. Their breakpoints are found by
+following supporting lines, so isolated zeros are found too, which a grid of v would miss.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from emalign_jax.exact.certificate import flatten_games, make_check
+from emalign_jax.exact.obedience import ObedienceLP, check_size
+from emalign_jax.exact.responses import VALUE_TIE
+from emalign_jax.exact.selection import SelectionRational
+from emalign_jax.game import Game, faults, reduce_game
+from emalign_jax.protocols import Selection
+from emalign_jax.result import Result
+from emalign_jax.users import RationalUser
+
+# shares of what it is worth to an agent to choose her action himself; LPs are solved to 1e-9
+ON_THE_LINE = 1e-11  # a curve this close to its chord is straight
+ZERO = 1e-8  # a gap, summed over agents, at most this is none (in random games: below 1e-11, or above 1e-6)
+WORTHLESS = 10 * VALUE_TIE  # V_full - V_none, in units of her largest difference in a cell, at most this is 0
+
+
+class Stability(NamedTuple):
+    """Float64, on the host, in the units of the utilities; NaN where `result` is bad.
+
+    worst, best:      [...]     least and largest user value of a pure equilibrium
+    value:            [..., P]  V_none to V_full, ascending, every breakpoint of the profile among them
+    gap:              [..., P]  least total deviation gain (sum over agents, each in his own units) of a profile
+                                that leaves the user with that value; linear in between, so
+                                `np.interp(v, value, gap)` is exact. Where it drops to 0 at V_full, V_full comes twice.
+    zero:             [..., P]  whether it is an equilibrium value; between two neighbours that both are, all are
+    no_information:   [...]     V_none
+    full_information: [...]     V_full
+    payoff_range:     [..., K]  best minus worst attainable payoff of each agent, as in a Certificate
+    result:           [...]     CERTIFIED (there are equilibria at `worst` and `best`), MALFORMED_GAME or LP_FAILED
+
+    Games of a batch that have fewer breakpoints repeat their last point. `zero` is decided with every agent's payoff
+    in units of his own stake (within 1e-8), `gap` is known to about 1e-9 of the largest stake and 0 where `zero`.
+    """
+
+    worst: Float[np.ndarray, "*batch"]
+    best: Float[np.ndarray, "*batch"]
+    value: Float[np.ndarray, "*batch P"]
+    gap: Float[np.ndarray, "*batch P"]
+    zero: Bool[np.ndarray, "*batch P"]
+    no_information: Float[np.ndarray, "*batch"]
+    full_information: Float[np.ndarray, "*batch"]
+    payoff_range: Float[np.ndarray, "*batch K"]
+    result: Int[np.ndarray, "*batch"]
+
+    def normalise(self, value: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
+        """(V - V_none) / (V_full - V_none), for V [...] or [..., P]; NaN where information is worth nothing."""
+        none, worth = self.no_information, self.full_information - self.no_information
+        scale = np.maximum(np.abs(self.full_information), np.abs(none))
+        worth = np.where(worth > 1e-12 * scale, worth, np.nan)
+        if np.ndim(value) > np.ndim(none):
+            none, worth = none[..., None], worth[..., None]
+        return np.asarray((value - none) / worth)
+
+    @property
+    def relative_gap(self) -> Float[np.ndarray, "*batch P"]:
+        """gap as a share of the sum of the payoff ranges; 0 where nothing matters to any agent."""
+        total = self.payoff_range.sum(-1)[..., None]
+        return np.where(total == 0, 0.0, self.gap / np.where(total == 0, np.nan, total))
+
+    def profile(self, index: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(value, gap, zero) of one game without padding."""
+        value, gap, zero = self.value[index], self.gap[index], self.zero[index]
+        padding = np.append(False, (value[1:] == value[:-1]) & (gap[1:] == gap[:-1]))
+        return value[~padding], gap[~padding], zero[~padding]
+
+    def intervals(self, index: tuple[int, ...] = ()) -> list[tuple[float, float]]:
+        """The equilibrium values of one game, as closed intervals (low = high for an isolated one), ascending."""
+        value, _, zero = self.profile(index)
+        return intervals(value, zero)
+
+
+def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> list[tuple[float, float]]:
+    """Runs of zeros, first and last value of each."""
+    edges = np.diff(np.concatenate([[0], zero, [0]]).astype(int))
+    first, after = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
+
+
+class LPFailed(Exception):
+    """HiGHS did not solve an LP of this game."""
+
+
+def stability(games: Game, *, progress=None) -> Stability:
+    """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
+
+    progress:  called with the number of games done since the last call.
+    Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
+    costs only its own row.
+    """
+    check_size(games.user_features, games.agent_features, games.actions)
+    batch = games.batch_shape
+    flat = flatten_games(games, batch)
+    bad = (faults(games) != "").reshape(-1)
+    reduced = reduce_game(flat, np)
+    rows = []
+    for k in range(len(bad)):
+        try:
+            if bad[k]:
+                rows.append(_failed(games.agents, Result.MALFORMED_GAME))
+            else:
+                check: Any = make_check(reduced, k, Selection(), RationalUser())
+                rows.append(_stability_of_one(check))
+        except LPFailed:
+            rows.append(_failed(games.agents, Result.LP_FAILED))
+        if progress is not None:
+            progress(1)
+    return _stack(rows, batch, games.agents)
+
+
+class Point(NamedTuple):
+    """A point of a concave curve and a supergradient there."""
+
+    v: float
+    value: float
+    slope: float
+
+
+class Curve(NamedTuple):
+    """A concave piecewise linear function, by its breakpoints."""
+
+    v: Float[np.ndarray, "P"]
+    value: Float[np.ndarray, "P"]
+
+    def at(self, v: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+        return np.interp(v, self.v, self.value)
+
+
+def outbidding(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float) -> Curve:
+    """f: the most of `payoff` at user value at least v."""
+    return _trace(lp, payoff, low, high, exactly=False)
+
+
+def sharing(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float) -> Curve:
+    """M: the most of `payoff` at user value exactly v."""
+    return _trace(lp, payoff, low, high, exactly=True)
+
+
+def _trace(lp: ObedienceLP, payoff, low: float, high: float, exactly: bool) -> Curve:
+    """All breakpoints between V_none = `low` and V_full = `high`.
+
+    The curve lies below the lines at two points and above their chord. Where the lines cross lies either a
+    breakpoint, or a point whose own line parts the rest in two.
+    """
+
+    def evaluate(v: float) -> Point:
+        found = lp.price(payoff, v, v if exactly else np.inf)
+        if not found.optimal:
+            raise LPFailed
+        return Point(v, found.value, found.slope)
+
+    # at the very ends rounding may make the LP infeasible, and the supergradients are unbounded
+    done, todo = [evaluate(low + VALUE_TIE)], [evaluate(high - VALUE_TIE)]
+    while todo:
+        crossing = _crossing(done[-1], todo[-1])
+        if crossing is None:
+            done.append(todo.pop())
+        else:
+            todo.append(evaluate(crossing))
+    v, value, slope = np.array(done).T
+    value[0] -= slope[0] * VALUE_TIE
+    value[-1] += slope[-1] * VALUE_TIE
+    v[[0, -1]] = low, high
+    return Curve(v, value)
+
+
+def _crossing(left: Point, right: Point) -> float | None:
+    """Where the lines at two points cross; None if the curve is straight in between."""
+    width = right.v - left.v
+    above_right = left.value + left.slope * width - right.value
+    above_left = right.value - right.slope * width - left.value
+    if min(above_left, above_right) <= ON_THE_LINE:
+        return None
+    share = above_left / (above_left + above_right)
+    return left.v + share * width if min(share, 1 - share) * width > VALUE_TIE else None
+
+
+def _stability_of_one(check: SelectionRational) -> Stability:
+    """One game, by its check (in standard units)."""
+    user, form = check.game.user, check.form
+    low, high = user.sum(1).max(-1).sum(), user.max(-1).sum()
+    payoff_range = check.payoff_range
+    if not np.isfinite(payoff_range).all():
+        raise LPFailed
+    if high - low <= WORTHLESS:  # every law is worth the same to her
+        v, gap, zero = np.array([high]), np.zeros(1), np.ones(1, bool)
+    else:
+        v, gap, zero = _profile(check, low, high)
+    unit, origin, agent_unit = form.user_unit, form.user_zero, form.agent_unit
+    value = unit * v + origin
+    return _row(
+        value[zero][0], value[zero][-1], value, gap, zero, unit * low + origin, unit * high + origin,
+        agent_unit * payoff_range, int(Result.CERTIFIED),
+    )  # fmt: skip
+
+
+def _profile(check: SelectionRational, low: float, high: float):
+    """v [P] in standard units, gap [P] in the units of the utilities, and which are zeros [P]."""
+    lp, stakes = check.lp, check.dictated
+    payoffs = check.game.agents / np.where(stakes > 0, stakes, 1)[:, None, None, None]
+    weights = check.form.agent_unit * stakes
+    largest = weights.max() if weights.max() > 0 else 1.0
+    weights = weights / largest
+    K = len(payoffs)
+    fair = sharing(lp, payoffs.sum(0), low, high)  # whose zeros are decided, every agent in units of his stake
+    raw = sharing(lp, np.tensordot(weights, payoffs, 1), low, high)
+    own = [outbidding(lp, payoff, low, high) for payoff in payoffs] if K > 1 else []
+    v = _distinct(np.concatenate([curve.v for curve in (fair, raw, *own)]))
+    most = np.array([curve.at(v) for curve in own]) if K > 1 else np.full((1, len(v)), fair.value.max())
+    zero = most.sum(0) - fair.at(v) <= ZERO
+    gap = np.where(zero, 0, np.maximum(weights @ most - raw.at(v), 0))
+    if K > 1 and not zero[-1]:  # nobody outbids a holder who offers V_full
+        v, gap, zero = np.append(v, high), np.append(gap, 0), np.append(zero, True)
+    return v, largest * gap, zero
+
+
+def _distinct(v: np.ndarray) -> np.ndarray:
+    """Sorted, without those that differ from one before by rounding; the two ends are kept."""
+    v = np.unique(v)
+    kept = [v[0]]
+    for x in v[1:-1]:
+        if kept[-1] + VALUE_TIE < x < v[-1] - VALUE_TIE:
+            kept.append(x)
+    return np.array([*kept, v[-1]])
+
+
+def _row(*values) -> Stability:
+    return Stability(*(np.asarray(value) for value in values))
+
+
+def _failed(K: int, result: Result) -> Stability:
+    nan = np.nan
+    return _row(nan, nan, np.full(1, nan), np.full(1, nan), np.zeros(1, bool), nan, nan, np.full(K, nan), int(result))
+
+
+def _stack(rows: list[Stability], batch: tuple[int, ...], agents: int) -> Stability:
+    """One batched Stability from one a game, short profiles padded with their last point."""
+    most = max((len(row.value) for row in rows), default=1)
+    fields = []
+    for name in Stability._fields:
+        column = [getattr(row, name) for row in rows]
+        if name in ("value", "gap", "zero"):
+            padded = [np.pad(x, (0, most - len(x)), mode="edge") for x in column]
+            fields.append(np.array(padded).reshape((*batch, most)))
+        else:
+            fields.append(np.array(column).reshape((*batch, agents) if name == "payoff_range" else batch))
+    return Stability(*fields)
