@@ -7,7 +7,19 @@ and certified by exact linear programs. Data flows one way:
 """
 
 from emalign_jax import catalog
-from emalign_jax.exact import Alignment, Certificate, Stability, align, certify, stability
+from emalign_jax.exact import (
+    Alignment,
+    BestResponse,
+    Certificate,
+    Coverage,
+    Stability,
+    align,
+    best_response,
+    certify,
+    coverage,
+    stability,
+    worst_case,
+)
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.game import Game, ReducedGame, reduce_game
@@ -26,7 +38,9 @@ __all__ = [
     "AbstractProtocol",
     "AbstractUser",
     "Alignment",
+    "BestResponse",
     "Certificate",
+    "Coverage",
     "Game",
     "GradientPlay",
     "Payoffs",
@@ -39,8 +53,10 @@ __all__ = [
     "Solution",
     "Stability",
     "align",
+    "best_response",
     "catalog",
     "certify",
+    "coverage",
     "full_revelation",
     "load_games",
     "load_schemes",
@@ -54,4 +70,5 @@ __all__ = [
     "save_schemes",
     "solve",
     "stability",
+    "worst_case",
 ]

@@ -7,7 +7,9 @@ import pytest
 from scipy.optimize import brentq, linprog
 
 import emalign_jax as em
-from emalign_jax.exact.beliefs import GRID, concavify, monopoly_problem, pooled_problem, simplex_grid, simplex_lattice
+from emalign_jax.exact.beliefs import monopoly_problem, pooled_problem
+from emalign_jax.exact.columns import concavify
+from emalign_jax.exact.lattice import GRID, simplex_grid, simplex_lattice
 from emalign_jax.exact.obedience import ObedienceLP
 from emalign_jax.exact.responses import pooled_payoffs, value_scale
 

@@ -7,7 +7,7 @@ from scipy.optimize import linprog
 
 import emalign_jax as em
 from emalign_jax.exact._base import check_for
-from emalign_jax.exact.guarantees import sharp_bound, theorem_bound
+from emalign_jax.exact.guarantees import theorem_bound, worst_law
 
 RATIONAL = em.RationalUser("agents")
 
@@ -101,12 +101,12 @@ def test_prosecutor_against_defender_is_half_a_unit_from_the_hull():
     assert found.value == pytest.approx(0, abs=1e-9)
     # while the sharp form knows that each of them holds the other to the full verdicts' shares
     small = em.reduce_game(game, np)
-    sharp, status = sharp_bound(small, np.array([0.3, 0.7]), obedience_slack=0.0)
+    sharp, *_, status, _ = worst_law(small, np.array([0.3, 0.7]), obedience_slack=0.0)
     assert status == "Optimal"
     assert sharp > 0.7 - 1e-6
 
 
-def worst_law(game, floors, obedient):
+def linprog_worst_law(game, floors, obedient):
     """(user value, q[xa, xb, a]) of the law that is worst for her, by linprog on the game's own arrays."""
     _, g, G = em.reduce_game(game, np)
     XA, XB, A = g.shape
@@ -136,9 +136,9 @@ def test_the_sharp_bound_is_attained(seed, obedient):
     m, g, G = em.reduce_game(game, np)
     informed = np.eye(3)[g.argmax(-1)]
     floors = (G * informed).sum((1, 2, 3)) - 0.1
-    bound, status = sharp_bound(em.ReducedGame(m, g, G), floors, obedience_slack=0.0 if obedient else None)
+    bound, *_, status, _ = worst_law(em.ReducedGame(m, g, G), floors, obedience_slack=0.0 if obedient else None)
     assert status == "Optimal"
-    value, law = worst_law(game, floors, obedient)
+    value, law = linprog_worst_law(game, floors, obedient)
     assert bound == pytest.approx(value, abs=1e-6)
     # the law checked by hand, not by the solver's word
     np.testing.assert_allclose(law.sum(-1), 1, atol=1e-7)
@@ -166,7 +166,7 @@ def test_the_guarantee_of_a_certificate_uses_the_profiles_payoffs():
             law /= law.sum(-1, keepdims=True)
             assert c.full_information == pytest.approx((law * g.user).sum(), abs=1e-12)
             informed = (law * g.agents).sum((1, 2, 3))
-            value, _ = worst_law(game, np.minimum(c.agents, informed), False)
+            value, _ = linprog_worst_law(game, np.minimum(c.agents, informed), False)
             assert c.guarantee == pytest.approx(value, abs=1e-6)
             assert c.theorem == pytest.approx(
                 by_hand(game, float(c.full_information), np.maximum(informed - c.agents, 0)), abs=1e-6

@@ -1,8 +1,22 @@
 """The exact part: NumPy float64 and HiGHS. It shares no code with play beyond the definition of a game."""
 
-from emalign_jax.exact import pooled, selection  # noqa: F401 - they register their checks
+from emalign_jax.exact import pooled, selection, selection_quantal  # noqa: F401 - they register their checks
 from emalign_jax.exact.alignment import Alignment, align
+from emalign_jax.exact.best_response import BestResponse, best_response
 from emalign_jax.exact.certificate import Certificate, certify
+from emalign_jax.exact.coverage import Coverage, coverage, worst_case
 from emalign_jax.exact.stability import Stability, stability
 
-__all__ = ["Alignment", "Certificate", "Stability", "align", "certify", "stability"]
+__all__ = [
+    "Alignment",
+    "BestResponse",
+    "Certificate",
+    "Coverage",
+    "Stability",
+    "align",
+    "best_response",
+    "certify",
+    "coverage",
+    "stability",
+    "worst_case",
+]

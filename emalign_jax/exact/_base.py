@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,7 +15,9 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.standard import raw_form
 from emalign_jax.users import AbstractUser
 
-WORK = 6e7  # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
+WORK = (
+    60_000_000  # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
+)
 NOTHING = 1e-6  # a payoff range below this share of what dictating her actions is worth is rounding
 
 
@@ -25,12 +28,14 @@ class Deviation(NamedTuple):
     upper:   no scheme pays more (the same number where the method is exact; loose where no bracket was asked for)
     scheme:  [XB, S]; S is what the optimum needs and may differ from M
     status:  "Optimal", or what HiGHS said instead
+    exact:   the value as a rational, if that was asked for and an LP gave it
     """
 
     value: float
     upper: float
     scheme: Float[np.ndarray, "XB S"]
     status: str = "Optimal"
+    exact: Fraction | None = None
 
 
 class AbstractCheck(abc.ABC):
@@ -67,6 +72,13 @@ class AbstractCheck(abc.ABC):
     @abc.abstractmethod
     def monopolist(self, agent: int, sign: float = 1.0) -> Deviation:
         """What `agent` would do with no rival (sign=-1: his worst attainable payoff)."""
+
+    def confirm(self) -> None:
+        """From now on derive every LP's answer in rational arithmetic; `ValueError` where that cannot be done."""
+        raise ValueError(
+            f"exact: {type(self.protocol).__name__} with {type(self.user).__name__} has no finite LP to derive in "
+            "rational arithmetic; Selection with a RationalUser has, elsewhere `upper` is the proof"
+        )
 
     @property
     def payoff_range(self) -> Float[np.ndarray, "K"]:

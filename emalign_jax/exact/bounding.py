@@ -1,21 +1,26 @@
 """An upper bound of what any belief pays a quantal user's agent, by branch and bound over sub-simplices.
 
-Column generation (`beliefs.py`) gives a price for each x_B; what is left to prove is that no belief mu pays more than
+Column generation (`columns.py`) gives a price for each x_B; what is left to prove is that no belief mu pays more than
 its price: max over the simplex of phi(mu) - price @ mu, phi(mu) = sum over types t and actions a of
 softmax_a(L E_t(mu)) H_ta(mu), where E_t = T_t / D_t is her expected utility and D, T, H are linear in mu.
 
 On a sub-simplex with vertices v_i a point is mu = sum_i lambda_i v_i, and type t's posterior is the mean of those at
-the vertices with weights proportional to lambda_i D_t(v_i). Two bounds of phi_t hold there, both of the form
-sum_i lambda_i (phi_t(v_i) + excess_ti), so that the largest vertex value bounds the cell:
+the vertices with weights theta_i proportional to x_i = lambda_i D_t(v_i). Write phi_t = D_t psi, psi a function of the
+posterior. Three bounds of phi_t hold there, all of the form sum_i lambda_i (phi_t(v_i) + excess_i), so that the largest
+vertex value bounds the cell:
 
-* first order: differences E_a - E_b are linear-fractional, so their extremes lie at vertices, which bounds every
-  response probability; for fixed probabilities phi is linear.
-* second order: psi = phi_t / D_t as a function of the posterior has psi'' >= -Q on the cell for a quadratic form Q
-  made of the same bounds, so psi exceeds its interpolation by at most 1/2 sum_{i<j} theta_i theta_j Q(e_ij), e_ij the
-  difference of two vertices, and lambda_i lambda_j D_i D_j / D <= (lambda_i + lambda_j) D_i D_j / (sqrt D_i + sqrt D_j)^2.
+* first: differences E_a - E_b are linear-fractional, so their extremes lie at vertices, which bounds every response
+  probability; for fixed probabilities phi is linear.
+* second: psi'' >= -Q on the cell for a quadratic form Q made of those probabilities, so phi exceeds its interpolation
+  by at most 1/2 sum_{i<j} x_i x_j / D Q(e_ij), e_ij the difference of two posteriors.
+* third: with U and l the largest and least psi on the cell, telling one vertex i apart from the rest costs at most
+  sum_j x_i x_j / (x_i + x_j) (2 U - psi_i - l), and the second bound goes on with the rest. That is what a type needs
+  that hardly ever occurs at some vertex: its posterior turns within a hair of it.
 
-Cells shrink along the edge that contributes most. The second order makes the number of cells near a maximum finite
-per halving of the error, where the first alone would need ever more (section 5.3 of the model).
+For all s in [0, 1], x_i x_j / D <= x_i x_j / (x_i + x_j) <= s^2 x_i + (1 - s)^2 x_j, which makes them linear in lambda
+and lets an edge's excess go to whichever vertex is lower. Cells are halved along the edge that contributes most. The
+second order makes the number of cells near a maximum finite per halving of the error, where the first alone would need
+ever more (section 5.3 of the model). All this is float64: bounds hold up to rounding, 1e-12 or so of the payoffs.
 """
 
 from __future__ import annotations
@@ -114,7 +119,7 @@ def bound_cells(problem: BeliefProblem, goal, price, cells: Float[np.ndarray, "N
     linear = (mass * above[:, None]).sum(-1)  # [N, V]
     n, t = np.nonzero(above * mass.max(1) > NEGLIGIBLE * target)
     if not len(n):
-        return (values + linear).max(1), values, np.zeros((N, 2), int) + [0, 1]
+        return (values + linear).max(1), values, np.tile([0, 1], (N, 1))
     np.subtract.at(linear, n, mass[n, :, t] * above[n, t][:, None])
     active = _Types(L, mass[n, :, t], E[n, :, t], W[n, :, t], law[n, :, t], mean[n, :, t])
     bounds, edge = active.excess(n, values + linear)
@@ -169,7 +174,7 @@ class _Types:
 
     def excess(self, n, values: Float[np.ndarray, "N V"]):
         """The least bound found for each cell, and the edge to halve. n [P]: the cell of each pair."""
-        N, V, i, j = len(values), self.V, self.i, self.j
+        N, i, j = len(values), self.i, self.j
         pairs = (self.even * self.pair).sum(1)
         first = self.first.max(1) < pairs
         pair = np.where(first[:, None], 0, self.pair)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact._base import AbstractCheck, Deviation, check_for
-from emalign_jax.exact.guarantees import sharp_bound, theorem_bound
+from emalign_jax.exact.guarantees import theorem_bound, worst_law
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
@@ -163,7 +163,7 @@ def certify_game(
     full, informed = check.informed(True)
     floors = np.minimum(check.common_law_payoffs(schemes), informed)
     slack = check.user.tolerance * check.scale if isinstance(check.user, RationalUser) else None
-    sharp = sharp_bound(check.game, floors, obedience_slack=slack)[0]
+    sharp = worst_law(check.game, floors, obedience_slack=slack).value
     unit, zero, units, zeros = check.form[3:]
     user_utility = np.asarray(game.user_utility, np.float64) / unit
     agent_utilities = np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1))

@@ -1,11 +1,12 @@
-"""What the theorem promises the user at a given profile (section 6 of the model).
+"""What the theorem promises the user (section 6 of the model).
 
-Both bounds hold for every profile, equilibrium or not, from what each agent would gain by switching to
-full revelation.
+At a given profile both bounds hold, equilibrium or not, from what each agent would gain by switching to full
+revelation; with no gains they bound every equilibrium. The public `worst_case` and `coverage` are in `coverage.py`.
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from jaxtyping import Float
 
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.game import ReducedGame
+
+ROUNDING = 1e-9  # of an agent's stake: the law at hand pays its floors up to that
+CLOSED = 1e-7  # of her stake: how far the multipliers' bound may be from the LP's value
 
 
 class Theorem(NamedTuple):
@@ -51,32 +55,62 @@ def theorem_bound(
     return Theorem(full_information + result.value, float(result.x[-1]), result.x[:K])
 
 
-def sharp_bound(
-    game: ReducedGame, payoff_floors: Float[np.ndarray, "K"], *, obedience_slack: float | None
-) -> tuple[float, str]:
-    """The worst user value over all laws q[a | x_A, x_B] that pay agent i at least payoff_floors[i]
-    (his payoff under full revelation less his gain from it).
+class WorstLaw(NamedTuple):
+    """The worst user value over all laws over actions that pay the agents their floors.
+
+    value:    no such law pays her less: what the multipliers prove, whatever HiGHS did; NaN unless solved
+    weights:  [K] multipliers of the floors, >= 0
+    commands: [XA, A, A] multipliers of obedience, of playing a rather than c at x_A (0 where it is not asked for)
+    left:     [XA, XB] what a cell is worth to her at the least, net of what the multipliers pay for: the value is
+              its sum plus weights @ floors
+    status:   "Optimal", "Open" if the multipliers do not prove the LP's value, or what HiGHS said instead
+    exact:    the LP's value as a rational, if that was asked for
+    """
+
+    value: float
+    weights: Float[np.ndarray, "K"]
+    commands: Float[np.ndarray, "XA A A"]
+    left: Float[np.ndarray, "XA XB"]
+    status: str
+    exact: Fraction | None = None
+
+
+def worst_law(
+    game: ReducedGame, floors: Float[np.ndarray, "K"], *, obedience_slack: float | None, exact: bool = False
+) -> WorstLaw:
+    """Minimise her value over laws q[a | x_A, x_B] that pay agent i at least floors[i] (his payoff under full
+    revelation less his gain from it).
 
     obedience_slack: by how much (in utility) a rational user may miss her best action, her tie tolerance;
         None for a user who is not rational.
-    Returns the value (NaN unless optimal) and HiGHS's word."""
+    """
     XA, XB, A = game.user.shape
-    K = len(game.agents)
-    total = np.zeros((XA * XB, XA * XB, A))
-    total[np.arange(XA * XB), np.arange(XA * XB)] = 1
-    rows = [total.reshape(XA * XB, -1), game.agents.reshape(K, -1)]
-    # the law at hand attains the floors up to rounding
-    lower = [np.ones(XA * XB), payoff_floors - 1e-9 * np.ptp(game.agents, axis=-1).sum((1, 2))]
-    upper = [np.ones(XA * XB), np.full(K, np.inf)]
-    if obedience_slack is not None:
-        advantage = game.user[..., :, None] - game.user[..., None, :]  # [XA, XB, a, b]
-        advantage += obedience_slack * game.mass[..., None, None]
-        row = np.einsum("xbac,xz,ad->xaczbd", advantage, np.eye(XA), np.eye(A)).reshape(XA * A * A, -1)
-        size = np.abs(row).max(1, keepdims=True)
-        row = (row / np.where(size > 0, size, 1))[size[:, 0] > 0]
-        rows.append(row)
-        lower.append(np.zeros(len(row)))
-        upper.append(np.full(len(row), np.inf))
-    lp = KeptLP(np.concatenate(rows), np.concatenate(lower), np.concatenate(upper), cost=-game.user.ravel())
-    result = lp.solve()
-    return -result.value, result.status
+    K, cells = len(game.agents), XA * XB
+    total = np.zeros((cells, cells, A))
+    total[np.arange(cells), np.arange(cells)] = 1
+    rows = [total.reshape(cells, -1), game.agents.reshape(K, -1)]
+    floors = floors - ROUNDING * np.ptp(game.agents, axis=-1).sum((1, 2))
+    advantage = game.user[..., :, None] - game.user[..., None, :]  # [XA, XB, a, c]
+    advantage = advantage + (obedience_slack or 0.0) * game.mass[..., None, None]
+    size = np.abs(advantage).max(1)  # [XA, a, c]
+    used = (size > 0) & ~np.eye(A, dtype=bool) & (obedience_slack is not None)
+    if used.any():
+        row = np.einsum("xbac,xz,ad->xaczbd", advantage, np.eye(XA), np.eye(A))[used].reshape(-1, cells * A)
+        rows.append(row / size[used][:, None])
+    lower = np.concatenate([np.ones(cells), floors, np.zeros(used.sum())])
+    upper = np.concatenate([np.ones(cells), np.full(K + used.sum(), np.inf)])
+    result = KeptLP(np.concatenate(rows), lower, upper, cost=-game.user.ravel(), exact=exact).solve()
+    commands = np.zeros((XA, A, A))
+    if not result.optimal:
+        return WorstLaw(np.nan, np.full(K, np.nan), commands, np.full((XA, XB), np.nan), result.status)
+    multipliers = np.maximum(-result.row_dual[cells:], 0)
+    weights = multipliers[:K]
+    commands[used] = multipliers[K:] / size[used]
+    paid = np.einsum("k,kxba->xba", weights, game.agents) + np.einsum("xac,xbac->xba", commands, advantage)
+    left = (game.user - paid).min(-1)
+    value = float(left.sum() + weights @ floors)
+    closed = abs(value + result.value) <= CLOSED * max(float(np.ptp(game.user, axis=-1).sum()), 1e-300)
+    return WorstLaw(
+        value if closed else np.nan, weights, commands, left, "Optimal" if closed else "Open",
+        None if result.exact is None else -result.exact,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Best responses in Selection: the obedience LP (rational user), the belief LP with one more row (quantal).
+"""Best responses in Selection with a rational user: the obedience LP (section 5.1 of the model).
 
 The holder is the agent whom the user picks. A rival takes over by being worth more to her, at least the
 holder's value v: his payoff is then f_i(v), the most an agent gets at user value >= v. The holder may
@@ -8,21 +8,16 @@ lower his offer to the best rival's value.
 from __future__ import annotations
 
 import abc
-import functools
 
 import numpy as np
-from jaxtyping import Float
 
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
-from emalign_jax.exact.beliefs import BeliefProblem, monopoly_problem
-from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.responses import VALUE_TIE, choose, selection_table
 from emalign_jax.protocols import Selection
-from emalign_jax.users import QuantalUser, RationalUser
+from emalign_jax.users import RationalUser
 
 MOST_TOLERANCE = 1e-5  # a user who forgoes more than this is not the LP's
-BELIEF_SLACK = 1e-7  # of her range: values found by column generation are not known better
 
 
 class SelectionCheck(AbstractCheck):
@@ -87,13 +82,17 @@ class SelectionRational(SelectionCheck):
                 f"tolerance: the exact check of Selection needs a tie tolerance of at most {MOST_TOLERANCE:g}, got "
                 f"{self.user.tolerance}"
             )
-        self.lp = ObedienceLP(game)
+        self.lp = ObedienceLP(self.game)
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
+
+    def confirm(self) -> None:
+        """From now on derive every LP's answer in rational arithmetic (`ValueError` if the game is too large)."""
+        self.lp = ObedienceLP(self.game, exact=True)
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
         # rounding must not make full revelation infeasible
         advice = self.lp.best(self.game.agents[agent], min(value, self.most_value - VALUE_TIE * self.scale))
-        return Deviation(advice.value, advice.value, advice.scheme, advice.status)
+        return Deviation(advice.value, advice.value, advice.scheme, advice.status, advice.exact)
 
     def monopolist(self, agent, sign=1.0):
         advice = self.lp.best(sign * self.game.agents[agent])
@@ -122,77 +121,6 @@ class SelectionRational(SelectionCheck):
             return max(stay, self.at_least(i, values[holder]), key=_by_value)
         # dropping out is never better than the lowest offer that still wins: he can make the rival's his own
         return self.at_least(i) if rival is None else self.at_least(i, values[rival])
-
-
-@register(Selection, QuantalUser)
-class SelectionQuantal(SelectionCheck):
-    """Lower bounds: what the schemes that were tried attain. The upper bound lets the agent act for her."""
-
-    def __init__(self, game, protocol, user):
-        super().__init__(game, protocol, user)
-        self._revealed = np.eye(self.game.mass.shape[1])
-
-    @property
-    def most_value(self) -> float:
-        """The most that any scheme is worth to her; not always full revelation, for a quantal user."""
-        return self._her_optima[1.0][0]
-
-    @property
-    def least_value(self) -> float:
-        return self._her_optima[-1.0][0]
-
-    @functools.cached_property
-    def _her_optima(self) -> dict[float, tuple[float, Float[np.ndarray, "S XB"]]]:
-        """By sign, the largest and the smallest value of any scheme to her, and the beliefs it takes."""
-        problem = monopoly_problem(self.game._replace(agents=self.game.user[None]), 0, self.user, self.scale)
-        found = {sign: concavify(problem, self._revealed, sign=sign) for sign in (1.0, -1.0)}
-        return {sign: (f.value, (f.scheme * problem.prior[:, None]).T) for sign, f in found.items()}
-
-    def payoff_problem(self, agent: int) -> BeliefProblem:
-        return monopoly_problem(self.game, agent, self.user, self.scale)
-
-    def monopolist(self, agent, sign=1.0):
-        optimum = concavify(self.payoff_problem(agent), self._revealed, sign=sign)
-        return Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
-
-    def at_least(self, agent, value=-np.inf):
-        reachable = min(value, self.most_value - BELIEF_SLACK * self.scale)
-        beliefs = np.concatenate([self._revealed, self._her_optima[1.0][1]])
-        optimum = concavify(self.payoff_problem(agent), beliefs, value_at_least=reachable)
-        return Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
-
-    def deviations(self, schemes, agents, bracket=None):
-        values = selection_table(self.game, schemes, self.user, self.scale).values
-        _, payoffs = self.payoffs(schemes)
-        her_beliefs = self._her_optima[1.0][1]
-        result = []
-        for i in agents:
-            problem = self.payoff_problem(i)
-            XB = schemes.shape[1]
-            beliefs = np.concatenate([np.eye(XB), (schemes[i] * problem.prior[:, None]).T, her_beliefs])
-            rivals = np.delete(values, i)
-            asked = [-np.inf]
-            if len(rivals):  # be picked, or with a soft choice, be picked more or less often
-                soft = [] if self.can_outbid else np.linspace(self.least_value, self.most_value, 7)[1:-1]
-                asked = [-np.inf, rivals.max(), *soft]
-            best = Deviation(payoffs[i], float(self.game.agents[i].max(-1).sum()), schemes[i])
-            candidates = [np.ones((XB, 1)), np.eye(XB)]
-            status = "Optimal"
-            for value in np.unique(asked):
-                value += BELIEF_SLACK * self.scale  # a hair above the rival, so that she does pick him
-                if value > self.most_value - BELIEF_SLACK / 10 * self.scale:
-                    continue  # an LP as good as infeasible has HiGHS end "Unknown"
-                found = concavify(problem, beliefs, value_at_least=value)
-                if found.optimal:
-                    candidates.append(found.scheme)
-                elif found.status != "Infeasible":
-                    status = found.status
-            for scheme in candidates:
-                payoff = self._switch(schemes, i, scheme)
-                if payoff > best.value:
-                    best = best._replace(value=payoff, scheme=scheme)
-            result.append(best._replace(status=status))
-        return result
 
 
 def _by_value(deviation: Deviation) -> float:

@@ -1,0 +1,134 @@
+"""The sharp guarantee of a game and its dual, the coverage certificate (section 6 of the model).
+
+Both speak of every profile in which agent i gains at most e_i from switching to full revelation; with e = 0, of every
+equilibrium. By duality she gets at least full_information - slack - sum_i weights_i e_i.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from emalign_jax.exact.certificate import flatten_games
+from emalign_jax.exact.guarantees import WorstLaw, worst_law
+from emalign_jax.exact.responses import respond, value_scale
+from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.protocols import Selection
+from emalign_jax.result import Result
+from emalign_jax.standard import StandardForm, standard_form
+from emalign_jax.users import AbstractUser, RationalUser
+
+
+class Coverage(NamedTuple):
+    """Float64, batch axes lead; NaN where `result` says that a game failed.
+
+    slack:    [...] what full information is worth beyond what the agents' interests secure, >= 0: user value >=
+              full_information - slack - sum_i weights_i e_i
+    weights:  [..., K] >= 0
+    by_cell:  [..., XA, XB] the slack of each cell; they add up to `slack`. With g, G_i as in section 1 and a* her
+              action (or law over actions) when she knows x_B, for every cell and action a
+              g(a*) - g(a) <= sum_i weights_i (G_i(a*) - G_i(a)) + by_cell - sum_c commands[a, c] (g(a) - g(c))
+    commands: [..., XA, A, A] multipliers >= 0 of her obedience, of playing a rather than c: 0 unless asked for
+    full_information: [...] V_full
+    result:   [...] a `Result`: CERTIFIED, MALFORMED_GAME or LP_FAILED
+    """
+
+    slack: Float[np.ndarray, "*batch"]
+    weights: Float[np.ndarray, "*batch K"]
+    by_cell: Float[np.ndarray, "*batch XA XB"]
+    commands: Float[np.ndarray, "*batch XA A A"]
+    full_information: Float[np.ndarray, "*batch"]
+    result: Int[np.ndarray, "*batch"]
+
+
+class _Bound(NamedTuple):
+    form: StandardForm
+    full: float
+    informed: Float[np.ndarray, "K XA XB A"]  # what she does when x_B is revealed, ties as each agent would have them
+    law: WorstLaw
+
+
+def worst_case(games: Game, gains=0.0, user: AbstractUser | None = None, *, exact: bool = False):
+    """The least user value [...] of any law over actions that pays every agent what he gets when x_B is revealed, less
+    `gains`; a rational user obeys (the default), a quantal one need not.
+
+    gains: what each agent may gain from switching to full revelation, in his utility; a number or [..., K]. With 0 no
+        equilibrium of Selection is worse for her, nor of Pooled with ties="lowest" or "uniform" (with ties="agents"
+        no single law answers for all agents there).
+    exact: derive the LP in rational arithmetic (small games; ValueError beyond).
+    NaN for a malformed game or an LP that HiGHS does not solve; `coverage` says which.
+    """
+    user = RationalUser() if user is None else user
+    bounds, batch = _bounds(games, gains, user, isinstance(user, RationalUser), exact)
+    return np.reshape([np.nan if b is None else b.form.user_unit * _value(b) + b.form.user_zero for b in bounds], batch)
+
+
+def coverage(
+    games: Game, gains=0.0, user: AbstractUser | None = None, *, obedience: bool = False, exact: bool = False
+) -> Coverage:
+    """How well the agents' interests cover hers: the dual of `worst_case`.
+
+    obedience: also count on a rational user's obedience, as `worst_case` does for her: then
+        worst_case = full_information - slack - sum_i weights_i e_i, otherwise it is at least that.
+    """
+    user = RationalUser() if user is None else user
+    if obedience and not isinstance(user, RationalUser):
+        raise ValueError("obedience: only a RationalUser obeys; leave it False for this user")
+    bounds, batch = _bounds(games, gains, user, obedience, exact)
+    K, XA, XB, A = games.agents, games.user_features, games.agent_features, games.actions
+    shapes = {"slack": (), "weights": (K,), "by_cell": (XA, XB), "commands": (XA, A, A), "full_information": ()}
+    fields = {name: np.full((len(bounds), *shape), np.nan) for name, shape in shapes.items()}
+    result = np.full(len(bounds), Result.MALFORMED_GAME)
+    for k, bound in enumerate(bounds):
+        if bound is None:
+            continue
+        form, law = bound.form, bound.law
+        fields["full_information"][k] = form.user_unit * bound.full + form.user_zero
+        result[k] = Result.CERTIFIED if np.isfinite(_value(bound)) else Result.LP_FAILED
+        if not np.isfinite(law.value):  # nothing is below V_full: no slack, and no weights to speak of
+            fields["slack"][k] = fields["by_cell"][k] = form.user_unit * (bound.full - _value(bound))
+            continue
+        secured = np.einsum("k,kxba,kxba->xb", law.weights, bound.informed, form.game.agents)
+        by_cell = (bound.informed[0] * form.game.user).sum(-1) - secured - law.left
+        fields["by_cell"][k] = form.user_unit * by_cell
+        fields["slack"][k] = form.user_unit * by_cell.sum()
+        fields["weights"][k] = law.weights * form.user_unit / form.agent_unit
+        fields["commands"][k] = law.commands
+    fields = {name: values.reshape((*batch, *shapes[name])) for name, values in fields.items()}
+    return Coverage(**fields, result=result.astype(int).reshape(batch))
+
+
+def _value(bound: _Bound) -> float:
+    """In standard units. An infeasible LP means that no equilibrium is worth less than full information: agents whose
+    ties she breaks differently when informed cannot all have what they would get, so somebody offers V_full."""
+    return bound.full if bound.law.status == "Infeasible" else min(bound.law.value, bound.full)
+
+
+def _bounds(games: Game, gains, user, obedience: bool, exact: bool):
+    gains = np.asarray(gains, np.float64)
+    if gains.ndim and gains.shape[-1] != games.agents:
+        raise ValueError(f"gains: expected a number or a last axis of K = {games.agents}, got {list(gains.shape)}")
+    if not (gains >= 0).all():
+        raise ValueError("gains: expected numbers >= 0: an agent who would lose by revealing all has gain 0")
+    batch = np.broadcast_shapes(games.batch_shape, gains.shape[:-1])
+    flat = flatten_games(games, batch)
+    gains = np.broadcast_to(gains, (*batch, games.agents)).reshape(-1, games.agents)
+    sound = np.broadcast_to(faults(games), batch).reshape(-1) == ""
+    reduced = reduce_game(flat, np)
+    return [
+        _bound(ReducedGame(*(x[k] for x in reduced)), own, user, obedience, exact) if sound[k] else None
+        for k, own in enumerate(gains)
+    ], batch
+
+
+def _bound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool) -> _Bound:
+    form = standard_form(reduced, Selection(), user)
+    game, scale = form.game, value_scale(form.game)
+    informed = np.array([respond(form.user, game.user, game.mass, own, scale) for own in game.agents])
+    floors = (informed * game.agents).sum((1, 2, 3)) - gains / form.agent_unit
+    law = worst_law(game, floors, obedience_slack=0.0 if obedience else None, exact=exact)
+    if law.status == "Infeasible" and obedience:  # what she takes for tied when informed may not be, quite
+        law = worst_law(game, floors, obedience_slack=user.tolerance * scale, exact=exact)
+    return _Bound(form, float((informed[0] * game.user).sum()), informed, law)
