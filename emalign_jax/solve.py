@@ -223,12 +223,15 @@ class _Search:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
         self.now = {}
         for done, k in enumerate(pending):
-            examined = self.now[k] = exact.examine(self.check(k), current[k])
-            self.record(k, current[k], examined, found)
+            self.now[k] = self.record(k, current[k], exact.examine(self.check(k), current[k]), found)
             self.tell("check", done + 1, len(pending))
         return pending[[not Result(self.result[k]).ok for k in pending]]
 
-    def record(self, k, schemes, examined, found: Result) -> None:
+    def record(self, k, schemes, examined, found: Result) -> exact.Examination:
+        """Keep the profile if it is the best yet, certify it if it is good; returns what is known of it in the end."""
+        if examined.worst <= self.solver.tolerance and not examined.bracketed:
+            # the work for upper bounds may yet find a better deviation
+            examined = exact.examine(self.check(k), schemes, exact.BRACKET * self.solver.tolerance)
         if self.best[k] is None or examined.worst < self.best[k].worst:
             self.best[k], self.schemes[k] = examined, schemes
         worst = self.best[k].worst
@@ -236,6 +239,7 @@ class _Search:
         self.result[k] = found if worst <= self.solver.tolerance else failed
         if worst <= self.solver.tolerance:
             self.certify(k)
+        return examined
 
     def finish(self, pending, current) -> np.ndarray:
         """Exact best-response dynamics from where play ended; returns the games still left."""

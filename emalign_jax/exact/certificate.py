@@ -123,7 +123,7 @@ class Examination(NamedTuple):
     deviations: list[Deviation]
     gains: Float[np.ndarray, "K"]
     relative: Float[np.ndarray, "K"]
-    bracketed: bool  # whether the deviations' upper bounds were worked for
+    bracketed: bool  # whether the deviations' upper bounds were worked for, or need no work
 
     @property
     def worst(self) -> float:
@@ -137,7 +137,8 @@ def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket:
     deviations = check.deviations(schemes, range(len(schemes)), bracket)
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
     gains = np.maximum(solved - payoffs, 0)
-    return Examination(value, payoffs, deviations, gains, relative(gains, check.payoff_range), bracket is not None)
+    bracketed = bracket is not None or all(d.upper <= d.value for d in deviations)
+    return Examination(value, payoffs, deviations, gains, relative(gains, check.payoff_range), bracketed)
 
 
 def certify_game(

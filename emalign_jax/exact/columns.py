@@ -89,24 +89,24 @@ class BeliefLP:
         result = self._generate()
         if not result.optimal:
             return self._nothing(result)
-        excess = np.inf
+        upper, level, worth = np.inf, np.inf, 0.0
         for _ in range(PROOFS if bracket is not None else 0):
             proof = self._prove(result, PROVED * bracket, work)
             work -= proof.work
             excess = max(proof.upper, 0.0)
-            if proof.best <= PROVED * bracket or work <= 0:
-                break
-            better = self._better(result, proof.at)
-            if not len(better):
+            if result.value + excess < upper:
+                price, upper = result.row_dual[:-1], result.value + excess
+                level, worth = float(price @ self.problem.target) + excess, -float(result.row_dual[-1])
+            better = self._better(result, proof.at) if proof.best > PROVED * bracket else proof.at[:0]
+            if not len(better) or work <= 0:
                 break
             self._add(better)
             result = self._generate()
             if not result.optimal:
                 return self._nothing(result)
-        price, worth = result.row_dual[:-1], -float(result.row_dual[-1])
-        value, target = self.sign * result.value, self.problem.target
-        level = float(price @ target) + excess
-        return BeliefOptimum(True, value, result.value + excess, self._scheme(result), result.status, level, worth)
+        return BeliefOptimum(
+            True, self.sign * result.value, upper, self._scheme(result), result.status, level, worth
+        )
 
     def _nothing(self, result) -> BeliefOptimum:
         return BeliefOptimum(False, np.nan, np.nan, np.full((len(self.problem.prior), 1), np.nan), result.status)
