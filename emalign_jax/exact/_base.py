@@ -48,6 +48,7 @@ class AbstractCheck(abc.ABC):
         self.scale = value_scale(game)
         self.form = raw_form(self.game, protocol, user)  # how to read the numbers; `make_check` sets another
         self._range: np.ndarray | None = None
+        self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
     @classmethod
     def check_size(cls, games: Game, messages: int) -> None:
@@ -107,12 +108,16 @@ class AbstractCheck(abc.ABC):
     def informed(self, informed: bool) -> tuple[float, Float[np.ndarray, "K"]]:
         """User value and agents' payoffs if x_B is revealed (or nothing is told). Ties go as the user's
         rule says, under "agents" to the agent whose payoff it is."""
-        mass, user, agents = (np.asarray(x) for x in self.game)
-        if not informed:
-            mass, user, agents = mass.sum(1, keepdims=True), user.sum(1, keepdims=True), agents.sum(2, keepdims=True)
-        laws = [respond(self.user, user, mass, own, self.scale) for own in agents]
-        payoffs = np.array([(law * own).sum() for law, own in zip(laws, agents, strict=True)])
-        return float((laws[0] * user).sum()), payoffs
+        if informed not in self._informed:
+            mass, user, agents = self.game
+            if not informed:
+                mass, user, agents = mass.sum(1, keepdims=True), user.sum(1, keepdims=True), agents.sum(2, keepdims=True)
+            each = (len(agents), *np.shape(mass))
+            laws = respond(
+                self.user, np.broadcast_to(user, agents.shape), np.broadcast_to(mass, each), agents, self.scale
+            )
+            self._informed[informed] = float((laws[0] * user).sum()), (laws * agents).sum((1, 2, 3))
+        return self._informed[informed]
 
 
 Check = TypeVar("Check", bound=AbstractCheck)

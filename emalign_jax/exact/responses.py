@@ -53,17 +53,13 @@ class SelectionTable(NamedTuple):
 def selection_table(
     game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser, scale: float
 ) -> SelectionTable:
-    game = ReducedGame(*(np.asarray(x) for x in game))
-    K = len(schemes)
-    values, payoffs = np.empty(K), np.empty((K, K))
-    for j, scheme in enumerate(schemes):
-        totals = np.tensordot(scheme, game.user, (0, 1)).swapaxes(0, 1)  # [XA, M, A]
-        mass = game.mass @ scheme
-        agents_totals = np.tensordot(scheme, game.agents, (0, 2)).transpose(1, 2, 0, 3)  # [K, XA, M, A]
-        law = respond(user, totals, mass, agents_totals[j], scale)
-        values[j] = (law * totals).sum()
-        payoffs[:, j] = (law * agents_totals).sum((1, 2, 3))
-    return SelectionTable(values, payoffs)
+    mass, own_user, agents = (np.asarray(x) for x in game)
+    totals = np.einsum("jbm,xba->jxma", schemes, own_user)  # [K, XA, M, A] under each scheme j
+    agents_totals = np.einsum("jbm,ixba->jixma", schemes, agents)  # [K, K, XA, M, A] of agent i under scheme j
+    sent = np.einsum("jbm,xb->jxm", schemes, mass)
+    each = np.arange(len(schemes))
+    law = respond(user, totals, sent, agents_totals[each, each], scale)
+    return SelectionTable((law * totals).sum((1, 2, 3)), np.einsum("jxma,jixma->ij", law, agents_totals))
 
 
 def choose(values: Float[np.ndarray, "K"], temperature: float, scale: float) -> Float[np.ndarray, "K"]:

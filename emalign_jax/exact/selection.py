@@ -13,7 +13,7 @@ import numpy as np
 
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
 from emalign_jax.exact.obedience import ObedienceLP, check_size
-from emalign_jax.exact.responses import VALUE_TIE, choose, selection_table
+from emalign_jax.exact.responses import VALUE_TIE, SelectionTable, choose, selection_table
 from emalign_jax.protocols import Selection
 from emalign_jax.users import RationalUser
 
@@ -25,13 +25,20 @@ class SelectionCheck(AbstractCheck):
 
     most_value: float
     least_value: float
+    _last: tuple[np.ndarray, SelectionTable] | None = None
 
     @property
     def temperature(self) -> float:
         return float(self.protocol.temperature)
 
+    def table(self, schemes) -> SelectionTable:
+        """values V [K] and payoffs O [K, K]; the last profile's is kept, for it is asked for again and again."""
+        if self._last is None or not np.array_equal(self._last[0], schemes):
+            self._last = schemes.copy(), selection_table(self.game, schemes, self.user, self.scale)
+        return self._last[1]
+
     def payoffs(self, schemes):
-        table = selection_table(self.game, schemes, self.user, self.scale)
+        table = self.table(schemes)
         chosen = choose(table.values, self.temperature, self.scale)
         return float(chosen @ table.values), table.payoffs @ chosen
 
@@ -46,7 +53,7 @@ class SelectionCheck(AbstractCheck):
 
     def standing(self, schemes):
         """values V [K], payoffs O [K, K], the holder, and the best rival (None if there is none)."""
-        values, payoffs = selection_table(self.game, schemes, self.user, self.scale)
+        values, payoffs = self.table(schemes)
         holder = int(choose(values, 0.0, self.scale).argmax())
         rivals = values.copy()
         rivals[holder] = -np.inf

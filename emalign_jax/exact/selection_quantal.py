@@ -19,7 +19,7 @@ from jaxtyping import Float
 from emalign_jax.exact._base import WORK, Deviation, register
 from emalign_jax.exact.beliefs import monopoly_problem
 from emalign_jax.exact.columns import BeliefLP, BeliefOptimum
-from emalign_jax.exact.responses import VALUE_TIE, choose, selection_table
+from emalign_jax.exact.responses import VALUE_TIE, choose
 from emalign_jax.exact.selection import SelectionCheck
 from emalign_jax.protocols import Selection
 from emalign_jax.users import QuantalUser
@@ -86,7 +86,7 @@ class SelectionQuantal(SelectionCheck):
         return float(np.clip(value, self.least_value + slack, max(self.most_value - slack, self.least_value)))
 
     def deviations(self, schemes, agents, bracket=None):
-        values, payoffs = selection_table(self.game, schemes, self.user, self.scale)
+        values, payoffs = self.table(schemes)
         present = self.payoffs(schemes)[1]
         result = []
         for i in agents:
