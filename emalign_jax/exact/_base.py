@@ -111,7 +111,11 @@ class AbstractCheck(abc.ABC):
         if informed not in self._informed:
             mass, user, agents = self.game
             if not informed:
-                mass, user, agents = mass.sum(1, keepdims=True), user.sum(1, keepdims=True), agents.sum(2, keepdims=True)
+                mass, user, agents = (
+                    mass.sum(1, keepdims=True),
+                    user.sum(1, keepdims=True),
+                    agents.sum(2, keepdims=True),
+                )
             each = (len(agents), *np.shape(mass))
             laws = respond(
                 self.user, np.broadcast_to(user, agents.shape), np.broadcast_to(mass, each), agents, self.scale

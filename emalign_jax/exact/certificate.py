@@ -18,6 +18,7 @@ from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser, RationalUser
 
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
+NARROWEST = 1e-3  # and at the closest, where a gain is nearly the tolerance
 
 
 class Certificate(NamedTuple):
@@ -126,6 +127,11 @@ class Examination(NamedTuple):
     bracketed: bool  # whether the deviations' upper bounds were worked for, or need no work
 
     @property
+    def upper(self) -> Float[np.ndarray, "K"]:
+        """No deviation gains more."""
+        return np.maximum([d.upper for d in self.deviations] - self.agents, self.gains)
+
+    @property
     def worst(self) -> float:
         """The largest relative gain; inf where an LP failed."""
         return float(self.relative.max()) if np.isfinite(self.relative).all() else np.inf
@@ -152,10 +158,13 @@ def certify_game(
         return _failed(K, Result.NO_SCHEMES)
     if examined is None or not examined.bracketed:
         examined = examine(check, schemes, BRACKET * tolerance)
+    allowed = tolerance * check.payoff_range + check.negligible + 1e-9 * check.dictated
+    room = tolerance - examined.worst
+    if 0 < room < BRACKET * tolerance and not (examined.upper <= allowed).all():  # more work may tell
+        examined = examine(check, schemes, max(room / 2, NARROWEST * tolerance))
     if not np.isfinite(examined.worst):
         return _failed(K, Result.LP_FAILED)
-    upper = np.maximum([d.upper for d in examined.deviations] - examined.agents, examined.gains)
-    allowed = tolerance * check.payoff_range + check.negligible + 1e-9 * check.dictated
+    upper = examined.upper
     closed = bool((upper - examined.gains <= allowed).all())
     verdict = Result.GAIN_ABOVE_TOLERANCE
     if examined.worst <= tolerance:

@@ -104,9 +104,7 @@ class BeliefLP:
             result = self._generate()
             if not result.optimal:
                 return self._nothing(result)
-        return BeliefOptimum(
-            True, self.sign * result.value, upper, self._scheme(result), result.status, level, worth
-        )
+        return BeliefOptimum(True, self.sign * result.value, upper, self._scheme(result), result.status, level, worth)
 
     def _nothing(self, result) -> BeliefOptimum:
         return BeliefOptimum(False, np.nan, np.nan, np.full((len(self.problem.prior), 1), np.nan), result.status)

@@ -56,7 +56,10 @@ def best_response_dynamics(
 def outbid(
     check: SelectionCheck, schemes: Float[np.ndarray, "K XB M"], tolerance: float, *, max_steps: int = 100
 ) -> Ended:
-    """Best responses from `schemes` until every relative gain is at most `tolerance`."""
+    """Best responses from `schemes` until every relative gain is at most `tolerance`.
+
+    Where they do not settle in `max_steps`, the limit of outbidding is tried: all offer what is worth most to her.
+    """
     schemes = schemes.copy()
     worth = check.most_value - check.least_value
     margin, lowered = FIRST_MARGIN * worth, 0
@@ -79,7 +82,14 @@ def outbid(
         if fitted is None:
             break
         schemes[agent] = fitted
-    return Ended(schemes, examine(check, schemes), max_steps)
+    ended = Ended(schemes, examine(check, schemes), max_steps)
+    limit = fit(check.most_scheme, schemes.shape[2])
+    if limit is not None:
+        both = np.repeat(limit[None], len(schemes), 0)
+        examined = examine(check, both)
+        if examined.worst < ended.examined.worst:
+            return Ended(both, examined, max_steps)
+    return ended
 
 
 def _just_behind(check: SelectionCheck, schemes, holder: int, rival: int) -> np.ndarray:

@@ -47,6 +47,11 @@ class SelectionCheck(AbstractCheck):
         """Whether takeovers are all or nothing, as `dynamics.outbid` needs."""
         return self.temperature == 0
 
+    @property
+    @abc.abstractmethod
+    def most_scheme(self) -> Float[np.ndarray, "XB S"]:
+        """A scheme that is worth `most_value` to her."""
+
     @abc.abstractmethod
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
         """f_agent(value): the most he gets while she gets at least `value` (or all she can get)."""
@@ -91,6 +96,10 @@ class SelectionRational(SelectionCheck):
             )
         self.lp = ObedienceLP(self.game)
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
+
+    @property
+    def most_scheme(self):
+        return np.eye(self.game.mass.shape[1])
 
     def confirm(self) -> None:
         """From now on derive every LP's answer in rational arithmetic (`ValueError` if the game is too large)."""

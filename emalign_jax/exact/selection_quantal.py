@@ -48,6 +48,10 @@ class SelectionQuantal(SelectionCheck):
     def least_value(self) -> float:
         return self._her_optima[-1.0].value
 
+    @property
+    def most_scheme(self):
+        return self._her_optima[1.0].scheme
+
     @functools.cached_property
     def _her_optima(self) -> dict[float, BeliefOptimum]:
         """By sign, the largest and the smallest value of any scheme to her."""

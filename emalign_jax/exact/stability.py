@@ -112,9 +112,10 @@ class LPFailed(Exception):
     """HiGHS did not solve an LP of this game."""
 
 
-def stability(games: Game, *, progress=None) -> Stability:
+def stability(games: Game, *, exact: bool = False, progress=None) -> Stability:
     """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
 
+    exact:     derive every LP's answer again in rational arithmetic (small games; `ValueError` beyond).
     progress:  called with the number of games done since the last call.
     Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
     costs only its own row.
@@ -131,6 +132,8 @@ def stability(games: Game, *, progress=None) -> Stability:
                 rows.append(_failed(games.agents, Result.MALFORMED_GAME))
             else:
                 check: Any = make_check(reduced, k, Selection(), RationalUser())
+                if exact:
+                    check.confirm()
                 rows.append(_stability_of_one(check))
         except LPFailed:
             rows.append(_failed(games.agents, Result.LP_FAILED))
