@@ -84,7 +84,7 @@ def outbid(
         schemes[agent] = fitted
     ended = Ended(schemes, examine(check, schemes), max_steps)
     limit = fit(check.most_scheme, schemes.shape[2])
-    if limit is not None:
+    if limit is not None and ended.examined.worst > tolerance:
         both = np.repeat(limit[None], len(schemes), 0)
         examined = examine(check, both)
         if examined.worst < ended.examined.worst:
