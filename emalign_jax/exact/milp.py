@@ -17,7 +17,6 @@ from __future__ import annotations
 import highspy
 import numpy as np
 from jaxtyping import Float
-from scipy import sparse
 
 from emalign_jax.exact.beliefs import BeliefProblem
 from emalign_jax.exact.bounding import PricingBound
@@ -58,6 +57,8 @@ def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> 
 
 
 def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
+    from scipy import sparse  # a tenth of a second that importing the package need not cost
+
     B, T, A = problem.own_payoff.shape
     user = problem.user_payoff
     advantage = user[:, :, :, None] - user[:, :, None, :] + problem.tie_tolerance * problem.mass[:, :, None, None]
