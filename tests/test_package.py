@@ -33,7 +33,8 @@ def test_import_is_light_and_sets_no_flag():
             "began = time.perf_counter()\n"
             "import emalign_jax\n"
             "seconds = time.perf_counter() - began\n"
-            "heavy = [m for m in ('matplotlib', 'pandas', 'pyarrow', 'typer', 'scipy.optimize', 'scipy.sparse') if m in sys.modules]\n"
+            "modules = 'matplotlib', 'pandas', 'pyarrow', 'typer', 'scipy.optimize', 'scipy.sparse'\n"
+            "heavy = [m for m in modules if m in sys.modules]\n"
             "same = before == {k: v for k, v in jax.config.values.items()}\n"
             "print(json.dumps([seconds, heavy, same]))"
         )
