@@ -131,36 +131,36 @@ def test_two_features_against_a_line_of_beliefs(precision, purity):
         for goal in (problem.goal(1.0, 0.0), problem.goal(-0.4, 1.0)):
             price = problem.slope(problem.target[None], goal)[0]
             truth = optimum_on_a_line(problem, goal, price)
-            proof = bound_pricing(problem, goal, price, truth + 1e-6, 10**9)
-            assert truth - 1e-9 <= proof.upper <= truth + 1e-6
-            assert proof.best <= truth + 1e-9
-            refuted = bound_pricing(problem, goal, price, truth - 1e-3, 10**9)
-            assert truth - 1e-3 < refuted.best <= truth + 1e-9
-            assert refuted.upper >= truth - 1e-9
+            price = price + truth  # as in use: the best belief pays its price
+            proof = bound_pricing(problem, goal, price, 1e-6, 10**9)
+            assert -1e-9 <= proof.upper <= 1e-6
+            assert proof.best <= 1e-9
+            refuted = bound_pricing(problem, goal, price, -1e-3, 10**9)
+            assert -1e-3 < refuted.best <= 1e-9
+            assert refuted.upper >= -1e-9
             met = problem.value(refuted.at, goal) - refuted.at @ price
             assert met[0] == pytest.approx(refuted.best, abs=1e-12)
 
 
-def best_first(problem, goal, price, width, rounds=4000):
-    """A slow obvious reference: halve intervals by the Lipschitz constant met on a fine grid, doubled."""
-    share = np.linspace(0, 1, 20_001)
-    points = np.stack([share, 1 - share], 1)
-    paid = problem.value(points, goal) - points @ price
-    steep = 2 * np.abs(np.diff(paid)).max() * 20_000
-    intervals = [(np.inf, 0.0, 1.0)]
-    best = -np.inf
-    for _ in range(rounds):
-        bound, low, high = max(intervals)
-        if bound <= best + width:
-            break
-        intervals.remove((bound, low, high))
-        middle = (low + high) / 2
-        for a, b in ((low, middle), (middle, high)):
-            c = (a + b) / 2
-            value = float((problem.value(np.array([[c, 1 - c]]), goal) - np.array([c, 1 - c]) @ price)[0])
-            best = max(best, value)
-            intervals.append((value + steep * (b - a) / 2, a, b))
-    return best, max(intervals)[0]
+def halved(problem, goal, price, width):
+    """A slow obvious reference for two x_B: intervals halved by twice the steepest slope met on a fine grid."""
+
+    def pays(share):
+        points = np.stack([share, 1 - share], 1)
+        return problem.value(points, goal) - points @ price
+
+    steep = 2 * np.abs(np.diff(pays(np.linspace(0, 1, 20_001)))).max() * 20_000
+    left, right, best = np.zeros(1), np.ones(1), -np.inf
+    while True:
+        middle = pays((left + right) / 2)
+        best = max(best, float(middle.max()))
+        bound = middle + steep * (right - left) / 2
+        if bound.max() <= best + width:
+            return best, best + width
+        open_ = bound > best + width
+        left, right = left[open_], right[open_]
+        centre = (left + right) / 2
+        left, right = np.concatenate([left, centre]), np.concatenate([centre, right])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -169,10 +169,9 @@ def test_against_lipschitz_halving(seed):
     problem = random_problem(rng, 2, 2, 6.0, 0.3)
     goal = problem.goal(*rng.normal(size=2))
     price = rng.normal(size=2)
-    low, high = best_first(problem, goal, price, 1e-3)
-    assert high - low <= 1.1e-3
-    proof = bound_pricing(problem, goal, price, high, 10**8)
-    assert low - 1e-9 <= proof.upper <= high + 1e-9
+    low, high = halved(problem, goal, price, 1e-4)
+    proof = bound_pricing(problem, goal, price + low, high - low, 10**8)
+    assert -1e-9 <= proof.upper <= high - low
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -182,11 +181,12 @@ def test_the_checks_have_teeth(seed):
     problem = random_problem(rng, 3, 1, 10.0, 0.2)
     goal = problem.goal(1.0, 0.0)
     price = problem.slope(problem.target[None], goal)[0]
-    points = rng.dirichlet(np.full(3, 0.5), 60_000)
+    points = np.concatenate([inside(rng, 3, 1000), rng.dirichlet(np.full(3, 0.5), 60_000)])
     paid = problem.value(points, goal) - points @ price
     spread = float(np.ptp(paid))
-    proof = bound_pricing(problem, goal, price, paid.max() + 1e-4 * spread, 10**9)
-    top = max(float(paid.max()), proof.best)
+    price, paid = price + paid.max(), paid - paid.max()
+    proof = bound_pricing(problem, goal, price, 1e-4 * spread, 10**9)
+    top = max(0.0, proof.best)
     assert top - 1e-12 <= proof.upper
     assert proof.upper - 1e-3 * spread < top
     cell = np.tile(points[paid.argmax()], (1, 3, 1)) + 1e-4 * (np.eye(3) - 1 / 3)  # a tight cell
@@ -240,8 +240,6 @@ def closure_on_a_line(F, at):
     """Concave closure of F over P(x_B = 1) at `at`: hull of a grid, then the tangent condition solved in mpmath."""
     grid = np.linspace(0, 1, 801)
     values = np.array([float(F((1 - x, x))) for x in grid])
-    left, right = 0, 800
-    slopes = None
     hull = [0]
     for k in range(1, 801):
         while len(hull) > 1:
@@ -250,7 +248,6 @@ def closure_on_a_line(F, at):
                 break
             hull.pop()
         hull.append(k)
-    del slopes
     right = next(k for k in hull if grid[k] >= at)
     left = max(k for k in hull if grid[k] <= at)
     f = lambda x: F((1 - x, x))  # noqa: E731
@@ -264,9 +261,11 @@ def closure_on_a_line(F, at):
             lambda x, y: [slope(x) - slope(y), f(y) - f(x) - slope(x) * (y - x)], (a, b), tol=1e-30
         )
     elif right < 800:
-        b = mpmath.findroot(lambda y: f(y) - f(a) - slope(y) * (y - a), b, tol=1e-30)
+        around = (mpmath.mpf(grid[right - 1]), mpmath.mpf(grid[right + 1]))
+        b = mpmath.findroot(lambda y: f(y) - f(a) - slope(y) * (y - a), around, solver="anderson", tol=1e-25)
     elif left > 0:
-        a = mpmath.findroot(lambda x: f(b) - f(x) - slope(x) * (b - x), a, tol=1e-30)
+        around = (mpmath.mpf(grid[left - 1]), mpmath.mpf(grid[left + 1]))
+        a = mpmath.findroot(lambda x: f(b) - f(x) - slope(x) * (b - x), around, solver="anderson", tol=1e-25)
     return f(a) + (f(b) - f(a)) * (at - a) / (b - a), touching
 
 
@@ -309,10 +308,7 @@ def valleys(prior):
     """He likes the first and the third of four actions that she takes in turn: two bumps, both inside."""
     points = np.array([0.0, 1 / 3, 2 / 3, 1.0])
     user = np.stack([-(points**2), -((1 - points) ** 2)], 1)
-    own = np.array([[[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.3, 0.3]]])
-    own = own[:, [0, 1, 2, 3]]
-    own[0, 2] = [0.1, 0.1]
-    own[0, 3] = [1.0, 0.6]
+    own = np.array([[[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [2.5, -0.1]]])
     return em.Game(np.diag([1 - prior, prior])[None], user, own)
 
 
@@ -343,3 +339,93 @@ def test_a_user_who_knows_something_in_mpmath(seed, precision):
     assert found.value == pytest.approx(float(truth), abs=1e-8)
     assert found.upper >= float(truth) - 1e-12
     assert found.upper == pytest.approx(float(truth), abs=1e-7)
+
+
+def test_three_states_and_the_tangent_plane():
+    """A symmetric game of guessing: she guesses x_B or takes the safe action, which alone pays him. By symmetry the
+    closure at the uniform prior has three tangent points, permutations of one; the plane through them is level."""
+    precision = 12.0
+    user = np.vstack([np.eye(3), np.full((1, 3), 0.55)])
+    own = np.array([[[0.0] * 3] * 3 + [[1.0] * 3]])
+    game = em.Game(np.eye(3)[None] / 3, user, own)
+    F, _ = utility_of_belief(game, precision)
+    silent = float(F([mpmath.mpf(1) / 3] * 3))
+    found = best_value(game, precision)
+    assert found.value == pytest.approx(silent, abs=1e-8)  # saying nothing is best for whoever wants the safe action
+    against = em.Game(game.prior, user, 1 - own)  # who wants a guess: it is a maximum at the vertices, by symmetry
+    F, _ = utility_of_belief(against, precision)
+    assert best_value(against, precision).value == pytest.approx(float(F([1, 0, 0])), abs=1e-8)
+
+
+@pytest.mark.parametrize(("seed", "precision"), [(0, 8.0), (1, 20.0), (2, 5.0)])
+def test_three_states_in_mpmath(seed, precision):
+    """Beliefs of the scheme found are polished to the tangency conditions: one plane touches F at all of them, along
+    every direction that stays in their face, and they average to the prior. Its height there is the closure."""
+    rng = np.random.default_rng(seed)
+    prior = rng.dirichlet(np.ones(9)).reshape(1, 3, 3) * (0.1 + np.eye(3))
+    game = em.Game(prior / prior.sum(), rng.normal(size=(3, 3)), rng.normal(size=(1, 3, 3)))
+    F, share = utility_of_belief(game, precision)
+    found = best_value(game, precision)
+    sent = (found.scheme * share[:, None]).T
+    used = sent[sent.sum(1) > 1e-6]
+    beliefs = used / used.sum(1, keepdims=True)
+    groups = []
+    for belief in beliefs:  # columns closer than 1e-2 are one tangent point, split by the float LP
+        near = [g for g in groups if np.abs(g[0] - belief).max() < 1e-2]
+        near[0].append(belief) if near else groups.append([belief])
+    points = [np.mean(g, axis=0) for g in groups]
+    free = [[b for b in range(3) if p[b] > 1e-7] for p in points]
+
+    def unpack(numbers):
+        plane, rest, out = list(numbers[:3]), list(numbers[3 + len(points) :]), []
+        for support in free:
+            inner = [rest.pop(0) for _ in support[1:]]
+            belief = [mpmath.mpf(0)] * 3
+            for b, x in zip(support[1:], inner, strict=True):
+                belief[b] = x
+            belief[support[0]] = 1 - mpmath.fsum(inner)
+            out.append(belief)
+        return plane, out
+
+    def level(belief, plane):
+        return F(belief) - mpmath.fsum(a * b for a, b in zip(plane, belief, strict=True))
+
+    def conditions(*numbers):
+        plane, beliefs = unpack(numbers)
+        rows = [level(belief, plane) for belief in beliefs]
+        weights = numbers[3 : 3 + len(points)]
+        rows += [mpmath.fdot(weights, [p[b] for p in beliefs]) - mpmath.mpf(share[b]) for b in range(3)]
+        for belief, support in zip(beliefs, free, strict=True):
+            for b in support[1:]:
+
+                def along(h, belief=belief, b=b, first=support[0]):
+                    moved = list(belief)
+                    moved[b], moved[first] = moved[b] + h, moved[first] - h
+                    return level(moved, plane)
+
+                rows.append(mpmath.diff(along, 0))
+        return rows
+
+    plane = np.linalg.lstsq(np.array(points), [float(F(p)) for p in points], rcond=None)[0]
+    weights = np.linalg.lstsq(np.array(points).T, share, rcond=None)[0]
+    start = [*plane, *weights, *(p[b] for p, support in zip(points, free, strict=True) for b in support[1:])]
+    with mpmath.workdps(30):
+        solved = mpmath.findroot(conditions, [mpmath.mpf(float(x)) for x in start], tol=1e-20, maxsteps=30)
+        plane = list(solved)[:3]
+        truth = float(mpmath.fsum(a * mpmath.mpf(b) for a, b in zip(plane, share, strict=True)))
+    grid = np.random.default_rng(0).dirichlet(np.full(3, 0.5), 200)
+    assert max(float(level(list(map(float, mu)), [float(x) for x in plane])) for mu in grid) <= 1e-12  # it is above F
+    assert min(list(solved)[3 : 3 + len(points)]) > 0
+    assert found.value == pytest.approx(truth, abs=1e-8)
+    assert found.upper >= truth - 1e-12
+    assert found.upper == pytest.approx(truth, abs=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_payoffs_at_stake_are_bracketed_too(seed):
+    """The tighter the bracket asked for, the tighter the bracket, down to the price tolerance (1e-8 of the spread)."""
+    rng = np.random.default_rng(seed)
+    game = random_game(rng, XB=2)
+    flat = em.Game(game.prior, 1e-3 * np.asarray(game.user_utility), game.agent_utilities)
+    found = em.best_response(flat, rng.dirichlet(np.ones(2), (2, 2)), 0, em.Pooled(), em.QuantalUser(2.0))
+    assert found.upper - found.value <= 1e-6

@@ -33,7 +33,7 @@ from jaxtyping import Float
 from emalign_jax.exact.beliefs import BeliefProblem
 
 CELL_BLOCK = 256  # cells bounded in one pass, so that arrays stay in the cache
-NEGLIGIBLE = 1e-3  # of the target: types that may add less are left as they are
+NEGLIGIBLE = 0.05  # of the target: types that may add less, all together, are left as they are
 WEIGHTS = (1e-4, 1e-2, 0.2, 0.5, 0.8, 1 - 1e-2, 1 - 1e-4)  # of one end of an edge against the other
 CROWD = (1.0, 3.0, 30.0)  # how many types like it a type reckons with
 REFUTATIONS = 8  # beliefs returned that pay more than was to be proved
@@ -117,7 +117,7 @@ def bound_cells(problem: BeliefProblem, goal, price, cells: Float[np.ndarray, "N
     odds = (law / np.maximum(np.take_along_axis(law, surest, -1), 1e-300)).max(1).sum(-1) - 1
     above = np.minimum(odds, 1) * (W.max((1, 3)) - W.min((1, 3)))  # [N, T]
     linear = (mass * above[:, None]).sum(-1)  # [N, V]
-    n, t = np.nonzero(above * mass.max(1) > NEGLIGIBLE * target)
+    n, t = np.nonzero(above * mass.max(1) > NEGLIGIBLE / T * target)
     if not len(n):
         return (values + linear).max(1), values, np.tile([0, 1], (N, 1))
     np.subtract.at(linear, n, mass[n, :, t] * above[n, t][:, None])

@@ -97,7 +97,9 @@ class BeliefLP:
             if proof.best <= PROVED * bracket or work <= 0:
                 break
             better = self._better(result, proof.at)
-            if not len(better):
+            if not len(better):  # too little to be worth a column, and too much for this proof: prove a little less
+                if isinstance(self.problem.user, QuantalUser):
+                    excess = min(excess, max(self._prove(result, 2 * proof.best, work).upper, 0.0))
                 break
             self._add(better)
             result = self._generate()
