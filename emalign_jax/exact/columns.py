@@ -135,7 +135,9 @@ class BeliefLP:
         used = result.x > 1e-12
         columns = self._points[used] * result.x[used, None]  # [S, B], sums to the prior
         scheme = np.full((len(problem.prior), int(used.sum())), 1 / used.sum())
-        scheme[problem.possible] = (columns / columns.sum(0)).T
+        sent = columns.sum(0)
+        known = sent > 0  # an x_B rarer than the LP's tolerance may be left out: it sends every message alike
+        scheme[np.flatnonzero(problem.possible)[known]] = (columns[:, known] / sent[known]).T
         return scheme
 
     def _goal(self, result):
