@@ -257,9 +257,7 @@ def closure_on_a_line(F, at):
     a, b = mpmath.mpf(grid[left]), mpmath.mpf(grid[right])
     touching = (left > 0) + (right < 800)
     if touching == 2:
-        a, b = mpmath.findroot(
-            lambda x, y: [slope(x) - slope(y), f(y) - f(x) - slope(x) * (y - x)], (a, b), tol=1e-30
-        )
+        a, b = mpmath.findroot(lambda x, y: [slope(x) - slope(y), f(y) - f(x) - slope(x) * (y - x)], (a, b), tol=1e-30)
     elif right < 800:
         around = (mpmath.mpf(grid[right - 1]), mpmath.mpf(grid[right + 1]))
         b = mpmath.findroot(lambda y: f(y) - f(a) - slope(y) * (y - a), around, solver="anderson", tol=1e-25)
