@@ -21,6 +21,8 @@ from emalign_jax.users import AbstractUser, QuantalUser
 
 MAX_KINKS = 4000  # indifference points that are all looked at; of more, a fixed sample
 MERGE = 1e-9  # beliefs closer than this are one
+REGULAR = 1e-9  # determinant of planes, scaled to largest entry 1, whose meeting point is known well
+PARALLEL = 1e-13  # of planes that do not meet, but for rounding
 SAME_TYPE = 1e-13  # types whose posteriors differ by less are one
 
 
@@ -64,29 +66,40 @@ class BeliefProblem:
         return np.concatenate([np.eye(B), (planes / np.where(size > 0, size, 1))[size[:, 0] > 0]])
 
     @property
+    def _few_planes(self) -> bool:
+        return math.comb(len(self._planes), len(self.target) - 1) <= MAX_KINKS
+
+    @functools.cached_property
     def knows_all_kinks(self) -> bool:
         """Whether `kinks` holds them all: a rational user's agent then does best at some of them."""
-        return math.comb(len(self._planes), len(self.target) - 1) <= MAX_KINKS
+        if len(self.target) == 1 or not self._few_planes:
+            return len(self.target) == 1
+        systems, size = self._corners
+        blurred = systems[(size > PARALLEL) & (size <= REGULAR)]  # planes that meet, too flat to tell where
+        return not (_meeting(blurred) > -0.01).all(1).any()
 
     @functools.cached_property
     def kinks(self) -> Float[np.ndarray, "N B"]:
         """Beliefs at which B - 1 of the planes meet: where a rational user's response turns, and near where a quantal
         one's does. A fixed sample if there are more than `MAX_KINKS`."""
-        B, planes = len(self.target), self._planes
-        if B == 1:
+        if len(self.target) == 1:
             return np.ones((1, 1))
-        if self.knows_all_kinks:
+        systems, size = self._corners
+        found = _meeting(systems[size > REGULAR])
+        found = np.maximum(found[(found > -1e-9).all(1)], 0)
+        return distinct(found / found.sum(1, keepdims=True))
+
+    @functools.cached_property
+    def _corners(self) -> tuple[np.ndarray, np.ndarray]:
+        """Equations [N, B, B] of the points at which B - 1 planes meet, and how far from dependent they are [N]."""
+        B, planes = len(self.target), self._planes
+        if self._few_planes:
             chosen = np.array(list(itertools.combinations(range(len(planes)), B - 1)), int).reshape(-1, B - 1)
         else:
             chosen = np.sort(np.random.default_rng(0).integers(len(planes), size=(MAX_KINKS, B - 1)), axis=1)
             chosen = chosen[(np.diff(chosen, axis=1) > 0).all(1)]
         systems = np.concatenate([planes[chosen], np.ones((len(chosen), 1, B))], axis=1)
-        regular = np.abs(np.linalg.det(systems)) > 1e-9
-        target = np.zeros((int(regular.sum()), B, 1))
-        target[:, -1] = 1
-        found = np.linalg.solve(systems[regular], target)[..., 0]
-        found = np.maximum(found[(found > -1e-9).all(1)], 0)
-        return distinct(found / found.sum(1, keepdims=True))
+        return systems, np.abs(np.linalg.det(systems))
 
     @property
     def tie_tolerance(self) -> float:
@@ -163,6 +176,12 @@ def distinct(points: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "D B"]:
     """`points` without those that agree with an earlier one to within `MERGE`."""
     _, first = np.unique(np.round(points / MERGE), axis=0, return_index=True)
     return points[np.sort(first)]
+
+
+def _meeting(systems: Float[np.ndarray, "N B B"]) -> Float[np.ndarray, "N B"]:
+    target = np.zeros((*systems.shape[:2], 1))
+    target[:, -1] = 1
+    return np.linalg.solve(systems, target)[..., 0]
 
 
 def _merge(mass, user_payoff, own_payoff):

@@ -13,9 +13,9 @@ vertex value bounds the cell:
   probability; for fixed probabilities phi is linear.
 * second: psi'' >= -Q on the cell for a quadratic form Q made of those probabilities, so phi exceeds its interpolation
   by at most 1/2 sum_{i<j} x_i x_j / D Q(e_ij), e_ij the difference of two posteriors.
-* third: with U and l the largest and least psi on the cell, telling one vertex i apart from the rest costs at most
-  sum_j x_i x_j / (x_i + x_j) (2 U - psi_i - l), and the second bound goes on with the rest. That is what a type needs
-  that hardly ever occurs at some vertex: its posterior turns within a hair of it.
+* third: along the line to vertex i from any mean of other vertices, psi' = L cov(E', W) + mean W' varies by at most
+  the same mean of some c_ij, so telling i apart from the rest costs at most sum_j x_i x_j / (x_i + x_j) c_ij, and the
+  second bound goes on with the rest. c grows with L where Q grows with L^2, which helps where few x_i occur at all.
 
 For all s in [0, 1], x_i x_j / D <= x_i x_j / (x_i + x_j) <= s^2 x_i + (1 - s)^2 x_j, which makes them linear in lambda
 and lets an edge's excess go to whichever vertex is lower. Cells are halved along the edge that contributes most. The
@@ -33,7 +33,7 @@ from jaxtyping import Float
 from emalign_jax.exact.beliefs import BeliefProblem
 
 CELL_BLOCK = 256  # cells bounded in one pass, so that arrays stay in the cache
-NEGLIGIBLE = 1e-3  # of the target: types that may add less are left as they are
+NEGLIGIBLE = 0.05  # of the target: types that may add less, all together, are left as they are
 WEIGHTS = (1e-4, 1e-2, 0.2, 0.5, 0.8, 1 - 1e-2, 1 - 1e-4)  # of one end of an edge against the other
 CROWD = (1.0, 3.0, 30.0)  # how many types like it a type reckons with
 REFUTATIONS = 8  # beliefs returned that pay more than was to be proved
@@ -117,7 +117,7 @@ def bound_cells(problem: BeliefProblem, goal, price, cells: Float[np.ndarray, "N
     odds = (law / np.maximum(np.take_along_axis(law, surest, -1), 1e-300)).max(1).sum(-1) - 1
     above = np.minimum(odds, 1) * (W.max((1, 3)) - W.min((1, 3)))  # [N, T]
     linear = (mass * above[:, None]).sum(-1)  # [N, V]
-    n, t = np.nonzero(above * mass.max(1) > NEGLIGIBLE * target)
+    n, t = np.nonzero(above * mass.max(1) > NEGLIGIBLE / T * target)
     if not len(n):
         return (values + linear).max(1), values, np.tile([0, 1], (N, 1))
     np.subtract.at(linear, n, mass[n, :, t] * above[n, t][:, None])
@@ -143,8 +143,7 @@ class _Types:
             short[:, a] = (high * np.maximum((W - W[..., a : a + 1]).max(1), 0)).sum(-1)
         apart = W - psi[..., None]
         up, down = (high[:, None] - law) * apart, (low[:, None] - law) * apart
-        above, below = np.maximum(up, down).sum(-1), -np.minimum(up, down).sum(-1)  # psi may differ by so much
-        above = np.maximum(above, 0)
+        above = np.maximum(np.maximum(up, down).sum(-1), 0)  # psi may exceed its vertex value by so much
         self.first = mass * above  # [P, V]
 
         i, j = self.i, self.j
@@ -162,7 +161,9 @@ class _Types:
         self.even = mass[:, i] * mass[:, j] / np.maximum((root[:, i] + root[:, j]) ** 2, 1e-300)
         rank = mass.argsort(1).argsort(1)
         peeled = np.where(rank[:, i] < rank[:, j], i, j)
-        third = 2 * (psi + above).max(1)[:, None] - np.take_along_axis(psi, peeled, 1) - (psi - below).min(1)[:, None]
+        apart = W[..., a] - W[..., b]  # [P, V, pairs]
+        ends = np.stack([q * w for q in (most, least) for w in (apart.max(1), apart.min(1))])
+        third = L * (np.abs(x) * np.ptp(ends, axis=0)[:, None]).sum(-1) + np.ptp(W[:, i] - W[:, j], axis=-1)
         rank = np.take_along_axis(rank, peeled, 1)  # [P, edges]
         self.curve = self.pair = second
         least = (self.even * second).sum(1)

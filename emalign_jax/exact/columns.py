@@ -86,25 +86,42 @@ class BeliefLP:
             (cells times their numbers); what is not proved by then is left open in `upper`.
         """
         self._lp.set_row(len(self.problem.target), value_at_least, value_at_most)
+        self._value, self._exactly = value_at_least, value_at_most < np.inf
         result = self._generate()
         if not result.optimal:
             return self._nothing(result)
         upper, level, worth = np.inf, np.inf, 0.0
-        for _ in range(PROOFS if bracket is not None else 0):
-            proof = self._prove(result, PROVED * bracket, work)
+        target = None if bracket is None else PROVED * bracket
+        for _ in range(PROOFS if target is not None else 0):
+            proof = self._prove(result, target, work)
             work -= proof.work
-            excess = max(proof.upper, 0.0)
-            if result.value + excess < upper:
-                price, upper = result.row_dual[:-1], result.value + excess
-                level, worth = float(price @ self.problem.target) + excess, -float(result.row_dual[-1])
-            better = self._better(result, proof.at) if proof.best > PROVED * bracket else proof.at[:0]
-            if not len(better) or work <= 0:
+            line, here = self._line(result, proof)
+            if here < upper:
+                (level, worth), upper = line, here
+            if not proof.best > target or work <= 0:
                 break
+            better = self._better(result, proof.at)
+            if not len(better):  # too little to be worth a column, and too much for this proof: prove a little less
+                target = 2 * proof.best
+                continue
             self._add(better)
             result = self._generate()
             if not result.optimal:
                 return self._nothing(result)
         return BeliefOptimum(True, self.sign * result.value, upper, self._scheme(result), result.status, level, worth)
+
+    def _line(self, result, proof) -> tuple[tuple[float, float], float]:
+        """((level, worth), bound at the value asked for) that `proof` gives to the prices it was made for."""
+        sound = np.isfinite(proof.upper) and proof.upper >= proof.best
+        excess = max(proof.upper, 0.0) if sound else np.inf
+        worth = self._worth(result)
+        level = float(result.row_dual[:-1] @ self.problem.target) + excess
+        return (level, worth), level - (worth * self._value if worth else 0.0)
+
+    def _worth(self, result) -> float:
+        """What the LP gives for a unit of user value; >= 0 where only a least value is asked for."""
+        worth = -float(result.row_dual[-1])
+        return worth if self._exactly else max(worth, 0.0)
 
     def _nothing(self, result) -> BeliefOptimum:
         return BeliefOptimum(False, np.nan, np.nan, np.full((len(self.problem.prior), 1), np.nan), result.status)
@@ -131,11 +148,13 @@ class BeliefLP:
         used = result.x > 1e-12
         columns = self._points[used] * result.x[used, None]  # [S, B], sums to the prior
         scheme = np.full((len(problem.prior), int(used.sum())), 1 / used.sum())
-        scheme[problem.possible] = (columns / columns.sum(0)).T
+        sent = columns.sum(0)
+        known = sent > 0  # an x_B rarer than the LP's tolerance may be left out: it sends every message alike
+        scheme[np.flatnonzero(problem.possible)[known]] = (columns[:, known] / sent[known]).T
         return scheme
 
     def _goal(self, result):
-        return self.problem.goal(self.sign, -result.row_dual[-1])
+        return self.problem.goal(self.sign, self._worth(result))
 
     def _prove(self, result, target: float, work: int):
         goal, price = self._goal(result), result.row_dual[:-1]

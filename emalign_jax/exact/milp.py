@@ -44,7 +44,7 @@ def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> 
     B, T, A = problem.own_payoff.shape
     mass, user, law = problem.responses(points)
     total = (points @ goal).reshape(-1, T, A)
-    if B == 2 and problem.user.ties != "agents":  # what the response is on either side of a kink
+    if B <= 2 and problem.user.ties != "agents":  # what the response is on either side of a kink
         order = np.argsort(points[:, 0])
         middles = (points[order[1:]] + points[order[:-1]]) / 2
         beside = problem.responses(middles)[2]

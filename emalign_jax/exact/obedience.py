@@ -70,9 +70,10 @@ class ObedienceLP:
             for xa in range(XA):
                 advantage = user[xa, :, advice[xa], None] - user[xa]  # [XB, A]
                 size = np.abs(advantage).max(0)
+                unit = np.exp2(np.frexp(size)[1])  # a power of two, so that nothing is rounded
                 for b in np.nonzero(size > 0)[0]:
                     row = np.zeros((1, XB, R))
-                    row[0, :, r] = advantage[:, b] / size[b]
+                    row[0, :, r] = advantage[:, b] / unit[b]
                     rows.append(row)
         obedience = sum(len(row) for row in rows[1:])
         self._user_spread = self._spread(user)
