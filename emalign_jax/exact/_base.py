@@ -15,9 +15,8 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.standard import raw_form
 from emalign_jax.users import AbstractUser
 
-WORK = (
-    60_000_000  # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
-)
+# what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
+WORK = 120_000_000
 NOTHING = 1e-6  # a payoff range below this share of what dictating her actions is worth is rounding
 
 

@@ -20,6 +20,7 @@ from emalign_jax.game import ReducedGame
 from emalign_jax.users import AbstractUser, QuantalUser
 
 MAX_KINKS = 4000  # indifference points that are all looked at; of more, a fixed sample
+IMPOSSIBLE = 1e-200  # x_B that are less likely cannot occur: their inverse would overflow
 MERGE = 1e-9  # beliefs closer than this are one
 REGULAR = 1e-9  # determinant of planes, scaled to largest entry 1, whose meeting point is known well
 PARALLEL = 1e-13  # of planes that do not meet, but for rounding
@@ -42,7 +43,7 @@ class BeliefProblem:
         scale: float,
     ):
         self.prior = mass.sum(0)
-        self.possible = self.prior > 0
+        self.possible = self.prior > IMPOSSIBLE
         self.user: Any = user
         self.target = self.prior[self.possible]
         self.spread = float((np.ptp(own_payoff, axis=-1)).sum())
@@ -87,7 +88,7 @@ class BeliefProblem:
         systems, size = self._corners
         found = _meeting(systems[size > REGULAR])
         found = np.maximum(found[(found > -1e-9).all(1)], 0)
-        return distinct(found / found.sum(1, keepdims=True))
+        return distinct(np.concatenate([np.eye(len(self.target)), found / found.sum(1, keepdims=True)]))
 
     @functools.cached_property
     def _corners(self) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +97,8 @@ class BeliefProblem:
         if self._few_planes:
             chosen = np.array(list(itertools.combinations(range(len(planes)), B - 1)), int).reshape(-1, B - 1)
         else:
-            chosen = np.sort(np.random.default_rng(0).integers(len(planes), size=(MAX_KINKS, B - 1)), axis=1)
-            chosen = chosen[(np.diff(chosen, axis=1) > 0).all(1)]
+            draws = np.random.default_rng(0).random((MAX_KINKS, len(planes)))
+            chosen = np.sort(draws.argpartition(B - 2, axis=1)[:, : B - 1], axis=1)
         systems = np.concatenate([planes[chosen], np.ones((len(chosen), 1, B))], axis=1)
         return systems, np.abs(np.linalg.det(systems))
 

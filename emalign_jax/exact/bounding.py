@@ -32,6 +32,7 @@ from jaxtyping import Float
 
 from emalign_jax.exact.beliefs import BeliefProblem
 
+SHARPEST = 1e9  # precision beyond which a quantal user's bounds are left open: their squares would overflow
 CELL_BLOCK = 256  # cells bounded in one pass, so that arrays stay in the cache
 NEGLIGIBLE = 0.05  # of the target: types that may add less, all together, are left as they are
 WEIGHTS = (1e-4, 1e-2, 0.2, 0.5, 0.8, 1 - 1e-2, 1 - 1e-4)  # of one end of an edge against the other
@@ -53,17 +54,21 @@ def bound_pricing(
     problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
 ) -> PricingBound:
     """Bound max over the simplex of `problem.value(mu, goal) - price @ mu`, until it is proved to be at most `target`,
-    beliefs above it are met, or `work` is used up (a cell costs vertices x types x actions)."""
+    beliefs above it are met, or `work` is used up (a cell costs edges x types x pairs of actions)."""
     B, T, A = problem.own_payoff.shape
     if B == 1:
         best = float((problem.value(np.ones((1, 1)), goal) - price)[0])
         return PricingBound(best, best, np.ones((1, 1)), 0)
+    if not float(problem.user.precision) <= SHARPEST:
+        return PricingBound(np.inf, -np.inf, np.eye(B)[:1], 0)
+    cost = max(1, B * (B - 1) // 2 * T * A * (A - 1) // 2)
     pool = [(np.eye(B)[None], np.array([np.inf]))]  # sub-simplices [N, B, B] and what bounds them so far
     proved, best, at, used = -np.inf, -np.inf, pool[0][0][0, :1], 0
     while pool and used < work and best <= target:
         cells = _take(pool, CELL_BLOCK)
-        used += len(cells) * B * T * A
+        used += len(cells) * cost
         bounds, values, edges = bound_cells(problem, goal, price, cells, target)
+        bounds = np.where(np.isfinite(bounds), bounds, np.inf)  # what overflowed is not proved
         if values.max() > best:
             best = float(values.max())
             at = cells.reshape(-1, B)[np.argsort(-values.ravel())[: max(1, min(REFUTATIONS, (values > target).sum()))]]

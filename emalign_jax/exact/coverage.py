@@ -15,7 +15,7 @@ from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.guarantees import WorstLaw, worst_law
 from emalign_jax.exact.responses import respond, value_scale
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.protocols import Selection
+from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import AbstractUser, RationalUser
@@ -50,23 +50,37 @@ class _Bound(NamedTuple):
     law: WorstLaw
 
 
-def worst_case(games: Game, gains=0.0, user: AbstractUser | None = None, *, exact: bool = False):
+def worst_case(
+    games: Game,
+    gains=0.0,
+    user: AbstractUser | None = None,
+    protocol: AbstractProtocol | None = None,
+    *,
+    exact: bool = False,
+):
     """The least user value [...] of any law over actions that pays every agent what he gets when x_B is revealed, less
     `gains`; a rational user obeys (the default), a quantal one need not.
 
     gains: what each agent may gain from switching to full revelation, in his utility; a number or [..., K]. With 0 no
-        equilibrium of Selection is worse for her, nor of Pooled with ties="lowest" or "uniform" (with ties="agents"
-        no single law answers for all agents there).
+        equilibrium is worse for her.
+    protocol: Selection() by default, where whoever reveals all is picked. Not Selection with a temperature, where he
+        may not be, nor Pooled with ties="agents", where no single law answers for all agents (ValueError).
     exact: derive the LP in rational arithmetic (small games; ValueError beyond).
     NaN for a malformed game or an LP that HiGHS does not solve; `coverage` says which.
     """
     user = RationalUser() if user is None else user
-    bounds, batch = _bounds(games, gains, user, isinstance(user, RationalUser), exact)
+    bounds, batch = _bounds(games, gains, user, protocol, isinstance(user, RationalUser), exact)
     return np.reshape([np.nan if b is None else b.form.user_unit * _value(b) + b.form.user_zero for b in bounds], batch)
 
 
 def coverage(
-    games: Game, gains=0.0, user: AbstractUser | None = None, *, obedience: bool = False, exact: bool = False
+    games: Game,
+    gains=0.0,
+    user: AbstractUser | None = None,
+    protocol: AbstractProtocol | None = None,
+    *,
+    obedience: bool = False,
+    exact: bool = False,
 ) -> Coverage:
     """How well the agents' interests cover hers: the dual of `worst_case`.
 
@@ -76,7 +90,7 @@ def coverage(
     user = RationalUser() if user is None else user
     if obedience and not isinstance(user, RationalUser):
         raise ValueError("obedience: only a RationalUser obeys; leave it False for this user")
-    bounds, batch = _bounds(games, gains, user, obedience, exact)
+    bounds, batch = _bounds(games, gains, user, protocol, obedience, exact)
     K, XA, XB, A = games.agents, games.user_features, games.agent_features, games.actions
     shapes = {"slack": (), "weights": (K,), "by_cell": (XA, XB), "commands": (XA, A, A), "full_information": ()}
     fields = {name: np.full((len(bounds), *shape), np.nan) for name, shape in shapes.items()}
@@ -106,12 +120,21 @@ def _value(bound: _Bound) -> float:
     return bound.full if bound.law.status == "Infeasible" else min(bound.law.value, bound.full)
 
 
-def _bounds(games: Game, gains, user, obedience: bool, exact: bool):
+def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool):
+    if isinstance(protocol, Selection) and np.max(protocol.temperature) > 0:
+        raise ValueError(
+            "protocol: the guarantee needs whoever reveals all to be picked, so temperature 0; with a temperature the "
+            "guarantee of a given profile is certify(...).guarantee"
+        )
+    if isinstance(protocol, Pooled) and isinstance(user, RationalUser) and user.ties == "agents":
+        raise ValueError(
+            'user: in Pooled with ties="agents" no single law answers for all agents; take ties="lowest" or "uniform"'
+        )
     gains = np.asarray(gains, np.float64)
     if gains.ndim and gains.shape[-1] != games.agents:
         raise ValueError(f"gains: expected a number or a last axis of K = {games.agents}, got {list(gains.shape)}")
-    if not (gains >= 0).all():
-        raise ValueError("gains: expected numbers >= 0: an agent who would lose by revealing all has gain 0")
+    if not ((gains >= 0) & np.isfinite(gains)).all():
+        raise ValueError("gains: expected finite numbers >= 0: an agent who would lose by revealing all has gain 0")
     batch = np.broadcast_shapes(games.batch_shape, gains.shape[:-1])
     flat = flatten_games(games, batch)
     gains = np.broadcast_to(gains, (*batch, games.agents)).reshape(-1, games.agents)

@@ -23,7 +23,7 @@ from emalign_jax.exact.bounding import PricingBound
 from emalign_jax.exact.lp import new_highs
 
 MAX_BINARIES = 256  # types times actions
-WORK_PER_SECOND = 2e7  # how the budget of `bound_pricing` is turned into time
+WORK_PER_SECOND = 1e7  # how the budget of `bound_pricing` is turned into time
 
 
 def bound_rational_pricing(
@@ -91,12 +91,16 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
         presolve="on", solver="choose", mip_rel_gap=0.0, mip_abs_gap=target / 4, mip_feasibility_tolerance=1e-9,
         time_limit=max(work / WORK_PER_SECOND, 0.1),
     )  # fmt: skip
-    highs.passModel(lp)
+    if highs.passModel(lp) == highspy.HighsStatus.kError:
+        return PricingBound(np.inf, -np.inf, problem.target[None], 0)
     highs.run()
+    ended = highs.getModelStatus()
+    proved = ended in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
     info = highs.getInfo()
     found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     mu = np.array(highs.getSolution().col_value)[-B:] if found else problem.target
     mu = np.maximum(mu, 0) / np.maximum(mu, 0).sum()
     best = float((problem.value(mu[None], goal) - mu[None] @ price)[0])
     spent = int(highs.getRunTime() * WORK_PER_SECOND)
-    return PricingBound(max(float(info.mip_dual_bound), best), best, mu[None], spent)
+    bound = float(info.mip_dual_bound) if proved else np.inf
+    return PricingBound(max(bound, best) if np.isfinite(bound) else np.inf, best, mu[None], spent)

@@ -25,13 +25,15 @@ NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0
 
 class Advice(NamedTuple):
     """value: of the objective (NaN unless optimal); scheme: [XB, S], at most max(A, XB + 1) messages, in floats;
-    exact: the value of the LP as the rational number that it is (None unless asked for and optimal)."""
+    exact: the value of the LP as the rational number that it is (None unless asked for and optimal);
+    slack_price: if she may miss her best action by a little, the value grows by at most this times that little."""
 
     optimal: bool
     value: float
     scheme: Float[np.ndarray, "XB S"]
     status: str
     exact: Fraction | None = None
+    slack_price: float = np.inf
 
 
 class Price(NamedTuple):
@@ -54,10 +56,11 @@ def check_size(user_features: int, agent_features: int, actions: int) -> None:
 
 
 class ObedienceLP:
-    """The kept model of one game; exact: answers in rational arithmetic, see `KeptLP` (ValueError if too large)."""
+    """The kept model of one game; exact: answers in rational arithmetic, see `KeptLP` (ValueError if too large);
+    slack: by how much (in her utility) a recommended action may miss her best one."""
 
-    def __init__(self, game: ReducedGame, exact: bool = False):
-        user = np.asarray(game.user)
+    def __init__(self, game: ReducedGame, exact: bool = False, slack: float = 0.0):
+        user, mass = np.asarray(game.user), np.asarray(game.mass)
         XA, XB, A = user.shape
         check_size(XA, XB, A)
         self.recommended = np.array(list(itertools.product(range(A), repeat=XA)))  # [R, XA]
@@ -65,17 +68,21 @@ class ObedienceLP:
         self._shape = (XB, R)
         reveal = np.zeros((XB, XB, R))
         reveal[np.arange(XB), np.arange(XB)] = 1
-        rows = [reveal]
+        rows, relief, of = [reveal], [], []
         for r, advice in enumerate(self.recommended):
             for xa in range(XA):
                 advantage = user[xa, :, advice[xa], None] - user[xa]  # [XB, A]
                 size = np.abs(advantage).max(0)
+                advantage = advantage + slack * mass[xa][:, None]
                 unit = np.exp2(np.frexp(size)[1])  # a power of two, so that nothing is rounded
                 for b in np.nonzero(size > 0)[0]:
                     row = np.zeros((1, XB, R))
                     row[0, :, r] = advantage[:, b] / unit[b]
                     rows.append(row)
-        obedience = sum(len(row) for row in rows[1:])
+                    relief.append(mass[xa] / unit[b])
+                    of.append(r)
+        obedience = len(of)
+        self._relief, self._of = np.array(relief).reshape(-1, XB), np.array(of, int)
         self._user_spread = self._spread(user)
         rows.append(self._user_spread[None])
         self._value_row = XB + obedience
@@ -105,7 +112,15 @@ class ObedienceLP:
             scheme = compress(scheme, own, user)
         else:
             scheme = scheme[:, used]
-        return Advice(True, result.value, scheme, result.status, result.exact)
+        return Advice(True, result.value, scheme, result.status, result.exact, self._slack_price(result.row_dual))
+
+    def _slack_price(self, dual) -> float:
+        """By weak duality: slack adds at most its multipliers times the mass to every column's price."""
+        XB, R = self._shape
+        added = np.zeros((R, XB))
+        multipliers = np.maximum(-dual[XB : self._value_row], 0)
+        np.add.at(added, self._of, multipliers[:, None] * self._relief)
+        return float(added.max(0).sum())
 
     def price(
         self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float, value_at_most: float = np.inf

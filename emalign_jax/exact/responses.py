@@ -25,8 +25,9 @@ def respond(
 ) -> Float[np.ndarray, "*shape A"]:
     """The law over actions at unnormalised beliefs: total = mass times the expected utility."""
     if isinstance(user, QuantalUser):
-        rate = float(user.precision) / np.where(mass > 0, mass, np.inf)[..., None]
-        law = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))  # scipy's softmax costs twice the time
+        with np.errstate(over="ignore", invalid="ignore"):  # at a mass of 1e-320, which then shows as NaN
+            rate = float(user.precision) / np.where(mass > 0, mass, np.inf)[..., None]
+            law = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))  # scipy's softmax takes twice as long
         return law / law.sum(-1, keepdims=True)
     if not isinstance(user, RationalUser):
         raise ValueError(f"user: the exact checks know QuantalUser and RationalUser, got {type(user).__name__}")

@@ -17,6 +17,7 @@ from emalign_jax.exact.responses import VALUE_TIE, SelectionTable, choose, selec
 from emalign_jax.protocols import Selection
 from emalign_jax.users import RationalUser
 
+MATERIAL = 1e-5  # of an agent's payoff range: what a tie tolerance may be worth to him without a word
 MOST_TOLERANCE = 1e-5  # a user who forgoes more than this is not the LP's
 
 
@@ -79,7 +80,9 @@ class SelectionCheck(AbstractCheck):
 class SelectionRational(SelectionCheck):
     """Exact with ties for the selected agent: the gain is the supremum over all schemes (section 5.1).
 
-    Under other tie rules the LP is an upper bound, and what its scheme attains the lower one.
+    Under other tie rules the LP is an upper bound, and what its scheme attains the lower one. The LP knows true ties
+    only; what her tie tolerance may add to it is bounded by the LP's dual, left out where it is at most `MATERIAL`, and
+    part of `upper` where it is more (a game in which actions are all but tied).
     """
 
     def __init__(self, game, protocol, user):
@@ -95,6 +98,7 @@ class SelectionRational(SelectionCheck):
                 f"{self.user.tolerance}"
             )
         self.lp = ObedienceLP(self.game)
+        self._tolerant: ObedienceLP | None = None
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
 
     @property
@@ -107,8 +111,23 @@ class SelectionRational(SelectionCheck):
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
         # rounding must not make full revelation infeasible
-        advice = self.lp.best(self.game.agents[agent], min(value, self.most_value - VALUE_TIE * self.scale))
+        value = min(value, self.most_value - VALUE_TIE * self.scale)
+        advice = self.lp.best(self.game.agents[agent], value)
         return Deviation(advice.value, advice.value, advice.scheme, advice.status, advice.exact)
+
+    def _bracketed(self, agent: int, value: float = -np.inf) -> Deviation:
+        """`at_least` with an upper bound that holds for her tie tolerance too."""
+        value = min(value, self.most_value - VALUE_TIE * self.scale)
+        advice = self.lp.best(self.game.agents[agent], value)
+        upper, slack = advice.value, self.user.tolerance * self.scale
+        immaterial = MATERIAL * self.payoff_range[agent] + self.negligible[agent]
+        if advice.optimal and slack * advice.slack_price > immaterial:
+            self._tolerant = self._tolerant or ObedienceLP(self.game, slack=slack)
+            relaxed = self._tolerant.best(self.game.agents[agent], value - slack)
+            upper = relaxed.value if relaxed.value > advice.value + immaterial else upper
+            if not relaxed.optimal:
+                upper = float(self.game.agents[agent].max(-1).sum())
+        return Deviation(advice.value, upper, advice.scheme, advice.status, advice.exact)
 
     def monopolist(self, agent, sign=1.0):
         advice = self.lp.best(sign * self.game.agents[agent])
@@ -134,9 +153,10 @@ class SelectionRational(SelectionCheck):
             stay = Deviation(payoffs[i, holder], payoffs[i, holder], present)
             if values[holder] >= self.most_value - tie and i > holder:
                 return stay  # nobody can be worth more to her, and ties stay with the holder
-            return max(stay, self.at_least(i, values[holder]), key=_by_value)
+            found = self._bracketed(i, values[holder])
+            return max(stay, found, key=_by_value)._replace(upper=max(stay.upper, found.upper))
         # dropping out is never better than the lowest offer that still wins: he can make the rival's his own
-        return self.at_least(i) if rival is None else self.at_least(i, values[rival])
+        return self._bracketed(i) if rival is None else self._bracketed(i, values[rival])
 
 
 def _by_value(deviation: Deviation) -> float:

@@ -62,7 +62,7 @@ class SelectionQuantal(SelectionCheck):
         """No scheme is worth less, or more, than these."""
         width = BELIEF_SLACK * self.scale
         low, high = (self._her_lp(sign).best(bracket=width, work=WORK) for sign in (-1.0, 1.0))
-        return -low.upper, high.upper
+        return (-low.upper if low.optimal else -np.inf), (high.upper if high.optimal else np.inf)
 
     def _her_lp(self, sign: float) -> BeliefLP:
         as_agent = self.game._replace(agents=self.game.user[None])
@@ -131,10 +131,11 @@ class SelectionQuantal(SelectionCheck):
         best, found = self._ask(best, schemes, agent, asked, np.inf, width)
         if width is None or not found.optimal:
             return best
+        stays = payoffs[values >= least - 2 * VALUE_TIE * self.scale].max()  # under whichever of them she picks then
         least -= VALUE_TIE * self.scale
         if least > self._her_limits[1]:
-            return best._replace(upper=payoffs[rival])  # nobody can be worth more to her
-        return best._replace(upper=min(best.upper, max(found.level - found.worth * least, payoffs[rival])))
+            return best._replace(upper=stays)  # nobody can be worth more to her
+        return best._replace(upper=min(best.upper, max(found.level - found.worth * least, stays)))
 
     def _persuade(self, best, schemes, agent, values, payoffs, width) -> Deviation:
         """She picks an agent with probability softmax(V / temperature)."""
@@ -147,6 +148,8 @@ class SelectionQuantal(SelectionCheck):
         base = float(weights @ payoffs / weights.sum())
         shift = float(values.max() + tau * np.log(weights.sum()))
         low, high = self._her_limits
+        if not np.isfinite([low, high]).all():
+            return best
         lines: list[tuple[float, float]] = []
         at = -np.inf  # first, his best scheme whatever it is worth to her
         for _ in range(CUTS):
@@ -154,7 +157,10 @@ class SelectionQuantal(SelectionCheck):
             best, found = self._ask(best, schemes, agent, exactly, np.inf if at == -np.inf else exactly, width / 4)
             if not found.optimal:
                 return best
-            lines.append((found.level, found.worth))
+            if np.isfinite(found.level):
+                lines.append((found.level, found.worth))
+            elif not lines:
+                return best
             at, upper = soft_bound(np.array(lines), base, shift, tau, low, high, width / 8)
             best = best._replace(upper=min(best.upper, upper))
             if best.upper - best.value <= width:
