@@ -89,26 +89,32 @@ class BeliefLP:
         result = self._generate()
         if not result.optimal:
             return self._nothing(result)
-        excess = np.inf
+        proved = self._bound(result, np.inf)
         for _ in range(PROOFS if bracket is not None else 0):
             proof = self._prove(result, PROVED * bracket, work)
             work -= proof.work
-            excess = max(proof.upper, 0.0)
+            proved = min(proved, self._bound(result, proof.upper))  # the last proof may be the one that was cut short
             if proof.best <= PROVED * bracket or work <= 0:
                 break
             better = self._better(result, proof.at)
             if not len(better):  # too little to be worth a column, and too much for this proof: prove a little less
                 if isinstance(self.problem.user, QuantalUser):
-                    excess = min(excess, max(self._prove(result, 2 * proof.best, work).upper, 0.0))
+                    proved = min(proved, self._bound(result, self._prove(result, 2 * proof.best, work).upper))
                 break
             self._add(better)
             result = self._generate()
             if not result.optimal:
                 return self._nothing(result)
+        upper, level, worth = proved
+        return BeliefOptimum(
+            True, self.sign * result.value, max(upper, result.value), self._scheme(result), result.status, level, worth
+        )
+
+    def _bound(self, result, excess: float) -> tuple[float, float, float]:
+        """upper, level and worth if no belief pays more than its price plus `excess`."""
+        excess = max(excess, 0.0)
         price, worth = result.row_dual[:-1], -float(result.row_dual[-1])
-        value, target = self.sign * result.value, self.problem.target
-        level = float(price @ target) + excess
-        return BeliefOptimum(True, value, result.value + excess, self._scheme(result), result.status, level, worth)
+        return result.value + excess, float(price @ self.problem.target) + excess, worth
 
     def _nothing(self, result) -> BeliefOptimum:
         return BeliefOptimum(False, np.nan, np.nan, np.full((len(self.problem.prior), 1), np.nan), result.status)
