@@ -9,7 +9,7 @@ import emalign_jax as em
 from emalign_jax.exact import beliefs, milp
 from emalign_jax.exact.beliefs import BeliefProblem, monopoly_problem, pooled_problem
 from emalign_jax.exact.milp import bound_rational_pricing
-from emalign_jax.exact.responses import value_scale
+from emalign_jax.exact.responses import pooled_payoffs, value_scale
 
 RATIONAL = em.RationalUser("agents")
 TIE = 1e-5  # her tie tolerance, 1e-6 of her range, may be used on one side and not on the other
@@ -64,6 +64,31 @@ def test_whole_brackets_by_milp_and_by_enumeration(seed, XA, monkeypatch):
     assert solved.value == pytest.approx(listed.value, abs=1e-4)
     assert solved.value - TIE <= listed.upper
     assert listed.value - TIE <= solved.upper
+
+
+@pytest.mark.parametrize(("K", "M", "A"), [(2, 8, 4), (3, 3, 3)])
+def test_the_belief_of_a_milp_survives_rounding(K, M, A):
+    """It lies where several types are just tied; evaluated there to the last digit, one tie or other is lost."""
+    game = random_game(0, K=K, XB=4, A=A)
+    schemes = np.random.default_rng(0).dirichlet(np.ones(M), (K, 4))
+    found = em.best_response(game, schemes, 0, em.Pooled(), RATIONAL)
+    assert found.closed
+    wide = max(M, found.scheme.shape[1])
+    profile = np.zeros((K, 4, wide))
+    profile[:, :, :M] = schemes
+    profile[0] = np.pad(found.scheme, ((0, 0), (0, wide - found.scheme.shape[1])))
+    small = em.reduce_game(game, np)
+    paid = pooled_payoffs(small, profile, RATIONAL, value_scale(small))[1][0]
+    assert paid == pytest.approx(found.value, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_best_of_several_proofs_is_kept():
+    """A MILP of 64 binaries uses up the work of an agent; the proof that is cut short is not the one reported."""
+    game = random_game(0, K=3, XB=4, A=4)
+    schemes = np.random.default_rng(0).dirichlet(np.ones(4), (3, 4))
+    found = em.best_response(game, schemes, 0, em.Pooled(), RATIONAL)
+    assert found.upper - found.value <= 0.02
 
 
 def grid_optimum(game, parts=60):

@@ -108,6 +108,7 @@ class BeliefLP:
             result = self._generate()
             if not result.optimal:
                 return self._nothing(result)
+        upper = max(upper, result.value)
         return BeliefOptimum(True, self.sign * result.value, upper, self._scheme(result), result.status, level, worth)
 
     def _line(self, result, proof) -> tuple[tuple[float, float], float]:

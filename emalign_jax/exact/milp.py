@@ -24,6 +24,7 @@ from emalign_jax.exact.lp import new_highs
 
 MAX_BINARIES = 256  # types times actions
 WORK_PER_SECOND = 1e7  # how the budget of `bound_pricing` is turned into time
+NUDGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)  # the optimum is on the edge of ties, which rounding may lose
 
 
 def bound_rational_pricing(
@@ -100,7 +101,10 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     mu = np.array(highs.getSolution().col_value)[-B:] if found else problem.target
     mu = np.maximum(mu, 0) / np.maximum(mu, 0).sum()
-    best = float((problem.value(mu[None], goal) - mu[None] @ price)[0])
+    beside = [mu[None], *(mu + share * (np.eye(B) - mu) for share in NUDGES)]
+    beside = np.concatenate(beside)
+    excess = problem.value(beside, goal) - beside @ price
+    mu, best = beside[excess.argmax()], float(excess.max())
     spent = int(highs.getRunTime() * WORK_PER_SECOND)
     bound = float(info.mip_dual_bound) if proved else np.inf
     return PricingBound(max(bound, best) if np.isfinite(bound) else np.inf, best, mu[None], spent)
