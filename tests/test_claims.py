@@ -1,0 +1,137 @@
+"""Everything that the library claims of a game, held against the rest on random games and on purpose-built hard ones.
+
+Claims and their tolerances are those of `benchmarks/claims.py`, which runs the same on 2,000 games.
+"""
+
+import claims
+import jax
+import numpy as np
+import pytest
+from hard_cases import HARD
+
+import emalign_jax as em
+
+KINDS = [f"{type(p).__name__}-{getattr(u, 'ties', 'quantal')}" for p, u in claims.OTHERS]
+
+
+def one(game):
+    return jax.tree.map(lambda x: np.asarray(x)[None], game)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_cases_in_selection(name):
+    rng = np.random.default_rng(0)
+    for where, found in claims.check_selection(one(HARD[name]), jax.random.key(0), rng, search=False):
+        assert not claims.violations(found), where
+
+
+@pytest.mark.parametrize(("protocol", "user"), claims.OTHERS, ids=KINDS)
+def test_hard_cases_under_other_protocols_and_users(protocol, user):
+    rng = np.random.default_rng(1)
+    for name, game in HARD.items():
+        for where, found in claims.check_others(one(game), protocol, user, None, rng, messages=3, search=False):
+            assert not claims.violations(found), (name, where)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("K", [1, 3])
+def test_search_on_hard_cases(K):
+    """Gradient play and `solve` on all cases of one shape together."""
+    alike = [g for g in HARD.values() if g.agent_utilities.shape == (K, 3, 3) and g.prior.shape == (1, 3, 3)]
+    assert len(alike) >= (5 if K == 3 else 2)
+    games = claims.concatenate([one(game) for game in alike])
+    for where, found in claims.check_selection(games, jax.random.key(0), np.random.default_rng(2)):
+        assert not claims.violations(found), where
+
+
+@pytest.mark.parametrize("XA", [1, 2])
+@pytest.mark.parametrize("K", [1, 2, 3, 5])
+def test_random_games_in_selection(K, XA):
+    games = claims.all_families(jax.random.key(K), 10, agents=K, states=3, actions=3, user_features=XA)
+    for where, found in claims.check_selection(games, jax.random.key(0), np.random.default_rng(3), search=False):
+        assert not claims.violations(found), where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("K", "XA"), [(2, 2), (5, 1)])
+def test_search_on_random_games(K, XA):
+    games = claims.all_families(jax.random.key(K), 20, agents=K, states=4, actions=3, user_features=XA)
+    for where, found in claims.check_selection(games, jax.random.key(0), np.random.default_rng(4)):
+        assert not claims.violations(found), where
+
+
+@pytest.mark.parametrize(("protocol", "user"), claims.OTHERS, ids=KINDS)
+def test_random_games_under_other_protocols_and_users(protocol, user):
+    rng = np.random.default_rng(5)
+    for XA in (1, 2):
+        games = claims.all_families(jax.random.key(XA), 10, agents=2, states=3, actions=3, user_features=XA)
+        for where, found in claims.check_others(games, protocol, user, None, rng, messages=3, search=False):
+            assert not claims.violations(found), where
+
+
+@pytest.mark.slow
+def test_search_under_a_quantal_user():
+    protocol, user = em.Pooled(), em.QuantalUser(8.0)
+    games = claims.all_families(jax.random.key(1), 5, agents=2, states=3, actions=3)
+    rng = np.random.default_rng(6)
+    for where, found in claims.check_others(games, protocol, user, jax.random.key(0), rng, messages=3, search=True):
+        assert not claims.violations(found), where
+
+
+def test_a_violation_is_named():
+    found = claims.violations([claims.Claim("sound", np.zeros(2)), claims.Claim("broken", np.array([0, -0.5, np.nan]))])
+    assert [(v.claim, v.index) for v in found] == [("broken", 1), ("broken", 2)]
+    assert found[0].by == 0.5
+
+
+def wrong_by(field, step):
+    """The claims of a tampered certificate of random profiles."""
+    games = claims.all_families(jax.random.key(3), 10, agents=2, states=3, actions=3)
+    schemes = np.tile(em.full_revelation(2, 3, 3), (10, 1, 1, 1))
+    certificate = em.certify(games, schemes, *claims.SELECTION)
+    wrong = certificate._replace(**{field: getattr(certificate, field) + step})
+    checked = claims.selection_claims(games, schemes, wrong, em.stability(games), "full revelation")
+    return {violation.claim.split(":")[-1].strip() for violation in claims.violations(checked)}
+
+
+@pytest.mark.parametrize(
+    ("field", "step", "claim"),
+    [
+        ("user", 1e-3, "V as NumPy has it"),
+        ("user", -1e-3, "V as NumPy has it"),
+        ("user", -1e-3, "V >= worst_case(gains from telling all)"),
+        ("gain_upper", -1e-3, "0 <= gain_lower <= gain_upper"),
+        ("theorem", 1e-3, "V >= theorem"),
+        ("guarantee", 1e-3, "V >= guarantee"),
+        ("full_information", 1e-3, "V_full"),
+    ],
+)
+def test_the_claims_see_a_wrong_certificate(field, step, claim):
+    """`hull` has eps = 0: full revelation meets every bound."""
+    assert claim in wrong_by(field, step)
+    assert not wrong_by(field, 0.0)
+
+
+@pytest.mark.parametrize("field", ["slack", "weights", "by_cell"])
+def test_the_claims_see_a_wrong_coverage(field, monkeypatch):
+    games = claims.all_families(jax.random.key(3), 10, agents=2, states=3, actions=3)
+    found, coverage = em.stability(games), em.coverage
+    assert not claims.violations(claims.game_claims(games, found))
+    for step in (1e-3, -1e-3):
+
+        def tampered(*arguments, step=step, **options):
+            right = coverage(*arguments, **options)
+            return right._replace(**{field: np.maximum(getattr(right, field) + step, 0)})
+
+        monkeypatch.setattr(em, "coverage", tampered)
+        assert claims.violations(claims.game_claims(games, found)), step
+
+
+@pytest.mark.slow
+def test_the_script(capsys):
+    """Every family once, every protocol and user."""
+    assert claims.main(["--games", "5", "--seed", "3"]) == 0
+    table = capsys.readouterr().out
+    for claim in ("an equilibrium's V >= worst_case(its gains)", "Pooled, quantal: V >= theorem", "dual closes"):
+        assert claim in table
+    assert "VIOLATED" not in table
