@@ -103,22 +103,27 @@ def selection_value(r: Raw, schemes: np.ndarray) -> np.ndarray:
 
 
 def linprog_worst_case(m, g, G, floors, obedient: bool) -> float:
-    """Least user value of a law that pays the floors; +inf if there is none."""
+    """What linprog's multipliers prove of the least user value of a law that pays the floors; +inf if there is none."""
     XA, XB, A = g.shape
-    rows, least = list(-G.reshape(len(G), -1)), list(1e-9 * np.ptp(G, axis=-1).sum((1, 2)) - floors)
+    rows, least = list(-G), list(-floors)
     for xa in range(XA) if obedient else ():
         for a in range(A):
             for b in range(A):
                 row = np.zeros((XA, XB, A))
                 row[xa, :, a] = g[xa, :, b] - g[xa, :, a]
-                rows.append(row.ravel())
+                rows.append(row)
                 least.append(0.0)
+    rows, least = np.array(rows), np.array(least)
+    lowered = least + np.pad(1e-9 * np.ptp(G, axis=-1).sum((1, 2)), (0, len(least) - len(G)))  # lest it be infeasible
     sums = np.kron(np.eye(XA * XB), np.ones(A))
     tight = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
     for options in (tight, {**tight, "presolve": False}):
-        found = linprog(g.ravel(), A_ub=rows, b_ub=least, A_eq=sums, b_eq=np.ones(XA * XB), options=options)
+        found = linprog(
+            g.ravel(), rows.reshape(len(rows), -1), lowered, A_eq=sums, b_eq=np.ones(XA * XB), options=options
+        )
         if found.status == 0:
-            return found.fun
+            price = np.maximum(-found.ineqlin.marginals, 0)
+            return float((g + np.tensordot(price, rows, 1)).min(-1).sum() - price @ least)
     return np.inf if found.status == 2 else np.nan
 
 
@@ -351,6 +356,9 @@ def check_others(games: em.Game, protocol, user, key, rng, *, messages: int, sea
 # the table
 
 
+SIZES = [(K, XA) for XA in (1, 2) for K in (2, 3, 5)]
+
+
 class Tally:
     """Rows of the table by claim."""
 
@@ -402,9 +410,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     began = time.perf_counter()
     key, rng, tally = jax.random.key(options.seed), np.random.default_rng(options.seed), Tally()
-    sizes = [(K, XA) for XA in (1, 2) for K in (2, 3, 5)]
-    counts = [len(part) for part in np.array_split(np.arange(options.games), len(sizes))]
-    for at, ((K, XA), count) in enumerate(zip(sizes, counts, strict=True)):
+    counts = [len(part) for part in np.array_split(np.arange(options.games), len(SIZES))]
+    for at, ((K, XA), count) in enumerate(zip(SIZES, counts, strict=True)):
         if not count:
             continue
         own = jax.random.fold_in(key, at)

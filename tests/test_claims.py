@@ -69,15 +69,6 @@ def test_random_games_under_other_protocols_and_users(protocol, user):
             assert not claims.violations(found), where
 
 
-@pytest.mark.slow
-def test_search_under_a_quantal_user():
-    protocol, user = em.Pooled(), em.QuantalUser(8.0)
-    games = claims.all_families(jax.random.key(1), 5, agents=2, states=3, actions=3)
-    rng = np.random.default_rng(6)
-    for where, found in claims.check_others(games, protocol, user, jax.random.key(0), rng, messages=3, search=True):
-        assert not claims.violations(found), where
-
-
 def test_a_violation_is_named():
     found = claims.violations([claims.Claim("sound", np.zeros(2)), claims.Claim("broken", np.array([0, -0.5, np.nan]))])
     assert [(v.claim, v.index) for v in found] == [("broken", 1), ("broken", 2)]
@@ -85,10 +76,32 @@ def test_a_violation_is_named():
 
 
 @pytest.mark.slow
-def test_the_script(capsys):
-    """Every family once, every protocol and user."""
+def test_the_script(capsys, monkeypatch):
+    """Every family once in Selection, and Pooled with a quantal user; the other users are left to the long run."""
+    monkeypatch.setattr(claims, "OTHERS", claims.OTHERS[:1])
+    monkeypatch.setattr(claims, "SIZES", [(2, 1)])
     assert claims.main(["--games", "5", "--seed", "3"]) == 0
     table = capsys.readouterr().out
     for claim in ("an equilibrium's V >= worst_case(its gains)", "Pooled, quantal: V >= theorem", "dual closes"):
         assert claim in table
     assert "VIOLATED" not in table
+
+
+@pytest.mark.slow
+def test_the_script_fails_on_a_violation(capsys, monkeypatch):
+    monkeypatch.setattr(claims, "OTHERS", [])
+    monkeypatch.setattr(claims, "SIZES", [(2, 1)])
+    broken = [("here", [claims.Claim("broken", np.array([-1.0]))])]
+    monkeypatch.setattr(claims, "check_selection", lambda *_, **__: broken)
+    assert claims.main(["--games", "5"]) == 1
+    assert "VIOLATED broken" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_play_with_an_indifferent_user():
+    """Her scale is 0, and play divides by it."""
+    solver = em.GradientPlay(steps=2, chunk=2)
+    game = HARD["all actions equal for the user"]
+    found = em.solve(game, *claims.SELECTION, solver, key=jax.random.key(0), verify=False)
+    assert found.result == em.Result.UNVERIFIED
+    np.testing.assert_allclose(found.schemes.sum(-1), 1, atol=1e-6)
