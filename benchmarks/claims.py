@@ -169,8 +169,8 @@ def _far(a, b):
 
 
 def _obedience(cover: em.Coverage, r: Raw) -> np.ndarray:
-    """[N] what one unit of disobedience is worth to her, by the multipliers."""
-    return np.nan_to_num((cover.commands.sum(-1).max(-1) * r.m.sum(2)).sum(-1))
+    """[N] what one unit of disobedience is worth to her, by the multipliers; at most 10, which no game has needed."""
+    return np.minimum(np.nan_to_num((cover.commands.sum(-1).max(-1) * r.m.sum(2)).sum(-1)), 10)
 
 
 def _coverage_claims(r: Raw, cover: em.Coverage, name: str, full) -> list[Claim]:
