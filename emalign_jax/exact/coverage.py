@@ -22,7 +22,8 @@ from emalign_jax.users import AbstractUser, RationalUser
 
 
 class Coverage(NamedTuple):
-    """Float64, batch axes lead; NaN where `result` says that a game failed.
+    """Float64, batch axes lead; NaN where `result` says that a game failed. Where no law pays the agents what they
+    would get (her ties when informed go to each of them), V_full is certain: slack 0, no weights or commands (NaN).
 
     slack:    [...] what full information is worth beyond what the agents' interests secure, >= 0: user value >=
               full_information - slack - sum_i weights_i e_i

@@ -89,7 +89,7 @@ def worst_law(
     total = np.zeros((cells, cells, A))
     total[np.arange(cells), np.arange(cells)] = 1
     rows = [total.reshape(cells, -1), game.agents.reshape(K, -1)]
-    floors = floors - ROUNDING * np.ptp(game.agents, axis=-1).sum((1, 2))
+    given_way = floors - ROUNDING * np.ptp(game.agents, axis=-1).sum((1, 2))
     advantage = game.user[..., :, None] - game.user[..., None, :]  # [XA, XB, a, c]
     advantage = advantage + (obedience_slack or 0.0) * game.mass[..., None, None]
     size = np.abs(advantage).max(1)  # [XA, a, c]
@@ -97,7 +97,7 @@ def worst_law(
     if used.any():
         row = np.einsum("xbac,xz,ad->xaczbd", advantage, np.eye(XA), np.eye(A))[used].reshape(-1, cells * A)
         rows.append(row / size[used][:, None])
-    lower = np.concatenate([np.ones(cells), floors, np.zeros(used.sum())])
+    lower = np.concatenate([np.ones(cells), given_way, np.zeros(used.sum())])
     upper = np.concatenate([np.ones(cells), np.full(K + used.sum(), np.inf)])
     result = KeptLP(np.concatenate(rows), lower, upper, cost=-game.user.ravel(), exact=exact).solve()
     commands = np.zeros((XA, A, A))
@@ -108,8 +108,9 @@ def worst_law(
     commands[used] = multipliers[K:] / size[used]
     paid = np.einsum("k,kxba->xba", weights, game.agents) + np.einsum("xac,xbac->xba", commands, advantage)
     left = (game.user - paid).min(-1)
-    value = float(left.sum() + weights @ floors)
-    closed = abs(value + result.value) <= CLOSED * max(float(np.ptp(game.user, axis=-1).sum()), 1e-300)
+    value = float(left.sum() + weights @ floors)  # any multipliers >= 0 prove this of the floors themselves
+    open_by = abs(left.sum() + weights @ given_way + result.value)
+    closed = open_by <= CLOSED * max(float(np.ptp(game.user, axis=-1).sum()), 1e-300)
     return WorstLaw(
         value if closed else np.nan, weights, commands, left, "Optimal" if closed else "Open",
         None if result.exact is None else -result.exact,

@@ -180,6 +180,7 @@ def _start(solver: GradientPlay, schemes) -> _State:
 @eqx.filter_jit
 def _chunk(solver: GradientPlay, game, protocol, user, state: _State, schedule: _Schedule):
     scale = jax.vmap(user_scale)(game)
+    scale = jnp.where(scale > 0, scale, 1)  # 0 where she is indifferent between all actions
 
     def gradient(logits, row):
         """d payoff / d logits and the stationarity gap of every game."""

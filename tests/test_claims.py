@@ -1,0 +1,107 @@
+"""Everything that the library claims of a game, held against the rest on random games and on purpose-built hard ones.
+
+Claims and their tolerances are those of `benchmarks/claims.py`, which runs the same on 2,000 games.
+"""
+
+import claims
+import jax
+import numpy as np
+import pytest
+from hard_cases import HARD
+
+import emalign_jax as em
+
+KINDS = [f"{type(p).__name__}-{getattr(u, 'ties', 'quantal')}" for p, u in claims.OTHERS]
+
+
+def one(game):
+    return jax.tree.map(lambda x: np.asarray(x)[None], game)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_cases_in_selection(name):
+    rng = np.random.default_rng(0)
+    for where, found in claims.check_selection(one(HARD[name]), jax.random.key(0), rng, search=False):
+        assert not claims.violations(found), where
+
+
+@pytest.mark.parametrize(("protocol", "user"), claims.OTHERS, ids=KINDS)
+def test_hard_cases_under_other_protocols_and_users(protocol, user):
+    rng = np.random.default_rng(1)
+    for name, game in HARD.items():
+        for where, found in claims.check_others(one(game), protocol, user, None, rng, messages=3, search=False):
+            assert not claims.violations(found), (name, where)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("K", [1, 3])
+def test_search_on_hard_cases(K):
+    """Gradient play and `solve` on all cases of one shape together."""
+    alike = [g for g in HARD.values() if g.agent_utilities.shape == (K, 3, 3) and g.prior.shape == (1, 3, 3)]
+    assert len(alike) >= (5 if K == 3 else 2)
+    games = claims.concatenate([one(game) for game in alike])
+    for where, found in claims.check_selection(games, jax.random.key(0), np.random.default_rng(2)):
+        assert not claims.violations(found), where
+
+
+@pytest.mark.parametrize("XA", [1, 2])
+@pytest.mark.parametrize("K", [1, 2, 3, 5])
+def test_random_games_in_selection(K, XA):
+    games = claims.all_families(jax.random.key(K), 10, agents=K, states=3, actions=3, user_features=XA)
+    for where, found in claims.check_selection(games, jax.random.key(0), np.random.default_rng(3), search=False):
+        assert not claims.violations(found), where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("K", "XA"), [(2, 2), (5, 1)])
+def test_search_on_random_games(K, XA):
+    games = claims.all_families(jax.random.key(K), 20, agents=K, states=4, actions=3, user_features=XA)
+    for where, found in claims.check_selection(games, jax.random.key(0), np.random.default_rng(4)):
+        assert not claims.violations(found), where
+
+
+@pytest.mark.parametrize(("protocol", "user"), claims.OTHERS, ids=KINDS)
+def test_random_games_under_other_protocols_and_users(protocol, user):
+    rng = np.random.default_rng(5)
+    for XA in (1, 2):
+        games = claims.all_families(jax.random.key(XA), 10, agents=2, states=3, actions=3, user_features=XA)
+        for where, found in claims.check_others(games, protocol, user, None, rng, messages=3, search=False):
+            assert not claims.violations(found), where
+
+
+def test_a_violation_is_named():
+    found = claims.violations([claims.Claim("sound", np.zeros(2)), claims.Claim("broken", np.array([0, -0.5, np.nan]))])
+    assert [(v.claim, v.index) for v in found] == [("broken", 1), ("broken", 2)]
+    assert found[0].by == 0.5
+
+
+@pytest.mark.slow
+def test_the_script(capsys, monkeypatch):
+    """Every family once in Selection, and Pooled with a quantal user; the other users are left to the long run."""
+    monkeypatch.setattr(claims, "OTHERS", claims.OTHERS[:1])
+    monkeypatch.setattr(claims, "SIZES", [(2, 1)])
+    assert claims.main(["--games", "5", "--seed", "3"]) == 0
+    table = capsys.readouterr().out
+    for claim in ("an equilibrium's V >= worst_case(its gains)", "Pooled, quantal: V >= theorem", "dual closes"):
+        assert claim in table
+    assert "VIOLATED" not in table
+
+
+@pytest.mark.slow
+def test_the_script_fails_on_a_violation(capsys, monkeypatch):
+    monkeypatch.setattr(claims, "OTHERS", [])
+    monkeypatch.setattr(claims, "SIZES", [(2, 1)])
+    broken = [("here", [claims.Claim("broken", np.array([-1.0]))])]
+    monkeypatch.setattr(claims, "check_selection", lambda *_, **__: broken)
+    assert claims.main(["--games", "5"]) == 1
+    assert "VIOLATED broken" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_play_with_an_indifferent_user():
+    """Her scale is 0, and play divides by it."""
+    solver = em.GradientPlay(steps=2, chunk=2)
+    game = HARD["all actions equal for the user"]
+    found = em.solve(game, *claims.SELECTION, solver, key=jax.random.key(0), verify=False)
+    assert found.result == em.Result.UNVERIFIED
+    np.testing.assert_allclose(found.schemes.sum(-1), 1, atol=1e-6)
