@@ -85,8 +85,8 @@ def certify(
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
     """
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance: expected a number between 0 and 1, got {tolerance}")
+    if not 0 < tolerance < np.inf:
+        raise ValueError(f"tolerance: expected a finite number > 0, got {tolerance}")
     schemes = check_schemes(games, schemes)
     check_for(protocol, user).check_size(games, schemes.shape[-1])
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])

@@ -37,7 +37,7 @@ def bound_rational_pricing(
     excess = _suprema(problem, goal, kinks) - kinks @ price
     attained = problem.value(kinks, goal) - kinks @ price
     best = int(attained.argmax())
-    return PricingBound(float(excess.max()), float(attained[best]), kinks[best : best + 1], 0)
+    return PricingBound(float(max(excess.max(), attained[best])), float(attained[best]), kinks[best : best + 1], 0)
 
 
 def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "N"]:
@@ -62,7 +62,8 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
 
     B, T, A = problem.own_payoff.shape
     user = problem.user_payoff
-    advantage = user[:, :, :, None] - user[:, :, None, :] + problem.tie_tolerance * problem.mass[:, :, None, None]
+    # half her tie tolerance: the best belief lies on the edge of it, and must still be tied after rounding
+    advantage = user[:, :, :, None] - user[:, :, None, :] + problem.tie_tolerance / 2 * problem.mass[:, :, None, None]
     sent, taken = T * A * B, T * A  # columns: y[t, a, b], then z[t, a], then mu[b]
     eye, one = sparse.identity, np.ones
     by_type = sparse.hstack(

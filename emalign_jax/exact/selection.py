@@ -17,7 +17,7 @@ from emalign_jax.exact.responses import VALUE_TIE, SelectionTable, choose, selec
 from emalign_jax.protocols import Selection
 from emalign_jax.users import RationalUser
 
-MATERIAL = 1e-5  # of an agent's payoff range: what a tie tolerance may be worth to him without a word
+MATERIAL = 1e-4  # of an agent's payoff range: what a tie tolerance may be worth to him without a word
 MOST_TOLERANCE = 1e-5  # a user who forgoes more than this is not the LP's
 
 

@@ -58,11 +58,13 @@ class SelectionQuantal(SelectionCheck):
         return {sign: self._her_lp(sign).best() for sign in (1.0, -1.0)}
 
     @functools.cached_property
-    def _her_limits(self) -> tuple[float, float]:
-        """No scheme is worth less, or more, than these."""
+    def _her_limits(self) -> tuple[float, float, str]:
+        """No scheme is worth less, or more, than these; and what HiGHS said."""
         width = BELIEF_SLACK * self.scale
         low, high = (self._her_lp(sign).best(bracket=width, work=WORK) for sign in (-1.0, 1.0))
-        return (-low.upper if low.optimal else -np.inf), (high.upper if high.optimal else np.inf)
+        if not (low.optimal and high.optimal):
+            return -np.inf, np.inf, high.status if low.optimal else low.status
+        return -low.upper, high.upper, "Optimal"
 
     def _her_lp(self, sign: float) -> BeliefLP:
         as_agent = self.game._replace(agents=self.game.user[None])
@@ -147,9 +149,9 @@ class SelectionQuantal(SelectionCheck):
         weights = np.exp((values - values.max()) / tau)
         base = float(weights @ payoffs / weights.sum())
         shift = float(values.max() + tau * np.log(weights.sum()))
-        low, high = self._her_limits
+        low, high, status = self._her_limits
         if not np.isfinite([low, high]).all():
-            return best
+            return best._replace(status=status)
         lines: list[tuple[float, float]] = []
         at = -np.inf  # first, his best scheme whatever it is worth to her
         for _ in range(CUTS):
