@@ -86,9 +86,13 @@ class AbstractCheck(abc.ABC):
         that is rounding."""
         if self._range is None:
             K = len(self.game.agents)
-            found = np.array([self.monopolist(i).value - self.monopolist(i, -1.0).value for i in range(K)])
+            found = np.array([self._most_paid(i, 1.0) - self._most_paid(i, -1.0) for i in range(K)])
             self._range = np.where(found <= NOTHING * self.dictated, 0.0, found)
         return self._range
+
+    def _most_paid(self, agent: int, sign: float) -> float:
+        """Best (or worst, for sign=-1) attainable payoff."""
+        return self.monopolist(agent, sign).value
 
     @property
     def negligible(self) -> Float[np.ndarray, "K"]:

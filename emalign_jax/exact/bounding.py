@@ -18,7 +18,7 @@ vertex value bounds the cell:
   second bound goes on with the rest. c grows with L where Q grows with L^2, which helps where few x_i occur at all.
 
 For all s in [0, 1], x_i x_j / D <= x_i x_j / (x_i + x_j) <= s^2 x_i + (1 - s)^2 x_j, which makes them linear in lambda
-and lets an edge's excess go to whichever vertex is lower. Cells are halved along the edge that contributes most. The
+and lets an edge's excess go to whichever vertex is lower. Cells are cut along the edge that contributes most. The
 second order makes the number of cells near a maximum finite per halving of the error, where the first alone would need
 ever more (section 5.3 of the model). All this is float64: bounds hold up to rounding, 1e-12 or so of the payoffs.
 """
@@ -36,6 +36,7 @@ SHARPEST = 1e9  # precision beyond which a quantal user's bounds are left open: 
 CELL_BLOCK = 256  # cells bounded in one pass, so that arrays stay in the cache
 NEGLIGIBLE = 0.05  # of the target: types that may add less, all together, are left as they are
 WEIGHTS = (1e-4, 1e-2, 0.2, 0.5, 0.8, 1 - 1e-2, 1 - 1e-4)  # of one end of an edge against the other
+CUTS = (0.02, 0.98)  # how near to an end of an edge a cell may be cut
 CROWD = (1.0, 3.0, 30.0)  # how many types like it a type reckons with
 REFUTATIONS = 8  # beliefs returned that pay more than was to be proved
 
@@ -93,17 +94,19 @@ def _take(pool: list, count: int) -> np.ndarray:
 
 
 def _split(cells: Float[np.ndarray, "N V B"], edges) -> Float[np.ndarray, "2*N V B"]:
-    """Halve each cell at the midpoint of an edge, given as (i, j) [N, 2]."""
+    """Cut each cell in two at a point of an edge: (i, j, share of the way from i to j) [N, 3]."""
     rows = np.arange(len(cells))
-    middle = (cells[rows, edges[:, 0]] + cells[rows, edges[:, 1]]) / 2
+    i, j, share = edges[:, 0].astype(int), edges[:, 1].astype(int), edges[:, 2:]
+    middle = (1 - share) * cells[rows, i] + share * cells[rows, j]
     halves = np.concatenate([cells, cells])
-    halves[rows, edges[:, 0]] = middle
-    halves[len(cells) + rows, edges[:, 1]] = middle
+    halves[rows, i] = middle
+    halves[len(cells) + rows, j] = middle
     return halves
 
 
 def bound_cells(problem: BeliefProblem, goal, price, cells: Float[np.ndarray, "N V B"], target: float):
-    """Upper bounds [N] of value - price @ mu on each cell, its values at the vertices [N, V], and the edge to halve."""
+    """Upper bounds [N] of value - price @ mu on each cell, its values at the vertices [N, V], and where to cut
+    it: edge (i, j) and the share of the way from i to j [N, 3]."""
     N, V, B = cells.shape
     L = float(problem.user.precision)
     mass, user, own = problem.totals(cells.reshape(N * V, B), goal)
@@ -124,11 +127,11 @@ def bound_cells(problem: BeliefProblem, goal, price, cells: Float[np.ndarray, "N
     linear = (mass * above[:, None]).sum(-1)  # [N, V]
     n, t = np.nonzero(above * mass.max(1) > NEGLIGIBLE / T * target)
     if not len(n):
-        return (values + linear).max(1), values, np.tile([0, 1], (N, 1))
+        return (values + linear).max(1), values, np.tile([0, 1, 0.5], (N, 1))
     np.subtract.at(linear, n, mass[n, :, t] * above[n, t][:, None])
     active = _Types(L, mass[n, :, t], E[n, :, t], W[n, :, t], law[n, :, t], mean[n, :, t])
-    bounds, edge = active.excess(n, values + linear)
-    return bounds, values, np.stack([active.i[edge], active.j[edge]], axis=1)
+    bounds, edge, share = active.excess(n, values + linear)
+    return bounds, values, np.stack([active.i[edge], active.j[edge], share], axis=1)
 
 
 class _Types:
@@ -179,7 +182,7 @@ class _Types:
             least = np.minimum(cost, least)
 
     def excess(self, n, values: Float[np.ndarray, "N V"]):
-        """The least bound found for each cell, and the edge to halve. n [P]: the cell of each pair."""
+        """The least bound found for each cell, the edge to cut and where [N] each. n [P]: the cell of each pair."""
         N, i, j = len(values), self.i, self.j
         pairs = (self.even * self.pair).sum(1)
         first = self.first.max(1) < pairs
@@ -198,7 +201,13 @@ class _Types:
         size = np.minimum(self.first.max(1), pairs)
         share = np.sqrt(self.even * self.curve)
         share *= (size / np.maximum(share.sum(1), 1e-300))[:, None]
-        return bounds, _sum(n, share, N).argmax(1)
+        edge = _sum(n, share, N).argmax(1)
+        # a type that is rare at one end turns near that end, so the cut is nearer to it
+        rows, root = np.arange(len(n)), np.sqrt(self.mass)
+        share, x, y = share[rows, edge[n]], root[rows, i[edge[n]]], root[rows, j[edge[n]]]
+        middle = np.stack([share, share * x / np.maximum(x + y, 1e-300)], axis=1)
+        total = _sum(n, middle, N)
+        return bounds, edge, np.clip(total[:, 1] / np.maximum(total[:, 0], 1e-300), *CUTS)
 
     def _shares(self, n, pair, values):
         """s [P, edges] for x y / (x + y) <= s^2 x + (1 - s)^2 y, x and y the masses at the ends of an edge: any s in

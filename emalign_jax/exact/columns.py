@@ -26,6 +26,7 @@ KINKS = 24  # and indifference points
 NEWTON_STEPS = 5  # a round; the next round goes on from the beliefs in use
 NUDGES = (1e-5, 1e-3)  # how far from a kink to look at what the user does beside it
 PROVED = 0.9  # share of the bracket that a proof may leave open; the rest is for rounding
+ROUNDING = 1e-9  # of the spread: a proof that is below what was met by more is none
 PROOFS = 20  # attempts at a proof, each of which adds the belief that refutes the last one
 
 
@@ -113,8 +114,8 @@ class BeliefLP:
 
     def _line(self, result, proof) -> tuple[tuple[float, float], float]:
         """((level, worth), bound at the value asked for) that `proof` gives to the prices it was made for."""
-        sound = np.isfinite(proof.upper) and proof.upper >= proof.best
-        excess = max(proof.upper, 0.0) if sound else np.inf
+        sound = np.isfinite(proof.upper) and proof.upper >= proof.best - ROUNDING * self.problem.spread
+        excess = max(proof.upper, proof.best, 0.0) if sound else np.inf
         worth = self._worth(result)
         level = float(result.row_dual[:-1] @ self.problem.target) + excess
         return (level, worth), level - (worth * self._value if worth else 0.0)

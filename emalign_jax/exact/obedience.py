@@ -123,7 +123,7 @@ class ObedienceLP:
         return float(added.max(0).sum())
 
     def price(
-        self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float, value_at_most: float = np.inf
+        self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf, value_at_most: float = np.inf
     ) -> Price:
         """The most of `payoff` over obedient laws that give the user a value within these bounds, and a supergradient.
 

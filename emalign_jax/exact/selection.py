@@ -133,6 +133,9 @@ class SelectionRational(SelectionCheck):
         advice = self.lp.best(sign * self.game.agents[agent])
         return Deviation(sign * advice.value, sign * advice.value, advice.scheme, advice.status)
 
+    def _most_paid(self, agent, sign):
+        return sign * self.lp.price(sign * self.game.agents[agent]).value
+
     def deviations(self, schemes, agents, bracket=None):
         values, payoffs, holder, rival = self.standing(schemes)
         found = [self._deviation(i, values, payoffs, holder, rival, schemes[i]) for i in agents]
