@@ -106,8 +106,8 @@ def main() -> None:
         print(f"{row['row']}\n    {row['games']} games: {rate}")
     quantal, rational = em.QuantalUser(50.0), em.RationalUser()
     settings = [(em.Pooled(), quantal, count, 3, XB) for XB in (2, 3)]
-    settings += [(em.Pooled(), em.QuantalUser(5.0), count, 3, 3), (em.Pooled(), quantal, count, 2, 4)]
-    settings += [(em.Pooled(), quantal, count // 2, 3, 4)]
+    settings += [(em.Pooled(), em.QuantalUser(5.0), count, 3, 3), (em.Pooled(), quantal, count // 4, 2, 4)]
+    settings += [(em.Pooled(), quantal, count // 4, 3, 4)]
     settings += [(em.Pooled(), rational, count, 3, XB) for XB in (2, 3)] + [(em.Pooled(), rational, count // 4, 2, 4)]
     settings += [(em.Selection(tau), em.QuantalUser(20.0), count // 4, 3, 3) for tau in (0.0, 0.1)]
     for setting in settings:

@@ -1,7 +1,8 @@
 """Times of the main job's parts on this machine: `make benchmark`, or `python benchmarks/run.py --quick`.
 
 Every row prints size, dtype, device, the median of five runs with compilation apart, and the gain reached.
-Comparisons with other software and with the machine's limits belong to a later version of this file.
+Comparisons with other software and with the machine's limits belong to a later version of this file; the exact part
+has its own, `benchmarks/exact.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import jax
 import numpy as np
 
 import emalign_jax as em
-from emalign_jax.exact.certificate import make_check
 
 
 def timed(call, repeats: int):
@@ -51,30 +51,6 @@ def search_row(name, games, protocol, user, repeats, **arguments):
     }
 
 
-def best_response_row(games, repeats):
-    reduced = em.reduce_game(games, np)
-    count, agents = games.batch_shape[0], games.agents
-    profile = np.repeat(em.full_revelation(1, games.agent_features, games.agent_features), agents, 0)
-    profile[:, :, 0] += 0.5
-    profile /= profile.sum(-1, keepdims=True)
-
-    def call():
-        for k in range(count):
-            make_check(reduced, k, em.Selection(), em.RationalUser()).deviations(profile, range(agents))
-
-    first, median, _ = timed(call, repeats)
-    return {
-        "row": "exact best responses, Selection rational, K = 5, A = Y = 4, one core, model building included",
-        "games": count,
-        "dtype": "float64",
-        "first_s": first,
-        "median_s": median,
-        "per_second": count * agents / median,
-        "unit": "best responses",
-        "reached": "LP optimum, 1e-9",
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, one repeat: a smoke test")
@@ -103,7 +79,6 @@ def main() -> None:
             key=key,
             messages=4,
         ),
-        best_response_row(selection, repeats),
     ]
     device = jax.devices()[0]
     document = {

@@ -83,7 +83,15 @@ def test_notebooks_run():
 def test_benchmark_runs_small(tmp_path):
     out = child(ROOT / "benchmarks" / "run.py", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert len(rows) == 3
+    assert len(rows) == 2
     for row in rows:
         assert row["row"] in out
         assert row["per_second"] > 0
+
+
+@pytest.mark.slow
+def test_exact_benchmark_runs_small(tmp_path):
+    out = child(ROOT / "benchmarks" / "exact.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["row"] in out for row in rows)
+    assert all(row["closed"] == 1 for row in rows if "closed" in row)

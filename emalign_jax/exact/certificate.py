@@ -115,6 +115,8 @@ def make_check(
 
 def _item(module, k: int | np.integer):
     """Element k of a protocol or user whose parameters run over the batch."""
+    if all(np.size(x) <= 1 for x in jax.tree.leaves(module)):
+        return module
     return jax.tree.map(lambda x: x.reshape(-1)[k] if np.ndim(x) and np.size(x) > 1 else x, module)
 
 

@@ -41,11 +41,13 @@ def theorem_bound(
     agent_utilities = agent_utilities - agent_utilities.mean(1, keepdims=True)
     cells = A * Y
     span = agent_utilities.reshape(K, cells).T
-    offset = np.tile(np.eye(Y), (A, 1))
-    one = np.ones((cells, 1))
+    half = np.concatenate([span, np.tile(np.eye(Y), (A, 1))], axis=1)
+    rows = np.empty((2, cells, K + Y + 1))
+    rows[:, :, :-1] = half
+    rows[0, :, -1], rows[1, :, -1] = 1, -1
     target = user_utility.ravel()
     lp = KeptLP(
-        np.block([[span, offset, one], [span, offset, -one]]),
+        rows.reshape(2 * cells, -1),
         np.concatenate([target, np.full(cells, -np.inf)]),
         np.concatenate([np.full(cells, np.inf), target]),
         cost=-np.concatenate([reveal_gains, np.zeros(Y), [2.0]]),
@@ -95,8 +97,10 @@ def worst_law(
     size = np.abs(advantage).max(1)  # [XA, a, c]
     used = (size > 0) & ~np.eye(A, dtype=bool) & (obedience_slack is not None)
     if used.any():
-        row = np.einsum("xbac,xz,ad->xaczbd", advantage, np.eye(XA), np.eye(A))[used].reshape(-1, cells * A)
-        rows.append(row / size[used][:, None])
+        xa, a, c = np.nonzero(used)
+        row = np.zeros((len(xa), XA, XB, A))
+        row[np.arange(len(xa)), xa, :, a] = advantage[xa, :, a, c] / size[used][:, None]
+        rows.append(row.reshape(-1, cells * A))
     lower = np.concatenate([np.ones(cells), given_way, np.zeros(used.sum())])
     upper = np.concatenate([np.ones(cells), np.full(K + used.sum(), np.inf)])
     result = KeptLP(np.concatenate(rows), lower, upper, cost=-game.user.ravel(), exact=exact).solve()

@@ -28,9 +28,9 @@ class SelectionCheck(AbstractCheck):
     least_value: float
     _last: tuple[np.ndarray, SelectionTable] | None = None
 
-    @property
-    def temperature(self) -> float:
-        return float(self.protocol.temperature)
+    def __init__(self, game, protocol, user):
+        super().__init__(game, protocol, user)
+        self.temperature = float(protocol.temperature)
 
     def table(self, schemes) -> SelectionTable:
         """values V [K] and payoffs O [K, K]; the last profile's is kept, for it is asked for again and again."""
