@@ -88,7 +88,7 @@ def test_best_response_dynamics_returns_the_best_it_met(protocol, user):
         np.testing.assert_array_equal(schemes, given)
         assert ended.steps <= most
         assert ended.schemes.shape == given.shape
-        assert ended.examined.worst <= before
+        assert ended.examined.worst <= before + 1e-9  # LPs start from where the last one ended
         assert examine(exact, ended.schemes).worst == pytest.approx(ended.examined.worst, abs=1e-9)
         certified += ended.examined.worst <= TOLERANCE
     # in Selection plain best responses outbid each other in tiny steps and go round: `outbid` is for that
