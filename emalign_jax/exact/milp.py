@@ -65,15 +65,15 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     # half her tie tolerance: the best belief lies on the edge of it, and must still be tied after rounding
     advantage = user[:, :, :, None] - user[:, :, None, :] + problem.tie_tolerance / 2 * problem.mass[:, :, None, None]
     sent, taken = T * A * B, T * A  # columns: y[t, a, b], then z[t, a], then mu[b]
-    eye, one = sparse.identity, np.ones
+    eye, one, zero = sparse.eye_array, lambda shape: sparse.csr_array(np.ones(shape)), sparse.csr_array
     by_type = sparse.hstack(
-        [sparse.kron(eye(T), sparse.kron(one((1, A)), eye(B))), sparse.csr_matrix((T * B, taken)),
+        [sparse.kron(eye(T), sparse.kron(one((1, A)), eye(B))), zero((T * B, taken)),
          sparse.kron(-one((T, 1)), eye(B))]
     )  # fmt: skip
-    chosen = sparse.hstack([sparse.kron(eye(taken), one((1, B))), -eye(taken), sparse.csr_matrix((taken, B))])
-    whole = sparse.hstack([sparse.csr_matrix((1, sent + taken)), one((1, B))])
-    obedient = sparse.block_diag([advantage[:, t, a].T for t in range(T) for a in range(A)])
-    obedient = sparse.hstack([obedient, sparse.csr_matrix((taken * A, taken + B))])
+    chosen = sparse.hstack([sparse.kron(eye(taken), one((1, B))), -eye(taken), zero((taken, B))])
+    whole = sparse.hstack([zero((1, sent + taken)), one((1, B))])
+    obedient = sparse.block_diag([sparse.coo_array(advantage[:, t, a].T) for t in range(T) for a in range(A)])
+    obedient = sparse.hstack([obedient, zero((taken * A, taken + B))])
     rows = sparse.vstack([by_type, chosen, whole, obedient]).tocsr()
     exactly = np.concatenate([np.zeros(T * B + taken), [1.0]])
 
