@@ -10,9 +10,10 @@ from __future__ import annotations
 import abc
 
 import numpy as np
+from jaxtyping import Float
 
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
-from emalign_jax.exact.obedience import ObedienceLP, check_size
+from emalign_jax.exact.obedience import Advice, ObedienceLP, check_size
 from emalign_jax.exact.responses import VALUE_TIE, SelectionTable, choose, selection_table
 from emalign_jax.protocols import Selection
 from emalign_jax.users import RationalUser
@@ -110,14 +111,19 @@ class SelectionRational(SelectionCheck):
         self.lp = ObedienceLP(self.game, exact=True)
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
-        # rounding must not make full revelation infeasible
-        value = min(value, self.most_value - VALUE_TIE * self.scale)
-        advice = self.lp.best(self.game.agents[agent], value)
+        return self._deviate(self.lp.best(self.game.agents[agent], self._reachable(value)))
+
+    def _reachable(self, value: float) -> float:
+        """Rounding must not make full revelation infeasible."""
+        return min(value, self.most_value - VALUE_TIE * self.scale)
+
+    @staticmethod
+    def _deviate(advice: Advice) -> Deviation:
         return Deviation(advice.value, advice.value, advice.scheme, advice.status, advice.exact)
 
     def _bracketed(self, agent: int, value: float = -np.inf) -> Deviation:
         """`at_least` with an upper bound that holds for her tie tolerance too."""
-        value = min(value, self.most_value - VALUE_TIE * self.scale)
+        value = self._reachable(value)
         advice = self.lp.best(self.game.agents[agent], value)
         upper, slack = advice.value, self.user.tolerance * self.scale
         immaterial = MATERIAL * self.payoff_range[agent] + self.negligible[agent]
@@ -127,7 +133,7 @@ class SelectionRational(SelectionCheck):
             upper = relaxed.value if relaxed.value > advice.value + immaterial else upper
             if not relaxed.optimal:
                 upper = float(self.game.agents[agent].max(-1).sum())
-        return Deviation(advice.value, upper, advice.scheme, advice.status, advice.exact)
+        return self._deviate(advice)._replace(upper=upper)
 
     def monopolist(self, agent, sign=1.0):
         advice = self.lp.best(sign * self.game.agents[agent])

@@ -55,20 +55,23 @@ class SelectionQuantal(SelectionCheck):
     @functools.cached_property
     def _her_optima(self) -> dict[float, BeliefOptimum]:
         """By sign, the largest and the smallest value of any scheme to her."""
-        return {sign: self._her_lp(sign).best() for sign in (1.0, -1.0)}
+        return {sign: lp.best() for sign, lp in self._her_lps.items()}
 
     @functools.cached_property
     def _her_limits(self) -> tuple[float, float, str]:
         """No scheme is worth less, or more, than these; and what HiGHS said."""
         width = BELIEF_SLACK * self.scale
-        low, high = (self._her_lp(sign).best(bracket=width, work=WORK) for sign in (-1.0, 1.0))
+        low, high = (self._her_lps[sign].best(bracket=width, work=WORK) for sign in (-1.0, 1.0))
         if not (low.optimal and high.optimal):
             return -np.inf, np.inf, high.status if low.optimal else low.status
         return -low.upper, high.upper, "Optimal"
 
-    def _her_lp(self, sign: float) -> BeliefLP:
+    @functools.cached_property
+    def _her_lps(self) -> dict[float, BeliefLP]:
+        """By sign, the belief LP of an agent who wants what she wants, or the opposite."""
         as_agent = self.game._replace(agents=self.game.user[None])
-        return BeliefLP(monopoly_problem(as_agent, 0, self.user, self.scale), self._revealed, sign=sign)
+        problem = monopoly_problem(as_agent, 0, self.user, self.scale)
+        return {sign: BeliefLP(problem, self._revealed, sign=sign) for sign in (1.0, -1.0)}
 
     def lp(self, agent: int) -> BeliefLP:
         """The agent's belief LP, which keeps the beliefs it has found."""
