@@ -31,7 +31,7 @@ class SelectionCheck(AbstractCheck):
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
-        self.temperature = float(protocol.temperature)
+        self.temperature = float(self.protocol.temperature)
 
     def table(self, schemes) -> SelectionTable:
         """values V [K] and payoffs O [K, K]; the last profile's is kept, for it is asked for again and again."""
