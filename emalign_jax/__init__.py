@@ -25,7 +25,8 @@ from emalign_jax.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.game import Game, ReducedGame, reduce_game
 from emalign_jax.payoffs import payoffs, pseudo_gradient
 from emalign_jax.play import GradientPlay
-from emalign_jax.protocols import AbstractProtocol, Payoffs, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Conversation, Payoffs, Pooled, Selection
+from emalign_jax.replies import FixedReplies
 from emalign_jax.result import Result
 from emalign_jax.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.solve import Solution, solve
@@ -40,7 +41,9 @@ __all__ = [
     "Alignment",
     "BestResponse",
     "Certificate",
+    "Conversation",
     "Coverage",
+    "FixedReplies",
     "Game",
     "GradientPlay",
     "Payoffs",

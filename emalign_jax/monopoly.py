@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.certificate import flatten_games, make_check
+from emalign_jax.exact.certificate import TOGETHER, flatten_games, make_check
 from emalign_jax.game import Game, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users import AbstractUser
@@ -21,17 +21,23 @@ class Monopoly(NamedTuple):
     agents: Float[np.ndarray, "*batch K"]
 
 
-def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser) -> Monopoly:
-    """Every agent as a monopolist, by the exact best response of a game in which he is the only agent."""
+def monopoly(
+    games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None
+) -> Monopoly:
+    """Every agent as a monopolist, by the best response of a game in which he is the only agent: exact but in
+    conversations, where it is the best that search finds with so many messages (None: as many as x_B)."""
     flat = flatten_games(games, games.batch_shape)
     reduced = reduce_game(flat, np)
     bad = np.reshape(faults(games), -1)
     N, K = len(bad), games.agents
     value, payoff = np.full((N, K), np.nan), np.full((N, K), np.nan)
-    for k in np.flatnonzero(bad == ""):
-        for i in range(K):
-            alone = reduced._replace(agents=reduced.agents[:, i : i + 1])
-            check = make_check(alone, k, protocol, user)
+    pairs = [(k, i) for k in np.flatnonzero(bad == "") for i in range(K)]
+    for at in range(0, len(pairs), TOGETHER):
+        some = pairs[at : at + TOGETHER]
+        alone = [reduced._replace(agents=reduced.agents[:, i : i + 1]) for _, i in some]
+        checks = [make_check(game, k, protocol, user, messages) for game, (k, _) in zip(alone, some, strict=True)]
+        type(checks[0]).prepare_monopolists(checks)
+        for check, (k, i) in zip(checks, some, strict=True):
             best = check.monopolist(0)
             if best.status == "Optimal":
                 form = check.form

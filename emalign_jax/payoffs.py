@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import parameters
 from emalign_jax.game import Array, Game, ReducedGame, reduce_game
 from emalign_jax.protocols import AbstractProtocol, Payoffs
+from emalign_jax.schemes import check_shape
 from emalign_jax.users import AbstractUser
 
 
 def payoffs(
     games: Game, schemes: Float[Array, "*batch K XB M"], protocol: AbstractProtocol, user: AbstractUser
 ) -> Payoffs:
-    """User value [...] and agents' payoffs [..., K] of `schemes` [..., K, XB, M].
+    """User value [...] and agents' payoffs [..., K] of `schemes` [..., K, XB, M] (in conversations [..., K, rows, M]).
 
     Batch axes of games and schemes are broadcast against each other. Pure JAX: works under jit, vmap and grad
     (grad needs a quantal user, and in Selection a temperature > 0), in the dtype of its inputs.
@@ -34,11 +36,8 @@ def pseudo_gradient(
 
 def _over_batch(method: str, games, schemes, protocol, user):
     schemes = jnp.asarray(schemes)
-    if schemes.ndim < 3 or schemes.shape[-3:-1] != (games.agents, games.agent_features) or schemes.shape[-1] < 1:
-        raise ValueError(
-            f"schemes: expected shape [..., K = {games.agents}, XB = {games.agent_features}, M] with M >= 1, got "
-            f"{list(schemes.shape)}"
-        )
+    check_shape(games, schemes.shape, protocol)
+    user.check(games, protocol, schemes.shape[-1])
     protocol.check(games, schemes.shape[-1])
     np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     return _compiled(method, games, schemes, protocol, user)
@@ -55,8 +54,8 @@ def _compiled(method: str, games, schemes, protocol, user):
     arguments = (
         ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4)),
         flat(schemes, 3),
-        jax.tree.map(lambda x: flat(jnp.asarray(x), 0), protocol),
-        jax.tree.map(lambda x: flat(jnp.asarray(x), 0), user),
+        parameters.flatten(protocol, batch, jnp),
+        parameters.flatten(user, batch, jnp),
     )
     with jax.default_matmul_precision("highest"):
         out = jax.vmap(lambda g, s, p, u: getattr(p, method)(g, s, u))(*arguments)

@@ -1,4 +1,7 @@
-"""Signaling schemes: [..., K, XB, M], row x_B of agent i is his law over messages."""
+"""Signaling schemes: [..., K, XB, M], row x_B of agent i is his law over messages.
+
+In a conversation they are whole rules, [..., K, XB * H, M]: a row for each x_B and own history (see `tree.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.game import Array, Game
+from emalign_jax.protocols import AbstractProtocol
 
 ROW_SUM_TOLERANCE = 1e-5  # float32 softmax rows miss 1 by about 1e-7; files may be rounded
 
@@ -42,15 +46,24 @@ def to_logits(schemes: Float[Array, "*shape M"], floor: float) -> Float[jax.Arra
     return logits - logits.max(-1, keepdims=True)
 
 
-def check_schemes(games: Game, schemes) -> Float[np.ndarray, "*batch K XB M"]:
+def check_shape(games: Game, shape: tuple[int, ...], protocol: AbstractProtocol | None = None) -> None:
+    """`ValueError` if schemes of this shape do not fit `games`; without a protocol XB rows are expected."""
+    rows, name = games.agent_features, "XB"
+    if protocol is not None and protocol.conversation is not None and len(shape) > 1 and shape[-1] >= 1:
+        rows, name = protocol.rows(games, shape[-1]), f"rows = XB * H (M = {shape[-1]})"
+    if len(shape) < 3 or shape[-3:-1] != (games.agents, rows) or shape[-1] < 1:
+        raise ValueError(
+            f"schemes: expected shape [..., K = {games.agents}, {name} = {rows}, M] with M >= 1, got {list(shape)}"
+        )
+
+
+def check_schemes(games: Game, schemes, protocol: AbstractProtocol | None = None) -> Float[np.ndarray, "*batch K XB M"]:
     """`schemes` as float64 for `games`; `ValueError` if the shape does not fit or a row is no probability.
 
     Rows are rescaled to sum to 1 exactly. Profiles with NaN pass: they cost only their own game.
     """
     array = np.asarray(schemes, np.float64)
-    expected = f"[..., K = {games.agents}, XB = {games.agent_features}, M]"
-    if array.ndim < 3 or array.shape[-3:-1] != (games.agents, games.agent_features) or array.shape[-1] < 1:
-        raise ValueError(f"schemes: expected shape {expected} with M >= 1, got {list(array.shape)}")
+    check_shape(games, array.shape, protocol)
     try:
         np.broadcast_shapes(games.batch_shape, array.shape[:-3])
     except ValueError:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from emalign_jax import parameters
 from emalign_jax.arguments import integer
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact.dynamics import best_response_dynamics, fit, outbid
@@ -32,7 +33,7 @@ PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best re
 class Solution(NamedTuple):
     """What `solve` found; float64 arrays on the host. With starts > 1 a starts axis leads the batch axes.
 
-    schemes:      [..., K, XB, M]
+    schemes:      [..., K, XB, M]; in conversations whole rules, [..., K, rows, M]
     user, agents: [...], [..., K]  payoffs
     result:       [...]  a `Result` a game
     stats:        counts of the run: steps, best responses, games by result
@@ -73,7 +74,7 @@ def solve(
     solver = GradientPlay() if solver is None else solver
     starts = integer("starts", starts, 1)
     messages = None if messages is None else integer("messages", messages, 1)
-    given = None if isinstance(start, str) else check_schemes(games, start)
+    given = None if isinstance(start, str) else check_schemes(games, start, protocol)
     if given is None and start not in STARTS:
         raise ValueError(f"start: expected {' or '.join(STARTS)} or an array of schemes, got {start!r}")
     if key is None and given is None and (start == "random" or starts > 1):
@@ -82,8 +83,9 @@ def solve(
         key = jax.random.key(0)
     M = given.shape[-1] if given is not None else messages or protocol.messages(games)
     protocol.check(games, M)
+    user.check(games, protocol, M)
     if verify or (given is None and start == "monopolist"):
-        exact.check_for(protocol, user).check_size(games, M)
+        exact.check_for(protocol, user).size_of(games, protocol, M)
     if given is not None and starts > 1 and given.shape[:-3][:1] != (starts,):
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"
@@ -100,21 +102,18 @@ class _Search:
         self.games, self.solver, self.key, self.M = games, solver, key, messages
         self.batch = (starts, *games.batch_shape) if starts > 1 else games.batch_shape
         self.flat = exact.flatten_games(games, self.batch)
-        self.N, self.K, self.XB = len(self.flat.prior), games.agents, games.agent_features
+        self.N, self.K, self.rows = len(self.flat.prior), games.agents, protocol.rows(games, messages)
         self.per_start = self.N // starts
-        self.protocol, self.user = (
-            jax.tree.map(lambda x: np.broadcast_to(x, self.batch).reshape(-1) if np.ndim(x) else x, module)
-            for module in (protocol, user)
-        )
+        self.protocol, self.user = (parameters.flatten(module, self.batch) for module in (protocol, user))
         self.reduced = reduce_game(self.flat, np)
         form = standard_form(self.reduced, self.protocol, self.user)  # play is in standard units, like the checks
         self.standard = form.game, form.protocol, form.user
         self.block = max(1, BLOCK_CELLS // protocol.cells(games, messages))
-        self.rows: list[exact.Certificate | None] = [None] * self.N
+        self.certificates: list[exact.Certificate | None] = [None] * self.N
         self.result = np.full(self.N, Result.UNVERIFIED)
         self.result[np.broadcast_to(faults(games), self.batch).ravel() != ""] = Result.MALFORMED_GAME
         self.sound = np.flatnonzero(self.result != Result.MALFORMED_GAME)
-        self.schemes = np.full((self.N, self.K, self.XB, self.M), np.nan)
+        self.schemes = np.full((self.N, self.K, self.rows, self.M), np.nan)
         self.best: list[exact.Examination | None] = [None] * self.N  # of self.schemes
         self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0}
         self._checks: dict[int, exact.AbstractCheck] = {}
@@ -124,7 +123,7 @@ class _Search:
         """Write the certificate of game k and let go of its LPs."""
         check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
         row = exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k])
-        self.rows[k] = row
+        self.certificates[k] = row
         if row.result == Result.LP_FAILED:
             self.result[k] = Result.LP_FAILED
         self._checks.pop(k % self.per_start, None)
@@ -134,7 +133,7 @@ class _Search:
         """The exact check of game k, shared by its starts."""
         k %= self.per_start
         if k not in self._checks:
-            self._checks[k] = exact.make_check(self.reduced, k, self.protocol, self.user)
+            self._checks[k] = exact.make_check(self.reduced, k, self.protocol, self.user, self.M)
         return self._checks[k]
 
     def tell(self, stage: str, done: int, total: int) -> None:
@@ -169,7 +168,7 @@ class _Search:
     def random(self, attempt: int) -> np.ndarray:
         starts = range(self.N // self.per_start)
         keys = [jax.random.fold_in(jax.random.fold_in(self.key, s), attempt) for s in starts]
-        drawn = [np.asarray(random_schemes(k, self.per_start, self.K, self.XB, self.M), np.float64) for k in keys]
+        drawn = [np.asarray(random_schemes(k, self.per_start, self.K, self.rows, self.M), np.float64) for k in keys]
         drawn = np.concatenate(drawn)
         return drawn / drawn.sum(-1, keepdims=True)
 
@@ -211,7 +210,7 @@ class _Search:
         for at in range(0, len(pending), self.block):
             some = pending[at : at + self.block]
             rows = np.pad(some, (0, min(bucket(len(some)), max(self.N, len(some))) - len(some)), mode="edge")
-            game, protocol, user = jax.tree.map(lambda x, rows=rows: x[rows] if np.ndim(x) else x, self.standard)
+            game, protocol, user = jax.tree.map(lambda x, rows=rows: x[rows], self.standard)
             played = play(game, current[rows], protocol, user, self.solver, late=late, progress=count)
             parts.append(Played(*(x[: len(some)] for x in played[:3]), steps=played.steps))
         steps = max(part.steps for part in parts)
@@ -222,6 +221,10 @@ class _Search:
     def examine(self, pending, current, found: Result) -> np.ndarray:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
         self.now = {}
+        for at in range(0, len(pending), exact.TOGETHER):
+            some = pending[at : at + exact.TOGETHER]
+            exact.check_for(self.protocol, self.user).prepare([self.check(k) for k in some], [current[k] for k in some])
+            self.tell("look for deviations", at + len(some), len(pending))
         for done, k in enumerate(pending):
             self.now[k] = self.record(k, current[k], exact.examine(self.check(k), current[k]), found)
             self.tell("check", done + 1, len(pending))
@@ -274,7 +277,7 @@ class _Search:
     def solution(self, verify: bool) -> Solution:
         shape = lambda x: x.reshape((*self.batch, *x.shape[1:]))  # noqa: E731
         for k in range(self.N if verify else 0):
-            if self.rows[k] is None:
+            if self.certificates[k] is None:
                 self.certify(k)
             self.tell("certify", k + 1, self.N)
         certificate = self.stacked() if verify else None
@@ -285,7 +288,7 @@ class _Search:
         return Solution(shape(self.schemes), user, agents, shape(self.result.astype(int)), self.stats, certificate)
 
     def stacked(self) -> exact.Certificate:
-        return exact.stack_certificates([row for row in self.rows if row is not None], self.batch, self.K)
+        return exact.stack_certificates([row for row in self.certificates if row is not None], self.batch, self.K)
 
     def values(self):
         """Payoffs by the accelerated route, for schemes that are not checked."""

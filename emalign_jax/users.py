@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,8 +13,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from emalign_jax.game import Array
+from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.tree import Tree
 
+Respond = Callable[[Any, Any, Any], Any]  # (values, favour, scale) to a law, see `AbstractUser.respond`
 TIES = ("agents", "lowest", "uniform")
 
 
@@ -37,6 +41,29 @@ class AbstractUser(eqx.Module):
     def in_units(self, unit: Float[Array, "*batch"]) -> AbstractUser:
         """The same user when utilities are counted in multiples of `unit`."""
         return self
+
+    def reply(self, game: ReducedGame, tree: Tree, r: int) -> Respond:
+        """How she replies in round r of a conversation: as she acts, with what it is worth to go on for values [XA,
+        reply nodes, joint replies]; to be overridden where she does not."""
+        return self.respond
+
+    def check(self, games: Game, protocol: Any, messages: int) -> None:
+        """Raise `ValueError` before any work if she cannot take part in this."""
+        return
+
+    @property
+    def acting(self) -> AbstractUser:
+        """How she takes her final action."""
+        return self
+
+    @property
+    def favours(self) -> bool:
+        """Whether ties are broken for the agent whose payoff is asked: then there is a response an agent."""
+        return False
+
+    def axes(self):
+        """How many axes of its own each parameter has, behind those of the batch."""
+        return jax.tree.map(lambda _: 0, self)
 
 
 class QuantalUser(AbstractUser):
@@ -94,6 +121,10 @@ class RationalUser(AbstractUser):
             return tied / tied.sum(-1, keepdims=True, dtype=values.dtype)
         rank = jnp.where(tied, favour, -jnp.inf) if self.ties == "agents" else tied
         return jax.nn.one_hot(jnp.argmax(rank, -1), values.shape[-1], dtype=values.dtype)
+
+    @property
+    def favours(self):
+        return self.ties == "agents"
 
     def smoothed(self, precision):
         return QuantalUser(precision)

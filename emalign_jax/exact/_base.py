@@ -46,12 +46,28 @@ class AbstractCheck(abc.ABC):
         self.user: Any = user
         self.scale = value_scale(game)
         self.form = raw_form(self.game, protocol, user)  # how to read the numbers; `make_check` sets another
+        self.messages = self.game.mass.shape[1]  # M where it matters to what a deviation may be; `make_check` sets it
         self._range: np.ndarray | None = None
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
     @classmethod
     def check_size(cls, games: Game, messages: int) -> None:
         """Raise `ValueError` before any work if the method cannot do games of this size; this one has no limit."""
+        return
+
+    @classmethod
+    def size_of(cls, games: Game, protocol: Any, messages: int) -> None:
+        """`check_size`, to be overridden where the limit depends on the protocol's parameters."""
+        cls.check_size(games, messages)
+
+    @classmethod
+    def prepare(cls, checks: list[Any], profiles: list[Float[np.ndarray, "K rows M"]]) -> None:
+        """Do together what `deviations` will need of these profiles, one a check; this one needs nothing."""
+        return
+
+    @classmethod
+    def prepare_monopolists(cls, checks: list[Any]) -> None:
+        """The same for `monopolist(0)` of checks of games with one agent."""
         return
 
     @abc.abstractmethod
@@ -122,21 +138,22 @@ class AbstractCheck(abc.ABC):
                 )
             each = (len(agents), *np.shape(mass))
             laws = respond(
-                self.user, np.broadcast_to(user, agents.shape), np.broadcast_to(mass, each), agents, self.scale
+                self.user.acting, np.broadcast_to(user, agents.shape), np.broadcast_to(mass, each), agents, self.scale
             )
             self._informed[informed] = float((laws[0] * user).sum()), (laws * agents).sum((1, 2, 3))
         return self._informed[informed]
 
 
 Check = TypeVar("Check", bound=AbstractCheck)
-_CHECKS: dict[tuple[type, type], type[AbstractCheck]] = {}
+_CHECKS: dict[tuple[tuple[type, ...], type], type[AbstractCheck]] = {}
 
 
-def register(protocol: type[AbstractProtocol], user: type[AbstractUser]):
-    """Class decorator: the check to use for this protocol and user."""
+def register(protocol: type[AbstractProtocol] | tuple[type, ...], user: type[AbstractUser]):
+    """Class decorator: the check to use for this kind of protocol and user."""
+    kind = protocol if isinstance(protocol, tuple) else (protocol,)
 
     def add(cls: type[Check]) -> type[Check]:
-        _CHECKS[protocol, user] = cls
+        _CHECKS[kind, user] = cls
         return cls
 
     return add
@@ -144,10 +161,14 @@ def register(protocol: type[AbstractProtocol], user: type[AbstractUser]):
 
 def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCheck]:
     try:
-        return _CHECKS[type(protocol), type(user)]
+        return _CHECKS[protocol.kind, type(user)]
     except KeyError:
-        known = ", ".join(f"{p.__name__} with {u.__name__}" for p, u in _CHECKS)
+        known = ", ".join(f"{_name(kind)} with {u.__name__}" for kind, u in _CHECKS)
         raise ValueError(
-            f"protocol, user: no exact check for {type(protocol).__name__} with {type(user).__name__}; there is one "
+            f"protocol, user: no exact check for {_name(protocol.kind)} with {type(user).__name__}; there is one "
             f"for {known}"
         ) from None
+
+
+def _name(kind: tuple[type, ...]) -> str:
+    return " then ".join(part.__name__ for part in kind)

@@ -57,7 +57,8 @@ def best_response(
     """
     if game.batch_shape:
         raise ValueError(f"game: expected one game, got a batch of {list(game.batch_shape)}: take game[k]")
-    schemes = check_schemes(game, schemes)
+    schemes = check_schemes(game, schemes, protocol)
+    user.check(game, protocol, schemes.shape[-1])
     if schemes.ndim > 3:
         raise ValueError(f"schemes: expected [K, XB, M] for one game, got {list(schemes.shape)}")
     agent = integer("agent", agent, 0)
@@ -70,9 +71,9 @@ def best_response(
         raise ValueError(fault)
     if not np.isfinite(schemes).all():
         raise ValueError("schemes: expected finite numbers")
-    check_for(protocol, user).check_size(game, schemes.shape[-1])
+    check_for(protocol, user).size_of(game, protocol, schemes.shape[-1])
     reduced = reduce_game(flatten_games(game, (1,)), np)
-    check = make_check(reduced, 0, protocol, user)
+    check = make_check(reduced, 0, protocol, user, schemes.shape[-1])
     if exact:
         check.confirm()
     found = check.deviations(schemes, range(agent, agent + 1), bracket)[0]

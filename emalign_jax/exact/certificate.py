@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax import parameters
 from emalign_jax.exact._base import AbstractCheck, Deviation, check_for
 from emalign_jax.exact.guarantees import theorem_bound, worst_law
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
@@ -18,6 +18,7 @@ from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser, RationalUser
 
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
+TOGETHER = 256  # games whose checks are prepared, and kept, at a time
 NARROWEST = 1e-3  # and at the closest, where a gain is nearly the tolerance
 
 
@@ -87,37 +88,41 @@ def certify(
     """
     if not 0 < tolerance < np.inf:
         raise ValueError(f"tolerance: expected a finite number > 0, got {tolerance}")
-    schemes = check_schemes(games, schemes)
-    check_for(protocol, user).check_size(games, schemes.shape[-1])
+    schemes = check_schemes(games, schemes, protocol)
+    user.check(games, protocol, schemes.shape[-1])
+    kind = check_for(protocol, user)
+    kind.size_of(games, protocol, schemes.shape[-1])
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     flat = flatten_games(games, batch)
     profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
     bad = np.broadcast_to(faults(games), batch).reshape(-1)
     reduced = reduce_game(flat, np)
     rows = []
-    for k, profile in enumerate(profiles):
-        check = None if bad[k] else make_check(reduced, k, protocol, user)
-        rows.append(certify_game(flat[k], check, profile, tolerance))
-        if progress is not None:
-            progress(1)
+    for at in range(0, len(profiles), TOGETHER):
+        some = range(at, min(at + TOGETHER, len(profiles)))
+        checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
+        sound = [k for k in checks if np.isfinite(profiles[k]).all()]
+        kind.prepare([checks[k] for k in sound], [profiles[k] for k in sound])
+        for k in some:
+            rows.append(certify_game(flat[k], checks.get(k), profiles[k], tolerance))
+            if progress is not None:
+                progress(1)
     return stack_certificates(rows, batch, games.agents)
 
 
 def make_check(
-    reduced: ReducedGame, k: int | np.integer, protocol: AbstractProtocol, user: AbstractUser
+    reduced: ReducedGame, k: int | np.integer, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None
 ) -> AbstractCheck:
-    """The exact check of game k of a flat batch, in standard units: read its numbers by its `form`."""
-    form = standard_form(ReducedGame(*(x[k] for x in reduced)), _item(protocol, k), _item(user, k))
+    """The exact check of game k of a flat batch, in standard units: read its numbers by its `form`.
+
+    messages: M, where a conversation's deviations have no more (None: as many as x_B).
+    """
+    one = parameters.item(protocol, k), parameters.item(user, k)
+    form = standard_form(ReducedGame(*(x[k] for x in reduced)), *one)
     check = check_for(protocol, user)(form.game, form.protocol, form.user)
     check.form = form
+    check.messages = check.messages if messages is None else messages
     return check
-
-
-def _item(module, k: int | np.integer):
-    """Element k of a protocol or user whose parameters run over the batch."""
-    if all(np.size(x) <= 1 for x in jax.tree.leaves(module)):
-        return module
-    return jax.tree.map(lambda x: x.reshape(-1)[k] if np.ndim(x) and np.size(x) > 1 else x, module)
 
 
 class Examination(NamedTuple):
@@ -176,7 +181,7 @@ def certify_game(
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED
     full, informed = check.informed(True)
     floors = np.minimum(check.common_law_payoffs(schemes), informed)
-    slack = check.user.tolerance * check.scale if isinstance(check.user, RationalUser) else None
+    slack = check.user.acting.tolerance * check.scale if isinstance(check.user.acting, RationalUser) else None
     sharp = worst_law(check.game, floors, obedience_slack=slack).value
     unit, zero, units, zeros = check.form[3:]
     user_utility = np.asarray(game.user_utility, np.float64) / unit

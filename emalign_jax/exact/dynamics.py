@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from emalign_jax.exact._base import AbstractCheck
 from emalign_jax.exact.certificate import Examination, examine
-from emalign_jax.exact.responses import VALUE_TIE, selection_table
+from emalign_jax.exact.responses import VALUE_TIE
 from emalign_jax.exact.selection import SelectionCheck
 
 FIRST_MARGIN = 1e-3  # of V_full - V_none
@@ -96,19 +96,19 @@ def _just_behind(check: SelectionCheck, schemes, holder: int, rival: int) -> np.
     """The holder's scheme, garbled so little that it is worth a hair less to the user."""
     silent = np.zeros_like(schemes[holder])
     silent[:, 0] = 1
-    value = selection_table(check.game, schemes, check.user, check.scale).values[holder]
+    value = check.table(schemes).values[holder]
     for share in 10.0 ** np.arange(-7, 0.5, 0.5):
         garbled = (1 - share) * schemes[holder] + share * silent
         profile = np.repeat(garbled[None], len(schemes), 0)
-        if selection_table(check.game, profile, check.user, check.scale).values[rival] < value - 2 * VALUE_TIE * (
-            check.scale
-        ):
+        if check.table(profile).values[rival] < value - 2 * VALUE_TIE * check.scale:
             break
     return garbled
 
 
 def fit(scheme: Float[np.ndarray, "XB S"], messages: int) -> np.ndarray | None:
     """`scheme` with exactly `messages` columns: unused ones dropped or added; None if it needs more."""
+    if scheme.shape[1] == messages:  # in a conversation what a message is called matters to what follows
+        return scheme
     used = scheme[:, scheme.max(0) > 0]
     if used.shape[1] > messages:
         return None

@@ -8,6 +8,7 @@ lower his offer to the best rival's value.
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -98,8 +99,8 @@ class SelectionRational(SelectionCheck):
                 f"tolerance: the exact check of Selection needs a tie tolerance of at most {MOST_TOLERANCE:g}, got "
                 f"{self.user.tolerance}"
             )
-        self.lp = ObedienceLP(self.game)
-        self._tolerant: ObedienceLP | None = None
+        self.lp = self._model()
+        self._tolerant: Any = None
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
 
     @property
@@ -108,7 +109,7 @@ class SelectionRational(SelectionCheck):
 
     def confirm(self) -> None:
         """From now on derive every LP's answer in rational arithmetic (`ValueError` if the game is too large)."""
-        self.lp = ObedienceLP(self.game, exact=True)
+        self.lp = self._model(exact=True)
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
         return self._deviate(self.lp.best(self.game.agents[agent], self._reachable(value)))
@@ -117,8 +118,11 @@ class SelectionRational(SelectionCheck):
         """Rounding must not make full revelation infeasible."""
         return min(value, self.most_value - VALUE_TIE * self.scale)
 
-    @staticmethod
-    def _deviate(advice: Advice) -> Deviation:
+    def _model(self, exact: bool = False, slack: float = 0.0) -> Any:
+        """The LP of all that an agent can do."""
+        return ObedienceLP(self.game, exact, slack)
+
+    def _deviate(self, advice: Advice) -> Deviation:
         return Deviation(advice.value, advice.value, advice.scheme, advice.status, advice.exact)
 
     def _bracketed(self, agent: int, value: float = -np.inf) -> Deviation:
@@ -128,7 +132,7 @@ class SelectionRational(SelectionCheck):
         upper, slack = advice.value, self.user.tolerance * self.scale
         immaterial = MATERIAL * self.payoff_range[agent] + self.negligible[agent]
         if advice.optimal and slack * advice.slack_price > immaterial:
-            self._tolerant = self._tolerant or ObedienceLP(self.game, slack=slack)
+            self._tolerant = self._tolerant or self._model(slack=slack)
             relaxed = self._tolerant.best(self.game.agents[agent], value - slack)
             upper = relaxed.value if relaxed.value > advice.value + immaterial else upper
             if not relaxed.optimal:

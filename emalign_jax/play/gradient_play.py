@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float
 
+from emalign_jax import parameters
 from emalign_jax.arguments import integer
 from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import AbstractProtocol
@@ -94,15 +95,15 @@ class _Schedule(NamedTuple):
 class _State(NamedTuple):
     """What a game carries from step to step; every leaf has the games as first axis."""
 
-    logits: jax.Array  # [N, K, XB, M]
+    logits: jax.Array  # [N, K, rows, M]
     optimizer: optax.OptState
-    previous: jax.Array  # [N, K, XB, M] the last gradient, for optimistic steps
+    previous: jax.Array  # [N, K, rows, M] the last gradient, for optimistic steps
 
 
 class Played(NamedTuple):
-    """schemes [N, K, XB, M] float64; gap [N, K] stationarity gap in utility units; finite [N]; steps taken."""
+    """schemes [N, K, rows, M] float64; gap [N, K] stationarity gap in utility units; finite [N]; steps taken."""
 
-    schemes: Float[np.ndarray, "N K XB M"]
+    schemes: Float[np.ndarray, "N K rows M"]
     gap: Float[np.ndarray, "N K"]
     finite: Bool[np.ndarray, "N"]
     steps: int
@@ -110,7 +111,7 @@ class Played(NamedTuple):
 
 def play(
     game: ReducedGame,
-    schemes: Float[np.ndarray, "N K XB M"],
+    schemes: Float[np.ndarray, "N K rows M"],
     protocol: AbstractProtocol,
     user: AbstractUser,
     solver: GradientPlay,
@@ -132,7 +133,7 @@ def play(
 def _play(game, schemes, protocol, user, solver, late, dtype, progress):
     N = len(schemes)
     game, protocol, user = jax.tree.map(
-        lambda x: np.broadcast_to(np.asarray(x, dtype), (N, *np.shape(x)[1:])), (game, protocol, user)
+        lambda x: np.asarray(x, dtype), (game, parameters.flatten(protocol, (N,)), parameters.flatten(user, (N,)))
     )
     annealed = type(user.smoothed(1.0)) is not type(user) or protocol.smoothed(1.0) is not protocol
     schedule = _Schedule(*(x.astype(dtype) for x in solver.schedule(late)))

@@ -1,7 +1,8 @@
 """How the user talks to the agents: one file a protocol."""
 
 from emalign_jax.protocols._base import AbstractProtocol, Payoffs
+from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.protocols.pooled import Pooled
 from emalign_jax.protocols.selection import Selection
 
-__all__ = ["AbstractProtocol", "Payoffs", "Pooled", "Selection"]
+__all__ = ["AbstractProtocol", "Conversation", "Payoffs", "Pooled", "Selection"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -27,13 +28,13 @@ class AbstractProtocol(eqx.Module):
     """How the user talks to the agents. Methods see one game (no batch axes) and are vmapped outside."""
 
     @abc.abstractmethod
-    def payoffs(self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser) -> Payoffs:
+    def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
         """What everybody gets under `schemes`."""
 
     @abc.abstractmethod
     def pseudo_gradient(
-        self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser
-    ) -> Float[Array, "K XB M"]:
+        self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
+    ) -> Float[Array, "K rows M"]:
         """d U_i / d scheme_i for every agent i, each agent's own derivative of his own payoff."""
 
     @abc.abstractmethod
@@ -45,9 +46,27 @@ class AbstractProtocol(eqx.Module):
         parameter is in utility units."""
         return self
 
+    def axes(self):
+        """How many axes of its own each parameter has, behind those of the batch."""
+        return jax.tree.map(lambda _: 0, self)
+
+    @property
+    def conversation(self) -> Any:
+        """The `Conversation` in which she replies to agents; None where she only listens."""
+        return None
+
+    @property
+    def kind(self) -> tuple[type, ...]:
+        """By which the exact checks know it."""
+        return (type(self),)
+
     @abc.abstractmethod
     def messages(self, game: Game) -> int:
         """Messages an agent needs so that nothing he may want is out of reach."""
+
+    def rows(self, game: Game, messages: int) -> int:
+        """Information sets of an agent, at each of which his scheme holds a law over messages."""
+        return game.agent_features
 
     def cells(self, game: Game, messages: int) -> int:
         """Numbers in the largest tensor that one game needs."""

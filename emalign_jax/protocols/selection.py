@@ -1,7 +1,7 @@
 """Selection: the user picks the agent whose scheme is worth most to her and talks only to him.
 
 V_j is her value under agent j's scheme, O[i, j] agent i's payoff under it. She picks the argmax of V
-(lowest index among equals), or softmax(V / temperature).
+(lowest index among equals), or softmax(V / temperature). With a `Conversation` she then talks several rounds with him.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ from jaxtyping import Float
 
 from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.protocols._base import AbstractProtocol, Payoffs, posterior_mean, user_scale
+from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.users import AbstractUser, QuantalUser
 
 TIE_TOLERANCE = 1e-9  # values closer than this, relative to the user's range, are equal (float64)
 
 
 class Selection(AbstractProtocol):
-    """temperature: >= 0, in utility units; 0 picks the best agent. A scalar or an array over the batch."""
+    """temperature: >= 0, in utility units; 0 picks the best agent. A scalar or an array over the batch.
+
+    then: the `Conversation` that she has with the agent she picks; None is one message.
+    """
 
     temperature: Float[Array, "*batch"]
+    then: Conversation | None
     sharp: bool = eqx.field(static=True)
 
-    def __init__(self, temperature: Any = 0.0):
+    def __init__(self, temperature: Any = 0.0, then: Conversation | None = None):
         traced = isinstance(temperature, Tracer)
         if not traced:
             if not isinstance(temperature, jax.Array):
@@ -37,11 +42,17 @@ class Selection(AbstractProtocol):
                 raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
             if bool((temperature == 0).any()) and not bool((temperature == 0).all()):
                 raise ValueError("temperature: expected all 0 or all > 0 over the batch, got a mixture")
+        if not (then is None or isinstance(then, Conversation)):
+            raise ValueError(f"then: expected a Conversation or None, got {type(then).__name__}")
         self.temperature = temperature
+        self.then = then
         self.sharp = not traced and bool((temperature == 0).all())
 
-    def payoffs(self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser) -> Payoffs:
-        _, _, _, _, values, table = evaluate_agents(game, schemes, user)
+    def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
+        if self.then is None:
+            *_, values, table = evaluate_agents(game, schemes, user)
+        else:
+            values, table = self._evaluate_talks(self.then, game, schemes, user)
         chosen = self.choose(values, user_scale(game))
         return Payoffs((chosen * values).sum(), (chosen * table).sum(-1))
 
@@ -54,20 +65,22 @@ class Selection(AbstractProtocol):
         return jax.nn.one_hot(jnp.argmax(best), values.shape[-1], dtype=values.dtype)
 
     def pseudo_gradient(
-        self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser
-    ) -> Float[Array, "K XB M"]:
+        self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
+    ) -> Float[Array, "K rows M"]:
         if self.sharp or not isinstance(user, QuantalUser):
             raise ValueError(
                 "protocol, user: payoffs jump where the choice of agent or of action does; take "
                 "protocol.smoothed(temperature) and user.smoothed(precision) for gradients"
             )
+        if self.then is not None:
+            values, table = self._evaluate_talks(self.then, game, schemes, user)
+            goal, _ = self._goals(game, values, table)
+            talk = lambda own, scheme: self.then.pseudo_gradient(  # noqa: E731
+                game._replace(agents=own[None]), scheme[None], user
+            )[0]
+            return jax.vmap(talk)(goal, schemes)
         mass, user_total, own_total, response, values, table = evaluate_agents(game, schemes, user)
-        chosen = self.choose(values, user_scale(game))
-        payoff = (chosen * table).sum(-1)
-        # d U_i = s_i dO_ii + s_i (O_ii - U_i) / tau dV_i: the gradient of one agent alone whose
-        # utility is s_i U_i + pull_i u
-        pull = chosen * (jnp.diagonal(table) - payoff) / self.temperature
-        goal = chosen[:, None, None, None] * game.agents + pull[:, None, None, None] * game.user
+        goal, (chosen, pull) = self._goals(game, values, table)
         goal_total = chosen[:, None, None, None] * own_total + pull[:, None, None, None] * user_total
         means = posterior_mean(user_total, mass)
         goal_mean = posterior_mean(goal_total, mass)
@@ -78,19 +91,56 @@ class Selection(AbstractProtocol):
             - jnp.einsum("jxs,xb->jbs", (C * means).sum(-1), game.mass)
         )
 
+    def _goals(self, game, values, table):
+        """d U_i = s_i dO_ii + s_i (O_ii - U_i) / tau dV_i: the gradient of one agent alone whose utility is
+        s_i U_i + pull_i u. These utilities [K, XA, XB, A], and (s, pull)."""
+        chosen = self.choose(values, user_scale(game))
+        pull = chosen * (jnp.diagonal(table) - (chosen * table).sum(-1)) / self.temperature
+        return chosen[:, None, None, None] * game.agents + pull[:, None, None, None] * game.user, (chosen, pull)
+
+    @staticmethod
+    def _evaluate_talks(then, game, schemes, user):
+        """Her value V [K] of talking with each agent j, and the table O [K, K] of i's payoff when she does."""
+        law = jax.vmap(lambda scheme, own: then.law(game, scheme, own, user))(schemes, game.agents)
+        return jnp.einsum("jxba,xba->j", law, game.user), jnp.einsum("ixba,jxba->ij", game.agents, law)
+
     def smoothed(self, temperature) -> Selection:
-        return Selection(temperature) if self.sharp else self
+        return Selection(temperature, self.then) if self.sharp else self
 
     def in_units(self, unit):
-        return self if self.sharp else Selection(self.temperature / unit)
+        return self if self.sharp else Selection(self.temperature / unit, self.then)
+
+    @property
+    def conversation(self):
+        return self.then
+
+    @property
+    def kind(self):
+        return (Selection,) if self.then is None else (Selection, Conversation)
+
+    def rows(self, game: Game, messages: int) -> int:
+        return game.agent_features if self.then is None else self.then.rows(game, messages)
+
+    def cells(self, game: Game, messages: int) -> int:
+        if self.then is None:
+            return super().cells(game, messages)
+        return game.agents * self.then.tree(1, messages).cells(game.user_features, game.actions)
+
+    def check(self, game: Game, messages: int) -> None:
+        if self.then is not None:  # she talks to one agent, whose tree does not grow with the others
+            alone = Game(game.prior, game.user_utility, game.agent_utilities[..., :1, :, :], check="shapes")
+            self.then.check(alone, messages)
+        super().check(game, messages)
 
     def messages(self, game: Game) -> int:
+        if self.then is not None:  # to reveal all, or to recommend any action once she has told her type
+            return max(game.agent_features, game.actions)
         # the optimum over beliefs has XB rows and one more, to be worth as much as the best rival;
         # a rational user needs no two messages with the same advice
         return max(game.agent_features, min(game.agent_features + 1, game.actions**game.user_features))
 
 
-def evaluate_agents(game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser):
+def evaluate_agents(game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser):
     """Each agent j alone: mass [K, XA, M], totals [K, XA, M, A] for the user and for j himself, the
     user's response (ties for j), her value V [K], and the table O [K, K] of i's payoff under j."""
     mass = jnp.einsum("jbs,xb->jxs", schemes, game.mass)

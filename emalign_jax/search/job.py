@@ -95,6 +95,6 @@ def run(job: SearchJob, progress: Callable[[str, int, int], None] | None = None)
         if job.starts == 1:
             arrays = solution._replace(stats={})
             solution = jax.tree.map(lambda x: x[None], arrays)._replace(stats=solution.stats)
-        alone = monopoly(games, job.protocol, job.user).user
+        alone = monopoly(games, job.protocol, job.user, solution.schemes.shape[-1]).user
         cells.append(Cell(family, agents, games, solution, alone, time.perf_counter() - began))
     return cells

@@ -1,0 +1,135 @@
+"""Selection of a partner, then a conversation with him.
+
+A rational user: one LP a best response, as in Selection, over all that a conversation with her can bring about (the
+persuasion-mechanism LP; the obedience LP where she only listens). It is exact for any number of messages, where she can
+tell an agent her type. Other users: as in conversations, found by search and bounded by relaxation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact import mechanism
+from emalign_jax.exact._base import AbstractCheck, Deviation, register
+from emalign_jax.exact.conversation import SearchedCheck
+from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
+from emalign_jax.exact.obedience import ObedienceLP
+from emalign_jax.exact.responses import SelectionTable, choose
+from emalign_jax.exact.selection import SelectionRational
+from emalign_jax.exact.talk import law_of_actions, spell
+from emalign_jax.protocols import Conversation, Selection
+from emalign_jax.replies import FixedReplies
+from emalign_jax.tree import Tree
+from emalign_jax.users import QuantalUser, RationalUser
+
+
+def column(check: AbstractCheck, rule: Float[np.ndarray, "rows M"], j: int) -> tuple[float, Float[np.ndarray, "K"]]:
+    """Her value of talking with agent j alone under `rule`, and all agents' payoffs then."""
+    tree = check.protocol.conversation.tree(1, rule.shape[1])
+    law = law_of_actions(check.game, rule[None], tree, check.user, check.scale, check.game.agents[j])
+    return float((law * check.game.user).sum()), np.einsum("xba,ixba->i", law, check.game.agents)
+
+
+def evaluate(check: AbstractCheck, schemes: Float[np.ndarray, "K rows M"]) -> SelectionTable:
+    values, payoffs = zip(*(column(check, rule, j) for j, rule in enumerate(schemes)), strict=True)
+    return SelectionTable(np.array(values), np.stack(payoffs, axis=1))
+
+
+@register((Selection, Conversation), RationalUser)
+class PartnerRational(SelectionRational):
+    @classmethod
+    def size_of(cls, games, protocol, messages):
+        """Raise `ValueError` for sizes the LPs cannot do."""
+        tree = protocol.conversation.tree(1, messages)
+        if _listens(tree):
+            super().check_size(games, messages)
+            return
+        if not can_report(tree, games.user_features):
+            raise ValueError(
+                f"replies: the exact check of Selection and then a conversation needs replies^(rounds - 1) >= XA = "
+                f"{games.user_features}, so that she can tell her type, got {tree.replies}^{tree.rounds - 1}: take "
+                "more replies or rounds, or a quantal user"
+            )
+        mechanism.check_size(games)
+
+    def _model(self, exact=False, slack=0.0):
+        tree = self._tree
+        if _listens(tree):
+            return ObedienceLP(self.game, exact, slack)
+        return MechanismLP(self.game, exact, slack, nodes=tree.rounds)
+
+    @property
+    def _tree(self) -> Tree:
+        return self.protocol.conversation.tree(1, self.messages)
+
+    @property
+    def most_scheme(self):
+        return self._rule(np.eye(self.game.mass.shape[1]))
+
+    def table(self, schemes):
+        if self._last is None or not np.array_equal(self._last[0], schemes):
+            self._last = schemes.copy(), evaluate(self, schemes)
+        return self._last[1]
+
+    def _switch(self, schemes, agent, scheme):
+        table = self.table(schemes)
+        values, payoffs = table.values.copy(), table.payoffs.copy()
+        values[agent], payoffs[:, agent] = column(self, scheme, agent)
+        return float(payoffs[agent] @ choose(values, 0.0, self.scale))
+
+    def _deviate(self, advice):
+        if not advice.optimal:
+            return Deviation(advice.value, advice.value, advice.scheme, advice.status)
+        if _listens(self._tree):
+            rule = self._rule(advice.scheme)
+        else:
+            rule = rule_of(advice.scheme.reshape(self.game.user.shape), self._tree)[0]
+        return Deviation(advice.value, advice.value, rule, advice.status, advice.exact)
+
+    def monopolist(self, agent, sign=1.0):
+        found = self._deviate(self.lp.best(sign * self.game.agents[agent]))
+        return found._replace(value=sign * found.value, upper=sign * found.upper)
+
+    def _rule(self, scheme) -> np.ndarray:
+        """`scheme` told in R rounds, with more messages a round than the tree has if that takes them."""
+        tree, R = self._tree, self._tree.rounds
+        while tree.messages**R < scheme.shape[1]:
+            tree = Tree(R, tree.replies, tree.together, 1, tree.messages + 1)
+        rule = spell(tree, scheme)
+        assert rule is not None
+        return rule
+
+
+def _listens(tree: Tree) -> bool:
+    return tree.rounds == 1 or tree.replies == 1
+
+
+class PartnerSearched(SearchedCheck):
+    """Deviations by search: see `conversation.py`."""
+
+    def payoffs(self, schemes, agent=None):
+        values, payoffs = evaluate(self, schemes)
+        chosen = choose(values, float(self.protocol.temperature), self.scale)
+        return float(chosen @ values), payoffs @ chosen
+
+    def deviations(self, schemes, agents, bracket=None):
+        table = evaluate(self, schemes).payoffs
+        found = []
+        for i in agents:
+            value, rule = self._best_found(schemes, i)
+            upper = float(self.game.agents[i].max(-1).sum())
+            if bracket is not None:
+                upper = max(self.limit(i), np.delete(table[i], i).max(initial=-np.inf))
+            found.append(Deviation(value, max(upper, value), rule))
+        return found
+
+
+@register((Selection, Conversation), QuantalUser)
+class PartnerQuantal(PartnerSearched):
+    """Logit at every node of the conversation with the agent she picks."""
+
+
+@register((Selection, Conversation), FixedReplies)
+class PartnerFixed(PartnerSearched):
+    """Her replies are given."""

@@ -1,0 +1,105 @@
+"""Conversations once more, in NumPy float64: the law over actions that a profile of rules leads to.
+
+Written apart from `protocols/` on purpose. She plans backward, what is worth how much to whom is then added up
+forward, along the transcripts, as one law over actions for each x_A and x_B.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.responses import respond
+from emalign_jax.game import ReducedGame
+from emalign_jax.replies import FixedReplies
+from emalign_jax.tree import Tree
+
+
+def reach(tree: Tree, rules: Float[np.ndarray, "K rows M"]) -> list[Float[np.ndarray, "T XB"]]:
+    """By round, the probability of each transcript that ends with messages, given x_B and her replies."""
+    K, XB = len(rules), rules.shape[1] // tree.information_sets
+    levels, before = [], np.ones((1, XB))
+    for r in range(tree.rounds):
+        own = tree.own_history(r)
+        node, joint = np.divmod(np.arange(tree.reply_nodes(r)), tree.joint_messages)
+        chance = before[node]
+        for i in range(K):
+            at = tree.first(r) + own[node, i]
+            rows = np.arange(XB) * tree.information_sets + at[:, None]
+            chance = chance * rules[i][rows, tree.joint_message[joint, i][:, None]]
+        levels.append(chance)
+        before = np.repeat(chance, tree.joint_replies, axis=0)
+    return levels
+
+
+def law_of_actions(
+    game: ReducedGame,
+    rules: Float[np.ndarray, "K rows M"],
+    tree: Tree,
+    user: Any,
+    scale: float,
+    favour: Float[np.ndarray, "XA XB A"],
+) -> Float[np.ndarray, "XA XB A"]:
+    """P(a | x_A, x_B); under ties="agents" her ties, of replies too, go to `favour`."""
+    levels = reach(tree, rules)
+    XA, XB, A = game.user.shape
+
+    def totals(weights, payoff):
+        return np.tensordot(payoff, weights, (1, 1)).swapaxes(1, 2)  # [XA, T, A]
+
+    hers, his = totals(levels[-1], game.user), totals(levels[-1], favour)
+    action = respond(user.acting, hers, game.mass @ levels[-1].T, his, scale)
+    worth, worth_him = (action * hers).sum(-1), (action * his).sum(-1)
+    plans = []
+    for r in range(tree.rounds - 2, -1, -1):
+        split = (XA, tree.reply_nodes(r), tree.joint_replies, tree.joint_messages)
+        hers, his = worth.reshape(split).sum(-1), worth_him.reshape(split).sum(-1)
+        if isinstance(user, FixedReplies):
+            plan = np.asarray(user.reply_law(game, tree, r, np), float)
+        else:
+            plan = respond(user, hers, game.mass @ levels[r].T, his, scale)
+        worth, worth_him = (plan * hers).sum(-1), (plan * his).sum(-1)
+        plans.append(plan)
+    heard = np.ones((XA, 1))
+    for plan in reversed(plans):
+        heard = np.repeat(heard, tree.joint_messages, axis=1)[..., None] * plan
+        heard = heard.reshape(XA, -1)
+    heard = np.repeat(heard, tree.joint_messages, axis=1)
+    return np.einsum("xt,tb,xta->xba", heard, levels[-1], action, optimize=True)
+
+
+def spell(tree: Tree, scheme: Float[np.ndarray, "XB S"]) -> Float[np.ndarray, "rows M"] | None:
+    """One agent's rule that tells as much as `scheme`, one of whose S messages he spells in R rounds, first digit first;
+    None if S > M^R. He takes no notice of her replies."""
+    M, R = tree.messages, tree.rounds
+    words = M**R
+    if scheme.shape[1] > words:
+        return None
+    chance = np.zeros((len(scheme), words))
+    chance[:, : scheme.shape[1]] = scheme
+    rule = np.zeros((len(scheme), tree.information_sets, M))
+    said = np.zeros(1, int)  # the word so far, by own history
+    for r in range(R):
+        parts = chance.reshape(len(scheme), M**r, M, -1).sum(-1)
+        whole = parts.sum(-1, keepdims=True)
+        first = np.eye(M)[0]
+        law = np.where(whole > 0, parts / np.where(whole > 0, whole, 1), first)
+        rule[:, tree.first(r) : tree.first(r + 1)] = law[:, said]
+        said = np.repeat((said[:, None] * M + np.arange(M)).ravel(), tree.replies)
+    return rule.reshape(-1, M)
+
+
+def unspell(tree: Tree, rule: Float[np.ndarray, "rows M"]) -> Float[np.ndarray, "XB M^R"]:
+    """The law over words of a rule that takes no notice of replies (or hears only one)."""
+    alone = Tree(tree.rounds, 1, False, 1, tree.messages)
+    levels = [slice(tree.first(r), tree.first(r + 1), 1) for r in range(tree.rounds)]
+    rules = rule.reshape(-1, tree.information_sets, tree.messages)
+    kept = []
+    for r, level in enumerate(levels):
+        histories = np.zeros(1, int)
+        for _ in range(r):
+            histories = ((histories[:, None] * tree.messages + np.arange(tree.messages)) * tree.replies).ravel()
+        kept.append(rules[:, level][:, histories])
+    return reach(alone, np.concatenate(kept, 1).reshape(1, -1, tree.messages))[-1].T

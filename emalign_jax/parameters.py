@@ -1,0 +1,36 @@
+"""Parameters of protocols and users: each leaf is one value for all games, or one a game (batch axes lead)."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+Module = TypeVar("Module")
+
+
+def flatten(module: Module, batch: tuple[int, ...], xp=np) -> Module:
+    """Every leaf broadcast to `batch` and flattened to one batch axis, its own axes (`module.axes()`) kept."""
+
+    def flat(x, core):
+        x = xp.asarray(x)
+        own = x.shape[x.ndim - core :]
+        return xp.broadcast_to(x, (*batch, *own)).reshape(-1, *own)
+
+    return jax.tree.map(flat, module, _axes(module))
+
+
+def item(module: Module, index: Any) -> Module:
+    """Element `index` of the flattened batch; leaves that are one value for all games stay."""
+
+    def pick(x, core):
+        if np.ndim(x) == core or np.size(x) == np.prod(np.shape(x)[np.ndim(x) - core :], dtype=int):
+            return x if np.ndim(x) == core else np.reshape(x, np.shape(x)[np.ndim(x) - core :])
+        return np.reshape(x, (-1, *np.shape(x)[np.ndim(x) - core :]))[index]
+
+    return jax.tree.map(pick, module, _axes(module))
+
+
+def _axes(module):
+    return module.axes() if hasattr(module, "axes") else jax.tree.map(lambda _: 0, module)

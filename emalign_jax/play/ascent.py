@@ -1,0 +1,93 @@
+"""Many-start ascent of one agent's payoff, the others' schemes fixed: a search for deviations, in batches.
+
+What it finds is a lower bound of the best deviation once the exact part has evaluated it; it proves nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int
+
+from emalign_jax import parameters
+from emalign_jax.game import ReducedGame
+from emalign_jax.play.gradient_play import LOGIT_FLOOR, bucket
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols._base import user_scale
+from emalign_jax.schemes import to_logits
+from emalign_jax.users import AbstractUser
+
+EXPLORE = 0.02  # weight of the uniform law mixed into each start
+STEPS = 120
+LEARNING_RATE = (0.5, 0.05)  # first and last, geometric in between
+PRECISION = (20.0, 2000.0)  # of the quantal user that stands in for a rational one, as in `GradientPlay`
+TEMPERATURE = (0.05, 0.0005)  # of the soft choice that stands in for the best agent
+ADAM = optax.scale_by_adam(b1=0.8, b2=0.95)
+BLOCK_CELLS = 2**24  # numbers in the largest tensor of one call
+
+
+class Climbed(NamedTuple):
+    """schemes [P, rows, M] of the agents who climbed, payoffs [P] as play counts them (of the stand-ins, in float32)."""
+
+    schemes: Float[np.ndarray, "P rows M"]
+    payoffs: Float[np.ndarray, "P"]
+
+
+def ascend(
+    game: ReducedGame,
+    schemes: Float[np.ndarray, "P K rows M"],
+    agents: Int[np.ndarray, "P"],
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    cells: int,
+) -> Climbed:
+    """Agent agents[p] climbs his own payoff from schemes[p]. Parameters of protocol and user are scalars or [P].
+
+    cells: numbers in one game's largest tensor, for the size of the blocks.
+    """
+    P = len(schemes)
+    everything = (
+        game, schemes, np.asarray(agents), parameters.flatten(protocol, (P,)), parameters.flatten(user, (P,)),
+    )  # fmt: skip
+    everything = jax.tree.map(lambda x: x if x.dtype.kind == "i" else np.asarray(x, np.float32), everything)
+    block = max(16, BLOCK_CELLS // cells)
+    found = []
+    for at in range(0, P, block):
+        some = np.arange(at, min(at + block, P))
+        rows = np.pad(some, (0, min(bucket(len(some)), max(block, len(some))) - len(some)), mode="edge")
+        with jax.default_matmul_precision("highest"):
+            climbed = _ascend(*jax.tree.map(lambda x, rows=rows: x[rows], everything))
+        found.append([np.asarray(x, np.float64)[: len(some)] for x in climbed])
+    rules, payoffs = (np.concatenate(x) for x in zip(*found, strict=True))
+    return Climbed(rules / rules.sum(-1, keepdims=True), payoffs)
+
+
+@eqx.filter_jit
+def _ascend(game, schemes, agents, protocol, user):
+    scale = jax.vmap(user_scale)(game)
+    scale = jnp.where(scale > 0, scale, 1)
+    start = jax.vmap(lambda s, i: to_logits(s[i], EXPLORE))(schemes, agents)
+
+    def payoff(logits, schemes, agent, game, protocol, user, scale, row):
+        rule = jax.nn.softmax(logits, axis=-1)
+        smooth = protocol.smoothed(row[2] * scale)
+        return smooth.payoffs(game, schemes.at[agent].set(rule), user.smoothed(row[1] / scale)).agents[agent]
+
+    def step(state, row):
+        logits, moments = state
+        slope = jax.vmap(jax.grad(payoff), (0,) * 7 + (None,))(logits, *fixed, row)
+        update, moments = jax.vmap(ADAM.update)(-slope, moments)
+        moved = logits - row[0] * update
+        moved = jnp.maximum(moved - moved.max(-1, keepdims=True), LOGIT_FLOOR)
+        return (jnp.where(jnp.isfinite(moved), moved, logits), moments), None
+
+    fixed = (schemes, agents, game, protocol, user, scale)
+    rows = jnp.stack([jnp.geomspace(*pair, STEPS) for pair in (LEARNING_RATE, PRECISION, TEMPERATURE)], axis=1)
+    (logits, _), _ = jax.lax.scan(step, (start, jax.vmap(ADAM.init)(start)), rows.astype(start.dtype))
+    reached = jax.vmap(payoff, (0,) * 7 + (None,))(logits, *fixed, rows[-1].astype(start.dtype))
+    return jax.nn.softmax(logits, axis=-1), reached

@@ -1,0 +1,138 @@
+"""Users who reply in a conversation by a fixed rule: the paper's non-strategic user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Float
+
+from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.tree import Tree
+from emalign_jax.users import AbstractUser
+
+RULES = ("babbling", "truthful", "questions")
+GIVEN = "given"
+
+
+class FixedReplies(AbstractUser):
+    """Replies by a rule, whatever the agents have committed to; acts as `acting` does.
+
+    rule: "babbling"   every reply equally likely
+          "truthful"   reports x_A to every agent, digit by digit in base Q, the last digits in the last rounds;
+                       needs Q^(R-1) >= XA
+          "questions"  asks what matters: reports which of a few questions is hers. A question is what the best action
+                       would be at each x_B; of Q^(R-1) or fewer, chosen one by one so that acting on the nearest
+                       costs her types least, each type asks the nearest
+          or an array [..., XA, nodes, q] of probabilities: at each transcript that ends with messages (round by round,
+                       as `Tree.first_reply` says), of each of the q joint replies
+    """
+
+    actor: AbstractUser
+    given: Float[Array, "*batch XA nodes q"] | None
+    rule: str = eqx.field(static=True)
+
+    def __init__(self, rule: Any, acting: AbstractUser):
+        if isinstance(acting, FixedReplies):
+            raise ValueError("acting: expected a user who acts by herself, such as RationalUser(), got FixedReplies")
+        self.actor = acting
+        if isinstance(rule, str):
+            if rule not in RULES:
+                raise ValueError(f"rule: expected one of {', '.join(RULES)} or an array, got {rule!r}")
+            self.rule, self.given = rule, None
+            return
+        self.rule = GIVEN
+        self.given = rule if isinstance(rule, jax.Array) else np.asarray(rule, np.float64)
+        if self.given.ndim < 3:
+            raise ValueError(f"rule: expected an array [..., XA, nodes, replies], got shape {list(self.given.shape)}")
+        if not isinstance(self.given, Tracer):
+            wrong = ~(np.asarray(self.given) >= 0) | (abs(np.asarray(self.given).sum(-1, keepdims=True) - 1) > 1e-5)
+            if wrong.any():
+                where = [int(x) for x in np.argwhere(wrong)[0][:-1]]
+                raise ValueError(f"rule{where}: expected probabilities >= 0 that sum to 1 over the replies")
+
+    def respond(self, values, favour, scale):
+        return self.acting.respond(values, favour, scale)
+
+    def reply(self, game: ReducedGame, tree: Tree, r: int):
+        law = self.reply_law(game, tree, r, jnp)
+        return lambda values, favour, scale: jnp.broadcast_to(jnp.asarray(law, values.dtype), values.shape)
+
+    def reply_law(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA nodes q"]:
+        """P(joint reply) in round r; xp: numpy or jax.numpy."""
+        XA = game.mass.shape[0]
+        shape = (XA, tree.reply_nodes(r), tree.joint_replies)
+        if self.given is not None:
+            at = tree.first_reply(r)
+            return xp.asarray(self.given)[:, at : at + shape[1]]
+        if self.rule == "babbling":
+            return xp.full(shape, 1 / tree.joint_replies)
+        said = xp.arange(XA) if self.rule == "truthful" else _questions(game.user, _capacity(tree), xp)
+        digit = said // tree.replies ** (tree.rounds - 2 - r) % tree.replies
+        same = [int((tree.joint_reply == q).all(1).argmax()) for q in range(tree.replies)]
+        at = xp.asarray(same)[digit]
+        return xp.broadcast_to((xp.arange(shape[2]) == at[:, None]).astype(float)[:, None], shape)
+
+    def check(self, games: Game, protocol: Any, messages: int) -> None:
+        conversation = protocol.conversation
+        if conversation is None:
+            raise ValueError(
+                f"user: FixedReplies needs a Conversation, in {type(protocol).__name__} she has nothing to reply"
+            )
+        tree = conversation.tree(1 if conversation is not protocol else games.agents, messages)
+        if self.given is not None:
+            expected = (games.user_features, tree.first_reply(tree.rounds - 1), tree.joint_replies)
+            if self.given.shape[-3:] != expected:
+                raise ValueError(
+                    f"rule: expected shape [..., XA = {expected[0]}, nodes = {expected[1]}, replies = {expected[2]}] in "
+                    f"{tree.rounds} rounds with {tree.agents} agents, {messages} messages and {tree.replies} replies, "
+                    f"got {list(self.given.shape)}"
+                )
+        if self.rule == "truthful" and _capacity(tree) < games.user_features:
+            raise ValueError(
+                f'rule: "truthful" needs replies^(rounds - 1) >= XA = {games.user_features} to report x_A, got '
+                f'{tree.replies}^{tree.rounds - 1}: take more replies or rounds, or "questions"'
+            )
+
+    @property
+    def acting(self):
+        return self.actor
+
+    @property
+    def favours(self):
+        return self.actor.favours
+
+    def smoothed(self, precision):
+        acting = self.acting.smoothed(precision)
+        return self if acting is self.acting else eqx.tree_at(lambda user: user.actor, self, acting)
+
+    def in_units(self, unit):
+        return eqx.tree_at(lambda user: user.actor, self, self.acting.in_units(unit))
+
+    def axes(self):
+        axes = jax.tree.map(lambda _: 0, self)
+        return axes if self.given is None else eqx.tree_at(lambda user: user.given, axes, 3)
+
+
+def _capacity(tree: Tree) -> int:
+    """What she can tell one agent in the whole conversation."""
+    return tree.replies ** (tree.rounds - 1)
+
+
+def _questions(user: Float[Array, "XA XB A"], most: int, xp) -> Array:
+    """Which question each x_A asks, counted from 0 (see `FixedReplies`)."""
+    XA = user.shape[0]
+    best = user.argmax(-1)  # [XA, XB]: what each type would do at each x_B
+    taken = xp.take_along_axis(user[:, None], xp.broadcast_to(best[None, :, :, None], (XA, XA, *best.shape[1:], 1)), -1)
+    loss = user.max(-1).sum(-1)[:, None] - taken[..., 0].sum(-1)  # [type, question]
+    nearest, asked = xp.full(XA, xp.inf), xp.zeros(XA, int)
+    for question in range(min(most, XA)):
+        left = xp.minimum(nearest[:, None], loss).sum(0)
+        candidate = loss[:, left.argmin()]
+        better = candidate < nearest
+        nearest, asked = xp.where(better, candidate, nearest), xp.where(better, question, asked)
+    return asked
