@@ -58,8 +58,12 @@ class FixedReplies(AbstractUser):
     def respond(self, values, favour, scale):
         return self.acting.respond(values, favour, scale)
 
-    def reply(self, game: ReducedGame, tree: Tree, r: int):
-        law = self.reply_law(game, tree, r, jnp)
+    @property
+    def plans(self):
+        return False
+
+    def reply(self, game: ReducedGame, tree: Tree, r: int, order: np.ndarray):
+        law = self.reply_law(game, tree, r, jnp)[:, order]
         return lambda values, favour, scale: jnp.broadcast_to(jnp.asarray(law, values.dtype), values.shape)
 
     def reply_law(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA nodes q"]:

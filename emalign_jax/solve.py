@@ -27,6 +27,7 @@ from emalign_jax.users import AbstractUser
 
 STARTS = ("random", "monopolist")
 BLOCK_CELLS = 2**26  # numbers in the largest tensor of one call of play: 256 MB in float32, with several alive
+SEARCHED = 6  # so much less often is a game moved by best responses that must be searched for
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
 
 
@@ -178,7 +179,8 @@ class _Search:
         pending, current = self.sound, self.schemes.copy()
         if verify and self.started_on_purpose:
             pending = self.examine(pending, current, Result.START)
-        for attempt in range(self.solver.best_responses + 1):
+        searched = not exact.check_for(self.protocol, self.user).exact_responses if verify else False
+        for attempt in range(self.solver.best_responses // (SEARCHED if searched else 1) + 1):
             if not len(pending):
                 break
             fresh = attempt % self.solver.fresh_starts == 0
@@ -192,7 +194,7 @@ class _Search:
                 self.schemes[pending] = current[pending]
                 break
             pending = self.examine(pending, current, Result.BEST_RESPONSE if attempt else Result.PLAY)
-            if attempt >= PLAYS_BEFORE_DYNAMICS:
+            if attempt >= PLAYS_BEFORE_DYNAMICS and not searched:
                 pending = self.finish(pending, current)
         return self.solution(verify)
 

@@ -42,9 +42,14 @@ class AbstractUser(eqx.Module):
         """The same user when utilities are counted in multiples of `unit`."""
         return self
 
-    def reply(self, game: ReducedGame, tree: Tree, r: int) -> Respond:
-        """How she replies in round r of a conversation: as she acts, with what it is worth to go on for values [XA,
-        reply nodes, joint replies]; to be overridden where she does not."""
+    @property
+    def plans(self) -> bool:
+        """Whether she replies as she acts, by what it is worth to go on; otherwise by `reply_law`."""
+        return True
+
+    def reply(self, game: ReducedGame, tree: Tree, r: int, order: np.ndarray) -> Respond:
+        """How she replies in round r of a conversation, to values [XA, nodes, joint replies] of what it is worth to go
+        on; `order` lists the nodes by their number in the tree."""
         return self.respond
 
     def check(self, games: Game, protocol: Any, messages: int) -> None:

@@ -50,6 +50,8 @@ class AbstractCheck(abc.ABC):
         self._range: np.ndarray | None = None
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
+    exact_responses = True  # whether best responses are found by an exact method, one by one; else by search, in batches
+
     @classmethod
     def check_size(cls, games: Game, messages: int) -> None:
         """Raise `ValueError` before any work if the method cannot do games of this size; this one has no limit."""

@@ -80,14 +80,17 @@ class BeliefLP:
         *,
         bracket: float | None = None,
         work: int = 0,
+        rounds: int | None = None,
     ) -> BeliefOptimum:
         """The best payoff over schemes that are worth so much to the user.
 
+        rounds:  of column generation (None: until nothing is found); 0 takes the beliefs that are there
         bracket: prove an upper bound within this much of the value (None: do not), with at most `work` operations
             (cells times their numbers); what is not proved by then is left open in `upper`.
         """
         self._lp.set_row(len(self.problem.target), value_at_least, value_at_most)
         self._value, self._exactly = value_at_least, value_at_most < np.inf
+        self._rounds = ROUNDS if rounds is None else rounds
         result = self._generate()
         if not result.optimal:
             return self._nothing(result)
@@ -130,7 +133,7 @@ class BeliefLP:
 
     def _generate(self):
         """Solve, adding beliefs that pay more than their price, until none is found."""
-        for _ in range(ROUNDS):
+        for _ in range(self._rounds):
             result = self._lp.solve()
             if not result.optimal:
                 return result
@@ -196,9 +199,10 @@ def concavify(
     value_at_least: float = -np.inf,
     bracket: float | None = None,
     work: int = 0,
+    rounds: int | None = None,
 ) -> BeliefOptimum:
     """The agent's best payoff (worst for sign=-1) over all schemes, by one call of a `BeliefLP`."""
-    return BeliefLP(problem, beliefs, sign=sign).best(value_at_least, bracket=bracket, work=work)
+    return BeliefLP(problem, beliefs, sign=sign).best(value_at_least, bracket=bracket, work=work, rounds=rounds)
 
 
 def _nudged(kinks: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "M B"]:

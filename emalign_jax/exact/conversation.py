@@ -30,13 +30,16 @@ from emalign_jax.protocols import Conversation
 from emalign_jax.replies import FixedReplies
 from emalign_jax.users import QuantalUser, RationalUser
 
-RANDOM_STARTS = 5
+RANDOM_STARTS = 4
 POOL = 3  # deviations of an agent that are remembered and tried again at other profiles of the game
+RELAXED = 0.02  # how closely a relaxation is solved, as a share of what dictating to one type is worth
 VERIFIED = 2  # of the starts of an ascent, those that ended highest are evaluated in float64
 
 
 class SearchedCheck(AbstractCheck):
     """Lower bounds by many-start ascent, upper bounds by relaxation."""
+
+    exact_responses = False
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
@@ -132,8 +135,8 @@ class SearchedCheck(AbstractCheck):
             if problem.prior.sum() <= 0:
                 total += dictated
                 continue
-            width = 1e-4 * problem.spread
-            optimum = concavify(problem, np.eye(game.mass.shape[1]), bracket=width or None, work=WORK // 10)
+            width = RELAXED * problem.spread  # the relaxation is looser than that
+            optimum = concavify(problem, np.eye(game.mass.shape[1]), bracket=width or None, work=WORK // 100, rounds=0)
             total += min(optimum.upper, dictated) if optimum.optimal else dictated
         return total
 
@@ -144,9 +147,10 @@ class SearchedCheck(AbstractCheck):
         return MechanismLP(self.game, slack=slack, nodes=self.protocol.conversation.rounds)
 
     def _most_paid(self, agent, sign):
-        """Of what one agent can make of one message, of any number: in a conversation he can do that too."""
+        """What one agent can make of a single message, out of many, on a lattice of beliefs: a unit, no larger than
+        what is attainable, so no gain looks smaller than it is."""
         problem = monopoly_problem(self.game, agent, self.user.acting, self.scale)
-        return concavify(problem, np.eye(self.game.mass.shape[1]), sign=sign).value
+        return concavify(problem, np.eye(self.game.mass.shape[1]), sign=sign, rounds=0).value
 
 
 class ConversationCheck(SearchedCheck):

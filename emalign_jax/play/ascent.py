@@ -29,6 +29,7 @@ PRECISION = (20.0, 2000.0)  # of the quantal user that stands in for a rational 
 TEMPERATURE = (0.05, 0.0005)  # of the soft choice that stands in for the best agent
 ADAM = optax.scale_by_adam(b1=0.8, b2=0.95)
 BLOCK_CELLS = 2**24  # numbers in the largest tensor of one call
+LARGEST = 256  # games a call: larger blocks are no faster, and the last one is padded
 
 
 class Climbed(NamedTuple):
@@ -55,11 +56,11 @@ def ascend(
         game, schemes, np.asarray(agents), parameters.flatten(protocol, (P,)), parameters.flatten(user, (P,)),
     )  # fmt: skip
     everything = jax.tree.map(lambda x: x if x.dtype.kind == "i" else np.asarray(x, np.float32), everything)
-    block = max(16, BLOCK_CELLS // cells)
+    block = min(LARGEST, max(16, BLOCK_CELLS // cells))
     found = []
     for at in range(0, P, block):
         some = np.arange(at, min(at + block, P))
-        rows = np.pad(some, (0, min(bucket(len(some)), max(block, len(some))) - len(some)), mode="edge")
+        rows = np.pad(some, (0, min(bucket(len(some)), block) - len(some)), mode="edge")
         with jax.default_matmul_precision("highest"):
             climbed = _ascend(*jax.tree.map(lambda x, rows=rows: x[rows], everything))
         found.append([np.asarray(x, np.float64)[: len(some)] for x in climbed])
@@ -71,16 +72,26 @@ def ascend(
 def _ascend(game, schemes, agents, protocol, user):
     scale = jax.vmap(user_scale)(game)
     scale = jnp.where(scale > 0, scale, 1)
-    start = jax.vmap(lambda s, i: to_logits(s[i], EXPLORE))(schemes, agents)
+    agents = jax.nn.one_hot(agents, schemes.shape[1], dtype=schemes.dtype)
+    start = to_logits(jnp.einsum("pi,pirm->prm", agents, schemes), EXPLORE)
+
+    def setting(logits, schemes, agent, protocol, user, scale, row):
+        rule = jax.nn.softmax(logits, axis=-1)
+        profile = jnp.where(agent[:, None, None] > 0, rule, schemes)
+        return rule, profile, protocol.smoothed(row[2] * scale), user.smoothed(row[1] / scale)
+
+    def slope_of(logits, schemes, agent, game, protocol, user, scale, row):
+        rule, schemes, protocol, user = setting(logits, schemes, agent, protocol, user, scale, row)
+        slope = protocol.own_slope(game, schemes, agent, user)
+        return rule * (slope - (rule * slope).sum(-1, keepdims=True))
 
     def payoff(logits, schemes, agent, game, protocol, user, scale, row):
-        rule = jax.nn.softmax(logits, axis=-1)
-        smooth = protocol.smoothed(row[2] * scale)
-        return smooth.payoffs(game, schemes.at[agent].set(rule), user.smoothed(row[1] / scale)).agents[agent]
+        _, schemes, protocol, user = setting(logits, schemes, agent, protocol, user, scale, row)
+        return protocol.payoffs(game, schemes, user).agents @ agent
 
     def step(state, row):
         logits, moments = state
-        slope = jax.vmap(jax.grad(payoff), (0,) * 7 + (None,))(logits, *fixed, row)
+        slope = jax.vmap(slope_of, (0,) * 7 + (None,))(logits, *fixed, row)
         update, moments = jax.vmap(ADAM.update)(-slope, moments)
         moved = logits - row[0] * update
         moved = jnp.maximum(moved - moved.max(-1, keepdims=True), LOGIT_FLOOR)

@@ -44,7 +44,8 @@ class GradientPlay(eqx.Module):
     extrapolation:       "none", "optimistic" or "extragradient"
     optimizer:           any optax transformation of the gradient, without a learning rate; applied game by game
     tolerance:           a profile is done if every gain is at most this share of the payoff range
-    best_responses:      how often a game that is not done may be moved by an exact best response
+    best_responses:      how often a game that is not done may be moved by an exact best response (a sixth as often
+                         in conversations, where they are searched for)
     fresh_starts:        after every so many of those, a new random start instead
     chunk:               steps in one compiled call; `steps` is rounded up to a multiple
     dtype:               "float32" or "float64" (the latter switches x64 on for the call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.users import AbstractUser
 
 MAX_CELLS = 2**24  # of one game's largest tensor: 128 MB in float64
+UNROLLED = 16  # additions written out, at most
 TINY = 1e-30  # a message of smaller probability is treated as never sent
 
 
@@ -36,6 +38,13 @@ class AbstractProtocol(eqx.Module):
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> Float[Array, "K rows M"]:
         """d U_i / d scheme_i for every agent i, each agent's own derivative of his own payoff."""
+
+    def own_slope(
+        self, game: ReducedGame, schemes: Float[Array, "K rows M"], agent: Float[Array, "K"], user: AbstractUser
+    ) -> Float[Array, "rows M"]:
+        """d U_i / d scheme_i of one agent i; agent [K]: 1 at i, else 0, so that agents can differ over a batch without
+        gathers, which are slow."""
+        return jnp.einsum("i,irm->rm", agent, self.pseudo_gradient(game, schemes, user))
 
     @abc.abstractmethod
     def smoothed(self, temperature: Float[Array, ""]) -> AbstractProtocol:
@@ -93,3 +102,11 @@ def posterior_mean(total: Float[Array, "*shape A"], mass: Float[Array, "*shape"]
     """total / mass, and 0 for messages that are never sent."""
     sent = mass[..., None] > TINY
     return jnp.where(sent, total / jnp.where(sent, mass[..., None], 1), 0)
+
+
+def add_up(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*rest"]:
+    """x.sum(axis), as additions where the axis is short: XLA on a CPU then runs along whole rows, instead of computing
+    what feeds the sum anew, one number at a time (ten times as slow)."""
+    if x.shape[axis] > UNROLLED:
+        return x.sum(axis)
+    return functools.reduce(jnp.add, (jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])))

@@ -12,15 +12,17 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.arguments import integer
 from emalign_jax.game import Array, Game, ReducedGame
-from emalign_jax.protocols._base import MAX_CELLS, AbstractProtocol, Payoffs, posterior_mean, user_scale
+from emalign_jax.protocols._base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, add_up, posterior_mean, user_scale
 from emalign_jax.tree import Tree
-from emalign_jax.users import AbstractUser
+from emalign_jax.users import AbstractUser, QuantalUser
 
 TO = ("each", "all")
+MAX_SELECTOR = 2**16  # histories times nodes
 
 
 class Conversation(AbstractProtocol):
@@ -51,20 +53,22 @@ class Conversation(AbstractProtocol):
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> Float[Array, "K rows M"]:
-        if user.smoothed(1.0) is not user:
+        slopes = self._slopes(game, schemes, game.agents, user)  # [K of whose payoff, K of whose rule, rows, M]
+        return jnp.einsum("iirm->irm", slopes)
+
+    def own_slope(self, game, schemes, agent, user):
+        goal = jnp.einsum("i,ixba->xba", agent, game.agents)
+        return jnp.einsum("i,irm->rm", agent, self._slopes(game, schemes, goal[None], user)[0])
+
+    def _slopes(self, game, schemes, goals, user):
+        acting = user.acting
+        if not isinstance(acting, QuantalUser):
             raise ValueError(
                 "user: payoffs of a rational user's conversation jump; take user.smoothed(precision) for gradients"
             )
         tree = self.tree(len(schemes), schemes.shape[-1])
         levels, pull = jax.vjp(lambda s: weigh(tree, s), schemes)
-
-        def own(levels):
-            return _talk(tree, levels, game, game.agents, user).own.sum((1, 2))
-
-        _, back = jax.vjp(own, levels)
-        (by_level,) = jax.vmap(back)(jnp.eye(len(schemes), dtype=schemes.dtype))
-        (slopes,) = jax.vmap(pull)(by_level)  # [K of whose payoff, K of whose rule, rows, M]
-        return jnp.einsum("iirm->irm", slopes)
+        return jax.vmap(pull)(_slopes_in_weights(tree, levels, game, goals, acting.precision, user))[0]
 
     def law(
         self, game: ReducedGame, scheme: Float[Array, "rows M"], goal: Float[Array, "XA XB A"], user: AbstractUser
@@ -73,11 +77,10 @@ class Conversation(AbstractProtocol):
         tree = self.tree(1, scheme.shape[-1])
         levels = weigh(tree, scheme[None])
         talk = _talk(tree, levels, game, goal[None], user)
-        heard = jnp.ones((len(goal), 1), scheme.dtype)  # Q: she gives these replies, [XA, nodes]
-        for reply, level in zip(talk.replies, levels, strict=False):
-            heard = (jnp.repeat(heard, level.shape[1], axis=1)[..., None] * reply[0]).reshape(len(goal), -1)
-        heard = jnp.repeat(heard, levels[-1].shape[1], axis=1)
-        return jnp.einsum("xta,xt,tb->xba", talk.response[0], heard, levels[-1].reshape(tree.leaves, -1))
+        heard = jnp.ones((len(goal), tree.messages), scheme.dtype)  # Q: she gives these replies, [XA, t]
+        for reply in talk.replies:
+            heard = jnp.tile((heard[:, None] * reply[0].swapaxes(1, 2)).reshape(len(goal), -1), (1, tree.messages))
+        return jnp.einsum("xta,xt,bt->xba", talk.response[0], heard, levels[-1])
 
     def smoothed(self, temperature) -> Conversation:
         return self
@@ -126,40 +129,67 @@ class Talk(NamedTuple):
     response: Float[Array, "F XA N A"]
 
 
-def weigh(tree: Tree, rules: Float[Array, "K rows M"]) -> list[Float[Array, "nodes N XB"]]:
-    """For each round, the probability W of every joint history and joint message, her replies given."""
-    rules = rules.reshape(tree.agents, -1, tree.information_sets, tree.messages)
-    reach = jnp.ones((1, rules.shape[1]), rules.dtype)
+def weigh(tree: Tree, rules: Float[Array, "K rows M"]) -> list[Float[Array, "XB N"]]:
+    """For each round, the probability W of every transcript that ends with messages, her replies given.
+
+    Transcripts are in an order of their own, the latest message or reply slowest, so that sums over what comes last run
+    along whole rows of memory: transcript' = (message * joint replies + reply) * transcripts + transcript.
+    """
+    XB = rules.shape[1] // tree.information_sets
+    rules = rules.reshape(tree.agents, XB, tree.information_sets, tree.messages)
+    reach = jnp.ones((XB, 1), rules.dtype)
     levels = []
     for r in range(tree.rounds):
-        own = tree.own_history(r)
+        order = _latest_slowest(tree, r)
         now = reach[:, None]
-        for rule, histories in zip(rules, own.T, strict=True):
-            law = rule[:, tree.first(r) + histories].transpose(1, 2, 0)  # [nodes, M, XB]
-            now = (now[:, :, None] * law[:, None]).reshape(len(own), -1, rules.shape[1])
+        for rule, histories in zip(rules, tree.own_history(r)[order].T, strict=True):
+            law = _spread(rule[:, tree.first(r) : tree.first(r + 1)], histories)
+            now = (now[:, :, None] * law[:, None]).reshape(XB, -1, len(order))
+        now = now.reshape(XB, -1)
         levels.append(now)
-        reach = jnp.repeat(now.reshape(-1, rules.shape[1]), tree.joint_replies, axis=0)
+        reach = jnp.tile(now, (1, tree.joint_replies))
     return levels
+
+
+def _spread(law: Float[Array, "XB h M"], histories: np.ndarray) -> Float[Array, "XB M nodes"]:
+    """law[xb, histories[node], s], as a product while it is small: the reverse of a gather is slow on a CPU."""
+    if law.shape[1] * len(histories) <= MAX_SELECTOR:
+        return jnp.einsum("bhm,hn->bmn", law, np.eye(law.shape[1], dtype=law.dtype)[:, histories])
+    return law[:, histories].transpose(0, 2, 1)
+
+
+def _latest_slowest(tree: Tree, r: int) -> np.ndarray:
+    """Joint histories at the start of round r, in the order of `weigh`, by their number in the tree."""
+    order = np.zeros(1, int)
+    for _ in range(r):
+        said = order * tree.joint_messages + np.arange(tree.joint_messages)[:, None]
+        order = (said.ravel() * tree.joint_replies + np.arange(tree.joint_replies)[:, None]).ravel()
+    return order
+
+
+def _reply_order(tree: Tree, r: int) -> np.ndarray:
+    """The transcripts of round r at which she replies, in the order of `weigh`, by their number in the tree."""
+    return (_latest_slowest(tree, r) * tree.joint_messages + np.arange(tree.joint_messages)[:, None]).ravel()
 
 
 def _talk(tree: Tree, levels, game: ReducedGame, goals: Float[Array, "G XA XB A"], user: AbstractUser) -> Talk:
     """Backward induction. Ties may be broken in favour of each goal, so replies and responses can be one a goal."""
     XA = game.mass.shape[0]
     scale = user_scale(game)
-    weights = levels[-1].reshape(tree.leaves, -1)
-    mass = jnp.einsum("tb,xb->xt", weights, game.mass)
-    total = jnp.einsum("tb,xba->xta", weights, game.user)
-    own_total = jnp.einsum("tb,ixba->ixta", weights, goals)
+    mass = jnp.einsum("bt,xb->xt", levels[-1], game.mass)
+    total = jnp.einsum("bt,xba->xta", levels[-1], game.user)
+    own_total = jnp.einsum("bt,ixba->ixta", levels[-1], goals)
     response = _respond(user.acting.respond, posterior_mean(total, mass), own_total, scale, user)
     values = (response * total).sum(-1)  # [F, XA, t], the same for all F but for rounding
     own = (response * own_total).sum(-1)
     replies = []
     for r in reversed(range(tree.rounds - 1)):
-        shape = (XA, tree.reply_nodes(r), tree.joint_replies, tree.joint_messages)
-        options = values[0].reshape(shape).sum(-1)
-        own_options = own.reshape(len(own), *shape).sum(-1)
-        mass = jnp.einsum("tb,xb->xt", levels[r].reshape(shape[1], -1), game.mass)
-        reply = _respond(user.reply(game, tree, r), posterior_mean(options, mass), own_options, scale, user)
+        split = (XA, tree.joint_messages, tree.joint_replies, tree.reply_nodes(r))
+        options = values[0].reshape(split).sum(1).swapaxes(-1, -2)  # [XA, t, q]
+        own_options = own.reshape(len(own), *split).sum(2).swapaxes(-1, -2)
+        mass = jnp.einsum("bt,xb->xt", levels[r], game.mass)
+        respond = user.reply(game, tree, r, _reply_order(tree, r))
+        reply = _respond(respond, posterior_mean(options, mass), own_options, scale, user)
         values, own = (reply * options).sum(-1), (reply * own_options).sum(-1)
         replies.insert(0, reply)
     return Talk(values[0], own, replies, response)
@@ -170,3 +200,54 @@ def _respond(respond, means, favours, scale, user):
     if not user.favours:
         return respond(means, jnp.zeros_like(means), scale)[None]
     return respond(jnp.broadcast_to(means, favours.shape), favours, scale)
+
+
+def _slopes_in_weights(tree: Tree, levels, game: ReducedGame, goals: Float[Array, "G XA XB A"], precision, user):
+    """d payoff / d W of every goal and round, [G, XB, N] each, for a quantal user: the closed form.
+
+    own and value are what a transcript leads to, times its probability given her replies, for the goal and for her. At
+    each node with options q, own = sum_q P(q) own_q and P = softmax(precision value_q / D). Downwards, `heard` is
+    d payoff / d own (the same for all goals) and `pull` is d payoff / d value, which the softmax brings in.
+    """
+    XA = game.mass.shape[0]
+
+    def per_mass(weights):
+        mass = jnp.einsum("bt,xb->xt", weights, game.mass)
+        return jnp.where(mass > TINY, 1 / jnp.where(mass > TINY, mass, 1), 0)
+
+    inverse = per_mass(levels[-1])
+    total = jnp.einsum("bt,xba->axt", levels[-1], game.user)
+    own_total = jnp.einsum("bt,ixba->iaxt", levels[-1], goals)
+    response = jax.nn.softmax(precision * total * inverse, axis=0)
+    value, own = add_up(response * total, 0), add_up(response * own_total, 1)
+    nodes = []
+    for r in reversed(range(tree.rounds - 1)):
+        split = (XA, tree.joint_messages, tree.joint_replies, tree.reply_nodes(r))
+        options = add_up(value.reshape(split), 1)  # [XA, q, t]
+        own_options = add_up(own.reshape(-1, *split), 2)
+        rate = precision * per_mass(levels[r])[:, None]
+        if user.plans:
+            reply = jax.nn.softmax(rate * options, axis=1)
+        else:
+            reply = user.reply_law(game, tree, r, jnp)[:, _reply_order(tree, r)].swapaxes(1, 2).astype(value.dtype)
+            rate = jnp.zeros_like(rate)
+        value, own = add_up(reply * options, 1), add_up(reply * own_options, 2)
+        nodes.insert(0, (rate, reply, options, own_options))
+
+    heard, pull = jnp.ones_like(value), jnp.zeros_like(own)  # [XA, t], [G, XA, t]
+    slopes = []
+    for r, (rate, reply, options, own_options) in enumerate(nodes):
+        worth = heard[:, None] * own_options + pull[:, :, None] * options  # [G, XA, q, t]
+        tilt = rate * reply * (worth - add_up(reply * worth, 2)[:, :, None])
+        by_mass = add_up(tilt * options, 2) * per_mass(levels[r])
+        slopes.append(-jnp.einsum("ixt,xb->ibt", by_mass, game.mass))
+        heard = jnp.tile((heard[:, None] * reply).reshape(XA, -1), (1, tree.joint_messages))
+        pull = jnp.tile((pull[:, :, None] * reply + tilt).reshape(*pull.shape[:2], -1), (1, 1, tree.joint_messages))
+    worth = heard * own_total + pull[:, None] * total  # [G, A, XA, t]
+    tilt = precision * inverse * response * (worth - add_up(response * worth, 1)[:, None])
+    slopes.append(
+        jnp.einsum("axt,ixba->ibt", heard * response, goals)
+        + jnp.einsum("iaxt,xba->ibt", pull[:, None] * response + tilt, game.user)
+        - jnp.einsum("ixt,xb->ibt", add_up(tilt * total, 1) * inverse, game.mass)
+    )
+    return slopes
