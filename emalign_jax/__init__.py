@@ -23,9 +23,18 @@ from emalign_jax.exact import (
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.game import Game, ReducedGame, reduce_game
-from emalign_jax.payoffs import payoffs, pseudo_gradient
+from emalign_jax.payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
 from emalign_jax.play import GradientPlay
-from emalign_jax.protocols import AbstractProtocol, Conversation, Payoffs, Pooled, Selection
+from emalign_jax.protocols import (
+    AbstractProtocol,
+    Conversation,
+    Payoffs,
+    Pooled,
+    SampledConversation,
+    SampledGradient,
+    SampledPayoffs,
+    Selection,
+)
 from emalign_jax.replies import FixedReplies
 from emalign_jax.result import Result
 from emalign_jax.schemes import full_revelation, no_information, random_schemes
@@ -52,6 +61,9 @@ __all__ = [
     "RationalUser",
     "ReducedGame",
     "Result",
+    "SampledConversation",
+    "SampledGradient",
+    "SampledPayoffs",
     "Selection",
     "Solution",
     "Stability",
@@ -69,6 +81,8 @@ __all__ = [
     "random_games",
     "random_schemes",
     "reduce_game",
+    "sampled_gradient",
+    "sampled_payoffs",
     "save_games",
     "save_schemes",
     "solve",

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from emalign_jax import parameters
 from emalign_jax.game import Array, Game, ReducedGame, reduce_game
-from emalign_jax.protocols import AbstractProtocol, Payoffs
+from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs
 from emalign_jax.schemes import check_shape
 from emalign_jax.users import AbstractUser
 
@@ -34,11 +34,26 @@ def pseudo_gradient(
     return _over_batch("pseudo_gradient", games, schemes, protocol, user)
 
 
+def sampled_payoffs(
+    games: Game, schemes: Float[Array, "*batch K rows M"], protocol: SampledConversation, user: AbstractUser
+) -> SampledPayoffs:
+    """`payoffs` in a `SampledConversation`, with standard errors; batch axes as there."""
+    return _over_batch("sampled_payoffs", games, schemes, protocol, user)
+
+
+def sampled_gradient(
+    games: Game, schemes: Float[Array, "*batch K rows M"], protocol: SampledConversation, user: AbstractUser
+) -> SampledGradient:
+    """`pseudo_gradient` in a `SampledConversation`, with standard errors; batch axes as there."""
+    return _over_batch("sampled_gradient", games, schemes, protocol, user)
+
+
 def _over_batch(method: str, games, schemes, protocol, user):
     schemes = jnp.asarray(schemes)
     check_shape(games, schemes.shape, protocol)
     user.check(games, protocol, schemes.shape[-1])
     protocol.check(games, schemes.shape[-1])
+    protocol.check_user(games, user, schemes.shape[-1])
     np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     return _compiled(method, games, schemes, protocol, user)
 

@@ -68,18 +68,23 @@ class FixedReplies(AbstractUser):
 
     def reply_law(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA nodes q"]:
         """P(joint reply) in round r; xp: numpy or jax.numpy."""
-        XA = game.mass.shape[0]
-        shape = (XA, tree.reply_nodes(r), tree.joint_replies)
+        nodes = tree.reply_nodes(r)
         if self.given is not None:
             at = tree.first_reply(r)
-            return xp.asarray(self.given)[:, at : at + shape[1]]
+            return xp.asarray(self.given)[:, at : at + nodes]
+        words = tree.joint_reply[:, :1] if tree.together else tree.joint_reply
+        law = self.word_law(game, tree, r, xp)[:, words].prod(-1)
+        return xp.broadcast_to(law[:, None], (len(law), nodes, tree.joint_replies))
+
+    def word_law(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA Q"]:
+        """P(word) in round r of a rule with a name, whatever was said before. Where each agent gets a word of his own,
+        they are independent given x_A."""
+        XA = game.mass.shape[0]
         if self.rule == "babbling":
-            return xp.full(shape, 1 / tree.joint_replies)
+            return xp.full((XA, tree.replies), 1 / tree.replies)
         said = xp.arange(XA) if self.rule == "truthful" else _questions(game.user, _capacity(tree), xp)
         digit = said // tree.replies ** (tree.rounds - 2 - r) % tree.replies
-        same = [int((tree.joint_reply == q).all(1).argmax()) for q in range(tree.replies)]
-        at = xp.asarray(same)[digit]
-        return xp.broadcast_to((xp.arange(shape[2]) == at[:, None]).astype(float)[:, None], shape)
+        return (xp.arange(tree.replies) == digit[:, None]).astype(float)
 
     def check(self, games: Game, protocol: Any, messages: int) -> None:
         conversation = protocol.conversation

@@ -85,6 +85,7 @@ def solve(
     M = given.shape[-1] if given is not None else messages or protocol.messages(games)
     protocol.check(games, M)
     user.check(games, protocol, M)
+    protocol.check_user(games, user, M)
     if verify or (given is None and start == "monopolist"):
         exact.check_for(protocol, user).size_of(games, protocol, M)
     if given is not None and starts > 1 and given.shape[:-3][:1] != (starts,):

@@ -81,9 +81,8 @@ class GradientPlay(eqx.Module):
     def schedule(self, late: bool) -> _Schedule:
         """[steps] values of each annealed quantity; `late` is the last half of it."""
         steps = -(-self.steps // self.chunk) * self.chunk
-        whole = _Schedule(
-            *(np.geomspace(*pair, steps) for pair in (self.learning_rate, self.precision, self.temperature))
-        )
+        pairs = self.learning_rate, self.precision, self.temperature
+        whole = _Schedule(*(np.geomspace(*pair, steps) for pair in pairs), np.arange(steps))
         return _Schedule(*(x[-self.chunk * -(-steps // (2 * self.chunk)) :] for x in whole)) if late else whole
 
 
@@ -91,6 +90,7 @@ class _Schedule(NamedTuple):
     learning_rate: np.ndarray
     precision: np.ndarray
     temperature: np.ndarray
+    step: np.ndarray
 
 
 class _State(NamedTuple):
@@ -133,11 +133,9 @@ def play(
 
 def _play(game, schemes, protocol, user, solver, late, dtype, progress):
     N = len(schemes)
-    game, protocol, user = jax.tree.map(
-        lambda x: np.asarray(x, dtype), (game, parameters.flatten(protocol, (N,)), parameters.flatten(user, (N,)))
-    )
+    game, protocol, user = _cast((game, parameters.flatten(protocol, (N,)), parameters.flatten(user, (N,))), dtype)
     annealed = type(user.smoothed(1.0)) is not type(user) or protocol.smoothed(1.0) is not protocol
-    schedule = _Schedule(*(x.astype(dtype) for x in solver.schedule(late)))
+    schedule = _cast(solver.schedule(late), dtype)
     state = _start(solver, jnp.asarray(schemes, dtype))
     result_schemes = np.array(schemes, np.float64)
     result_gap = np.full(schemes.shape[:2], np.inf)
@@ -165,6 +163,11 @@ def _play(game, schemes, protocol, user, solver, late, dtype, progress):
     return Played(result_schemes / result_schemes.sum(-1, keepdims=True), result_gap, finite, taken)
 
 
+def _cast(tree, dtype):
+    """Integers, such as seeds and steps, stay what they are."""
+    return jax.tree.map(lambda x: x if np.asarray(x).dtype.kind in "iu" else np.asarray(x, dtype), tree)
+
+
 def bucket(count: int) -> int:
     """Batches are padded to powers of four times 16, so that few sizes are ever compiled."""
     size = 16
@@ -189,7 +192,7 @@ def _chunk(solver: GradientPlay, game, protocol, user, state: _State, schedule: 
 
         def one(game, protocol, user, scale, logits):
             scheme = jax.nn.softmax(logits, axis=-1)
-            smooth = protocol.smoothed(row.temperature * scale)
+            smooth = protocol.at_step(row.step).smoothed(row.temperature * scale)
             slope = smooth.pseudo_gradient(game, scheme, user.smoothed(row.precision / scale))
             mean = (scheme * slope).sum(-1, keepdims=True)
             return scheme * (slope - mean), (slope.max(-1) - mean[..., 0]).sum(-1)

@@ -3,6 +3,7 @@
 from emalign_jax.protocols._base import AbstractProtocol, Payoffs
 from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.protocols.pooled import Pooled
+from emalign_jax.protocols.sampled import SampledConversation, SampledGradient, SampledPayoffs
 from emalign_jax.protocols.selection import Selection
 
-__all__ = ["AbstractProtocol", "Conversation", "Payoffs", "Pooled", "Selection"]
+__all__ = ["AbstractProtocol", "Conversation", "Payoffs", "Pooled", "SampledConversation", "SampledGradient", "SampledPayoffs", "Selection"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.users import AbstractUser
@@ -55,13 +55,17 @@ class AbstractProtocol(eqx.Module):
         parameter is in utility units."""
         return self
 
+    def at_step(self, step: Int[Array, ""]) -> AbstractProtocol:
+        """The same protocol in this step of play; to be overridden where random numbers are drawn anew each step."""
+        return self
+
     def axes(self):
         """How many axes of its own each parameter has, behind those of the batch."""
         return jax.tree.map(lambda _: 0, self)
 
     @property
     def conversation(self) -> Any:
-        """The `Conversation` in which she replies to agents; None where she only listens."""
+        """The conversation in which she replies to agents; None where she only listens."""
         return None
 
     @property
@@ -90,6 +94,10 @@ class AbstractProtocol(eqx.Module):
                 f"is {8 * MAX_CELLS:.3g}: take fewer agents or messages, or Selection, whose cost is "
                 "linear in the agents"
             )
+
+    def check_user(self, game: Game, user: AbstractUser, messages: int) -> None:
+        """Raise `ValueError` before any work if this user cannot be handled."""
+        return
 
 
 def user_scale(game: ReducedGame) -> Float[Array, ""]:

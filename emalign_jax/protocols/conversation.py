@@ -7,13 +7,14 @@ are laid out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from emalign_jax.arguments import integer
 from emalign_jax.game import Array, Game, ReducedGame
@@ -25,11 +26,8 @@ TO = ("each", "all")
 MAX_SELECTOR = 2**16  # histories times nodes
 
 
-class Conversation(AbstractProtocol):
-    """rounds: R >= 1, of messages; replies: Q >= 1, her words after each round but the last (1: she says nothing).
-
-    to: "each" agent hears a reply of his own and nothing of the others; or one reply goes to "all".
-    """
+class AbstractConversation(AbstractProtocol):
+    """What conversations have in common, however they are evaluated."""
 
     rounds: int = eqx.field(static=True)
     replies: int = eqx.field(static=True, default=2)
@@ -44,10 +42,30 @@ class Conversation(AbstractProtocol):
     def tree(self, agents: int, messages: int) -> Tree:
         return Tree(self.rounds, self.replies, self.to == "all", agents, messages)
 
+    def smoothed(self, temperature) -> AbstractConversation:
+        return self
+
+    @property
+    def conversation(self):
+        return self
+
+    def messages(self, game: Game) -> int:
+        return game.agent_features
+
+    def rows(self, game: Game, messages: int) -> int:
+        return game.agent_features * self.tree(1, messages).information_sets
+
+
+class Conversation(AbstractConversation):
+    """rounds: R >= 1, of messages; replies: Q >= 1, her words after each round but the last (1: she says nothing).
+
+    to: "each" agent hears a reply of his own and nothing of the others; or one reply goes to "all".
+    """
+
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
         tree = self.tree(len(schemes), schemes.shape[-1])
         levels = weigh(tree, schemes)
-        talk = _talk(tree, levels, game, game.agents, user)
+        talk = converse(tree, levels, game, game.agents, user)
         return Payoffs(talk.value.sum(), talk.own.sum((1, 2)))
 
     def pseudo_gradient(
@@ -68,7 +86,7 @@ class Conversation(AbstractProtocol):
             )
         tree = self.tree(len(schemes), schemes.shape[-1])
         levels, pull = jax.vjp(lambda s: weigh(tree, s), schemes)
-        return jax.vmap(pull)(_slopes_in_weights(tree, levels, game, goals, acting.precision, user))[0]
+        return jax.vmap(pull)(slopes_in_weights(tree, levels, game, goals, acting.precision, user))[0]
 
     def law(
         self, game: ReducedGame, scheme: Float[Array, "rows M"], goal: Float[Array, "XA XB A"], user: AbstractUser
@@ -76,24 +94,11 @@ class Conversation(AbstractProtocol):
         """P(a | x_A, x_B) when she talks to one agent alone, her ties in favour of `goal`."""
         tree = self.tree(1, scheme.shape[-1])
         levels = weigh(tree, scheme[None])
-        talk = _talk(tree, levels, game, goal[None], user)
+        talk = converse(tree, levels, game, goal[None], user)
         heard = jnp.ones((len(goal), tree.messages), scheme.dtype)  # Q: she gives these replies, [XA, t]
         for reply in talk.replies:
             heard = jnp.tile((heard[:, None] * reply[0].swapaxes(1, 2)).reshape(len(goal), -1), (1, tree.messages))
         return jnp.einsum("xta,xt,bt->xba", talk.response[0], heard, levels[-1])
-
-    def smoothed(self, temperature) -> Conversation:
-        return self
-
-    @property
-    def conversation(self):
-        return self
-
-    def messages(self, game: Game) -> int:
-        return game.agent_features
-
-    def rows(self, game: Game, messages: int) -> int:
-        return game.agent_features * self.tree(1, messages).information_sets
 
     def cells(self, game: Game, messages: int) -> int:
         return self.tree(game.agents, messages).cells(game.user_features, game.actions)
@@ -102,21 +107,27 @@ class Conversation(AbstractProtocol):
         cells = self.cells(game, messages)
         if cells <= MAX_CELLS:
             return
-        fits = []
-        for field, most in (("rounds", self.rounds), ("messages", messages), ("replies", self.replies)):
-            smaller = [n for n in range(1, most) if self._with(field, n, game, messages) <= MAX_CELLS]
-            if smaller:
-                fits.append(f"{field} = {smaller[-1]}")
+
+        def needed(rounds, messages, replies):
+            tree = Tree(rounds, replies, self.to == "all", game.agents, messages)
+            return tree.cells(game.user_features, game.actions)
+
+        fits = sizes_that_fit(needed, rounds=self.rounds, messages=messages, replies=self.replies)
         raise ValueError(
             f"rounds, messages, replies: {self.rounds} rounds with {game.agents} agents, {messages} messages and "
             f"{self.replies} replies (to {self.to}) need {8 * cells:.3g} bytes a game; the limit is "
-            f"{8 * MAX_CELLS:.3g}. The largest that fits, all else as it is: {', or '.join(fits) or 'none'}"
+            f"{8 * MAX_CELLS:.3g}. {fits}"
         )
 
-    def _with(self, field: str, n: int, game: Game, messages: int) -> int:
-        sizes = {"rounds": self.rounds, "replies": self.replies, "messages": messages} | {field: n}
-        tree = Tree(sizes["rounds"], sizes["replies"], self.to == "all", game.agents, sizes["messages"])
-        return tree.cells(game.user_features, game.actions)
+
+def sizes_that_fit(cells: Callable[..., int], **sizes: int) -> str:
+    """A sentence: of each size, the largest smaller one with `cells(**sizes)` within the limit."""
+    fits = []
+    for field, most in sizes.items():
+        smaller = [n for n in range(1, most) if cells(**sizes | {field: n}) <= MAX_CELLS]
+        if smaller:
+            fits.append(f"{field} = {smaller[-1]}")
+    return f"The largest that fits, all else as it is: {', or '.join(fits) or 'none'}"
 
 
 class Talk(NamedTuple):
@@ -140,15 +151,21 @@ def weigh(tree: Tree, rules: Float[Array, "K rows M"]) -> list[Float[Array, "XB 
     reach = jnp.ones((XB, 1), rules.dtype)
     levels = []
     for r in range(tree.rounds):
-        order = _latest_slowest(tree, r)
-        now = reach[:, None]
-        for rule, histories in zip(rules, tree.own_history(r)[order].T, strict=True):
-            law = _spread(rule[:, tree.first(r) : tree.first(r + 1)], histories)
-            now = (now[:, :, None] * law[:, None]).reshape(XB, -1, len(order))
-        now = now.reshape(XB, -1)
-        levels.append(now)
-        reach = jnp.tile(now, (1, tree.joint_replies))
+        histories = tree.own_history(r)[latest_slowest(tree, r)]
+        levels.append(speak(reach, rules[:, :, tree.first(r) : tree.first(r + 1)], histories))
+        reach = jnp.tile(levels[-1], (1, tree.joint_replies))
     return levels
+
+
+def speak(
+    reach: Float[Array, "XB nodes"], laws: Float[Array, "K XB h M"], histories: Int[np.ndarray, "nodes K"]
+) -> Float[Array, "XB N"]:
+    """`reach` times the probability of every joint message, later agents slowest; histories: of each agent there."""
+    XB, nodes = reach.shape
+    now = reach[:, None]
+    for law, own in zip(laws, histories.T, strict=True):
+        now = (now[:, :, None] * _spread(law, own)[:, None]).reshape(XB, -1, nodes)
+    return now.reshape(XB, -1)
 
 
 def _spread(law: Float[Array, "XB h M"], histories: np.ndarray) -> Float[Array, "XB M nodes"]:
@@ -158,7 +175,7 @@ def _spread(law: Float[Array, "XB h M"], histories: np.ndarray) -> Float[Array, 
     return law[:, histories].transpose(0, 2, 1)
 
 
-def _latest_slowest(tree: Tree, r: int) -> np.ndarray:
+def latest_slowest(tree: Tree, r: int) -> np.ndarray:
     """Joint histories at the start of round r, in the order of `weigh`, by their number in the tree."""
     order = np.zeros(1, int)
     for _ in range(r):
@@ -169,10 +186,10 @@ def _latest_slowest(tree: Tree, r: int) -> np.ndarray:
 
 def _reply_order(tree: Tree, r: int) -> np.ndarray:
     """The transcripts of round r at which she replies, in the order of `weigh`, by their number in the tree."""
-    return (_latest_slowest(tree, r) * tree.joint_messages + np.arange(tree.joint_messages)[:, None]).ravel()
+    return (latest_slowest(tree, r) * tree.joint_messages + np.arange(tree.joint_messages)[:, None]).ravel()
 
 
-def _talk(tree: Tree, levels, game: ReducedGame, goals: Float[Array, "G XA XB A"], user: AbstractUser) -> Talk:
+def converse(tree: Tree, levels, game: ReducedGame, goals: Float[Array, "G XA XB A"], user: AbstractUser) -> Talk:
     """Backward induction. Ties may be broken in favour of each goal, so replies and responses can be one a goal."""
     XA = game.mass.shape[0]
     scale = user_scale(game)
@@ -184,7 +201,7 @@ def _talk(tree: Tree, levels, game: ReducedGame, goals: Float[Array, "G XA XB A"
     own = (response * own_total).sum(-1)
     replies = []
     for r in reversed(range(tree.rounds - 1)):
-        split = (XA, tree.joint_messages, tree.joint_replies, tree.reply_nodes(r))
+        split = (XA, tree.joint_messages, tree.joint_replies, levels[r].shape[1])
         options = values[0].reshape(split).sum(1).swapaxes(-1, -2)  # [XA, t, q]
         own_options = own.reshape(len(own), *split).sum(2).swapaxes(-1, -2)
         mass = jnp.einsum("bt,xb->xt", levels[r], game.mass)
@@ -202,12 +219,15 @@ def _respond(respond, means, favours, scale, user):
     return respond(jnp.broadcast_to(means, favours.shape), favours, scale)
 
 
-def _slopes_in_weights(tree: Tree, levels, game: ReducedGame, goals: Float[Array, "G XA XB A"], precision, user):
+def slopes_in_weights(
+    tree: Tree, levels, game: ReducedGame, goals: Float[Array, "G XA XB A"], precision, user, heard=None
+):
     """d payoff / d W of every goal and round, [G, XB, N] each, for a quantal user: the closed form.
 
     own and value are what a transcript leads to, times its probability given her replies, for the goal and for her. At
     each node with options q, own = sum_q P(q) own_q and P = softmax(precision value_q / D). Downwards, `heard` is
-    d payoff / d own (the same for all goals) and `pull` is d payoff / d value, which the softmax brings in.
+    d payoff / d own (the same for all goals) and `pull` is d payoff / d value, which the softmax brings in. At the
+    first messages `heard` [XA, N] is 1, unless they stand for longer transcripts in which she has said things before.
     """
     XA = game.mass.shape[0]
 
@@ -222,7 +242,7 @@ def _slopes_in_weights(tree: Tree, levels, game: ReducedGame, goals: Float[Array
     value, own = add_up(response * total, 0), add_up(response * own_total, 1)
     nodes = []
     for r in reversed(range(tree.rounds - 1)):
-        split = (XA, tree.joint_messages, tree.joint_replies, tree.reply_nodes(r))
+        split = (XA, tree.joint_messages, tree.joint_replies, levels[r].shape[1])
         options = add_up(value.reshape(split), 1)  # [XA, q, t]
         own_options = add_up(own.reshape(-1, *split), 2)
         rate = precision * per_mass(levels[r])[:, None]
@@ -234,7 +254,8 @@ def _slopes_in_weights(tree: Tree, levels, game: ReducedGame, goals: Float[Array
         value, own = add_up(reply * options, 1), add_up(reply * own_options, 2)
         nodes.insert(0, (rate, reply, options, own_options))
 
-    heard, pull = jnp.ones_like(value), jnp.zeros_like(own)  # [XA, t], [G, XA, t]
+    heard = jnp.ones_like(value) if heard is None else heard  # [XA, t]
+    pull = jnp.zeros_like(own)  # [G, XA, t]
     slopes = []
     for r, (rate, reply, options, own_options) in enumerate(nodes):
         worth = heard[:, None] * own_options + pull[:, :, None] * options  # [G, XA, q, t]
