@@ -110,16 +110,16 @@ class SampledConversation(AbstractConversation):
         drawn = self._draw(game, rules, tree, user, explore=0.0)
         if self._depth(user) == self.rounds:
             talk = converse(_at_once(tree), [drawn.weight.T], game, game.agents, user)
-            value, own = (drawn.heard.T * talk.value).sum(0), (drawn.heard.T * talk.own).sum(1)
+            value, own = (drawn.heard.T * talk.value).sum(0), (drawn.heard.T * talk.own).sum(1).T
         else:
 
-            def one(weight, said):
-                talk = converse(tree, _what_follows(tree, rules, weight, said), game, game.agents, user)
+            def one(first):
+                talk = converse(tree, _what_follows(tree, rules, *first), game, game.agents, user)
                 return talk.value.sum(), talk.own.sum((1, 2))
 
-            value, own = jax.vmap(one, out_axes=(0, 1))(drawn.weight, drawn.said[:, 0])
+            value, own = jax.lax.map(one, (drawn.weight, drawn.said[:, 0]))
         error = lambda x: jnp.sqrt((_pairs(x) ** 2).sum(0)) / self.samples  # noqa: E731
-        return SampledPayoffs(value.mean(), own.mean(1), error(value), error(own.T))
+        return SampledPayoffs(value.mean(), own.mean(0), error(value), error(own))
 
     def sampled_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
@@ -147,12 +147,13 @@ class SampledConversation(AbstractConversation):
             )
             return slope.transpose(2, 0, 1), None
 
-        def one(weight, said):
+        def one(first):  # one after the other: vmapped in float32, XLA on a CPU (0.10.2) computes nonsense or crashes
+            weight, said = first
             levels, pull = jax.vjp(lambda w, x: _what_follows(tree, x, w, said), weight, rules)
             slope, later = jax.vmap(pull)(slopes_in_weights(tree, levels, game, game.agents, precision, user))
             return slope, jnp.einsum("iixhm->ixhm", later)
 
-        return jax.vmap(one)(drawn.weight, drawn.said[:, 0])
+        return jax.lax.map(one, (drawn.weight, drawn.said[:, 0]))
 
     def _collect(self, rules, tree, drawn: _Drawn, slope):
         """The sum over transcripts of d payoff_i / d rule_i in the rounds that are drawn, and of squared differences
@@ -186,6 +187,8 @@ class SampledConversation(AbstractConversation):
         xb, xa = cell // len(game.mass), cell % len(game.mass)
         tried = jnp.floor(uniform(keys[1], S) / max(explore, 1e-6) * depth * K)  # which message is uniform, if any
 
+        noise, reply_noise = uniform(keys[2], depth, S, K), uniform(keys[3], depth, S, channels)
+
         own = jnp.zeros((S, K), int)
         log_heard = jnp.zeros((S, len(game.mass)), rules.dtype)
         rows, said, factors = [], [], []
@@ -195,11 +198,11 @@ class SampledConversation(AbstractConversation):
             meant = law[jnp.arange(S), :, xb]
             if explore:
                 meant = jnp.where(tried[:, None, None] == r * K + np.arange(K)[:, None], 1 / M, meant)
-            said.append(_pick(meant, uniform(jax.random.fold_in(keys[2], r), S, K)))
+            said.append(_pick(meant, noise[r]))
             factors.append(jnp.take_along_axis(law, said[-1][..., None, None], -1)[..., 0])
             if r < depth - 1:
                 words = user.word_law(game, tree, r, jnp).astype(rules.dtype)
-                word = _pick(words[xa][:, None], uniform(jax.random.fold_in(keys[3], r), S, channels))
+                word = _pick(words[xa][:, None], reply_noise[r])
                 log_heard += jnp.log(words.T[word]).sum(1)
                 own = (own * M + said[-1]) * tree.replies + word
         return _weigh(game, jnp.concatenate(factors, 1), log_heard, rows, said, M, explore)
@@ -227,9 +230,9 @@ class SampledConversation(AbstractConversation):
 
     def _planning_cells(self, game: Game, samples: int, rounds: int, messages: int, replies: int) -> int:
         tree = Tree(rounds, replies, self.to == "all", game.agents, messages)
-        slopes = game.agents**2 * game.agent_features * tree.information_sets * messages
+        rules = game.agents * game.agent_features * tree.information_sets * messages
         leaves = game.agents * game.user_features * tree.nodes(rounds - 1) * game.actions
-        return samples * max(slopes if rounds > 1 else 0, leaves)
+        return max(max(samples, game.agents) * rules, leaves)
 
     def check(self, game: Game, messages: int) -> None:
         cells = self._cells(game, self.samples, self.rounds, messages)
@@ -314,9 +317,11 @@ def _what_follows(tree: Tree, rules: Float[Array, "K XB H M"], weight: Float[Arr
     """
     levels = [weight[:, None]]
     K, XB, _, M = rules.shape
+    first = jax.nn.one_hot(said, M, dtype=rules.dtype)  # a product: the reverse of a gather is slow on a CPU
     for r in range(1, tree.rounds):
         histories = tree.own_history(r)[latest_slowest(tree, r)[:: tree.joint_messages]]
-        laws = rules[:, :, tree.first(r) : tree.first(r + 1)].reshape(K, XB, M, -1, M)[np.arange(K), :, said]
+        blocks = rules[:, :, tree.first(r) : tree.first(r + 1)].reshape(K, XB, M, -1, M)
+        laws = (first[:, None, :, None, None] * blocks).sum(2)
         levels.append(speak(jnp.tile(levels[-1], (1, tree.joint_replies)), laws, histories))
     return levels
 
