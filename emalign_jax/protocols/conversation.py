@@ -7,6 +7,7 @@ are laid out.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -124,9 +125,9 @@ def sizes_that_fit(cells: Callable[..., int], **sizes: int) -> str:
     """A sentence: of each size, the largest smaller one with `cells(**sizes)` within the limit."""
     fits = []
     for field, most in sizes.items():
-        smaller = [n for n in range(1, most) if cells(**sizes | {field: n}) <= MAX_CELLS]
-        if smaller:
-            fits.append(f"{field} = {smaller[-1]}")
+        largest = bisect.bisect_right(range(1, most), MAX_CELLS, key=lambda n, field=field: cells(**sizes | {field: n}))
+        if largest:
+            fits.append(f"{field} = {largest}")
     return f"The largest that fits, all else as it is: {', or '.join(fits) or 'none'}"
 
 

@@ -9,6 +9,7 @@ payoffs, and its derivative by W, p held fixed, is one of the gradient: score fu
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -180,14 +181,13 @@ class SampledConversation(AbstractConversation):
     def _draw(self, game: ReducedGame, rules, tree: Tree, user: AbstractUser, explore: float) -> _Drawn:
         S, K, M, depth = self.samples, tree.agents, tree.messages, self._depth(user)
         channels = 1 if tree.together else K
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), self.step), 4)
-        uniform = lambda key, *shape: jax.random.uniform(key, shape, rules.dtype)  # noqa: E731
-        slices = (jnp.arange(S // 2) + uniform(keys[0], 2, S // 2)) / (S // 2)
-        cell = _pick(game.mass.T.ravel(), slices.ravel())
+        key = jax.random.fold_in(jax.random.key(self.seed), self.step)
+        noise = jax.random.uniform(key, (2 + depth * (K + channels), S), rules.dtype)
+        slices = (jnp.arange(S) % (S // 2) + noise[0]) / (S // 2)
+        cell = _pick(game.mass.T.ravel(), slices)
         xb, xa = cell // len(game.mass), cell % len(game.mass)
-        tried = jnp.floor(uniform(keys[1], S) / max(explore, 1e-6) * depth * K)  # which message is uniform, if any
-
-        noise, reply_noise = uniform(keys[2], depth, S, K), uniform(keys[3], depth, S, channels)
+        tried = jnp.floor(noise[1] / max(explore, 1e-6) * depth * K)  # which message is uniform, if any
+        message_noise, reply_noise = jnp.split(noise[2:].reshape(depth, -1, S).swapaxes(1, 2), [K], 2)
 
         own = jnp.zeros((S, K), int)
         log_heard = jnp.zeros((S, len(game.mass)), rules.dtype)
@@ -198,7 +198,7 @@ class SampledConversation(AbstractConversation):
             meant = law[jnp.arange(S), :, xb]
             if explore:
                 meant = jnp.where(tried[:, None, None] == r * K + np.arange(K)[:, None], 1 / M, meant)
-            said.append(_pick(meant, noise[r]))
+            said.append(_pick(meant, message_noise[r]))
             factors.append(jnp.take_along_axis(law, said[-1][..., None, None], -1)[..., 0])
             if r < depth - 1:
                 words = user.word_law(game, tree, r, jnp).astype(rules.dtype)
@@ -294,8 +294,8 @@ def _weigh(game: ReducedGame, factors: Float[Array, "S rK XB"], log_heard, rows,
     whole, others = logs.sum(1), before + after  # -inf where something is never said: sums, no differences
     law = whole
     if explore:
-        uniform = logsumexp(others, axis=1) + np.log(explore / (count * M))
-        law = jnp.logaddexp(whole + np.log1p(-explore), uniform)
+        uniform = logsumexp(others, axis=1) + math.log(explore / (count * M))
+        law = jnp.logaddexp(whole + math.log1p(-explore), uniform)
     heard = jnp.exp(log_heard - log_heard.max(1, keepdims=True))
     mass = heard @ game.mass
     drawn = jax.lax.stop_gradient(logsumexp(law + jnp.log(mass), axis=1))[:, None]
@@ -333,7 +333,7 @@ def _at_once(tree: Tree) -> Tree:
 
 def _pick(law: Float[Array, "*shape n"], uniform: Float[Array, "*others"]) -> Int[Array, "*others"]:
     """The outcome at this point of the distribution function; never one of probability 0."""
-    below = jnp.cumsum(law, -1)
+    below = jnp.cumsum(jax.lax.stop_gradient(law), -1)
     point = jnp.minimum(uniform * below[..., -1], jnp.nextafter(below[..., -1], jnp.zeros((), law.dtype)))
     return (below <= point[..., None]).sum(-1)
 
