@@ -90,7 +90,8 @@ class Conversation(AbstractProtocol):
         return self
 
     def messages(self, game: Game) -> int:
-        return game.agent_features
+        """Enough to tell all that he knows in R rounds."""
+        return next(m for m in range(1, game.agent_features + 1) if m**self.rounds >= game.agent_features)
 
     def rows(self, game: Game, messages: int) -> int:
         return game.agent_features * self.tree(1, messages).information_sets
