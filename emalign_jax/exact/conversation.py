@@ -6,6 +6,7 @@ part of a conversation, so deviations have no more of them. `upper` holds for an
 * the belief LP where she has nothing to say (one round or one reply), as in Pooled: exact if M^R >= XB;
 * for a rational user who replies as she likes, the persuasion-mechanism LP, each type being worth at least what she can
   have of the others: exact with one agent, to whom she can tell her type, and enough messages;
+* for a rational user in small conversations also a mixed-integer program, exact for so many messages (`talk_milp.py`);
 * otherwise what the agent could have if he saw x_A and all the others told her nothing: for each type the concave
   closure over beliefs (a relaxation: every conversation splits the belief of each type).
 """
@@ -24,6 +25,7 @@ from emalign_jax.exact.beliefs import monopoly_problem, pooled_problem
 from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
 from emalign_jax.exact.talk import law_of_actions, spell, unspell
+from emalign_jax.exact.talk_milp import MAX_BINARIES, best_rule, binaries
 from emalign_jax.game import ReducedGame
 from emalign_jax.play.ascent import ascend
 from emalign_jax.protocols import Conversation
@@ -205,7 +207,21 @@ class ConversationCheck(SearchedCheck):
             else:
                 value, rule = self._best_found(schemes, i)
                 found.append(Deviation(value, max(self._upper(schemes, i, bracket), value), rule))
+            if bracket is not None and found[-1].upper - found[-1].value > self._width(i, bracket):
+                found[-1] = self._by_program(schemes, i, tree, found[-1], bracket)
         return found
+
+    def _by_program(self, schemes, i, tree, found: Deviation, bracket) -> Deviation:
+        """The same with the MILP's bound and rule, where it is small enough."""
+        acting = self.user.acting
+        size = binaries(tree, len(self.game.mass), self.game.user.shape[2], not self.strategic)
+        if not isinstance(acting, RationalUser) or size > MAX_BINARIES:
+            return found
+        slack = acting.tolerance * self.scale / 2  # the best rule lies on the edge of it, and must still be tied
+        best = best_rule(self.game, schemes, i, tree, self.user, slack, self._width(i, bracket) / 4)
+        if best.rule is not None and (paid := self._switch(schemes, i, best.rule)) > found.value:
+            found = found._replace(value=paid, scheme=best.rule)
+        return found._replace(upper=max(min(found.upper, best.upper), found.value))
 
     def _as_one_message(self, schemes, i, tree, present, bracket) -> Deviation:
         """The belief LP of Pooled, with words for messages."""
