@@ -21,9 +21,7 @@ class Monopoly(NamedTuple):
     agents: Float[np.ndarray, "*batch K"]
 
 
-def monopoly(
-    games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None
-) -> Monopoly:
+def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None) -> Monopoly:
     """Every agent as a monopolist, by the best response of a game in which he is the only agent: exact but in
     conversations, where it is the best that search finds with so many messages (None: as many as x_B)."""
     flat = flatten_games(games, games.batch_shape)

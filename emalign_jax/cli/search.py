@@ -43,7 +43,9 @@ def search(
     count: Annotated[int, typer.Option(help="Random games a family and number of agents.")] = 100,
     agents: Annotated[
         str | None,
-        typer.Option(help="Numbers of agents K, separated by commas; default 1,2,3,5,8; 1,2,3 in Pooled, 1,2 in conversations."),
+        typer.Option(
+            help="Numbers of agents K, with commas; default 1,2,3,5,8; 1,2,3 in Pooled, 1,2 in conversations."
+        ),
     ] = None,
     states: Annotated[int, typer.Option(help="Outcomes Y.")] = 4,
     actions: Annotated[int, typer.Option(help="Actions A of the user.")] = 4,

@@ -50,7 +50,9 @@ class AbstractCheck(abc.ABC):
         self._range: np.ndarray | None = None
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
-    exact_responses = True  # whether best responses are found by an exact method, one by one; else by search, in batches
+    exact_responses = (
+        True  # whether best responses are found by an exact method, one by one; else by search, in batches
+    )
 
     @classmethod
     def check_size(cls, games: Game, messages: int) -> None:

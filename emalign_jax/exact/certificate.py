@@ -111,7 +111,11 @@ def certify(
 
 
 def make_check(
-    reduced: ReducedGame, k: int | np.integer, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None
+    reduced: ReducedGame,
+    k: int | np.integer,
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    messages: int | None = None,
 ) -> AbstractCheck:
     """The exact check of game k of a flat batch, in standard units: read its numbers by its `form`.
 

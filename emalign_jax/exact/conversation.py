@@ -298,7 +298,8 @@ def _search(asked: list) -> None:
     starts = [_starts(check, schemes, i) for check, schemes, i in asked]
     n = len(starts[0])
     game, protocol, user = (
-        _stack([getattr(check, name) for check, _, _ in asked for _ in range(n)]) for name in ("game", "protocol", "user")
+        _stack([getattr(check, name) for check, _, _ in asked for _ in range(n)])
+        for name in ("game", "protocol", "user")
     )
     profiles = np.repeat(np.array([schemes for _, schemes, _ in asked]), n, axis=0)
     agents = np.repeat([i for _, _, i in asked], n)
