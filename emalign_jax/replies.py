@@ -92,9 +92,9 @@ class FixedReplies(AbstractUser):
             expected = (games.user_features, tree.first_reply(tree.rounds - 1), tree.joint_replies)
             if self.given.shape[-3:] != expected:
                 raise ValueError(
-                    f"rule: expected shape [..., XA = {expected[0]}, nodes = {expected[1]}, replies = {expected[2]}] in "
-                    f"{tree.rounds} rounds with {tree.agents} agents, {messages} messages and {tree.replies} replies, "
-                    f"got {list(self.given.shape)}"
+                    f"rule: expected shape [..., XA = {expected[0]}, nodes = {expected[1]}, replies = {expected[2]}] "
+                    f"in {tree.rounds} rounds with {tree.agents} agents, {messages} messages and {tree.replies} "
+                    f"replies, got {list(self.given.shape)}"
                 )
         if self.rule == "truthful" and _capacity(tree) < games.user_features:
             raise ValueError(

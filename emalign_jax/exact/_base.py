@@ -107,7 +107,8 @@ class AbstractCheck(abc.ABC):
         if self._range is None:
             K = len(self.game.agents)
             # all the best first, then all the worst: agents are alike, so a kept LP has less to change
-            found = np.subtract(*([self._most_paid(i, sign) for i in range(K)] for sign in (1.0, -1.0)))
+            most, least = ([self._most_paid(i, sign) for i in range(K)] for sign in (1.0, -1.0))
+            found = np.subtract(most, least)
             self._range = np.where(found <= NOTHING * self.dictated, 0.0, found)
         return self._range
 
@@ -167,7 +168,7 @@ def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCh
     try:
         return _CHECKS[protocol.kind, type(user)]
     except KeyError:
-        known = ", ".join(f"{_name(kind)} with {u.__name__}" for kind, u in _CHECKS)
+        known = ", ".join(sorted(f"{_name(kind)} with {u.__name__}" for kind, u in _CHECKS))
         raise ValueError(
             f"protocol, user: no exact check for {_name(protocol.kind)} with {type(user).__name__}; there is one "
             f"for {known}"

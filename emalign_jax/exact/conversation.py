@@ -35,6 +35,7 @@ from emalign_jax.users import QuantalUser, RationalUser
 RANDOM_STARTS = 4
 POOL = 3  # deviations of an agent that are remembered and tried again at other profiles of the game
 RELAXED = 0.02  # how closely a relaxation is solved, as a share of what dictating to one type is worth
+NUDGES = (1e-5, 1e-4)
 VERIFIED = 2  # of the starts of an ascent, those that ended highest are evaluated in float64
 
 
@@ -77,7 +78,7 @@ class SearchedCheck(AbstractCheck):
         """The best rule that was found for `agent`, evaluated here."""
         if not self._is_searched(schemes):
             self.prepare([self], [schemes])
-        best = self.payoffs(schemes)[1][agent], schemes[agent]
+        best = float(self.payoffs(schemes)[1][agent]), schemes[agent]
         pool = [rule for _, rule in self._pool.get(agent, ())]
         for rule in (*self._searched[1].get(agent, ()), *pool):
             if rule.shape == schemes[agent].shape:
@@ -93,7 +94,7 @@ class SearchedCheck(AbstractCheck):
         return float(self.payoffs(profile, agent)[1][agent])
 
     @abc.abstractmethod
-    def payoffs(self, schemes, agent: int | None = None):
+    def payoffs(self, schemes, agent: int | None = None) -> tuple[float, np.ndarray]:
         """As in every check; `agent`: only his payoff need be right."""
 
     def monopolist(self, agent, sign=1.0):
@@ -207,20 +208,26 @@ class ConversationCheck(SearchedCheck):
             else:
                 value, rule = self._best_found(schemes, i)
                 found.append(Deviation(value, max(self._upper(schemes, i, bracket), value), rule))
-            if bracket is not None and found[-1].upper - found[-1].value > self._width(i, bracket):
-                found[-1] = self._by_program(schemes, i, tree, found[-1], bracket)
+            width = self._width(i, bracket)
+            if width is not None and found[-1].upper - found[-1].value > width:
+                found[-1] = self._by_program(schemes, i, tree, found[-1], width / 4)
         return found
 
-    def _by_program(self, schemes, i, tree, found: Deviation, bracket) -> Deviation:
+    def _by_program(self, schemes, i, tree, found: Deviation, gap: float) -> Deviation:
         """The same with the MILP's bound and rule, where it is small enough."""
         acting = self.user.acting
         size = binaries(tree, len(self.game.mass), self.game.user.shape[2], not self.strategic)
         if not isinstance(acting, RationalUser) or size > MAX_BINARIES:
             return found
         slack = acting.tolerance * self.scale / 2  # the best rule lies on the edge of it, and must still be tied
-        best = best_rule(self.game, schemes, i, tree, self.user, slack, self._width(i, bracket) / 4)
-        if best.rule is not None and (paid := self._switch(schemes, i, best.rule)) > found.value:
-            found = found._replace(value=paid, scheme=best.rule)
+        best = best_rule(self.game, schemes, i, tree, self.user, slack, gap)
+        if best.rule is not None:
+            # a tie rule may deny him what the program's ties grant, but not what is beside them
+            aside = (schemes[i], *_starts(self, schemes, i)[1:2], np.full_like(best.rule, 1 / tree.messages))
+            near = [best.rule, *((1 - share) * best.rule + share * other for other in aside for share in NUDGES)]
+            paid = [self._switch(schemes, i, rule) for rule in near]
+            if max(paid) > found.value:
+                found = found._replace(value=max(paid), scheme=near[int(np.argmax(paid))])
         return found._replace(upper=max(min(found.upper, best.upper), found.value))
 
     def _as_one_message(self, schemes, i, tree, present, bracket) -> Deviation:
@@ -320,7 +327,7 @@ def _starts(check: SearchedCheck, schemes, agent: int) -> Float[np.ndarray, "S r
     rows, M = schemes.shape[1:]
     tree = check.protocol.conversation.tree(1, M)
     XB = rows // tree.information_sets
-    reveal = spell(tree, _partition(XB, M**tree.rounds))
+    reveal = np.asarray(spell(tree, _partition(XB, M**tree.rounds)))
     random = np.random.default_rng(agent).dirichlet(np.full(M, 0.7), (RANDOM_STARTS, rows))
     return np.concatenate([schemes[agent][None], reveal[None], random])
 

@@ -71,7 +71,8 @@ def worst_case(
     """
     user = RationalUser() if user is None else user
     bounds, batch = _bounds(games, gains, user, protocol, isinstance(user, RationalUser), exact)
-    return np.reshape([np.nan if b is None else b.form.user_unit * _value(b) + b.form.user_zero for b in bounds], batch)
+    values = [np.nan if b is None else float(b.form.user_unit * _value(b) + b.form.user_zero) for b in bounds]
+    return np.array(values).reshape(batch)
 
 
 def coverage(
@@ -147,12 +148,13 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool):
     ], batch
 
 
-def _bound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool) -> _Bound:
-    form = standard_form(reduced, Selection(), user)
+def _bound(reduced: ReducedGame, gains, her, obedience: bool, exact: bool) -> _Bound:
+    form = standard_form(reduced, Selection(), her)
     game, scale = form.game, value_scale(form.game)
-    informed = np.array([respond(form.user, game.user, game.mass, own, scale) for own in game.agents])
+    user, mass = np.asarray(game.user), np.asarray(game.mass)
+    informed = np.array([respond(form.user, user, mass, own, scale) for own in np.asarray(game.agents)])
     floors = (informed * game.agents).sum((1, 2, 3)) - gains / form.agent_unit
     law = worst_law(game, floors, obedience_slack=0.0 if obedience else None, exact=exact)
     if law.status == "Infeasible" and obedience:  # what she takes for tied when informed may not be, quite
-        law = worst_law(game, floors, obedience_slack=user.tolerance * scale, exact=exact)
+        law = worst_law(game, floors, obedience_slack=her.tolerance * scale, exact=exact)
     return _Bound(form, float((informed[0] * game.user).sum()), informed, law)

@@ -15,7 +15,7 @@ V_full being what knowing x_B is worth to a rational user, W0 Lambert's function
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -87,7 +87,7 @@ def premises(games: Game, schemes, protocol: Conversation | Pooled, user: Abstra
     aligned = reduced._replace(agents=np.asarray(reduced.user)[:, None])
     tree = protocol.tree(1, M)
     enough = M**protocol.rounds >= games.agent_features
-    revealing = spell(tree, np.eye(games.agent_features)) if enough else None
+    revealing: Any = spell(tree, np.eye(games.agent_features)) if enough else None
     for at in range(0, len(sound), TOGETHER):
         some = sound[at : at + TOGETHER]
         alone = [make_check(aligned, k, protocol, user, M) for k in some]

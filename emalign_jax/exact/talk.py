@@ -60,14 +60,14 @@ def talk(
     favour: Float[np.ndarray, "XA XB A"],
 ) -> Talk:
     """Under ties="agents" her ties, of replies too, go to `favour`."""
-    levels = reach(tree, rules)
-    XA = len(game.user)
+    levels, mass = reach(tree, rules), np.asarray(game.mass)
+    XA = len(mass)
 
     def totals(weights, payoff):
         return np.tensordot(payoff, weights, (1, 1)).swapaxes(1, 2)  # [XA, T, A]
 
     hers, his = totals(levels[-1], game.user), totals(levels[-1], favour)
-    action = respond(user.acting, hers, game.mass @ levels[-1].T, his, scale)
+    action = respond(user.acting, hers, mass @ levels[-1].T, his, scale)
     worth, worth_him = (action * hers).sum(-1), (action * his).sum(-1)
     plans = []
     for r in range(tree.rounds - 2, -1, -1):
@@ -76,7 +76,7 @@ def talk(
         if isinstance(user, FixedReplies):
             plan = np.asarray(user.reply_law(game, tree, r, np), float)
         else:
-            plan = respond(user, hers, game.mass @ levels[r].T, his, scale)
+            plan = respond(user, hers, mass @ levels[r].T, his, scale)
         worth, worth_him = (plan * hers).sum(-1), (plan * his).sum(-1)
         plans.append(plan)
     heard = np.ones((XA, 1))

@@ -1,8 +1,8 @@
 """The best rule of one agent in a small conversation with a rational user, by a mixed-integer program.
 
-His rule is written as probabilities of his own sequences, y_r[xb, h, s] = P(he gets to say s after h | x_B, her replies),
-in which every transcript's weight is linear. She picks one action at each transcript and x_A, and one reply at each
-node: binaries d. With T_c what she gets from option c and H_c what he gets (times the probability),
+His rule is written as probabilities of his own sequences, y_r[xb, h, s] = P(he gets to say s after h | x_B, her
+replies), in which every transcript's weight is linear. She picks one action at each transcript and x_A, and one reply
+at each node: binaries d. With T_c what she gets from option c and H_c what he gets (times the probability),
 
     v >= T_c,   v <= T_c + B_c (1 - d_c),   w <= H_c + B'_c (1 - d_c),   sum_c d_c = 1
 

@@ -72,13 +72,11 @@ class Selection(AbstractProtocol):
                 "protocol, user: payoffs jump where the choice of agent or of action does; take "
                 "protocol.smoothed(temperature) and user.smoothed(precision) for gradients"
             )
-        if self.then is not None:
-            values, table = self._evaluate_talks(self.then, game, schemes, user)
-            goal, _ = self._goals(game, values, table)
-            talk = lambda own, scheme: self.then.pseudo_gradient(  # noqa: E731
-                game._replace(agents=own[None]), scheme[None], user
-            )[0]
-            return jax.vmap(talk)(goal, schemes)
+        if (then := self.then) is not None:
+            goal, _ = self._goals(game, *self._evaluate_talks(then, game, schemes, user))
+            return jax.vmap(
+                lambda own, scheme: then.pseudo_gradient(game._replace(agents=own[None]), scheme[None], user)[0]
+            )(goal, schemes)
         mass, user_total, own_total, response, values, table = evaluate_agents(game, schemes, user)
         goal, (chosen, pull) = self._goals(game, values, table)
         goal_total = chosen[:, None, None, None] * own_total + pull[:, None, None, None] * user_total
