@@ -25,7 +25,7 @@ from emalign_jax.exact.certificate import TOGETHER, flatten_games, make_check
 from emalign_jax.exact.guarantees import theorem_bound
 from emalign_jax.exact.talk import law_of_actions, spell, talk
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.protocols import Conversation, Pooled
+from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
 from emalign_jax.users import AbstractUser, QuantalUser
@@ -62,7 +62,7 @@ class Premises(NamedTuple):
     result: Int[np.ndarray, "*batch"]
 
 
-def premises(games: Game, schemes, protocol: Conversation | Pooled, user: AbstractUser) -> Premises:
+def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Premises:
     """Measure them on `schemes` [..., K, rows, M] (batch axes are broadcast).
 
     Raises `ValueError` for protocols other than Conversation and Pooled, wrong shapes and sizes. A bad game costs only

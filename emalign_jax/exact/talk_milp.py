@@ -12,6 +12,7 @@ one knows how few messages he has. HiGHS's dual bound counts, also where it stop
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import highspy
@@ -24,8 +25,8 @@ from emalign_jax.game import ReducedGame
 from emalign_jax.replies import FixedReplies
 from emalign_jax.tree import Tree
 
-MAX_BINARIES = 256
-SECONDS = 5.0
+MAX_BINARIES = 128
+SECONDS = 2.0  # a best response may take
 
 
 class BestRule(NamedTuple):
@@ -71,6 +72,11 @@ class _Program:
                 else:
                     row[int(before[xb].ravel()[h // tree.replies])] = -1.0
                     self.row(row, 0.0, 0.0)
+        if not (isinstance(user, FixedReplies) and user.given is not None):  # what a message is called does not matter
+            for y in self.said:
+                for h in range(y.shape[1]):
+                    for more, less in itertools.pairwise(y[0, h].tolist()):
+                        self.row({more: 1.0, less: -1.0}, 0.0, np.inf)
         ones = np.ones_like(rules[agent])
         others = reach(tree, np.concatenate([rules[:agent], ones[None], rules[agent + 1 :]]))
         self.others = others  # [T, XB] by round: chance of what the others say
