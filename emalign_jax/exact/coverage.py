@@ -15,7 +15,7 @@ from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.guarantees import WorstLaw, worst_law
 from emalign_jax.exact.responses import respond, value_scale
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled, Selection
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import AbstractUser, RationalUser
@@ -65,7 +65,7 @@ def worst_case(
     gains: what each agent may gain from switching to full revelation, in his utility; a number or [..., K]. With 0 no
         equilibrium is worse for her.
     protocol: Selection() by default, where whoever reveals all is picked. Not Selection with a temperature, where he
-        may not be, nor Pooled with ties="agents", where no single law answers for all agents (ValueError).
+        may not be, nor Pooled or Conversation with ties="agents", where no single law answers for all agents (ValueError).
     exact: derive the LP in rational arithmetic (small games; ValueError beyond).
     NaN for a malformed game or an LP that HiGHS does not solve; `coverage` says which.
     """
@@ -128,9 +128,10 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool):
             "protocol: the guarantee needs whoever reveals all to be picked, so temperature 0; with a temperature the "
             "guarantee of a given profile is certify(...).guarantee"
         )
-    if isinstance(protocol, Pooled) and isinstance(user, RationalUser) and user.ties == "agents":
+    if isinstance(protocol, Pooled | Conversation) and user.favours:
         raise ValueError(
-            'user: in Pooled with ties="agents" no single law answers for all agents; take ties="lowest" or "uniform"'
+            f'user: in {type(protocol).__name__} with ties="agents" no single law answers for all agents; take '
+            'ties="lowest" or "uniform"'
         )
     gains = np.asarray(gains, np.float64)
     if gains.ndim and gains.shape[-1] != games.agents:
