@@ -32,6 +32,7 @@ from emalign_jax.replies import FixedReplies
 from emalign_jax.result import Result
 from emalign_jax.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.solve import Solution, solve
+from emalign_jax.transcripts import transcript_tree
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 
 __version__ = "0.1.0"
@@ -77,5 +78,6 @@ __all__ = [
     "save_schemes",
     "solve",
     "stability",
+    "transcript_tree",
     "worst_case",
 ]
