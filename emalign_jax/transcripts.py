@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from emalign_jax.arguments import integer
 from emalign_jax.exact.responses import choose, respond, value_scale
 from emalign_jax.exact.talk import law_of_actions, reach
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols import AbstractProtocol, Selection
 from emalign_jax.replies import FixedReplies
 from emalign_jax.schemes import check_schemes
 from emalign_jax.tree import Tree
@@ -77,13 +77,13 @@ def transcript_tree(
     if not 0 <= at_least < 1:
         raise ValueError(f"at_least: expected a probability in [0, 1), got {at_least}")
     user = parameters.item(user, 0)
-    reduced = reduce_game(game, np)
+    reduced: Any = reduce_game(game, np)
     types = _types(reduced.mass, user_feature)
     words = _words(game, names)
     tree = conversation.tree(game.agents if conversation is protocol else 1, schemes.shape[-1])
     scale = value_scale(reduced)
     title, favoured, picked = None, [0], np.ones(1)
-    if conversation is not protocol:
+    if isinstance(protocol, Selection):
         picked = _picked(reduced, schemes, tree, user, scale, float(parameters.item(protocol, 0).temperature))
         favoured = [i for i in range(game.agents) if picked[i] > NEVER]
         title = f"She picks {_listed([f'agent {i} ({_chance(picked[i])})' for i in favoured])}."
@@ -153,13 +153,14 @@ class _Step(NamedTuple):
 class _Talk:
     """All transcripts with the agents she talks to: chances, her laws, and what it pays to go on from there."""
 
-    def __init__(self, game: ReducedGame, rules, tree: Tree, user, scale, favour, speaker: str, words):
-        self.game, self.tree, self.speaker, self.words = game, tree, speaker, words
+    def __init__(self, game: Any, rules, tree: Tree, user, scale, favour, speaker: str, words):
+        self.game: Any = game  # NumPy float64
+        self.tree, self.speaker, self.words = tree, speaker, words
         self.levels = reach(tree, rules)
         everybody = np.concatenate([game.user[None], game.agents])  # [1 + K, XA, XB, A]
         totals = np.einsum("pxba,tb->pxta", everybody, self.levels[-1])
         own = np.einsum("xba,tb->xta", favour, self.levels[-1])
-        self.action = respond(user.acting, totals[0], game.mass @ self.levels[-1].T, own, scale)
+        self.action = respond(user.acting, totals[0], self.game.mass @ self.levels[-1].T, own, scale)
         after = [(self.action * totals).sum(-1)]  # by round: [1 + K, XA, T], once she has heard the messages
         own = (self.action * own).sum(-1)
         self.replies, self.going_on = [], []
@@ -170,7 +171,7 @@ class _Talk:
             if isinstance(user, FixedReplies):
                 law = np.asarray(user.reply_law(game, tree, r, np), float)
             else:
-                law = respond(user, options[0], game.mass @ self.levels[r].T, own, scale)
+                law = respond(user, options[0], self.game.mass @ self.levels[r].T, own, scale)
             own = (law * own).sum(-1)
             self.replies.insert(0, law)
             self.going_on.insert(0, options)
@@ -219,7 +220,7 @@ def _start(talks: list[_Talk], picked, favoured, types: dict[int, float], given:
 
     def talked(talk: _Talk, chance: float, label: str) -> _Step:
         parts = [talk.begin(xa, chance / whole) for xa in types]
-        mass, paid = (np.sum([part[k] for part in parts], axis=0) for k in (0, 1))
+        mass, paid = _sum(part[0] for part in parts), _sum(part[1] for part in parts)
         if len(parts) == 1:
             return _Step(label, mass, paid, parts[0][2])
         return _Step(label, mass, paid, users(talk, chance))
@@ -229,7 +230,11 @@ def _start(talks: list[_Talk], picked, favoured, types: dict[int, float], given:
     if len(talks) == 1:
         return talked(talks[0], 1.0, label)
     steps = [talked(t, p, f"talks to agent {i}") for t, p, i in zip(talks, picked, favoured, strict=True)]
-    return _Step(label, sum(s.mass for s in steps), sum(s.paid for s in steps), iter(steps))
+    return _Step(label, _sum(step.mass for step in steps), _sum(step.paid for step in steps), iter(steps))
+
+
+def _sum(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    return np.sum(list(arrays), axis=0)
 
 
 class _Line(NamedTuple):
@@ -279,7 +284,7 @@ def _table(start: _Step, at_least: float, words: dict[str, list[str]], agents: i
     beliefs = [line.belief for line in lines]
     if each:
         for xb, name in enumerate(words["x_B"]):
-            column = ["" if belief is None else _share(belief[xb]) for belief in beliefs]
+            column = ["" if belief is None else _share(float(belief[xb])) for belief in beliefs]
             columns.append((name, ">", column))
     else:
         written = ["" if belief is None else _written(belief, words["x_B"]) for belief in beliefs]
@@ -326,9 +331,9 @@ def _written(law: Float[np.ndarray, "n"], words: list[str]) -> str:
     if law[order[0]] > 0.995:
         return words[order[0]]
     likely = [i for i in order if law[i] >= 0.005]
-    parts = [f"{words[i]} {_share(law[i])}" for i in likely[:SHOWN]]
+    parts = [f"{words[i]} {_share(float(law[i]))}" for i in likely[:SHOWN]]
     if len(likely) > SHOWN:
-        parts.append(f"+{len(likely) - SHOWN} {_share(law[likely[SHOWN:]].sum())}")
+        parts.append(f"+{len(likely) - SHOWN} {_share(float(law[likely[SHOWN:]].sum()))}")
     return " ".join(parts)
 
 
