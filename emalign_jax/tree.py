@@ -70,7 +70,7 @@ class Tree:
         return self.agents * user_features * self.leaves * actions
 
     @functools.cached_property
-    def joint_message(self) -> Int[np.ndarray, "M^K K"]:
+    def joint_message(self) -> Int[np.ndarray, "N K"]:
         """The message of each agent in each joint message."""
         return _digits(self.joint_messages, self.messages, self.agents)
 

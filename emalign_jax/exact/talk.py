@@ -91,7 +91,7 @@ def spell(tree: Tree, scheme: Float[np.ndarray, "XB S"]) -> Float[np.ndarray, "r
     return rule.reshape(-1, M)
 
 
-def unspell(tree: Tree, rule: Float[np.ndarray, "rows M"]) -> Float[np.ndarray, "XB M^R"]:
+def unspell(tree: Tree, rule: Float[np.ndarray, "rows M"]) -> Float[np.ndarray, "XB S"]:
     """The law over words of a rule that takes no notice of replies (or hears only one)."""
     alone = Tree(tree.rounds, 1, False, 1, tree.messages)
     levels = [slice(tree.first(r), tree.first(r + 1), 1) for r in range(tree.rounds)]
