@@ -87,6 +87,9 @@ def solve(
     user.check(games, protocol, M)
     if verify or (given is None and start == "monopolist"):
         exact.check_for(protocol, user).size_of(games, protocol, M)
+    if given is None and start == "monopolist":  # each agent alone with her: a given reply rule may not fit that
+        alone = Game(games.prior, games.user_utility, games.agent_utilities[..., :1, :, :], check="shapes")
+        user.check(alone, protocol, M)
     if given is not None and starts > 1 and given.shape[:-3][:1] != (starts,):
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"

@@ -71,12 +71,14 @@ def choice(user, values, favour):
 def questions(g, most):
     """Which question each x_A asks: of most or fewer, chosen one by one; the nearest is asked."""
     XA, XB, A = g.shape
-    does = [[max(range(A), key=lambda a, x=x, b=b: g[x, b, a]) for b in range(XB)] for x in range(XA)]
+    does = [[next(a for a in range(A) if g[x, b, a] > max(g[x, b]) - 1e-9) for b in range(XB)] for x in range(XA)]
     loss = [[sum(max(g[x, b]) - g[x, b, does[c][b]] for b in range(XB)) for c in range(XA)] for x in range(XA)]
     chosen = []
     for _ in range(min(most, XA)):
-        chosen.append(min(range(XA), key=lambda c: sum(min(loss[x][d] for d in [*chosen, c]) for x in range(XA))))
-    return [min(range(len(chosen)), key=lambda k: loss[x][chosen[k]]) for x in range(XA)]
+        left = [sum(min(loss[x][d] for d in [*chosen, c]) for x in range(XA)) for c in range(XA)]
+        chosen.append(next(c for c in range(XA) if left[c] < min(left) + 1e-9))
+    nearest = [min(loss[x][c] for c in chosen) for x in range(XA)]
+    return [next(k for k, c in enumerate(chosen) if loss[x][c] < nearest[x] + 1e-9) for x in range(XA)]
 
 
 def reduced(game):

@@ -156,6 +156,20 @@ def test_selection_then_conversation_by_recursion(user, temperature):
     assert_like(got, [brute.selection(games[n], rules[n], shape, user, temperature) for n in range(2)])
 
 
+def test_rounding_does_not_decide_what_types_ask():
+    """Types that are each other's mirror images, so that every question is as good to begin with."""
+    shape, rng = Shape(2, 2, 2), np.random.default_rng(4)
+    prior = np.zeros((6, 3, 3))
+    for x, states in enumerate(itertools.permutations(range(3))):
+        prior[x, range(3), states] = 1 / 18
+    user = rng.integers(-1, 2, (8, 3, 3)) + 0.1
+    games = em.Game(np.repeat(prior[None], 8, 0), user, rng.normal(size=(8, 1, 3, 3)))
+    rules = rng.dirichlet(np.ones(2), (8, 1, brute.rows(shape, 3)))
+    asks = em.FixedReplies("questions", em.QuantalUser(4.0))
+    got = payoffs(games, rules, shape.protocol, asks)
+    assert_like(got, [brute.payoffs(games[n], rules[n], shape, asks) for n in range(8)])
+
+
 # what it must agree with
 
 
@@ -425,6 +439,8 @@ def test_reply_rules_that_do_not_fit():
     both = em.FixedReplies(given(K, shape), QUANTAL)  # she picks one agent, and so hears but him
     expected = r"^rule: expected shape \[\.\.\., XA = 2, nodes = 2, replies = 2\] in 2 rounds with 1 agents"
     refused(games, rules, em.Selection(0.1, shape.protocol), both, expected)
+    with pytest.raises(ValueError, match=r"^rule: expected shape .* with 1 agents"):  # of one agent alone it says nothing
+        em.solve(games, shape.protocol, em.FixedReplies(given(K, shape), QUANTAL), start="monopolist", messages=2)
     games, rules = make(K, shape, xa=3)
     expected = r'^rule: "truthful" needs replies\^\(rounds - 1\) >= XA = 3 to report x_A, got 2\^1'
     refused(games, rules, shape.protocol, em.FixedReplies("truthful", QUANTAL), expected)
