@@ -102,7 +102,7 @@ def law(game, rules, shape, user, favour):
 
     def she_replies(x, history, said, ways, chance):
         if not fixed:
-            return choice(user, *((np.array(w) / chance for w in zip(*ways, strict=True))))
+            return choice(user, *(np.array(w) / chance for w in zip(*ways, strict=True)))
         if user.rule == "babbling":
             return np.full(len(replies), 1 / len(replies))
         if user.rule == "given":
@@ -154,7 +154,9 @@ def selection(game, rules, shape, user, temperature):
     if temperature:
         chosen = np.exp((values - values.max()) / temperature)
         chosen /= chosen.sum()
-    return chosen @ values, np.array([sum(c * (one * own).sum() for c, one in zip(chosen, alone, strict=True)) for own in game[2]])
+    return chosen @ values, np.array(
+        [sum(c * (one * own).sum() for c, one in zip(chosen, alone, strict=True)) for own in game[2]]
+    )
 
 
 def words(shape, rule, XB):

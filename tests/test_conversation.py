@@ -72,8 +72,8 @@ def test_payoffs_by_recursion(K, shape):
 
 
 def two_questions():
-    """Three states of chances 1/4, 1/4, 1/2; guessing right is worth 1. Agent 0 hears which of the first two to speak of,
-    says whether it is true, and likes her to guess 2, then 1; agent 1 says nothing and likes 1, then 2."""
+    """Three states of chances 1/4, 1/4, 1/2; guessing right is worth 1. Agent 0 hears which of the first two to speak
+    of, says whether it is true, and likes her to guess 2, then 1; agent 1 says nothing and likes 1, then 2."""
     prior = np.diag([0.25, 0.25, 0.5])[None]
     game = em.Game(prior, np.eye(3), np.stack([np.diag([1.0, 2, 0]), np.diag([2.0, 1, 0])]))
     shape = Shape(2, 2, 2, "all")
@@ -185,7 +185,9 @@ def test_one_round_is_pooled(user, to):
     pooled = payoffs(games, rules, em.Pooled(), heard)
     chex.assert_trees_all_close(payoffs(games, rules, em.Conversation(1, 2, to), user), pooled, atol=ATOL, rtol=0)
     if isinstance(heard, em.QuantalUser):
-        slopes = [pseudo_gradient(games, rules, p, u) for p, u in ((em.Conversation(1, 5, to), user), (em.Pooled(), heard))]
+        slopes = [
+            pseudo_gradient(games, rules, p, u) for p, u in ((em.Conversation(1, 5, to), user), (em.Pooled(), heard))
+        ]
         np.testing.assert_allclose(*slopes, rtol=0, atol=GRADIENT)
         assert np.abs(slopes[1]).max() > 0.01
 
@@ -281,7 +283,10 @@ def slope_cases():
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize(("name", "K", "shape", "protocol", "user"), slope_cases(), ids=[c[0] for c in slope_cases()])
+@pytest.mark.parametrize(
+    ("name", "K", "shape", "protocol", "user"),
+    [pytest.param(*c, marks=[pytest.mark.slow] * (c[0] == "selection-fixed"), id=c[0]) for c in slope_cases()],
+)
 def test_pseudo_gradient_by_central_differences(name, K, shape, protocol, user):
     games, rules = make(K, shape, seed=6)
     game, rules = games[0], rules[0]
@@ -392,7 +397,9 @@ def test_parameters_over_the_batch():
     ],
 )
 def test_bad_conversations(arguments, message):
-    talk = object.__new__(em.Conversation)  # else the types of the tests' import hook refuse 2.5 first, not as users see
+    talk = object.__new__(
+        em.Conversation
+    )  # else the types of the tests' import hook refuse 2.5 first, not as users see
     for name, value in ({"replies": 2, "to": "each"} | arguments).items():
         object.__setattr__(talk, name, value)
     with pytest.raises(ValueError, match=message):
@@ -439,7 +446,9 @@ def test_reply_rules_that_do_not_fit():
     both = em.FixedReplies(given(K, shape), QUANTAL)  # she picks one agent, and so hears but him
     expected = r"^rule: expected shape \[\.\.\., XA = 2, nodes = 2, replies = 2\] in 2 rounds with 1 agents"
     refused(games, rules, em.Selection(0.1, shape.protocol), both, expected)
-    with pytest.raises(ValueError, match=r"^rule: expected shape .* with 1 agents"):  # of one agent alone it says nothing
+    with pytest.raises(
+        ValueError, match=r"^rule: expected shape .* with 1 agents"
+    ):  # of one agent alone it says nothing
         em.solve(games, shape.protocol, em.FixedReplies(given(K, shape), QUANTAL), start="monopolist", messages=2)
     games, rules = make(K, shape, xa=3)
     expected = r'^rule: "truthful" needs replies\^\(rounds - 1\) >= XA = 3 to report x_A, got 2\^1'
@@ -457,13 +466,19 @@ def test_trees_that_are_too_large(user):
     games, rules = make(3, shape)
     bytes_ = 8 * 3 * XA * A * (4**3 * 4**3) ** 2 * 4**3
     protocol = shape.protocol
-    message = rf"^rounds, messages, replies: 3 rounds with 3 agents, 4 messages and 4 replies .* {bytes_:.3g} bytes a game"
+    message = (
+        rf"^rounds, messages, replies: 3 rounds with 3 agents, 4 messages and 4 replies .* {bytes_:.3g} bytes a game"
+    )
     refused(games, rules, protocol, user, message.replace("+", r"\+"))
     with pytest.raises(ValueError, match="The largest that fits") as refusal:
         em.payoffs(games, rules, protocol, user)
     text = str(refusal.value)
     limit = 2**24
-    for field, sizes in (("rounds", lambda n: (n, 4, 4)), ("messages", lambda n: (3, n, 4)), ("replies", lambda n: (3, 4, n))):
+    for field, sizes in (
+        ("rounds", lambda n: (n, 4, 4)),
+        ("messages", lambda n: (3, n, 4)),
+        ("replies", lambda n: (3, 4, n)),
+    ):
         cells = lambda R, M, Q: 3 * XA * A * (M**3 * Q**3) ** (R - 1) * M**3  # noqa: E731
         fits = [n for n in range(1, 4) if cells(*sizes(n)) <= limit]
         assert (f"{field} = {fits[-1]}" in text) if fits else (f"{field} =" not in text)
@@ -475,7 +490,9 @@ def test_trees_that_are_too_large(user):
 def test_endless_conversations():
     """Numbers too long for a float are named all the same."""
     games, _ = make(2, Shape(1, 2, 2))
-    with pytest.raises(ValueError, match=r"^rounds, messages, replies: 2000 rounds .*The largest that fits.* rounds = "):
+    with pytest.raises(
+        ValueError, match=r"^rounds, messages, replies: 2000 rounds .*The largest that fits.* rounds = "
+    ):
         em.solve(games, em.Conversation(2000, 2), QUANTAL, key=jax.random.key(0))
 
 

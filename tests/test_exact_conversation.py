@@ -1,4 +1,4 @@
-"""Conversations, exact side: the law over actions by recursion, the persuasion-mechanism LP, deviations, certificates."""
+"""Conversations, exact side: laws over actions by recursion, the persuasion-mechanism LP, deviations, certificates."""
 
 import conversations as brute
 import jax
@@ -19,7 +19,7 @@ TIES = 1e-5  # what a tie tolerance of 1e-6 at each of a few nodes may be worth
 XA, XB, Y, A = 2, 3, 3, 3
 KEY = jax.random.key(5)
 QUANTAL, RATIONAL = em.QuantalUser(4.0), em.RationalUser()
-QUICK = em.GradientPlay(steps=200)
+QUICK = em.GradientPlay(steps=100)
 
 payoffs = jax.jit(em.payoffs)
 
@@ -234,14 +234,16 @@ def test_by_type():
         assert some.value <= both.value + EXACT <= free.value + 2 * EXACT  # type by type is more than on average
         told = some.scheme.reshape(small.user.shape)
         assert ((told * small.user).sum((1, 2)) >= asked - EXACT).all()
-        assert not lp.best(small.agents[0], by_type=full + [0.0, 0.01]).optimal
+        assert not lp.best(small.agents[0], by_type=full + np.array([0.0, 0.01])).optimal
         assert lp.best(small.agents[0]).value == pytest.approx(free.value, abs=EXACT)  # nothing is left behind
 
 
 def test_slack_only_adds():
     for seed in range(3):
         small = reduced(random_games(seed=seed))
-        found = [MechanismLP(small, slack=s, nodes=n).best(small.agents[0]) for s, n in ((0.0, 1), (1e-3, 1), (1e-3, 3))]
+        found = [
+            MechanismLP(small, slack=s, nodes=n).best(small.agents[0]) for s, n in ((0.0, 1), (1e-3, 1), (1e-3, 3))
+        ]
         values = np.array([advice.value for advice in found])
         assert (np.diff(values) >= -EXACT).all()
         assert (values[1:] <= values[0] + found[0].slack_price * np.array([1e-3, 3e-3]) + EXACT).all()
@@ -280,28 +282,32 @@ def assert_true_to_its_word(games, solution, protocol, user):
 
 
 WHO = {
-    "quantal": QUANTAL,
-    "agents": RATIONAL,
-    "uniform": em.RationalUser("uniform"),
-    "fixed": em.FixedReplies("truthful", QUANTAL),
-    "fixed-rational": em.FixedReplies("questions", RATIONAL),
+    "quantal-one": (1, QUANTAL),
+    "agents-one": (1, RATIONAL),
+    "quantal": (2, QUANTAL),
+    "agents": (2, RATIONAL),
+    "uniform-slow": (2, em.RationalUser("uniform")),
+    "fixed": (2, em.FixedReplies("truthful", QUANTAL)),
+    "fixed-rational-slow": (2, em.FixedReplies("questions", RATIONAL)),
 }
 
 
-@pytest.mark.parametrize("user", WHO.values(), ids=WHO)
-@pytest.mark.parametrize("K", [1, 2])
+@pytest.mark.parametrize(
+    ("K", "user"),
+    [pytest.param(*who, marks=[pytest.mark.slow] * ("slow" in name), id=name) for name, who in WHO.items()],
+)
 def test_deviations_are_attained_and_bounded(K, user):
     shape = Shape(2, 2, 2)
-    talk = shape.protocol
-    games, rules = random_games(3, K, seed=4), random_rules(shape, K, 3)
+    talk, count = shape.protocol, 3 - K  # so that all ascents are one compilation a user
+    games, rules = random_games(count, K, seed=4), random_rules(shape, K, count)
     certificate = em.certify(games, rules, talk, user)
-    for n in range(3):
+    for n in range(count):
         value, agents = brute.payoffs(games[n], rules[n], shape, user)
         np.testing.assert_allclose(certificate.user[n], value, rtol=0, atol=1e-9)
         np.testing.assert_allclose(certificate.agents[n], agents, rtol=0, atol=1e-9)
     assert (certificate.gain_lower >= 0).all()
     assert (certificate.gain_upper >= certificate.gain_lower).all()
-    assert (certificate.gain_lower.max(0) > 1e-3).all()
+    assert certificate.gain_lower.max() > 1e-3
     assert (certificate.guarantee <= certificate.user + TIES).all()
     assert (certificate.theorem <= certificate.user + TIES).all()
     for i in range(K):
@@ -314,20 +320,29 @@ def test_deviations_are_attained_and_bounded(K, user):
         # 300 deviations in each game, sharp and vague, none of which pays more than the bound
         other = np.repeat(rules[:, None], 300, 1)
         for half, spread in ((slice(150), 1.0), (slice(150, 300), 0.1)):
-            other[:, half, i] = random_rules(shape, 1, (3, 150), i, spread=spread)[:, :, 0]
+            other[:, half, i] = random_rules(shape, 1, (count, 150), i, spread=spread)[:, :, 0]
         other[:, -1, i] = spell(tree_of(shape, 1), np.eye(3))
         paid = np.asarray(payoffs(games, other.swapaxes(0, 1), talk, user).agents)[:, :, i].T
         assert (paid <= (certificate.agents + certificate.gain_upper)[:, i, None] + TIES).all()
 
 
-@pytest.mark.parametrize("user", [QUANTAL, RATIONAL, em.FixedReplies("babbling", QUANTAL)], ids=["quantal", "agents", "fixed"])
-@pytest.mark.parametrize("shape", [Shape(1, 3, 2), Shape(2, 2, 1)], ids=["one-round", "silent"])
+@pytest.mark.parametrize(
+    ("shape", "user"),
+    [
+        (Shape(1, 3, 2), QUANTAL),
+        (Shape(1, 3, 2), em.FixedReplies("babbling", RATIONAL)),
+        (Shape(2, 2, 1), QUANTAL),
+        (Shape(2, 2, 1), RATIONAL),
+    ],
+    ids=["one-round", "one-round-fixed", "silent", "silent-rational"],
+)
 def test_where_she_only_listens_it_is_pooled(shape, user):
     games, rules = random_games(2, 2, seed=5), random_rules(shape, 2, 2)
     spoken = np.array([[brute.words(shape, rule, XB) for rule in profile] for profile in rules])
     talk = em.certify(games, rules, shape.protocol, user)
     pooled = em.certify(games, spoken, em.Pooled(), user.acting)
-    assert talk.closed.all() and pooled.closed.all()
+    assert talk.closed.all()
+    assert pooled.closed.all()
     np.testing.assert_array_equal(talk.result, pooled.result)
     np.testing.assert_allclose(talk.user, pooled.user, atol=1e-9)
     np.testing.assert_allclose(talk.agents, pooled.agents, atol=1e-9)
@@ -369,7 +384,9 @@ def test_selection_deviations_are_mechanisms():
         assert certificate.user[n] == pytest.approx(value, abs=1e-9)
         np.testing.assert_allclose(certificate.agents[n], agents, atol=1e-9)
         alone = [
-            (brute.law(brute.reduced(games[n]), rules[n, j : j + 1], shape, RATIONAL, small.agents[j]) * small.user).sum()
+            (
+                brute.law(brute.reduced(games[n]), rules[n, j : j + 1], shape, RATIONAL, small.agents[j]) * small.user
+            ).sum()
             for j in range(2)
         ]
         holder = int(np.argmax(alone))
@@ -409,13 +426,14 @@ def test_parameters_over_the_batch():
     each = em.FixedReplies(rng.dirichlet(np.ones(4), (2, XA, 4)), em.QuantalUser(precision))
     one = em.FixedReplies(rng.dirichlet(np.ones(2), (2, XA, 2)), em.QuantalUser(precision))
     picks = em.Selection(np.array([0.1, 0.4]), shape.protocol)
-    for protocol, user in ((shape.protocol, em.QuantalUser(precision)), (shape.protocol, each), (picks, one)):
+    for protocol, user in ((shape.protocol, each), (picks, one)):
         both = em.certify(games, rules, protocol, user)
         for n in range(2):
             mine = jax.tree.map(lambda x, n=n: x[n], (games, protocol, user))
-            alone = em.certify(mine[0], rules[n], *mine[1:])
+            twice = jax.tree.map(lambda x, n=n: x[[n, n]], (games, rules, protocol, user))
+            alike = em.certify(*twice)
             for name in ("user", "agents", "gain_lower", "gain_upper", "payoff_range"):
-                np.testing.assert_allclose(getattr(both, name)[n], getattr(alone, name), rtol=0, atol=2e-4, err_msg=name)
+                np.testing.assert_allclose(getattr(alike, name)[0], getattr(both, name)[n], rtol=0, atol=2e-4)
             if protocol is picks:
                 value, agents = brute.selection(games[n], rules[n], shape, mine[2], float(mine[1].temperature))
             else:
