@@ -21,6 +21,7 @@ payoffs, pseudo_gradient = jax.jit(em.payoffs), jax.jit(em.pseudo_gradient)
 own_slope = jax.jit(lambda protocol, *arguments: protocol.own_slope(*arguments))
 
 QUANTAL = em.QuantalUser(4.0)
+SLOW = [pytest.mark.slow]
 USERS = {"quantal": QUANTAL} | {ties: em.RationalUser(ties) for ties in ("agents", "lowest", "uniform")}
 
 
@@ -285,7 +286,7 @@ def slope_cases():
 @pytest.mark.x64
 @pytest.mark.parametrize(
     ("name", "K", "shape", "protocol", "user"),
-    [pytest.param(*c, marks=[pytest.mark.slow] * (c[0] == "selection-fixed"), id=c[0]) for c in slope_cases()],
+    [pytest.param(*c, id=c[0], marks=SLOW * (c[0] == "selection-fixed")) for c in slope_cases()],
 )
 def test_pseudo_gradient_by_central_differences(name, K, shape, protocol, user):
     games, rules = make(K, shape, seed=6)

@@ -21,6 +21,8 @@ KEY = jax.random.key(5)
 QUANTAL, RATIONAL = em.QuantalUser(4.0), em.RationalUser()
 QUICK = em.GradientPlay(steps=100)
 
+SLOW = [pytest.mark.slow]
+
 payoffs = jax.jit(em.payoffs)
 
 
@@ -294,7 +296,7 @@ WHO = {
 
 @pytest.mark.parametrize(
     ("K", "user"),
-    [pytest.param(*who, marks=[pytest.mark.slow] * ("slow" in name), id=name) for name, who in WHO.items()],
+    [pytest.param(*WHO[name], id=name, marks=SLOW * ("slow" in name)) for name in WHO],
 )
 def test_deviations_are_attained_and_bounded(K, user):
     shape = Shape(2, 2, 2)
@@ -355,6 +357,16 @@ def test_where_she_only_listens_it_is_pooled(shape, user):
     assert best.scheme.shape == profile[1].shape
     profile[1] = best.scheme
     assert brute.payoffs(games[0], profile, shape, user)[1][1] == pytest.approx(best.value, abs=TIES)
+
+
+def test_upper_bounds_hold_for_any_number_of_messages():
+    """What one agent finds with three messages a round is within the bound of two, where words are too few."""
+    game = random_games(seed=10)
+    two, three = (
+        em.best_response(game, random_rules(Shape(2, M, 2)), 0, em.Conversation(2, 2), QUANTAL) for M in (2, 3)
+    )
+    assert three.value <= two.upper + TIES
+    assert three.value <= three.upper
 
 
 def test_one_rational_user_and_enough_messages_close_the_bracket():
