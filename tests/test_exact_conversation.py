@@ -360,13 +360,16 @@ def test_where_she_only_listens_it_is_pooled(shape, user):
 
 
 def test_upper_bounds_hold_for_any_number_of_messages():
-    """What one agent finds with three messages a round is within the bound of two, where words are too few."""
-    game = random_games(seed=10)
+    """Six states to guess, an agent who wants the same: four words tell less than nine, within the bound of both."""
+    game = em.Game(np.eye(6)[None] / 6, np.eye(6), np.eye(6)[None])
+    user = em.QuantalUser(20.0)
     two, three = (
-        em.best_response(game, random_rules(Shape(2, M, 2)), 0, em.Conversation(2, 2), QUANTAL) for M in (2, 3)
+        em.best_response(game, random_rules(Shape(2, M, 2), xb=6), 0, em.Conversation(2, 2), user) for M in (2, 3)
     )
+    assert three.value > two.value + 0.1  # 4 / 6 of the states can be told apart, or all
     assert three.value <= two.upper + TIES
     assert three.value <= three.upper
+    assert three.upper <= 1 + TIES
 
 
 def test_one_rational_user_and_enough_messages_close_the_bracket():
