@@ -127,16 +127,18 @@ def _capacity(tree: Tree) -> int:
     return tree.replies ** (tree.rounds - 1)
 
 
-def _questions(user: Float[Array, "XA XB A"], most: int, xp) -> Array:
+def _questions(user: Float[Array, "XA XB A"], count: int, xp) -> Array:
     """Which question each x_A asks, counted from 0 (see `FixedReplies`)."""
     XA = user.shape[0]
-    best = user.argmax(-1)  # [XA, XB]: what each type would do at each x_B
+    most = user.max(-1)
+    tied = 1e-6 * (most - user.min(-1)).max()  # rounding must not decide, float32's no more than float64's
+    best = (user >= most[..., None] - tied).argmax(-1)  # [XA, XB]: what each type would do at each x_B
     taken = xp.take_along_axis(user[:, None], xp.broadcast_to(best[None, :, :, None], (XA, XA, *best.shape[1:], 1)), -1)
-    loss = user.max(-1).sum(-1)[:, None] - taken[..., 0].sum(-1)  # [type, question]
+    loss = most.sum(-1)[:, None] - taken[..., 0].sum(-1)  # [type, question]
     nearest, asked = xp.full(XA, xp.inf), xp.zeros(XA, int)
-    for question in range(min(most, XA)):
+    for question in range(min(count, XA)):
         left = xp.minimum(nearest[:, None], loss).sum(0)
-        candidate = loss[:, left.argmin()]
-        better = candidate < nearest
+        candidate = loss[:, (left <= left.min() + tied).argmax()]
+        better = candidate < nearest - tied
         nearest, asked = xp.where(better, candidate, nearest), xp.where(better, question, asked)
     return asked

@@ -51,6 +51,10 @@ class SearchedCheck(AbstractCheck):
         self._pool: dict[int, list[tuple[float, np.ndarray]]] = {}
         self._limits: dict[int, float] = {}
 
+    @classmethod
+    def size_of(cls, games, protocol, messages):
+        protocol.check(games, messages)  # rules are small where transcripts are too many
+
     # lower bounds
 
     @classmethod

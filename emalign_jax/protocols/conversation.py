@@ -7,6 +7,8 @@ are laid out.
 
 from __future__ import annotations
 
+import bisect
+from decimal import Decimal
 from typing import NamedTuple
 
 import equinox as eqx
@@ -105,12 +107,12 @@ class Conversation(AbstractProtocol):
             return
         fits = []
         for field, most in (("rounds", self.rounds), ("messages", messages), ("replies", self.replies)):
-            smaller = [n for n in range(1, most) if self._with(field, n, game, messages) <= MAX_CELLS]
-            if smaller:
-                fits.append(f"{field} = {smaller[-1]}")
+            size = lambda n, field=field: self._with(field, n, game, messages)  # noqa: E731
+            if largest := bisect.bisect_right(range(1, most), MAX_CELLS, key=size):
+                fits.append(f"{field} = {largest}")
         raise ValueError(
             f"rounds, messages, replies: {self.rounds} rounds with {game.agents} agents, {messages} messages and "
-            f"{self.replies} replies (to {self.to}) need {8 * cells:.3g} bytes a game; the limit is "
+            f"{self.replies} replies (to {self.to}) need {Decimal(8 * cells):.3g} bytes a game; the limit is "
             f"{8 * MAX_CELLS:.3g}. The largest that fits, all else as it is: {', or '.join(fits) or 'none'}"
         )
 

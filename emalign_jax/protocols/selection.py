@@ -67,7 +67,7 @@ class Selection(AbstractProtocol):
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> Float[Array, "K rows M"]:
-        if self.sharp or not isinstance(user, QuantalUser):
+        if self.sharp or not isinstance(user.acting, QuantalUser):
             raise ValueError(
                 "protocol, user: payoffs jump where the choice of agent or of action does; take "
                 "protocol.smoothed(temperature) and user.smoothed(precision) for gradients"
