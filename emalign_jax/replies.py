@@ -46,7 +46,10 @@ class FixedReplies(AbstractUser):
             self.rule, self.given = rule, None
             return
         self.rule = GIVEN
-        self.given = rule if isinstance(rule, jax.Array) else np.asarray(rule, np.float64)
+        try:
+            self.given = rule if isinstance(rule, jax.Array) else np.asarray(rule, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError("rule: expected a rectangular array of numbers or the name of a rule") from None
         if self.given.ndim < 3:
             raise ValueError(f"rule: expected an array [..., XA, nodes, replies], got shape {list(self.given.shape)}")
         if not isinstance(self.given, Tracer):

@@ -166,6 +166,8 @@ def register(protocol: type[AbstractProtocol] | tuple[type, ...], user: type[Abs
 
 def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCheck]:
     try:
+        if type(user.acting) not in {known for _, known in _CHECKS}:  # of whose responses the checks know nothing
+            raise KeyError
         return _CHECKS[protocol.kind, type(user)]
     except KeyError:
         known = ", ".join(sorted(f"{_name(kind)} with {u.__name__}" for kind, u in _CHECKS))
