@@ -12,11 +12,13 @@ from emalign_jax.exact import (
     BestResponse,
     Certificate,
     Coverage,
+    Premises,
     Stability,
     align,
     best_response,
     certify,
     coverage,
+    premises,
     stability,
     worst_case,
 )
@@ -39,6 +41,7 @@ from emalign_jax.replies import FixedReplies
 from emalign_jax.result import Result
 from emalign_jax.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.solve import Solution, solve
+from emalign_jax.transcripts import transcript_tree
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 
 __version__ = "0.1.0"
@@ -57,6 +60,7 @@ __all__ = [
     "GradientPlay",
     "Payoffs",
     "Pooled",
+    "Premises",
     "QuantalUser",
     "RationalUser",
     "ReducedGame",
@@ -77,6 +81,7 @@ __all__ = [
     "load_schemes",
     "no_information",
     "payoffs",
+    "premises",
     "pseudo_gradient",
     "random_games",
     "random_schemes",
@@ -87,5 +92,6 @@ __all__ = [
     "save_schemes",
     "solve",
     "stability",
+    "transcript_tree",
     "worst_case",
 ]

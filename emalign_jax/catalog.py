@@ -1,6 +1,6 @@
 """Named games from the literature. Each function returns one `Game`; `GAMES` lists them by name.
 
-In all of them the agents see the outcome (x_B = y) and the user knows only the prior (XA = 1).
+In all of them but `what_to_ask` the agents see the outcome (x_B = y) and the user knows only the prior (XA = 1).
 """
 
 from __future__ import annotations
@@ -106,10 +106,58 @@ def few_messages(agents: int = 2) -> Game:
     return _informed(np.full(4, 0.25), user, np.repeat(user[None], agents, 0))
 
 
+def cautious_advisers(agents: int = 2) -> Game:
+    """Guess one of four outcomes (right +3, wrong -1) or play safe (0); agents are more cautious (right 1, wrong -10).
+
+    Babbling is an equilibrium of one round of one bit but not of two rounds (`Conversation(2)` with M = 2), where each
+    agent alone can name the outcome and gains 1. Proof: a bit that says anything makes some outcome likelier than 1/4
+    after either of its values, so she guesses, and is right with probability 1/2 at most: the agents get 1/2 - 10/2 or
+    less, instead of 0. Two bits name the outcome, and everybody has the most he can.
+
+    At the prior she is indifferent between all actions and must play safe, which is action 0 (ties "agents" or
+    "lowest"). Without a tie there is no such example: where her best action is strict, naming an outcome so rarely that
+    nothing else changes pays whenever any number of messages would. After section 9 of the project's model of Collina,
+    Goel, Roth, Ryu and Shi, arXiv 2509.15090.
+    """
+    hers = 4 * np.eye(4) - 1
+    theirs = 11 * np.eye(4) - 10
+    user, adviser = (np.concatenate([np.zeros((1, 4)), guess]) for guess in (hers, theirs))
+    return _informed(np.full(4, 0.25), user, np.repeat(adviser[None], agents, 0))
+
+
+def what_to_ask(bits: int = 3, agents: int = 1) -> Game:
+    """x_B is `bits` fair bits, x_A says which of them she must guess; all are aligned, 1 if she is right.
+
+    The first bit is x_B's highest digit. Messages are bits (M = 2). If she says nothing, the best rules of `bits` = 3
+    are worth 3/4, 5/6, 1 in R = 1, 2, 3 rounds: R rounds can tell R of the bits, but the majority, worth 3/4, says more
+    than any one bit, worth 2/3. With a reply for each bit she asks for hers, and two rounds are enough: 3/4, 1, 1.
+    Conversations matter when x_A decides what is worth saying (section 2 of the project's model of arXiv 2509.15090).
+    """
+    prior = np.zeros((bits, 2**bits, 2))
+    for xa, xb in np.ndindex(bits, 2**bits):
+        prior[xa, xb, xb >> (bits - 1 - xa) & 1] = 1 / (bits * 2**bits)
+    return Game(prior, np.eye(2), np.repeat(np.eye(2)[None], agents, 0))
+
+
+def informants() -> Game:
+    """Wait (0) or go by route a or b (good outcome +1, bad -3, equally likely); agent 0 loathes a, agent 1 loathes b.
+
+    The routes are the same to her; agents add 2 to one and take 2 from the other, so that their mean is u: eps = 0. If
+    she goes by a when told by agent 0 and by b when told by agent 1, babbling is an equilibrium of Pooled, worth 0
+    instead of 1/2. Proof: uninformed she waits, as -1 < 0; whoever alone makes her go gets E[u] - 2 <= -1 each time she
+    does. Guarantees need ties that depend on the posterior alone: if she tosses a coin or is quantal, each agent is as
+    good as aligned and gains about 1/2 by telling all; if she always goes by a, agent 1 gains 3/2. After section 9 of
+    the project's model of arXiv 2509.15090.
+    """
+    user = np.array([[0.0, 0.0], [-3, 1], [-3, 1]])
+    bias = np.array([[0.0], [-2], [2]])
+    return _informed([0.5, 0.5], user, [user + bias, user - bias])
+
+
 GAMES: dict[str, Callable[..., Game]] = {
     f.__name__: f
     for f in (
         judge, two_prosecutors, prosecutor_against_defender, biased_advisers, investment, lobbying, pharma_market,
-        few_messages,
+        few_messages, cautious_advisers, what_to_ask, informants,
     )
 }  # fmt: skip

@@ -21,9 +21,7 @@ class Monopoly(NamedTuple):
     agents: Float[np.ndarray, "*batch K"]
 
 
-def monopoly(
-    games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None
-) -> Monopoly:
+def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None) -> Monopoly:
     """Every agent as a monopolist, by the best response of a game in which he is the only agent: exact but in
     conversations, where it is the best that search finds with so many messages (None: as many as x_B)."""
     flat = flatten_games(games, games.batch_shape)
@@ -31,11 +29,13 @@ def monopoly(
     bad = np.reshape(faults(games), -1)
     N, K = len(bad), games.agents
     value, payoff = np.full((N, K), np.nan), np.full((N, K), np.nan)
+    alone = Game(games.prior, games.user_utility, games.agent_utilities[..., :1, :, :], check="shapes")
+    user.check(alone, protocol, games.agent_features if messages is None else messages)
     pairs = [(k, i) for k in np.flatnonzero(bad == "") for i in range(K)]
     for at in range(0, len(pairs), TOGETHER):
         some = pairs[at : at + TOGETHER]
-        alone = [reduced._replace(agents=reduced.agents[:, i : i + 1]) for _, i in some]
-        checks = [make_check(game, k, protocol, user, messages) for game, (k, _) in zip(alone, some, strict=True)]
+        of_one = [reduced._replace(agents=reduced.agents[:, i : i + 1]) for _, i in some]
+        checks = [make_check(game, k, protocol, user, messages) for game, (k, _) in zip(of_one, some, strict=True)]
         type(checks[0]).prepare_monopolists(checks)
         for check, (k, i) in zip(checks, some, strict=True):
             best = check.monopolist(0)

@@ -50,9 +50,10 @@ def sampled_gradient(
 
 def _over_batch(method: str, games, schemes, protocol, user):
     schemes = jnp.asarray(schemes)
+    if schemes.ndim and schemes.shape[-1]:
+        protocol.check(games, schemes.shape[-1])
     check_shape(games, schemes.shape, protocol)
     user.check(games, protocol, schemes.shape[-1])
-    protocol.check(games, schemes.shape[-1])
     protocol.check_user(games, user, schemes.shape[-1])
     np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     return _compiled(method, games, schemes, protocol, user)

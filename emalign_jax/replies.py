@@ -46,7 +46,10 @@ class FixedReplies(AbstractUser):
             self.rule, self.given = rule, None
             return
         self.rule = GIVEN
-        self.given = rule if isinstance(rule, jax.Array) else np.asarray(rule, np.float64)
+        try:
+            self.given = rule if isinstance(rule, jax.Array) else np.asarray(rule, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError("rule: expected a rectangular array of numbers or the name of a rule") from None
         if self.given.ndim < 3:
             raise ValueError(f"rule: expected an array [..., XA, nodes, replies], got shape {list(self.given.shape)}")
         if not isinstance(self.given, Tracer):
@@ -97,9 +100,9 @@ class FixedReplies(AbstractUser):
             expected = (games.user_features, tree.first_reply(tree.rounds - 1), tree.joint_replies)
             if self.given.shape[-3:] != expected:
                 raise ValueError(
-                    f"rule: expected shape [..., XA = {expected[0]}, nodes = {expected[1]}, replies = {expected[2]}] in "
-                    f"{tree.rounds} rounds with {tree.agents} agents, {messages} messages and {tree.replies} replies, "
-                    f"got {list(self.given.shape)}"
+                    f"rule: expected shape [..., XA = {expected[0]}, nodes = {expected[1]}, replies = {expected[2]}] "
+                    f"in {tree.rounds} rounds with {tree.agents} agents, {messages} messages and {tree.replies} "
+                    f"replies, got {list(self.given.shape)}"
                 )
         if self.rule == "truthful" and _capacity(tree) < games.user_features:
             raise ValueError(
@@ -132,16 +135,18 @@ def _capacity(tree: Tree) -> int:
     return tree.replies ** (tree.rounds - 1)
 
 
-def _questions(user: Float[Array, "XA XB A"], most: int, xp) -> Array:
+def _questions(user: Float[Array, "XA XB A"], count: int, xp) -> Array:
     """Which question each x_A asks, counted from 0 (see `FixedReplies`)."""
     XA = user.shape[0]
-    best = user.argmax(-1)  # [XA, XB]: what each type would do at each x_B
+    most = user.max(-1)
+    tied = 1e-6 * (most - user.min(-1)).max()  # rounding must not decide, float32's no more than float64's
+    best = (user >= most[..., None] - tied).argmax(-1)  # [XA, XB]: what each type would do at each x_B
     taken = xp.take_along_axis(user[:, None], xp.broadcast_to(best[None, :, :, None], (XA, XA, *best.shape[1:], 1)), -1)
-    loss = user.max(-1).sum(-1)[:, None] - taken[..., 0].sum(-1)  # [type, question]
+    loss = most.sum(-1)[:, None] - taken[..., 0].sum(-1)  # [type, question]
     nearest, asked = xp.full(XA, xp.inf), xp.zeros(XA, int)
-    for question in range(min(most, XA)):
+    for question in range(min(count, XA)):
         left = xp.minimum(nearest[:, None], loss).sum(0)
-        candidate = loss[:, left.argmin()]
-        better = candidate < nearest
+        candidate = loss[:, (left <= left.min() + tied).argmax()]
+        better = candidate < nearest - tied
         nearest, asked = xp.where(better, candidate, nearest), xp.where(better, question, asked)
     return asked

@@ -187,6 +187,10 @@ class _Search:
             fresh = attempt % self.solver.fresh_starts == 0
             if attempt:
                 self.move(pending, current, fresh, attempt)
+                if searched and not fresh:  # play may leave what a best response has brought about, such as ties
+                    pending = self.examine(pending, current, Result.BEST_RESPONSE)
+                    if not len(pending):
+                        break
             played = self.play(pending, current, late=not fresh)
             self.result[pending[~played.finite]] = Result.NOT_FINITE
             current[pending] = played.schemes

@@ -33,9 +33,10 @@ def test_every_game_is_sound(name):
     game = catalog.GAMES[name]()
     assert faults(game)[()] == ""
     assert game.batch_shape == ()
-    assert game.user_features == 1
-    assert game.agent_features == game.outcomes
-    np.testing.assert_array_equal(game.prior[0], np.diag(np.diagonal(game.prior[0])))  # the agents see y
+    if name != "what_to_ask":  # there y depends on x_A too
+        assert game.user_features == 1
+        assert game.agent_features == game.outcomes
+        np.testing.assert_array_equal(game.prior[0], np.diag(np.diagonal(game.prior[0])))  # the agents see y
     assert catalog.GAMES[name] is getattr(catalog, name)
     assert informed(game)[0] > silent(game)[0] + 0.01  # information is worth something in all of them
 
@@ -53,6 +54,10 @@ def test_every_game_is_sound(name):
         (catalog.lobbying(), 0, -0.125),  # the variance of y
         (catalog.pharma_market(), 0.32, 0),  # (1 - .6 * .6) * (1 - .5)
         (catalog.few_messages(), 1, 0.5),
+        (catalog.cautious_advisers(), 3, 0),
+        (catalog.what_to_ask(), 1, 0.5),
+        (catalog.what_to_ask(bits=2, agents=3), 1, 0.5),
+        (catalog.informants(), 0.5, 0),
     ],
 )
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection()], ids=["pooled", "selection"])

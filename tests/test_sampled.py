@@ -66,19 +66,29 @@ def test_payoffs_agree_with_the_enumerated_conversation(case):
     check_mean(got.agents, exact.agents, got.agents_error)
     # intervals of two standard errors; with the errors estimated from 32 pairs 95 % of them hold the truth
     held = abs(np.asarray(got.agents) - np.asarray(exact.agents)) <= 2 * np.asarray(got.agents_error) + SMALL
-    assert 0.75 < held.mean()  # agents share their transcripts: about 100 independent intervals, some skew
+    assert held.mean() > 0.75  # agents share their transcripts: about 100 independent intervals, some skew
     assert held.mean() < 1 or np.max(got.agents_error) < 10 * SMALL
     # never outside of what can be had, ties and all
     assert np.all(np.asarray(got.agents).std(0) < np.ptp(game.agent_utilities, axis=(1, 2)) / 8)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "rational" not in case])
-@pytest.mark.parametrize("silent", [False, True], ids=["talking", "silent"])
-def test_gradients_agree_with_the_enumerated_conversation(case, silent):
+@pytest.mark.parametrize(
+    "case", ["pooled", "planning", "babbling", pytest.param("planning, 3 rounds", marks=pytest.mark.slow)]
+)
+def test_gradients_agree_with_the_enumerated_conversation(case):
+    agents, rounds, to, user = CASES[case]
+    check_gradient(*make(agents, rounds), rounds, to, user)
+
+
+@pytest.mark.parametrize("case", ["truthful", "questions, all", pytest.param("planning, all", marks=pytest.mark.slow)])
+def test_gradients_where_a_message_is_never_sent(case):
     agents, rounds, to, user = CASES[case]
     game, schemes = make(agents, rounds)
-    if silent:  # agent 0 never sends his last message in the first round, yet its slope is wanted
-        schemes[0].reshape(XB, -1, M)[:, 0] = np.eye(M)[0]
+    schemes[0].reshape(XB, -1, M)[:, 0] = np.eye(M)[0]  # his last message in the first round, whose slope is wanted
+    check_gradient(game, schemes, rounds, to, user)
+
+
+def check_gradient(game, schemes, rounds, to, user):
     exact = em.pseudo_gradient(game, schemes, em.Conversation(rounds, 2, to), user)
     protocol = em.SampledConversation(rounds, 2, to, samples=128, seed=np.arange(SEEDS))
     got = em.sampled_gradient(copies(game), schemes, protocol, user)
@@ -187,21 +197,22 @@ def test_a_long_tree_in_float32_keeps_its_small_weights():
     np.testing.assert_allclose(got.user, full.user, atol=2e-2)  # 24 signals tell x_B but for one time in thousands
 
 
-@pytest.mark.parametrize(("agents", "rounds"), [(10, 2), (2, 6)])
+@pytest.mark.parametrize(("agents", "rounds"), [(10, 2), pytest.param(2, 6, marks=pytest.mark.slow)])
 def test_play_serves_aligned_agents_where_nothing_can_be_enumerated(agents, rounds):
-    game, _ = make(agents, 1, seed=1)
-    game = em.Game(game.prior, game.user_utility, np.stack([game.user_utility] * agents))
+    # she must name x_B, and they begin by telling nearly nothing
+    prior = np.einsum("xb,by->xby", np.full((2, XB), 0.25), np.eye(XB))
+    game = em.Game(prior, np.eye(XB), np.stack([np.eye(XB)] * agents))
     user, protocol = em.FixedReplies("questions", em.RationalUser()), em.SampledConversation(rounds, samples=64)
+    noise = np.random.default_rng(0).uniform(-0.02, 0.02, (agents, protocol.rows(game, M), 1))
+    before = 0.5 + noise * [1, -1]
     solver = em.GradientPlay(steps=100, learning_rate=(0.3, 0.05))
-    key = jax.random.key(0)
-    before = em.random_schemes(key, 1, agents, protocol.rows(game, M), M)[0]
-    done = em.solve(game, protocol, user, solver, start=np.asarray(before, float), verify=False)
+    done = em.solve(game, protocol, user, solver, start=before, verify=False)
     assert done.result == em.Result.UNVERIFIED
     check = em.SampledConversation(rounds, samples=1024, seed=1)
     first, last = (em.sampled_payoffs(game, s, check, user) for s in (before, done.schemes))
-    full = em.payoffs(game, em.full_revelation(agents, XB, M), em.Pooled(), user).user
-    assert last.agents[0] > first.agents[0] + 5 * (first.agents_error[0] + last.agents_error[0])
-    assert last.user > full - 0.05 * (full - first.user) - 5 * last.user_error
+    assert first.user < 0.65
+    assert last.user > 0.95
+    assert last.user - first.user > 5 * (first.user_error + last.user_error)
 
 
 def test_play_takes_fresh_numbers_in_each_step(monkeypatch):
@@ -242,5 +253,5 @@ def test_refusals():
     em.SampledConversation(3).check_user(many, em.FixedReplies("questions", quantal), M)
     with pytest.raises(ValueError, match=r"samples, rounds, messages: .* bytes a game.*rounds = "):
         em.SampledConversation(20).check(many, M)
-    with pytest.raises(ValueError, match=r"samples = 1\d{5}"):
+    with pytest.raises(ValueError, match=r"samples = 2\d{5}"):
         em.SampledConversation(2, samples=2**22).check(many, M)

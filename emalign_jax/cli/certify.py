@@ -9,7 +9,19 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from emalign_jax.cli.options import ProgressBar, Protocol, Ties, make_protocol, make_user
+from emalign_jax.cli.options import (
+    ProgressBar,
+    Protocol,
+    RepliesOption,
+    ReplyRule,
+    ReplyRuleOption,
+    ReplyTo,
+    ReplyToOption,
+    RoundsOption,
+    Ties,
+    make_protocol,
+    make_user,
+)
 
 SHOWN = 50
 
@@ -21,6 +33,10 @@ def certify(
     precision: Annotated[str, typer.Option(help="Of the user: a number (quantal), or inf (rational).")] = "inf",
     ties: Annotated[Ties, typer.Option(help="How a rational user breaks ties.")] = Ties.agents,
     temperature: Annotated[float, typer.Option(help="Of her choice of an agent in Selection; 0 is the best.")] = 0.0,
+    rounds: RoundsOption = None,
+    replies: RepliesOption = None,
+    reply_to: ReplyToOption = ReplyTo.each,
+    reply_rule: ReplyRuleOption = ReplyRule.plans,
     tolerance: Annotated[
         float, typer.Option(help="Certified if every gain is at most this share of the agent's payoff range.")
     ] = 1e-3,
@@ -39,7 +55,8 @@ def certify(
 
     if not 0 < tolerance < 1:
         raise ValueError(f"--tolerance: expected a number between 0 and 1, got {tolerance}")
-    rule, user = make_protocol(protocol, temperature), make_user(precision, ties)
+    rule = make_protocol(protocol, temperature, rounds, replies, reply_to)
+    user = make_user(precision, ties, reply_rule, rule)
     present = sizes(games)
     if sizes(schemes) != present:
         raise ValueError(f"{schemes}: agents: the numbers of agents differ from those of {games}")

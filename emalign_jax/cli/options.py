@@ -5,16 +5,42 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
+import typer
 from tqdm import tqdm
 
-from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled, Selection
+from emalign_jax.replies import FixedReplies
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 
 
 class Protocol(enum.StrEnum):
     pooled = "pooled"
     selection = "selection"
+    conversation = "conversation"
+
+
+class ReplyTo(enum.StrEnum):
+    each = "each"
+    all = "all"
+
+
+class ReplyRule(enum.StrEnum):
+    plans = "plans"
+    babbling = "babbling"
+    truthful = "truthful"
+    questions = "questions"
+
+
+RoundsOption = Annotated[
+    int | None, typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after she chose.")
+]
+RepliesOption = Annotated[int | None, typer.Option(help="Replies Q she has after each round but the last; default 2.")]
+ReplyToOption = Annotated[ReplyTo, typer.Option(help="Each agent hears a reply of his own, or one goes to all.")]
+ReplyRuleOption = Annotated[
+    ReplyRule, typer.Option(help="How she replies: as she likes best (plans), or by a fixed rule.")
+]
 
 
 class Ties(enum.StrEnum):
@@ -23,16 +49,38 @@ class Ties(enum.StrEnum):
     uniform = "uniform"
 
 
-def make_protocol(protocol: Protocol, temperature: float) -> AbstractProtocol:
+def make_protocol(
+    protocol: Protocol, temperature: float, rounds: int | None, replies: int | None, reply_to: ReplyTo
+) -> AbstractProtocol:
+    if protocol is not Protocol.selection and temperature != 0:
+        raise ValueError(f"--temperature: belongs to --protocol selection; leave it out with {protocol.value}")
+    for option, value in (("--rounds", rounds), ("--replies", replies)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option}: expected an integer >= 1, got {value}")
+    if protocol is Protocol.conversation:
+        return Conversation(2 if rounds is None else rounds, 2 if replies is None else replies, reply_to.value)
     if protocol is Protocol.pooled:
-        if temperature != 0:
-            raise ValueError("--temperature: belongs to --protocol selection; leave it out with pooled")
+        if rounds not in (None, 1) or replies is not None:
+            raise ValueError("--rounds, --replies: belong to --protocol conversation or selection; pooled is one round")
         return Pooled()
-    return Selection(temperature)
+    if rounds in (None, 1):
+        if replies is not None:
+            raise ValueError("--replies: needs --rounds of 2 or more")
+        return Selection(temperature)
+    return Selection(temperature, Conversation(rounds, 2 if replies is None else replies, reply_to.value))
 
 
-def make_user(precision: str, ties: Ties) -> AbstractUser:
+def make_user(precision: str, ties: Ties, rule: ReplyRule, protocol: AbstractProtocol) -> AbstractUser:
     """ "inf" is a rational user, a number > 0 a quantal one."""
+    acting = _acting(precision, ties)
+    if rule is ReplyRule.plans:
+        return acting
+    if protocol.conversation is None:
+        raise ValueError(f"--reply-rule: {rule.value} needs a conversation; take --protocol conversation or --rounds")
+    return FixedReplies(rule.value, acting)
+
+
+def _acting(precision: str, ties: Ties) -> AbstractUser:
     try:
         number = float(precision)
     except ValueError:

@@ -11,7 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from emalign_jax.cli.options import ProgressBar, Protocol, Ties, integers, make_protocol, make_user
+from emalign_jax.cli.options import (
+    ProgressBar,
+    Protocol,
+    RepliesOption,
+    ReplyRule,
+    ReplyRuleOption,
+    ReplyTo,
+    ReplyToOption,
+    RoundsOption,
+    Ties,
+    integers,
+    make_protocol,
+    make_user,
+)
 from emalign_jax.families import FAMILIES
 
 KNOBS = (
@@ -30,11 +43,15 @@ def search(
     count: Annotated[int, typer.Option(help="Random games a family and number of agents.")] = 100,
     agents: Annotated[
         str | None,
-        typer.Option(help="Numbers of agents K, separated by commas; default 1,2,3,5,8, and 1,2,3 in Pooled."),
+        typer.Option(
+            help="Numbers of agents K, with commas; default 1,2,3,5,8; 1,2,3 in Pooled, 1,2 in conversations."
+        ),
     ] = None,
     states: Annotated[int, typer.Option(help="Outcomes Y.")] = 4,
     actions: Annotated[int, typer.Option(help="Actions A of the user.")] = 4,
-    user_features: Annotated[int, typer.Option(help="Size XA of what the user sees; 1 is nothing.")] = 1,
+    user_features: Annotated[
+        int | None, typer.Option(help="Size XA of what the user sees; default 1 (nothing), and 3 where she replies.")
+    ] = None,
     agent_features: Annotated[int | None, typer.Option(help="Size XB of what the agents see; default Y.")] = None,
     user_information: Annotated[float, typer.Option(help="Chance that x_A is y itself.")] = 0.5,
     agent_information: Annotated[float, typer.Option(help="Chance that x_B is y itself.")] = 1.0,
@@ -48,7 +65,13 @@ def search(
     precision: Annotated[str, typer.Option(help="Of the user: a number (quantal), or inf (rational).")] = "inf",
     ties: Annotated[Ties, typer.Option(help="How a rational user breaks ties.")] = Ties.agents,
     temperature: Annotated[float, typer.Option(help="Of her choice of an agent in Selection; 0 is the best.")] = 0.0,
-    messages: Annotated[int | None, typer.Option(help="Messages M an agent; default what he can make use of.")] = None,
+    rounds: RoundsOption = None,
+    replies: RepliesOption = None,
+    reply_to: ReplyToOption = ReplyTo.each,
+    reply_rule: ReplyRuleOption = ReplyRule.plans,
+    messages: Annotated[
+        int | None, typer.Option(help="Messages M an agent and round; default what he can make use of.")
+    ] = None,
     start: Annotated[
         str | None, typer.Option(help="monopolist or random; default monopolist in Selection, else random.")
     ] = None,
@@ -72,6 +95,8 @@ def search(
     Examples:
       emalign search
       emalign search --protocol pooled --precision 20 --agents 2 --states 3 --messages 4 --count 256
+      emalign search --protocol conversation --rounds 2 --precision 20 --agents 2 --states 3 --count 50
+      emalign search --rounds 2 --replies 3 --count 20 --agents 1,2
       emalign search --games games.npz --out my-run --json > my-run.json
     """
     config: dict[str, Any] = {
@@ -88,16 +113,19 @@ def search(
     for name in families:
         if name not in FAMILIES:
             raise ValueError(f"--family: expected {', '.join(FAMILIES)}, got {name!r}")
+    rule = make_protocol(protocol, temperature, rounds, replies, reply_to)
     if agents is None:
-        agents = "1,2,3,5,8" if protocol is Protocol.selection else "1,2,3"
+        agents = {"selection": "1,2,3,5,8", "pooled": "1,2,3", "conversation": "1,2"}[protocol.value]
+    if user_features is None:
+        config["user_features"] = 1 if rule.conversation is None else 3
     if start is None:
         start = "monopolist" if protocol is Protocol.selection else "random"
     solver = em.GradientPlay(tolerance=tolerance, extrapolation=extrapolation)
     if steps is not None:
         solver = dataclasses.replace(solver, steps=steps)
     job = SearchJob(
-        protocol=make_protocol(protocol, temperature),
-        user=make_user(precision, ties),
+        protocol=rule,
+        user=make_user(precision, ties, reply_rule, rule),
         solver=solver,
         families=families,
         agents=integers("--agents", agents, 1),
@@ -158,9 +186,14 @@ def search(
 def _title(job) -> str:
     from emalign_jax.users import RationalUser
 
-    user = "rational user" if isinstance(job.user, RationalUser) else f"quantal user (precision {job.user.precision:g})"
+    acting = job.user.acting
+    user = "rational user" if isinstance(acting, RationalUser) else f"quantal user (precision {acting.precision:g})"
+    if acting is not job.user:
+        user += f" who replies by rule ({job.user.rule})"
     start = "agents start as monopolists" if job.start == "monopolist" else "random starts"
-    return f"{type(job.protocol).__name__}, {user}, {start}"
+    talk = job.protocol.conversation
+    rounds = "" if talk is None else f", {talk.rounds} rounds of talk"
+    return f"{type(job.protocol).__name__}{rounds}, {user}, {start}"
 
 
 def _figure(directory: Path, rows, lines, job) -> str:

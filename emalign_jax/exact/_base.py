@@ -50,7 +50,9 @@ class AbstractCheck(abc.ABC):
         self._range: np.ndarray | None = None
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
-    exact_responses = True  # whether best responses are found by an exact method, one by one; else by search, in batches
+    exact_responses = (
+        True  # whether best responses are found by an exact method, one by one; else by search, in batches
+    )
 
     @classmethod
     def check_size(cls, games: Game, messages: int) -> None:
@@ -105,7 +107,8 @@ class AbstractCheck(abc.ABC):
         if self._range is None:
             K = len(self.game.agents)
             # all the best first, then all the worst: agents are alike, so a kept LP has less to change
-            found = np.subtract(*([self._most_paid(i, sign) for i in range(K)] for sign in (1.0, -1.0)))
+            most, least = ([self._most_paid(i, sign) for i in range(K)] for sign in (1.0, -1.0))
+            found = np.subtract(most, least)
             self._range = np.where(found <= NOTHING * self.dictated, 0.0, found)
         return self._range
 
@@ -163,9 +166,11 @@ def register(protocol: type[AbstractProtocol] | tuple[type, ...], user: type[Abs
 
 def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCheck]:
     try:
+        if type(user.acting) not in {known for _, known in _CHECKS}:  # of whose responses the checks know nothing
+            raise KeyError
         return _CHECKS[protocol.kind, type(user)]
     except KeyError:
-        known = ", ".join(f"{_name(kind)} with {u.__name__}" for kind, u in _CHECKS)
+        known = ", ".join(sorted(f"{_name(kind)} with {u.__name__}" for kind, u in _CHECKS))
         raise ValueError(
             f"protocol, user: no exact check for {_name(protocol.kind)} with {type(user).__name__}; there is one "
             f"for {known}"

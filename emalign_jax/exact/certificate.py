@@ -96,6 +96,7 @@ def certify(
     flat = flatten_games(games, batch)
     profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
     bad = np.broadcast_to(faults(games), batch).reshape(-1)
+    protocol, user = parameters.flatten(protocol, batch), parameters.flatten(user, batch)
     reduced = reduce_game(flat, np)
     rows = []
     for at in range(0, len(profiles), TOGETHER):
@@ -111,7 +112,11 @@ def certify(
 
 
 def make_check(
-    reduced: ReducedGame, k: int | np.integer, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None
+    reduced: ReducedGame,
+    k: int | np.integer,
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    messages: int | None = None,
 ) -> AbstractCheck:
     """The exact check of game k of a flat batch, in standard units: read its numbers by its `form`.
 

@@ -95,8 +95,8 @@ class BeliefLP:
         if not result.optimal:
             return self._nothing(result)
         upper, level, worth = np.inf, np.inf, 0.0
-        target = None if bracket is None else PROVED * bracket
-        for _ in range(PROOFS if target is not None else 0):
+        target = PROVED * (bracket or 0.0)
+        for _ in range(0 if bracket is None else PROOFS):
             proof = self._prove(result, target, work)
             work -= proof.work
             line, here = self._line(result, proof)

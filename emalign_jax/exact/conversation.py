@@ -6,6 +6,7 @@ part of a conversation, so deviations have no more of them. `upper` holds for an
 * the belief LP where she has nothing to say (one round or one reply), as in Pooled: exact if M^R >= XB;
 * for a rational user who replies as she likes, the persuasion-mechanism LP, each type being worth at least what she can
   have of the others: exact with one agent, to whom she can tell her type, and enough messages;
+* for a rational user in small conversations also a mixed-integer program, exact for so many messages (`talk_milp.py`);
 * otherwise what the agent could have if he saw x_A and all the others told her nothing: for each type the concave
   closure over beliefs (a relaxation: every conversation splits the belief of each type).
 """
@@ -19,11 +20,15 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.exact import mechanism
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import monopoly_problem, pooled_problem
 from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
+from emalign_jax.exact.pooled import PooledCheck
+from emalign_jax.exact.selection import MATERIAL
 from emalign_jax.exact.talk import law_of_actions, spell, unspell
+from emalign_jax.exact.talk_milp import MAX_BINARIES, best_rule, binaries
 from emalign_jax.game import ReducedGame
 from emalign_jax.play.ascent import ascend
 from emalign_jax.protocols import Conversation
@@ -33,6 +38,7 @@ from emalign_jax.users import QuantalUser, RationalUser
 RANDOM_STARTS = 4
 POOL = 3  # deviations of an agent that are remembered and tried again at other profiles of the game
 RELAXED = 0.02  # how closely a relaxation is solved, as a share of what dictating to one type is worth
+NUDGES = (1e-5, 1e-4)
 VERIFIED = 2  # of the starts of an ascent, those that ended highest are evaluated in float64
 
 
@@ -47,6 +53,11 @@ class SearchedCheck(AbstractCheck):
         self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}
         self._pool: dict[int, list[tuple[float, np.ndarray]]] = {}
         self._limits: dict[int, float] = {}
+
+    @classmethod
+    def size_of(cls, games, protocol, messages):
+        protocol.check(games, messages)  # rules are small where transcripts are too many
+        mechanism.check_size(games)
 
     # lower bounds
 
@@ -75,7 +86,7 @@ class SearchedCheck(AbstractCheck):
         """The best rule that was found for `agent`, evaluated here."""
         if not self._is_searched(schemes):
             self.prepare([self], [schemes])
-        best = self.payoffs(schemes)[1][agent], schemes[agent]
+        best = float(self.payoffs(schemes)[1][agent]), schemes[agent]
         pool = [rule for _, rule in self._pool.get(agent, ())]
         for rule in (*self._searched[1].get(agent, ()), *pool):
             if rule.shape == schemes[agent].shape:
@@ -91,7 +102,7 @@ class SearchedCheck(AbstractCheck):
         return float(self.payoffs(profile, agent)[1][agent])
 
     @abc.abstractmethod
-    def payoffs(self, schemes, agent: int | None = None):
+    def payoffs(self, schemes, agent: int | None = None) -> tuple[float, np.ndarray]:
         """As in every check; `agent`: only his payoff need be right."""
 
     def monopolist(self, agent, sign=1.0):
@@ -118,9 +129,8 @@ class SearchedCheck(AbstractCheck):
     def limit(self, agent: int) -> float:
         """No conversation, whoever says what, pays him more."""
         if agent not in self._limits:
-            if self.strategic and isinstance(self.user, RationalUser):
-                price = self.mechanism.price(self.game.agents[agent])
-                self._limits[agent] = price.value if price.optimal else float(self.game.agents[agent].max(-1).sum())
+            if self.plans_rationally:
+                self._limits[agent] = self._mechanism_bound(agent)
             else:
                 self._limits[agent] = self._sum_by_type(agent)
         return self._limits[agent]
@@ -140,11 +150,32 @@ class SearchedCheck(AbstractCheck):
             total += min(optimum.upper, dictated) if optimum.optimal else dictated
         return total
 
+    @property
+    def plans_rationally(self) -> bool:
+        return self.strategic and isinstance(self.user, RationalUser)
+
     @functools.cached_property
     def mechanism(self) -> MechanismLP:
-        """With her tie tolerance at every node, so that its optimum bounds what she allows."""
-        slack = self.user.acting.tolerance * self.scale
-        return MechanismLP(self.game, slack=slack, nodes=self.protocol.conversation.rounds)
+        """All that a conversation can bring about with a rational user, but for her tie tolerance."""
+        return MechanismLP(self.game, nodes=self.protocol.conversation.rounds)
+
+    @functools.cached_property
+    def _tolerant(self) -> MechanismLP:
+        """With her tie tolerance at every node."""
+        return MechanismLP(self.game, slack=self._slack, nodes=self.protocol.conversation.rounds)
+
+    @property
+    def _slack(self) -> float:
+        return self.user.acting.tolerance * self.scale
+
+    def _mechanism_bound(self, agent: int, by_type: Float[np.ndarray, "XA"] | None = None) -> float:
+        """No mechanism pays him more; what her tie tolerance may add counts where it is more than `MATERIAL`."""
+        own = self.game.agents[agent]
+        advice = self.mechanism.best(own, by_type=by_type)
+        immaterial = MATERIAL * self.payoff_range[agent] + self.negligible[agent] / 2
+        if not (advice.optimal and self._slack * advice.slack_price <= immaterial):
+            advice = self._tolerant.best(own, by_type=by_type)
+        return advice.value if advice.optimal else float(own.max(-1).sum())
 
     def _most_paid(self, agent, sign):
         """What one agent can make of a single message, out of many, on a lattice of beliefs: a unit, no larger than
@@ -155,6 +186,13 @@ class SearchedCheck(AbstractCheck):
 
 class ConversationCheck(SearchedCheck):
     """All agents talk to her."""
+
+    @classmethod
+    def size_of(cls, games, protocol, messages):
+        super().size_of(games, protocol, messages)
+        tree = protocol.tree(games.agents, messages)
+        if cls._listens(tree):
+            PooledCheck.check_size(games, messages**tree.rounds)
 
     def payoffs(self, schemes, agent=None):
         game, K = self.game, len(schemes)
@@ -185,7 +223,8 @@ class ConversationCheck(SearchedCheck):
     def _common(self, law):
         return np.einsum("xba,ixba->i", law, self.game.agents)
 
-    def _listens(self, tree) -> bool:
+    @staticmethod
+    def _listens(tree) -> bool:
         """She has nothing to say, so that it is all one long message."""
         return tree.rounds == 1 or tree.replies == 1
 
@@ -200,12 +239,32 @@ class ConversationCheck(SearchedCheck):
         for i in agents:
             if self._listens(tree):
                 found.append(self._as_one_message(schemes, i, tree, present[i], bracket))
-            elif len(schemes) == 1 and self.strategic and isinstance(self.user, RationalUser):
+            elif len(schemes) == 1 and self.plans_rationally:
                 found.append(self._as_mechanism(schemes, tree, present[0], bracket))
             else:
                 value, rule = self._best_found(schemes, i)
                 found.append(Deviation(value, max(self._upper(schemes, i, bracket), value), rule))
+            width = self._width(i, bracket)
+            if width is not None and found[-1].upper - found[-1].value > width:
+                found[-1] = self._by_program(schemes, i, tree, found[-1], width / 4)
         return found
+
+    def _by_program(self, schemes, i, tree, found: Deviation, gap: float) -> Deviation:
+        """The same with the MILP's bound and rule, where it is small enough."""
+        acting = self.user.acting
+        size = binaries(tree, len(self.game.mass), self.game.user.shape[2], not self.strategic)
+        if not isinstance(acting, RationalUser) or size > MAX_BINARIES:
+            return found
+        slack = self._slack / 2  # the best rule lies on the edge of it, and must still be tied
+        best = best_rule(self.game, schemes, i, tree, self.user, slack, gap)
+        if best.rule is not None:
+            # a tie rule may deny him what the program's ties grant, but not what is beside them
+            aside = (schemes[i], *_starts(self, schemes, i)[1:2], np.full_like(best.rule, 1 / tree.messages))
+            near = [best.rule, *((1 - share) * best.rule + share * other for other in aside for share in NUDGES)]
+            paid = [self._switch(schemes, i, rule) for rule in near]
+            if max(paid) > found.value:
+                found = found._replace(value=max(paid), scheme=near[int(np.argmax(paid))])
+        return found._replace(upper=max(min(found.upper, best.upper), found.value))
 
     def _as_one_message(self, schemes, i, tree, present, bracket) -> Deviation:
         """The belief LP of Pooled, with words for messages."""
@@ -228,29 +287,21 @@ class ConversationCheck(SearchedCheck):
         advice = self.mechanism.best(self.game.agents[0])
         if not advice.optimal:
             return Deviation(np.nan, np.nan, schemes[0], advice.status)
-        best = present, schemes[0]
+        best, upper = (present, schemes[0]), self.limit(0)
         if can_report(tree, len(self.game.mass)):
-            exactly = self._tieless.best(self.game.agents[0])
-            rule, wide = rule_of(exactly.scheme.reshape(self.game.user.shape), tree)
-            if wide.messages == tree.messages and exactly.optimal:
+            rule, wide = rule_of(advice.scheme.reshape(self.game.user.shape), tree)
+            if wide.messages == tree.messages:
                 best = max(best, (self._switch(schemes, 0, rule), rule), key=lambda x: x[0])
-        if best[0] < advice.value - (self._width(0, bracket) or 1e-6 * self.dictated[0]):
+        if best[0] < upper - (self._width(0, bracket) or 1e-6 * self.dictated[0]):
             best = max(best, self._best_found(schemes, 0), key=lambda x: x[0])
-        return Deviation(best[0], max(advice.value, best[0]), best[1])
-
-    @functools.cached_property
-    def _tieless(self) -> MechanismLP:
-        """Without her tie tolerance, so that she finds what its optimum advises best but for rounding."""
-        return MechanismLP(self.game)
+        return Deviation(best[0], max(upper, best[0]), best[1])
 
     def _upper(self, schemes, i, bracket) -> float:
         if bracket is None:
             return float(self.game.agents[i].max(-1).sum())
         upper = self.limit(i)
-        if self.strategic and isinstance(self.user, RationalUser) and len(schemes) > 1:
-            without = self.mechanism.best(self.game.agents[i], by_type=self._without(schemes, i))
-            if without.optimal:
-                upper = min(upper, without.value)
+        if self.plans_rationally and len(schemes) > 1:
+            upper = min(upper, self._mechanism_bound(i, self._without(schemes, i)))
         return upper
 
     def _without(self, schemes, i) -> Float[np.ndarray, "XA"]:
@@ -258,7 +309,8 @@ class ConversationCheck(SearchedCheck):
         others = np.delete(schemes, i, axis=0)
         tree = self.protocol.tree(len(others), schemes.shape[2])
         law = law_of_actions(self.game, others, tree, self.user, self.scale, self.game.user)
-        slack = tree.rounds * self.user.tolerance * self.scale * np.asarray(self.game.mass).sum(1)
+        # her tie tolerance, and rounding: what the LP asks for must be within reach
+        slack = (tree.rounds * self._slack + 1e-9 * self.scale) * np.asarray(self.game.mass).sum(1)
         return (law * self.game.user).sum((1, 2)) - slack
 
 
@@ -282,7 +334,8 @@ def _search(asked: list) -> None:
     starts = [_starts(check, schemes, i) for check, schemes, i in asked]
     n = len(starts[0])
     game, protocol, user = (
-        _stack([getattr(check, name) for check, _, _ in asked for _ in range(n)]) for name in ("game", "protocol", "user")
+        _stack([getattr(check, name) for check, _, _ in asked for _ in range(n)])
+        for name in ("game", "protocol", "user")
     )
     profiles = np.repeat(np.array([schemes for _, schemes, _ in asked]), n, axis=0)
     agents = np.repeat([i for _, _, i in asked], n)
@@ -303,7 +356,7 @@ def _starts(check: SearchedCheck, schemes, agent: int) -> Float[np.ndarray, "S r
     rows, M = schemes.shape[1:]
     tree = check.protocol.conversation.tree(1, M)
     XB = rows // tree.information_sets
-    reveal = spell(tree, _partition(XB, M**tree.rounds))
+    reveal = np.asarray(spell(tree, _partition(XB, M**tree.rounds)))
     random = np.random.default_rng(agent).dirichlet(np.full(M, 0.7), (RANDOM_STARTS, rows))
     return np.concatenate([schemes[agent][None], reveal[None], random])
 

@@ -15,7 +15,7 @@ from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.guarantees import WorstLaw, worst_law
 from emalign_jax.exact.responses import respond, value_scale
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled, Selection
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import AbstractUser, RationalUser
@@ -65,13 +65,15 @@ def worst_case(
     gains: what each agent may gain from switching to full revelation, in his utility; a number or [..., K]. With 0 no
         equilibrium is worse for her.
     protocol: Selection() by default, where whoever reveals all is picked. Not Selection with a temperature, where he
-        may not be, nor Pooled with ties="agents", where no single law answers for all agents (ValueError).
+        may not be, nor Pooled or Conversation with ties="agents", where no single law answers for all agents
+        (ValueError).
     exact: derive the LP in rational arithmetic (small games; ValueError beyond).
     NaN for a malformed game or an LP that HiGHS does not solve; `coverage` says which.
     """
     user = RationalUser() if user is None else user
     bounds, batch = _bounds(games, gains, user, protocol, isinstance(user, RationalUser), exact)
-    return np.reshape([np.nan if b is None else b.form.user_unit * _value(b) + b.form.user_zero for b in bounds], batch)
+    values = [np.nan if b is None else float(b.form.user_unit * _value(b) + b.form.user_zero) for b in bounds]
+    return np.array(values).reshape(batch)
 
 
 def coverage(
@@ -127,9 +129,10 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool):
             "protocol: the guarantee needs whoever reveals all to be picked, so temperature 0; with a temperature the "
             "guarantee of a given profile is certify(...).guarantee"
         )
-    if isinstance(protocol, Pooled) and isinstance(user, RationalUser) and user.ties == "agents":
+    if isinstance(protocol, Pooled | Conversation) and user.favours:
         raise ValueError(
-            'user: in Pooled with ties="agents" no single law answers for all agents; take ties="lowest" or "uniform"'
+            f'user: in {type(protocol).__name__} with ties="agents" no single law answers for all agents; take '
+            'ties="lowest" or "uniform"'
         )
     gains = np.asarray(gains, np.float64)
     if gains.ndim and gains.shape[-1] != games.agents:
@@ -147,12 +150,13 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool):
     ], batch
 
 
-def _bound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool) -> _Bound:
-    form = standard_form(reduced, Selection(), user)
+def _bound(reduced: ReducedGame, gains, her, obedience: bool, exact: bool) -> _Bound:
+    form = standard_form(reduced, Selection(), her)
     game, scale = form.game, value_scale(form.game)
-    informed = np.array([respond(form.user, game.user, game.mass, own, scale) for own in game.agents])
+    user, mass = np.asarray(game.user), np.asarray(game.mass)
+    informed = np.array([respond(form.user, user, mass, own, scale) for own in np.asarray(game.agents)])
     floors = (informed * game.agents).sum((1, 2, 3)) - gains / form.agent_unit
     law = worst_law(game, floors, obedience_slack=0.0 if obedience else None, exact=exact)
     if law.status == "Infeasible" and obedience:  # what she takes for tied when informed may not be, quite
-        law = worst_law(game, floors, obedience_slack=user.tolerance * scale, exact=exact)
+        law = worst_law(game, floors, obedience_slack=her.tolerance * scale, exact=exact)
     return _Bound(form, float((informed[0] * game.user).sum()), informed, law)

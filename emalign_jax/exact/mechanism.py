@@ -25,7 +25,6 @@ from emalign_jax.tree import Tree
 MAX_ENTRIES = 4_000_000  # of the LP's matrix
 
 
-
 def check_size(games: Game) -> None:
     """Raise `ValueError` where the LP would be too large."""
     XA, XB, A = games.user_features, games.agent_features, games.actions
@@ -139,9 +138,7 @@ def can_report(tree: Tree, user_features: int) -> bool:
     return tree.replies ** (tree.rounds - 1) >= user_features
 
 
-def rule_of(
-    mechanism: Float[np.ndarray, "XA XB A"], tree: Tree
-) -> tuple[Float[np.ndarray, "rows M"], Tree]:
+def rule_of(mechanism: Float[np.ndarray, "XA XB A"], tree: Tree) -> tuple[Float[np.ndarray, "rows M"], Tree]:
     """The rule that carries out a mechanism: silence while she reports, digit by digit, then the recommendation.
 
     It needs as many messages as actions in use; where the tree has fewer, the rule is one of a wider tree.

@@ -78,15 +78,17 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     exactly = np.concatenate([np.zeros(T * B + taken), [1.0]])
 
     lp = highspy.HighsLp()
-    lp.num_row_, lp.num_col_ = rows.shape
+    lp.num_row_, lp.num_col_ = len(exactly) + taken * A, sent + taken + B
     lp.sense_ = highspy.ObjSense.kMaximize
     lp.col_cost_ = np.concatenate([goal.reshape(B, taken).T.ravel(), np.zeros(taken), -price])
-    lp.col_lower_, lp.col_upper_ = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+    lp.col_lower_, lp.col_upper_ = np.zeros(lp.num_col_), np.ones(lp.num_col_)
     lp.row_lower_ = np.concatenate([exactly, np.zeros(taken * A)])
     lp.row_upper_ = np.concatenate([exactly, np.full(taken * A, np.inf)])
     lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = rows.shape
-    lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = rows.indptr, rows.indices, rows.data
+    lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = lp.num_row_, lp.num_col_
+    lp.a_matrix_.start_ = np.asarray(rows.indptr, np.int32)
+    lp.a_matrix_.index_ = np.asarray(rows.indices, np.int32)
+    lp.a_matrix_.value_ = np.asarray(rows.data, np.float64)
     integer, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
     lp.integrality_ = [real] * sent + [integer] * taken + [real] * B
     highs = new_highs(

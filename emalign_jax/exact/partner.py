@@ -41,6 +41,7 @@ class PartnerRational(SelectionRational):
     @classmethod
     def size_of(cls, games, protocol, messages):
         """Raise `ValueError` for sizes the LPs cannot do."""
+        protocol.check(games, messages)
         tree = protocol.conversation.tree(1, messages)
         if _listens(tree):
             super().check_size(games, messages)

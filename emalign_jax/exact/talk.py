@@ -6,7 +6,7 @@ forward, along the transcripts, as one law over actions for each x_A and x_B.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -34,23 +34,40 @@ def reach(tree: Tree, rules: Float[np.ndarray, "K rows M"]) -> list[Float[np.nda
     return levels
 
 
-def law_of_actions(
+class Talk(NamedTuple):
+    """What happens at the transcripts T at which she acts.
+
+    heard:  [XA, T] chance of her replies, given the messages
+    chance: [T, XB] of the messages, given her replies
+    action: [XA, T, A] her law over actions
+    """
+
+    heard: Float[np.ndarray, "XA T"]
+    chance: Float[np.ndarray, "T XB"]
+    action: Float[np.ndarray, "XA T A"]
+
+    def law(self) -> Float[np.ndarray, "XA XB A"]:
+        """P(a | x_A, x_B)."""
+        return np.einsum("xt,tb,xta->xba", self.heard, self.chance, self.action, optimize=True)
+
+
+def talk(
     game: ReducedGame,
     rules: Float[np.ndarray, "K rows M"],
     tree: Tree,
     user: Any,
     scale: float,
     favour: Float[np.ndarray, "XA XB A"],
-) -> Float[np.ndarray, "XA XB A"]:
-    """P(a | x_A, x_B); under ties="agents" her ties, of replies too, go to `favour`."""
-    levels = reach(tree, rules)
-    XA, XB, A = game.user.shape
+) -> Talk:
+    """Under ties="agents" her ties, of replies too, go to `favour`."""
+    levels, mass = reach(tree, rules), np.asarray(game.mass)
+    XA = len(mass)
 
     def totals(weights, payoff):
         return np.tensordot(payoff, weights, (1, 1)).swapaxes(1, 2)  # [XA, T, A]
 
     hers, his = totals(levels[-1], game.user), totals(levels[-1], favour)
-    action = respond(user.acting, hers, game.mass @ levels[-1].T, his, scale)
+    action = respond(user.acting, hers, mass @ levels[-1].T, his, scale)
     worth, worth_him = (action * hers).sum(-1), (action * his).sum(-1)
     plans = []
     for r in range(tree.rounds - 2, -1, -1):
@@ -59,20 +76,24 @@ def law_of_actions(
         if isinstance(user, FixedReplies):
             plan = np.asarray(user.reply_law(game, tree, r, np), float)
         else:
-            plan = respond(user, hers, game.mass @ levels[r].T, his, scale)
+            plan = respond(user, hers, mass @ levels[r].T, his, scale)
         worth, worth_him = (plan * hers).sum(-1), (plan * his).sum(-1)
         plans.append(plan)
     heard = np.ones((XA, 1))
     for plan in reversed(plans):
         heard = np.repeat(heard, tree.joint_messages, axis=1)[..., None] * plan
         heard = heard.reshape(XA, -1)
-    heard = np.repeat(heard, tree.joint_messages, axis=1)
-    return np.einsum("xt,tb,xta->xba", heard, levels[-1], action, optimize=True)
+    return Talk(np.repeat(heard, tree.joint_messages, axis=1), levels[-1], action)
+
+
+def law_of_actions(game: ReducedGame, rules, tree: Tree, user: Any, scale: float, favour) -> np.ndarray:
+    """P(a | x_A, x_B) [XA, XB, A], arguments as of `talk`."""
+    return talk(game, rules, tree, user, scale, favour).law()
 
 
 def spell(tree: Tree, scheme: Float[np.ndarray, "XB S"]) -> Float[np.ndarray, "rows M"] | None:
-    """One agent's rule that tells as much as `scheme`, one of whose S messages he spells in R rounds, first digit first;
-    None if S > M^R. He takes no notice of her replies."""
+    """One agent's rule that tells as much as `scheme`: he spells one of its S messages in R rounds, first digit first,
+    and takes no notice of her replies. None if S > M^R."""
     M, R = tree.messages, tree.rounds
     words = M**R
     if scheme.shape[1] > words:
@@ -91,7 +112,7 @@ def spell(tree: Tree, scheme: Float[np.ndarray, "XB S"]) -> Float[np.ndarray, "r
     return rule.reshape(-1, M)
 
 
-def unspell(tree: Tree, rule: Float[np.ndarray, "rows M"]) -> Float[np.ndarray, "XB M^R"]:
+def unspell(tree: Tree, rule: Float[np.ndarray, "rows M"]) -> Float[np.ndarray, "XB W"]:
     """The law over words of a rule that takes no notice of replies (or hears only one)."""
     alone = Tree(tree.rounds, 1, False, 1, tree.messages)
     levels = [slice(tree.first(r), tree.first(r + 1), 1) for r in range(tree.rounds)]

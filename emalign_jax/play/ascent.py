@@ -33,7 +33,7 @@ LARGEST = 256  # games a call: larger blocks are no faster, and the last one is 
 
 
 class Climbed(NamedTuple):
-    """schemes [P, rows, M] of the agents who climbed, payoffs [P] as play counts them (of the stand-ins, in float32)."""
+    """schemes [P, rows, M] of the agents who climbed, payoffs [P] as play counts them (stand-ins, float32)."""
 
     schemes: Float[np.ndarray, "P rows M"]
     payoffs: Float[np.ndarray, "P"]

@@ -81,8 +81,10 @@ class GradientPlay(eqx.Module):
     def schedule(self, late: bool) -> _Schedule:
         """[steps] values of each annealed quantity; `late` is the last half of it."""
         steps = -(-self.steps // self.chunk) * self.chunk
-        pairs = self.learning_rate, self.precision, self.temperature
-        whole = _Schedule(*(np.geomspace(*pair, steps) for pair in pairs), np.arange(steps))
+        rate, precision, temperature = (
+            np.geomspace(*pair, steps) for pair in (self.learning_rate, self.precision, self.temperature)
+        )
+        whole = _Schedule(rate, precision, temperature, np.arange(steps))
         return _Schedule(*(x[-self.chunk * -(-steps // (2 * self.chunk)) :] for x in whole)) if late else whole
 
 

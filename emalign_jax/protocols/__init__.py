@@ -6,4 +6,13 @@ from emalign_jax.protocols.pooled import Pooled
 from emalign_jax.protocols.sampled import SampledConversation, SampledGradient, SampledPayoffs
 from emalign_jax.protocols.selection import Selection
 
-__all__ = ["AbstractProtocol", "Conversation", "Payoffs", "Pooled", "SampledConversation", "SampledGradient", "SampledPayoffs", "Selection"]
+__all__ = [
+    "AbstractProtocol",
+    "Conversation",
+    "Payoffs",
+    "Pooled",
+    "SampledConversation",
+    "SampledGradient",
+    "SampledPayoffs",
+    "Selection",
+]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
+from decimal import Decimal
 from typing import NamedTuple
 
 import equinox as eqx
@@ -51,7 +52,8 @@ class AbstractConversation(AbstractProtocol):
         return self
 
     def messages(self, game: Game) -> int:
-        return game.agent_features
+        """Enough to tell all that he knows in R rounds."""
+        return next(m for m in range(1, game.agent_features + 1) if m**self.rounds >= game.agent_features)
 
     def rows(self, game: Game, messages: int) -> int:
         return game.agent_features * self.tree(1, messages).information_sets
@@ -116,7 +118,7 @@ class Conversation(AbstractConversation):
         fits = sizes_that_fit(needed, rounds=self.rounds, messages=messages, replies=self.replies)
         raise ValueError(
             f"rounds, messages, replies: {self.rounds} rounds with {game.agents} agents, {messages} messages and "
-            f"{self.replies} replies (to {self.to}) need {8 * cells:.3g} bytes a game; the limit is "
+            f"{self.replies} replies (to {self.to}) need {Decimal(8 * cells):.3g} bytes a game; the limit is "
             f"{8 * MAX_CELLS:.3g}. {fits}"
         )
 

@@ -10,7 +10,8 @@ payoffs, and its derivative by W, p held fixed, is one of the gradient: score fu
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,7 +22,7 @@ from jaxtyping import Float, Int
 
 from emalign_jax.arguments import integer
 from emalign_jax.game import Array, Game, ReducedGame
-from emalign_jax.protocols._base import MAX_CELLS, AbstractProtocol, Payoffs
+from emalign_jax.protocols._base import MAX_CELLS, Payoffs
 from emalign_jax.protocols.conversation import (
     AbstractConversation,
     converse,
@@ -178,7 +179,7 @@ class SampledConversation(AbstractConversation):
         where = np.arange(tree.agents), slice(None), drawn.row
         return tuple(jnp.zeros_like(rules).at[where].add(x) for x in (values, values * (values - partner)))
 
-    def _draw(self, game: ReducedGame, rules, tree: Tree, user: AbstractUser, explore: float) -> _Drawn:
+    def _draw(self, game: ReducedGame, rules, tree: Tree, user: Any, explore: float) -> _Drawn:
         S, K, M, depth = self.samples, tree.agents, tree.messages, self._depth(user)
         channels = 1 if tree.together else K
         key = jax.random.fold_in(jax.random.key(self.seed), self.step)
@@ -241,7 +242,8 @@ class SampledConversation(AbstractConversation):
             fits = sizes_that_fit(needed, samples=self.samples, rounds=self.rounds, messages=messages)
             raise ValueError(
                 f"samples, rounds, messages: {self.samples} samples of {self.rounds} rounds with {game.agents} agents "
-                f"and {messages} messages need {8 * cells:.3g} bytes a game; the limit is {8 * MAX_CELLS:.3g}. {fits}"
+                f"and {messages} messages need {Decimal(8 * cells):.3g} bytes a game; the limit is "
+                f"{8 * MAX_CELLS:.3g}. {fits}"
             )
 
     def check_user(self, game: Game, user: AbstractUser, messages: int) -> None:
@@ -263,9 +265,9 @@ class SampledConversation(AbstractConversation):
             raise ValueError(
                 f"user: {type(user).__name__} plans her replies, so that all that can follow the first messages is "
                 f"enumerated: {self.samples} samples of {self.rounds} rounds with {game.agents} agents, {messages} "
-                f"messages and {self.replies} replies (to {self.to}) need {8 * cells:.3g} bytes a game; the limit is "
-                f"{8 * MAX_CELLS:.3g}. {fits}. A fixed reply rule with a name, such as FixedReplies(\"questions\", "
-                f"...), has no such limit"
+                f"messages and {self.replies} replies (to {self.to}) need {Decimal(8 * cells):.3g} bytes a game; the "
+                f"limit is {8 * MAX_CELLS:.3g}. {fits}. A fixed reply rule with a name, such as "
+                'FixedReplies("questions", ...), has no such limit'
             )
 
 

@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.game import Array, Game, ReducedGame
-from emalign_jax.protocols._base import AbstractProtocol, Payoffs, posterior_mean, user_scale
+from emalign_jax.protocols._base import MAX_CELLS, AbstractProtocol, Payoffs, posterior_mean, user_scale
 from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.users import AbstractUser, QuantalUser
 
@@ -26,7 +26,8 @@ TIE_TOLERANCE = 1e-9  # values closer than this, relative to the user's range, a
 class Selection(AbstractProtocol):
     """temperature: >= 0, in utility units; 0 picks the best agent. A scalar or an array over the batch.
 
-    then: the `Conversation` that she has with the agent she picks; None is one message.
+    then: the `Conversation` that she has with the agent she picks; None is one message. Exact checks count deviations
+        with any number of messages, so a search needs M >= max(XB, A), the default.
     """
 
     temperature: Float[Array, "*batch"]
@@ -67,18 +68,16 @@ class Selection(AbstractProtocol):
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> Float[Array, "K rows M"]:
-        if self.sharp or not isinstance(user, QuantalUser):
+        if self.sharp or not isinstance(user.acting, QuantalUser):
             raise ValueError(
                 "protocol, user: payoffs jump where the choice of agent or of action does; take "
                 "protocol.smoothed(temperature) and user.smoothed(precision) for gradients"
             )
-        if self.then is not None:
-            values, table = self._evaluate_talks(self.then, game, schemes, user)
-            goal, _ = self._goals(game, values, table)
-            talk = lambda own, scheme: self.then.pseudo_gradient(  # noqa: E731
-                game._replace(agents=own[None]), scheme[None], user
-            )[0]
-            return jax.vmap(talk)(goal, schemes)
+        if (then := self.then) is not None:
+            goal, _ = self._goals(game, *self._evaluate_talks(then, game, schemes, user))
+            return jax.vmap(
+                lambda own, scheme: then.pseudo_gradient(game._replace(agents=own[None]), scheme[None], user)[0]
+            )(goal, schemes)
         mass, user_total, own_total, response, values, table = evaluate_agents(game, schemes, user)
         goal, (chosen, pull) = self._goals(game, values, table)
         goal_total = chosen[:, None, None, None] * own_total + pull[:, None, None, None] * user_total
@@ -130,6 +129,12 @@ class Selection(AbstractProtocol):
         if self.then is not None:  # she talks to one agent, whose tree does not grow with the others
             alone = Game(game.prior, game.user_utility, game.agent_utilities[..., :1, :, :], check="shapes")
             self.then.check(alone, messages)
+        if self.then is not None and self.cells(game, messages) > MAX_CELLS:
+            raise ValueError(
+                f"agents: {game.agents} conversations of {self.then.rounds} rounds with {messages} messages need "
+                f"{8 * self.cells(game, messages):.3g} bytes a game; the limit is {8 * MAX_CELLS:.3g}: take fewer "
+                "agents, messages or rounds"
+            )
         super().check(game, messages)
 
     def messages(self, game: Game) -> int:

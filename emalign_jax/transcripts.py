@@ -1,0 +1,352 @@
+"""A conversation as text: a tree of what may be said, with probabilities, beliefs, actions and payoffs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax import parameters
+from emalign_jax.arguments import integer
+from emalign_jax.exact.responses import choose, respond, value_scale
+from emalign_jax.exact.talk import law_of_actions, reach
+from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.protocols import AbstractProtocol, Selection
+from emalign_jax.replies import FixedReplies
+from emalign_jax.schemes import check_schemes
+from emalign_jax.tree import Tree
+from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
+
+NEVER = 1e-12  # a branch of smaller probability is rounding, and not shown
+COLUMNS = 8  # x_B, at most, with a column each; beliefs over more are written out
+SHOWN = 3  # actions, or x_B, at most, of a law that is written out
+
+
+def transcript_tree(
+    game: Game,
+    schemes,
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    *,
+    user_feature: int | None = None,
+    at_least: float = 0.01,
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """What may be said in a conversation of one game, as a tree: a line for the messages of a round, and one a reply.
+
+    Columns: "chance" of the step, given the line it hangs from; "reached", the probability of getting there; her belief
+    over x_B; and where she acts, what she does, her expected utility and the agents'. The last line adds up.
+
+    schemes:      [K, rows, M]
+    protocol:     a `Conversation`, or `Selection(then=Conversation(...))`
+    user_feature: x_A of the user who talks; all probabilities are then given that x_A. None: whatever she is, the tree
+        branches on x_A first.
+    at_least:     branches of smaller probability are added up in one line
+    names:        of "actions", "x_A", "x_B": a list of words each
+
+    Under ties="agents" there is one tree an agent; shown is that of the agent she talks to, or of agent 0 where she
+    talks to all.
+    Raises `ValueError` for a batch of games, a malformed game, wrong shapes, an x_A that there is not or never happens.
+    """
+    if game.batch_shape:
+        raise ValueError(f"game: expected one game, got a batch of {list(game.batch_shape)}: take game[k]")
+    fault = str(faults(game))
+    if fault:
+        raise ValueError(fault)
+    conversation = protocol.conversation
+    if conversation is None:
+        raise ValueError(
+            f"protocol: expected a Conversation or Selection(then=Conversation(...)), got {type(protocol).__name__}; "
+            "a single round is Conversation(1)"
+        )
+    schemes = check_schemes(game, schemes, protocol)
+    if schemes.ndim > 3:
+        raise ValueError(f"schemes: expected [K, rows, M] for one game, got {list(schemes.shape)}")
+    if not np.isfinite(schemes).all():
+        raise ValueError("schemes: expected finite numbers")
+    user.check(game, protocol, schemes.shape[-1])
+    protocol.check(game, schemes.shape[-1])
+    if type(user.acting) not in (QuantalUser, RationalUser) or type(user) not in (
+        QuantalUser, RationalUser, FixedReplies
+    ):  # fmt: skip
+        raise ValueError(
+            f"user: expected QuantalUser, RationalUser or FixedReplies over one of them, got {type(user).__name__}"
+        )
+    if not 0 <= at_least < 1:
+        raise ValueError(f"at_least: expected a probability in [0, 1), got {at_least}")
+    user = parameters.item(user, 0)
+    reduced: Any = reduce_game(game, np)
+    types = _types(reduced.mass, user_feature)
+    words = _words(game, names)
+    tree = conversation.tree(game.agents if conversation is protocol else 1, schemes.shape[-1])
+    scale = value_scale(reduced)
+    title, favoured, picked = None, [0], np.ones(1)
+    if isinstance(protocol, Selection):
+        picked = _picked(reduced, schemes, tree, user, scale, float(parameters.item(protocol, 0).temperature))
+        favoured = [i for i in range(game.agents) if picked[i] > NEVER]
+        title = f"She picks {_listed([f'agent {i} ({_chance(picked[i])})' for i in favoured])}."
+    elif user.favours and game.agents > 1:
+        title = "Her ties go to agent 0."
+    talks = []
+    for i in favoured:
+        rules = schemes if conversation is protocol else schemes[i : i + 1]
+        speaker = "agents say" if len(rules) > 1 else f"agent {i} says" if game.agents > 1 else "agent says"
+        talks.append(_Talk(reduced, rules, tree, user, scale, reduced.agents[i], speaker, words))
+    start = _start(talks, [float(picked[i]) for i in favoured], favoured, types, user_feature is not None)
+    return "\n".join(([title] if title else []) + _table(start, at_least, words, game.agents))
+
+
+def _types(mass: Float[np.ndarray, "XA XB"], user_feature: int | None) -> dict[int, float]:
+    """Each x_A of the tree that can happen, with its probability."""
+    chances = mass.sum(1)
+    if user_feature is None:
+        return {xa: float(chance) for xa, chance in enumerate(chances) if chance > 0}
+    user_feature = integer("user_feature", user_feature, 0)
+    if user_feature >= len(mass):
+        raise ValueError(f"user_feature: expected an index below XA = {len(mass)}, got {user_feature}")
+    if not chances[user_feature] > 0:
+        raise ValueError(f"user_feature: x_A = {user_feature} never happens in this game")
+    return {user_feature: float(chances[user_feature])}
+
+
+def _words(game: Game, names: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
+    sizes = {"actions": game.actions, "x_A": game.user_features, "x_B": game.agent_features}
+    words = {
+        "actions": [f"action {a}" for a in range(game.actions)],
+        "x_A": [str(xa) for xa in range(game.user_features)],
+        "x_B": [str(xb) for xb in range(game.agent_features)],
+    }
+    for what, given in (names or {}).items():
+        if what not in sizes:
+            raise ValueError(f"names: expected some of {', '.join(sizes)}, got {what!r}")
+        if isinstance(given, str) or len(given) != sizes[what]:
+            raise ValueError(f"names: expected {sizes[what]} words for {what}, got {given!r}")
+        words[what] = [str(word) for word in given]
+    return words
+
+
+def _picked(game: ReducedGame, schemes, tree: Tree, user, scale: float, temperature: float) -> Float[np.ndarray, "K"]:
+    values = [
+        float((law_of_actions(game, scheme[None], tree, user, scale, own) * game.user).sum())
+        for scheme, own in zip(schemes, game.agents, strict=True)
+    ]
+    return choose(np.array(values), temperature, scale)
+
+
+class _Step(NamedTuple):
+    """One line of the tree and what hangs from it.
+
+    mass: probability of being here with each x_B; paid [1 + K]: hers and the agents' expected utility, times that of
+    being here; action: where she acts.
+    """
+
+    label: str
+    mass: Float[np.ndarray, "XB"]
+    paid: Float[np.ndarray, "P"]
+    steps: Iterator[_Step]
+    action: Float[np.ndarray, "A"] | None = None
+    told: bool = True  # whether her belief is new
+
+
+class _Talk:
+    """All transcripts with the agents she talks to: chances, her laws, and what it pays to go on from there."""
+
+    def __init__(self, game: Any, rules, tree: Tree, user, scale, favour, speaker: str, words):
+        self.game: Any = game  # NumPy float64
+        self.tree, self.speaker, self.words = tree, speaker, words
+        self.levels = reach(tree, rules)
+        everybody = np.concatenate([game.user[None], game.agents])  # [1 + K, XA, XB, A]
+        totals = np.einsum("pxba,tb->pxta", everybody, self.levels[-1])
+        own = np.einsum("xba,tb->xta", favour, self.levels[-1])
+        self.action = respond(user.acting, totals[0], self.game.mass @ self.levels[-1].T, own, scale)
+        after = [(self.action * totals).sum(-1)]  # by round: [1 + K, XA, T], once she has heard the messages
+        own = (self.action * own).sum(-1)
+        self.replies, self.going_on = [], []
+        for r in range(tree.rounds - 2, -1, -1):
+            split = (tree.reply_nodes(r), tree.joint_replies, tree.joint_messages)
+            options = after[0].reshape(*after[0].shape[:2], *split).sum(-1)
+            own = own.reshape(len(game.mass), *split).sum(-1)
+            if isinstance(user, FixedReplies):
+                law = np.asarray(user.reply_law(game, tree, r, np), float)
+            else:
+                law = respond(user, options[0], self.game.mass @ self.levels[r].T, own, scale)
+            own = (law * own).sum(-1)
+            self.replies.insert(0, law)
+            self.going_on.insert(0, options)
+            after.insert(0, (law * options).sum(-1))
+        self.after = after
+
+    def begin(self, xa: int, share: float) -> tuple[np.ndarray, np.ndarray, Iterator[_Step]]:
+        """mass, paid and the first messages of x_A; share: of all probability, over that of x_A."""
+        return share * self.game.mass[xa], share * self.after[0][:, xa].sum(-1), self.messages(xa, 0, 0, share)
+
+    def messages(self, xa: int, r: int, node: int, heard: float) -> Iterator[_Step]:
+        """heard: the probability of her replies on the way here."""
+        last = r == self.tree.rounds - 1
+        for n, said in enumerate(self.tree.joint_message):
+            t = node * self.tree.joint_messages + n
+            yield _Step(
+                f"{self.speaker} {' '.join(map(str, said))}",
+                heard * self.levels[r][t] * self.game.mass[xa],
+                heard * self.after[r][:, xa, t],
+                iter(()) if last else self.answers(xa, r, t, heard),
+                self.action[xa, t] if last else None,
+            )
+
+    def answers(self, xa: int, r: int, t: int, heard: float) -> Iterator[_Step]:
+        if self.tree.joint_replies == 1:
+            yield from self.messages(xa, r + 1, t, heard)
+            return
+        for q, said in enumerate(self.tree.joint_reply):
+            chance = heard * float(self.replies[r][xa, t, q])
+            words = said[:1] if self.tree.together else said
+            yield _Step(
+                f"she replies {' '.join(map(str, words))}",
+                chance * self.levels[r][t] * self.game.mass[xa],
+                chance * self.going_on[r][:, xa, t, q],
+                self.messages(xa, r + 1, t * self.tree.joint_replies + q, chance),
+                told=False,
+            )
+
+
+def _start(talks: list[_Talk], picked, favoured, types: dict[int, float], given: bool) -> _Step:
+    whole = sum(types.values()) if given else 1.0
+
+    def users(talk: _Talk, chance: float) -> Iterator[_Step]:
+        for xa in types:
+            yield _Step(f"x_A = {talk.words['x_A'][xa]}", *talk.begin(xa, chance / whole))
+
+    def talked(talk: _Talk, chance: float, label: str) -> _Step:
+        parts = [talk.begin(xa, chance / whole) for xa in types]
+        mass, paid = _sum(part[0] for part in parts), _sum(part[1] for part in parts)
+        if len(parts) == 1:
+            return _Step(label, mass, paid, parts[0][2])
+        return _Step(label, mass, paid, users(talk, chance))
+
+    one = next(iter(types))
+    label = f"x_A = {talks[0].words['x_A'][one]}" if len(types) == 1 and len(talks[0].words["x_A"]) > 1 else "start"
+    if len(talks) == 1:
+        return talked(talks[0], 1.0, label)
+    steps = [talked(t, p, f"talks to agent {i}") for t, p, i in zip(talks, picked, favoured, strict=True)]
+    return _Step(label, _sum(step.mass for step in steps), _sum(step.paid for step in steps), iter(steps))
+
+
+def _sum(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    return np.sum(list(arrays), axis=0)
+
+
+class _Line(NamedTuple):
+    """label: with the branches it hangs from; reached, chance: probabilities; belief [XB], action [A] and paid [1 + K]
+    (given that she is here) where there is something to say."""
+
+    label: str
+    chance: float | None
+    reached: float
+    belief: np.ndarray | None = None
+    action: np.ndarray | None = None
+    paid: np.ndarray | None = None
+
+
+def _lines(step: _Step, at_least: float, chance: float | None, first: str = "", rest: str = "") -> Iterator[_Line]:
+    """This step's line and those below; first, rest: what is drawn before its line, and before those below."""
+    here = step.mass.sum()
+    belief = step.mass / here if step.told else None
+    paid = None if step.action is None else step.paid / here
+    yield _Line(first + step.label, chance, here, belief, step.action, paid)
+    shown, left, mass, value = [], 0, 0.0, np.zeros_like(step.paid)
+    for below in step.steps:
+        reached = below.mass.sum()
+        if reached >= max(at_least, NEVER):
+            shown.append(below)
+        elif reached > NEVER:
+            left, mass, value = left + 1, mass + reached, value + below.paid
+    for k, below in enumerate(shown):
+        last = k == len(shown) - 1 and not left
+        corner, bar = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        yield from _lines(below, at_least, below.mass.sum() / here, rest + corner, rest + bar)
+    if left:
+        yield _Line(f"{rest}└─ {left} more, together", mass / here, mass, paid=value / mass)
+
+
+def _table(start: _Step, at_least: float, words: dict[str, list[str]], agents: int) -> list[str]:
+    lines = list(_lines(start, at_least, None))
+    total = start.mass.sum()
+    lines.append(_Line("total", None, total, paid=start.paid / total))
+    each = len(words["x_B"]) <= COLUMNS
+    paid = _numbers([line.paid for line in lines], 1 + agents)
+    columns = [
+        ("", "<", [line.label for line in lines]),
+        ("chance", ">", ["" if line.chance is None else _chance(line.chance) for line in lines]),
+        ("reached", ">", [_chance(line.reached) for line in lines]),
+    ]
+    beliefs = [line.belief for line in lines]
+    if each:
+        for xb, name in enumerate(words["x_B"]):
+            column = ["" if belief is None else _share(float(belief[xb])) for belief in beliefs]
+            columns.append((name, ">", column))
+    else:
+        written = ["" if belief is None else _written(belief, words["x_B"]) for belief in beliefs]
+        columns.append(("belief over x_B", "<", written))
+    acts = ["" if line.action is None else _written(line.action, words["actions"]) for line in lines]
+    columns.append(("she plays", "<", acts))
+    columns.append(("value", ">", paid[0]))
+    columns += [(f"agent {i}" if agents > 1 else "agent", ">", paid[1 + i]) for i in range(agents)]
+    widths = [max(len(name), *map(len, cells)) for name, _, cells in columns]
+    gaps = [1 if each and 3 < k < 3 + len(words["x_B"]) else 2 for k in range(len(columns))]
+    gaps[0] = 0
+
+    def row(cells):
+        parts = (
+            f"{' ' * gap}{cell:{align}{width}}"
+            for cell, (_, align, _), width, gap in zip(cells, columns, widths, gaps, strict=True)
+        )
+        return "".join(parts).rstrip()
+
+    head = [row([name for name, _, _ in columns])]
+    if each:
+        at = sum(widths[:3]) + sum(gaps[:4])
+        head.insert(0, " " * at + "belief over x_B")
+    return head + [row(cells) for cells in zip(*(cells for _, _, cells in columns), strict=True)]
+
+
+def _chance(p: float) -> str:
+    """Three decimals; more where there would be nothing left."""
+    if p > 1 - 5e-4:
+        return "1.000" if p < 1 - NEVER else "1"
+    return f"{p:.3f}"[1:] if p >= 5e-4 else f"{p:.0e}"
+
+
+def _share(p: float) -> str:
+    """Two decimals, and a dot for what (nearly) cannot be."""
+    if p > 0.995:
+        return "1"
+    return f"{p:.2f}"[1:] if p > 5e-4 else "·"
+
+
+def _written(law: Float[np.ndarray, "n"], words: list[str]) -> str:
+    """A law in words: the likeliest first, all of it if there is only one."""
+    order = np.argsort(-law, kind="stable")
+    if law[order[0]] > 0.995:
+        return words[order[0]]
+    likely = [i for i in order if law[i] >= 0.005]
+    parts = [f"{words[i]} {_share(float(law[i]))}" for i in likely[:SHOWN]]
+    if len(likely) > SHOWN:
+        parts.append(f"+{len(likely) - SHOWN} {_share(float(law[likely[SHOWN:]].sum()))}")
+    return " ".join(parts)
+
+
+def _numbers(paid: list[np.ndarray | None], columns: int) -> list[list[str]]:
+    """Each column with as many decimals as its largest number needs."""
+    out: list[list[str]] = []
+    for k in range(columns):
+        numbers = [None if row is None else float(row[k]) for row in paid]
+        size = max((abs(x) for x in numbers if x is not None), default=0.0)
+        form = ".3f" if size == 0 or 0.01 <= size < 1e5 else ".3g"
+        out.append(["" if x is None else f"{x + 0.0 if abs(x) > 1e-12 * size else 0.0:{form}}" for x in numbers])
+    return out
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " or " + parts[-1]

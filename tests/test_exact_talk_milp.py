@@ -1,0 +1,112 @@
+"""The MILP over sequences: exact for so many messages, against Pooled, the mechanism LP and random rules."""
+
+import numpy as np
+import pytest
+
+import emalign_jax as em
+from emalign_jax.exact.mechanism import MechanismLP
+from emalign_jax.exact.responses import value_scale
+from emalign_jax.exact.talk import law_of_actions
+from emalign_jax.exact.talk_milp import best_rule, binaries
+from emalign_jax.game import ReducedGame
+
+RATIONAL = em.RationalUser()
+
+
+def make(seed, agents=2, xa=2, xb=2, actions=2):
+    rng = np.random.default_rng(seed)
+    prior = rng.dirichlet(np.ones(xa * xb)).reshape(xa, xb)
+    user, own = rng.normal(size=(xa, xb, actions)), rng.normal(size=(agents, xa, xb, actions))
+    return ReducedGame(prior, prior[..., None] * user, prior[..., None] * own), rng
+
+
+def random_rules(rng, protocol, agents, xb, messages):
+    rows = xb * protocol.tree(1, messages).information_sets
+    return rng.dirichlet(np.full(messages, 0.5), (agents, rows))
+
+
+def paid(game, rules, tree, user, agent, rule):
+    rules = rules.copy()
+    rules[agent] = rule
+    law = law_of_actions(game, rules, tree, user, value_scale(game), game.agents[agent])
+    return float((law * game.agents[agent]).sum())
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("protocol", "agents", "user"),
+    [
+        (em.Conversation(1, 1), 2, RATIONAL),
+        (em.Conversation(2, 2), 1, RATIONAL),
+        (em.Conversation(2, 1), 2, RATIONAL),
+        (em.Conversation(2, 2), 1, em.FixedReplies("truthful", RATIONAL)),
+        (em.Conversation(2, 2), 1, em.FixedReplies("babbling", RATIONAL)),
+    ],
+    ids=["one round", "two rounds", "two agents, two rounds", "truthful", "babbling"],
+)
+def test_its_rule_attains_its_bound_and_nothing_beats_it(protocol, agents, user, seed):
+    game, rng = make(seed, agents)
+    tree = protocol.tree(agents, 2)
+    rules = random_rules(rng, protocol, agents, 2, 2)
+    found = best_rule(game, rules, 0, tree, user, 0.0, 1e-7)
+    assert found.rule is not None
+    assert -1e-6 <= found.upper - paid(game, rules, tree, user, 0, found.rule) <= 5e-3  # it may stop early
+    tries = [paid(game, rules, tree, user, 0, random_rules(rng, protocol, 1, 2, 2)[0]) for _ in range(300)]
+    assert max(tries) <= found.upper + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_agent_with_words_enough_is_the_mechanism_lp(seed):
+    """M = A = 2 and Q = XA = 2: recommending and reporting are both possible."""
+    game, rng = make(10 + seed, agents=1)
+    protocol = em.Conversation(2, 2)
+    rules = random_rules(rng, protocol, 1, 2, 2)
+    found = best_rule(game, rules, 0, protocol.tree(1, 2), RATIONAL, 0.0, 1e-7)
+    assert np.isclose(found.upper, MechanismLP(game).best(game.agents[0]).value, atol=2e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_round_is_pooled(seed):
+    rng = np.random.default_rng(seed)
+    game = em.Game(
+        rng.dirichlet(np.ones(2 * 2 * 2)).reshape(2, 2, 2), rng.normal(size=(3, 2)), rng.normal(size=(2, 3, 2))
+    )
+    schemes = rng.dirichlet(np.ones(2), (2, 2))
+    pooled = em.best_response(game, schemes, 0, em.Pooled(), RATIONAL)
+    reduced = em.reduce_game(game, np)
+    found = best_rule(reduced, schemes, 0, em.Conversation(1, 1).tree(2, 2), RATIONAL, 0.0, 1e-7)
+    assert np.isclose(found.upper, pooled.value, atol=1e-5)
+
+
+def test_one_bit_from_babbling():
+    """Section 9's few messages: naming one value pays .625 in one round, all is told in two."""
+    game = em.catalog.few_messages()
+    for rounds, gain in ((1, 0.125), (2, 0.5)):
+        protocol = em.Conversation(rounds, 1)
+        silent = np.zeros((2, protocol.rows(game, 2), 2))
+        silent[..., 0] = 1
+        certificate = em.certify(game, silent, protocol, RATIONAL)
+        np.testing.assert_allclose(certificate.user, 0.5)
+        np.testing.assert_allclose(certificate.gain_lower, gain, atol=1e-5)
+        np.testing.assert_allclose(certificate.gain_upper, gain, atol=1e-5)
+
+
+def test_naming_different_values_is_an_equilibrium_of_one_round_only():
+    game = em.catalog.few_messages()
+    names = np.stack([np.eye(2)[[1, 0, 0, 0]], np.eye(2)[[0, 1, 0, 0]]])
+    once = em.certify(game, names, em.Conversation(1, 1), RATIONAL)
+    assert once.result == em.Result.CERTIFIED
+    np.testing.assert_allclose(once.user, 0.75)
+    twice = em.Conversation(2, 1)
+    rules = np.zeros((2, 4, 3, 2))
+    rules[..., 0] = 1
+    rules[:, :, 0] = names
+    certificate = em.certify(game, rules.reshape(2, 12, 2), twice, RATIONAL)
+    np.testing.assert_allclose(certificate.user, 0.75)
+    np.testing.assert_allclose(certificate.gain_lower, 0.25, atol=1e-5)
+
+
+def test_the_size_is_counted_beforehand():
+    tree = em.Conversation(2, 2).tree(1, 2)  # 2 messages, 2 replies, 2 messages: 8 transcripts, 2 reply nodes
+    assert binaries(tree, 3, 4, False) == 3 * (8 * 4 + 2 * 2)
+    assert binaries(tree, 3, 4, True) == 3 * 8 * 4
