@@ -82,6 +82,11 @@ class Game(eqx.Module):
     def actions(self) -> int:
         return self.user_utility.shape[-2]
 
+    @property
+    def of_one_agent(self) -> Game:
+        """Agent 0 alone with the user: for checks of sizes, where agents do not differ."""
+        return Game(self.prior, self.user_utility, self.agent_utilities[..., :1, :, :], check="shapes")
+
     def __getitem__(self, index) -> Game:
         """The games at `index` of the batch axes."""
         if not self.batch_shape:

@@ -29,13 +29,12 @@ def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser, messag
     bad = np.reshape(faults(games), -1)
     N, K = len(bad), games.agents
     value, payoff = np.full((N, K), np.nan), np.full((N, K), np.nan)
-    alone = Game(games.prior, games.user_utility, games.agent_utilities[..., :1, :, :], check="shapes")
-    user.check(alone, protocol, games.agent_features if messages is None else messages)
+    user.check(games.of_one_agent, protocol, games.agent_features if messages is None else messages)
     pairs = [(k, i) for k in np.flatnonzero(bad == "") for i in range(K)]
     for at in range(0, len(pairs), TOGETHER):
         some = pairs[at : at + TOGETHER]
-        of_one = [reduced._replace(agents=reduced.agents[:, i : i + 1]) for _, i in some]
-        checks = [make_check(game, k, protocol, user, messages) for game, (k, _) in zip(of_one, some, strict=True)]
+        alone = [reduced._replace(agents=reduced.agents[:, i : i + 1]) for _, i in some]
+        checks = [make_check(game, k, protocol, user, messages) for game, (k, _) in zip(alone, some, strict=True)]
         type(checks[0]).prepare_monopolists(checks)
         for check, (k, i) in zip(checks, some, strict=True):
             best = check.monopolist(0)

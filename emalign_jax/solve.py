@@ -86,6 +86,8 @@ def solve(
     protocol.check(games, M)
     user.check(games, protocol, M)
     protocol.check_user(games, user, M)
+    if given is None and start == "monopolist":  # a reply rule that fits all agents may not fit one
+        user.check(games.of_one_agent, protocol, M)
     if verify or (given is None and start == "monopolist"):
         exact.check_for(protocol, user).size_of(games, protocol, M)
     if given is not None and starts > 1 and given.shape[:-3][:1] != (starts,):

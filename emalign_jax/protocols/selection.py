@@ -83,7 +83,7 @@ class Selection(AbstractProtocol):
         goal_total = chosen[:, None, None, None] * own_total + pull[:, None, None, None] * user_total
         means = posterior_mean(user_total, mass)
         goal_mean = posterior_mean(goal_total, mass)
-        C = user.precision * response * (goal_mean - (response * goal_mean).sum(-1, keepdims=True))
+        C = user.acting.precision * response * (goal_mean - (response * goal_mean).sum(-1, keepdims=True))
         return (
             jnp.einsum("jxsa,jxba->jbs", response, goal)
             + jnp.einsum("jxsa,xba->jbs", C, game.user)
@@ -127,8 +127,7 @@ class Selection(AbstractProtocol):
 
     def check(self, game: Game, messages: int) -> None:
         if self.then is not None:  # she talks to one agent, whose tree does not grow with the others
-            alone = Game(game.prior, game.user_utility, game.agent_utilities[..., :1, :, :], check="shapes")
-            self.then.check(alone, messages)
+            self.then.check(game.of_one_agent, messages)
         if self.then is not None and self.cells(game, messages) > MAX_CELLS:
             raise ValueError(
                 f"agents: {game.agents} conversations of {self.then.rounds} rounds with {messages} messages need "
