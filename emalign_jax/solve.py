@@ -89,7 +89,7 @@ def solve(
     if given is None and start == "monopolist":  # a reply rule that fits all agents may not fit one
         user.check(games.of_one_agent, protocol, M)
     if verify or (given is None and start == "monopolist"):
-        exact.check_for(protocol, user).size_of(games, protocol, M)
+        exact.check_for(protocol, user).check_size(games, protocol, user, M)
     if given is not None and starts > 1 and given.shape[:-3][:1] != (starts,):
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"

@@ -410,6 +410,7 @@ def test_bad_conversations(arguments, message):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
+        ([[[0.5, 0.5], [1]]], r"^rule: expected a rectangular array of numbers or the name of a rule"),
         ("silent", r"^rule: expected one of babbling, truthful, questions or an array, got 'silent'"),
         (np.ones((2, 2)) / 2, r"^rule: expected an array \[\.\.\., XA, nodes, replies\], got shape \[2, 2\]"),
         (np.full((2, 4, 4), 0.3), r"^rule\[0, 0\]: expected probabilities >= 0 that sum to 1 over the replies"),

@@ -359,6 +359,7 @@ def test_where_she_only_listens_it_is_pooled(shape, user):
     assert brute.payoffs(games[0], profile, shape, user)[1][1] == pytest.approx(best.value, abs=TIES)
 
 
+@pytest.mark.slow
 def test_upper_bounds_hold_for_any_number_of_messages():
     """Six states to guess, an agent who wants the same: four words tell less than nine, within the bound of both."""
     game = em.Game(np.eye(6)[None] / 6, np.eye(6), np.eye(6)[None])
@@ -414,6 +415,7 @@ def test_selection_deviations_are_mechanisms():
             assert best.value == pytest.approx(max(most, agents[i]), abs=TIES)
 
 
+@pytest.mark.slow
 def test_selection_then_conversation_is_solved():
     shape = Shape(2, 3, 2)
     protocol = em.Selection(then=shape.protocol)
@@ -432,6 +434,46 @@ def test_selection_needs_to_hear_her_type():
         em.certify(games, rules, em.Selection(then=shape.protocol), RATIONAL)
 
 
+class Stubborn(em.QuantalUser):
+    """Not how the checks believe that she acts."""
+
+    def respond(self, values, favour, scale):
+        return super().respond(-values, favour, scale)
+
+
+@pytest.mark.parametrize("user", [Stubborn(4.0), em.FixedReplies("babbling", Stubborn(4.0))])
+@pytest.mark.parametrize("protocol", [em.Conversation(2, 2), em.Selection(then=em.Conversation(2, 2))])
+def test_users_the_checks_do_not_know(protocol, user):
+    games, rules = random_games(1, 2), random_rules(Shape(2, 2, 2), 2, 1)
+    with pytest.raises(ValueError, match=r"^protocol, user: no exact check for .*Conversation with .*Stubborn; there"):
+        em.certify(games, rules, protocol, user)
+
+
+@pytest.mark.parametrize("user", [QUANTAL, RATIONAL, em.FixedReplies("babbling", QUANTAL)])
+def test_agents_who_do_not_care_have_nothing_to_gain(user):
+    game, rules = random_games(K=2), random_rules(Shape(2, 2, 2), 2)
+    game = em.Game(game.prior, game.user_utility, np.full_like(game.agent_utilities, 3.0))
+    certificate = em.certify(game, rules, em.Conversation(2, 2), user)
+    assert certificate.result == Result.CERTIFIED
+    np.testing.assert_array_equal(certificate.relative_gain, 0)
+
+
+def test_checks_that_are_too_large():
+    many = random_games(xa=12, a=12)
+    protocol = em.Conversation(2, 2)
+    rules = em.no_information(1, protocol.rows(many, 2), 2)
+    with pytest.raises(
+        ValueError, match=r"^games: the persuasion-mechanism LP of A = 12, XA = 12, XB = 3 has \d+ rows"
+    ):
+        em.certify(many, rules, protocol, RATIONAL)
+    # she has nothing to say: one message of 4^5 words from each, to three agents
+    game, protocol = random_games(K=3), em.Conversation(5, 1)
+    rules = em.no_information(3, protocol.rows(game, 4), 4)
+    with pytest.raises(ValueError, match=r"^(rounds, )?messages.*(belief LP|bytes a game)"):
+        em.certify(game, rules, protocol, QUANTAL)
+
+
+@pytest.mark.slow
 def test_parameters_over_the_batch():
     """What a game's certificate says does not depend on the others' parameters."""
     shape = Shape(2, 2, 2)

@@ -50,19 +50,12 @@ class AbstractCheck(abc.ABC):
         self._range: np.ndarray | None = None
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
-    exact_responses = (
-        True  # whether best responses are found by an exact method, one by one; else by search, in batches
-    )
+    exact_responses = True  # found by an exact method, one by one; else by search, in batches
 
     @classmethod
-    def check_size(cls, games: Game, messages: int) -> None:
+    def check_size(cls, games: Game, protocol: Any, user: Any, messages: int) -> None:
         """Raise `ValueError` before any work if the method cannot do games of this size; this one has no limit."""
         return
-
-    @classmethod
-    def size_of(cls, games: Game, protocol: Any, messages: int) -> None:
-        """`check_size`, to be overridden where the limit depends on the protocol's parameters."""
-        cls.check_size(games, messages)
 
     @classmethod
     def prepare(cls, checks: list[Any], profiles: list[Float[np.ndarray, "K rows M"]]) -> None:
@@ -171,9 +164,11 @@ def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCh
         return _CHECKS[protocol.kind, type(user)]
     except KeyError:
         known = ", ".join(sorted(f"{_name(kind)} with {u.__name__}" for kind, u in _CHECKS))
+        whom = type(user).__name__
+        if user.acting is not user:
+            whom += f" of {type(user.acting).__name__}"
         raise ValueError(
-            f"protocol, user: no exact check for {_name(protocol.kind)} with {type(user).__name__}; there is one "
-            f"for {known}"
+            f"protocol, user: no exact check for {_name(protocol.kind)} with {whom}; there is one for {known}"
         ) from None
 
 

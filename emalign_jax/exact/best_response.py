@@ -71,7 +71,7 @@ def best_response(
         raise ValueError(fault)
     if not np.isfinite(schemes).all():
         raise ValueError("schemes: expected finite numbers")
-    check_for(protocol, user).size_of(game, protocol, schemes.shape[-1])
+    check_for(protocol, user).check_size(game, protocol, user, schemes.shape[-1])
     reduced = reduce_game(flatten_games(game, (1,)), np)
     check = make_check(reduced, 0, protocol, user, schemes.shape[-1])
     if exact:

@@ -91,7 +91,7 @@ def certify(
     schemes = check_schemes(games, schemes, protocol)
     user.check(games, protocol, schemes.shape[-1])
     kind = check_for(protocol, user)
-    kind.size_of(games, protocol, schemes.shape[-1])
+    kind.check_size(games, protocol, user, schemes.shape[-1])
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     flat = flatten_games(games, batch)
     profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])

@@ -55,9 +55,10 @@ class SearchedCheck(AbstractCheck):
         self._limits: dict[int, float] = {}
 
     @classmethod
-    def size_of(cls, games, protocol, messages):
+    def check_size(cls, games, protocol, user, messages):
         protocol.check(games, messages)  # rules are small where transcripts are too many
-        mechanism.check_size(games)
+        if isinstance(user, RationalUser):
+            mechanism.check_size(games)
 
     # lower bounds
 
@@ -188,11 +189,11 @@ class ConversationCheck(SearchedCheck):
     """All agents talk to her."""
 
     @classmethod
-    def size_of(cls, games, protocol, messages):
-        super().size_of(games, protocol, messages)
+    def check_size(cls, games, protocol, user, messages):
+        super().check_size(games, protocol, user, messages)
         tree = protocol.tree(games.agents, messages)
         if cls._listens(tree):
-            PooledCheck.check_size(games, messages**tree.rounds)
+            PooledCheck.check_size(games, protocol, user, messages**tree.rounds)
 
     def payoffs(self, schemes, agent=None):
         game, K = self.game, len(schemes)

@@ -31,8 +31,8 @@ def check_size(games: Game) -> None:
     rows, columns = XA * (XB + XA * A * A + XA + 1) + 1, XA * (XB + XA) * A
     if rows * columns > MAX_ENTRIES:
         raise ValueError(
-            f"the persuasion-mechanism LP of A = {A}, XA = {XA}, XB = {XB} has {rows} rows and {columns} columns, the "
-            f"limit is rows * columns = {MAX_ENTRIES}: take fewer actions or features, or a quantal user"
+            f"games: the persuasion-mechanism LP of A = {A}, XA = {XA}, XB = {XB} has {rows} rows and {columns} "
+            f"columns, the limit is rows * columns = {MAX_ENTRIES}: take fewer actions or features, or a quantal user"
         )
 
 

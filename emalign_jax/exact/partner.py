@@ -39,12 +39,12 @@ def evaluate(check: AbstractCheck, schemes: Float[np.ndarray, "K rows M"]) -> Se
 @register((Selection, Conversation), RationalUser)
 class PartnerRational(SelectionRational):
     @classmethod
-    def size_of(cls, games, protocol, messages):
+    def check_size(cls, games, protocol, user, messages):
         """Raise `ValueError` for sizes the LPs cannot do."""
         protocol.check(games, messages)
         tree = protocol.conversation.tree(1, messages)
         if _listens(tree):
-            super().check_size(games, messages)
+            super().check_size(games, protocol, user, messages)
             return
         if not can_report(tree, games.user_features):
             raise ValueError(

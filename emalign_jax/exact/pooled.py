@@ -24,7 +24,7 @@ MAX_CELLS = 2**14
 
 class PooledCheck(AbstractCheck):
     @classmethod
-    def check_size(cls, games, messages):
+    def check_size(cls, games, protocol, user, messages):
         cells = messages ** (games.agents - 1) * games.user_features * games.agent_features * games.actions
         if cells > MAX_CELLS:
             raise ValueError(
@@ -62,8 +62,8 @@ class PooledRational(PooledCheck):
     """The best belief is found by enumeration or a MILP, which limits the types."""
 
     @classmethod
-    def check_size(cls, games, messages):
-        super().check_size(games, messages)
+    def check_size(cls, games, protocol, user, messages):
+        super().check_size(games, protocol, user, messages)
         types, A = games.user_features * messages ** (games.agents - 1), games.actions
         planes = games.agent_features + types * A * (A - 1) // 2
         if math.comb(planes, games.agent_features - 1) > MAX_KINKS and types * A > MAX_BINARIES:

@@ -157,7 +157,7 @@ class SelectionRational(SelectionCheck):
         return [d._replace(value=value) for d, value in zip(found, attained, strict=True)]
 
     @classmethod
-    def check_size(cls, games, messages):
+    def check_size(cls, games, protocol, user, messages):
         check_size(games.user_features, games.agent_features, games.actions)
 
     def _deviation(self, i, values, payoffs, holder, rival, present) -> Deviation:
