@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emalign_jax.exact.certificate import Certificate
+from emalign_jax.exact.certificate import Certificate, normalise
 from emalign_jax.result import Result
 from emalign_jax.search.job import Cell
 
@@ -24,11 +24,7 @@ def game_rows(cells: list[Cell]) -> pd.DataFrame:
         relative, normalised = certificate.relative_gain, certificate.normalised_value
         S, N = cell.solution.result.shape
         no_information, full = certificate.no_information, certificate.full_information
-        alone = cell.monopoly.mean(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            alone = np.where(
-                np.isfinite(normalised[0]), (alone - no_information[0]) / (full - no_information)[0], np.nan
-            )
+        alone = normalise(cell.monopoly.mean(1), no_information[0], full[0])
         for n in range(N):
             for s in range(S):
                 at = (s, n)
