@@ -12,6 +12,7 @@ from emalign_jax import __version__
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.search import search
 from emalign_jax.cli.stability import stability
+from emalign_jax.cli.sweep import sweep
 
 app = typer.Typer(
     name="emalign",
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(search)
 app.command()(certify)
 app.command()(stability)
+app.command()(sweep)
 
 
 def _print_version(asked: bool | None) -> None:

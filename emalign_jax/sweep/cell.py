@@ -24,7 +24,6 @@ from emalign_jax.solve import Solver, check_sizes, solve
 from emalign_jax.sweep.config import OPTIONS, Cell, Config, Values
 from emalign_jax.users import AbstractUser, RationalUser
 
-LAW_SIZES = ("family", "agents", "states", "actions", "user_features", "agent_features")
 VALUES = ("best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee", "theorem")
 LOSSES = ("eps", "coverage_slack", "weighted_gain")  # in utility, so shares of V_full - V_none when normalised
 
@@ -33,10 +32,6 @@ class Setup(NamedTuple):
     protocol: AbstractProtocol
     user: AbstractUser
     solver: Solver
-
-    @property
-    def rational(self) -> bool:
-        return isinstance(self.user, RationalUser)
 
 
 def setup(values: Values) -> Setup:
@@ -112,7 +107,9 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
     values = cell.values
     protocol, user, solver = setup(values)
     some = jax.tree.map(lambda x: x[first : first + config.block], games)
-    key = jax.random.fold_in(jax.random.key(values["seed"]), len(FAMILIES) + list(FAMILIES).index(values["games.family"]))
+    key = jax.random.fold_in(
+        jax.random.key(values["seed"]), len(FAMILIES) + list(FAMILIES).index(values["games.family"])
+    )
     starts, messages = values["solver.starts"], values["protocol.messages"]
     solution = solve(
         some, protocol, user, solver, key=jax.random.fold_in(key, first), starts=starts,
@@ -145,7 +142,9 @@ def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.n
     found["best_monopolist"][:] = alone.max(1)
     if values["measure.eps"]:
         found["eps"][:] = align(games.user_utility, games.agent_utilities, offset="per_state").error
-    if values["measure.coverage"] and (chooses_best or (isinstance(protocol, Pooled | Conversation) and not user.favours)):
+    if values["measure.coverage"] and (
+        chooses_best or (isinstance(protocol, Pooled | Conversation) and not user.favours)
+    ):
         cover = coverage(games, user=user, protocol=protocol, obedience=rational)
         found["coverage_slack"][:] = cover.slack
         found["weighted_gain"][:] = (cover.weights * certificate.gain_upper).sum(-1)

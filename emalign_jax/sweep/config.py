@@ -96,6 +96,10 @@ class Config:
         points = itertools.product(*self.grid.values())
         return [_cell(dict(zip(self.grid, point, strict=True))) for point in points]
 
+    def with_count(self, count: int | None) -> Config:
+        """So many games a cell, unless None."""
+        return self if count is None else dataclasses.replace(self, grid=self.grid | {"games.count": (count,)})
+
     def plain(self) -> dict[str, Any]:
         """For the manifest: JSON that differs if and only if the table may."""
         grid = {name: [_plain(x) for x in values] for name, values in self.grid.items()}
