@@ -64,7 +64,7 @@ def sweep(
         rows = directory.write_table(path, parts)
         lines = table.summary(grid, rows)
         drawn = figures.draw(grid, rows, path)
-        seconds = float(rows["seconds"].sum())
+        seconds = float(rows["seconds"].to_numpy().sum())
         directory.write_manifest(
             path, directory.manifest(command, grid.plain(), seconds, status="done", cells=len(cells), rows=len(rows))
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 from emalign_jax.exact import BestResponseDynamics
 from emalign_jax.play import GradientPlay
@@ -86,7 +87,7 @@ def _acting(precision: str, ties: Ties) -> AbstractUser:
 
 def make_solver(method: Method, steps: int | None, tolerance: float, extrapolation: str = "none") -> Solver:
     """steps: of play, or best responses a start; None is the solver's default."""
-    own = {} if steps is None else {"steps": steps}
+    own: dict[str, Any] = {} if steps is None else {"steps": steps}
     if method is Method.play:
         return GradientPlay(tolerance=tolerance, extrapolation=extrapolation, **own)
     if extrapolation != "none":

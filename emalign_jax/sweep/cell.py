@@ -13,7 +13,7 @@ import pandas as pd
 from emalign_jax import families
 from emalign_jax.exact import align, coverage, stability
 from emalign_jax.exact.certificate import make_check, normalise, worth
-from emalign_jax.families import FAMILIES, random_games
+from emalign_jax.families import random_games
 from emalign_jax.game import Game, reduce_game
 from emalign_jax.monopoly import monopoly
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled, Selection
@@ -24,6 +24,7 @@ from emalign_jax.solve import Solver, check_sizes, solve
 from emalign_jax.sweep.config import OPTIONS, Cell, Config, Values
 from emalign_jax.users import AbstractUser, RationalUser
 
+STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
 VALUES = ("best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee", "theorem")
 LOSSES = ("eps", "coverage_slack", "weighted_gain")  # in utility, so shares of V_full - V_none when normalised
 
@@ -57,7 +58,7 @@ def check(config: Config, cells: list[Cell]) -> None:
 def _check(values: Values) -> None:
     own = _section(values, "games")
     families.check_arguments(**own)
-    protocol, user, solver = setup(values)
+    protocol, user, _ = setup(values)
     XA, XB, Y = own["user_features"], own["agent_features"] or own["states"], own["states"]
     utilities = np.random.default_rng(0).normal(size=(1 + own["agents"], own["actions"], Y))
     game = Game(np.full((XA, XB, Y), 1 / (XA * XB * Y)), utilities[0], utilities[1:])  # any of this size
@@ -107,15 +108,12 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
     values = cell.values
     protocol, user, solver = setup(values)
     some = jax.tree.map(lambda x: x[first : first + config.block], games)
-    key = jax.random.fold_in(
-        jax.random.key(values["seed"]), len(FAMILIES) + list(FAMILIES).index(values["games.family"])
-    )
-    starts, messages = values["solver.starts"], values["protocol.messages"]
+    key = jax.random.fold_in(job.games_key(values["seed"], values["games.family"]), STARTS_KEY + first)
     solution = solve(
-        some, protocol, user, solver, key=jax.random.fold_in(key, first), starts=starts,
-        start=values["solver.start"], messages=messages,
+        some, protocol, user, solver, key=key, starts=values["solver.starts"], start=values["solver.start"],
+        messages=values["protocol.messages"],
     )  # fmt: skip
-    if starts == 1:
+    if values["solver.starts"] == 1:
         solution = jax.tree.map(lambda x: x[None], solution._replace(stats={}))
     alone = np.full((len(some.prior), some.agents), np.nan)
     if values["measure.monopoly"]:
@@ -138,13 +136,12 @@ def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.n
     protocol, user, _ = setup(values)
     rational = isinstance(user, RationalUser)
     chooses_best = isinstance(protocol, Selection) and protocol.sharp
+    bounded = chooses_best or (isinstance(protocol, Pooled | Conversation) and not user.favours)
     found = {name: np.full(certificate.user.shape, np.nan) for name in (*VALUES[:3], *LOSSES)}
     found["best_monopolist"][:] = alone.max(1)
     if values["measure.eps"]:
         found["eps"][:] = align(games.user_utility, games.agent_utilities, offset="per_state").error
-    if values["measure.coverage"] and (
-        chooses_best or (isinstance(protocol, Pooled | Conversation) and not user.favours)
-    ):
+    if values["measure.coverage"] and bounded:
         cover = coverage(games, user=user, protocol=protocol, obedience=rational)
         found["coverage_slack"][:] = cover.slack
         found["weighted_gain"][:] = (cover.weights * certificate.gain_upper).sum(-1)

@@ -76,8 +76,8 @@ def begin(path: Path, manifest: dict[str, Any], force: bool) -> None:
         ]
         if differences:
             raise ValueError(
-                f"{path}: --out: was begun otherwise: {'; '.join(differences)}; choose another --out, or pass --force to "
-                "start anew"
+                f"{path}: --out: was begun otherwise: {'; '.join(differences)}; choose another --out, or pass --force "
+                "to start anew"
             )
         (path / PARTS).mkdir(exist_ok=True)
         for left in (*path.glob(".*.*"), *(path / PARTS).glob(".*")):  # temporaries of a process that was killed

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from emalign_jax.files import atomic
 from emalign_jax.search.figure import COLOURS, NAMES
@@ -23,39 +24,46 @@ LABELS = {
     AGENTS: "agents K",
     "games.bias": "size of the bias",
     "games.alignment": "share of her utility in theirs",
-    "games.noise": "standard deviation of the agents' noise",
+    "games.noise": "standard deviation of the noise",
     "user.precision": "precision of the user",
     "protocol.temperature": "temperature of her choice of an agent",
     "protocol.rounds": "rounds",
     "protocol.messages": "messages a round",
 }
 VALUE_LABEL = "user value\n(0 no information, 1 full information)"
-FLOOR = -0.25  # the least value drawn: guarantees below say nothing
-LEVEL = 0.0  # a guarantee of at most this is vacuous: no information gives as much
+LEVEL = 1e-6  # a guarantee of at most this is vacuous: no information gives as much
 WIDE = 3.4  # inches a panel
+DOTTED = (0, (1, 1.4))
+EXACT = "#222222"
+
+
+class Spread(NamedTuple):
+    """Quantiles of a column [X] at each value of another."""
+
+    low: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
 
 
 def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
-    """Write the figures that fit the axes; returns their names. Numbers on axes make curves, two of them a map too."""
+    """Write the figures that fit the axes; returns their names. Axes of numbers make curves, two of them a map too."""
     numeric = [name for name in config.axes if OPTIONS[name].kind in ("whole", "number") and name != "seed"]
     if not numeric:
         return []
     figures = {}
-    if numeric == [AGENTS] and set(config.axes) <= {AGENTS, FAMILY}:
+    if set(config.axes) <= {AGENTS, FAMILY}:
         figures["user_value"] = competition(rows, config.title)
     else:
         x = next((name for name in numeric if name != AGENTS), AGENTS)
-        lines = [name for name in config.axes if name not in (x, FAMILY)]
-        figures["user_value"] = curves(rows, x, lines, config.title)
+        figures["user_value"] = curves(rows, x, [a for a in config.axes if a not in (x, FAMILY)], config.title)
         if len(numeric) == 2 and set(config.axes) <= {*numeric, FAMILY}:
-            figures["phase"] = phase(rows, *sorted(numeric, key=lambda name: name == AGENTS), config.title)
+            other = next(name for name in reversed(numeric) if name != x)
+            figures["phase"] = phase(rows, x, other, config.title)
     written = []
     for name, figure in figures.items():
         for kind in KINDS:
             with atomic(directory / f"{name}{kind}") as temporary:
-                figure.savefig(
-                    temporary, dpi=160, format=kind[1:], metadata={"CreationDate": None} if kind == ".pdf" else None
-                )
+                figure.savefig(temporary, dpi=160, format=kind[1:])
             written.append(f"{name}{kind}")
     return written
 
@@ -63,117 +71,89 @@ def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
 def competition(rows: pd.DataFrame, title: str) -> Figure:
     """One panel a family: what play finds, the exact set of equilibria, the best monopolist and the guarantee."""
     panels = _panels(rows)
+    numbers = sorted(rows["agents"].unique())
     figure, axes = _figure(len(panels))
+    at = range(len(numbers))
     for axis, (family, part), colour in zip(axes, panels, COLOURS * len(panels), strict=False):
-        found = {name: _quantiles(part, AGENTS, f"normalised_{name}") for name in (
-            "value", "best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee",
-        )}  # fmt: skip
-        value = found["value"]
-        at = range(len(value))
-        _frame(axis)
-        axis.fill_between(at, value["low"], value["high"], color=colour, alpha=0.18, lw=0, label="10 to 90 % of games")
-        style: dict[str, Any] = {"clip_on": False, "zorder": 3}
-        axis.plot(at, value["middle"], color=colour, marker="o", ms=5, lw=2.2, label="found, median", **style)
-        for name, label, marker in (
-            ("best_equilibrium", "best equilibrium (exact)", "^"),
-            ("worst_equilibrium", "worst equilibrium (exact)", "v"),
-        ):
-            middle = found[name]["middle"]
-            axis.plot(at, middle, color="0.15", marker=marker, ms=4, lw=1, label=label, zorder=4, clip_on=False)
-        alone = found["best_monopolist"]["middle"]
-        axis.plot(at, alone, color="0.45", marker="s", ms=3.5, ls="--", lw=1.2, label="best single monopolist")
-        _guarantee(axis, at, found["guarantee"]["middle"])
-        axis.set_xticks(list(at), [f"{x:g}" for x in value.index])
-        axis.set_title(NAMES.get(family, family), fontsize=9)
-        axis.set_xlabel(LABELS[AGENTS])
+        value, alone, worst, best, guarantee = (
+            _spread(part, "agents", numbers, name)
+            for name in ("value", "best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee")
+        )
+        top: dict[str, Any] = {"clip_on": False, "zorder": 3}
+        axis.fill_between(at, value.low, value.high, color=colour, alpha=0.2, lw=0, label="found, 10 to 90 % of games")
+        axis.plot(at, value.middle, color=colour, marker="o", ms=6, lw=2.6, label="found, median", **top)
+        axis.plot(at, best.middle, color=EXACT, marker="^", ms=3.5, lw=0.9, label="best equilibrium, median", **top)
+        axis.plot(at, worst.middle, color=EXACT, marker="v", ms=3.5, lw=0.9, label="worst equilibrium, median", **top)
+        axis.plot(at, worst.low, color=EXACT, ls=DOTTED, lw=1.3, label="worst equilibrium, 10 % of games", zorder=3)
+        axis.plot(at, alone.middle, color="0.5", marker="s", ms=3.5, ls="--", lw=1.2, label="best monopolist, median")
+        axis.plot(at, guarantee.middle, color="0.5", ls="-.", lw=1.2, label="guarantee (sharp), median")
+        _ticks(axis, AGENTS, numbers, family)
     return _finish(figure, axes, title)
 
 
 def curves(rows: pd.DataFrame, x: str, lines: list[str], title: str) -> Figure:
-    """One panel a family: medians and bands against `x`, a colour a combination of `lines`; dotted, the exact worst."""
+    """One panel a family: medians against `x`, a colour a combination of `lines`; dotted, the exact worst."""
     panels = _panels(rows)
+    column = _column(rows, x)
+    xs = sorted(rows[column].unique())
+    at = range(len(xs))
     figure, axes = _figure(len(panels))
-    column = x if x in rows else x.partition(".")[2]
     for axis, (family, part) in zip(axes, panels, strict=True):
-        _frame(axis)
-        groups = list(part.groupby(lines, sort=False)) if lines else [((), part)]
-        colours = (
-            COLOURS
-            if len(groups) <= len(COLOURS)
-            else [colormaps["viridis"](c) for c in np.linspace(0, 0.9, len(groups))]
-        )
-        xs = sorted(part[column].unique())
-        for (key, group), colour in zip(groups, colours, strict=False):
-            value = _quantiles(group, column, "normalised_value")
-            worst = _quantiles(group, column, "normalised_worst_equilibrium")["middle"]
+        groups = list(part.groupby([_column(rows, name) for name in lines], sort=False)) if lines else [((), part)]
+        shades = [colormaps["viridis"](share) for share in np.linspace(0, 0.9, len(groups))]
+        exact = False
+        for (key, group), colour in zip(groups, COLOURS if len(groups) <= len(COLOURS) else shades, strict=False):
+            value = _spread(group, column, xs, "value")
+            worst = _spread(group, column, xs, "worst_equilibrium")
             label = ", ".join(_word(name, k) for name, k in zip(lines, key, strict=True)) or "found, median"
-            at = [xs.index(v) for v in value.index]
-            if len(groups) <= 3:
-                axis.fill_between(at, value["low"], value["high"], color=colour, alpha=0.15, lw=0)
-            axis.plot(at, value["middle"], color=colour, marker="o", ms=4.5, lw=2, label=label, zorder=3, clip_on=False)
-            if worst.notna().any():
-                axis.plot(at, worst, color=colour, ls=(0, (1, 1.4)), lw=1.6, zorder=3)
+            if len(groups) <= 2:
+                axis.fill_between(at, value.low, value.high, color=colour, alpha=0.15, lw=0)
+            axis.plot(at, value.middle, color=colour, marker="o", ms=4.5, lw=1.8, label=label, zorder=3, clip_on=False)
+            axis.plot(at, worst.middle, color=colour, marker="v", ms=3.5, ls=DOTTED, lw=1.4, zorder=3, clip_on=False)
+            exact |= bool(np.isfinite(worst.middle).any())
             if len(groups) == 1:
-                _guarantee(axis, at, _quantiles(group, column, "normalised_guarantee")["middle"])
-        if part["normalised_worst_equilibrium"].notna().any():
-            axis.plot([], [], color="0.3", ls=(0, (1, 1.4)), lw=1.6, label="worst equilibrium (exact)")
-        axis.set_xticks(range(len(xs)), [f"{v:g}" if math.isfinite(v) else "rational" for v in xs])
-        axis.set_xlabel(LABELS.get(x, x))
-        axis.set_title(NAMES.get(family, family), fontsize=9)
+                guarantee = _spread(group, column, xs, "guarantee").middle
+                axis.plot(at, guarantee, color="0.5", ls="-.", lw=1.2, label="guarantee (sharp), median")
+        if exact:
+            axis.plot([], [], color="0.3", marker="v", ms=3.5, ls=DOTTED, lw=1.4, label="worst equilibrium (exact)")
+        _ticks(axis, x, xs, family)
     return _finish(figure, axes, title)
 
 
 def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
     """One map a family, coloured by the median of the worst equilibrium (of what was found, where that is not known);
-    the lines are where the median guarantees fall to the level of no information."""
+    the lines are where the median guarantees become vacuous, no better than no information."""
     panels = _panels(rows)
-    columns = [name if name in rows else name.partition(".")[2] for name in (x, y)]
-    exact = rows["normalised_worst_equilibrium"].notna().any()
-    shown = "normalised_worst_equilibrium" if exact else "normalised_value"
-    figure = Figure(figsize=(WIDE * len(panels) + 1.4, 3.9), layout="constrained")
-    axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
-    image = None
+    exact = bool(rows["normalised_worst_equilibrium"].notna().any())
+    shown = rows.query("normalised_worst_equilibrium.notna()") if exact else rows
+    column, row = _column(rows, x), _column(rows, y)
+    xs, ys = sorted(shown[column].unique()), sorted(shown[row].unique())
+    figure, axes = _figure(len(panels), width=5.2)
     for axis, (family, part) in zip(axes, panels, strict=True):
-        medians = part.groupby(columns[::-1])[[shown, "normalised_guarantee", "normalised_theorem"]].median()
-        grid = medians[shown].unstack().dropna(how="all")
-        image = axis.imshow(grid, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
-        for (i, j), value in np.ndenumerate(grid.to_numpy()):
+        maps = {}
+        for name in ("worst_equilibrium" if exact else "value", "guarantee", "theorem"):
+            levels = [_spread(part[part[row] == level], column, xs, name).middle for level in ys]
+            maps[name] = np.array(levels)
+        colour, sharp, theorem = maps.values()
+        axis.imshow(colour, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
+        for (i, j), value in np.ndenumerate(colour):
             if np.isfinite(value):
-                axis.text(
-                    j,
-                    i,
-                    f"{max(value, 0):.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="w" if value < 0.6 else "k",
-                )
-        for name, style, label in (
-            ("normalised_guarantee", "-", "sharp guarantee says nothing beyond"),
-            ("normalised_theorem", (0, (4, 2)), "2 eps guarantee says nothing beyond"),
-        ):
-            holds = medians[name].unstack().loc[grid.index].to_numpy() > LEVEL
-            _boundary(axis, holds, style, label)
-        axis.set_xticks(range(grid.shape[1]), [f"{v:g}" for v in grid.columns])
-        axis.set_yticks(range(grid.shape[0]), [f"{v:g}" for v in grid.index])
-        axis.xaxis.set_minor_locator(NullLocator())
+                ink = "white" if value < 0.6 else "black"
+                axis.text(j, i, f"{abs(value):.2f}", ha="center", va="center", fontsize=7.5, color=ink)
+        _boundary(axis, theorem > LEVEL, "white", (0, (3, 1.5)), "2 eps guarantee vacuous to the right")
+        _boundary(axis, sharp > LEVEL, COLOURS[1], "-", "sharp guarantee vacuous to the right")
+        _ticks(axis, x, xs, family)
+        axis.set_yticks(range(len(ys)), [_number(v) for v in ys])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        axis.set_xlabel(LABELS.get(x, x))
-        axis.set_title(NAMES.get(family, family), fontsize=9)
-    axes[0].set_ylabel(LABELS.get(y, y))
-    bar = figure.colorbar(image, ax=axes, fraction=0.046)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), "viridis"), ax=axes, fraction=0.05)
     bar.set_label("worst equilibrium (exact), median" if exact else "user value, median", fontsize=8.5)
-    bar.outline.set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10.5)
-    return figure
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    return _finish(figure, axes, title, LABELS.get(y, y))
 
 
-def _boundary(axis: Axes, holds: np.ndarray, style, label: str) -> None:
-    """The edges of the cells between those in which it holds and those in which it does not."""
+def _boundary(axis: Axes, holds: np.ndarray, colour: str, style: Any, label: str) -> None:
+    """The edges between the cells in which it holds and those in which it does not."""
     edges = []
     for (i, j), own in np.ndenumerate(holds):
         if j + 1 < holds.shape[1] and holds[i, j + 1] != own:
@@ -181,51 +161,60 @@ def _boundary(axis: Axes, holds: np.ndarray, style, label: str) -> None:
         if i + 1 < holds.shape[0] and holds[i + 1, j] != own:
             edges.append(((j - 0.5, j + 0.5), (i + 0.5, i + 0.5)))
     for n, (xs, ys) in enumerate(edges):
-        axis.plot(xs, ys, color="#D55E00", ls=style, lw=2.2, label=label if n == 0 else None, solid_capstyle="round")
+        axis.plot(xs, ys, color=colour, ls=style, lw=2.4, label=None if n else label, clip_on=False)
 
 
-def _guarantee(axis: Axes, at, middle: pd.Series) -> None:
-    axis.plot(
-        at, middle.clip(lower=FLOOR), color="#0072B2", ls=":", lw=1.6, label="guarantee (sharp), median", zorder=2
-    )
+def _panels(rows: pd.DataFrame) -> list[tuple[str, Any]]:
+    return [(str(family), part) for family, part in rows.groupby("family", sort=False)]
 
 
-def _panels(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
-    return list(rows.groupby("family", sort=False))
+def _column(rows: pd.DataFrame, name: str) -> str:
+    """Where the table has the values of an axis; `agents` where K is none."""
+    return name if name in rows else name.partition(".")[2]
 
 
-def _quantiles(rows: pd.DataFrame, by: str, column: str) -> pd.DataFrame:
-    found = rows.groupby(by)[column].quantile([0.1, 0.5, 0.9]).unstack()
-    return found.set_axis(["low", "middle", "high"], axis=1)
+def _spread(rows: pd.DataFrame, by: str, values: list, name: str) -> Spread:
+    found = []
+    for value in values:
+        numbers = rows.loc[rows[by] == value, f"normalised_{name}"].to_numpy(float)
+        numbers = numbers[np.isfinite(numbers)]
+        found.append(np.quantile(numbers, [0.1, 0.5, 0.9]) if len(numbers) else np.full(3, np.nan))
+    return Spread(*np.array(found).T)
 
 
-def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDE * max(panels, 1) * (0.8 if panels > 3 else 1) + 0.8, 4.2), layout="constrained")
+def _figure(panels: int, width: float | None = None) -> tuple[Figure, list[Axes]]:
+    wide = (width or WIDE * (0.8 if panels > 3 else 1 if panels > 1 else 1.4)) * panels + 0.8
+    figure = Figure(figsize=(wide, 4.3), layout="constrained")
     return figure, list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
 
 
-def _frame(axis: Axes) -> None:
-    for level in (0, 1):
-        axis.axhline(level, color="0.75", lw=0.8, zorder=0)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_ylim(FLOOR, 1.08)
+def _ticks(axis: Axes, x: str, values: list, family: str) -> None:
+    axis.set_xticks(range(len(values)), [_number(v) for v in values])
+    axis.set_xlabel(LABELS.get(x, x))
+    axis.set_title(NAMES.get(family, family), fontsize=9)
 
 
-def _finish(figure: Figure, axes: list[Axes], title: str) -> Figure:
-    axes[0].set_ylabel(VALUE_LABEL)
+def _finish(figure: Figure, axes: list[Axes], title: str, label: str = VALUE_LABEL) -> Figure:
+    axes[0].set_ylabel(label)
+    if label == VALUE_LABEL:
+        for axis in axes:
+            for level in (0, 1):
+                axis.axhline(level, color="0.75", lw=0.8, zorder=0)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.set_ylim(-0.06, 1.08)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 3 * len(axes)), frameon=False, fontsize=8
-    )
+    if handles:
+        columns = min(len(labels), 2 + len(axes) if len(axes) < 4 else len(labels))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10.5)
     return figure
 
 
+def _number(value: Any) -> str:
+    return f"{value:g}" if math.isfinite(value) else "rational"
+
+
 def _word(name: str, value: Any) -> str:
-    return (
-        f"K = {value}"
-        if name == AGENTS
-        else str(value).replace("_", " ")
-        if isinstance(value, str)
-        else f"{name.split('.')[-1]} {value:g}"
-    )
+    if isinstance(value, str):
+        return value.replace("_", " ")
+    return f"K = {value}" if name == AGENTS else f"{name.split('.')[-1]} {value:g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -60,7 +60,8 @@ def run(
             else:
                 rows[block.path] = part
     progress(None, sum(map(len, rows.values())))
-    games, drawn_for = None, None
+    games: Any = None
+    drawn_for = None
     for block in work:
         if block.path in rows:
             continue
