@@ -119,14 +119,14 @@ def read(config: str) -> Config:
     Raises `ValueError`, or `FileNotFoundError`, in one line that names the file, the key and what would be right.
     """
     path = Path(config)
-    if path.is_dir():
-        raise ValueError(f"{path}: expected a TOML file, got a directory")
-    if not path.exists():
-        if config not in shipped():
-            close = difflib.get_close_matches(config, shipped(), 1)
-            hint = f"did you mean {close[0]}?" if close else f"shipped configs: {', '.join(shipped())}"
-            raise FileNotFoundError(f"{config}: no such file, and no shipped config of that name; {hint}")
+    if config in shipped() and not path.is_file():  # a sweep may go to a directory of its config's name
         return parse((_shipped() / f"{config}.toml").read_text("utf-8"), config)
+    if path.is_dir():
+        raise ValueError(f"{config}: expected a TOML file, got a directory")
+    if not path.exists():
+        close = difflib.get_close_matches(config, shipped(), 1)
+        hint = f"did you mean {close[0]}?" if close else f"shipped configs: {', '.join(shipped())}"
+        raise FileNotFoundError(f"{config}: no such file, and no shipped config of that name; {hint}")
     try:
         return parse(path.read_bytes().decode("utf-8"), config)
     except UnicodeDecodeError as error:

@@ -38,11 +38,12 @@ EXACT = "#222222"
 
 
 class Spread(NamedTuple):
-    """Quantiles of a column [X] at each value of another."""
+    """10, 50 and 90 % quantile and mean of a column [X] at each value of another."""
 
     low: np.ndarray
     middle: np.ndarray
     high: np.ndarray
+    mean: np.ndarray
 
 
 def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
@@ -92,7 +93,8 @@ def competition(rows: pd.DataFrame, title: str) -> Figure:
 
 
 def curves(rows: pd.DataFrame, x: str, lines: list[str], title: str) -> Figure:
-    """One panel a family: medians against `x`, a colour a combination of `lines`; dotted, the exact worst."""
+    """One panel a family: means against `x`, a colour a combination of `lines`; dotted, the exact worst. Later lines
+    are thinner, so that those they lie on are seen."""
     panels = _panels(rows)
     column = _column(rows, x)
     xs = sorted(rows[column].unique())
@@ -101,28 +103,33 @@ def curves(rows: pd.DataFrame, x: str, lines: list[str], title: str) -> Figure:
     for axis, (family, part) in zip(axes, panels, strict=True):
         groups = list(part.groupby([_column(rows, name) for name in lines], sort=False)) if lines else [((), part)]
         shades = [colormaps["viridis"](share) for share in np.linspace(0, 0.9, len(groups))]
+        colours = COLOURS if len(groups) <= len(COLOURS) else shades
+        widths = np.linspace(4.5 if len(groups) > 1 else 2, 1.4, len(groups))
         exact = False
-        for (key, group), colour in zip(groups, COLOURS if len(groups) <= len(COLOURS) else shades, strict=False):
+        for (key, group), colour, width in zip(groups, colours, widths, strict=False):
             value = _spread(group, column, xs, "value")
             worst = _spread(group, column, xs, "worst_equilibrium")
-            label = ", ".join(_word(name, k) for name, k in zip(lines, key, strict=True)) or "found, median"
-            if len(groups) <= 2:
-                axis.fill_between(at, value.low, value.high, color=colour, alpha=0.15, lw=0)
-            axis.plot(at, value.middle, color=colour, marker="o", ms=4.5, lw=1.8, label=label, zorder=3, clip_on=False)
-            axis.plot(at, worst.middle, color=colour, marker="v", ms=3.5, ls=DOTTED, lw=1.4, zorder=3, clip_on=False)
-            exact |= bool(np.isfinite(worst.middle).any())
+            label = ", ".join(_word(name, k) for name, k in zip(lines, key, strict=True)) or "found, mean"
             if len(groups) == 1:
-                guarantee = _spread(group, column, xs, "guarantee").middle
-                axis.plot(at, guarantee, color="0.5", ls="-.", lw=1.2, label="guarantee (sharp), median")
+                axis.fill_between(at, value.low, value.high, color=colour, alpha=0.15, lw=0)
+            top: dict[str, Any] = {"color": colour, "zorder": 3, "clip_on": False}
+            axis.plot(at, value.mean, marker="o", ms=3 + width / 2, lw=width, label=label, **top)
+            axis.plot(at, worst.mean, marker="v", ms=3.5, ls=DOTTED, lw=1.2, **top)
+            exact |= bool(np.isfinite(worst.mean).any())
+            if len(groups) == 1:
+                guarantee = _spread(group, column, xs, "guarantee").mean
+                axis.plot(at, guarantee, color="0.5", ls="-.", lw=1.2, label="guarantee (sharp), mean")
         if exact:
-            axis.plot([], [], color="0.3", marker="v", ms=3.5, ls=DOTTED, lw=1.4, label="worst equilibrium (exact)")
+            axis.plot(
+                [], [], color="0.3", marker="v", ms=3.5, ls=DOTTED, lw=1.4, label="worst equilibrium (exact), mean"
+            )
         _ticks(axis, x, xs, family)
     return _finish(figure, axes, title)
 
 
 def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
-    """One map a family, coloured by the median of the worst equilibrium (of what was found, where that is not known);
-    the lines are where the median guarantees become vacuous, no better than no information."""
+    """One map a family, coloured by the mean worst equilibrium (by what was found, where that is not known). The lines:
+    beyond them the guarantees say nothing, no more than no information gives, in half of the games."""
     panels = _panels(rows)
     exact = bool(rows["normalised_worst_equilibrium"].notna().any())
     shown = rows.query("normalised_worst_equilibrium.notna()") if exact else rows
@@ -132,22 +139,24 @@ def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
     for axis, (family, part) in zip(axes, panels, strict=True):
         maps = {}
         for name in ("worst_equilibrium" if exact else "value", "guarantee", "theorem"):
-            levels = [_spread(part[part[row] == level], column, xs, name).middle for level in ys]
-            maps[name] = np.array(levels)
+            levels = [_spread(part[part[row] == level], column, xs, name) for level in ys]
+            maps[name] = np.array(
+                [level.middle if name in ("guarantee", "theorem") else level.mean for level in levels]
+            )
         colour, sharp, theorem = maps.values()
         axis.imshow(colour, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
         for (i, j), value in np.ndenumerate(colour):
             if np.isfinite(value):
                 ink = "white" if value < 0.6 else "black"
                 axis.text(j, i, f"{abs(value):.2f}", ha="center", va="center", fontsize=7.5, color=ink)
-        _boundary(axis, theorem > LEVEL, "white", (0, (3, 1.5)), "2 eps guarantee vacuous to the right")
-        _boundary(axis, sharp > LEVEL, COLOURS[1], "-", "sharp guarantee vacuous to the right")
+        _boundary(axis, theorem > LEVEL, EXACT, (0, (3, 1.5)), "beyond: 2 eps guarantee vacuous in half of the games")
+        _boundary(axis, sharp > LEVEL, COLOURS[1], "-", "beyond: sharp guarantee vacuous in half of the games")
         _ticks(axis, x, xs, family)
         axis.set_yticks(range(len(ys)), [_number(v) for v in ys])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), "viridis"), ax=axes, fraction=0.05)
-    bar.set_label("worst equilibrium (exact), median" if exact else "user value, median", fontsize=8.5)
+    bar.set_label("worst equilibrium (exact), mean" if exact else "user value, mean", fontsize=8.5)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return _finish(figure, axes, title, LABELS.get(y, y))
 
@@ -178,7 +187,7 @@ def _spread(rows: pd.DataFrame, by: str, values: list, name: str) -> Spread:
     for value in values:
         numbers = rows.loc[rows[by] == value, f"normalised_{name}"].to_numpy(float)
         numbers = numbers[np.isfinite(numbers)]
-        found.append(np.quantile(numbers, [0.1, 0.5, 0.9]) if len(numbers) else np.full(3, np.nan))
+        found.append([*np.quantile(numbers, [0.1, 0.5, 0.9]), numbers.mean()] if len(numbers) else np.full(4, np.nan))
     return Spread(*np.array(found).T)
 
 
@@ -204,7 +213,8 @@ def _finish(figure: Figure, axes: list[Axes], title: str, label: str = VALUE_LAB
             axis.set_ylim(-0.06, 1.08)
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
-        columns = min(len(labels), 2 + len(axes) if len(axes) < 4 else len(labels))
+        room = figure.get_figwidth() * 13  # letters in a line
+        columns = max(1, min(len(labels), int(room / (6 + max(map(len, labels))))))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10.5)
     return figure
