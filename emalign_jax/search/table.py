@@ -109,11 +109,15 @@ def render(lines: pd.DataFrame, tolerance: float) -> str:
     return "\n".join(text)
 
 
-def failures(rows: pd.DataFrame) -> str:
-    """The games that failed or did not certify, with the sentence that says why; "" if there are none."""
+def failures(rows: pd.DataFrame, axes: tuple[str, ...] = ()) -> str:
+    """The games that failed or did not certify, with the sentence that says why; "" if there are none.
+
+    axes: further columns that tell rows apart."""
     bad = rows.query("not ok")
     text = [
-        f"  {row['family']} K={row['agents']} game {row['game']} start {row['start']}: {row['message']}"
+        f"  {row['family']} K={row['agents']} "
+        + "".join(f"{name.split('.')[-1]}={row[name]} " for name in axes)
+        + f"game {row['game']} start {row['start']}: {row['message']}"
         + (f" (largest gain {row['relative_gain']:.2e} of the range)" if math.isfinite(row["relative_gain"]) else "")
         for row in bad.head(LISTED).to_dict(orient="records")
     ]

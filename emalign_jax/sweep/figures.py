@@ -120,9 +120,7 @@ def curves(rows: pd.DataFrame, x: str, lines: list[str], title: str) -> Figure:
                 guarantee = _spread(group, column, xs, "guarantee").mean
                 axis.plot(at, guarantee, color="0.5", ls="-.", lw=1.2, label="guarantee (sharp), mean")
         if exact:
-            axis.plot(
-                [], [], color="0.3", marker="v", ms=3.5, ls=DOTTED, lw=1.4, label="worst equilibrium (exact), mean"
-            )
+            axis.plot([], [], color="0.3", marker="v", ms=3.5, ls=DOTTED, label="worst equilibrium (exact), mean")
         _ticks(axis, x, xs, family)
     return _finish(figure, axes, title)
 
@@ -131,7 +129,7 @@ def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
     """One map a family, coloured by the mean worst equilibrium (by what was found, where that is not known). The lines:
     beyond them the guarantees say nothing, no more than no information gives, in half of the games."""
     panels = _panels(rows)
-    exact = bool(rows["normalised_worst_equilibrium"].notna().any())
+    exact = not len(rows.query("agents > 1 and normalised_value.notna() and normalised_worst_equilibrium.isna()"))
     shown = rows.query("normalised_worst_equilibrium.notna()") if exact else rows
     column, row = _column(rows, x), _column(rows, y)
     xs, ys = sorted(shown[column].unique()), sorted(shown[row].unique())
@@ -140,9 +138,7 @@ def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
         maps = {}
         for name in ("worst_equilibrium" if exact else "value", "guarantee", "theorem"):
             levels = [_spread(part[part[row] == level], column, xs, name) for level in ys]
-            maps[name] = np.array(
-                [level.middle if name in ("guarantee", "theorem") else level.mean for level in levels]
-            )
+            maps[name] = np.array([x.middle if name in ("guarantee", "theorem") else x.mean for x in levels])
         colour, sharp, theorem = maps.values()
         axis.imshow(colour, origin="lower", aspect="auto", cmap="viridis", vmin=0, vmax=1)
         for (i, j), value in np.ndenumerate(colour):
@@ -210,7 +206,7 @@ def _finish(figure: Figure, axes: list[Axes], title: str, label: str = VALUE_LAB
             for level in (0, 1):
                 axis.axhline(level, color="0.75", lw=0.8, zorder=0)
             axis.spines[["top", "right"]].set_visible(False)
-            axis.set_ylim(-0.06, 1.08)
+            axis.set_ylim(-0.06, max(1.08, axis.get_ylim()[1]))  # information may harm a quantal user
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
         room = figure.get_figwidth() * 13  # letters in a line

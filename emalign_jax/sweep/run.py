@@ -68,8 +68,10 @@ def run(
         progress(block.cell, 0)
         if drawn_for != block.cell.key:
             games, drawn_for = draw_games(block.cell.values), block.cell.key
-        part = block_rows(config, block.cell, games, block.first)
-        directory.write_part(block.path, part)
+        directory.write_part(block.path, block_rows(config, block.cell, games, block.first))
+        part = directory.read_part(block.path, block.cell.key, block.rows)  # as any later run will read it
+        if part is None:
+            raise OSError(f"{block.path}: was written but cannot be read back")
         rows[block.path] = part
         progress(block.cell, len(part))
     return [rows[block.path] for block in work]
