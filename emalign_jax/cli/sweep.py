@@ -75,6 +75,9 @@ def sweep(
     else:
         print(f"{grid.title}: user value (0 no information, 1 full information)\n")
         print(table.render(grid, lines))
+        if len(rows.query("ok and not certified")):
+            unproved = len(rows.query("ok and not certified"))
+            print(f"\nOf {unproved} rows no gain above the tolerance was found, but none is excluded either.")
         if failed:
             print(f"\nNot within the tolerance:\n{failed}")
         print(f"\n{len(rows)} rows in {seconds:.1f} s of work. Table: {path / directory.TABLE}")
