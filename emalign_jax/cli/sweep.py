@@ -51,11 +51,11 @@ def sweep(
     command = ["emalign", *sys.argv[1:]]
     with directory.held(path):
         directory.begin(path, directory.manifest(command, grid.plain(), 0.0, status="running"), force)
-        work = run.blocks(grid, cells, path)
+        work = run.blocks(grid, cells)
         total = sum(block.rows for block in work)
         with _Bar(total) as bar:
             try:
-                parts = run.run(grid, work, warn=bar.warn, progress=bar.tell)
+                parts = run.run(grid, work, path, warn=bar.warn, progress=bar.tell)
             except KeyboardInterrupt:
                 bar.warn(
                     f"{bar.done} of {total} games are done and kept in {path}; the same command goes on from there"

@@ -138,7 +138,8 @@ def parse(text: str, path: str) -> Config:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML: {error}") from None
+        reason = str(error).replace("at end of document", f"at line {len(text.splitlines())}, where the file ends")
+        raise ValueError(f"{path}: not TOML: {reason}") from None
     given = _flatten(document, path)
     title = given.pop("title", Path(path).stem)
     if not isinstance(title, str):

@@ -99,7 +99,7 @@ def curves(rows: pd.DataFrame, x: str, lines: list[str], title: str) -> Figure:
     column = _column(rows, x)
     xs = sorted(rows[column].unique())
     at = range(len(xs))
-    figure, axes = _figure(len(panels))
+    figure, axes = _figure(len(panels), legend=2.4)
     for axis, (family, part) in zip(axes, panels, strict=True):
         groups = list(part.groupby([_column(rows, name) for name in lines], sort=False)) if lines else [((), part)]
         shades = [colormaps["viridis"](share) for share in np.linspace(0, 0.9, len(groups))]
@@ -122,7 +122,7 @@ def curves(rows: pd.DataFrame, x: str, lines: list[str], title: str) -> Figure:
         if exact:
             axis.plot([], [], color="0.3", marker="v", ms=3.5, ls=DOTTED, label="worst equilibrium (exact), mean")
         _ticks(axis, x, xs, family)
-    return _finish(figure, axes, title)
+    return _finish(figure, axes, title, legend="outside right center")
 
 
 def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
@@ -187,8 +187,9 @@ def _spread(rows: pd.DataFrame, by: str, values: list, name: str) -> Spread:
     return Spread(*np.array(found).T)
 
 
-def _figure(panels: int, width: float | None = None) -> tuple[Figure, list[Axes]]:
-    wide = (width or WIDE * (0.8 if panels > 3 else 1 if panels > 1 else 1.4)) * panels + 0.8
+def _figure(panels: int, width: float | None = None, legend: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """legend: inches beside the panels."""
+    wide = (width or WIDE * (0.8 if panels > 3 else 1 if panels > 1 else 1.4)) * panels + 0.8 + legend
     figure = Figure(figsize=(wide, 4.3), layout="constrained")
     return figure, list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
 
@@ -199,7 +200,9 @@ def _ticks(axis: Axes, x: str, values: list, family: str) -> None:
     axis.set_title(NAMES.get(family, family), fontsize=9)
 
 
-def _finish(figure: Figure, axes: list[Axes], title: str, label: str = VALUE_LABEL) -> Figure:
+def _finish(
+    figure: Figure, axes: list[Axes], title: str, label: str = VALUE_LABEL, legend: str = "outside lower center"
+) -> Figure:
     axes[0].set_ylabel(label)
     if label == VALUE_LABEL:
         for axis in axes:
@@ -209,9 +212,8 @@ def _finish(figure: Figure, axes: list[Axes], title: str, label: str = VALUE_LAB
             axis.set_ylim(-0.06, max(1.08, axis.get_ylim()[1]))  # information may harm a quantal user
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
-        room = figure.get_figwidth() * 13  # letters in a line
-        columns = max(1, min(len(labels), int(room / (6 + max(map(len, labels))))))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+        across = 1 if "right" in legend or len(axes) == 1 else len(labels)
+        figure.legend(handles, labels, loc=legend, ncols=across, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10.5)
     return figure
 

@@ -14,32 +14,30 @@ from emalign_jax.sweep.config import Cell, Config
 
 
 class Block(NamedTuple):
-    """games first, ... of a cell; rows is None until they are done."""
+    """Games first, ..., first + count - 1 of a cell."""
 
     cell: Cell
     first: int
     count: int
-    path: Path
 
     @property
     def rows(self) -> int:
         return self.count * self.cell.values["solver.starts"]
 
 
-def blocks(config: Config, cells: list[Cell], path: Path) -> list[Block]:
+def blocks(config: Config, cells: list[Cell]) -> list[Block]:
     """In the order of the table."""
-    found = []
-    for cell in cells:
-        count = cell.values["games.count"]
-        for first in range(0, count, config.block):
-            own = directory.part_path(path, cell.key, first)
-            found.append(Block(cell, first, min(config.block, count - first), own))
-    return found
+    return [
+        Block(cell, first, min(config.block, cell.values["games.count"] - first))
+        for cell in cells
+        for first in range(0, cell.values["games.count"], config.block)
+    ]
 
 
 def run(
     config: Config,
     work: list[Block],
+    path: Path,
     *,
     warn: Callable[[str], None],
     progress: Callable[[Cell | None, int], None],
@@ -50,28 +48,26 @@ def run(
     progress: called with (cell, 0) when one is begun, with (cell, rows) when a block of it is done, and first of all
               with (None, rows) for what was there.
     """
-    rows: dict[Path, pd.DataFrame] = {}
+    rows: list[pd.DataFrame | None] = []
     for block in work:
-        if block.path.exists():
-            part = directory.read_part(block.path, block.cell.key, block.rows)
-            if part is None:
-                warn(f"{block.path}: damaged; its {block.count} games are computed again")
-                block.path.unlink()
-            else:
-                rows[block.path] = part
-    progress(None, sum(map(len, rows.values())))
+        part, damaged = directory.read_part(path, block.cell.key, block.first)
+        for file in damaged:
+            warn(f"{file}: damaged" + (f"; its {block.count} games are computed again" if part is None else ""))
+            file.unlink()
+        rows.append(part)
+    progress(None, sum(len(part) for part in rows if part is not None))
     games: Any = None
     drawn_for = None
-    for block in work:
-        if block.path in rows:
+    for n, block in enumerate(work):
+        if rows[n] is not None:
             continue
         progress(block.cell, 0)
         if drawn_for != block.cell.key:
             games, drawn_for = draw_games(block.cell.values), block.cell.key
-        directory.write_part(block.path, block_rows(config, block.cell, games, block.first))
-        part = directory.read_part(block.path, block.cell.key, block.rows)  # as any later run will read it
-        if part is None:
-            raise OSError(f"{block.path}: was written but cannot be read back")
-        rows[block.path] = part
-        progress(block.cell, len(part))
-    return [rows[block.path] for block in work]
+        directory.write_part(path, block.cell.key, block.first, block_rows(config, block.cell, games, block.first))
+        rows[n], _ = directory.read_part(path, block.cell.key, block.first)  # as any later run will read it
+        progress(block.cell, block.rows)
+    missing = [block for block, part in zip(work, rows, strict=True) if part is None]
+    if missing:
+        raise OSError(f"{path}: {len(missing)} parts were written but cannot be read back")
+    return [part for part in rows if part is not None]
