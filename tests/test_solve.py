@@ -295,8 +295,7 @@ def test_best_responses_do_not_depend_on_the_batch():
 
 @pytest.mark.parametrize(
     ("wrong", "word"),
-    [({"steps": 0}, "steps"), ({"fresh_starts": -1}, "fresh_starts"), ({"tolerance": 0.0}, "tolerance"),
-     ({"steps": 2.5}, "steps")],
+    [({"steps": 0}, "steps"), ({"fresh_starts": -1}, "fresh_starts"), ({"tolerance": 0.0}, "tolerance")],
 )  # fmt: skip
 def test_what_best_response_dynamics_cannot_be(wrong, word):
     with pytest.raises(ValueError, match=word):

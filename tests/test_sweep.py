@@ -151,6 +151,13 @@ def test_shipped_configs_can_be_done(name):
     assert config.axes
 
 
+def test_the_config_of_the_readme_can_be_done():
+    (text,) = re.findall(r"```toml\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.S)
+    config = configs.parse(text, "README.md")
+    check(config, config.cells())
+    assert config.axes == ("games.agents", "games.bias", "user.precision")
+
+
 def test_every_ablation_is_shipped():
     names = {"competition", "starts", "goals", "bias", "precision", "errors", "talk", "noise"}
     assert names <= set(configs.shipped())
