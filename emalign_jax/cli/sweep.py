@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
@@ -71,7 +71,9 @@ def sweep(
     failed = documents.failures(rows, tuple(a for a in grid.axes if a not in ("games.family", "games.agents")))
     if json_:
         summary = {"failed": len(rows.query("not ok")), "rows": len(rows), "seconds": seconds, "run": str(path)}
-        print(json.dumps(documents.plain({"schema": documents.JSON_SCHEMA, "cells": lines, "summary": summary})))
+        entries = [line | {name: configs.plain_value(line[name]) for name in grid.axes} for line in lines]
+        document = {"schema": documents.JSON_SCHEMA, "cells": entries, "summary": summary}
+        print(json.dumps(documents.plain(document), allow_nan=False))
     else:
         print(f"{grid.title}: user value (0 no information, 1 full information)\n")
         print(table.render(grid, lines))
@@ -105,16 +107,9 @@ class _Bar:
     def tell(self, cell, rows: int) -> None:
         self.done += rows
         if self._bar is None:  # what was there took no time, and says nothing about the time left
+            look: dict[str, Any] = {"unit": "game", "leave": False, "dynamic_ncols": True}
             hidden = not sys.stderr.isatty()
-            self._bar = tqdm(
-                total=self._total,
-                initial=rows,
-                file=sys.stderr,
-                leave=False,
-                unit="game",
-                dynamic_ncols=True,
-                disable=hidden,
-            )
+            self._bar = tqdm(total=self._total, initial=rows, file=sys.stderr, disable=hidden, **look)
         elif rows:
             self._bar.update(rows)
         else:

@@ -102,7 +102,7 @@ class Config:
 
     def plain(self) -> dict[str, Any]:
         """For the manifest: JSON that differs if and only if the table may."""
-        grid = {name: [_plain(x) for x in values] for name, values in self.grid.items()}
+        grid = {name: [plain_value(x) for x in values] for name, values in self.grid.items()}
         return {"title": self.title, "block": self.block} | {
             name: values if len(values) > 1 else values[0] for name, values in grid.items()
         }
@@ -226,10 +226,10 @@ def _value(path: str, name: str, option: Option, value: Any) -> Any:
 def _cell(values: Values) -> Cell:
     if values["solver.start"] is None:
         values["solver.start"] = "monopolist" if values["protocol.kind"] == "selection" else "random"
-    text = json.dumps({name: _plain(value) for name, value in values.items()}, sort_keys=True, allow_nan=False)
+    text = json.dumps({name: plain_value(value) for name, value in values.items()}, sort_keys=True, allow_nan=False)
     return Cell(hashlib.sha256(text.encode()).hexdigest()[:16], values)
 
 
-def _plain(value):
-    """JSON has no infinity."""
+def plain_value(value):
+    """A value as JSON takes it, which has no infinity."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -47,12 +47,11 @@ class Spread(NamedTuple):
 
 
 def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
-    """Write the figures that fit the axes; returns their names. Axes of numbers make curves, two of them a map too."""
+    """Write the figures that fit the axes; returns their names. Axes of numbers make curves (without one, points over
+    K), two of them a map too."""
     numeric = [name for name in config.axes if OPTIONS[name].kind in ("whole", "number") and name != "seed"]
-    if not numeric:
-        return []
     figures = {}
-    if set(config.axes) <= {AGENTS, FAMILY}:
+    if AGENTS in config.axes and set(config.axes) <= {AGENTS, FAMILY}:
         figures["user_value"] = competition(rows, config.title)
     else:
         x = next((name for name in numeric if name != AGENTS), AGENTS)
@@ -201,7 +200,7 @@ def _ticks(axis: Axes, x: str, values: list, family: str) -> None:
 
 
 def _finish(
-    figure: Figure, axes: list[Axes], title: str, label: str = VALUE_LABEL, legend: str = "outside lower center"
+    figure: Figure, axes: list[Axes], title: str, label: str = VALUE_LABEL, legend: Any = "outside lower center"
 ) -> Figure:
     axes[0].set_ylabel(label)
     if label == VALUE_LABEL:
