@@ -54,7 +54,7 @@ def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
     if AGENTS in config.axes and set(config.axes) <= {AGENTS, FAMILY}:
         figures["user_value"] = competition(rows, config.title)
     else:
-        x = next((name for name in numeric if name != AGENTS), AGENTS)
+        x = min(numeric, key=lambda name: (name == AGENTS, not name.startswith("protocol.")), default=AGENTS)
         figures["user_value"] = curves(rows, x, [a for a in config.axes if a not in (x, FAMILY)], config.title)
         if len(numeric) == 2 and set(config.axes) <= {*numeric, FAMILY}:
             other = next(name for name in reversed(numeric) if name != x)
@@ -128,7 +128,8 @@ def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
     """One map a family, coloured by the mean worst equilibrium (by what was found, where that is not known). The lines:
     beyond them the guarantees say nothing, no more than no information gives, in half of the games."""
     panels = _panels(rows)
-    exact = not len(rows.query("agents > 1 and normalised_value.notna() and normalised_worst_equilibrium.isna()"))
+    several = rows.query("agents > 1 and normalised_value.notna()")["normalised_worst_equilibrium"]
+    exact = len(several) > 0 and bool(several.notna().all())
     shown = rows.query("normalised_worst_equilibrium.notna()") if exact else rows
     column, row = _column(rows, x), _column(rows, y)
     xs, ys = sorted(shown[column].unique()), sorted(shown[row].unique())
