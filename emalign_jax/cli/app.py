@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from emalign_jax import __version__
 from emalign_jax.cli.certify import certify
+from emalign_jax.cli.report import report
 from emalign_jax.cli.search import search
 from emalign_jax.cli.stability import stability
 from emalign_jax.cli.sweep import sweep
@@ -25,6 +26,7 @@ app.command()(search)
 app.command()(certify)
 app.command()(stability)
 app.command()(sweep)
+app.command()(report)
 
 
 def _print_version(asked: bool | None) -> None:

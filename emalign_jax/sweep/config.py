@@ -161,6 +161,20 @@ def parse(text: str, path: str) -> Config:
     return Config(path, title, block, grid)
 
 
+def from_manifest(plain: dict[str, Any], path: str) -> Config:
+    """The config whose `plain` form a manifest holds."""
+    given = {name: value for name, value in plain.items() if name not in ("title", "block") and value is not None}
+    grid = {}
+    for name, option in OPTIONS.items():
+        value = given.get(name)
+        values = value if isinstance(value, list) else [value]
+        numbers = option.kind == "number"
+        grid[name] = tuple(
+            _value(path, name, option, float(x) if numbers and x is not None else x) for x in values
+        )
+    return Config(path, str(plain.get("title", "")), int(plain.get("block", BLOCK)), grid)
+
+
 def _shipped():
     return resources.files("emalign_jax") / "configs"
 

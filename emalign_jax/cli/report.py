@@ -1,0 +1,43 @@
+"""`emalign report`: a run or sweep as one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What search, sweep or align wrote.")],
+    out: Annotated[Path | None, typer.Option(help="The page; default DIR/report.html.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the page if it is there.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a sentence.")] = False,
+) -> None:
+    """Write a run or sweep as one self-contained HTML page: figures, tables, how to reproduce them.
+
+    \b
+    Examples:
+      emalign report search-1
+      emalign report competition --out competition.html
+    """
+    from emalign_jax.files import atomic
+    from emalign_jax.report import contents, page
+    from emalign_jax.search.table import JSON_SCHEMA
+
+    path = directory / "report.html" if out is None else out
+    if path.is_dir():
+        raise ValueError(f"{path}: --out: expected a file, there is a directory of that name")
+    if path.exists() and not force:
+        raise ValueError(f"{path}: --out: is there already; choose another name or pass --force to replace it")
+    found = contents.read(directory)
+    text = page.render(found)
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8")
+    if json_:
+        summary = {"page": str(path), "kind": found.kind, "figures": len(found.figures), "failed": found.failed}
+        print(json.dumps({"schema": JSON_SCHEMA, "summary": summary}))
+    else:
+        drawn = "1 figure" if len(found.figures) == 1 else f"{len(found.figures)} figures"
+        print(f"{found.title}: {drawn} and {len(found.tables)} tables, {len(text) / 1e6:.1f} MB: {path}")

@@ -1,0 +1,262 @@
+"""What a run directory holds, as sections of tables and figures; nothing is computed but summaries."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from emalign_jax.search import table as search_table
+
+MANIFEST = "manifest.json"
+
+
+class Table(NamedTuple):
+    """cells are text, numbers right-aligned; note: what is left out."""
+
+    caption: str
+    heads: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+class Figure(NamedTuple):
+    """png, pdf: what the files hold (pdf None if there is none)."""
+
+    name: str
+    caption: str
+    png: bytes
+    pdf: bytes | None
+
+
+class Contents(NamedTuple):
+    """What the page shows; `failed` counts what was not within the tolerance."""
+
+    title: str
+    kind: str
+    facts: list[tuple[str, str]]
+    tables: list[Table]
+    figures: list[Figure]
+    notes: list[str]
+    command: str
+    manifest: str
+    failed: int
+
+
+def read(directory: Path) -> Contents:
+    """The contents of a directory written by `search`, `sweep` or `align`.
+
+    Raises `ValueError`, or `FileNotFoundError`, naming the file and what was expected.
+    """
+    if not directory.exists():
+        raise FileNotFoundError(f"{directory}: no such directory")
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: expected the directory of a run or sweep, got a file")
+    manifest = _manifest(directory / MANIFEST)
+    for name, kind in KINDS.items():
+        if manifest.get("kind") == name or ("kind" not in manifest and (directory / kind.table).exists()):
+            break
+    else:
+        tables = " or ".join(kind.table for kind in KINDS.values())
+        raise ValueError(f"{directory}: expected a finished run or sweep, there is no {tables}")
+    if not (directory / kind.table).exists():
+        raise ValueError(
+            f"{directory / kind.table}: not there, the {name} has not ended; run {_command(manifest)} again, which "
+            "goes on where it stopped"
+        )
+    found = kind.read(directory, manifest)
+    return Contents(
+        found.pop("title"), name, _facts(manifest), found.pop("tables"), _figures(directory, kind.captions),
+        found.pop("notes", []), _command(manifest), json.dumps(manifest, indent=2), found.pop("failed", 0),
+    )  # fmt: skip
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f"{path}: not there; expected a directory written by emalign search, sweep or align")
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict) or "command" not in found:
+        raise ValueError(f"{path}: command, config: not in the file; expected the manifest of a run")
+    return found
+
+
+def _parquet(path: Path, *columns: str) -> pd.DataFrame:
+    try:
+        rows = pd.read_parquet(path)
+    except Exception as error:  # pyarrow raises what it likes
+        raise ValueError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
+    for column in columns:
+        if column not in rows:
+            raise ValueError(f"{path}: {column}: no such column")
+    return rows
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise ValueError(f"{path}: not there")
+    try:
+        return pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
+
+
+# what each command leaves
+
+
+def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    rows = _parquet(directory / "games.parquet", "family", "agents", "normalised_value", "relative_gain", "ok")
+    lines = search_table.summary(rows)
+    config = manifest["config"]
+    tolerance = float(config.get("tolerance", 1e-3))
+    heads = {
+        "family": "family", "agents": "K", "games": "games", "q10": "10 %", "median": "median", "q90": "90 %",
+        "mean": "mean", "monopoly": "one agent alone", "within_tolerance": f"gain ≤ {tolerance:g}",
+        "certified": "certified", "largest_gain": "largest gain", "seconds": "seconds",
+    }  # fmt: skip
+    return {
+        "title": manifest.get("title") or f"{str(config.get('protocol', 'search')).capitalize()}: user value",
+        "tables": [_table("User value (0 no information, 1 full information), by family and K", lines, heads)]
+        + _unsolved(rows),
+        "notes": _verdicts(rows),
+        "failed": int((~rows["ok"]).sum()),
+    }
+
+
+def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    from emalign_jax.sweep import config as configs
+    from emalign_jax.sweep import table as sweep_table
+
+    rows = _parquet(directory / "games.parquet", "cell", "normalised_value", "relative_gain", "ok")
+    grid = configs.from_manifest(manifest["config"], str(directory / MANIFEST))
+    lines = pd.DataFrame(sweep_table.summary(grid, rows))
+    axes = {name: "K" if name == "games.agents" else name.split(".")[-1] for name in grid.axes}
+    heads = axes | {
+        "rows": "rows", "q10": "10 %", "median": "median", "q90": "90 %", "mean": "mean",
+        "monopoly": "best monopolist", "worst": "worst equilibrium", "best": "best equilibrium",
+        "guarantee": "guarantee", "ok": "within tolerance", "certified": "certified", "seconds": "seconds",
+    }  # fmt: skip
+    return {
+        "title": grid.title,
+        "tables": [_table("User value (0 no information, 1 full information), a line a cell", lines, heads)]
+        + _unsolved(rows),
+        "notes": _verdicts(rows),
+        "failed": int((~rows["ok"]).sum()),
+    }
+
+
+def _align(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    curves, weights = _csv(directory / "curves.csv"), _csv(directory / "weights.csv")
+    facts, covered = manifest.get("table", {}), manifest.get("coverage", {})
+    names = {"offset": "offset", "method": "method", "agents": "n", "held_out": "held-out error"}
+    ends = {"held_out_low": "95 % from", "held_out_high": "to", "in_sample": "in-sample"}
+    source = Path(str(manifest["config"].get("table", "a table"))).name
+    return {
+        "title": f"Is the user in the hull? {source}",
+        "tables": [
+            _table("Errors of n random agents", curves, names | ends | {"fits": "fits", "failed": "not solved"}),
+            _table("Who carries the weight", weights, {name: name.replace("_", " ") for name in weights}),
+            Table("Who is still covered", ["", ""], [[k.replace("_", " "), _text(v)] for k, v in covered.items()]),
+        ],
+        "notes": [str(note) for note in facts.get("left_out", [])],
+        "failed": int(curves["failed"].sum()),
+    }
+
+
+class Kind(NamedTuple):
+    """table: the file that is there once the run has ended; captions by the stem of the figure's name."""
+
+    table: str
+    read: Callable[[Path, dict[str, Any]], dict[str, Any]]
+    captions: dict[str, str]
+
+
+VALUE = "User value: 0 with no information, 1 with full information."
+KINDS = {
+    "sweep": Kind("games.parquet", _sweep, {"user_value": VALUE, "phase": "Coloured by value; the boundary is drawn."}),
+    "align": Kind("curves.csv", _align, {"hull": "Error against the number of agents, and with agents removed."}),
+    "search": Kind("games.parquet", _search, {"user_value": VALUE}),
+}
+
+
+def _figures(directory: Path, captions: dict[str, str]) -> list[Figure]:
+    figures = []
+    for path in sorted(directory.glob("*.png")):
+        pdf = path.with_suffix(".pdf")
+        figures.append(
+            Figure(path.stem, captions.get(path.stem, ""), path.read_bytes(), pdf.read_bytes() if pdf.exists() else None)
+        )
+    return figures
+
+
+def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    device, machine = manifest.get("device", {}), manifest.get("machine", {})
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
+    facts = [
+        ("made", manifest.get("created")),
+        ("seconds of work", manifest.get("seconds")),
+        ("seed", manifest.get("seed")),
+        ("device", " ".join(str(device[name]) for name in ("count", "platform", "kind") if name in device)),
+        ("machine", f"{machine.get('system', '')}, {machine.get('processors', '?')} processors" if machine else None),
+        ("versions", versions),
+    ]
+    return [(name, _text(value)) for name, value in facts if value not in (None, "")]
+
+
+def _command(manifest: dict[str, Any]) -> str:
+    command = manifest["command"]
+    return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
+
+
+def _unsolved(rows: pd.DataFrame) -> list[Table]:
+    bad = rows.loc[~rows["ok"]]
+    if not len(bad):
+        return []
+    heads = {"family": "family", "agents": "K", "game": "game", "start": "start", "relative_gain": "largest gain"}
+    heads = {name: head for name, head in heads.items() if name in bad} | {"message": "why"}
+    return [_table("Not within the tolerance", bad, heads)]
+
+
+def _verdicts(rows: pd.DataFrame) -> list[str]:
+    """What a reader must know of the certificates before the numbers are quoted."""
+    ok = rows.loc[rows["ok"]]
+    proved = int(ok["certified"].sum()) if "certified" in ok else 0
+    notes = [
+        f"{len(rows)} profiles, {len(ok)} of them equilibria within the tolerance; in {proved} of those a larger gain "
+        "is excluded by proof."
+    ]
+    if proved < len(ok):
+        notes.append(f"In {len(ok) - proved} no larger gain was found, but none is excluded either.")
+    return notes
+
+
+def _table(caption: str, frame: pd.DataFrame, heads: dict[str, str]) -> Table:
+    heads = {name: head for name, head in heads.items() if name in frame}
+    shares = {"within_tolerance", "certified", "ok"}
+    rows = [
+        [f"{value:.1%}" if name in shares else _text(value) for name, value in line.items()]
+        for line in frame.loc[:, list(heads)].head(MOST_ROWS).to_dict("records")
+    ]
+    note = f"... and {len(frame) - MOST_ROWS} more" if len(frame) > MOST_ROWS else ""
+    return Table(caption, list(heads.values()), rows, note)
+
+
+MOST_ROWS = 200
+
+
+def _text(value: Any) -> str:
+    """Three decimals, or as many digits as say something; "-" for what is not there."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool | int | str) or not isinstance(value, float):
+        return str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3f}".rstrip("0").rstrip(".") if value.is_integer() else f"{value:.3f}"
+    return f"{value:.1e}" if math.isfinite(value) else str(value)
