@@ -43,6 +43,17 @@ ReplyRuleOption = Annotated[
 ]
 
 
+class Offset(enum.StrEnum):
+    none = "none"
+    constant = "constant"
+    per_state = "per_state"
+
+
+class Norm(enum.StrEnum):
+    l2 = "l2"
+    sup = "sup"
+
+
 class Ties(enum.StrEnum):
     agents = "agents"
     lowest = "lowest"
@@ -109,7 +120,8 @@ def integers(option: str, text: str, least: int) -> tuple[int, ...]:
 class ProgressBar:
     """A tqdm bar on stderr that appears on terminals only; one bar, renamed and refilled stage by stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "game") -> None:
+        self._unit = unit
         self._bar: tqdm | None = None
         self._what = ""
 
@@ -124,7 +136,7 @@ class ProgressBar:
         if not sys.stderr.isatty():
             return
         if self._bar is None:
-            self._bar = tqdm(total=total, file=sys.stderr, leave=False, unit="game", dynamic_ncols=True)
+            self._bar = tqdm(total=total, file=sys.stderr, leave=False, unit=self._unit, dynamic_ncols=True)
         if what != self._what:
             self._what = what
             self._bar.set_description(what, refresh=False)

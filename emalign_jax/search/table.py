@@ -150,14 +150,15 @@ def json_rows(certificate: Certificate, results: np.ndarray, extra: list[dict] |
 
 def document(games: list[dict], summary: dict) -> dict:
     """The one JSON document; numbers that are not finite become null."""
-    return _plain({"schema": JSON_SCHEMA, "games": games, "summary": summary})
+    return plain({"schema": JSON_SCHEMA, "games": games, "summary": summary})
 
 
-def _plain(value) -> Any:
+def plain(value) -> Any:
+    """`value` as JSON can say it: numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
