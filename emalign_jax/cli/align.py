@@ -166,7 +166,7 @@ def align(
 
 
 def _sizes(usual: tuple[int, ...], available: int) -> tuple[int, ...]:
-    """The usual numbers of agents up to what every target has; all of them where those are fewer than the usual most."""
+    """The usual numbers of agents up to what every target has, and that number where it is less than the largest."""
     sizes = tuple(n for n in usual if n <= available)
     return sizes if sizes[-1] == usual[-1] or sizes[-1] == available else (*sizes, available)
 
@@ -178,7 +178,8 @@ def _offsets(asked, per_state: bool, table: Path) -> tuple[str, ...]:
     words = {offset.value for offset in asked}
     if not words <= set(every):
         raise ValueError(
-            f"--offset: per_state needs several answers an item, {table} has one: it would fit anything; take none or constant"
+            f"--offset: per_state needs several answers an item, {table} has one (so that it would fit anything); "
+            "take none or constant"
         )
     return tuple(word for word in every if word in words)
 

@@ -37,17 +37,17 @@ def dense_block(
 
 
 def _greedy(present, balance: float, keep: int | None):
-    P, I = present.shape
-    rows, columns = np.ones(P, bool), np.ones(I, bool)
+    P, C = present.shape
+    rows, columns = np.ones(P, bool), np.ones(C, bool)
     by_row, by_column = present.sum(1), present.sum(0)  # cells that are there, of what is left
     transposed = np.ascontiguousarray(present.T)
-    people, items = P, I
+    people, items = P, C
     while people and items:
         row_share = np.where(rows, 1 - by_row / items, -1.0)
         column_share = np.where(columns, balance * (1 - by_column / people), -1.0)
         if keep is not None:
             row_share[keep] = 0
-        row, column = P - 1 - int(row_share[::-1].argmax()), I - 1 - int(column_share[::-1].argmax())
+        row, column = P - 1 - int(row_share[::-1].argmax()), C - 1 - int(column_share[::-1].argmax())
         if max(row_share[row], column_share[column]) <= 0:
             break
         if column_share[column] >= row_share[row]:

@@ -28,7 +28,8 @@ IN_USE = 1e-6  # weights beyond this count as used
 @dataclasses.dataclass(frozen=True)
 class HullJob:
     """What to do with a table. targets: at most so many a subset; None: as many as BUDGET allows, each at least once.
-    leave: targets a leave-k-out is computed for at most (all where None)."""
+    The last of `offsets` is the one of headlines, weights and leave-k-out. tolerance: None is report.MARGIN x the median.
+    """
 
     table: Table
     sizes: tuple[int, ...] = SIZES
@@ -82,7 +83,7 @@ class HullJob:
 
 
 class Outcome(NamedTuple):
-    """errors: a row an (offset, method, n, subset, target). weights: a row an agent (simplex, main offset, largest n)."""
+    """errors: a row an (offset, method, n, subset, target). weights: a row an agent, in simplex fits at the largest n."""
 
     errors: pd.DataFrame
     weights: pd.DataFrame

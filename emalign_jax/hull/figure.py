@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from emalign_jax.hull.experiment import ALONE, HullJob
+from emalign_jax.hull.experiment import ALONE, FITTED, HullJob
 from emalign_jax.search.figure import COLOURS
 
-# colour, marker, and where its label is dodged to on the n axis
+# colour, marker, and how far beside n it is drawn, so that markers do not hide each other
 STYLES = {
     "best single": (COLOURS[4], "s", 0.97),
     "mean": (COLOURS[2], "D", 0.99),
@@ -39,7 +39,7 @@ def draw(
         axis.set_ylim(min(low for low, _ in tops), max(high for _, high in tops))
     axes[0].set_ylabel("RMS error" if job.norm == "l2" else "largest error")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8.5, loc="outside lower left", ncols=len(labels))
+    figure.legend(handles, labels, frameon=False, fontsize=8.5, loc="outside lower center", ncols=len(labels))
     figure.suptitle(title, fontsize=10.5)
     figure.savefig(path, dpi=160, format="png")
 
@@ -54,17 +54,9 @@ def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> None:
         low, high = part["held_out_low"].to_numpy(float), part["held_out_high"].to_numpy(float)
         axis.fill_between(n, low, high, color=colour, alpha=0.2, lw=0)
         axis.plot(n, held, color=colour, marker=marker, ms=4.5, lw=1.7, label=NAMES[method])
-        if method in ("simplex", "cone"):
-            label = "in-sample" if method == "simplex" else None
+        if method in FITTED:
             inside = part["in_sample"].to_numpy(float)
-            axis.plot(
-                n,
-                inside,
-                color=colour if method == "cone" else COLOURS[0],
-                lw=1.1,
-                ls=(0, (3, 2)),
-                label=None if label is None else "in-sample (dashed)",
-            )
+            axis.plot(n, inside, color=colour, lw=1.1, ls=(0, (3, 2)))
             shown += [*inside]
         if method != "cone":
             shown += [*held, *low, *high]
@@ -74,6 +66,7 @@ def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> None:
         low, high = shown.min(), shown.max()
         pad = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         axis.set_ylim(max(0.0, low - pad), high + pad)
+    axis.plot([], [], color="0.3", lw=1.1, ls=(0, (3, 2)), label="in-sample")
     axis.axhline(nobody[0], color="0.45", lw=1, ls=":", label="no agent", zorder=0)
     axis.set_xscale("log")
     axis.set_xticks(list(job.sizes), [str(n) for n in job.sizes])
@@ -100,12 +93,12 @@ def _removed(axis, job: HullJob, left: pd.DataFrame, tolerance: float) -> None:
         share = np.arange(1, known.sum() + 1) / known.sum()
         axis.fill_betweenx(share, low, high, step="pre", color=COLOURS[1], alpha=0.2, lw=0)
         for values in (low, high):
-            axis.step(values, share, where="post", color=COLOURS[1], lw=1.1)
+            axis.ecdf(values, color=COLOURS[1], lw=1.1)
         axis.plot([], [], color=COLOURS[1], lw=1.7, label="without any five" + ("" if exact else " (bounds)"))
     axis.axvline(tolerance, color="0.6", lw=0.9, ls=":", zorder=0)
-    axis.annotate("tolerance", (tolerance, 0.02), xytext=(3, 0), textcoords="offset points", fontsize=8, color="0.4")
-    axis.set_ylim(0, 1.02)
+    axis.annotate("tolerance", (tolerance, 1.0), xytext=(3, 0), textcoords="offset points", fontsize=8, color="0.4")
+    axis.set_ylim(0, 1.05)
     axis.set_xlabel(("RMS" if job.norm == "l2" else "largest") + " error, all items")
     axis.set_ylabel("share of targets at or below")
     axis.set_title(f"removing agents (n = {job.sizes[-1]}, simplex)", fontsize=9.5)
-    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    axis.legend(frameon=False, fontsize=8, loc="lower right")

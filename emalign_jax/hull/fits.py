@@ -90,8 +90,5 @@ def evaluate(weights, user, agents, test: Bool[np.ndarray, "Y"], rule: Rule) -> 
     misfit = np.einsum("tk,kay->tay", weights, agents) - user
     offset = rule.best_offset(misfit[..., ~test])
     held_out = misfit[..., test]
-    if rule.offset == "per_state":
-        held_out = held_out - rule.best_offset(held_out)
-    else:
-        held_out = held_out - offset[..., :1]
-    return Split(rule.error(misfit[..., ~test] - offset), rule.error(held_out))
+    again = rule.best_offset(held_out) if rule.offset == "per_state" else offset[..., :1]
+    return Split(rule.error(misfit[..., ~test] - offset), rule.error(held_out - again))

@@ -1,4 +1,4 @@
-"""What the experiment says: curves with confidence bands, who carries the weight, who is still covered; text and JSON."""
+"""What the experiment says: curves with confidence bands, who carries the weight, who is still covered."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from emalign_jax.hull.experiment import ALONE, METHODS, HullJob
+from emalign_jax.hull.fits import Rule
 from emalign_jax.hull.removal import MANY
 
 CONFIDENCE = 0.95
 LISTED = 10  # agents shown
+ROUNDING = 1e-6  # the default tolerance is at least so much of what targets leave without any agent
 MARGIN = 1.1  # the default tolerance: so many times the median error with all agents
 
 
@@ -68,7 +70,11 @@ def band(values: np.ndarray, subset: np.ndarray, target: np.ndarray) -> tuple[fl
 def coverage(job: HullJob, left: pd.DataFrame) -> dict:
     """Shares of targets whose error is within the tolerance: with all agents, without any one, without any five."""
     known = left[left["error"].notna()]
-    tolerance = job.tolerance if job.tolerance is not None else MARGIN * float(known["error"].median())
+    tolerance = job.tolerance
+    if tolerance is None:
+        targets = job.table.utilities[job.table.targets]
+        rounding = ROUNDING * float(np.median(Rule(job.main_offset, job.norm).best_error(targets)))
+        tolerance = max(MARGIN * float(known["error"].median()), rounding)
     limit = tolerance * (1 + 1e-9) + 1e-300
     five = known[known["without_five_lower"].notna() & known["without_five_upper"].notna()]
 
@@ -127,7 +133,7 @@ def verdict(job: HullJob, lines: pd.DataFrame) -> str:
     word = "beat" if low > 0 else "lose to" if high < 0 else "are not told apart from"
     return (
         f"With {n} (offset {job.main_offset}), simplex weights {word} the plain mean on held-out items: "
-        f"its error less theirs is {_number(gain)} [{_number(low)}, {_number(high)}]."
+        f"the mean's error less theirs is {_number(gain)} [{_number(low)}, {_number(high)}]."
     )
 
 

@@ -180,7 +180,7 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
     gaps = set(zip(absent[group], absent[question], strict=True))
     asked = table.columns.get_level_values(0)
     questions = list(dict.fromkeys(asked))
-    values = table.to_numpy(float)
+    values = np.array(table, float)
     item = np.array([questions.index(name) for name in asked])
     present = np.zeros((len(table), len(questions)), bool)
     largest = np.nanmax(values, initial=0)
@@ -194,8 +194,8 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
             total = np.nansum(cells)
             if abs(total - whole) > SHARES * whole:
                 raise ValueError(
-                    f"{source.path}: {share}: the shares of {group} {who!r} in {question} {name!r} add up to {total:g}; "
-                    f"expected {whole:g}"
+                    f"{source.path}: {share}: the shares of {group} {who!r} in {question} {name!r} add up "
+                    f"to {total:g}; expected {whole:g}"
                 )
             present[g, q] = True
             silent += int(np.isnan(cells).sum())
@@ -206,10 +206,9 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
     )
     columns = np.isin(item, kept)
     item = np.searchsorted(kept, item[columns])
-    return _in_turn(
-        source.path, "answer distributions", values[np.ix_(rows, columns)][:, None], [str(table.index[r]) for r in rows],
-        item, ("groups", "questions"), [*notes, *more], options,
-    )  # fmt: skip
+    names, values = [str(table.index[r]) for r in rows], values[np.ix_(rows, columns)][:, None]
+    words = ("groups", "questions")
+    return _in_turn(source.path, "answer distributions", values, names, item, words, [*notes, *more], options)
 
 
 def _npz(path: Path, options: Options) -> Table:
@@ -230,7 +229,8 @@ def _npz(path: Path, options: Options) -> Table:
     single = agents.ndim == 3  # all targets share the agents
     if not single and agents.shape[:-3] != user.shape[:-2]:
         raise ValueError(
-            f"{path}: agent_utilities: batch axes are {list(agents.shape[:-3])}, those of user_utility {list(user.shape[:-2])}"
+            f"{path}: agent_utilities: batch axes are {list(agents.shape[:-3])}, "
+            f"those of user_utility {list(user.shape[:-2])}"
         )
     user, agents = user.reshape(-1, A, Y), agents.reshape(-1, K, A, Y)
     T, G = len(user), len(agents)
@@ -302,12 +302,12 @@ def _block(path, present, names, items, words, options, verb):
             f"{path}: expected at least {options.least_people} {words[0]} and {options.least_items} {words[1]} without "
             f"missing cells (--least-people, --least-items), the largest block has {len(rows)} and {len(columns)}"
         )
-    P, I = present.shape
+    P, C = present.shape
     notes = []
-    if len(columns) < I:
-        by = present[rows].sum(0)[np.setdiff1d(np.arange(I), columns)]
+    if len(columns) < C:
+        by = present[rows].sum(0)[np.setdiff1d(np.arange(C), columns)]
         notes.append(
-            f"{I - len(columns)} of {I} {words[1]} left out: {verb} by {_range(by)} of the {len(rows)} {words[0]} kept"
+            f"{C - len(columns)} of {C} {words[1]} left out: {verb} by {_range(by)} of the {len(rows)} {words[0]} kept"
         )
     if len(rows) < P:
         by = present[:, columns].sum(1)[np.setdiff1d(np.arange(P), rows)]
@@ -355,8 +355,8 @@ def _no_duplicates(source: text.Source, frame: pd.DataFrame, columns: list[str])
     first = (frame[columns] == frame.loc[at, columns]).all(axis=1).idxmax()
     what = ", ".join(f"{column} {frame.loc[at, column]}" for column in columns)
     raise ValueError(
-        f"{source.path}: {int(again.sum())} duplicate rows: {what} is in rows {source.row(first)} and {source.row(at)}; "
-        f"expected one row for each ({', '.join(columns)})"
+        f"{source.path}: {int(again.sum())} duplicate rows: {what} is in rows {source.row(first)} and "
+        f"{source.row(at)}; expected one row for each ({', '.join(columns)})"
     )
 
 
