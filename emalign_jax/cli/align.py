@@ -27,6 +27,7 @@ COLUMNS = (
     "least_people",
     "least_items",
 )
+FIGURES = ("hull.png", "hull.pdf")
 
 
 def align(
@@ -144,10 +145,10 @@ def align(
         manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
         manifest |= {"table": facts, "coverage": covered}
         run_directory.write_json(directory / "manifest.json", plain(manifest))
-        title = (
-            f"{Path(table).name}: {len(names)} targets, {read.item_count} {read.items}, {job.tests} of them held out"
-        )
-        figure.draw(job, lines, left, covered["tolerance"], directory / "hull.png", title)
+        targets_are = "1 target" if len(names) == 1 else f"{len(names)} targets"
+        title = f"{table.name}: {targets_are}, {read.item_count} {read.items}, {job.tests} of them held out"
+        drawings = [directory / name for name in FIGURES]
+        figure.draw(job, lines, left, covered["tolerance"], drawings, title)
     if json_:
         value = {
             "table": facts, "curves": lines.to_dict("records"), "weights": outcome.weights.to_dict("records"),
@@ -160,7 +161,7 @@ def align(
         print(
             f"\n{int(lines['fits'].sum())} rows in {seconds:.1f} s. Errors, curves, weights and who is covered: {path}"
         )
-        print(f"Figure: {path / 'hull.png'}")
+        print(f"Figure: {' and '.join(str(path / name) for name in FIGURES)}")
     if failed:
         raise typer.Exit(1)
 

@@ -27,8 +27,10 @@ IN_USE = 1e-6  # weights beyond this count as used
 
 @dataclasses.dataclass(frozen=True)
 class HullJob:
-    """What to do with a table. targets: at most so many a subset; None: as many as BUDGET allows, each at least once.
-    The last of `offsets` is the one of headlines, weights and leave-k-out. tolerance: None is report.MARGIN x the median.
+    """What to do with a table.
+
+    offsets: the last is the one of headlines, weights and leave-k-out. targets: at most so many a subset; None: as many
+    as BUDGET allows, each at least once. tolerance: None is report.MARGIN x the median error.
     """
 
     table: Table
@@ -83,7 +85,8 @@ class HullJob:
 
 
 class Outcome(NamedTuple):
-    """errors: a row an (offset, method, n, subset, target). weights: a row an agent, in simplex fits at the largest n."""
+    """errors: a row an (offset, method, n, subset, target), in the table's units, `target` a position in its targets.
+    weights: a row an agent: his mean weight, and how often it is not 0, in simplex fits at the largest n."""
 
     errors: pd.DataFrame
     weights: pd.DataFrame

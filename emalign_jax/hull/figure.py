@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,29 +23,40 @@ OFFSETS = {"none": "no offset", "constant": "constant offset", "per_state": "an 
 
 
 def draw(
-    job: HullJob, lines: pd.DataFrame, left: pd.DataFrame, tolerance: float, path: str | os.PathLike, title: str
+    job: HullJob, lines: pd.DataFrame, left: pd.DataFrame, tolerance: float, paths: list[Path], title: str
 ) -> None:
-    panels = [*job.offsets, None] if left["error"].notna().any() else list(job.offsets)
-    figure = Figure(figsize=(3.7 * len(panels) + 0.4, 4.1), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, offset in zip(axes, panels, strict=True):
-        axis.spines[["top", "right"]].set_visible(False)
-        if offset is None:
-            _removed(axis, job, left, tolerance)
-        else:
+    """Write the figure to each of `paths` (.png, .pdf). lines, left: of `report.curves` and `removal.leave_out`."""
+    count = len(job.offsets)
+    removed = bool(left["error"].notna().any())
+    figure = Figure(figsize=(3.7 * (count + removed) + 0.4, 4.1), layout="constrained")
+    parts = figure.subfigures(1, 1 + removed, squeeze=False, width_ratios=[count, 1][: 1 + removed])[0]
+    axes = parts[0].subplots(1, count, squeeze=False, sharey=True)[0]
+    limits = np.array(
+        [
             _curves(axis, job, lines[lines["offset"] == offset], OFFSETS[offset])
-    tops = [axis.get_ylim() for axis in axes[: len(job.offsets)]]
-    for axis in axes[: len(job.offsets)]:
-        axis.set_ylim(min(low for low, _ in tops), max(high for _, high in tops))
+            for axis, offset in zip(axes, job.offsets, strict=True)
+        ]
+    )
+    axes[0].set_ylim(limits[:, 0].min(), limits[:, 1].max())
     axes[0].set_ylabel("RMS error" if job.norm == "l2" else "largest error")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8.5, loc="outside lower center", ncols=len(labels))
+    if removed:
+        _removed(parts[1].subplots(), job, left, tolerance)
+    for part in parts:
+        handles, labels = part.axes[0].get_legend_handles_labels()
+        style = {"fontsize": 8, "handlelength": 1.6, "columnspacing": 1.2}
+        part.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(labels), **style)
+        for axis in part.axes:
+            axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=10.5)
-    figure.savefig(path, dpi=160, format="png")
+    for path in paths:
+        figure.savefig(path, dpi=160)
 
 
-def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> None:
-    """Bands and lines of held-out errors; dashed the in-sample ones of fitted weights."""
+def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> tuple[float, float]:
+    """Bands and lines of held-out errors; dashed the in-sample ones of fitted weights.
+
+    Returns limits of the error axis: held-out errors of the cone may leave them at the top, as without a sum of 1 they
+    are sometimes so large that nothing else could be told apart."""
     shown = []
     for method, (colour, marker, dodge) in STYLES.items():
         part = lines[lines["method"] == method].sort_values(by="agents")
@@ -61,25 +72,27 @@ def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> None:
         if method != "cone":
             shown += [*held, *low, *high]
     nobody = lines[lines["method"] == ALONE]["held_out"].to_numpy(float)
-    shown = np.array(shown)[np.isfinite(shown)]
-    if len(shown):
-        low, high = shown.min(), shown.max()
-        pad = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        axis.set_ylim(max(0.0, low - pad), high + pad)
     axis.plot([], [], color="0.3", lw=1.1, ls=(0, (3, 2)), label="in-sample")
     axis.axhline(nobody[0], color="0.45", lw=1, ls=":", label="no agent", zorder=0)
     axis.set_xscale("log")
-    axis.set_xticks(list(job.sizes), [str(n) for n in job.sizes])
+    following = [*job.sizes[1:], np.inf]
+    axis.set_xticks(
+        job.sizes, [str(n) if after > 1.15 * n else "" for n, after in zip(job.sizes, following, strict=True)]
+    )
     axis.minorticks_off()
     axis.set_xlabel("random agents n")
     axis.set_title(title, fontsize=9.5)
+    shown = np.array(shown)[np.isfinite(shown)]
+    low, high = (shown.min(), shown.max()) if len(shown) else (0.0, 1.0)
+    pad = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return max(0.0, low - pad), high + pad
 
 
 def _removed(axis, job: HullJob, left: pd.DataFrame, tolerance: float) -> None:
     """The share of targets covered, against the tolerance."""
     for column, colour, style, label in (
-        ("error", "0.25", "-", "all agents"),
-        ("without_one", COLOURS[0], (0, (4, 1.5)), "without any one"),
+        ("error", "0.25", "-", "none"),
+        ("without_one", COLOURS[0], (0, (4, 1.5)), "any one"),
     ):
         values = left[column].to_numpy(float)
         values = values[np.isfinite(values)]
@@ -94,11 +107,10 @@ def _removed(axis, job: HullJob, left: pd.DataFrame, tolerance: float) -> None:
         axis.fill_betweenx(share, low, high, step="pre", color=COLOURS[1], alpha=0.2, lw=0)
         for values in (low, high):
             axis.ecdf(values, color=COLOURS[1], lw=1.1)
-        axis.plot([], [], color=COLOURS[1], lw=1.7, label="without any five" + ("" if exact else " (bounds)"))
+        axis.plot([], [], color=COLOURS[1], lw=1.7, label="any five" + ("" if exact else " (bounds)"))
     axis.axvline(tolerance, color="0.6", lw=0.9, ls=":", zorder=0)
     axis.annotate("tolerance", (tolerance, 1.0), xytext=(3, 0), textcoords="offset points", fontsize=8, color="0.4")
     axis.set_ylim(0, 1.05)
     axis.set_xlabel(("RMS" if job.norm == "l2" else "largest") + " error, all items")
     axis.set_ylabel("share of targets at or below")
-    axis.set_title(f"removing agents (n = {job.sizes[-1]}, simplex)", fontsize=9.5)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.set_title(f"agents removed (n = {job.sizes[-1]}, simplex)", fontsize=9.5)

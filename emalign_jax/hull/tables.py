@@ -13,10 +13,11 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.files import read_arrays
+from emalign_jax.game import LARGEST
 from emalign_jax.hull import text
 from emalign_jax.hull.block import dense_block
 
-LARGEST = 60_000_000  # cells of a (user, item) table before the dense block is chosen
+MOST_CELLS = 60_000_000  # cells of a (user, item) table before the dense block is chosen
 SHARES = 0.02  # how far shares of a question may be from adding up to 1
 LONG, MOVIELENS, POLL = (
     ("user", "item", "rating"),
@@ -202,13 +203,13 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
             values[g, item == q] = np.nan_to_num(cells) / total
     notes = [f"{silent} options that a group was not listed with count as a share of 0"] if silent else []
     rows, kept, more = _block(
-        source.path, present, list(table.index), questions, ("groups", "questions"), options, "answered"
+        source.path, present, list(table.index), questions, ("groups", "questions"), notes, options, "answered"
     )
     columns = np.isin(item, kept)
     item = np.searchsorted(kept, item[columns])
     names, values = [str(table.index[r]) for r in rows], values[np.ix_(rows, columns)][:, None]
     words = ("groups", "questions")
-    return _in_turn(source.path, "answer distributions", values, names, item, words, [*notes, *more], options)
+    return _in_turn(source.path, "answer distributions", values, names, item, words, more, options)
 
 
 def _npz(path: Path, options: Options) -> Table:
@@ -232,6 +233,9 @@ def _npz(path: Path, options: Options) -> Table:
             f"{path}: agent_utilities: batch axes are {list(agents.shape[:-3])}, "
             f"those of user_utility {list(user.shape[:-2])}"
         )
+    for name, array in (("user_utility", user), ("agent_utilities", agents)):
+        if (np.abs(array[np.isfinite(array)]) >= LARGEST).any():
+            raise ValueError(f"{path}: {name}: expected numbers below {LARGEST:g}")
     user, agents = user.reshape(-1, A, Y), agents.reshape(-1, K, A, Y)
     T, G = len(user), len(agents)
     counts = np.full(G, K)
@@ -264,11 +268,9 @@ def _npz(path: Path, options: Options) -> Table:
 
 def _dense(path, kind, table, names, items, words, notes, options, verb) -> Table:
     """A (people, items) table with gaps, its dense block, everyone as target or the one asked for."""
-    rows, columns, more = _block(path, ~np.isnan(table), names, items, words, options, verb)
+    rows, columns, more = _block(path, ~np.isnan(table), names, items, words, notes, options, verb)
     values = table[np.ix_(rows, columns)][:, None]
-    return _in_turn(
-        path, kind, values, [names[r] for r in rows], np.arange(len(columns)), words, [*notes, *more], options
-    )
+    return _in_turn(path, kind, values, [names[r] for r in rows], np.arange(len(columns)), words, more, options)
 
 
 def _in_turn(path, kind, utilities, names, item, words, notes, options) -> Table:
@@ -285,8 +287,8 @@ def _in_turn(path, kind, utilities, names, item, words, notes, options) -> Table
     return _varied(path, table, named=options.target is not None)
 
 
-def _block(path, present, names, items, words, options, verb):
-    """Rows and columns of the dense block, and sentences about what it leaves out."""
+def _block(path, present, names, items, words, notes, options, verb):
+    """Rows and columns of the dense block, and `notes` with sentences about what it leaves out."""
     keep = None
     if options.target is not None:
         if options.target not in names:
@@ -301,9 +303,10 @@ def _block(path, present, names, items, words, options, verb):
         raise ValueError(
             f"{path}: expected at least {options.least_people} {words[0]} and {options.least_items} {words[1]} without "
             f"missing cells (--least-people, --least-items), the largest block has {len(rows)} and {len(columns)}"
+            + "".join(f"; {note}" for note in notes if note)
         )
     P, C = present.shape
-    notes = []
+    notes = list(notes)
     if len(columns) < C:
         by = present[rows].sum(0)[np.setdiff1d(np.arange(C), columns)]
         notes.append(
@@ -340,7 +343,7 @@ def _varied(path, table: Table, named: bool) -> Table:
 def _frequent(rows, columns, values):
     """Where a table would not fit, the ratings of users and items with 2, 4, 8, ... ratings at least; else all."""
     kept, least = np.arange(len(values)), 1
-    while len(np.unique(rows[kept])) * len(np.unique(columns[kept])) > LARGEST:
+    while len(np.unique(rows[kept])) * len(np.unique(columns[kept])) > MOST_CELLS:
         least *= 2
         for codes in (rows, columns):
             kept = kept[np.bincount(codes[kept])[codes[kept]] >= least]
@@ -354,9 +357,10 @@ def _no_duplicates(source: text.Source, frame: pd.DataFrame, columns: list[str])
     at = again.idxmax()
     first = (frame[columns] == frame.loc[at, columns]).all(axis=1).idxmax()
     what = ", ".join(f"{column} {frame.loc[at, column]}" for column in columns)
+    more = f" ({int(again.sum())} such rows)" if again.sum() > 1 else ""
     raise ValueError(
-        f"{source.path}: {int(again.sum())} duplicate rows: {what} is in rows {source.row(first)} and "
-        f"{source.row(at)}; expected one row for each ({', '.join(columns)})"
+        f"{source.path}: {what} is in rows {source.row(first)} and {source.row(at)}; expected one row for each "
+        f"({', '.join(columns)}){more}"
     )
 
 

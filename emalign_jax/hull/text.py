@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from pandas._libs.parsers import STR_NA_VALUES
 
+from emalign_jax.game import LARGEST
+
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t"}
 BLANK = sorted(STR_NA_VALUES)
 
@@ -62,6 +64,8 @@ def source(path: Path, encoding: str) -> Source:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     if not first:
         raise ValueError(f"{path}: is empty, or its first row is; expected a table with the names of its columns")
+    if any("\0" in field for field in first):
+        raise ValueError(f"{path}: row 1: holds NUL bytes, expected text in {encoding} (perhaps --encoding utf-16)")
     if path.suffix != ".csv" and len(first) == 4 and all(_number(field) for field in first):
         return Source(path, ["user", "item", "rating", "timestamp"], False, encoding)
     if path.suffix == ".data":
@@ -150,7 +154,11 @@ def _floats(source: Source, column: pd.Series, hint: str) -> pd.Series:
     text = values.isna() & column.notna()
     if column.dtype == object or isinstance(column.dtype, pd.StringDtype):
         text &= ~column.astype(str).str.strip().isin(["", *BLANK])
-    for bad, what in ((text, "a number"), (np.isinf(values), "a finite number")):
+    for bad, what in (
+        (text, "a number"),
+        (np.isinf(values), "a finite number"),
+        (values.abs() >= LARGEST, f"a number below {LARGEST:g}"),
+    ):
         if bad.any():
             at = bad.idxmax()
             count = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
