@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from emalign_jax.cli.options import Norm, Offset, ProgressBar, integers
@@ -127,7 +128,7 @@ def align(
         left = removal.leave_out(job, progress)
     lines = report.curves(job, outcome.errors)
     covered = report.coverage(job, left)
-    failed = int(lines["failed"].sum() + left["error"].isna().sum())
+    failed = int(np.sum(lines["failed"]) + np.isnan(left["error"]).sum())
     seconds = time.perf_counter() - began
     names = [read.names[t] for t in read.targets]
     facts = {
@@ -158,9 +159,7 @@ def align(
         print(json.dumps(plain({"schema": 1} | value), allow_nan=False))
     else:
         _print(job, lines, outcome.weights, covered, facts, failed)
-        print(
-            f"\n{int(lines['fits'].sum())} rows in {seconds:.1f} s. Errors, curves, weights and who is covered: {path}"
-        )
+        print(f"\n{len(outcome.errors)} errors in {seconds:.1f} s. Errors, curves, weights and who is covered: {path}")
         print(f"Figure: {' and '.join(str(path / name) for name in FIGURES)}")
     if failed:
         raise typer.Exit(1)

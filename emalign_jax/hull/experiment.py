@@ -137,5 +137,5 @@ def run(job: HullJob, progress: Callable[[str, int, int], None] | None = None) -
     errors = pd.concat(rows, ignore_index=True)
     with np.errstate(invalid="ignore"):
         columns = {"agent": table.names, "fits": met.astype(int), "mean_weight": weight / met, "share_used": used / met}
-    weights = pd.DataFrame(columns)[met > 0].sort_values("mean_weight", ascending=False, kind="stable")
+    weights = pd.DataFrame(columns).loc[met > 0].sort_values("mean_weight", ascending=False, kind="stable")
     return Outcome(errors, weights.reset_index(drop=True))

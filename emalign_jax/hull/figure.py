@@ -33,7 +33,7 @@ def draw(
     axes = parts[0].subplots(1, count, squeeze=False, sharey=True)[0]
     limits = np.array(
         [
-            _curves(axis, job, lines[lines["offset"] == offset], OFFSETS[offset])
+            _curves(axis, job, lines.loc[lines["offset"] == offset], OFFSETS[offset])
             for axis, offset in zip(axes, job.offsets, strict=True)
         ]
     )
@@ -59,7 +59,7 @@ def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> tuple[float,
     are sometimes so large that nothing else could be told apart."""
     shown = []
     for method, (colour, marker, dodge) in STYLES.items():
-        part = lines[lines["method"] == method].sort_values(by="agents")
+        part = lines.loc[lines["method"] == method].sort_values(by="agents")
         n = part["agents"].to_numpy(float) * dodge
         held = part["held_out"].to_numpy(float)
         low, high = part["held_out_low"].to_numpy(float), part["held_out_high"].to_numpy(float)
@@ -71,7 +71,7 @@ def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> tuple[float,
             shown += [*inside]
         if method != "cone":
             shown += [*held, *low, *high]
-    nobody = lines[lines["method"] == ALONE]["held_out"].to_numpy(float)
+    nobody = lines.loc[lines["method"] == ALONE, "held_out"].to_numpy(float)
     axis.plot([], [], color="0.3", lw=1.1, ls=(0, (3, 2)), label="in-sample")
     axis.axhline(nobody[0], color="0.45", lw=1, ls=":", label="no agent", zorder=0)
     axis.set_xscale("log")

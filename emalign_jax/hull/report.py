@@ -21,13 +21,13 @@ MARGIN = 1.1  # the default tolerance: so many times the median error with all a
 def curves(job: HullJob, errors: pd.DataFrame) -> pd.DataFrame:
     """A line an (offset, method, n): means of held_out, in_sample and over_mean (how much smaller the held-out error
     is than the plain mean's, pair by pair), each with the ends _low, _high of its confidence band."""
-    plain = errors[errors["method"] == "mean"].set_index(["offset", "agents", "subset", "target"])["held_out"]
-    at = pd.MultiIndex.from_frame(errors[["offset", "agents", "subset", "target"]])
+    plain = errors.loc[errors["method"] == "mean"].set_index(["offset", "agents", "subset", "target"])["held_out"]
+    at = pd.MultiIndex.from_frame(errors.loc[:, ["offset", "agents", "subset", "target"]])
     errors = errors.assign(over_mean=plain.reindex(at).to_numpy(float) - errors["held_out"].to_numpy(float))
     lines = []
     for offset in job.offsets:
         for method in (ALONE, *METHODS):
-            part = errors[(errors["offset"] == offset) & (errors["method"] == method)]
+            part = errors.loc[(errors["offset"] == offset) & (errors["method"] == method)]
             for n, group in part.groupby("agents"):
                 line = {"offset": offset, "method": method, "agents": n, "targets": group["target"].nunique()}
                 line |= {
@@ -35,7 +35,7 @@ def curves(job: HullJob, errors: pd.DataFrame) -> pd.DataFrame:
                     "fits": len(group),
                     "failed": int((~group["solved"]).sum()),
                 }
-                group = group[group["solved"].to_numpy(bool)]
+                group = group.loc[group["solved"].to_numpy(bool)]
                 for name in ("held_out", "in_sample", "over_mean"):
                     values = group[name].to_numpy(float)
                     mean, half = band(values, group["subset"].to_numpy(), group["target"].to_numpy())
@@ -69,14 +69,14 @@ def band(values: np.ndarray, subset: np.ndarray, target: np.ndarray) -> tuple[fl
 
 def coverage(job: HullJob, left: pd.DataFrame) -> dict:
     """Shares of targets whose error is within the tolerance: with all agents, without any one, without any five."""
-    known = left[left["error"].notna()]
+    known = left.loc[left["error"].notna()]
     tolerance = job.tolerance
     if tolerance is None:
         targets = job.table.utilities[job.table.targets]
         rounding = ROUNDING * float(np.median(Rule(job.main_offset, job.norm).best_error(targets)))
         tolerance = max(MARGIN * float(known["error"].median()), rounding)
     limit = tolerance * (1 + 1e-9) + 1e-300
-    five = known[known["without_five_lower"].notna() & known["without_five_upper"].notna()]
+    five = known.loc[known["without_five_lower"].notna() & known["without_five_upper"].notna()]
 
     def share(values):
         return float((values <= limit).mean()) if len(values) else math.nan
@@ -102,18 +102,18 @@ def render(job: HullJob, lines: pd.DataFrame) -> str:
     text = []
     what = "RMS error" if job.norm == "l2" else "largest error"
     for offset in job.offsets:
-        part = lines[lines["offset"] == offset]
+        part = lines.loc[lines["offset"] == offset]
         text += [f"Offset {offset}: held-out {what} (in brackets: in-sample)", ""]
         head = f"{'n':>4}" + "".join(f"  {name:>19}" for name in METHODS) + f"  {'simplex over mean, 95 % band':>30}"
         text += [head, "-" * len(head)]
         for n in job.sizes:
-            at = part[part["agents"] == n].set_index("method")
+            at = part.loc[part["agents"] == n].set_index("method")
             cells = "".join(
                 f"  {_number(at['held_out'][name]):>8} ({_number(at['in_sample'][name]):>8})" for name in METHODS
             )
             gain = [at[f"over_mean{end}"]["simplex"] for end in ("", "_low", "_high")]
             text.append(f"{n:>4}{cells}  {_number(gain[0]):>9} [{_number(gain[1]):>8}, {_number(gain[2]):>8}]")
-        nobody = part[part["method"] == ALONE]["held_out"].iloc[0]
+        nobody = part.loc[part["method"] == ALONE, "held_out"].iloc[0]
         text += [
             f"No agent at all ({'her utility itself' if offset == 'none' else 'the offset alone'}): {_number(nobody)}",
             "",
@@ -123,7 +123,7 @@ def render(job: HullJob, lines: pd.DataFrame) -> str:
 
 def verdict(job: HullJob, lines: pd.DataFrame) -> str:
     """Is a weighting of the agents worth more than their plain mean? On held-out items, beyond the band."""
-    at = lines[
+    at = lines.loc[
         (lines["offset"] == job.main_offset) & (lines["method"] == "simplex") & (lines["agents"] == job.sizes[-1])
     ]
     gain, low, high = (float(at[f"over_mean{end}"].iloc[0]) for end in ("", "_low", "_high"))

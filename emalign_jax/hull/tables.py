@@ -119,7 +119,7 @@ def _long(source: text.Source, named: dict[str, str], options: Options) -> Table
         )
     frame = text.read(source, [user, item], [rating])
     total = len(frame)
-    kept = frame[frame[rating].notna() & (frame[user] != "") & (frame[item] != "")]
+    kept = frame.loc[frame[rating].notna() & (frame[user] != "") & (frame[item] != "")]
     notes = [_without(total - len(kept), total, f"without {user}, {item} or {rating}")]
     if kept.empty:
         raise ValueError(f"{source.path}: {rating}: no row has a user, an item and a rating")
@@ -154,7 +154,7 @@ def _wide(source: text.Source, options: Options) -> Table:
     empty = np.isnan(table).all(1)
     notes = []
     if empty.any():
-        gone = [name for name, bad in zip(people, empty, strict=True) if bad]
+        gone = [people[k] for k in np.flatnonzero(empty)]
         if options.target in gone:
             raise ValueError(f"{source.path}: {options.target}: the target's column is empty; expected numbers")
         notes = [f"columns without any number left out: {text.listed(gone)}"]
@@ -279,7 +279,7 @@ def _in_turn(path, kind, utilities, names, item, words, notes, options) -> Table
     agents = np.ones((len(targets), P), bool)
     agents[np.arange(len(targets)), targets] = False
     table = Table(
-        kind, np.ascontiguousarray(utilities), [str(name) for name in names], targets, agents, item, *words,
+        kind, np.ascontiguousarray(utilities), [str(name) for name in names], targets, agents, item, words[0], words[1],
         tuple(note for note in notes if note),
     )  # fmt: skip
     if P < 2:

@@ -100,11 +100,11 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
         column = frame[name]
         frame[name] = column.astype(str).where(column.notna(), "")
     for name in numbers:
-        frame[name] = _floats(source, frame[name], hint)
+        frame[name] = _floats(source, frame.loc[:, name], hint)
     blank = frame[numbers].isna().all(axis=1)
     for name in names:
         blank &= frame[name] == ""
-    frame = frame[~blank]
+    frame = frame.loc[~blank]
     if frame.empty:
         raise ValueError(f"{source.path}: has no rows; expected a table with at least one row of data")
     return frame
@@ -150,13 +150,16 @@ def _csv(source: Source, names: list[str], numbers: list[str]) -> pd.DataFrame:
 
 
 def _floats(source: Source, column: pd.Series, hint: str) -> pd.Series:
-    values = pd.to_numeric(column, errors="coerce").astype(float)
+    kinds = pd.api.types
+    if not (kinds.is_numeric_dtype(column) or kinds.is_object_dtype(column) or kinds.is_string_dtype(column)):
+        raise ValueError(f"{source.path}: {column.name}: expected numbers, got {column.dtype}")
+    values = pd.Series(pd.to_numeric(column, errors="coerce"), column.index, float)
     text = values.isna() & column.notna()
-    if column.dtype == object or isinstance(column.dtype, pd.StringDtype):
+    if not kinds.is_numeric_dtype(column):
         text &= ~column.astype(str).str.strip().isin(["", *BLANK])
     for bad, what in (
         (text, "a number"),
-        (np.isinf(values), "a finite number"),
+        (values.abs() == np.inf, "a finite number"),
         (values.abs() >= LARGEST, f"a number below {LARGEST:g}"),
     ):
         if bad.any():
