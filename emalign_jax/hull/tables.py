@@ -201,7 +201,7 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
             present[g, q] = True
             silent += int(np.isnan(cells).sum())
             values[g, item == q] = np.nan_to_num(cells) / total
-    notes = [f"{silent} options that a group was not listed with count as a share of 0"] if silent else []
+    notes = [f"options that a group was not listed with count as shares of 0 ({silent})"] if silent else []
     rows, kept, more = _block(
         source.path, present, list(table.index), questions, ("groups", "questions"), notes, options, "answered"
     )

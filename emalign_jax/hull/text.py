@@ -98,7 +98,10 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
     frame = _parquet(source, names + numbers) if source.parquet else _csv(source, names, numbers)
     for name in names:
         column = frame[name]
-        frame[name] = column.astype(str).where(column.notna(), "")
+        try:
+            frame[name] = column.astype(str).where(column.notna(), "")
+        except UnicodeError:
+            raise ValueError(f"{source.path}: {name}: expected text, got bytes that are not utf-8") from None
     for name in numbers:
         frame[name] = _floats(source, frame.loc[:, name], hint)
     blank = frame[numbers].isna().all(axis=1)
