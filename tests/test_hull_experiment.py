@@ -155,6 +155,8 @@ def test_every_person_is_a_target_in_turn_and_never_an_agent_of_his_own():
         for agents, members in job.groups(job.subset(2)[0], n, np.arange(9)):
             assert len(agents) == n
             assert not set(agents) & set(members)
+    first, second = job.subset(0), dataclasses.replace(job, seed=1).subset(0)
+    assert (first[0] != second[0]).any()
     few = dataclasses.replace(job, targets=3)
     assert [len(part) for part in few.assignment()] == [3] * 4
     many = HullJob(table(np.zeros((3000, 1, 4))), subsets=20)
@@ -239,12 +241,11 @@ def worst_without(user, agents, rule, many):
 @pytest.mark.parametrize("norm", ["l2", "sup"])
 def test_leave_out_is_exact_where_it_says_so(norm):
     values = np.random.default_rng(9).normal(size=(9, 1, 14))
-    job = HullJob(table(values), sizes=(8,), norm=norm)
+    job = HullJob(table(values, targets=[0, 4, 8]), sizes=(8,), norm=norm)
     left = removal.leave_out(job)
     assert left["without_five_exact"].all()
-    for t in (0, 4, 8):
+    for row, t in zip(left.to_dict("records"), (0, 4, 8), strict=True):
         agents, rule = np.delete(values, t, 0), Rule("constant", norm)
-        row = left.iloc[t]
         np.testing.assert_allclose(row["error"], fit(values[[t]], agents, "simplex", rule).error[0], atol=1e-8)
         np.testing.assert_allclose(row["without_one"], worst_without(values[t], agents, rule, 1), atol=1e-8)
         np.testing.assert_allclose(row["without_five_lower"], worst_without(values[t], agents, rule, 5), atol=1e-8)
@@ -254,8 +255,8 @@ def test_leave_out_is_exact_where_it_says_so(norm):
 
 
 def test_leave_five_out_is_bracketed_where_it_is_not_exact(monkeypatch):
-    values = np.random.default_rng(9).normal(size=(11, 1, 16))
-    job = HullJob(table(values, targets=[0, 5]), sizes=(10,))
+    values = np.random.default_rng(9).normal(size=(10, 1, 16))
+    job = HullJob(table(values, targets=[0, 5]), sizes=(9,))
     monkeypatch.setattr(removal, "CHAINS", 0)
     left = removal.leave_out(job)
     for row, t in zip(left.to_dict("records"), (0, 5), strict=True):
