@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -14,20 +15,6 @@ import typer
 
 from emalign_jax.cli.options import Norm, Offset, ProgressBar, integers
 
-COLUMNS = (
-    "user",
-    "item",
-    "rating",
-    "target",
-    "id",
-    "question",
-    "option",
-    "group",
-    "share",
-    "encoding",
-    "least_people",
-    "least_items",
-)
 FIGURES = ("hull.png", "hull.pdf")
 
 
@@ -95,7 +82,7 @@ def align(
     from emalign_jax.hull import figure, removal, report, tables
     from emalign_jax.hull.experiment import SIZES, HullJob, run
     from emalign_jax.search import run_directory
-    from emalign_jax.search.table import plain
+    from emalign_jax.search.table import JSON_SCHEMA, plain
 
     if not 0 < test_share < 1:
         raise ValueError(f"--test-share: expected a number between 0 and 1, got {test_share:g}")
@@ -103,7 +90,7 @@ def align(
         raise ValueError(f"--tolerance: expected a number >= 0, got {tolerance:g}")
     asked = None if agents is None else tuple(sorted(integers("--agents", agents, 1)))
     path = run_directory.choose(out, "align", force)
-    read = tables.read(table, tables.Options(**{name: config[name] for name in COLUMNS}))
+    read = tables.read(table, tables.Options(**{f.name: config[f.name] for f in dataclasses.fields(tables.Options)}))
     if read.item_count < 4:
         raise ValueError(
             f"{table}: {read.item_count} {read.items} are left; the split needs at least 4, two to fit and two to test"
@@ -156,7 +143,7 @@ def align(
             "coverage": covered, "leave_out": left.to_dict("records"),
             "summary": {"failed": failed, "run": str(path), "seconds": seconds, "norm": job.norm},
         }  # fmt: skip
-        print(json.dumps(plain({"schema": 1} | value), allow_nan=False))
+        print(json.dumps(plain({"schema": JSON_SCHEMA} | value), allow_nan=False))
     else:
         _print(job, lines, outcome.weights, covered, facts, failed)
         print(f"\n{len(outcome.errors)} errors in {seconds:.1f} s. Errors, curves, weights and who is covered: {path}")

@@ -13,12 +13,23 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from pandas._libs.parsers import STR_NA_VALUES
 
 from emalign_jax.game import LARGEST
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t"}
-BLANK = sorted(STR_NA_VALUES)
+BLANK = [
+    "",
+    "NA",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "<NA>",
+    "NaN",
+    "nan",
+    "NULL",
+    "null",
+    "None",
+]  # missing, where a number belongs
 
 
 class Source(NamedTuple):
@@ -159,7 +170,7 @@ def _floats(source: Source, column: pd.Series, hint: str) -> pd.Series:
     values = pd.Series(pd.to_numeric(column, errors="coerce"), column.index, float)
     text = values.isna() & column.notna()
     if not kinds.is_numeric_dtype(column):
-        text &= ~column.astype(str).str.strip().isin(["", *BLANK])
+        text &= ~column.astype(str).str.strip().isin(BLANK)
     for bad, what in (
         (text, "a number"),
         (values.abs() == np.inf, "a finite number"),
