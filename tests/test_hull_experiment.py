@@ -257,7 +257,7 @@ def test_leave_out_is_exact_where_it_says_so(norm):
 
 @pytest.mark.parametrize("n", [8, 9])
 def test_leave_five_out_is_bracketed_where_it_is_not_exact(n, monkeypatch):
-    values = np.random.default_rng(9).normal(size=(n + 1, 1, 16))
+    values = np.random.default_rng(22).normal(size=(n + 1, 1, 16))
     job = HullJob(table(values, targets=[0, 5]), sizes=(n,))
     monkeypatch.setattr(removal, "CHAINS", 0)
     left = removal.leave_out(job)
@@ -265,7 +265,8 @@ def test_leave_five_out_is_bracketed_where_it_is_not_exact(n, monkeypatch):
         worst = worst_without(values[t], np.delete(values, t, 0), Rule("constant", "l2"), 5)
         assert row["without_five_lower"] <= worst + 1e-9
         assert worst <= row["without_five_upper"] + 1e-9
-        if n == 8:  # a pile an agent: the bound above is the worst itself
+        if n == 8:  # a pile an agent: the bound above is the worst itself, which greedy removal misses here
+            assert not row["without_five_exact"]
             assert row["without_five_upper"] == pytest.approx(worst, abs=1e-8)
     covered = report.coverage(dataclasses.replace(job, tolerance=float(left["without_five_lower"].mean())), left)
     assert covered["covered_without_any_five_lower"] <= covered["covered_without_any_five_upper"]
