@@ -83,13 +83,7 @@ def solve(
     if key is None:
         key = jax.random.key(0)
     M = given.shape[-1] if given is not None else messages or protocol.messages(games)
-    protocol.check(games, M)
-    user.check(games, protocol, M)
-    protocol.check_user(games, user, M)
-    if given is None and start == "monopolist":  # a reply rule that fits all agents may not fit one
-        user.check(games.of_one_agent, protocol, M)
-    if verify or (given is None and start == "monopolist"):
-        exact.check_for(protocol, user).check_size(games, protocol, user, M)
+    check_sizes(games, protocol, user, M, verify=verify, monopolists=given is None and start == "monopolist")
     if given is not None and starts > 1 and given.shape[:-3][:1] != (starts,):
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"
@@ -97,6 +91,19 @@ def solve(
     search = _Search(games, protocol, user, solver, key, starts, M, progress)
     search.begin(start if given is None else given)
     return search.run(verify)
+
+
+def check_sizes(
+    games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int, *, verify: bool, monopolists: bool
+) -> None:
+    """`ValueError` where `solve` cannot do games of this size, before any work."""
+    protocol.check(games, messages)
+    user.check(games, protocol, messages)
+    protocol.check_user(games, user, messages)
+    if monopolists:  # a reply rule that fits all agents may not fit one
+        user.check(games.of_one_agent, protocol, messages)
+    if verify or monopolists:
+        exact.check_for(protocol, user).check_size(games, protocol, user, messages)
 
 
 class _Search:

@@ -158,7 +158,7 @@ def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket:
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
     gains = np.maximum(solved - payoffs, 0)
     bracketed = bracket is not None or all(d.upper <= d.value for d in deviations)
-    return Examination(value, payoffs, deviations, gains, relative(gains, check.payoff_range), bracketed)
+    return Examination(value, payoffs, deviations, gains, relative(gains, check.known_range(gains)), bracketed)
 
 
 def certify_game(
@@ -194,8 +194,8 @@ def certify_game(
     theorem = theorem_bound(user_utility, agent_utilities, full, informed - floors).value
     return _row(
         unit * examined.user + zero, units * examined.agents + zeros, units * examined.gains, units * upper, closed,
-        units * check.payoff_range, unit * full + zero, unit * check.informed(False)[0] + zero, unit * sharp + zero,
-        unit * theorem + zero, int(verdict),
+        units * check.known_range(examined.gains), unit * full + zero, unit * check.informed(False)[0] + zero,
+        unit * sharp + zero, unit * theorem + zero, int(verdict),
     )  # fmt: skip
 
 
