@@ -33,7 +33,8 @@ class Certificate(NamedTuple):
     full_information: [...]     V_full, her value if x_B is revealed, under her own response rule
     no_information:   [...]     V_none, her value with no message
     guarantee:        [...]     least user value of any law that pays every agent what this profile does,
-                                or what full revelation would if that is less (the sharp form)
+                                or what full revelation would if that is less (the sharp form); `user` may be below it
+                                by what a rational user's tie tolerance lets her forgo
     theorem:          [...]     V_full - 2 eps - sum_i w_i e_i (the 2 eps form, best weights); NaN, as the
                                 guarantee, if its LP was not solved
     result:           [...]     a `Result`
