@@ -10,6 +10,7 @@ from emalign_jax import catalog
 from emalign_jax.exact import (
     Alignment,
     BestResponse,
+    BestResponseDynamics,
     Certificate,
     Coverage,
     Premises,
@@ -52,6 +53,7 @@ __all__ = [
     "AbstractUser",
     "Alignment",
     "BestResponse",
+    "BestResponseDynamics",
     "Certificate",
     "Conversation",
     "Coverage",

@@ -126,19 +126,12 @@ def random_games(
     information_worth: redraw games in which V_full - V_none is below this share of the range of u
     Raises `ValueError` that names the argument and the rule.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
     features = states if agent_features is None else agent_features
-    sizes = {"count": count, "agents": agents, "states": states, "actions": actions}
-    for name, value in (sizes | {"user_features": user_features, "agent_features": features}).items():
-        integer(name, value, 1)
-    shares = {"user_information": user_information, "agent_information": agent_information, "alignment": alignment}
-    for name, value in (shares | {"information_worth": information_worth}).items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}: expected a number in [0, 1], got {value}")
-    for name, value in {"noise": noise, "bias": bias}.items():
-        if not 0 <= value < np.inf:
-            raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+    check_arguments(
+        count=count, family=family, agents=agents, states=states, actions=actions, user_features=user_features,
+        agent_features=features, user_information=user_information, agent_information=agent_information,
+        noise=noise, bias=bias, alignment=alignment, information_worth=information_worth,
+    )  # fmt: skip
     draw = partial(
         _draw, key, family=family, sizes=(agents, states, actions, user_features, features),
         knobs=(user_information, agent_information, noise, bias, alignment),
@@ -161,6 +154,23 @@ def random_games(
         f"information_worth: {len(poor)} of {count} games were below {information_worth} in {MAX_REDRAWS} redraws; ask "
         "for less, or make x_B more informative"
     )
+
+
+def check_arguments(**given) -> None:
+    """Raise `ValueError` for what `random_games` cannot take, naming the argument and the rule; the others may be left
+    out, and None means a default."""
+    given = {name: value for name, value in given.items() if value is not None}
+    if (family := given.get("family", "hull")) not in FAMILIES:
+        raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    for name in ("count", "agents", "states", "actions", "user_features", "agent_features"):
+        if name in given:
+            integer(name, given[name], 1)
+    for name in ("user_information", "agent_information", "alignment", "information_worth"):
+        if not 0 <= given.get(name, 0) <= 1:
+            raise ValueError(f"{name}: expected a number in [0, 1], got {given[name]}")
+    for name in ("noise", "bias"):
+        if not 0 <= given.get(name, 0) < np.inf:
+            raise ValueError(f"{name}: expected a finite number >= 0, got {given[name]}")
 
 
 def _draw(key, index, attempt, *, family, sizes, knobs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -41,7 +41,7 @@ _MESSAGES = {
     Result.START: "The starting schemes are kept" + _CHECKED,
     Result.PLAY: "Found by gradient play" + _CHECKED,
     Result.BEST_RESPONSE: "Found by gradient play with exact best responses or fresh starts in between" + _CHECKED,
-    Result.DYNAMICS: "Found by exact best-response dynamics from where gradient play had ended" + _CHECKED,
+    Result.DYNAMICS: "Found by exact best-response dynamics" + _CHECKED,
     Result.GAIN_ABOVE_TOLERANCE: "Some agent gains more than the tolerance by deviating.",
     Result.UNVERIFIED: "Play ended; deviation gains were not checked.",
     Result.MALFORMED_GAME: "The game is malformed: a number is not finite, or the prior is negative or does not sum "

@@ -1,4 +1,4 @@
-"""Equilibrium search: play in batches, check exactly, move what is stuck, play on.
+"""Equilibrium search: play in batches, check exactly, move what is stuck, play on; or best responses alone.
 
 The only module that knows both the accelerated part (`play`) and the exact part (`exact`).
 """
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from emalign_jax import parameters
 from emalign_jax.arguments import integer
 from emalign_jax.exact import certificate as exact
-from emalign_jax.exact.dynamics import best_response_dynamics, fit, outbid
+from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
 from emalign_jax.exact.selection import SelectionCheck
 from emalign_jax.game import Game, faults, reduce_game
 from emalign_jax.play import GradientPlay, Played, play
@@ -26,6 +26,7 @@ from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser
 
 STARTS = ("random", "monopolist")
+Solver = GradientPlay | BestResponseDynamics
 BLOCK_CELLS = 2**26  # numbers in the largest tensor of one call of play: 256 MB in float32, with several alive
 SEARCHED = 6  # so much less often is a game moved by best responses that must be searched for
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
@@ -53,7 +54,7 @@ def solve(
     games: Game,
     protocol: AbstractProtocol,
     user: AbstractUser,
-    solver: GradientPlay | None = None,
+    solver: Solver | None = None,
     *,
     key: jax.Array | None = None,
     starts: int = 1,
@@ -64,6 +65,8 @@ def solve(
 ) -> Solution:
     """Search an equilibrium of each game (many exist as a rule; this finds one a start).
 
+    solver:   `GradientPlay` (the default), whose results are checked and moved on by exact best responses, or
+              `BestResponseDynamics`, exact from the first step.
     key:      needed for random starts; game i's start depends on (key, start, i) alone.
     start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
               schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
@@ -80,10 +83,13 @@ def solve(
         raise ValueError(f"start: expected {' or '.join(STARTS)} or an array of schemes, got {start!r}")
     if key is None and given is None and (start == "random" or starts > 1):
         raise ValueError("key: random starts need one, such as jax.random.key(0)")
+    if not verify and isinstance(solver, BestResponseDynamics):
+        raise ValueError("verify: best-response dynamics consist of exact checks; leave it True with this solver")
     if key is None:
         key = jax.random.key(0)
     M = given.shape[-1] if given is not None else messages or protocol.messages(games)
-    check_sizes(games, protocol, user, M, verify=verify, monopolists=given is None and start == "monopolist")
+    alone = given is None and start == "monopolist"
+    check_sizes(games, protocol, user, M, alone=alone, exactly=verify or alone)
     if given is not None and starts > 1 and given.shape[:-3][:1] != (starts,):
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"
@@ -94,15 +100,18 @@ def solve(
 
 
 def check_sizes(
-    games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int, *, verify: bool, monopolists: bool
+    games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int, *, alone: bool, exactly: bool
 ) -> None:
-    """`ValueError` where `solve` cannot do games of this size, before any work."""
+    """Raise the `ValueError` of whatever cannot be done with games of this size, before any work; values are not read.
+
+    alone: whether each agent is asked what he would do as a monopolist; exactly: whether exact checks are needed.
+    """
     protocol.check(games, messages)
     user.check(games, protocol, messages)
     protocol.check_user(games, user, messages)
-    if monopolists:  # a reply rule that fits all agents may not fit one
+    if alone:  # a reply rule that fits all agents may not fit one
         user.check(games.of_one_agent, protocol, messages)
-    if verify or monopolists:
+    if exactly:
         exact.check_for(protocol, user).check_size(games, protocol, user, messages)
 
 
@@ -189,6 +198,24 @@ class _Search:
         pending, current = self.sound, self.schemes.copy()
         if verify and self.started_on_purpose:
             pending = self.examine(pending, current, Result.START)
+        if isinstance(self.solver, BestResponseDynamics):
+            self.respond(pending, current)
+        else:
+            self.play_and_check(pending, current, verify)
+        return self.solution(verify)
+
+    def respond(self, pending, current) -> None:
+        """Best-response dynamics, and again from random starts where they do not settle."""
+        for attempt in range(self.solver.fresh_starts + 1):
+            if not len(pending):
+                break
+            if attempt:
+                current[pending] = self.random(attempt)[pending]
+                self.stats["fresh_starts"] += len(pending)
+            pending = self.finish(pending, current, self.solver.steps)
+
+    def play_and_check(self, pending, current, verify: bool) -> None:
+        """Gradient play, with best responses and fresh starts for what the exact check does not pass."""
         searched = not exact.check_for(self.protocol, self.user).exact_responses if verify else False
         for attempt in range(self.solver.best_responses // (SEARCHED if searched else 1) + 1):
             if not len(pending):
@@ -210,7 +237,6 @@ class _Search:
             pending = self.examine(pending, current, Result.BEST_RESPONSE if attempt else Result.PLAY)
             if attempt >= PLAYS_BEFORE_DYNAMICS and not searched:
                 pending = self.finish(pending, current)
-        return self.solution(verify)
 
     def play(self, pending, current, late: bool):
         stage = "play on" if late else "play"
@@ -260,14 +286,15 @@ class _Search:
             self.certify(k)
         return examined
 
-    def finish(self, pending, current) -> np.ndarray:
-        """Exact best-response dynamics from where play ended; returns the games still left."""
+    def finish(self, pending, current, max_steps: int | None = None) -> np.ndarray:
+        """Exact best-response dynamics from `current`; returns the games still left."""
+        limit = {} if max_steps is None else {"max_steps": max_steps}
         for done, k in enumerate(pending):
             check = self.check(k)
             if isinstance(check, SelectionCheck) and check.can_outbid:
-                ended = outbid(check, current[k], self.solver.tolerance)
+                ended = outbid(check, current[k], self.solver.tolerance, **limit)
             else:
-                ended = best_response_dynamics(check, current[k], self.solver.tolerance)
+                ended = best_response_dynamics(check, current[k], self.solver.tolerance, **limit)
             self.stats["best_responses"] += ended.steps
             self.record(k, ended.schemes, ended.examined, Result.DYNAMICS)
             self.tell("best responses", done + 1, len(pending))

@@ -256,3 +256,53 @@ def test_stats_count_every_game_once():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         solve(make(), **options)
+
+
+def test_best_responses_alone_end_at_equilibria_too():
+    """Both solvers from the same starts: what is certified of either holds for both, though the equilibria differ."""
+    games = em.random_games(jax.random.key(5), 6, family="shared_bias", agents=2, states=3, actions=3, bias=2.0)
+    every = em.stability(games)
+    for start in ("monopolist", "random"):
+        for solver in (em.GradientPlay(tolerance=1e-5, steps=200), em.BestResponseDynamics(tolerance=1e-5)):
+            found = em.solve(games, em.Selection(), em.RationalUser(), solver, key=jax.random.key(1), start=start)
+            again = em.certify(games, found.schemes, em.Selection(), em.RationalUser(), tolerance=1e-5)
+            assert all(em.Result(int(code)).ok for code in found.result)
+            assert (again.relative_gain <= 1e-5).all()
+            assert (found.user >= every.worst - 1e-3).all()
+            assert (found.user >= found.certificate.guarantee - 1e-6).all()
+            np.testing.assert_allclose(found.certificate.full_information, every.full_information, atol=1e-9)
+    assert found.stats["steps"] == 0, "no gradient play"
+    assert found.stats["best_responses"] > 0
+
+
+def test_best_responses_in_pooled_and_from_given_schemes():
+    games = em.random_games(jax.random.key(2), 3, family="hull", agents=2, states=2, actions=2)
+    user, solver = em.QuantalUser(10.0), em.BestResponseDynamics(steps=20, fresh_starts=3)
+    found = em.solve(games, em.Pooled(), user, solver, key=jax.random.key(0), messages=3)
+    assert all(em.Result(int(code)).ok for code in found.result)
+    kept = em.solve(games, em.Pooled(), user, solver, start=found.schemes)
+    assert (kept.result == em.Result.START).all(), "an equilibrium is kept"
+    np.testing.assert_array_equal(kept.schemes, found.schemes)
+
+
+def test_best_responses_do_not_depend_on_the_batch():
+    games = em.random_games(jax.random.key(2), 4, family="noise", agents=2, states=2, actions=2)
+    arguments = (em.Selection(), em.RationalUser(), em.BestResponseDynamics())
+    whole = em.solve(games, *arguments, key=jax.random.key(0))
+    part = em.solve(games[:2], *arguments, key=jax.random.key(0))
+    np.testing.assert_array_equal(whole.schemes[:2], part.schemes)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [({"steps": 0}, "steps"), ({"fresh_starts": -1}, "fresh_starts"), ({"tolerance": 0.0}, "tolerance")],
+)  # fmt: skip
+def test_what_best_response_dynamics_cannot_be(wrong, word):
+    with pytest.raises(ValueError, match=word):
+        em.BestResponseDynamics(**wrong)
+
+
+def test_best_responses_are_exact_checks():
+    games = em.random_games(jax.random.key(2), 1, agents=2, states=2, actions=2)
+    with pytest.raises(ValueError, match="verify"):
+        em.solve(games, em.Selection(), em.RationalUser(), em.BestResponseDynamics(), start="monopolist", verify=False)

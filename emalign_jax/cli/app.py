@@ -13,6 +13,7 @@ from emalign_jax.cli.align import align
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.search import search
 from emalign_jax.cli.stability import stability
+from emalign_jax.cli.sweep import sweep
 
 app = typer.Typer(
     name="emalign",
@@ -25,6 +26,7 @@ app.command()(search)
 app.command()(certify)
 app.command()(stability)
 app.command()(align)
+app.command()(sweep)
 
 
 def _print_version(asked: bool | None) -> None:

@@ -11,17 +11,12 @@ import typer
 
 from emalign_jax.cli.options import (
     ProgressBar,
-    Protocol,
     RepliesOption,
-    ReplyRule,
     ReplyRuleOption,
-    ReplyTo,
     ReplyToOption,
     RoundsOption,
-    Ties,
-    make_protocol,
-    make_user,
 )
+from emalign_jax.search.words import Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
 
 SHOWN = 50
 

@@ -1,4 +1,4 @@
-"""Options that commands share, and how their words become modules."""
+"""Options that commands share."""
 
 from __future__ import annotations
 
@@ -10,28 +10,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled, Selection
-from emalign_jax.replies import FixedReplies
-from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
-
-
-class Protocol(enum.StrEnum):
-    pooled = "pooled"
-    selection = "selection"
-    conversation = "conversation"
-
-
-class ReplyTo(enum.StrEnum):
-    each = "each"
-    all = "all"
-
-
-class ReplyRule(enum.StrEnum):
-    plans = "plans"
-    babbling = "babbling"
-    truthful = "truthful"
-    questions = "questions"
-
+from emalign_jax.search.words import ReplyRule, ReplyTo
 
 RoundsOption = Annotated[
     int | None, typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after she chose.")
@@ -52,55 +31,6 @@ class Offset(enum.StrEnum):
 class Norm(enum.StrEnum):
     l2 = "l2"
     sup = "sup"
-
-
-class Ties(enum.StrEnum):
-    agents = "agents"
-    lowest = "lowest"
-    uniform = "uniform"
-
-
-def make_protocol(
-    protocol: Protocol, temperature: float, rounds: int | None, replies: int | None, reply_to: ReplyTo
-) -> AbstractProtocol:
-    if protocol is not Protocol.selection and temperature != 0:
-        raise ValueError(f"--temperature: belongs to --protocol selection; leave it out with {protocol.value}")
-    for option, value in (("--rounds", rounds), ("--replies", replies)):
-        if value is not None and value < 1:
-            raise ValueError(f"{option}: expected an integer >= 1, got {value}")
-    if protocol is Protocol.conversation:
-        return Conversation(2 if rounds is None else rounds, 2 if replies is None else replies, reply_to.value)
-    if protocol is Protocol.pooled:
-        if rounds not in (None, 1) or replies is not None:
-            raise ValueError("--rounds, --replies: belong to --protocol conversation or selection; pooled is one round")
-        return Pooled()
-    if rounds in (None, 1):
-        if replies is not None:
-            raise ValueError("--replies: needs --rounds of 2 or more")
-        return Selection(temperature)
-    return Selection(temperature, Conversation(rounds, 2 if replies is None else replies, reply_to.value))
-
-
-def make_user(precision: str, ties: Ties, rule: ReplyRule, protocol: AbstractProtocol) -> AbstractUser:
-    """ "inf" is a rational user, a number > 0 a quantal one."""
-    acting = _acting(precision, ties)
-    if rule is ReplyRule.plans:
-        return acting
-    if protocol.conversation is None:
-        raise ValueError(f"--reply-rule: {rule.value} needs a conversation; take --protocol conversation or --rounds")
-    return FixedReplies(rule.value, acting)
-
-
-def _acting(precision: str, ties: Ties) -> AbstractUser:
-    try:
-        number = float(precision)
-    except ValueError:
-        raise ValueError(f"--precision: expected a number > 0 or inf, got {precision!r}") from None
-    if number == float("inf"):
-        return RationalUser(ties.value)
-    if not number > 0:
-        raise ValueError(f"--precision: expected a number > 0 or inf, got {precision}")
-    return QuantalUser(number)
 
 
 def integers(option: str, text: str, least: int) -> tuple[int, ...]:

@@ -13,19 +13,14 @@ import typer
 
 from emalign_jax.cli.options import (
     ProgressBar,
-    Protocol,
     RepliesOption,
-    ReplyRule,
     ReplyRuleOption,
-    ReplyTo,
     ReplyToOption,
     RoundsOption,
-    Ties,
     integers,
-    make_protocol,
-    make_user,
 )
 from emalign_jax.families import FAMILIES
+from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_solver, make_user
 
 KNOBS = (
     "states", "actions", "user_features", "agent_features", "user_information", "agent_information", "noise", "bias",
@@ -76,7 +71,10 @@ def search(
         str | None, typer.Option(help="monopolist or random; default monopolist in Selection, else random.")
     ] = None,
     starts: Annotated[int, typer.Option(help="Starts a game; those after the first are random.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Steps of gradient play.")] = None,
+    method: Annotated[
+        Method, typer.Option(help="Gradient play with exact checks, or exact best responses alone.")
+    ] = Method.play,
+    steps: Annotated[int | None, typer.Option(help="Steps of gradient play, or best responses a start.")] = None,
     extrapolation: Annotated[str, typer.Option(help="none, optimistic or extragradient.")] = "none",
     tolerance: Annotated[
         float, typer.Option(help="Certified if every gain is at most this share of the agent's payoff range.")
@@ -120,9 +118,7 @@ def search(
         config["user_features"] = 1 if rule.conversation is None else 3
     if start is None:
         start = "monopolist" if protocol is Protocol.selection else "random"
-    solver = em.GradientPlay(tolerance=tolerance, extrapolation=extrapolation)
-    if steps is not None:
-        solver = dataclasses.replace(solver, steps=steps)
+    solver = make_solver(method, steps, tolerance, extrapolation)
     job = SearchJob(
         protocol=rule,
         user=make_user(precision, ties, reply_rule, rule),

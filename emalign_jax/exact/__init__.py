@@ -5,12 +5,14 @@ from emalign_jax.exact.alignment import Alignment, align
 from emalign_jax.exact.best_response import BestResponse, best_response
 from emalign_jax.exact.certificate import Certificate, certify
 from emalign_jax.exact.coverage import Coverage, coverage, worst_case
+from emalign_jax.exact.dynamics import BestResponseDynamics
 from emalign_jax.exact.premises import Premises, premises
 from emalign_jax.exact.stability import Stability, stability
 
 __all__ = [
     "Alignment",
     "BestResponse",
+    "BestResponseDynamics",
     "Certificate",
     "Coverage",
     "Premises",

@@ -60,9 +60,19 @@ class Certificate(NamedTuple):
     @property
     def normalised_value(self) -> Float[np.ndarray, "*batch"]:
         """(V - V_none) / (V_full - V_none); NaN where information is worth nothing (or harms a quantal user)."""
-        worth = self.full_information - self.no_information
-        scale = np.maximum(np.abs(self.full_information), np.abs(self.no_information))
-        return np.asarray((self.user - self.no_information) / np.where(worth > 1e-12 * scale, worth, np.nan))
+        return normalise(self.user, self.no_information, self.full_information)
+
+
+def normalise(value, no_information, full_information) -> np.ndarray:
+    """(V - V_none) / (V_full - V_none); NaN where information is worth nothing (or harms a quantal user)."""
+    return np.asarray((value - no_information) / worth(no_information, full_information))
+
+
+def worth(no_information, full_information) -> np.ndarray:
+    """V_full - V_none, NaN where it is nothing."""
+    difference = full_information - no_information
+    scale = np.maximum(np.abs(full_information), np.abs(no_information))
+    return np.where(difference > 1e-12 * scale, difference, np.nan)
 
 
 def relative(gains, ranges):

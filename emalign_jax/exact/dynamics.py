@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.arguments import integer
 from emalign_jax.exact._base import AbstractCheck
 from emalign_jax.exact.certificate import Examination, examine
 from emalign_jax.exact.responses import VALUE_TIE
@@ -23,6 +25,28 @@ from emalign_jax.exact.selection import SelectionCheck
 FIRST_MARGIN = 1e-3  # of V_full - V_none
 GROWTH = 1.5
 LOWERINGS = 2  # how often a holder may lower his offer before rivals shadow him
+
+
+class BestResponseDynamics(eqx.Module):
+    """Hyper-parameters of exact best-response dynamics, the solver that needs no gradients.
+
+    In Selection at temperature 0 agents outbid each other (`outbid`), elsewhere the agent who gains most moves
+    (`best_response_dynamics`).
+
+    steps:        best responses from one start, at most
+    fresh_starts: how many new random starts, one after the other, a game gets that did not settle
+    tolerance:    a profile is done if every gain is at most this share of the payoff range
+    """
+
+    steps: int = eqx.field(static=True, default=100)
+    fresh_starts: int = eqx.field(static=True, default=10)
+    tolerance: float = eqx.field(static=True, default=1e-3)
+
+    def __check_init__(self):
+        integer("steps", self.steps, 1)
+        integer("fresh_starts", self.fresh_starts, 0)
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
 
 
 class Ended(NamedTuple):

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact.certificate import flatten_games, make_check
+from emalign_jax.exact.certificate import flatten_games, make_check, normalise
 from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.responses import VALUE_TIE
 from emalign_jax.exact.selection import SelectionRational
@@ -76,12 +76,10 @@ class Stability(NamedTuple):
 
     def normalise(self, value: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
         """(V - V_none) / (V_full - V_none), for V [...] or [..., P]; NaN where information is worth nothing."""
-        none, worth = self.no_information, self.full_information - self.no_information
-        scale = np.maximum(np.abs(self.full_information), np.abs(none))
-        worth = np.where(worth > 1e-12 * scale, worth, np.nan)
+        none, full = self.no_information, self.full_information
         if np.ndim(value) > np.ndim(none):
-            none, worth = none[..., None], worth[..., None]
-        return np.asarray((value - none) / worth)
+            none, full = none[..., None], full[..., None]
+        return normalise(value, none, full)
 
     @property
     def relative_gap(self) -> Float[np.ndarray, "*batch P"]:

@@ -15,12 +15,16 @@ from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.game import Game
 from emalign_jax.monopoly import monopoly
-from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.solve import Solution, check_sizes, solve
+from emalign_jax.solve import Solution, Solver, check_sizes, solve
 from emalign_jax.users import AbstractUser
 
 STATED = "file"  # the family of games that were read, not drawn
+
+
+def games_key(seed: int, family: str) -> jax.Array:
+    """What the random games of a family are drawn from, whatever is done with them."""
+    return jax.random.fold_in(jax.random.key(seed), list(FAMILIES).index(family))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,7 @@ class SearchJob:
 
     protocol: AbstractProtocol
     user: AbstractUser
-    solver: GradientPlay
+    solver: Solver
     games: dict[int, Game] | None = None
     families: tuple[str, ...] = ("hull", "noise", "shared_bias")
     agents: tuple[int, ...] = (1, 2, 3, 5, 8)
@@ -51,7 +55,7 @@ class SearchJob:
             return
         for family in self.families:
             for agents in self.agents:
-                key = jax.random.fold_in(jax.random.key(self.seed), list(FAMILIES).index(family))
+                key = games_key(self.seed, family)
                 yield family, agents, random_games(key, self.count, family=family, agents=agents, **self.knobs)
 
     def __len__(self) -> int:
@@ -81,7 +85,7 @@ def run(job: SearchJob, progress: Callable[[str, int, int], None] | None = None)
     cells, drawn = [], list(job.cells())
     for _, _, games in drawn:  # nothing is begun that cannot be ended
         messages = job.messages or job.protocol.messages(games)
-        check_sizes(games, job.protocol, job.user, messages, verify=True, monopolists=True)
+        check_sizes(games, job.protocol, job.user, messages, alone=True, exactly=True)
     for n, (family, agents, games) in enumerate(drawn):
         began = time.perf_counter()
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emalign_jax.exact.certificate import Certificate
+from emalign_jax.exact.certificate import Certificate, normalise
 from emalign_jax.result import Result
 from emalign_jax.search.job import Cell
 
@@ -24,11 +24,7 @@ def game_rows(cells: list[Cell]) -> pd.DataFrame:
         relative, normalised = certificate.relative_gain, certificate.normalised_value
         S, N = cell.solution.result.shape
         no_information, full = certificate.no_information, certificate.full_information
-        alone = cell.monopoly.mean(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            alone = np.where(
-                np.isfinite(normalised[0]), (alone - no_information[0]) / (full - no_information)[0], np.nan
-            )
+        alone = normalise(cell.monopoly.mean(1), no_information[0], full[0])
         for n in range(N):
             for s in range(S):
                 at = (s, n)
@@ -113,11 +109,15 @@ def render(lines: pd.DataFrame, tolerance: float) -> str:
     return "\n".join(text)
 
 
-def failures(rows: pd.DataFrame) -> str:
-    """The games that failed or did not certify, with the sentence that says why; "" if there are none."""
+def failures(rows: pd.DataFrame, axes: tuple[str, ...] = ()) -> str:
+    """The games that failed or did not certify, with the sentence that says why; "" if there are none.
+
+    axes: further columns that tell rows apart."""
     bad = rows.query("not ok")
     text = [
-        f"  {row['family']} K={row['agents']} game {row['game']} start {row['start']}: {row['message']}"
+        f"  {row['family']} K={row['agents']} "
+        + "".join(f"{name.split('.')[-1]}={row[name]} " for name in axes)
+        + f"game {row['game']} start {row['start']}: {row['message']}"
         + (f" (largest gain {row['relative_gain']:.2e} of the range)" if math.isfinite(row["relative_gain"]) else "")
         for row in bad.head(LISTED).to_dict(orient="records")
     ]
@@ -154,7 +154,7 @@ def document(games: list[dict], summary: dict) -> dict:
 
 
 def plain(value) -> Any:
-    """`value` as JSON can say it: numbers that are not finite become null."""
+    """`value` as JSON takes it; numbers that are not finite become None."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

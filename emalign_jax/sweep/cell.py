@@ -1,0 +1,152 @@
+"""One cell of a sweep: its modules, checked before any work, and the rows of a block of its games."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+
+from emalign_jax import families
+from emalign_jax.exact import align, coverage, stability
+from emalign_jax.exact.certificate import make_check, normalise, worth
+from emalign_jax.families import random_games
+from emalign_jax.game import Game, reduce_game
+from emalign_jax.monopoly import monopoly
+from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled, Selection
+from emalign_jax.search import job
+from emalign_jax.search.table import game_rows
+from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_solver, make_user
+from emalign_jax.solve import Solver, check_sizes, solve
+from emalign_jax.sweep.config import OPTIONS, Cell, Config, Values
+from emalign_jax.users import AbstractUser, RationalUser
+
+STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
+VALUES = ("best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee", "theorem")
+LOSSES = ("eps", "coverage_slack", "weighted_gain")  # in utility, so shares of V_full - V_none when normalised
+
+
+class Setup(NamedTuple):
+    protocol: AbstractProtocol
+    user: AbstractUser
+    solver: Solver
+
+
+def setup(values: Values) -> Setup:
+    """The modules that a cell's words stand for."""
+    protocol = make_protocol(
+        Protocol(values["protocol.kind"]), values["protocol.temperature"], values["protocol.rounds"],
+        values["protocol.replies"], ReplyTo.each,
+    )  # fmt: skip
+    user = make_user(str(values["user.precision"]), Ties(values["user.ties"]), ReplyRule.plans, protocol)
+    solver = make_solver(Method(values["solver.method"]), values["solver.steps"], values["solver.tolerance"])
+    return Setup(protocol, user, solver)
+
+
+def check(config: Config, cells: list[Cell]) -> None:
+    """Raise `ValueError` that names the file and the key for the first cell that cannot be done, before any work."""
+    for cell in cells:
+        try:
+            _check(cell.values)
+        except ValueError as error:
+            raise ValueError(f"{config.path}: {_by_key(str(error))}{_where(config, cell)}") from None
+
+
+def _check(values: Values) -> None:
+    own = _section(values, "games")
+    families.check_arguments(**own)
+    protocol, user, _ = setup(values)
+    XA, XB, Y = own["user_features"], own["agent_features"] or own["states"], own["states"]
+    utilities = np.random.default_rng(0).normal(size=(1 + own["agents"], own["actions"], Y))
+    game = Game(np.full((XA, XB, Y), 1 / (XA * XB * Y)), utilities[0], utilities[1:])  # any of this size
+    messages = values["protocol.messages"] or protocol.messages(game)
+    check_sizes(game, protocol, user, messages, alone=values["solver.start"] == "monopolist", exactly=True)
+    one = Game(*(np.asarray(x)[None] for x in (game.prior, game.user_utility, game.agent_utilities)))
+    make_check(reduce_game(one, np), 0, protocol, user, messages)
+
+
+def _by_key(message: str) -> str:
+    """A message of the library or of the command line, with the keys of the config for the names of arguments."""
+    keys = {name.split(".")[-1]: name for name in OPTIONS} | {"protocol": "protocol.kind"}
+    message = re.sub(r"--([a-z-]+)", lambda found: keys.get(found[1].replace("-", "_"), found[0]), message)
+    name, colon, rest = message.partition(": ")
+    return keys[name] + colon + rest if name in keys and colon else message
+
+
+def _where(config: Config, cell: Cell) -> str:
+    axes = ", ".join(f"{name} = {cell.values[name]}" for name in config.axes)
+    return f" (at {axes})" if axes else ""
+
+
+def _section(values: Values, section: str) -> dict[str, Any]:
+    return {name.partition(".")[2]: value for name, value in values.items() if name.startswith(section + ".")}
+
+
+def draw_games(values: Values) -> Game:
+    """The same for a family, size and seed, whatever is done with them."""
+    own = _section(values, "games")
+    return random_games(job.games_key(values["seed"], own["family"]), **own)
+
+
+def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFrame:
+    """Rows of games first, ..., first + block - 1 of the cell, one a game and start.
+
+    The columns of a search, the cell's key, the axes, and where they apply (NaN elsewhere):
+
+    best_monopolist   her value with the one agent alone who is best for her
+    eps               sup-norm distance of u from the agents' hull (weights of sum 1, any offset c(y))
+    coverage_slack    what no equilibrium falls short of V_full by more than, in Selection or with ties that are hers
+    weighted_gain     sum of the coverage weights times what agents may gain: with the slack, a floor of her value
+    worst_equilibrium, best_equilibrium  exact, Selection with a rational user and two or more agents
+
+    each also as normalised_...: values as (V - V_none) / (V_full - V_none), the three losses as shares of it.
+    """
+    began = time.perf_counter()
+    values = cell.values
+    protocol, user, solver = setup(values)
+    some = jax.tree.map(lambda x: x[first : first + config.block], games)
+    key = jax.random.fold_in(job.games_key(values["seed"], values["games.family"]), STARTS_KEY + first)
+    solution = solve(
+        some, protocol, user, solver, key=key, starts=values["solver.starts"], start=values["solver.start"],
+        messages=values["protocol.messages"],
+    )  # fmt: skip
+    if values["solver.starts"] == 1:
+        solution = jax.tree.map(lambda x: x[None], solution._replace(stats={}))
+    alone = np.full((len(some.prior), some.agents), np.nan)
+    if values["measure.monopoly"]:
+        alone = monopoly(some, protocol, user, solution.schemes.shape[-1]).user
+    measured = _measures(values, some, solution.certificate, alone)
+    rows = game_rows([job.Cell(values["games.family"], some.agents, some, solution, alone, 0.0)])
+    rows["game"] += first
+    rows["seconds"] = (time.perf_counter() - began) / len(rows)
+    none, full = rows["no_information"].to_numpy(), rows["full_information"].to_numpy()
+    columns = {name: array.T.ravel() for name, array in measured.items()}  # rows run over starts first
+    whole = columns | {name: rows[name].to_numpy() for name in ("guarantee", "theorem")}
+    columns |= {f"normalised_{name}": normalise(whole[name], none, full) for name in VALUES}
+    columns |= {f"normalised_{name}": whole[name] / worth(none, full) for name in LOSSES}
+    named = {"cell": cell.key} | {name: values[name] for name in config.axes}
+    return pd.concat([pd.DataFrame(named, rows.index), rows, pd.DataFrame(columns, rows.index)], axis=1)
+
+
+def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.ndarray]:
+    """Each [S, N]."""
+    protocol, user, _ = setup(values)
+    rational = isinstance(user, RationalUser)
+    chooses_best = isinstance(protocol, Selection) and protocol.sharp
+    bounded = chooses_best or (isinstance(protocol, Pooled | Conversation) and not user.favours)
+    found = {name: np.full(certificate.user.shape, np.nan) for name in (*VALUES[:3], *LOSSES)}
+    found["best_monopolist"][:] = alone.max(1)
+    if values["measure.eps"]:
+        found["eps"][:] = align(games.user_utility, games.agent_utilities, offset="per_state").error
+    if values["measure.coverage"] and bounded:
+        cover = coverage(games, user=user, protocol=protocol, obedience=rational)
+        found["coverage_slack"][:] = cover.slack
+        found["weighted_gain"][:] = (cover.weights * certificate.gain_upper).sum(-1)
+    one_message = chooses_best and protocol.conversation is None
+    if values["measure.stability"] and one_message and rational and user.favours and games.agents > 1:
+        exact = stability(games)
+        found["worst_equilibrium"][:], found["best_equilibrium"][:] = exact.worst, exact.best
+    return found

@@ -1,0 +1,157 @@
+"""A sweep on disk: manifest.json, parts/ (a file a block of games), games.parquet and figures.
+
+A part is written atomically and never changed, so whatever is there when a process dies is whole. One process at a
+time: the lock is the kernel's (flock), and goes with the process however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pandas as pd
+
+from emalign_jax.files import atomic
+from emalign_jax.search import run_directory
+
+MANIFEST, TABLE, PARTS, LOCK = "manifest.json", "games.parquet", "parts", ".lock"
+FIGURES, KINDS = ("user_value", "phase"), (".png", ".pdf")
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """The directory, made if it is not there, for this process alone. `ValueError` names the process that has it."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: --out: expected a directory, there is a file of that name")
+    try:
+        if path.exists() and not _is_sweep(path):
+            raise ValueError(f"{path}: --out: holds something else than a sweep; choose another name")
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / LOCK, "a+")  # noqa: SIM115 - open as long as the lock is held
+    except OSError as error:
+        raise ValueError(f"{path}: --out: cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{path}: --out: another sweep is at work here (process {file.read().strip() or 'unknown'}); "
+                "wait for it or choose another name"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def begin(path: Path, manifest: dict[str, Any], force: bool) -> None:
+    """Check that what is there was begun with the same config and versions, or start anew.
+
+    Raises `ValueError` that names each key that differs.
+    """
+    found = None if force else _read_manifest(path)
+    if found is None:
+        if (path / PARTS).exists():
+            shutil.rmtree(path / PARTS)
+        for target in (path / TABLE, *(path / f"{name}{kind}" for name in FIGURES for kind in KINDS)):
+            target.unlink(missing_ok=True)
+        write_manifest(path, manifest)
+        (path / PARTS).mkdir()
+    else:
+        differences = [
+            f"{name} is {_show(was.get(name))} there and {_show(now.get(name))} now"
+            for was, now in ((_identity(found), _identity(manifest)),)
+            for name in sorted(was.keys() | now.keys())
+            if was.get(name) != now.get(name)
+        ]
+        if differences:
+            raise ValueError(
+                f"{path}: --out: was begun otherwise: {'; '.join(differences)}; choose another --out, or pass --force "
+                "to start anew"
+            )
+        (path / PARTS).mkdir(exist_ok=True)
+        for left in (*path.glob(".*.*"), *(path / PARTS).glob(".*")):  # temporaries of a process that was killed
+            left.unlink()
+
+
+def manifest(command: list[str], config: dict[str, Any], seconds: float, **more: Any) -> dict[str, Any]:
+    """run_directory's, and that this is a sweep."""
+    entries = run_directory.manifest(command, config, config["seed"], seconds)
+    return entries | {"kind": "sweep", "float": str(jnp.result_type(float))} | more
+
+
+def write_manifest(path: Path, entries: dict[str, Any]) -> None:
+    with atomic(path / MANIFEST) as temporary:
+        run_directory.write_json(temporary, entries)
+
+
+def write_part(path: Path, key: str, first: int, rows: pd.DataFrame) -> None:
+    """The rows of a block, in a file whose name ends in a digest of what it holds."""
+    data = rows.to_parquet(None, index=False)
+    with atomic(path / PARTS / f"{key}-{first:06d}-{_digest(data)}.parquet") as temporary:
+        temporary.write_bytes(data)
+
+
+def read_part(path: Path, key: str, first: int) -> tuple[pd.DataFrame | None, list[Path]]:
+    """The rows of a block, None if they are not there, and the files that should hold them but are damaged."""
+    damaged = []
+    for part in sorted((path / PARTS).glob(f"{key}-{first:06d}-*.parquet")):
+        data = part.read_bytes()
+        if part.stem.endswith("-" + _digest(data)):
+            return pd.read_parquet(io.BytesIO(data)), damaged
+        damaged.append(part)
+    return None, damaged
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def write_table(path: Path, parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """games.parquet: the parts one after the other."""
+    rows = pd.concat(parts, ignore_index=True)
+    with atomic(path / TABLE) as temporary:
+        rows.to_parquet(temporary, index=False)
+    return rows
+
+
+def _is_sweep(path: Path) -> bool:
+    """Whether a sweep is there, or nothing but what one that was killed at once leaves."""
+    if (path / MANIFEST).exists():
+        found = _read_manifest(path)
+        return found is not None
+    return all(name.name.startswith(".") or name.name == PARTS for name in path.iterdir())
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    if not (path / MANIFEST).exists():
+        return None
+    try:
+        found = json.loads((path / MANIFEST).read_text("utf-8"))
+        sweep = found["kind"] == "sweep" and isinstance(found["config"], dict) and isinstance(found["versions"], dict)
+    except (ValueError, KeyError, TypeError):
+        sweep, found = False, None
+    if not sweep:
+        raise ValueError(f"{path}: --out: its {MANIFEST} is not that of a sweep; choose another name")
+    return found
+
+
+def _identity(entries: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for the table to be the same; a title may change."""
+    config = {name: value for name, value in entries["config"].items() if name != "title"}
+    versions = {f"version of {name}": value for name, value in entries["versions"].items()}
+    return config | versions | {"float": entries["float"]}
+
+
+def _show(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)

@@ -1,0 +1,64 @@
+"""The printed table of a sweep: one line a cell."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from emalign_jax.sweep.config import Config
+
+MEANS = {
+    "monopoly": "normalised_best_monopolist",
+    "worst": "normalised_worst_equilibrium",
+    "best": "normalised_best_equilibrium",
+    "guarantee": "normalised_guarantee",
+}
+
+
+def summary(config: Config, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """One entry a cell, in the order of the grid; the columns of MEANS are means of normalised values."""
+    lines = []
+    for key, group in rows.groupby("cell", sort=False):
+        value = group["normalised_value"]
+        lines.append(
+            {"cell": key}
+            | {name: group[name].iloc[0] for name in config.axes}
+            | {
+                "rows": len(group),
+                "q10": value.quantile(0.1),
+                "median": value.median(),
+                "q90": value.quantile(0.9),
+                "mean": value.mean(),
+            }
+            | {name: group[column].mean() for name, column in MEANS.items()}
+            | {"ok": group["ok"].mean(), "certified": group["certified"].mean(), "seconds": group["seconds"].sum()}
+        )
+    return lines
+
+
+def render(config: Config, lines: list[dict[str, Any]]) -> str:
+    """The lines as text that lines up."""
+    names = [name.split(".")[-1] for name in config.axes]
+    heads = [*names, "rows", "10 %", "median", "90 %", "mean", "monopolist", "worst", "best", "guarantee", "ok", "s"]
+    shown = ["q10", "median", "q90", "mean", *MEANS]
+    table = [heads]
+    for line in lines:
+        table.append(
+            [_axis(line[name]) for name in config.axes]
+            + [str(line["rows"])]
+            + [_number(line[name]) for name in shown]
+            + [f"{line['ok']:.1%}", f"{line['seconds']:.1f}"]
+        )
+    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+    text = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def _axis(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"

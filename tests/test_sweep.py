@@ -1,0 +1,325 @@
+"""Sweeps: configs, cells, what survives a kill, and the science at small size."""
+
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emalign_jax.sweep import config as configs
+from emalign_jax.sweep import directory, run
+from emalign_jax.sweep.cell import block_rows, check, draw_games
+
+SMALL = """
+block = 3
+[games]
+family = ["hull", "shared_bias"]
+agents = [1, 2]
+states = 3
+actions = 3
+count = 7
+"""
+
+
+def sweep(text, path):
+    """The table of a config, computed in this process."""
+    config = configs.parse(text, "small.toml")
+    cells = config.cells()
+    check(config, cells)
+    (path / directory.PARTS).mkdir(parents=True, exist_ok=True)
+    said = []
+    parts = run.run(config, run.blocks(config, cells), path, warn=said.append, progress=lambda *_: None)
+    return directory.write_table(path, parts), said
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    path = tmp_path_factory.mktemp("unbroken")
+    return path, sweep(SMALL, path)[0]
+
+
+def same(one, two):
+    """Row by row, to the last bit; only seconds may differ."""
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"), check_exact=True)
+    return True
+
+
+# configs
+
+
+def test_a_list_is_an_axis_and_the_rest_is_default():
+    config = configs.parse("seed = [1, 2]\n[user]\nprecision = [5, 20.0, inf]\n", "x.toml")
+    assert config.axes == ("seed", "user.precision")
+    cells = config.cells()
+    points = [(cell.values["seed"], cell.values["user.precision"]) for cell in cells]
+    assert points[:4] == [(1, 5), (1, 20), (1, math.inf), (2, 5)]
+    assert all(set(cell.values) == set(configs.OPTIONS) for cell in cells)
+    assert config.title == "x"
+
+
+def test_a_cell_has_the_same_key_in_any_grid():
+    alone = configs.parse('[games]\nfamily = "noise"\nagents = 3\n[user]\nprecision = 20', "a").cells()[0]
+    grid = configs.parse('[user]\nprecision = [inf, 20.0]\n[games]\nagents = [3, 2]\nfamily = ["goal", "noise"]', "b")
+    keys = {cell.key: cell.values for cell in grid.cells()}
+    assert len(keys) == 8
+    assert keys[alone.key] == alone.values
+
+
+def test_games_are_the_same_whoever_plays_them():
+    base = '[games]\nfamily = "noise"\nagents = 2\ncount = 3\n'
+    one = draw_games(configs.parse(base, "a").cells()[0].values)
+    others = '[solver]\nmethod = "best_responses"\nstart = "random"\n[user]\nprecision = 7\n'
+    two = draw_games(configs.parse(base + others, "a").cells()[0].values)
+    np.testing.assert_array_equal(one.agent_utilities, two.agent_utilities)
+    other_seed = draw_games(configs.parse("seed = 1\n" + base, "a").cells()[0].values)
+    assert not np.array_equal(one.agent_utilities, other_seed.agent_utilities)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[games]\nfamly = 'hull'", ["games.famly", "did you mean games.family?"]),
+        ("[gmes]\nfamily = 'hull'", ["[gmes]", "did you mean [games]?"]),
+        ("family = 'hull'", ["family", "did you mean games.family?"]),
+        ("[user]\nrounds = 2", ["user.rounds", "did you mean protocol.rounds?"]),
+        ("[user]\nzzz = 2", ["user.zzz", "expected user.precision, user.ties"]),
+        ("games = 3", ["games", "expected a section [games]"]),
+        ("[games]\nfamily = 'hul'", ["games.family", "hull, noise", "'hul'", "did you mean 'hull'?"]),
+        ("[games]\nagents = 0", ["games.agents", "expected an integer >= 1, got 0"]),
+        ("[games]\nagents = [1, 2.5]", ["games.agents", "expected an integer >= 1, got 2.5"]),
+        ("[games]\nagents = true", ["games.agents", "expected an integer >= 1, got True"]),
+        ("[games]\nagents = []", ["games.agents", "empty list"]),
+        ("[games]\nagents = [2, 2]", ["games.agents", "expected distinct values"]),
+        ("[games]\nagents = [[2]]", ["games.agents", "expected an integer >= 1, got [2]"]),
+        ("[games]\nnoise = 'much'", ["games.noise", "expected a number, got 'much'"]),
+        ("[games]\nnoise = nan", ["games.noise", "expected a number, got nan"]),
+        ("[measure]\nstability = 1", ["measure.stability", "expected true or false, got 1"]),
+        ("title = 3", ["title", "expected text in quotes, got 3"]),
+        ("block = 0", ["block", "expected an integer >= 1, got 0"]),
+        ("seed = -1", ["seed", "expected an integer >= 0, got -1"]),
+        ("[games]\nagents = \ncount = 3", ["not TOML", "line 2"]),
+        ("[games]\ncount = [" + ", ".join(map(str, range(1, 10_003))) + "]", ["games.count (10002)", "at most 10000"]),
+    ],
+)  # fmt: skip
+def test_a_config_that_is_wrong_is_told_in_one_line(text, words):
+    with pytest.raises(ValueError) as error:
+        configs.parse(text, "grid.toml")
+    message = str(error.value)
+    assert message.startswith("grid.toml: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[games]\nnoise = [1, -1]", ["games.noise: expected a finite number >= 0, got -1", "at games.noise = -1"]),
+        ("[games]\nalignment = 2", ["games.alignment: expected a number in [0, 1], got 2"]),
+        ("[user]\nprecision = -3", ["user.precision: expected a number > 0 or inf, got -3"]),
+        ("[protocol]\nkind = 'pooled'\ntemperature = 1", ["protocol.temperature: belongs to protocol.kind selection"]),
+        ("[protocol]\ntemperature = 0.1", ["protocol.temperature: ", "rational user needs temperature 0"]),
+        ("[protocol]\ntemperature = inf", ["protocol.temperature: expected a finite number >= 0"]),
+        ("[protocol]\nreplies = 2", ["protocol.replies: needs protocol.rounds of 2 or more"]),
+        ("[solver]\ntolerance = 0", ["solver.tolerance: expected a number between 0 and 1, got 0"]),
+        ("[games]\nstates = 100\nactions = 50", ["actions"]),
+    ],
+)  # fmt: skip
+def test_what_the_library_refuses_is_told_by_the_names_of_the_config(text, words):
+    config = configs.parse(text, "grid.toml")
+    with pytest.raises(ValueError) as error:
+        check(config, config.cells())
+    message = str(error.value)
+    assert message.startswith("grid.toml: ")
+    assert "--" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("name", configs.shipped())
+def test_shipped_configs_can_be_done(name):
+    config = configs.read(name)
+    check(config, config.cells())
+    assert config.title != name
+    assert config.axes
+
+
+def test_the_config_of_the_readme_can_be_done():
+    (text,) = re.findall(r"```toml\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.S)
+    config = configs.parse(text, "README.md")
+    check(config, config.cells())
+    assert config.axes == ("games.agents", "games.bias", "user.precision")
+
+
+def test_every_ablation_is_shipped():
+    names = {"competition", "starts", "goals", "bias", "precision", "errors", "talk", "noise"}
+    assert names <= set(configs.shipped())
+
+
+# rows
+
+
+def test_rows_say_what_they_are(unbroken):
+    _, rows = unbroken
+    assert len(rows) == 4 * 7
+    assert list(rows["game"][:7]) == list(range(7))
+    assert rows.duplicated(["cell", "game", "start"]).sum() == 0
+    assert (rows["games.agents"] == rows["agents"]).all()
+    one, several = rows[rows["agents"] == 1], rows[rows["agents"] > 1]
+    assert one["worst_equilibrium"].isna().all()
+    assert several["worst_equilibrium"].notna().all()
+    worth = rows["full_information"] - rows["no_information"]
+    for name in ("best_monopolist", "worst_equilibrium", "guarantee", "theorem"):
+        expected = (rows[name] - rows["no_information"]) / worth
+        np.testing.assert_allclose(rows[f"normalised_{name}"], expected, atol=1e-12)
+    for name in ("eps", "coverage_slack", "weighted_gain"):
+        np.testing.assert_allclose(rows[f"normalised_{name}"], rows[name] / worth, atol=1e-12)
+    assert (several["eps"][several["family"] == "hull"] < 1e-6).all()
+    assert (several["eps"][several["family"] == "shared_bias"] > 1e-3).any()
+    floor = rows["full_information"] - rows["coverage_slack"] - rows["weighted_gain"]
+    assert (rows["user_value"] >= floor - 1e-6).all()
+
+
+def test_a_block_does_not_depend_on_what_was_done_before(unbroken):
+    text = SMALL + '[solver]\nstart = "random"\nmethod = "best_responses"\n'
+    config = configs.parse(text, "x")
+    cell = next(c for c in config.cells() if c.values["games.agents"] == 2)
+    games = draw_games(cell.values)
+    one = block_rows(config, cell, games, 3)
+    assert list(one["game"]) == [3, 4, 5]
+    block_rows(config, cell, games, 0)
+    assert same(one, block_rows(config, cell, games, 3))
+
+
+def test_measures_can_be_left_out_and_columns_stay(unbroken):
+    config = configs.parse(SMALL + "[measure]\nmonopoly = false\nstability = false\ncoverage = false\neps = false", "x")
+    cell = config.cells()[1]
+    rows = block_rows(config, cell, draw_games(cell.values), 6)
+    assert list(rows.columns) == list(unbroken[1].columns)
+    assert len(rows) == 1
+    for name in ("best_monopolist", "worst_equilibrium", "coverage_slack", "eps"):
+        assert rows[name].isna().all()
+
+
+# what survives
+
+
+def test_what_is_there_is_kept_and_what_is_not_is_computed(unbroken, tmp_path):
+    path, rows = unbroken
+    parts = sorted((path / "parts").iterdir())
+    (tmp_path / "parts").mkdir()
+    for part in parts[::2]:
+        (tmp_path / "parts" / part.name).write_bytes(part.read_bytes())
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "parts").iterdir()}
+    again, said = sweep(SMALL, tmp_path)
+    assert same(rows, again)
+    assert not said
+    assert all(p.stat().st_mtime_ns == when for p, when in kept.items())
+    assert len(list((tmp_path / "parts").iterdir())) == len(parts)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "another cell's"])
+def test_a_damaged_part_is_found_and_computed_again(unbroken, tmp_path, damage):
+    path, rows = unbroken
+    parts = sorted((path / "parts").iterdir())
+    (tmp_path / "parts").mkdir()
+    for part in parts:
+        (tmp_path / "parts" / part.name).write_bytes(part.read_bytes())
+    victim = tmp_path / "parts" / parts[0].name
+    whole = bytearray(victim.read_bytes())
+    if damage == "flipped":
+        whole[np.random.default_rng().integers(len(whole))] ^= 1
+    data = {"cut": whole[: len(whole) // 2], "empty": b"", "flipped": whole, "another cell's": parts[-1].read_bytes()}
+    victim.write_bytes(data[damage])
+    again, said = sweep(SMALL, tmp_path)
+    assert same(rows, again)
+    assert len(said) == 1
+    assert str(victim) in said[0]
+    assert "damaged" in said[0]
+    assert len(list((tmp_path / "parts").iterdir())) == len(parts)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_table(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    random = np.random.default_rng()
+    kills = 0
+    for _ in range(6):
+        process = start(tmp_path)
+        time.sleep(random.uniform(0.5, 5))
+        if process.poll() is None:
+            kills += 1
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+    for name in ("out", "unbroken"):
+        assert start(tmp_path, name).wait() == 0
+    assert kills, "it was killed at least once"
+    found = tmp_path / "out"
+    assert same(pd.read_parquet(tmp_path / "unbroken/games.parquet"), pd.read_parquet(found / "games.parquet"))
+    blocks = [sorted(p.name[:23] for p in (tmp_path / name / "parts").iterdir()) for name in ("out", "unbroken")]
+    assert blocks[0] == blocks[1], "nothing twice, and no temporary left"
+    assert not [p for p in found.iterdir() if p.name.startswith(".") and p.name != directory.LOCK]
+
+
+def start(path, out="out"):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "emalign_jax", "sweep", "small.toml", "--out", out]
+    with open(path / "said.txt", "a") as said:
+        return subprocess.Popen(command, cwd=path, env=environment, stdout=said, stderr=said)
+
+
+# science
+
+SCIENCE = """
+[games]
+family = ["hull", "shared_bias"]
+agents = [1, 2]
+bias = 2.0
+states = 3
+actions = 3
+count = 20
+[solver]
+method = "best_responses"
+tolerance = 1e-5
+"""
+
+
+@pytest.fixture(scope="module")
+def science(tmp_path_factory):
+    return sweep(SCIENCE, tmp_path_factory.mktemp("science"))[0]
+
+
+def test_in_the_hull_every_equilibrium_is_full_information_up_to_the_certified_gain(science):
+    rows = science.query("family == 'hull' and agents > 1")
+    assert rows["ok"].all()
+    assert (rows["normalised_coverage_slack"] < 1e-6).all()
+    assert (rows["normalised_value"] >= 1 - rows["normalised_weighted_gain"] - 1e-6).all()
+    assert (rows["normalised_worst_equilibrium"] >= 1 - 1e-6).all()
+    assert rows["normalised_value"].min() > 0.99, "and those gains are small"
+    alone = science.query("family == 'shared_bias' and agents == 1")
+    assert alone["normalised_value"].mean() < 0.8, "one agent alone does not reveal all"
+
+
+def test_under_a_shared_bias_competition_falls_short(science):
+    rows = science.query("family == 'shared_bias' and agents > 1")
+    assert rows["ok"].all()
+    columns = ["normalised_value", "normalised_worst_equilibrium", "normalised_best_equilibrium"]
+    means = rows.groupby("agents")[columns].mean()
+    assert (means["normalised_value"] < 0.9).all()
+    assert (means["normalised_worst_equilibrium"] < 0.8).all()
+    np.testing.assert_allclose(means["normalised_best_equilibrium"], 1, atol=1e-6)
+    alone = science.query("family == 'shared_bias' and agents == 1")["normalised_value"].mean()
+    assert (means["normalised_value"] > alone + 0.05).all(), "though it helps"
+    # no profile found is worse than the exact worst equilibrium
+    assert (rows["user_value"] >= rows["worst_equilibrium"] - 1e-3).all()
+
+
+def test_keys_are_short_digests(unbroken):
+    assert unbroken[1]["cell"].map(lambda key: bool(re.fullmatch("[0-9a-f]{16}", key))).all()
