@@ -87,7 +87,10 @@ def promise_rows(count: int) -> list[dict]:
             c = found.certificate
             kept = np.array([em.Result(int(r)).ok for r in found.result])
             measured = em.premises(games, found.schemes, protocol, user)
+            # rounding, and what her tie tolerance lets her forgo at each of two choices
             scale = np.abs(c.full_information) + np.abs(c.user)
+            forgone = 2 * getattr(user, "tolerance", 0) * np.ptp(games.user_utility, axis=-2).max(-1)
+            least = (c.user + 1e-9 * scale + forgone)[kept]
             worst = c.normalised_value[kept]
             rows.append(
                 {
@@ -95,9 +98,9 @@ def promise_rows(count: int) -> list[dict]:
                     "games": count,
                     "equilibria": int(kept.sum()),
                     "certified": int((c.result == em.Result.CERTIFIED).sum()),
-                    "below_guarantee": int((c.user < c.guarantee - 1e-7 * scale)[kept].sum()),
-                    "below_theorem": int((c.user < c.theorem - 1e-7 * scale)[kept].sum()),
-                    "below_bound": int((measured.user < measured.bound - 1e-7 * scale)[kept].sum()),
+                    "below_guarantee": int((least < c.guarantee[kept]).sum()),
+                    "below_theorem": int((least < c.theorem[kept]).sum()),
+                    "below_bound": int((least < measured.bound[kept]).sum()),
                     "least_value": float(np.nanmin(worst)),
                     "fails_her": int((worst < 0.9).sum()),
                     "games_that_fail_her": np.flatnonzero(kept)[np.argsort(worst)[:5]].tolist(),

@@ -31,7 +31,7 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
     every game is malformed is refused. agents: only the games of K agents, from a file of several sizes.
     Raises `FileNotFoundError`, or `ValueError` naming the file, the field and the rule.
     """
-    arrays = _read(path, GAME_FIELDS, optional=("agents",))
+    arrays = read_arrays(path, GAME_FIELDS, optional=("agents",))
     fields = [arrays[name] for name in GAME_FIELDS]
     if "agents" in arrays:
         shape = fields[2].shape
@@ -63,7 +63,7 @@ def save_games(path: str | os.PathLike, games: Game) -> None:
 
 def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.ndarray:
     """Read `schemes` [..., K, XB, M] from an .npz. Errors as in `load_games`."""
-    arrays = _read(path, ("schemes",), optional=("agents",))
+    arrays = read_arrays(path, ("schemes",), optional=("agents",))
     schemes = arrays["schemes"]
     if schemes.dtype.kind not in "fiub":
         raise ValueError(f"{path}: schemes: expected real numbers, got dtype {schemes.dtype}")
@@ -83,7 +83,7 @@ def save_schemes(path: str | os.PathLike, schemes) -> None:
 
 def sizes(path: str | os.PathLike) -> list[int | None]:
     """The numbers of agents in a file of several sizes; [None] for a plain file."""
-    arrays = _read(path, (), optional=("agents",))
+    arrays = read_arrays(path, (), optional=("agents",))
     return [int(k) for k in np.unique(_counts(path, arrays["agents"]))] if "agents" in arrays else [None]
 
 
@@ -133,7 +133,8 @@ def _umask() -> int:
     return mask
 
 
-def _read(path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def read_arrays(path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz. Errors as in `load_games`."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")

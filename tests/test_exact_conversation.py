@@ -458,6 +458,45 @@ def test_agents_who_do_not_care_have_nothing_to_gain(user):
     np.testing.assert_array_equal(certificate.relative_gain, 0)
 
 
+@pytest.mark.parametrize("protocol", [em.Conversation(2, 2), em.Selection(then=em.Conversation(2, 2))])
+def test_what_is_gained_counts_in_the_payoff_range(protocol):
+    """Told to both types alike nothing pays him; told to each by itself, it does."""
+    prior = np.zeros((2, 2, 4))
+    for a in (0, 1):
+        prior[a, 0, 2 * a], prior[a, 1, 2 * a + 1] = 0.35, 0.15
+    game = em.Game(prior, [[1, 0, 1, 0], [0, 1, 0, 1.0]], [[[0, 0, 1, 1], [1, 1, 0, 0.0]]])
+    silent = em.no_information(1, protocol.rows(game, 2), 2)
+    certificate = em.certify(game, silent, protocol, em.FixedReplies("truthful", em.QuantalUser(8.0)))
+    assert certificate.gain_lower[0] > 0.19
+    assert certificate.payoff_range[0] >= certificate.gain_lower[0]
+    assert certificate.relative_gain[0] > 0.4
+    assert certificate.result == Result.GAIN_ABOVE_TOLERANCE
+
+
+@pytest.mark.parametrize("user", [QUANTAL, RATIONAL, em.FixedReplies("truthful", QUANTAL)])
+@pytest.mark.parametrize("rare", [1e-10, 1e-150, 1e-210, 1e-310])
+def test_types_that_hardly_exist(rare, user):
+    prior = np.array([[[0.25 - 2 * rare, 0.25], [0.25, 0.25]], [[rare, 0], [0, rare]]])
+    game = em.Game(prior, np.eye(2), [[[0, 0], [1.0, 1.0]]])
+    certificate = em.certify(game, em.no_information(1, 10, 2), em.Conversation(2, 2), user)
+    assert certificate.result == Result.CERTIFIED
+    assert certificate.gain_upper[0] < 1e-9
+
+
+def test_the_scheme_of_who_stays_put_is_his_own():
+    """With ties for nobody the LP's scheme may pay less than what he has."""
+    protocol = em.Selection(then=em.Conversation(2, 2))
+    games, rules = random_games(12, 2, seed=11), random_rules(Shape(2, 3, 2), 2, 12, seed=11)
+    user = em.RationalUser("lowest")
+    for n in range(12):
+        for i in range(2):
+            best = em.best_response(games[n], rules[n], i, protocol, user)
+            profile = rules[n].copy()
+            if best.scheme.shape == profile[i].shape:
+                profile[i] = best.scheme
+                assert em.certify(games[n], profile, protocol, user).agents[i] == pytest.approx(best.value, abs=1e-9)
+
+
 def test_checks_that_are_too_large():
     many = random_games(xa=12, a=12)
     protocol = em.Conversation(2, 2)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
+from emalign_jax.exact import talk_milp
 from emalign_jax.exact.mechanism import MechanismLP
 from emalign_jax.exact.responses import value_scale
-from emalign_jax.exact.talk import law_of_actions
+from emalign_jax.exact.talk import law_of_actions, spell
 from emalign_jax.exact.talk_milp import best_rule, binaries
 from emalign_jax.game import ReducedGame
 
@@ -18,6 +19,12 @@ def make(seed, agents=2, xa=2, xb=2, actions=2):
     prior = rng.dirichlet(np.ones(xa * xb)).reshape(xa, xb)
     user, own = rng.normal(size=(xa, xb, actions)), rng.normal(size=(agents, xa, xb, actions))
     return ReducedGame(prior, prior[..., None] * user, prior[..., None] * own), rng
+
+
+@pytest.fixture(autouse=True)
+def _no_hurry(monkeypatch):
+    """What a busy machine does not solve in two seconds is solved all the same."""
+    monkeypatch.setattr(talk_milp, "SECONDS", 60.0)
 
 
 def random_rules(rng, protocol, agents, xb, messages):
@@ -110,3 +117,48 @@ def test_the_size_is_counted_beforehand():
     tree = em.Conversation(2, 2).tree(1, 2)  # 2 messages, 2 replies, 2 messages: 8 transcripts, 2 reply nodes
     assert binaries(tree, 3, 4, False) == 3 * (8 * 4 + 2 * 2)
     assert binaries(tree, 3, 4, True) == 3 * 8 * 4
+
+
+def stubborn_case(tolerance):
+    """Five x_B, four words: she takes action 0 for action 1 within her tolerance, if he tells the rest apart."""
+    prior = np.zeros((1, 5, 5))
+    half = 0.47 * 1.019
+    prior[0, range(5), range(5)] = [0.94 - half, half, 0.02, 0.02, 0.02]
+    own = np.full((5, 5), -10.0)
+    own[0, [0, 1]] = 1
+    own[[2, 3, 4], [2, 3, 4]] = 1
+    talk = em.Conversation(2, 2)
+    good = spell(talk.tree(1, 2), np.eye(4)[[0, 0, 1, 2, 3]])
+    return em.Game(prior, np.eye(5), own[None]), talk, em.RationalUser(tolerance=tolerance), good
+
+
+def test_the_bound_allows_all_of_her_tolerance():
+    game, talk, user, good = stubborn_case(0.02)
+    present = em.certify(game, good[None], talk, user)
+    np.testing.assert_allclose(present.agents, 1)
+    silent = np.zeros_like(good)
+    silent[:, 0] = 1
+    reduced = em.reduce_game(game, np)
+    found = best_rule(reduced, silent[None], 0, talk.tree(1, 2), user, 0.02 * value_scale(reduced), 1e-6)
+    assert found.upper >= 1 - 1e-9
+    best = em.best_response(game, silent[None], 0, talk, user)
+    assert best.upper >= 1 - 1e-9
+    exact = em.best_response(*stubborn_case(1e-9)[:1], silent[None], 0, talk, em.RationalUser(tolerance=1e-9))
+    assert exact.value < 0.95  # it is her tolerance that pays him
+
+
+@pytest.mark.parametrize("ties", ["agents", "lowest", "uniform"])
+def test_no_rule_beats_the_bound_with_a_large_tolerance(ties):
+    """Replies too may miss the best one, by the sum of what is missed after them."""
+    protocol, user, slack = em.Conversation(2, 2), em.RationalUser(ties, tolerance=0.2), 0.2
+    for seed in range(2):
+        game, rng = make(seed, 1)
+        tree = protocol.tree(1, 2)
+        rules = random_rules(rng, protocol, 1, 2, 2)
+        found = best_rule(game, rules, 0, tree, user, slack * value_scale(game), 1e-3)
+        tries = np.concatenate([random_rules(rng, protocol, 300, 2, 2), np.eye(2)[rng.integers(0, 2, (300, 10))]])
+        best = -np.inf
+        for rule in tries:
+            law = law_of_actions(game, rule[None], tree, user, value_scale(game), game.agents[0])
+            best = max(best, float((law * game.agents[0]).sum()))
+        assert best <= found.upper + 1e-7

@@ -87,3 +87,28 @@ def test_refusals():
         em.premises(games, schemes, em.Selection(), em.RationalUser())
     with pytest.raises(ValueError, match="schemes: expected shape"):
         em.premises(games, schemes, em.Conversation(2, 2), em.RationalUser())
+
+
+@pytest.mark.parametrize("ties", ["agents", "lowest", "uniform"])
+@pytest.mark.parametrize("protocol", [em.Pooled(), em.Conversation(1, 1), em.Conversation(2, 2)])
+def test_the_bound_holds_where_ties_pay_every_agent(protocol, ties):
+    """Silence is worth .5 to her, and each of two agents gets from her ties what only one of them can have."""
+    user = np.eye(2)
+    game = em.Game(np.diag([0.5, 0.5])[None], user, user + np.eye(2)[:, :, None])
+    silent = np.zeros((2, protocol.rows(game, 2), 2))
+    silent[..., 0] = 1
+    measured = em.premises(game, silent, protocol, em.RationalUser(ties))
+    assert measured.user == pytest.approx(0.5)
+    assert measured.bound <= measured.user + 1e-9
+    assert measured.bound == pytest.approx(em.certify(game, silent, protocol, em.RationalUser(ties)).theorem)
+
+
+@pytest.mark.parametrize(("to", "replies"), [("each", 4), ("all", 2)])
+def test_given_replies_must_fit_one_agent_alone(to, replies):
+    rng = np.random.default_rng(0)
+    game = em.Game(rng.dirichlet(np.ones(8)).reshape(2, 2, 2), rng.random((2, 2)), rng.random((2, 2, 2)))
+    talk = em.Conversation(2, 2, to)
+    schemes = rng.dirichlet(np.ones(2), (2, talk.rows(game, 2)))
+    user = em.FixedReplies(rng.dirichlet(np.ones(replies), (2, 4)), em.RationalUser())
+    with pytest.raises(ValueError, match=r"^rule: expected shape .* with 1 agents"):
+        em.premises(game, schemes, talk, user)

@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from emalign_jax import __version__
+from emalign_jax.cli.align import align
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.report import report
 from emalign_jax.cli.search import search
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(search)
 app.command()(certify)
 app.command()(stability)
+app.command()(align)
 app.command()(sweep)
 app.command()(report)
 

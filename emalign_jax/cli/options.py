@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -21,6 +22,17 @@ ReplyRuleOption = Annotated[
 ]
 
 
+class Offset(enum.StrEnum):
+    none = "none"
+    constant = "constant"
+    per_state = "per_state"
+
+
+class Norm(enum.StrEnum):
+    l2 = "l2"
+    sup = "sup"
+
+
 def integers(option: str, text: str, least: int) -> tuple[int, ...]:
     """ "1,2,3" as integers, each at least `least`."""
     try:
@@ -38,7 +50,8 @@ def integers(option: str, text: str, least: int) -> tuple[int, ...]:
 class ProgressBar:
     """A tqdm bar on stderr that appears on terminals only; one bar, renamed and refilled stage by stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "game") -> None:
+        self._unit = unit
         self._bar: tqdm | None = None
         self._what = ""
 
@@ -53,7 +66,7 @@ class ProgressBar:
         if not sys.stderr.isatty():
             return
         if self._bar is None:
-            self._bar = tqdm(total=total, file=sys.stderr, leave=False, unit="game", dynamic_ncols=True)
+            self._bar = tqdm(total=total, file=sys.stderr, leave=False, unit=self._unit, dynamic_ncols=True)
         if what != self._what:
             self._what = what
             self._bar.set_description(what, refresh=False)

@@ -17,6 +17,7 @@ from emalign_jax.users import AbstractUser
 
 # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
 WORK = 120_000_000
+DENORMAL = 1e-300
 NOTHING = 1e-6  # a payoff range below this share of what dictating her actions is worth is rounding
 
 
@@ -41,7 +42,7 @@ class AbstractCheck(abc.ABC):
     """One game under one protocol and user. LPs are built once and kept for all profiles of the game."""
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
-        self.game: Any = ReducedGame(*(np.asarray(x) for x in game))  # NumPy float64
+        self.game: Any = _without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in game)))  # NumPy float64
         self.protocol: Any = protocol  # of the types that the check is registered for
         self.user: Any = user
         self.scale = value_scale(game)
@@ -109,6 +110,10 @@ class AbstractCheck(abc.ABC):
         """Best (or worst, for sign=-1) attainable payoff."""
         return self.monopolist(agent, sign).value
 
+    def known_range(self, gains: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
+        """`payoff_range`, or a gain that was found where that is more (there the range comes from a search)."""
+        return np.where(gains > self.negligible, np.maximum(self.payoff_range, gains), self.payoff_range)
+
     @property
     def negligible(self) -> Float[np.ndarray, "K"]:
         """Payoffs below it are rounding to an agent who has no payoff range."""
@@ -140,6 +145,16 @@ class AbstractCheck(abc.ABC):
             )
             self._informed[informed] = float((laws[0] * user).sum()), (laws * agents).sum((1, 2, 3))
         return self._informed[informed]
+
+
+def _without_nearly_nothing(game: ReducedGame) -> ReducedGame:
+    """Cells (x_A, x_B) so rare that to divide by their probability overflows count as impossible."""
+    nothing = (game.mass < DENORMAL) & (game.mass > 0)
+    if not nothing.any():
+        return game
+    mass, user, agents = (x.copy() for x in game)
+    mass[nothing], user[nothing], agents[:, nothing] = 0, 0, 0
+    return ReducedGame(mass, user, agents)
 
 
 Check = TypeVar("Check", bound=AbstractCheck)

@@ -148,6 +148,16 @@ def verify(
     return verdict
 
 
+def best_offset(misfit, *, offset: str, norm: str) -> Float[np.ndarray, "*any Y"]:
+    """The c(y) [..., Y] that leaves least of `misfit` [..., A, Y]."""
+    return _offset(np.asarray(misfit, float), _rule("simplex", offset, norm))
+
+
+def size(misfit, norm: str) -> Float[np.ndarray, "*any"]:
+    """sup: the largest absolute entry of [..., A, Y]; l2: the Frobenius norm."""
+    return _size(np.asarray(misfit, float), norm)
+
+
 def dual_bound(
     dual: Float[np.ndarray, "A Y"],
     user_utility: Float[np.ndarray, "A Y"],

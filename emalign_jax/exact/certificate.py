@@ -33,7 +33,8 @@ class Certificate(NamedTuple):
     full_information: [...]     V_full, her value if x_B is revealed, under her own response rule
     no_information:   [...]     V_none, her value with no message
     guarantee:        [...]     least user value of any law that pays every agent what this profile does,
-                                or what full revelation would if that is less (the sharp form)
+                                or what full revelation would if that is less (the sharp form); `user` may be below it
+                                by what a rational user's tie tolerance lets her forgo
     theorem:          [...]     V_full - 2 eps - sum_i w_i e_i (the 2 eps form, best weights); NaN, as the
                                 guarantee, if its LP was not solved
     result:           [...]     a `Result`
@@ -168,7 +169,7 @@ def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket:
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
     gains = np.maximum(solved - payoffs, 0)
     bracketed = bracket is not None or all(d.upper <= d.value for d in deviations)
-    return Examination(value, payoffs, deviations, gains, relative(gains, check.payoff_range), bracketed)
+    return Examination(value, payoffs, deviations, gains, relative(gains, check.known_range(gains)), bracketed)
 
 
 def certify_game(
@@ -204,8 +205,8 @@ def certify_game(
     theorem = theorem_bound(user_utility, agent_utilities, full, informed - floors).value
     return _row(
         unit * examined.user + zero, units * examined.agents + zeros, units * examined.gains, units * upper, closed,
-        units * check.payoff_range, unit * full + zero, unit * check.informed(False)[0] + zero, unit * sharp + zero,
-        unit * theorem + zero, int(verdict),
+        units * check.known_range(examined.gains), unit * full + zero, unit * check.informed(False)[0] + zero,
+        unit * sharp + zero, unit * theorem + zero, int(verdict),
     )  # fmt: skip
 
 

@@ -151,6 +151,8 @@ class BeliefLP:
     def _scheme(self, result) -> Float[np.ndarray, "XB S"]:
         problem = self.problem
         used = result.x > 1e-12
+        if not used.any():  # all of it is rarer than the LP's tolerance
+            return np.ones((len(problem.prior), 1))
         columns = self._points[used] * result.x[used, None]  # [S, B], sums to the prior
         scheme = np.full((len(problem.prior), int(used.sum())), 1 / used.sum())
         sent = columns.sum(0)

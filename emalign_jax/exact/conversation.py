@@ -37,6 +37,7 @@ from emalign_jax.users import QuantalUser, RationalUser
 
 RANDOM_STARTS = 4
 POOL = 3  # deviations of an agent that are remembered and tried again at other profiles of the game
+RARE = 1e-11  # below this probability of a type, the LPs' tolerances are all there is
 RELAXED = 0.02  # how closely a relaxation is solved, as a share of what dictating to one type is worth
 NUDGES = (1e-5, 1e-4)
 VERIFIED = 2  # of the starts of an ascent, those that ended highest are evaluated in float64
@@ -138,18 +139,25 @@ class SearchedCheck(AbstractCheck):
 
     def _sum_by_type(self, agent: int) -> float:
         total = 0.0
-        for xa in range(len(self.game.mass)):
-            mass, user, agents = self.game
-            game = ReducedGame(mass[xa : xa + 1], user[xa : xa + 1], agents[:, xa : xa + 1])
-            problem = monopoly_problem(game, agent, self.user.acting, self.scale)
-            dictated = float(game.agents[agent].max(-1).sum())
-            if problem.prior.sum() <= 0:
-                total += dictated
-                continue
-            width = RELAXED * problem.spread  # the relaxation is looser than that
-            optimum = concavify(problem, np.eye(game.mass.shape[1]), bracket=width or None, work=WORK // 100, rounds=0)
-            total += min(optimum.upper, dictated) if optimum.optimal else dictated
+        for share, dictated, problem in self._by_type(agent):
+            if problem is not None:
+                width = RELAXED * problem.spread  # the relaxation is looser than that
+                revealing = np.eye(self.game.mass.shape[1])
+                optimum = concavify(problem, revealing, bracket=width or None, work=WORK // 100, rounds=0)
+                dictated = min(optimum.upper, dictated) if optimum.optimal else dictated
+            total += share * dictated
         return total
+
+    def _by_type(self, agent: int, sign: float = 1.0):
+        """For each type, what is known to her alone: its probability, what dictating to her then pays, and the
+        problem of telling her something (None for a type too rare to matter)."""
+        mass, user, agents = self.game
+        for xa, share in enumerate(mass.sum(1)):
+            rare = share < RARE
+            unit = 1.0 if rare else share
+            game = ReducedGame(mass[[xa]] / unit, user[[xa]] / unit, agents[:, [xa]] / unit)
+            dictated = float(sign * (sign * game.agents[agent]).max(-1).sum())
+            yield unit, dictated, None if rare else monopoly_problem(game, agent, self.user.acting, self.scale)
 
     @property
     def plans_rationally(self) -> bool:
@@ -179,10 +187,16 @@ class SearchedCheck(AbstractCheck):
         return advice.value if advice.optimal else float(own.max(-1).sum())
 
     def _most_paid(self, agent, sign):
-        """What one agent can make of a single message, out of many, on a lattice of beliefs: a unit, no larger than
-        what is attainable, so no gain looks smaller than it is."""
-        problem = monopoly_problem(self.game, agent, self.user.acting, self.scale)
-        return concavify(problem, np.eye(self.game.mass.shape[1]), sign=sign, rounds=0).value
+        """What one agent can make of a single message, out of many, on a lattice of beliefs, to each type by itself if
+        she tells him hers: a unit, no larger than what is attainable, so no gain looks smaller than it is."""
+        problems = [(1.0, 0.0, monopoly_problem(self.game, agent, self.user.acting, self.scale))]
+        if not self.strategic and self.user.rule == "truthful":
+            problems = self._by_type(agent, sign)
+        revealing = np.eye(self.game.mass.shape[1])
+        return sum(
+            share * (dictated if problem is None else concavify(problem, revealing, sign=sign, rounds=0).value)
+            for share, dictated, problem in problems
+        )
 
 
 class ConversationCheck(SearchedCheck):
@@ -211,18 +225,18 @@ class ConversationCheck(SearchedCheck):
         if not self.user.favours:
             return self.payoffs(schemes)[1]
         tree = self.protocol.tree(len(schemes), schemes.shape[2])
-        return self._common(law_of_actions(self.game, schemes, tree, self._lowest, self.scale, self.game.agents[0]))
+        law = law_of_actions(self.game, schemes, tree, self.of_one_law, self.scale, self.game.agents[0])
+        return np.einsum("xba,ixba->i", law, self.game.agents)
 
     @property
-    def _lowest(self):
+    def of_one_law(self):
         """The same user with one tie rule for all agents, worth the same to her."""
+        if not self.user.favours:
+            return self.user
         acting = RationalUser(ties="lowest", tolerance=self.user.acting.tolerance)
         if self.strategic:
             return acting
         return FixedReplies(self.user.rule if self.user.given is None else self.user.given, acting)
-
-    def _common(self, law):
-        return np.einsum("xba,ixba->i", law, self.game.agents)
 
     @staticmethod
     def _listens(tree) -> bool:
@@ -256,16 +270,20 @@ class ConversationCheck(SearchedCheck):
         size = binaries(tree, len(self.game.mass), self.game.user.shape[2], not self.strategic)
         if not isinstance(acting, RationalUser) or size > MAX_BINARIES:
             return found
-        slack = self._slack / 2  # the best rule lies on the edge of it, and must still be tied
-        best = best_rule(self.game, schemes, i, tree, self.user, slack, gap)
-        if best.rule is not None:
-            # a tie rule may deny him what the program's ties grant, but not what is beside them
-            aside = (schemes[i], *_starts(self, schemes, i)[1:2], np.full_like(best.rule, 1 / tree.messages))
-            near = [best.rule, *((1 - share) * best.rule + share * other for other in aside for share in NUDGES)]
-            paid = [self._switch(schemes, i, rule) for rule in near]
-            if max(paid) > found.value:
-                found = found._replace(value=max(paid), scheme=near[int(np.argmax(paid))])
-        return found._replace(upper=max(min(found.upper, best.upper), found.value))
+        upper = found.upper
+        for slack in (self._slack, 0.0):  # for the bound; and where that rule lies on the edge of her tolerance
+            best = best_rule(self.game, schemes, i, tree, self.user, slack, gap)
+            upper = min(upper, best.upper) if slack == self._slack else upper
+            if best.rule is not None:
+                # a tie rule may deny him what the program's ties grant, but not what is beside them
+                aside = (schemes[i], *_starts(self, schemes, i)[1:2], np.full_like(best.rule, 1 / tree.messages))
+                near = [best.rule, *((1 - share) * best.rule + share * other for other in aside for share in NUDGES)]
+                paid = [self._switch(schemes, i, rule) for rule in near]
+                if max(paid) > found.value:
+                    found = found._replace(value=max(paid), scheme=near[int(np.argmax(paid))])
+            if upper - found.value <= 2 * gap or not best.solved:
+                break
+        return found._replace(upper=max(upper, found.value))
 
     def _as_one_message(self, schemes, i, tree, present, bracket) -> Deviation:
         """The belief LP of Pooled, with words for messages."""

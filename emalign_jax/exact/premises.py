@@ -45,7 +45,7 @@ class Premises(NamedTuple):
     switch_gain:      [..., K]  e_i: what agent i gains by talking so
     user:             [...]     V at the profile
     bound:            [...]     what V is at least (see above; a rational user's choice may jump, so for her what the
-                                switch leaves agent i short of U_i(q) stands for spread_i L eta_i / 2)
+                                profile leaves agent i short of U_i(q) stands for e_i + spread_i L eta_i / 2)
     regret:           [...]     W0((A-1)/e) / L, part of the bound; 0 for a rational user
     result:           [...]     CERTIFIED, MALFORMED_GAME, NO_SCHEMES or LP_FAILED
     """
@@ -65,8 +65,8 @@ class Premises(NamedTuple):
 def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Premises:
     """Measure them on `schemes` [..., K, rows, M] (batch axes are broadcast).
 
-    Raises `ValueError` for protocols other than Conversation and Pooled, wrong shapes and sizes. A bad game costs only
-    its own row.
+    Raises `ValueError` for protocols other than Conversation and Pooled, wrong shapes and sizes, and for a given reply
+    rule that does not fit one agent alone. A bad game costs only its own row.
     """
     if isinstance(protocol, Pooled):
         protocol = Conversation(1, 1)
@@ -76,6 +76,7 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     M = schemes.shape[-1]
     protocol.check(games, M)
     user.check(games, protocol, M)
+    user.check(games.of_one_agent, protocol, M)
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     flat = flatten_games(games, batch)
     profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
@@ -117,26 +118,25 @@ def _measure(game: Game, check, aligned_value, rule, profile) -> Premises:
     for i in range(K):
         switched = profile.copy()
         switched[i] = rule
-        happened = talk(reduced, switched, tree, check.user, check.scale, reduced.agents[i])
+        happened = talk(reduced, switched, tree, check.of_one_law, check.scale, reduced.agents[0])
         laws.append(happened.law())
         eta[i] = _error(reduced, happened)
-        own = laws[i] if check.user.favours else law_of_actions(
-            reduced, switched, tree, check.user, check.scale, reduced.agents[i]
-        )  # fmt: skip
+        own = law_of_actions(reduced, switched, tree, check.user, check.scale, reduced.agents[i])
         gains[i] = max(float((own * reduced.agents[i]).sum()) - paid[i], 0.0)
     distance = max((_variation(reduced, a, b) for a in laws for b in laws), default=0.0)
     unit, zero, units, _ = check.form[3:]
-    regret, off = 0.0, np.maximum(check.informed(True)[1] - paid - gains, 0)
+    # payoffs of one law for all, as the theorem needs
+    regret, short = 0.0, np.maximum(check.informed(True)[1] - check.common_law_payoffs(profile), 0)
     acting = check.user.acting
     if isinstance(acting, QuantalUser):
         from scipy.special import lambertw  # a tenth of a second that importing the package need not cost
 
         regret = float(lambertw((reduced.user.shape[2] - 1) / np.e).real / acting.precision)
-        off = float(acting.precision) * eta / 2  # in standard units the spread of each agent is 1
+        short = gains + float(acting.precision) * eta / 2  # in standard units the spread of each agent is 1
     most = float(np.asarray(reduced.user).max(-1).sum())
     user_utility = np.asarray(game.user_utility, np.float64) / unit
     agent_utilities = np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1))
-    bound = unit * theorem_bound(user_utility, agent_utilities, most - regret, gains + off).value + zero
+    bound = unit * theorem_bound(user_utility, agent_utilities, most - regret, short).value + zero
     numbers = (
         unit * aligned_value + zero, unit * full + zero, aligned_value >= full - LEARNT * check.scale, distance,
         unit * eta, units * gains, unit * value + zero, bound, unit * regret, int(Result.CERTIFIED),

@@ -151,10 +151,11 @@ class SelectionRational(SelectionCheck):
         found = [self._deviation(i, values, payoffs, holder, rival, schemes[i]) for i in agents]
         if self.user.ties == "agents":
             return found
-        attained = [
-            max(self._switch(schemes, i, d.scheme), payoffs[i, holder]) for i, d in zip(agents, found, strict=True)
-        ]
-        return [d._replace(value=value) for d, value in zip(found, attained, strict=True)]
+        attained = []
+        for i, d in zip(agents, found, strict=True):
+            stay, switch = payoffs[i, holder], self._switch(schemes, i, d.scheme)
+            attained.append(d._replace(value=switch) if switch > stay else d._replace(value=stay, scheme=schemes[i]))
+        return attained
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):

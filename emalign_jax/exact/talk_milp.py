@@ -6,8 +6,11 @@ at each node: binaries d. With T_c what she gets from option c and H_c what he g
 
     v >= T_c,   v <= T_c + B_c (1 - d_c),   w <= H_c + B'_c (1 - d_c),   sum_c d_c = 1
 
-make v her value and w his, with ties for him; further up T_c and H_c are sums of v and w. Unlike the other bounds this
-one knows how few messages he has. HiGHS's dual bound counts, also where it stops early.
+make v her value and w his, with ties for him; further up T_c and H_c are sums of v and w. Her tie tolerance, a utility
+times the probability of the node, is linear too: v may exceed T_c by it at the transcripts at which she acts. What she
+then gets falls short of v by as much at most, and options are compared by v: one round before they may differ by twice
+the tolerance, and so on. Unlike the other bounds this one knows how few messages he has. HiGHS's dual bound counts,
+also where it stops early.
 """
 
 from __future__ import annotations
@@ -26,14 +29,16 @@ from emalign_jax.replies import FixedReplies
 from emalign_jax.tree import Tree
 
 MAX_BINARIES = 128
-SECONDS = 2.0  # a best response may take
+SECONDS = 2.0  # one program may take; a slower machine then leaves the bound, sound as it is, further off
 
 
 class BestRule(NamedTuple):
-    """upper: no rule with as many messages pays more; rule [rows, M]: the best that was found, None if none was."""
+    """upper: no rule with as many messages pays more; rule [rows, M]: the best that was found, None if none was;
+    solved: whether the program pays that rule `upper`, but for twice the gap."""
 
     upper: float
     rule: Float[np.ndarray, "rows M"] | None
+    solved: bool
 
 
 def binaries(tree: Tree, user_features: int, actions: int, fixed: bool) -> int:
@@ -46,7 +51,7 @@ def best_rule(
     game: ReducedGame, rules: Float[np.ndarray, "K rows M"], agent: int, tree: Tree, user, slack: float, gap: float
 ) -> BestRule:
     """Agent `agent`'s best rule against the others'. slack: by how much (in utility) her choice at a node may miss the
-    best one; gap: how closely to solve, in his payoff."""
+    best one, whatever the tie rule; gap: how closely to solve, in his payoff."""
     program = _Program(game, rules, agent, tree, user, slack)
     return program.solve(gap)
 
@@ -112,10 +117,10 @@ class _Program:
             return {}, {}
         hers = np.ptp(self.game.user[xa], axis=-1) @ chance  # what all options may differ by
         his = np.ptp(self.own[xa], axis=-1) @ chance
-        slack = self.slack * float(self.game.mass[xa] @ chance)
+        y = self.said[r][:, self.sequence[r][0][t], self.sequence[r][1][t]]
+        levels = self.tree.rounds - r if self.laws is None else 1
+        slack = dict(zip(y.tolist(), levels * self.slack * self.game.mass[xa] * chance, strict=True))
         if r == self.tree.rounds - 1:
-            h, s = self.sequence[r][0][t], self.sequence[r][1][t]
-            y = self.said[r][:, h, s]
             forms = [
                 tuple({int(c): float(p) for c, p in zip(y, chance * payoff[xa, :, a], strict=True)} for payoff in both)
                 for both in [(np.asarray(self.game.user), self.own)]
@@ -148,7 +153,8 @@ class _Program:
         self.row(dict.fromkeys(picks.tolist(), 1.0), 1.0, 1.0)
         for pick, (to_her, to_him) in zip(picks.tolist(), forms, strict=True):
             self.row({v: 1.0} | {c: -x for c, x in to_her.items()}, 0.0, np.inf)
-            self.row({v: 1.0, pick: hers} | {c: -x for c, x in to_her.items()}, -np.inf, hers + slack)
+            short = {c: -to_her.get(c, 0.0) - slack.get(c, 0.0) for c in to_her.keys() | slack.keys()}
+            self.row({v: 1.0, pick: hers} | short, -np.inf, hers)
             self.row({w: 1.0, pick: his} | {c: -x for c, x in to_him.items()}, -np.inf, his)
         return {v: 1.0}, {w: 1.0}
 
@@ -173,14 +179,15 @@ class _Program:
             time_limit=SECONDS,
         )  # fmt: skip
         if highs.passModel(lp) == highspy.HighsStatus.kError:
-            return BestRule(np.inf, None)
+            return BestRule(np.inf, None, False)
         highs.run()
         status, info = highs.getModelStatus(), highs.getInfo()
         proved = status in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
         bound = float(info.mip_dual_bound) if proved else np.inf
         if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
-            return BestRule(bound, None)
-        return BestRule(bound, self.rule(np.array(highs.getSolution().col_value)))
+            return BestRule(bound, None, False)
+        solved = bool(bound - info.objective_function_value <= 2 * gap)
+        return BestRule(bound, self.rule(np.array(highs.getSolution().col_value)), solved)
 
     def rule(self, x) -> Float[np.ndarray, "rows M"]:
         """Conditional probabilities from those of sequences; anything where he never gets to."""

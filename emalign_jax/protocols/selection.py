@@ -128,12 +128,13 @@ class Selection(AbstractProtocol):
     def check(self, game: Game, messages: int) -> None:
         if self.then is not None:  # she talks to one agent, whose tree does not grow with the others
             self.then.check(game.of_one_agent, messages)
-        if self.then is not None and self.cells(game, messages) > MAX_CELLS:
-            raise ValueError(
-                f"agents: {game.agents} conversations of {self.then.rounds} rounds with {messages} messages need "
-                f"{8 * self.cells(game, messages):.3g} bytes a game; the limit is {8 * MAX_CELLS:.3g}: take fewer "
-                "agents, messages or rounds"
-            )
+            cells = self.cells(game, messages)
+            if cells > MAX_CELLS:
+                raise ValueError(
+                    f"agents: {game.agents} conversations of {self.then.rounds} rounds with {messages} messages need "
+                    f"{8 * cells:.3g} bytes a game; the limit is {8 * MAX_CELLS:.3g}. The largest that fits, all else "
+                    f"as it is: agents = {MAX_CELLS * game.agents // cells}"
+                )
         super().check(game, messages)
 
     def messages(self, game: Game) -> int:

@@ -16,7 +16,7 @@ from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.game import Game
 from emalign_jax.monopoly import monopoly
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.solve import Solution, Solver, solve
+from emalign_jax.solve import Solution, Solver, check_sizes, solve
 from emalign_jax.users import AbstractUser
 
 STATED = "file"  # the family of games that were read, not drawn
@@ -82,8 +82,11 @@ class Cell:
 
 def run(job: SearchJob, progress: Callable[[str, int, int], None] | None = None) -> list[Cell]:
     """Search every cell. progress(what, done, total) as in `solve`."""
-    cells = []
-    for n, (family, agents, games) in enumerate(job.cells()):
+    cells, drawn = [], list(job.cells())
+    for _, _, games in drawn:  # nothing is begun that cannot be ended
+        messages = job.messages or job.protocol.messages(games)
+        check_sizes(games, job.protocol, job.user, messages, alone=True, exactly=True)
+    for n, (family, agents, games) in enumerate(drawn):
         began = time.perf_counter()
 
         def tell(stage, done, total, n=n, family=family, agents=agents):

@@ -1,0 +1,192 @@
+"""`emalign align`: does a table of real preferences put users in the hull of others?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from emalign_jax.cli.options import Norm, Offset, ProgressBar, integers
+
+FIGURES = ("hull.png", "hull.pdf")
+
+
+def align(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="Utilities: .csv, .tsv, .parquet, MovieLens' u.data, or .npz.")
+    ],
+    user: Annotated[str | None, typer.Option(help="Long table: the column of users; default user or userId.")] = None,
+    item: Annotated[str | None, typer.Option(help="Long table: the column of items; default item or movieId.")] = None,
+    rating: Annotated[str | None, typer.Option(help="Long table: the column of ratings; default rating.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The one target: a column of a wide table, else a user; default all in turn.")
+    ] = None,
+    id: Annotated[
+        str | None, typer.Option(help="Wide table (rows instances, columns annotators): the column that labels rows.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="Answer distributions: the column of questions.")] = None,
+    option: Annotated[str | None, typer.Option(help="Answer distributions: the column of options.")] = None,
+    group: Annotated[str | None, typer.Option(help="Answer distributions: the column of groups.")] = None,
+    share: Annotated[str | None, typer.Option(help="Answer distributions: the column of shares (of 1 or 100).")] = None,
+    encoding: Annotated[str, typer.Option(help="Of a text file.")] = "utf-8",
+    least_people: Annotated[int, typer.Option(min=2, help="People that the block without gaps must keep.")] = 3,
+    least_items: Annotated[int, typer.Option(min=1, help="Items that the block without gaps must keep.")] = 10,
+    agents: Annotated[
+        str | None,
+        typer.Option(help="Numbers n of agents, with commas; default 1,2,5,10,20,50,100 as far as there are."),
+    ] = None,
+    subsets: Annotated[int, typer.Option(min=1, help="Random subsets of agents (and splits of items).")] = 20,
+    targets: Annotated[
+        int | None,
+        typer.Option(min=1, help="Targets a subset at most; default all, or where that is long a share each."),
+    ] = None,
+    test_share: Annotated[float, typer.Option(help="Share of the items held out.")] = 0.3,
+    offset: Annotated[
+        list[Offset] | None,
+        typer.Option(help="Offsets to fit, repeatable; default none and constant, with several answers per_state too."),
+    ] = None,
+    norm: Annotated[Norm, typer.Option(help="Of errors: l2 (RMS) or sup (largest; slower).")] = Norm.l2,
+    tolerance: Annotated[
+        float | None, typer.Option(help="A target is covered by a fit within this error; default 1.1 x the median.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of subsets and splits.")] = 0,
+    out: Annotated[str | None, typer.Option(help="Run directory; default align-1, align-2, ...")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run directory if it is there.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
+) -> None:
+    """How well do weighted sums of other people's (or AIs') utilities stand in for a user's?
+
+    For n random agents: the error on held-out items of the best single agent, their plain mean, simplex weights and
+    cone weights; which agents carry the weight; and who is still covered when any one, or any five, are removed.
+    Missing values are not filled in: people and items are left out until none is missing, and the table says which.
+
+    \b
+    Examples:
+      emalign align ml-100k/u.data
+      emalign align ratings.csv --user who --item film --rating stars --agents 1,5,25
+      emalign align judgements.csv --id prompt --target human
+      emalign align rewards.npz --json > rewards.json
+    """
+    config: dict[str, Any] = {
+        name: str(value) if isinstance(value, Path) else value for name, value in locals().items()
+    }
+    began = time.perf_counter()
+
+    from emalign_jax.hull import figure, removal, report, tables
+    from emalign_jax.hull.experiment import SIZES, HullJob, run
+    from emalign_jax.search import run_directory
+    from emalign_jax.search.table import JSON_SCHEMA, plain
+
+    if not 0 < test_share < 1:
+        raise ValueError(f"--test-share: expected a number between 0 and 1, got {test_share:g}")
+    if tolerance is not None and not (tolerance >= 0 and math.isfinite(tolerance)):
+        raise ValueError(f"--tolerance: expected a number >= 0, got {tolerance:g}")
+    asked = None if agents is None else tuple(sorted(integers("--agents", agents, 1)))
+    path = run_directory.choose(out, "align", force)
+    read = tables.read(table, tables.Options(**{f.name: config[f.name] for f in dataclasses.fields(tables.Options)}))
+    if read.item_count < 4:
+        raise ValueError(
+            f"{table}: {read.item_count} {read.items} are left; the split needs at least 4, two to fit and two to test"
+        )
+    if asked is not None and asked[-1] > read.available:
+        raise ValueError(
+            f"--agents: expected at most {read.available} (those in {table} beside a target), got {asked[-1]}"
+        )
+    job = HullJob(
+        table=read,
+        sizes=asked or _sizes(SIZES, read.available),
+        subsets=subsets,
+        offsets=_offsets(offset, read.per_state, table),
+        norm=norm.value,
+        test_share=test_share,
+        targets=targets,
+        tolerance=tolerance,
+        seed=seed,
+    )
+    with ProgressBar("fit") as progress:
+        outcome = run(job, progress)
+        left = removal.leave_out(job, progress)
+    lines = report.curves(job, outcome.errors)
+    covered = report.coverage(job, left)
+    failed = int(np.sum(lines["failed"]) + np.isnan(left["error"]).sum())
+    seconds = time.perf_counter() - began
+    names = [read.names[t] for t in read.targets]
+    facts = {
+        "kind": read.kind, "people": len(read.names), "people_are": read.people, "items": read.item_count,
+        "items_are": read.items, "answers": read.utilities.shape[1], "targets": len(names), "held_out": job.tests,
+        "targets_a_subset": max(map(len, job.assignment())), "left_out": list(read.notes),
+    }  # fmt: skip
+    with run_directory.writing(path, force) as directory:
+        errors = outcome.errors.assign(target=[names[t] for t in outcome.errors["target"]])
+        errors.to_parquet(directory / "errors.parquet", index=False)
+        lines.to_csv(directory / "curves.csv", index=False)
+        outcome.weights.to_csv(directory / "weights.csv", index=False)
+        left = left.assign(target=[names[t] for t in left["target"]])
+        left.to_csv(directory / "leave_out.csv", index=False)
+        manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
+        manifest |= {"table": facts, "coverage": covered}
+        run_directory.write_json(directory / "manifest.json", plain(manifest))
+        targets_are = "1 target" if len(names) == 1 else f"{len(names)} targets"
+        title = f"{table.name}: {targets_are}, {read.item_count} {read.items}, {job.tests} of them held out"
+        drawings = [directory / name for name in FIGURES]
+        figure.draw(job, lines, left, covered["tolerance"], drawings, title)
+    if json_:
+        value = {
+            "table": facts, "curves": lines.to_dict("records"), "weights": outcome.weights.to_dict("records"),
+            "coverage": covered, "leave_out": left.to_dict("records"),
+            "summary": {"failed": failed, "run": str(path), "seconds": seconds, "norm": job.norm},
+        }  # fmt: skip
+        print(json.dumps(plain({"schema": JSON_SCHEMA} | value), allow_nan=False))
+    else:
+        _print(job, lines, outcome.weights, covered, facts, failed)
+        print(f"\n{len(outcome.errors)} errors in {seconds:.1f} s. Errors, curves, weights and who is covered: {path}")
+        print(f"Figure: {' and '.join(str(path / name) for name in FIGURES)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _sizes(usual: tuple[int, ...], available: int) -> tuple[int, ...]:
+    """The usual numbers of agents up to what every target has, and that number where it is less than the largest."""
+    sizes = tuple(n for n in usual if n <= available)
+    return sizes if sizes[-1] == usual[-1] or sizes[-1] == available else (*sizes, available)
+
+
+def _offsets(asked, per_state: bool, table: Path) -> tuple[str, ...]:
+    every = ("none", "constant", "per_state") if per_state else ("none", "constant")
+    if not asked:
+        return every
+    words = {offset.value for offset in asked}
+    if not words <= set(every):
+        raise ValueError(
+            f"--offset: per_state needs several answers an item, {table} has one (so that it would fit anything); "
+            "take none or constant"
+        )
+    return tuple(word for word in every if word in words)
+
+
+def _print(job, lines, weights, covered, facts, failed) -> None:
+    from emalign_jax.hull import report
+
+    table = job.table
+    answers = f" x {facts['answers']} answers" if facts["answers"] > 1 else ""
+    print(
+        f"{facts['kind']}: {facts['people']} {table.people}, {facts['items']} {table.items}{answers}; "
+        f"{facts['targets']} in turn as target, {facts['targets_a_subset']} a subset of agents, {job.subsets} subsets; "
+        f"{job.tests} {table.items} held out"
+    )
+    for note in table.notes:
+        print(f"  {note}")
+    print()
+    print(report.render(job, lines))
+    print(report.verdict(job, lines) + "\n")
+    print(report.render_weights(weights, job.sizes[-1]) + "\n")
+    print(report.render_coverage(job, covered))
+    if failed:
+        print(f"\n{failed} fits were not solved; they are missing from the means above.")

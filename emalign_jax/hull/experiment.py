@@ -1,0 +1,141 @@
+"""The experiment: how well do n random agents, weighted, predict a target's utilities of items not fitted to?
+
+A subset s is a random order of the people and a random split of the items. Its agents for a target are the first n
+people of that order who may be agents of the target: so subsets of different n are nested, all targets but those
+among the first n share their agents, and whoever is an agent for others is a target in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from emalign_jax.hull.fits import Rule, best_single, evaluate, fit
+from emalign_jax.hull.tables import Table
+
+SIZES = (1, 2, 5, 10, 20, 50, 100)
+FITTED = ("simplex", "cone")
+METHODS = ("best single", "mean", *FITTED)
+ALONE = "offset alone"  # no agent: what a number that is best on the training items is worth
+BUDGET = {"l2": 20_000, "sup": 3_000}  # fits, where the targets a subset are not given
+IN_USE = 1e-6  # weights beyond this count as used
+
+
+@dataclasses.dataclass(frozen=True)
+class HullJob:
+    """What to do with a table.
+
+    offsets: the last is the one of headlines, weights and leave-k-out. targets: at most so many a subset; None: as many
+    as BUDGET allows, each at least once. tolerance: None is report.MARGIN x the median error.
+    """
+
+    table: Table
+    sizes: tuple[int, ...] = SIZES
+    subsets: int = 20
+    offsets: tuple[str, ...] = ("none", "constant")
+    norm: str = "l2"
+    test_share: float = 0.3
+    targets: int | None = None
+    tolerance: float | None = None
+    seed: int = 0
+
+    @property
+    def tests(self) -> int:
+        """Items held out."""
+        return min(max(2, round(self.test_share * self.table.item_count)), self.table.item_count - 2)
+
+    @property
+    def main_offset(self) -> str:
+        """The one that headlines, weights and leave-k-out are about: the freest that means something."""
+        return self.offsets[-1]
+
+    def subset(self, s: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of people [P] and which columns [Y] are held out."""
+        rng = np.random.default_rng([self.seed, s])
+        order = rng.permutation(len(self.table.names))
+        held = rng.permutation(self.table.item_count)[: self.tests]
+        return order, np.isin(self.table.item, held)
+
+    def groups(self, order: np.ndarray, n: int, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(agents, positions of the targets that share them)."""
+        together: dict[tuple[int, ...], list[int]] = {}
+        for t in targets:
+            agents = order[self.table.agents[t][order]][:n]
+            together.setdefault(tuple(agents.tolist()), []).append(int(t))
+        for agents, members in together.items():
+            yield np.array(agents), np.array(members)
+
+    def assignment(self) -> list[np.ndarray]:
+        """Positions of the targets of each subset. Each is a target equally often, up to the limit `targets`."""
+        T, S = len(self.table.targets), self.subsets
+        fits = T * len(self.sizes) * len(self.offsets) * len(FITTED)
+        meets = min(S, max(1, BUDGET[self.norm] // fits, -(-S // T))) if self.targets is None else S
+        mixed = np.random.default_rng([self.seed, S]).permutation(T)
+        parts: list[list[int]] = [[] for _ in range(S)]
+        for j in range(meets):
+            for i, t in enumerate(mixed):
+                parts[(i + j) % S].append(int(t))
+        if self.targets is not None:
+            parts = [list(np.roll(part, -s * self.targets))[: self.targets] for s, part in enumerate(parts)]
+        return [np.sort(np.array(part, int)) for part in parts]
+
+
+class Outcome(NamedTuple):
+    """errors: a row an (offset, method, n, subset, target), in the table's units, `target` a position in its targets.
+    weights: a row an agent: his mean weight, and how often it is not 0, in simplex fits at the largest n."""
+
+    errors: pd.DataFrame
+    weights: pd.DataFrame
+
+
+def run(job: HullJob, progress: Callable[[str, int, int], None] | None = None) -> Outcome:
+    """Fit every subset. progress(what, done, total)."""
+    table, parts = job.table, job.assignment()
+    total, done = sum(map(len, parts)) * len(job.sizes) * len(job.offsets) * len(FITTED), 0
+    rows: list[pd.DataFrame] = []
+    met, used, weight = (np.zeros(len(table.names)) for _ in range(3))
+
+    def tell(count):
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress("fit", done, total)
+
+    tell(0)
+    for s, targets in enumerate(parts):
+        order, test = job.subset(s)
+
+        def note(offset, method, n, targets, split, gap, solved, s=s, test=test):
+            columns = {"offset": offset, "method": method, "agents": n, "subset": s, "target": targets}
+            rows.append(pd.DataFrame(columns | split._asdict() | {"gap": gap, "solved": solved}))
+
+        for offset in job.offsets:
+            rule = Rule(offset, job.norm)
+            nobody = np.zeros((len(targets), 1))
+            everyone = table.utilities[table.targets[targets]]
+            note(offset, ALONE, 0, targets, evaluate(nobody, everyone, everyone[:1], test, rule), 0.0, True)
+            for n in job.sizes:
+                for agents, members in job.groups(order, n, targets):
+                    user, others = table.utilities[table.targets[members]], table.utilities[agents]
+                    train = user[..., ~test], others[..., ~test]
+                    plain = np.full((len(members), n), 1 / n)
+                    for method, w in (("best single", best_single(*train, rule)), ("mean", plain)):
+                        note(offset, method, n, members, evaluate(w, user, others, test, rule), 0.0, True)
+                    for method in FITTED:
+                        found = fit(*train, method, rule, tell)
+                        split = evaluate(found.weights, user, others, test, rule)
+                        note(offset, method, n, members, split, found.gap, found.solved)
+                        if (method, offset, n) == ("simplex", job.main_offset, job.sizes[-1]):
+                            w = found.weights[found.solved]
+                            np.add.at(met, agents, len(w))
+                            np.add.at(weight, agents, w.sum(0))
+                            np.add.at(used, agents, (w > IN_USE).sum(0))
+    errors = pd.concat(rows, ignore_index=True)
+    with np.errstate(invalid="ignore"):
+        columns = {"agent": table.names, "fits": met.astype(int), "mean_weight": weight / met, "share_used": used / met}
+    weights = pd.DataFrame(columns).loc[met > 0].sort_values("mean_weight", ascending=False, kind="stable")
+    return Outcome(errors, weights.reset_index(drop=True))

@@ -1,0 +1,232 @@
+"""Columns of .csv, .tsv, .data and .parquet files; every fault is one line with the file, the row and what is wanted.
+
+Rows are counted as an editor does: the header is row 1. In parquet files the first record is row 1.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from emalign_jax.game import LARGEST
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t"}
+BLANK = [
+    "",
+    "NA",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "<NA>",
+    "NaN",
+    "nan",
+    "NULL",
+    "null",
+    "None",
+]  # missing, where a number belongs
+
+
+class Source(NamedTuple):
+    """A file whose columns are known. columns: None where it has no header (MovieLens' u.data)."""
+
+    path: Path
+    columns: list[str]
+    header: bool
+    encoding: str
+
+    @property
+    def parquet(self) -> bool:
+        return self.path.suffix == ".parquet"
+
+    def row(self, index) -> int:
+        return int(index) + (2 if self.header and not self.parquet else 1)
+
+
+def source(path: Path, encoding: str) -> Source:
+    """Look at the columns of a file, not at its contents."""
+    check(path)
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return Source(path, _distinct(path, list(pq.read_schema(path).names)), True, encoding)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: cannot be read as parquet, expected a whole .parquet file ({error})") from None
+    if path.suffix not in SEPARATORS:
+        raise ValueError(f"{path}: expected a name that ends in .csv, .tsv, .parquet or .npz, or MovieLens' u.data")
+    try:
+        codecs.lookup(encoding)
+        with open(path, encoding=_signed(encoding), newline="") as file:
+            first = next(csv.reader(file, delimiter=SEPARATORS[path.suffix]), None)
+    except LookupError:
+        raise ValueError(f"--encoding: expected a name such as utf-8 or latin-1, got {encoding!r}") from None
+    except UnicodeError:
+        raise _undecodable(path, encoding) from None
+    except csv.Error as error:
+        raise ValueError(f"{path}: row 1: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    if not first:
+        raise ValueError(f"{path}: is empty, or its first row is; expected a table with the names of its columns")
+    if any("\0" in field for field in first):
+        raise ValueError(f"{path}: row 1: holds NUL bytes, expected text in {encoding} (perhaps --encoding utf-16)")
+    if path.suffix != ".csv" and len(first) == 4 and all(_number(field) for field in first):
+        return Source(path, ["user", "item", "rating", "timestamp"], False, encoding)
+    if path.suffix == ".data":
+        raise ValueError(
+            f"{path}: row 1: expected four numbers between tabs as in MovieLens' u.data (user, item, rating, timestamp)"
+        )
+    return Source(path, _distinct(path, first), True, encoding)
+
+
+def check(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a table, got a directory; name a file in it")
+
+
+def need(source: Source, named: dict[str, str]) -> None:
+    """Refuse if a column of {option: column} is not there."""
+    for option, column in named.items():
+        if column not in source.columns:
+            raise ValueError(
+                f"{source.path}: {option}: there is no column {column!r}; the columns are {listed(source.columns)}"
+            )
+
+
+def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -> pd.DataFrame:
+    """Columns `names` as text ("" where missing) and `numbers` as floats (NaN where missing), blank rows left out.
+
+    The index counts rows of the file. hint: added where text stands in place of a number."""
+    frame = _parquet(source, names + numbers) if source.parquet else _csv(source, names, numbers)
+    for name in names:
+        column = frame[name]
+        try:
+            frame[name] = column.astype(str).where(column.notna(), "")
+        except UnicodeError:
+            raise ValueError(f"{source.path}: {name}: expected text, got bytes that are not utf-8") from None
+    for name in numbers:
+        frame[name] = _floats(source, frame.loc[:, name], hint)
+    blank = frame[numbers].isna().all(axis=1)
+    for name in names:
+        blank &= frame[name] == ""
+    frame = frame.loc[~blank]
+    if frame.empty:
+        raise ValueError(f"{source.path}: has no rows; expected a table with at least one row of data")
+    return frame
+
+
+def _parquet(source: Source, columns: list[str]) -> pd.DataFrame:
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(source.path, columns=columns).reset_index(drop=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{source.path}: cannot be read as parquet, the file is damaged ({error})") from None
+
+
+def _csv(source: Source, names: list[str], numbers: list[str]) -> pd.DataFrame:
+    path = source.path
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                sep=SEPARATORS[path.suffix],
+                header=0 if source.header else None,
+                names=source.columns,
+                index_col=False,
+                dtype=dict.fromkeys(names, str),  # pyright: ignore[reportArgumentType]
+                keep_default_na=False,
+                na_values=dict.fromkeys(numbers, BLANK),
+                skip_blank_lines=False,
+                low_memory=False,
+                encoding=_signed(source.encoding),
+            )
+    except UnicodeError:
+        raise _undecodable(path, source.encoding) from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
+        message = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+        if isinstance(error, pd.errors.ParserWarning):
+            message = f"rows have more fields than the {len(source.columns)} columns of the header"
+        raise ValueError(f"{path}: {message}; expected {len(source.columns)} fields in every row") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    return frame.loc[:, names + numbers]
+
+
+def _floats(source: Source, column: pd.Series, hint: str) -> pd.Series:
+    kinds = pd.api.types
+    if not (kinds.is_numeric_dtype(column) or kinds.is_object_dtype(column) or kinds.is_string_dtype(column)):
+        raise ValueError(f"{source.path}: {column.name}: expected numbers, got {column.dtype}")
+    values = pd.Series(pd.to_numeric(column, errors="coerce"), column.index, float)
+    text = values.isna() & column.notna()
+    if not kinds.is_numeric_dtype(column):
+        text &= ~column.astype(str).str.strip().isin(BLANK)
+    for bad, what in (
+        (text, "a number"),
+        (values.abs() == np.inf, "a finite number"),
+        (values.abs() >= LARGEST, f"a number below {LARGEST:g}"),
+    ):
+        if bad.any():
+            at = bad.idxmax()
+            count = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
+            found = column[at]
+            found = repr(found) if isinstance(found, str) else found
+            raise ValueError(
+                f"{source.path}: {column.name}: row {source.row(at)}: expected {what}, got {found}{count}{hint}"
+            )
+    return values
+
+
+def listed(names: list[str], most: int = 12) -> str:
+    shown = ", ".join(map(str, names[:most]))
+    return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def _distinct(path: Path, names: list[str]) -> list[str]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"{path}: row 1: the column {name!r} is there {names.count(name)} times; expected distinct"
+            )
+    return names
+
+
+def _signed(encoding: str) -> str:
+    """utf-8 may begin with the mark that Excel writes."""
+    return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _undecodable(path: Path, encoding: str) -> ValueError:
+    """Which byte in which row is not of the encoding."""
+    start = b""
+    with open(path, "rb") as file:
+        for row, line in enumerate(file, 1):
+            start = start or line[:2]
+            try:
+                line.decode(encoding)
+            except UnicodeError as error:
+                at = getattr(error, "start", 0)
+                hint = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1 or cp1252"
+                return ValueError(
+                    f"{path}: row {row}: byte {at + 1} (0x{line[at]:02x}) is not {encoding}; save the table as UTF-8, "
+                    f"or say what it is: --encoding {hint}"
+                )
+    return ValueError(f"{path}: is not {encoding}; save it as UTF-8 or name its --encoding")
