@@ -55,7 +55,7 @@ def test_search_writes_a_whole_run(run, tmp_path):
     assert "here/user_value.png" in out
     here = tmp_path / "here"
     assert sorted(path.name for path in here.iterdir()) == [
-        "games.npz", "games.parquet", "manifest.json", "schemes.npz", "user_value.png",
+        "games.npz", "games.parquet", "manifest.json", "schemes.npz", "user_value.pdf", "user_value.png",
     ]  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["here"]  # no temporary left
     manifest = json.loads((here / "manifest.json").read_text())

@@ -40,4 +40,5 @@ def report(
         print(json.dumps({"schema": JSON_SCHEMA, "summary": summary}))
     else:
         drawn = "1 figure" if len(found.figures) == 1 else f"{len(found.figures)} figures"
-        print(f"{found.title}: {drawn} and {len(found.tables)} tables, {len(text) / 1e6:.1f} MB: {path}")
+        tables = "1 table" if len(found.tables) == 1 else f"{len(found.tables)} tables"
+        print(f"{found.title}: {drawn}, {tables}, {len(text) / 1e6:.1f} MB: {path}")

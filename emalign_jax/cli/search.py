@@ -105,6 +105,7 @@ def search(
     import emalign_jax as em
     from emalign_jax.files import sizes
     from emalign_jax.search import run_directory, table
+    from emalign_jax.search.figure import draw
     from emalign_jax.search.job import SearchJob, run
 
     families = tuple(part.strip() for part in family.split(","))
@@ -144,10 +145,9 @@ def search(
     with run_directory.writing(path, force) as directory:
         run_directory.write_table(directory, rows)
         run_directory.write_arrays(directory, cells)
-        run_directory.write_json(
-            directory / "manifest.json", run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
-        )
-        figure = _figure(directory, rows, lines, job)
+        manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
+        run_directory.write_json(directory / "manifest.json", manifest | {"kind": "search", "title": _title(job)})
+        drawn = draw(rows, lines, directory, _title(job))
     failed = table.failures(rows)
     if json_:
         columns = ["family", "game", "start", "normalised_value", "relative_gain"]
@@ -174,7 +174,7 @@ def search(
         if failed:
             print(f"\nNot within {tolerance:g} of the payoff range:\n{failed}")
         print(f"\n{len(rows)} games in {seconds:.1f} s. Table, schemes and certificates: {path}")
-        print(f"Figure: {path / figure}")
+        print(f"Figure: {' and '.join(str(path / name) for name in drawn)}")
     if failed:
         raise typer.Exit(1)
 
@@ -190,11 +190,3 @@ def _title(job) -> str:
     talk = job.protocol.conversation
     rounds = "" if talk is None else f", {talk.rounds} rounds of talk"
     return f"{type(job.protocol).__name__}{rounds}, {user}, {start}"
-
-
-def _figure(directory: Path, rows, lines, job) -> str:
-    from emalign_jax.search.figure import draw
-
-    name = "user_value.png"
-    draw(rows, lines, directory / name, _title(job))
-    return name

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from emalign_jax.search import table as search_table
@@ -58,12 +59,10 @@ def read(directory: Path) -> Contents:
     if not directory.is_dir():
         raise ValueError(f"{directory}: expected the directory of a run or sweep, got a file")
     manifest = _manifest(directory / MANIFEST)
-    for name, kind in KINDS.items():
-        if manifest.get("kind") == name or ("kind" not in manifest and (directory / kind.table).exists()):
-            break
-    else:
-        tables = " or ".join(kind.table for kind in KINDS.values())
-        raise ValueError(f"{directory}: expected a finished run or sweep, there is no {tables}")
+    name = manifest.get("kind") or ("align" if (directory / KINDS["align"].table).exists() else "search")
+    if name not in KINDS:
+        raise ValueError(f"{directory / MANIFEST}: kind: expected one of {', '.join(KINDS)}, got {name!r}")
+    kind = KINDS[name]
     if not (directory / kind.table).exists():
         raise ValueError(
             f"{directory / kind.table}: not there, the {name} has not ended; run {_command(manifest)} again, which "
@@ -123,10 +122,12 @@ def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "title": manifest.get("title") or f"{str(config.get('protocol', 'search')).capitalize()}: user value",
-        "tables": [_table("User value (0 no information, 1 full information), by family and K", lines, heads)]
-        + _unsolved(rows),
+        "tables": [
+            _table("User value (0 no information, 1 full information), by family and K", lines, heads),
+            *_unsolved(rows),
+        ],
         "notes": _verdicts(rows),
-        "failed": int((~rows["ok"]).sum()),
+        "failed": int(np.sum(~rows["ok"].to_numpy(bool))),
     }
 
 
@@ -145,10 +146,12 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "title": grid.title,
-        "tables": [_table("User value (0 no information, 1 full information), a line a cell", lines, heads)]
-        + _unsolved(rows),
+        "tables": [
+            _table("User value (0 no information, 1 full information), a line a cell", lines, heads),
+            *_unsolved(rows),
+        ],
         "notes": _verdicts(rows),
-        "failed": int((~rows["ok"]).sum()),
+        "failed": int(np.sum(~rows["ok"].to_numpy(bool))),
     }
 
 
@@ -166,7 +169,7 @@ def _align(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
             Table("Who is still covered", ["", ""], [[k.replace("_", " "), _text(v)] for k, v in covered.items()]),
         ],
         "notes": [str(note) for note in facts.get("left_out", [])],
-        "failed": int(curves["failed"].sum()),
+        "failed": int(np.sum(curves["failed"].to_numpy())),
     }
 
 
@@ -190,9 +193,8 @@ def _figures(directory: Path, captions: dict[str, str]) -> list[Figure]:
     figures = []
     for path in sorted(directory.glob("*.png")):
         pdf = path.with_suffix(".pdf")
-        figures.append(
-            Figure(path.stem, captions.get(path.stem, ""), path.read_bytes(), pdf.read_bytes() if pdf.exists() else None)
-        )
+        data = pdf.read_bytes() if pdf.exists() else None
+        figures.append(Figure(path.stem, captions.get(path.stem, ""), path.read_bytes(), data))
     return figures
 
 
@@ -216,7 +218,7 @@ def _command(manifest: dict[str, Any]) -> str:
 
 
 def _unsolved(rows: pd.DataFrame) -> list[Table]:
-    bad = rows.loc[~rows["ok"]]
+    bad = rows.loc[~rows["ok"].to_numpy(bool)]
     if not len(bad):
         return []
     heads = {"family": "family", "agents": "K", "game": "game", "start": "start", "relative_gain": "largest gain"}
@@ -226,8 +228,8 @@ def _unsolved(rows: pd.DataFrame) -> list[Table]:
 
 def _verdicts(rows: pd.DataFrame) -> list[str]:
     """What a reader must know of the certificates before the numbers are quoted."""
-    ok = rows.loc[rows["ok"]]
-    proved = int(ok["certified"].sum()) if "certified" in ok else 0
+    ok = rows.loc[rows["ok"].to_numpy(bool)]
+    proved = int(np.sum(ok["certified"].to_numpy(bool))) if "certified" in ok else 0
     notes = [
         f"{len(rows)} profiles, {len(ok)} of them equilibria within the tolerance; in {proved} of those a larger gain "
         "is excluded by proof."
@@ -258,5 +260,5 @@ def _text(value: Any) -> str:
     if isinstance(value, bool | int | str) or not isinstance(value, float):
         return str(value)
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3f}".rstrip("0").rstrip(".") if value.is_integer() else f"{value:.3f}"
+        return f"{value:.3f}"
     return f"{value:.1e}" if math.isfinite(value) else str(value)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+NAMES_ON_DISK = ("user_value.png", "user_value.pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, safe for colour blindness
 NAMES = {
     "hull": "hull: her utility is a mean of theirs",
@@ -19,15 +20,16 @@ NAMES = {
 }
 
 
-def draw(rows: pd.DataFrame, lines: pd.DataFrame, path: str | os.PathLike, title: str) -> None:
-    """The figure that fits: value against K, or with one K the spread over games."""
-    if lines["agents"].nunique() > 1:
-        value_against_agents(lines, path, title)
-    else:
-        value_over_games(rows, path, title)
+def draw(rows: pd.DataFrame, lines: pd.DataFrame, directory: Path, title: str) -> list[str]:
+    """The figure that fits, value against K or with one K the spread over games, as PNG and PDF; their names."""
+    several = lines["agents"].nunique() > 1
+    figure = value_against_agents(lines, title) if several else value_over_games(rows, title)
+    for name in NAMES_ON_DISK:
+        figure.savefig(directory / name, dpi=160)
+    return list(NAMES_ON_DISK)
 
 
-def value_over_games(rows: pd.DataFrame, path: str | os.PathLike, title: str) -> None:
+def value_over_games(rows: pd.DataFrame, title: str) -> Figure:
     """Share of games in which the user gets at most so much, in competition and with one agent alone."""
     families = list(dict.fromkeys(rows["family"]))
     figure = Figure(figsize=(5.4, 3.9), layout="constrained")
@@ -50,10 +52,10 @@ def value_over_games(rows: pd.DataFrame, path: str | os.PathLike, title: str) ->
     else:
         axis.text(0.5, 0.5, "information is worth nothing in these games", ha="center", transform=axis.transAxes)
     figure.suptitle(f"{title}, K = {', '.join(map(str, rows['agents'].unique()))}", fontsize=10.5)
-    _save(figure, path)
+    return figure
 
 
-def value_against_agents(lines: pd.DataFrame, path: str | os.PathLike, title: str) -> None:
+def value_against_agents(lines: pd.DataFrame, title: str) -> Figure:
     """One panel a family: median with the band of 10 to 90 %, mean, and the mean under monopoly."""
     families = list(dict.fromkeys(lines["family"]))
     figure = Figure(figsize=(3.4 * len(families) + 0.6, 3.9), layout="constrained")
@@ -75,8 +77,4 @@ def value_against_agents(lines: pd.DataFrame, path: str | os.PathLike, title: st
     axes[0].legend(frameon=False, fontsize=8, loc=(0.3, 0.08))
     axes[0].set_ylabel("user value\n(0 no information, 1 full information)")
     figure.suptitle(title, fontsize=10.5)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-    figure.savefig(path, dpi=160, format="png")
+    return figure

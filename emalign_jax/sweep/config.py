@@ -169,9 +169,7 @@ def from_manifest(plain: dict[str, Any], path: str) -> Config:
         value = given.get(name)
         values = value if isinstance(value, list) else [value]
         numbers = option.kind == "number"
-        grid[name] = tuple(
-            _value(path, name, option, float(x) if numbers and x is not None else x) for x in values
-        )
+        grid[name] = tuple(_value(path, name, option, float(x) if numbers and x is not None else x) for x in values)
     return Config(path, str(plain.get("title", "")), int(plain.get("block", BLOCK)), grid)
 
 

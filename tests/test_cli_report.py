@@ -1,0 +1,175 @@
+"""`emalign report`: one page that needs nothing else."""
+
+import base64
+import contextlib
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emalign_jax.cli import main
+from emalign_jax.report import contents, page
+
+
+def run_inside(arguments, where):
+    """(exit code, stdout, stderr)."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(where), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as stop:
+            return stop.code, out.getvalue(), err.getvalue()
+    raise AssertionError("main returned")
+
+
+class Page(HTMLParser):
+    """What a browser would fetch, the cells of all tables, and whether tags are closed in order."""
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.fetched, self.cells, self.images, self.open, self.text = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        assert tag not in ("script", "link", "iframe")
+        for name in ("src", "href", "data", "action", "srcset"):
+            if name in attrs:
+                self.fetched.append(attrs[name])
+        if tag == "img":
+            self.images.append(attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells.append(data)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A search, a sweep and a hull experiment."""
+    here = tmp_path_factory.mktemp("runs")
+    code, _, err = run_inside(
+        ["search", "--count", "3", "--agents", "1,2", "--family", "hull,noise", "--out", "search"], here
+    )
+    assert code == 0, err
+    (here / "grid.toml").write_text(
+        'title = "A <b>grid</b> & more"\n[games]\nagents = [1, 2]\ncount = 2\n[user]\nprecision = inf\n'
+    )
+    code, _, err = run_inside(["sweep", "grid.toml", "--out", "sweep"], here)
+    assert code == 0, err
+    rng = np.random.default_rng(0)
+    ratings = pd.DataFrame(rng.normal(size=(20, 6)), columns=[f"p{i}" for i in range(6)])
+    ratings.insert(0, "item", range(20))
+    ratings.to_csv(here / "wide.csv", index=False)
+    code, _, err = run_inside(["align", "wide.csv", "--id", "item", "--out", "align", "--subsets", "3"], here)
+    assert code == 0, err
+    return here
+
+
+@pytest.mark.parametrize("kind", ["search", "sweep", "align"])
+def test_a_page_needs_nothing_else(runs, kind, tmp_path):
+    out = tmp_path / "page.html"
+    code, text, err = run_inside(["report", str(runs / kind), "--out", str(out)], tmp_path)
+    assert (code, err) == (0, "")
+    assert str(out) in text
+    seen = Page(out.read_text("utf-8"))
+    assert seen.fetched
+    assert all(
+        address.startswith(("data:image/png;base64,", "data:application/pdf;base64,")) for address in seen.fetched
+    )
+    images = [base64.b64decode(address.split(",", 1)[1]) for address in seen.fetched]
+    assert any(image.startswith(b"\x89PNG") for image in images)
+    assert any(image.startswith(b"%PDF") for image in images)
+    assert all(image["alt"] for image in seen.images)
+    everything = "".join(seen.text)
+    manifest = json.loads((runs / kind / "manifest.json").read_text())
+    assert " ".join(manifest["command"][:2]) in everything
+    assert manifest["versions"]["jax"] in everything
+    assert '"command"' in everything  # the manifest itself
+
+
+def test_numbers_are_those_of_the_table(runs):
+    found = contents.read(runs / "search")
+    rows = pd.read_parquet(runs / "search" / "games.parquet")
+    table = found.tables[0]
+    at = {name: i for i, name in enumerate(table.heads)}
+    for row in table.rows:
+        group = rows.query(f"family == '{row[at['family']]}' and agents == {row[at['K']]}")
+        assert row[at["games"]] == str(len(group))
+        assert float(row[at["median"]]) == pytest.approx(group["normalised_value"].median(), abs=6e-4)
+    assert found.failed == (~rows["ok"]).sum()
+
+
+def test_titles_are_text_not_markup(runs):
+    text = page.render(contents.read(runs / "sweep"))
+    assert "A &lt;b&gt;grid&lt;/b&gt; &amp; more" in text
+    assert "<b>grid" not in text
+
+
+def test_games_that_failed_are_listed(runs, tmp_path):
+    shutil.copytree(runs / "search", tmp_path / "run")
+    rows = pd.read_parquet(tmp_path / "run" / "games.parquet")
+    rows.loc[1, ["ok", "message"]] = False, "A sentence that says why."
+    rows.to_parquet(tmp_path / "run" / "games.parquet")
+    seen = Page(page.render(contents.read(tmp_path / "run")))
+    assert "A sentence that says why." in seen.cells
+    assert "1 not within the tolerance or not solved" in "".join(seen.text)
+
+
+def test_nothing_is_overwritten(runs, tmp_path):
+    shutil.copytree(runs / "search", tmp_path / "run")
+    for arguments, expected in (
+        (["report", "run"], 0),
+        (["report", "run"], 2),
+        (["report", "run", "--force", "--json"], 0),
+    ):
+        code, out, err = run_inside(arguments, tmp_path)
+        assert code == expected, err
+    assert json.loads(out)["summary"]["kind"] == "search"
+
+
+def damaged(make):
+    def build(run, tmp_path):
+        shutil.copytree(run / "search", tmp_path / "run")
+        make(tmp_path / "run")
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda run, tmp: None, r"run: no such directory"),
+        (lambda run, tmp: (tmp / "run").write_text("x"), r"run: expected the directory of a run or sweep, got a file"),
+        (lambda run, tmp: (tmp / "run").mkdir(), r"manifest\.json: not there; expected a directory written by emalign"),
+        (damaged(lambda run: (run / "manifest.json").write_text("{")), r"manifest\.json: not JSON"),
+        (
+            damaged(lambda run: (run / "manifest.json").write_text("[]")),
+            r"manifest\.json: command, config: not in the file",
+        ),
+        (damaged(lambda run: (run / "games.parquet").write_bytes(b"x")), r"games\.parquet: cannot be read as parquet"),
+        (damaged(lambda run: (run / "games.parquet").unlink()), r"games\.parquet: not there, the search has not ended"),
+    ],
+)
+def test_bad_directories(runs, build, message, tmp_path):
+    build(runs, tmp_path)
+    code, out, err = run_inside(["report", "run"], tmp_path)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert re.search(message, err)
+    assert not (tmp_path / "run" / "report.html").exists()
