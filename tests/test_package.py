@@ -96,3 +96,12 @@ def test_exact_benchmark_runs_small(tmp_path):
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert all(row["row"] in out for row in rows)
     assert all(row["closed"] == 1 for row in rows if "closed" in row)
+
+
+@pytest.mark.slow
+def test_conversation_benchmark_runs_small(tmp_path):
+    """It exits 1 if a promise is broken."""
+    out = child(ROOT / "benchmarks" / "conversations.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["row"] in out for row in rows)
+    assert sum("below_guarantee" in row for row in rows) == 4
