@@ -19,3 +19,17 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "x64" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs float64 on the accelerated side"))
+
+
+@pytest.fixture
+def run(capsys):
+    """run("search", ...) -> (exit code, stdout, stderr) of the command line, in the test's process."""
+    from emalign_jax.cli import main
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import refused
 
 import emalign_jax as em
-from emalign_jax.cli import main
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 
@@ -21,31 +21,6 @@ SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 @pytest.fixture(autouse=True)
 def _in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    """run("search", ...) -> (exit code, stdout, stderr)"""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    return call
-
-
-def refused(answer, *words):
-    """Exit 2, nothing on stdout, one line on stderr that holds the words."""
-    code, out, err = answer
-    assert code == 2
-    assert out == ""
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    for word in words:
-        assert word in err
-    return True
 
 
 def test_search_writes_a_whole_run(run, tmp_path):
@@ -284,7 +259,7 @@ def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
     assert refused(run("search", *SMALL, "--out", "mine", "--force"), "No space left")
     assert refused(run("search", *SMALL, "--out", "other"), "No space left")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    assert len(list((tmp_path / "mine").iterdir())) == 5, "the old run is untouched"
+    assert len(list((tmp_path / "mine").iterdir())) == 6, "the old run is untouched"
 
 
 def test_help_shows_examples(run):

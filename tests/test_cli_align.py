@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from commands import refused
 
-from emalign_jax.cli import main
 from emalign_jax.hull import figure
 
 FILES = ["curves.csv", "errors.parquet", "hull.pdf", "hull.png", "leave_out.csv", "manifest.json", "weights.csv"]
@@ -16,31 +16,6 @@ FILES = ["curves.csv", "errors.parquet", "hull.pdf", "hull.png", "leave_out.csv"
 @pytest.fixture(autouse=True)
 def _in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    """run("align", ...) -> (exit code, stdout, stderr)"""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    return call
-
-
-def refused(answer, *words):
-    """Exit 2, nothing on stdout, one line on stderr that holds the words."""
-    code, out, err = answer
-    assert code == 2
-    assert out == ""
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    for word in words:
-        assert word in err
-    return True
 
 
 def save_wide(path="t.csv", people=7, items=20, seed=0):

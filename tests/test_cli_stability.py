@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from commands import refused
 
 import emalign_jax as em
-from emalign_jax.cli import main
 from emalign_jax.search import stability_figure
 
 PNG = b"\x89PNG"
@@ -15,31 +15,6 @@ PNG = b"\x89PNG"
 @pytest.fixture(autouse=True)
 def _in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    """run("stability", ...) -> (exit code, stdout, stderr)"""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    return call
-
-
-def refused(answer, *words):
-    """Exit 2, nothing on stdout, one line on stderr that holds the words."""
-    code, out, err = answer
-    assert code == 2
-    assert out == ""
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    for word in words:
-        assert word in err
-    return True
 
 
 def judges(count, prosecutors=2):

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
-from emalign_jax.cli import main
+from commands import refused
 
 GRID = """
 title = "Small"
@@ -33,31 +32,6 @@ method = "best_responses"
 def _in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("grid.toml").write_text(GRID)
-
-
-@pytest.fixture
-def run(capsys):
-    """run("sweep", ...) -> (exit code, stdout, stderr)"""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    return call
-
-
-def refused(answer, *words):
-    """Exit 2, nothing on stdout, one line on stderr that holds the words."""
-    code, out, err = answer
-    assert code == 2
-    assert out == ""
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    for word in words:
-        assert word in err
-    return True
 
 
 def table(path):
