@@ -1,5 +1,12 @@
 """What the tests of commands have in common; the fixture `run` is in conftest.py."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import emalign_jax as em
+
 
 def refused(answer, *words):
     """Exit 2, nothing on stdout, one line on stderr that holds the words."""
@@ -11,3 +18,14 @@ def refused(answer, *words):
     for word in words:
         assert word in err
     return True
+
+
+def child(code_or_file, *arguments, cwd=None):
+    """What Python prints that runs the code or file in a process of its own, with this package."""
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(em.__file__))}
+    command = [sys.executable, *([str(code_or_file)] if isinstance(code_or_file, Path) else ["-c", code_or_file])]
+    done = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=cwd, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,36 @@
+"""Benchmarks run, small; a module of its own so that another process runs the notebooks meanwhile."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import child
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_benchmark_runs_small(tmp_path):
+    out = child(ROOT / "benchmarks" / "run.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["row"] in out
+        assert row["per_second"] > 0
+
+
+@pytest.mark.slow
+def test_exact_benchmark_runs_small(tmp_path):
+    out = child(ROOT / "benchmarks" / "exact.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["row"] in out for row in rows)
+    assert all(row["closed"] == 1 for row in rows if "closed" in row)
+
+
+@pytest.mark.slow
+def test_conversation_benchmark_runs_small(tmp_path):
+    """It exits 1 if a promise is broken."""
+    out = child(ROOT / "benchmarks" / "conversations.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["row"] in out for row in rows)
+    assert sum("below_guarantee" in row for row in rows) == 4
