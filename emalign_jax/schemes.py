@@ -50,7 +50,7 @@ def check_shape(games: Game, shape: tuple[int, ...], protocol: AbstractProtocol 
     """`ValueError` if schemes of this shape do not fit `games`; without a protocol XB rows are expected."""
     rows, name = games.agent_features, "XB"
     if protocol is not None and protocol.conversation is not None and shape[-1:] == (0,):
-        raise ValueError(f"schemes: expected M >= 1 messages, got shape {list(shape)}")
+        raise ValueError(f"schemes: expected shape [..., K = {games.agents}, rows, M] with M >= 1, got {list(shape)}")
     if protocol is not None and protocol.conversation is not None and len(shape) > 1 and shape[-1] >= 1:
         rows, name = protocol.rows(games, shape[-1]), f"rows = XB * H (M = {shape[-1]})"
     if len(shape) < 3 or shape[-3:-1] != (games.agents, rows) or shape[-1] < 1:

@@ -14,7 +14,9 @@ are of size 1e16 then, and the exact answer is right about an LP that nobody mea
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -151,6 +153,7 @@ def _finite(values) -> np.ndarray:
 
 def new_highs(**options) -> highspy.Highs:
     """HiGHS, silent, on one thread, with simplex and no presolve unless `options` say otherwise."""
+    _first_model()
     highs = highspy.Highs()
     if highs.passOptions(_options()) == highspy.HighsStatus.kError:
         raise RuntimeError("HiGHS does not accept its options")
@@ -158,6 +161,25 @@ def new_highs(**options) -> highspy.Highs:
         if highs.setOptionValue(option, value) == highspy.HighsStatus.kError:
             raise RuntimeError(f"HiGHS does not know the option {option}")
     return highs
+
+
+@functools.cache
+def _first_model() -> None:
+    """HiGHS 1.16 greets on standard output with the first model of a process, before it can be told to be silent."""
+    libc = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
+    try:
+        stdout = os.dup(1)
+    except OSError:  # there is none
+        return
+    libc.fflush(None)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        highspy.Highs()
+        libc.fflush(None)
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 @functools.cache
