@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKERS ?= 2
 # the exact part is NumPy in float64 whatever JAX's default is: nothing new in the float32 pass
-HOST_ONLY := --ignore-glob='tests/test_exact_*' --ignore=tests/test_alignment.py --ignore=tests/test_claims_mutation.py
+HOST_ONLY := --ignore-glob='tests/test_exact_*' --ignore-glob='tests/test_hull_*' --ignore-glob='tests/test_cli_*' \
+	$(patsubst %,--ignore=tests/test_%.py,alignment claims_mutation files package premises stability sweep transcripts)
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
 
 .PHONY: help demo test test-fast lint types benchmark clean python

@@ -55,12 +55,6 @@ def assert_optimal(result, rows, lower, upper, cost):
 
 @pytest.mark.parametrize("whole", [False, True], ids=["real", "degenerate"])
 @pytest.mark.parametrize("seed", range(15))
-def test_standard_output_is_left_alone():
-    """HiGHS 1.16 greets with the first model of a process; what others print is not lost."""
-    code = "from emalign_jax.exact.lp import new_highs; print('before'); new_highs().run(); new_highs(); print('after')"
-    assert child(code) == "before\nafter\n"
-
-
 def test_random_lps(seed, whole):
     rows, lower, upper, cost = random_lp(np.random.default_rng(seed), whole=whole)
     if whole:  # every row twice, and a cost parallel to a face
@@ -158,3 +152,9 @@ def test_what_is_not_finite_is_refused():
     assert lp.solve().value == pytest.approx(2.0, abs=TOLERANCE)  # the model is as it was
     with pytest.raises(ValueError, match="a bound is NaN"):
         KeptLP(np.ones((1, 2)), [0.0], [np.nan])
+
+
+def test_standard_output_is_left_alone():
+    """HiGHS 1.16 greets with the first model of a process; what others print is not lost."""
+    code = "from emalign_jax.exact.lp import new_highs; print('before'); new_highs().run(); new_highs(); print('after')"
+    assert child(code) == "before\nafter\n"

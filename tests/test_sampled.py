@@ -107,7 +107,7 @@ def test_without_exploration_a_silent_message_has_no_slope():
         assert (off < 5).all() == (explore > 0), off
 
 
-@pytest.mark.parametrize("case", ["pooled", "planning", "truthful"])
+@pytest.mark.parametrize("case", ["pooled", pytest.param("planning", marks=pytest.mark.slow), "truthful"])
 def test_the_closed_form_is_the_derivative_of_the_sampled_payoffs(case):
     agents, rounds, to, user = CASES[case]
     game, schemes = make(agents, rounds)
@@ -123,6 +123,7 @@ def along_the_rows(schemes, slope):
     return schemes * (slope - (schemes * slope).sum(-1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_the_baseline_removes_what_no_message_changes():
     # a payoff of 5 whatever she does, and small differences on top
     game, schemes = make(3, 2)
