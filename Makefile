@@ -16,7 +16,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
 help:
 	@echo "make demo       install, then the main job: a table and a figure"
 	@echo "make test       install, lint, then the whole suite in float64 and the fast part in float32"
-	@echo "make test-fast  the fast part alone"
+	@echo "make test-fast  the fast part alone; EMALIGN_NIGHTLY=1 make test runs the harder tests as well"
 	@echo "make types      pyright (needs node)"
 	@echo "make benchmark  time the main job and the exact checks"
 

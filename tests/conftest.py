@@ -15,10 +15,11 @@ install_import_hook("emalign_jax", "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items):
-    if not X64:
-        for item in items:
-            if "x64" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs float64 on the accelerated side"))
+    for item in items:
+        if "x64" in item.keywords and not X64:
+            item.add_marker(pytest.mark.skip(reason="needs float64 on the accelerated side"))
+        if "nightly" in item.keywords and os.environ.get("EMALIGN_NIGHTLY") != "1":
+            item.add_marker(pytest.mark.skip(reason="set EMALIGN_NIGHTLY=1 to run it"))
 
 
 @pytest.fixture

@@ -267,6 +267,7 @@ def test_solve_reaches_the_mechanism():
     assert reaches_the_mechanism(10, seed=1) >= 0.9
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_solve_reaches_the_mechanism_in_a_hundred_games():
     assert reaches_the_mechanism(100, seed=2) >= 0.95
@@ -513,6 +514,7 @@ def test_checks_that_are_too_large():
         em.certify(game, rules, protocol, QUANTAL)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_parameters_over_the_batch():
     """What a game's certificate says does not depend on the others' parameters."""

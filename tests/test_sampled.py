@@ -12,6 +12,7 @@ from emalign_jax.protocols.sampled import _pick
 
 X64 = jax.config.jax_enable_x64
 XA, XB, Y, A, M = 2, 2, 3, 3, 2
+NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
 SEEDS = 100  # an average over as many estimates has a tenth of their error, known to 7 %
 SMALL = 1e-9 if X64 else 2e-5  # rounding, beside which no error is measured
 
@@ -72,15 +73,13 @@ def test_payoffs_agree_with_the_enumerated_conversation(case):
     assert np.all(np.asarray(got.agents).std(0) < np.ptp(game.agent_utilities, axis=(1, 2)) / 8)
 
 
-@pytest.mark.parametrize(
-    "case", ["pooled", "planning", "babbling", pytest.param("planning, 3 rounds", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("case", ["pooled", "planning", "babbling", pytest.param("planning, 3 rounds", marks=NIGHTLY)])
 def test_gradients_agree_with_the_enumerated_conversation(case):
     agents, rounds, to, user = CASES[case]
     check_gradient(*make(agents, rounds), rounds, to, user)
 
 
-@pytest.mark.parametrize("case", ["truthful", "questions, all", pytest.param("planning, all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", ["truthful", "questions, all", pytest.param("planning, all", marks=NIGHTLY)])
 def test_gradients_where_a_message_is_never_sent(case):
     agents, rounds, to, user = CASES[case]
     game, schemes = make(agents, rounds)
@@ -107,7 +106,7 @@ def test_without_exploration_a_silent_message_has_no_slope():
         assert (off < 5).all() == (explore > 0), off
 
 
-@pytest.mark.parametrize("case", ["pooled", pytest.param("planning", marks=pytest.mark.slow), "truthful"])
+@pytest.mark.parametrize("case", ["pooled", pytest.param("planning", marks=NIGHTLY), "truthful"])
 def test_the_closed_form_is_the_derivative_of_the_sampled_payoffs(case):
     agents, rounds, to, user = CASES[case]
     game, schemes = make(agents, rounds)
@@ -198,7 +197,7 @@ def test_a_long_tree_in_float32_keeps_its_small_weights():
     np.testing.assert_allclose(got.user, full.user, atol=2e-2)  # 24 signals tell x_B but for one time in thousands
 
 
-@pytest.mark.parametrize(("agents", "rounds"), [(10, 2), pytest.param(2, 6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("agents", "rounds"), [(10, 2), pytest.param(2, 6, marks=NIGHTLY)])
 def test_play_serves_aligned_agents_where_nothing_can_be_enumerated(agents, rounds):
     # she must name x_B, and they begin by telling nearly nothing
     prior = np.einsum("xb,by->xby", np.full((2, XB), 0.25), np.eye(XB))
