@@ -52,6 +52,11 @@ class SelectionCheck(AbstractCheck):
     @property
     def can_outbid(self) -> bool:
         """Whether takeovers are all or nothing, as `dynamics.outbid` needs."""
+        return self.sharp
+
+    @property
+    def sharp(self) -> bool:
+        """Whether she picks the best of those she compares."""
         return self.temperature == 0
 
     @property
