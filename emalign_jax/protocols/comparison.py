@@ -32,7 +32,7 @@ class Comparison(Selection):
 
     compared: int = eqx.field(static=True)
 
-    def __init__(self, compared: int, temperature: Any = 0.0):
+    def __init__(self, compared: Any, temperature: Any = 0.0):
         self.compared = integer("compared", compared, 1)
         super().__init__(temperature)
 
@@ -83,7 +83,9 @@ class Comparison(Selection):
 
     def check(self, game: Game, messages: int) -> None:
         if self.compared > game.agents:
-            raise ValueError(f"compared: expected at most the K = {game.agents} agents that there are, got {self.compared}")
+            raise ValueError(
+                f"compared: expected at most the K = {game.agents} agents that there are, got {self.compared}"
+            )
         if not self.sharp:
             self._check_subsets(game.agents)
         super().check(game, messages)
