@@ -74,11 +74,11 @@ def candidates(rng, XB, count):
 # payoffs
 
 
-@pytest.mark.parametrize("compared, temperature", [(1, 0.0), (2, 0.0), (3, 0.0), (2, 0.3), (3, 0.3)])
+@pytest.mark.parametrize(("compared", "temperature"), [(1, 0.0), (2, 0.0), (3, 0.3)])
 def test_payoffs_are_those_of_all_subsets(compared, temperature):
     user = em.QuantalUser(6.0)
     pick = softly(temperature) if temperature else best_of
-    for seed in range(3):
+    for seed in range(2):
         game = random_game(seed, XA=2)
         reduced = em.reduce_game(game, np)
         schemes = np.random.default_rng(seed).dirichlet(np.ones(3), (4, 3))
@@ -105,9 +105,8 @@ def test_exact_payoffs_are_those_of_all_subsets_ties_included(compared):
             np.testing.assert_allclose(played.agents, agents, atol=1e-5)  # the tie tolerance
 
 
-@pytest.mark.parametrize("compared", [1, 3])
-def test_pseudo_gradient_is_the_derivative(compared):
-    user, protocol = em.QuantalUser(6.0), em.Comparison(compared, 0.2)
+def test_pseudo_gradient_is_the_derivative():
+    user, protocol = em.QuantalUser(6.0), em.Comparison(2, 0.2)
     game = random_game(1, XA=2)
     schemes = jnp.asarray(np.random.default_rng(1).dirichlet(np.ones(3), (4, 3)))
     got = em.pseudo_gradient(game, schemes, protocol, user)
@@ -274,7 +273,7 @@ def test_compared_is_an_integer_of_at_least_one(compared):
 def test_refusals():
     game, schemes, user = random_game(0), em.full_revelation(4, 3, 3), em.QuantalUser(5.0)
     for call in (em.certify, em.payoffs):
-        with pytest.raises(ValueError, match="compared: expected at most the K = 4 agents .* got 5"):
+        with pytest.raises(ValueError, match=r"compared: expected at most K = 4, .* got 5"):
             call(game, schemes, em.Comparison(5), RATIONAL)
     with pytest.raises(ValueError, match="compared: expected at most"):
         em.solve(game, em.Comparison(5), RATIONAL, start="monopolist")
@@ -282,14 +281,14 @@ def test_refusals():
         em.certify(game, schemes, em.Comparison(2, 0.5), RATIONAL)
     with pytest.raises(ValueError, match="no exact check for Comparison with QuantalUser"):
         em.certify(game, schemes, em.Comparison(2), user)
-    with pytest.raises(ValueError, match="take protocol.smoothed"):
+    with pytest.raises(ValueError, match="for gradients"):
         em.pseudo_gradient(game, schemes, em.Comparison(2), user)
     many = random_game(0, K=20, XB=2, A=2)
     assert math.comb(20, 10) > 5000
     with pytest.raises(ValueError, match="compared: a soft choice"):
         em.payoffs(many, em.full_revelation(20, 2, 2), em.Comparison(10, 0.1), user)
     em.payoffs(many, em.full_revelation(20, 2, 2), em.Comparison(10), user)  # no subsets are needed
-    with pytest.raises(ValueError, match="compared: a soft choice.*BestResponseDynamics"):
+    with pytest.raises(ValueError, match=r"compared: a soft choice.*BestResponseDynamics"):
         em.solve(many, em.Comparison(10), RATIONAL, key=jax.random.key(0))
 
 

@@ -65,8 +65,8 @@ def worst_case(
     gains: what each agent may gain from switching to full revelation, in his utility; a number or [..., K]. With 0 no
         equilibrium is worse for her.
     protocol: Selection() by default, where whoever reveals all is picked. Not Selection with a temperature or
-        Comparison of fewer than all, where he may not be, nor Pooled or Conversation with ties="agents", where no single law answers for all agents
-        (ValueError).
+        Comparison of fewer than all, where he may not be, nor Pooled or Conversation with ties="agents", where no
+        single law answers for all agents (ValueError).
     exact: derive the LP in rational arithmetic (small games; ValueError beyond).
     NaN for a malformed game or an LP that HiGHS does not solve; `coverage` says which.
     """

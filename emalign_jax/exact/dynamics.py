@@ -30,8 +30,9 @@ LOWERINGS = 2  # how often a holder may lower his offer before rivals shadow him
 class BestResponseDynamics(eqx.Module):
     """Hyper-parameters of exact best-response dynamics, the solver that needs no gradients.
 
-    In Selection at temperature 0 agents outbid each other (`outbid`), elsewhere, in Comparison too, the agent who gains most moves
-    (`best_response_dynamics`).
+    In Selection at temperature 0 agents outbid each other (`outbid`), elsewhere the agent who gains most moves
+    (`best_response_dynamics`); in Comparison too, and what does not settle ends where all reveal all, if that is
+    nearer to an equilibrium.
 
     steps:        best responses from one start, at most
     fresh_starts: how many new random starts, one after the other, a game gets that did not settle

@@ -84,7 +84,7 @@ class Comparison(Selection):
     def check(self, game: Game, messages: int) -> None:
         if self.compared > game.agents:
             raise ValueError(
-                f"compared: expected at most the K = {game.agents} agents that there are, got {self.compared}"
+                f"compared: expected at most K = {game.agents}, the agents of the games, got {self.compared}"
             )
         if not self.sharp:
             self._check_subsets(game.agents)

@@ -27,6 +27,7 @@ LABELS = {
     "games.noise": "standard deviation of the noise",
     "user.precision": "precision of the user",
     "protocol.temperature": "temperature of her choice of an agent",
+    "protocol.compare": "agents that she compares",
     "protocol.rounds": "rounds",
     "protocol.messages": "messages a round",
 }
