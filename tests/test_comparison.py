@@ -1,6 +1,7 @@
 """Comparison: she meets a random subset of the agents. Payoffs and best responses against brute force."""
 
 import itertools
+import json
 import math
 
 import jax
@@ -14,6 +15,8 @@ from emalign_jax.exact._base import check_for
 from emalign_jax.exact.certificate import examine
 from emalign_jax.exact.obedience import ObedienceLP
 from emalign_jax.exact.responses import VALUE_TIE, selection_table, value_scale
+from emalign_jax.sweep import cell
+from emalign_jax.sweep import config as configs
 
 RATIONAL = em.RationalUser("agents")
 X64 = jax.config.jax_enable_x64
@@ -248,6 +251,16 @@ def test_all_reveal_is_an_equilibrium_when_two_are_compared():
         np.testing.assert_allclose(certificate.gain_upper, 0, atol=EXACT)
 
 
+def test_other_tie_rules_attain_what_they_say():
+    rng = np.random.default_rng(0)
+    game, schemes = random_game(3), rng.dirichlet(np.full(3, 0.3), (4, 3))
+    exact, best = check(game, 2, em.RationalUser("lowest")), check(game, 2).deviations(schemes, range(4))
+    for i, (found, supremum) in enumerate(zip(exact.deviations(schemes, range(4)), best, strict=True)):
+        attained = exact.payoffs(switched(schemes, i, found.scheme))[1][i]
+        assert attained == pytest.approx(found.value, abs=1e-9)
+        assert found.upper == pytest.approx(supremum.value, abs=1e-5)  # generic payoffs: her ties do not matter
+
+
 # what is promised, and refusals
 
 
@@ -297,3 +310,43 @@ def test_play_alone_does_any_user():
     solver = em.GradientPlay(steps=100)
     found = em.solve(game, em.Comparison(2, 0.1), em.QuantalUser(5.0), solver, key=jax.random.key(0), verify=False)
     assert np.isfinite(found.agents).all()
+
+
+# commands and sweeps
+
+
+def test_certify_on_the_command_line(run, tmp_path):
+    em.save_games(tmp_path / "games.npz", random_games(2, K=4))
+    em.save_schemes(tmp_path / "schemes.npz", em.full_revelation(4, 3, 3) + np.zeros((2, 1, 1, 1)))
+    files = tmp_path / "games.npz", tmp_path / "schemes.npz"
+    code, out, _ = run("certify", *files, "--compare", 2, "--json")
+    games = json.loads(out)["games"]
+    assert code == 0
+    assert [game["guarantee"] for game in games] == [None, None]
+    code, _, err = run("certify", *files, "--compare", 5)
+    assert code == 2
+    assert "compared: expected at most K = 4" in err
+
+
+def test_search_on_the_command_line(run, tmp_path):
+    em.save_games(tmp_path / "games.npz", random_games(2, K=3))
+    code, out, _ = run("search", "--games", tmp_path / "games.npz", "--compare", 1, "--out", tmp_path / "out")
+    assert code == 0
+    assert out.startswith("Comparison of 1 agents, rational user")
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--compare", 0], ["--compare", 2, "--temperature", 1], ["--compare", 2, "--protocol", "pooled"],
+              ["--compare", 2, "--rounds", 2], ["--compare", 2, "--precision", 5]],
+)  # fmt: skip
+def test_what_the_command_line_refuses(run, wrong):
+    code, _, err = run("search", *wrong)
+    assert code == 2
+    assert "--compare" in err or "Comparison with QuantalUser" in err
+
+
+def test_a_sweep_names_its_key():
+    text = "[games]\nagents = [2, 3]\ncount = 1\n[protocol]\ncompare = 3\n"
+    config = configs.parse(text, "grid.toml")
+    with pytest.raises(ValueError, match=r"^grid.toml: protocol.compare: expected at most K = 2"):
+        cell.check(config, config.cells())
