@@ -296,6 +296,9 @@ def test_refusals():
         em.certify(game, schemes, em.Comparison(2), user)
     with pytest.raises(ValueError, match="for gradients"):
         em.pseudo_gradient(game, schemes, em.Comparison(2), user)
+    with pytest.raises(ValueError, match="exact: Comparison"):
+        em.best_response(game, schemes, 0, em.Comparison(2), RATIONAL, exact=True)
+    assert em.best_response(game, schemes, 0, em.Comparison(2), RATIONAL).closed
     many = random_game(0, K=20, XB=2, A=2)
     assert math.comb(20, 10) > 5000
     with pytest.raises(ValueError, match="compared: a soft choice"):

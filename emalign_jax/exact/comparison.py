@@ -50,6 +50,14 @@ class ComparisonRational(SelectionRational):
     def can_outbid(self):
         return self.revealing_is_picked
 
+    def confirm(self):
+        if not self.revealing_is_picked:
+            raise ValueError(
+                "exact: Comparison of fewer than all agents weighs the LPs of several ranks, and is not derived in "
+                "rational arithmetic; leave it False"
+            )
+        super().confirm()
+
     def ranking(self, values: Float[np.ndarray, "K"]) -> list[int]:
         """Agents, the best first; the lowest index among equals."""
         left, order = values.copy(), []
