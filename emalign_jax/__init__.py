@@ -30,6 +30,7 @@ from emalign_jax.payoffs import payoffs, pseudo_gradient, sampled_gradient, samp
 from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import (
     AbstractProtocol,
+    Comparison,
     Conversation,
     Payoffs,
     Pooled,
@@ -55,6 +56,7 @@ __all__ = [
     "BestResponse",
     "BestResponseDynamics",
     "Certificate",
+    "Comparison",
     "Conversation",
     "Coverage",
     "FixedReplies",

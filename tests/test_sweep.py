@@ -159,7 +159,7 @@ def test_the_config_of_the_readme_can_be_done():
 
 
 def test_every_ablation_is_shipped():
-    names = {"competition", "starts", "goals", "bias", "precision", "errors", "talk", "noise"}
+    names = {"competition", "starts", "goals", "bias", "precision", "errors", "talk", "noise", "attention"}
     assert names <= set(configs.shipped())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from emalign_jax.cli.options import (
+    CompareOption,
     ProgressBar,
     RepliesOption,
     ReplyRuleOption,
@@ -28,6 +29,7 @@ def certify(
     precision: Annotated[str, typer.Option(help="Of the user: a number (quantal), or inf (rational).")] = "inf",
     ties: Annotated[Ties, typer.Option(help="How a rational user breaks ties.")] = Ties.agents,
     temperature: Annotated[float, typer.Option(help="Of her choice of an agent in Selection; 0 is the best.")] = 0.0,
+    compare: CompareOption = None,
     rounds: RoundsOption = None,
     replies: RepliesOption = None,
     reply_to: ReplyToOption = ReplyTo.each,
@@ -50,7 +52,7 @@ def certify(
 
     if not 0 < tolerance < 1:
         raise ValueError(f"--tolerance: expected a number between 0 and 1, got {tolerance}")
-    rule = make_protocol(protocol, temperature, rounds, replies, reply_to)
+    rule = make_protocol(protocol, temperature, rounds, replies, reply_to, compare)
     user = make_user(precision, ties, reply_rule, rule)
     present = sizes(games)
     if sizes(schemes) != present:

@@ -16,6 +16,9 @@ RoundsOption = Annotated[
     int | None, typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after she chose.")
 ]
 RepliesOption = Annotated[int | None, typer.Option(help="Replies Q she has after each round but the last; default 2.")]
+CompareOption = Annotated[
+    int | None, typer.Option(help="With selection: how many agents, drawn at random, she compares; default all.")
+]
 ReplyToOption = Annotated[ReplyTo, typer.Option(help="Each agent hears a reply of his own, or one goes to all.")]
 ReplyRuleOption = Annotated[
     ReplyRule, typer.Option(help="How she replies: as she likes best (plans), or by a fixed rule.")

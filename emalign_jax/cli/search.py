@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from emalign_jax.cli.options import (
+    CompareOption,
     ProgressBar,
     RepliesOption,
     ReplyRuleOption,
@@ -60,6 +61,7 @@ def search(
     precision: Annotated[str, typer.Option(help="Of the user: a number (quantal), or inf (rational).")] = "inf",
     ties: Annotated[Ties, typer.Option(help="How a rational user breaks ties.")] = Ties.agents,
     temperature: Annotated[float, typer.Option(help="Of her choice of an agent in Selection; 0 is the best.")] = 0.0,
+    compare: CompareOption = None,
     rounds: RoundsOption = None,
     replies: RepliesOption = None,
     reply_to: ReplyToOption = ReplyTo.each,
@@ -94,6 +96,7 @@ def search(
       emalign search
       emalign search --protocol pooled --precision 20 --agents 2 --states 3 --messages 4 --count 256
       emalign search --protocol conversation --rounds 2 --precision 20 --agents 2 --states 3 --count 50
+      emalign search --compare 2 --agents 2,3,5 --count 20
       emalign search --rounds 2 --replies 3 --count 20 --agents 1,2
       emalign search --games games.npz --out my-run --json > my-run.json
     """
@@ -112,9 +115,11 @@ def search(
     for name in families:
         if name not in FAMILIES:
             raise ValueError(f"--family: expected {', '.join(FAMILIES)}, got {name!r}")
-    rule = make_protocol(protocol, temperature, rounds, replies, reply_to)
+    rule = make_protocol(protocol, temperature, rounds, replies, reply_to, compare)
     if agents is None:
         agents = {"selection": "1,2,3,5,8", "pooled": "1,2,3", "conversation": "1,2"}[protocol.value]
+        if compare is not None:  # no fewer than she compares
+            agents = ",".join(k for k in agents.split(",") if int(k) >= compare) or str(compare)
     if user_features is None:
         config["user_features"] = 1 if rule.conversation is None else 3
     if start is None:
@@ -180,6 +185,7 @@ def search(
 
 
 def _title(job) -> str:
+    from emalign_jax.protocols import Comparison
     from emalign_jax.users import RationalUser
 
     acting = job.user.acting
@@ -189,4 +195,6 @@ def _title(job) -> str:
     start = "agents start as monopolists" if job.start == "monopolist" else "random starts"
     talk = job.protocol.conversation
     rounds = "" if talk is None else f", {talk.rounds} rounds of talk"
+    if isinstance(job.protocol, Comparison):
+        rounds = f" of {job.protocol.compared} agents"
     return f"{type(job.protocol).__name__}{rounds}, {user}, {start}"

@@ -1,6 +1,6 @@
 """The exact part: NumPy float64 and HiGHS. It shares no code with play beyond the definition of a game."""
 
-from emalign_jax.exact import conversation, partner, pooled, selection, selection_quantal  # noqa: F401 - they register their checks
+from emalign_jax.exact import comparison, conversation, partner, pooled, selection, selection_quantal  # noqa: F401 - they register their checks
 from emalign_jax.exact.alignment import Alignment, align
 from emalign_jax.exact.best_response import BestResponse, best_response
 from emalign_jax.exact.certificate import Certificate, certify

@@ -51,6 +51,7 @@ class AbstractCheck(abc.ABC):
         self._range: np.ndarray | None = None
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
+    revealing_is_picked = True  # whoever reveals all informs her of all, as the guarantees need
     exact_responses = True  # found by an exact method, one by one; else by search, in batches
 
     @classmethod

@@ -36,7 +36,8 @@ class Certificate(NamedTuple):
                                 or what full revelation would if that is less (the sharp form); `user` may be below it
                                 by what a rational user's tie tolerance lets her forgo
     theorem:          [...]     V_full - 2 eps - sum_i w_i e_i (the 2 eps form, best weights); NaN, as the
-                                guarantee, if its LP was not solved
+                                guarantee, if its LP was not solved, and where whoever reveals all need not be picked
+                                (Comparison of fewer than all agents)
     result:           [...]     a `Result`
     """
 
@@ -196,13 +197,15 @@ def certify_game(
         proved = (upper <= allowed).all()
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED
     full, informed = check.informed(True)
-    floors = np.minimum(check.common_law_payoffs(schemes), informed)
-    slack = check.user.acting.tolerance * check.scale if isinstance(check.user.acting, RationalUser) else None
-    sharp = worst_law(check.game, floors, obedience_slack=slack).value
     unit, zero, units, zeros = check.form[3:]
-    user_utility = np.asarray(game.user_utility, np.float64) / unit
-    agent_utilities = np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1))
-    theorem = theorem_bound(user_utility, agent_utilities, full, informed - floors).value
+    sharp = theorem = np.nan
+    if check.revealing_is_picked:
+        floors = np.minimum(check.common_law_payoffs(schemes), informed)
+        slack = check.user.acting.tolerance * check.scale if isinstance(check.user.acting, RationalUser) else None
+        sharp = worst_law(check.game, floors, obedience_slack=slack).value
+        user_utility = np.asarray(game.user_utility, np.float64) / unit
+        agent_utilities = np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1))
+        theorem = theorem_bound(user_utility, agent_utilities, full, informed - floors).value
     return _row(
         unit * examined.user + zero, units * examined.agents + zeros, units * examined.gains, units * upper, closed,
         units * check.known_range(examined.gains), unit * full + zero, unit * check.informed(False)[0] + zero,

@@ -9,10 +9,14 @@ from emalign_jax.exact.lp import KeptLP
 
 
 def compress(
-    scheme: Float[np.ndarray, "XB S"], own: Float[np.ndarray, "S"], user: Float[np.ndarray, "S"]
+    scheme: Float[np.ndarray, "XB S"],
+    own: Float[np.ndarray, "S"],
+    user: Float[np.ndarray, "S"],
+    at_most: float = np.inf,
 ) -> Float[np.ndarray, "XB T"]:
     """A scheme of at most XB + 1 of the given messages, each with the same belief as before, that pays the
-    agent at least sum(own) and the user at least sum(user); unchanged if it is small enough already.
+    agent at least sum(own) and the user at least sum(user), and `at_most` unless that is less; unchanged if it is
+    small enough already.
 
     own, user: what each message contributes to the agent's and the user's payoff.
     """
@@ -25,7 +29,7 @@ def compress(
     lp = KeptLP(
         np.concatenate([scheme, user[None]]),
         np.concatenate([np.ones(XB), [user.sum()]]),
-        np.concatenate([np.ones(XB), [np.inf]]),
+        np.concatenate([np.ones(XB), [max(at_most, user.sum())]]),
         cost=own,
     )
     result = lp.solve()

@@ -15,7 +15,7 @@ from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.guarantees import WorstLaw, worst_law
 from emalign_jax.exact.responses import respond, value_scale
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import AbstractUser, RationalUser
@@ -64,9 +64,9 @@ def worst_case(
 
     gains: what each agent may gain from switching to full revelation, in his utility; a number or [..., K]. With 0 no
         equilibrium is worse for her.
-    protocol: Selection() by default, where whoever reveals all is picked. Not Selection with a temperature, where he
-        may not be, nor Pooled or Conversation with ties="agents", where no single law answers for all agents
-        (ValueError).
+    protocol: Selection() by default, where whoever reveals all is picked. Not Selection with a temperature or
+        Comparison of fewer than all, where he may not be, nor Pooled or Conversation with ties="agents", where no
+        single law answers for all agents (ValueError).
     exact: derive the LP in rational arithmetic (small games; ValueError beyond).
     NaN for a malformed game or an LP that HiGHS does not solve; `coverage` says which.
     """
@@ -128,6 +128,11 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool):
         raise ValueError(
             "protocol: the guarantee needs whoever reveals all to be picked, so temperature 0; with a temperature the "
             "guarantee of a given profile is certify(...).guarantee"
+        )
+    if isinstance(protocol, Comparison) and protocol.compared < games.agents:
+        raise ValueError(
+            f"protocol: the guarantee needs whoever reveals all to be picked; with compared = {protocol.compared} of "
+            f"K = {games.agents} agents she may not even meet him: take Selection(), or compared = {games.agents}"
         )
     if isinstance(protocol, Pooled | Conversation) and user.favours:
         raise ValueError(

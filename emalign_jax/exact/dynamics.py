@@ -31,7 +31,8 @@ class BestResponseDynamics(eqx.Module):
     """Hyper-parameters of exact best-response dynamics, the solver that needs no gradients.
 
     In Selection at temperature 0 agents outbid each other (`outbid`), elsewhere the agent who gains most moves
-    (`best_response_dynamics`).
+    (`best_response_dynamics`); in Comparison too, and what does not settle ends where all reveal all, if that is
+    nearer to an equilibrium.
 
     steps:        best responses from one start, at most
     fresh_starts: how many new random starts, one after the other, a game gets that did not settle
@@ -60,7 +61,10 @@ class Ended(NamedTuple):
 def best_response_dynamics(
     check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], tolerance: float, *, max_steps: int = 10
 ) -> Ended:
-    """From `schemes` until every relative gain is at most `tolerance`; the best profile met on the way."""
+    """From `schemes` until every relative gain is at most `tolerance`; the best profile met on the way.
+
+    Where agents compete for a user who picks the best of those she compares, the limit of outbidding is tried too.
+    """
     schemes = schemes.copy()
     best = Ended(schemes.copy(), examine(check, schemes), 0)
     for step in range(max_steps + 1):
@@ -74,7 +78,8 @@ def best_response_dynamics(
         if fitted is None:
             break
         schemes[mover] = fitted
-    return best._replace(steps=step)
+    best = best._replace(steps=step)
+    return _at_the_limit(check, best, tolerance) if isinstance(check, SelectionCheck) and check.sharp else best
 
 
 def outbid(
@@ -106,13 +111,18 @@ def outbid(
         if fitted is None:
             break
         schemes[agent] = fitted
-    ended = Ended(schemes, examine(check, schemes), max_steps)
-    limit = fit(check.most_scheme, schemes.shape[2])
+    return _at_the_limit(check, Ended(schemes, examine(check, schemes), max_steps), tolerance)
+
+
+def _at_the_limit(check: SelectionCheck, ended: Ended, tolerance: float) -> Ended:
+    """If it did not settle and that is better: all offer what is worth most to her."""
+    messages = ended.schemes.shape[2]
+    limit = fit(check.most_scheme, messages)
     if limit is not None and ended.examined.worst > tolerance:
-        both = np.repeat(limit[None], len(schemes), 0)
-        examined = examine(check, both)
+        all_offer = np.repeat(limit[None], len(ended.schemes), 0)
+        examined = examine(check, all_offer)
         if examined.worst < ended.examined.worst:
-            return Ended(both, examined, max_steps)
+            return ended._replace(schemes=all_offer, examined=examined)
     return ended
 
 

@@ -97,10 +97,12 @@ class ObedienceLP:
         """Expected payoff of x_B under each recommendation."""
         return np.add.reduce([row[:, advice] for row, advice in zip(payoff, self.recommended.T, strict=True)])
 
-    def best(self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf) -> Advice:
-        """Maximise `payoff` over obedient laws that give the user at least `value_at_least`."""
+    def best(
+        self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf, value_at_most: float = np.inf
+    ) -> Advice:
+        """Maximise `payoff` over obedient laws that give the user a value within these bounds."""
         self._lp.set_cost(self._spread(payoff).ravel())
-        self._lp.set_row(self._value_row, value_at_least, np.inf)
+        self._lp.set_row(self._value_row, value_at_least, value_at_most)
         result = self._lp.solve()
         if not result.optimal:
             return Advice(False, np.nan, np.full(self._shape, np.nan), result.status)
@@ -109,7 +111,7 @@ class ObedienceLP:
         used = scheme.max(0) > 0
         if used.sum() > scheme.shape[0] + 1:
             own, user = (scheme * self._spread(payoff)).sum(0), (scheme * self._user_spread).sum(0)
-            scheme = compress(scheme, own, user)
+            scheme = compress(scheme, own, user, value_at_most)
         else:
             scheme = scheme[:, used]
         return Advice(True, result.value, scheme, result.status, result.exact, self._slack_price(result.row_dual))

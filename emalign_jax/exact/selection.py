@@ -42,12 +42,21 @@ class SelectionCheck(AbstractCheck):
 
     def payoffs(self, schemes):
         table = self.table(schemes)
-        chosen = choose(table.values, self.temperature, self.scale)
+        chosen = self.choose(table.values)
         return float(chosen @ table.values), table.payoffs @ chosen
+
+    def choose(self, values: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
+        """Her law over agents."""
+        return choose(values, self.temperature, self.scale)
 
     @property
     def can_outbid(self) -> bool:
         """Whether takeovers are all or nothing, as `dynamics.outbid` needs."""
+        return self.sharp
+
+    @property
+    def sharp(self) -> bool:
+        """Whether she picks the best of those she compares."""
         return self.temperature == 0
 
     @property
@@ -87,12 +96,14 @@ class SelectionRational(SelectionCheck):
     part of `upper` where it is more (a game in which actions are all but tied).
     """
 
+    otherwise = "with a positive temperature take a QuantalUser"
+
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
         if self.temperature > 0:
             raise ValueError(
-                "temperature: the exact check of Selection with a rational user needs temperature 0; with a positive "
-                "temperature take a QuantalUser"
+                f"temperature: the exact check of {type(self.protocol).__name__} with a rational user needs "
+                f"temperature 0; {self.otherwise}"
             )
         if self.user.tolerance > MOST_TOLERANCE:
             raise ValueError(
@@ -125,15 +136,15 @@ class SelectionRational(SelectionCheck):
     def _deviate(self, advice: Advice) -> Deviation:
         return Deviation(advice.value, advice.value, advice.scheme, advice.status, advice.exact)
 
-    def _bracketed(self, agent: int, value: float = -np.inf) -> Deviation:
-        """`at_least` with an upper bound that holds for her tie tolerance too."""
+    def _bracketed(self, agent: int, value: float = -np.inf, *at_most: float) -> Deviation:
+        """`at_least` with an upper bound that holds for her tie tolerance too; `at_most` bounds her value."""
         value = self._reachable(value)
-        advice = self.lp.best(self.game.agents[agent], value)
+        advice = self.lp.best(self.game.agents[agent], value, *at_most)
         upper, slack = advice.value, self.user.tolerance * self.scale
         immaterial = MATERIAL * self.payoff_range[agent] + self.negligible[agent]
         if advice.optimal and slack * advice.slack_price > immaterial:
             self._tolerant = self._tolerant or self._model(slack=slack)
-            relaxed = self._tolerant.best(self.game.agents[agent], value - slack)
+            relaxed = self._tolerant.best(self.game.agents[agent], value - slack, *(most + slack for most in at_most))
             upper = relaxed.value if relaxed.value > advice.value + immaterial else upper
             if not relaxed.optimal:
                 upper = float(self.game.agents[agent].max(-1).sum())
@@ -147,19 +158,23 @@ class SelectionRational(SelectionCheck):
         return sign * self.lp.price(sign * self.game.agents[agent]).value
 
     def deviations(self, schemes, agents, bracket=None):
-        values, payoffs, holder, rival = self.standing(schemes)
-        found = [self._deviation(i, values, payoffs, holder, rival, schemes[i]) for i in agents]
+        found = self._suprema(schemes, agents)
         if self.user.ties == "agents":
             return found
-        attained = []
+        attained, payoffs = [], self.payoffs(schemes)[1]
         for i, d in zip(agents, found, strict=True):
-            stay, switch = payoffs[i, holder], self._switch(schemes, i, d.scheme)
+            stay, switch = payoffs[i], self._switch(schemes, i, d.scheme)
             attained.append(d._replace(value=switch) if switch > stay else d._replace(value=stay, scheme=schemes[i]))
         return attained
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
         check_size(games.user_features, games.agent_features, games.actions)
+
+    def _suprema(self, schemes, agents) -> list[Deviation]:
+        """Best responses if ties go to the selected agent."""
+        values, payoffs, holder, rival = self.standing(schemes)
+        return [self._deviation(i, values, payoffs, holder, rival, schemes[i]) for i in agents]
 
     def _deviation(self, i, values, payoffs, holder, rival, present) -> Deviation:
         tie = VALUE_TIE * self.scale

@@ -1,6 +1,7 @@
 """How the user talks to the agents: one file a protocol."""
 
 from emalign_jax.protocols._base import AbstractProtocol, Payoffs
+from emalign_jax.protocols.comparison import Comparison
 from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.protocols.pooled import Pooled
 from emalign_jax.protocols.sampled import SampledConversation, SampledGradient, SampledPayoffs
@@ -8,6 +9,7 @@ from emalign_jax.protocols.selection import Selection
 
 __all__ = [
     "AbstractProtocol",
+    "Comparison",
     "Conversation",
     "Payoffs",
     "Pooled",

@@ -93,9 +93,13 @@ class Selection(AbstractProtocol):
     def _goals(self, game, values, table):
         """d U_i = s_i dO_ii + s_i (O_ii - U_i) / tau dV_i: the gradient of one agent alone whose utility is
         s_i U_i + pull_i u. These utilities [K, XA, XB, A], and (s, pull)."""
-        chosen = self.choose(values, user_scale(game))
-        pull = chosen * (jnp.diagonal(table) - (chosen * table).sum(-1)) / self.temperature
+        chosen, pull = self._choice(values, table, user_scale(game))
         return chosen[:, None, None, None] * game.agents + pull[:, None, None, None] * game.user, (chosen, pull)
+
+    def _choice(self, values, table, scale):
+        """s and pull [K] of a soft choice."""
+        chosen = self.choose(values, scale)
+        return chosen, chosen * (jnp.diagonal(table) - (chosen * table).sum(-1)) / self.temperature
 
     @staticmethod
     def _evaluate_talks(then, game, schemes, user):
@@ -104,10 +108,14 @@ class Selection(AbstractProtocol):
         return jnp.einsum("jxba,xba->j", law, game.user), jnp.einsum("ixba,jxba->ij", game.agents, law)
 
     def smoothed(self, temperature) -> Selection:
-        return Selection(temperature, self.then) if self.sharp else self
+        return self._at(temperature) if self.sharp else self
 
     def in_units(self, unit):
-        return self if self.sharp else Selection(self.temperature / unit, self.then)
+        return self if self.sharp else self._at(self.temperature / unit)
+
+    def _at(self, temperature) -> Selection:
+        """The same protocol at another temperature."""
+        return Selection(temperature, self.then)
 
     @property
     def conversation(self):

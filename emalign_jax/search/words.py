@@ -7,7 +7,7 @@ from typing import Any
 
 from emalign_jax.exact import BestResponseDynamics
 from emalign_jax.play import GradientPlay
-from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.replies import FixedReplies
 from emalign_jax.solve import Solver
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
@@ -43,13 +43,25 @@ class Method(enum.StrEnum):
 
 
 def make_protocol(
-    protocol: Protocol, temperature: float, rounds: int | None, replies: int | None, reply_to: ReplyTo
+    protocol: Protocol,
+    temperature: float,
+    rounds: int | None,
+    replies: int | None,
+    reply_to: ReplyTo,
+    compare: int | None = None,
 ) -> AbstractProtocol:
     if protocol is not Protocol.selection and temperature != 0:
         raise ValueError(f"--temperature: belongs to --protocol selection; leave it out with {protocol.value}")
-    for option, value in (("--rounds", rounds), ("--replies", replies)):
+    for option, value in (("--rounds", rounds), ("--replies", replies), ("--compare", compare)):
         if value is not None and value < 1:
             raise ValueError(f"{option}: expected an integer >= 1, got {value}")
+    if compare is not None:
+        if protocol is not Protocol.selection or rounds not in (None, 1) or replies is not None or temperature != 0:
+            raise ValueError(
+                "--compare: belongs to --protocol selection in one round at temperature 0; leave it out, or "
+                "--rounds, --replies and --temperature"
+            )
+        return Comparison(compare)
     if protocol is Protocol.conversation:
         return Conversation(2 if rounds is None else rounds, 2 if replies is None else replies, reply_to.value)
     if protocol is Protocol.pooled:

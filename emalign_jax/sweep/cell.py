@@ -16,7 +16,7 @@ from emalign_jax.exact.certificate import make_check, normalise, worth
 from emalign_jax.families import random_games
 from emalign_jax.game import Game, reduce_game
 from emalign_jax.monopoly import monopoly
-from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.search import job
 from emalign_jax.search.table import game_rows
 from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_solver, make_user
@@ -39,7 +39,7 @@ def setup(values: Values) -> Setup:
     """The modules that a cell's words stand for."""
     protocol = make_protocol(
         Protocol(values["protocol.kind"]), values["protocol.temperature"], values["protocol.rounds"],
-        values["protocol.replies"], ReplyTo.each,
+        values["protocol.replies"], ReplyTo.each, values["protocol.compare"],
     )  # fmt: skip
     user = make_user(str(values["user.precision"]), Ties(values["user.ties"]), ReplyRule.plans, protocol)
     solver = make_solver(Method(values["solver.method"]), values["solver.steps"], values["solver.tolerance"])
@@ -71,6 +71,7 @@ def _check(values: Values) -> None:
 def _by_key(message: str) -> str:
     """A message of the library or of the command line, with the keys of the config for the names of arguments."""
     keys = {name.split(".")[-1]: name for name in OPTIONS} | {"protocol": "protocol.kind"}
+    keys |= {"compared": "protocol.compare"}
     message = re.sub(r"--([a-z-]+)", lambda found: keys.get(found[1].replace("-", "_"), found[0]), message)
     name, colon, rest = message.partition(": ")
     return keys[name] + colon + rest if name in keys and colon else message
@@ -136,6 +137,8 @@ def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.n
     protocol, user, _ = setup(values)
     rational = isinstance(user, RationalUser)
     chooses_best = isinstance(protocol, Selection) and protocol.sharp
+    if isinstance(protocol, Comparison):  # the bounds, and all equilibria, are those of comparing all
+        chooses_best = protocol.compared == games.agents
     bounded = chooses_best or (isinstance(protocol, Pooled | Conversation) and not user.favours)
     found = {name: np.full(certificate.user.shape, np.nan) for name in (*VALUES[:3], *LOSSES)}
     found["best_monopolist"][:] = alone.max(1)

@@ -51,6 +51,7 @@ OPTIONS: dict[str, Option] = {
     "games.information_worth": Option("number", 0.02),
     "protocol.kind": Option("word", "selection", words=tuple(Protocol)),
     "protocol.temperature": Option("number", 0.0),
+    "protocol.compare": Option("whole", None, 1),
     "protocol.rounds": Option("whole", None, 1),
     "protocol.replies": Option("whole", None, 1),
     "protocol.messages": Option("whole", None, 1),

@@ -27,6 +27,7 @@ LABELS = {
     "games.noise": "standard deviation of the noise",
     "user.precision": "precision of the user",
     "protocol.temperature": "temperature of her choice of an agent",
+    "protocol.compare": "agents that she compares",
     "protocol.rounds": "rounds",
     "protocol.messages": "messages a round",
 }
@@ -117,7 +118,8 @@ def curves(rows: pd.DataFrame, x: str, lines: list[str], title: str) -> Figure:
             exact |= bool(np.isfinite(worst.mean).any())
             if len(groups) == 1:
                 guarantee = _spread(group, column, xs, "guarantee").mean
-                axis.plot(at, guarantee, color="0.5", ls="-.", lw=1.2, label="guarantee (sharp), mean")
+                if np.isfinite(guarantee).sum() > 1:
+                    axis.plot(at, guarantee, color="0.5", ls="-.", lw=1.2, label="guarantee (sharp), mean")
         if exact:
             axis.plot([], [], color="0.3", marker="v", ms=3.5, ls=DOTTED, label="worst equilibrium (exact), mean")
         _ticks(axis, x, xs, family)

@@ -1,0 +1,95 @@
+"""Comparison: the user compares only some of the agents, and talks to the one of them worth most to her.
+
+She meets a uniformly random subset of `compared` of the K agents; they commit to schemes without knowing which. With
+V_j and O[i, j] as in `Selection`, the agent of rank r (0 the best of all K) is picked with probability
+C(K - 1 - r, m - 1) / C(K, m), m = compared. All K compared is Selection, one compared is a random agent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from emalign_jax.arguments import integer
+from emalign_jax.game import Array, Game
+from emalign_jax.protocols.selection import Selection
+
+MOST_SUBSETS = 5000  # a soft choice averages over all of them
+
+
+class Comparison(Selection):
+    """compared: how many agents she meets, from 1 to K.
+
+    temperature: as in `Selection`, of her choice among those she meets.
+    """
+
+    compared: int = eqx.field(static=True)
+
+    def __init__(self, compared: Any, temperature: Any = 0.0):
+        self.compared = integer("compared", compared, 1)
+        super().__init__(temperature)
+
+    def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
+        if not self.sharp:
+            return self._softly(values).mean(0)
+        chosen, left = jnp.zeros_like(values), values
+        for chance in self._chances(len(values)):
+            best = super().choose(left, scale)
+            chosen, left = chosen + chance * best, jnp.where(best > 0, -jnp.inf, left)
+        return chosen
+
+    def _choice(self, values, table, scale):
+        softly = self._softly(values)
+        pull = (softly * (jnp.diagonal(table) - softly @ table.T)).mean(0) / self.temperature
+        return softly.mean(0), pull
+
+    def _softly(self, values) -> Float[Array, "subsets K"]:
+        """Her law over agents within each subset."""
+        met = jnp.asarray(self._subsets(len(values)))
+        return jax.nn.softmax(jnp.where(met, values / jnp.asarray(self.temperature, values.dtype), -jnp.inf), axis=-1)
+
+    def _subsets(self, agents: int) -> Bool[np.ndarray, "subsets K"]:
+        self._check_subsets(agents)
+        subsets = np.array(list(itertools.combinations(range(agents), self.compared)))
+        return (subsets[:, :, None] == np.arange(agents)).any(1)
+
+    def _check_subsets(self, agents: int) -> None:
+        subsets = math.comb(agents, self.compared)
+        if subsets > MOST_SUBSETS:
+            raise ValueError(
+                f"compared: a soft choice, which gradients need, averages over all subsets; {self.compared} of "
+                f"{agents} agents have {subsets}, the limit is {MOST_SUBSETS}: take fewer agents, or temperature 0 and "
+                "BestResponseDynamics"
+            )
+
+    def _chances(self, agents: int) -> list[float]:
+        """Of being picked, by rank; those of no chance left out."""
+        m = self.compared
+        return [math.comb(agents - 1 - r, m - 1) / math.comb(agents, m) for r in range(agents - m + 1)]
+
+    def _at(self, temperature) -> Comparison:
+        return Comparison(self.compared, temperature)
+
+    @property
+    def kind(self):
+        return (Comparison,)
+
+    def check(self, game: Game, messages: int) -> None:
+        if self.compared > game.agents:
+            raise ValueError(
+                f"compared: expected at most K = {game.agents}, the agents of the games, got {self.compared}"
+            )
+        if not self.sharp:
+            self._check_subsets(game.agents)
+        super().check(game, messages)
+
+    def cells(self, game: Game, messages: int) -> int:
+        subsets = math.comb(game.agents, self.compared)
+        return max(super().cells(game, messages), game.agents * min(subsets, MOST_SUBSETS))
