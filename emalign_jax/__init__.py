@@ -27,7 +27,7 @@ from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.game import Game, ReducedGame, reduce_game
 from emalign_jax.payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
-from emalign_jax.play import GradientPlay
+from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import (
     AbstractProtocol,
     Comparison,
@@ -62,6 +62,7 @@ __all__ = [
     "FixedReplies",
     "Game",
     "GradientPlay",
+    "Implicit",
     "Payoffs",
     "Pooled",
     "Premises",
@@ -73,8 +74,10 @@ __all__ = [
     "SampledGradient",
     "SampledPayoffs",
     "Selection",
+    "SmoothPlay",
     "Solution",
     "Stability",
+    "Unrolled",
     "align",
     "best_response",
     "catalog",

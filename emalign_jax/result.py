@@ -8,7 +8,7 @@ import enum
 class Result(enum.IntEnum):
     """A code per game; `.message` is the sentence, `.ok` says whether no deviation gains more than the tolerance.
 
-    `solve` says how a profile was found, `certify` what is proved of it: CERTIFIED if the upper bound of every
+    With `differentiation`, `solve` says whether the derivative can be trusted: SMOOTH, or why not. Otherwise `solve` says how a profile was found, `certify` what is proved of it: CERTIFIED if the upper bound of every
     gain is within the tolerance, UNREFUTED if only the lower bound is.
     """
 
@@ -20,6 +20,10 @@ class Result(enum.IntEnum):
     DYNAMICS = 5
     GAIN_ABOVE_TOLERANCE = 10
     UNVERIFIED = 11
+    SMOOTH = 12
+    NOT_REACHED = 13
+    SINGULAR = 14
+    BOUNDARY = 15
     MALFORMED_GAME = 20
     NOT_FINITE = 21
     NO_SCHEMES = 22
@@ -44,6 +48,10 @@ _MESSAGES = {
     Result.DYNAMICS: "Found by exact best-response dynamics" + _CHECKED,
     Result.GAIN_ABOVE_TOLERANCE: "Some agent gains more than the tolerance by deviating.",
     Result.UNVERIFIED: "Play ended; deviation gains were not checked.",
+    Result.SMOOTH: "A smoothed equilibrium was reached and its derivative can be trusted; gains were not checked.",
+    Result.NOT_REACHED: "The smoothed equilibrium was not reached, so its derivative means nothing.",
+    Result.SINGULAR: "The equilibrium's linear system is singular: its derivative cannot be trusted.",
+    Result.BOUNDARY: "A message is about to come into use or to leave it: the derivative may jump here.",
     Result.MALFORMED_GAME: "The game is malformed: a number is not finite, or the prior is negative or does not sum "
     "to 1.",
     Result.NOT_FINITE: "Play met a number that is not finite and stopped.",

@@ -11,41 +11,41 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax import parameters
+from emalign_jax import differentiable, parameters
 from emalign_jax.arguments import integer
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
 from emalign_jax.exact.selection import SelectionCheck
-from emalign_jax.game import Game, faults, reduce_game
-from emalign_jax.play import GradientPlay, Played, play
+from emalign_jax.game import Array, Game, faults, reduce_game
+from emalign_jax.play import GradientPlay, Implicit, Played, SmoothPlay, Unrolled, play
 from emalign_jax.play.gradient_play import bucket
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
-from emalign_jax.schemes import check_schemes, random_schemes
+from emalign_jax.schemes import check_schemes, check_shape, random_schemes
 from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser
 
 STARTS = ("random", "monopolist")
-Solver = GradientPlay | BestResponseDynamics
+Solver = GradientPlay | BestResponseDynamics | SmoothPlay
 BLOCK_CELLS = 2**26  # numbers in the largest tensor of one call of play: 256 MB in float32, with several alive
 SEARCHED = 6  # so much less often is a game moved by best responses that must be searched for
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
 
 
 class Solution(NamedTuple):
-    """What `solve` found; float64 arrays on the host. With starts > 1 a starts axis leads the batch axes.
+    """What `solve` found; float64 arrays on the host (with `differentiation` arrays of jax). With starts > 1 a starts axis leads the batch axes.
 
     schemes:      [..., K, XB, M]; in conversations whole rules, [..., K, rows, M]
     user, agents: [...], [..., K]  payoffs
     result:       [...]  a `Result` a game
     stats:        counts of the run: steps, best responses, games by result
-    certificate:  the `Certificate` of the schemes (None with verify=False)
+    certificate:  the `Certificate` of the schemes (None with verify=False and with differentiation)
     """
 
-    schemes: Float[np.ndarray, "*batch K XB M"]
-    user: Float[np.ndarray, "*batch"]
-    agents: Float[np.ndarray, "*batch K"]
-    result: Int[np.ndarray, "*batch"]
+    schemes: Float[Array, "*batch K XB M"]
+    user: Float[Array, "*batch"]
+    agents: Float[Array, "*batch K"]
+    result: Int[Array, "*batch"]
     stats: dict[str, Any]
     certificate: exact.Certificate | None
 
@@ -62,6 +62,7 @@ def solve(
     messages: int | None = None,
     verify: bool = True,
     progress=None,
+    differentiation: Implicit | Unrolled | None = None,
 ) -> Solution:
     """Search an equilibrium of each game (many exist as a rule; this finds one a start).
 
@@ -73,11 +74,16 @@ def solve(
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
     progress: called as progress(name of the stage, games done in it, games in it).
+    differentiation: `Implicit()` or `Unrolled()` finds smoothed equilibria with `SmoothPlay` instead: pure JAX, to be
+              used under jit, vmap and grad, with derivatives by games, protocol, user and solver. Nothing is verified
+              (`certify` the schemes afterwards); `result` says SMOOTH, or why the derivative cannot be trusted.
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
-    solver = GradientPlay() if solver is None else solver
     starts = integer("starts", starts, 1)
     messages = None if messages is None else integer("messages", messages, 1)
+    if differentiation is not None or isinstance(solver, SmoothPlay):
+        return _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages)
+    solver = GradientPlay() if solver is None else solver
     given = None if isinstance(start, str) else check_schemes(games, start, protocol)
     if given is None and start not in STARTS:
         raise ValueError(f"start: expected {' or '.join(STARTS)} or an array of schemes, got {start!r}")
@@ -97,6 +103,27 @@ def solve(
     search = _Search(games, protocol, user, solver, key, starts, M, progress)
     search.begin(start if given is None else given)
     return search.run(verify)
+
+
+def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages) -> Solution:
+    solver = SmoothPlay() if solver is None else solver
+    differentiation = Implicit() if differentiation is None else differentiation
+    differentiable.check(protocol, user, solver)
+    if isinstance(start, str):
+        if start != "random":
+            raise ValueError(f'start: with differentiation expected "random" or an array of schemes, got {start!r}')
+        if key is None:
+            raise ValueError("key: random starts need one, such as jax.random.key(0)")
+        M = messages or protocol.messages(games)
+        check_sizes(games, protocol, user, M, alone=False, exactly=False)
+        start = differentiable.starts_of(games, protocol, key, starts, M)
+    else:
+        check_shape(games, np.shape(start), protocol)
+        check_sizes(games, protocol, user, np.shape(start)[-1], alone=False, exactly=False)
+        if starts > 1 and np.shape(start)[:-3][:1] != (starts,):
+            raise ValueError(f"start: with starts = {starts} given schemes need a leading axis of {starts}")
+    found = differentiable.solve_smooth(games, protocol, user, solver, differentiation, start)
+    return Solution(*found, {"starts": starts}, None)
 
 
 def check_sizes(

@@ -1,0 +1,103 @@
+"""`solve` with `differentiation`: smoothed equilibria as pure JAX, to be used under jit, vmap and grad."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax import parameters
+from emalign_jax.game import Array, Game, ReducedGame, reduce_game
+from emalign_jax.play import Implicit, SmoothPlay, Unrolled
+from emalign_jax.play.smooth_play import System
+from emalign_jax.protocols import AbstractProtocol, SampledConversation
+from emalign_jax.result import Result
+from emalign_jax.schemes import random_schemes
+from emalign_jax.users import AbstractUser
+
+Differentiation = Implicit | Unrolled
+SMALLEST = 1e-30  # probability that a given start keeps
+
+
+def solve_smooth(
+    games: Game,
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    solver: SmoothPlay,
+    differentiation: Differentiation,
+    start: Float[Array, "*batch K rows M"],
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Schemes, user value, agents' payoffs and result of every game, from `start`, whose leading axes may be more than
+    those of the games. Derivatives are those of the equilibrium by the game and the parameters of protocol, user and
+    solver (with `Unrolled` also by the start).
+
+    A game with numbers that are not finite gets NaN, the code NOT_FINITE, and derivatives 0.
+    """
+    return _solve(games, protocol, user, solver, differentiation, jnp.asarray(start))
+
+
+def check(protocol: AbstractProtocol, user: AbstractUser, solver: Any) -> None:
+    """Raise `ValueError` for what has no derivative."""
+    if not isinstance(solver, SmoothPlay):
+        raise ValueError(f"solver: differentiation goes with SmoothPlay, got {type(solver).__name__}")
+    if type(user.smoothed(1.0)) is not type(user) or user.smoothed(1.0) is not user:
+        raise ValueError(
+            f"user: the equilibria of {type(user).__name__} jump and have no derivative; take QuantalUser(precision)"
+        )
+    if isinstance(protocol, SampledConversation):
+        raise ValueError("protocol: differentiation needs exact payoffs, got SampledConversation")
+    if protocol.smoothed(1.0) is not protocol:
+        raise ValueError(
+            f"protocol: the choice of {type(protocol).__name__} jumps and has no derivative; take a temperature > 0"
+        )
+
+
+def starts_of(games: Game, protocol: AbstractProtocol, key, starts: int, messages: int) -> jax.Array:
+    """Random schemes [S, ..., K, rows, M], of [..., K, rows, M] with one start; game i's depends on (key, start, i)."""
+    count, rows = int(np.prod(games.batch_shape)), protocol.rows(games, messages)
+    keys = [jax.random.fold_in(jax.random.fold_in(key, s), 0) for s in range(starts)]
+    drawn = jnp.stack([random_schemes(k, count, games.agents, rows, messages) for k in keys])
+    drawn = drawn.reshape(starts, *games.batch_shape, *drawn.shape[2:])
+    return drawn[0] if starts == 1 else drawn
+
+
+@eqx.filter_jit
+def _solve(games, protocol, user, solver, differentiation, start):
+    batch = np.broadcast_shapes(games.batch_shape, start.shape[:-3])
+
+    def flat(x, core):
+        x = jnp.asarray(x)
+        return jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - core :])).reshape(-1, *x.shape[x.ndim - core :])
+
+    reduced = reduce_game(games)
+    reduced = ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4))
+    dtype = reduced.user.dtype
+    start = flat(start, 3).astype(dtype)
+    protocol, user, solver = (parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
+
+    def one(game, start, protocol, user, solver):
+        leaves = jax.tree.leaves((game, start, protocol, user))
+        finite = jnp.stack([jnp.isfinite(x).all() for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]).all()
+        finite = jax.lax.stop_gradient(finite)
+        # a sound stand-in, so that no NaN reaches the derivatives of the others
+        sound = ReducedGame(jnp.full_like(game.mass, 1 / game.mass.size), game.user * 0, game.agents * 0)
+        sound = jax.tree.map(jnp.zeros_like, sound)._replace(mass=sound.mass)
+        game = jax.tree.map(lambda x, y: jnp.where(finite, x, y), game, sound)
+        start = jnp.where(finite, start, 1 / start.shape[-1])
+        temperature = 1 / jnp.asarray(solver.agents_precision, dtype)
+        logits = jnp.log(jnp.maximum(start, SMALLEST))
+        logits = logits - logits.mean(-1, keepdims=True)
+        system = System(game, protocol, user, temperature)
+        scheme, result = differentiation.find(solver, logits, system)
+        paid = protocol.payoffs(game, scheme, user)
+        ok = finite & (result != int(Result.NOT_FINITE))
+        hide = lambda x: jnp.where(ok, x, jax.lax.stop_gradient(jnp.nan))  # noqa: E731
+        return hide(scheme), hide(paid.user), hide(paid.agents), jnp.where(finite, result, int(Result.NOT_FINITE))
+
+    with jax.default_matmul_precision("highest"):
+        out = jax.vmap(one)(reduced, start, protocol, user, solver)
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), out)

@@ -1,0 +1,151 @@
+"""How the derivative of an equilibrium is found, and whether it can be trusted.
+
+`Implicit`: at a root F(z, p) = 0 the implicit function theorem gives dz = -J^-1 dF/dp dp. It is had in both modes from
+one Newton step from the root with everything but F's parameters held constant, z - J^-1 F(z, p), which also leaves the
+value as it is. First derivatives only: J^-1 is held constant.
+
+`Unrolled`: play is differentiated step by step; memory for the square root of the steps, by checkpoints.
+
+Both give a `Result`: `SMOOTH` where the gradient can be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array as JaxArray
+from jaxtyping import Float
+
+from emalign_jax.arguments import integer
+from emalign_jax.game import Array
+from emalign_jax.play import smooth_play
+from emalign_jax.play.smooth_play import SmoothPlay, System, jacobian, messages_in_use, residual, solve_linear, unit
+from emalign_jax.result import Result
+
+NEARLY = (1e-6, 1e-3)  # with unsmoothed agents: messages this rarely in use are about to leave, or have not quite left
+RANGE = 1e-6  # share of a right-hand side that may lie outside the range
+REPEATED = 1e-9  # singular values below this share of the largest count as 0 (as the linear solver's)
+
+
+class Implicit(eqx.Module):
+    """The implicit function theorem at the equilibrium.
+
+    condition: of the linear system, at most, for a gradient that is trusted; None: 1e10 in float64, 1e5 in float32
+    """
+
+    condition: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.condition is not None and not 1 <= self.condition < np.inf:
+            raise ValueError(f"condition: expected a finite number >= 1 or None, got {self.condition}")
+
+    def trusted(self, dtype) -> float:
+        return self.condition or (1e10 if jnp.finfo(dtype).bits == 64 else 1e5)
+
+    def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
+        """(scheme, result) of one game."""
+        fixed = jax.lax.stop_gradient((start, system))
+        z = smooth_play.play(solver, *fixed)
+        used = messages_in_use(solver, z, fixed[1])
+        z = smooth_play.newton(solver, z, used, fixed[1])
+        finite = jnp.isfinite(z).all()
+        z = jax.lax.stop_gradient(jnp.where(finite, z, 0))
+        J = jax.lax.stop_gradient(jacobian(z, used, fixed[1]))
+        n = len(J)
+        left = jnp.abs(residual(z, used, fixed[1])).max()
+        reached = left <= solver.enough(z.dtype) * unit(system)
+        sound = jnp.isfinite(J).all()
+        J = jnp.where(sound, J, jnp.eye(n, dtype=J.dtype))
+        if solver.plain:
+            boundary, singular = _faults_unsmoothed(z, used, fixed[1], J)
+        else:
+            inverse = jnp.linalg.inv(J)
+            condition = jnp.abs(J).sum(0).max() * jnp.abs(inverse).sum(0).max()
+            # a crossing of the threshold of use is a change that nobody notices
+            boundary, singular = jnp.array(False), ~(condition <= self.trusted(z.dtype))
+            J = jnp.where(jnp.isfinite(inverse).all(), J, jnp.eye(n, dtype=J.dtype))
+        step = solve_linear(solver, J, residual(z, used, system).ravel()).reshape(z.shape)
+        scheme = smooth_play.to_scheme(z - step, used)
+        result = jnp.full((), int(Result.SMOOTH))
+        for wrong, code in (
+            (boundary, Result.BOUNDARY), (singular, Result.SINGULAR), (~reached, Result.NOT_REACHED),
+            (~(finite & sound), Result.NOT_FINITE),
+        ):  # fmt: skip
+            result = jnp.where(wrong, int(code), result)
+        return scheme, result
+
+
+class Unrolled(eqx.Module):
+    """Plain play, z <- z - rate F(z) / unit, differentiated step by step (no Newton steps; the solver's `steps` and
+    `learning_rate` are not used). To be had to the digits of `Implicit` it must have converged.
+
+    steps: of play
+    rate:  of a step; unit is the largest difference between two actions to any agent
+    """
+
+    steps: int = eqx.field(static=True, default=2000)
+    rate: float = eqx.field(static=True, default=0.5)
+
+    def __check_init__(self):
+        integer("steps", self.steps, 1)
+        if not 0 < self.rate < np.inf:
+            raise ValueError(f"rate: expected a finite number > 0, got {self.rate}")
+
+    def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
+        """(scheme, result) of one game."""
+        if solver.plain:
+            raise ValueError(
+                "differentiation: Unrolled needs agents of finite precision, others' play never ends at a boundary"
+            )
+        scale = unit(system)
+        used = jnp.ones(start.shape, bool)
+        each = math.isqrt(self.steps - 1) + 1
+
+        def step(z, _):
+            return z - self.rate / scale * residual(z, used, system), None
+
+        @jax.checkpoint
+        def several(z, _):
+            return jax.lax.scan(jax.checkpoint(step), z, None, length=each)
+
+        z, _ = jax.lax.scan(several, start, None, length=-(-self.steps // each))
+        left = jnp.abs(residual(z, used, system)).max()
+        result = jnp.where(left <= solver.enough(z.dtype) * scale, int(Result.SMOOTH), int(Result.NOT_REACHED))
+        return smooth_play.to_scheme(z, used), jnp.where(jnp.isfinite(z).all(), result, int(Result.NOT_FINITE))
+
+
+def _faults_unsmoothed(z, used, system: System, J) -> tuple[JaxArray, JaxArray]:
+    """(boundary, singular): a message is about to change sides; or payoffs change along a direction in which F does
+    not, or F can be pushed where no change of schemes brings it back."""
+    scheme = smooth_play.to_scheme(z, used)
+    nearly = used & (scheme > NEARLY[0]) & (scheme < NEARLY[1])
+    everything = jnp.ones_like(used)
+    worth = -residual(jnp.where(used, z, smooth_play.FLOOR - 20), everything, system._replace(temperature=0.0 * z[0, 0, 0]))
+    best = jnp.where(used, worth, -jnp.inf).max(-1, keepdims=True)
+    sent = (smooth_play.row_chance(system, z.shape) * scheme).sum(1, keepdims=True) > smooth_play.UNUSED
+    tempting = ~used & sent & (worth > best - NEARLY[1] * unit(system))
+    U, s, Vt = jnp.linalg.svd(J)
+    null = s <= REPEATED * s[0]
+
+    def payoffs(flat):
+        paid = system.protocol.payoffs(system.game, smooth_play.to_scheme(flat.reshape(z.shape), used), system.user)
+        return jnp.append(paid.agents, paid.user)
+
+    slopes = jax.jacrev(payoffs)(z.ravel())  # [K + 1, n]
+    lost = jnp.where(null, slopes @ Vt.T, 0)
+    outside = jnp.linalg.norm(lost) > RANGE * jnp.maximum(jnp.linalg.norm(slopes), unit(system))
+    # left null directions, all at once with weights that do not cancel
+    weights = jnp.where(null, jnp.cos(1.0 + jnp.arange(len(s))), 0).astype(z.dtype)
+
+    def push(game):
+        return residual(z, used, system._replace(game=game)).ravel()
+
+    _, pull = jax.vjp(push, system.game)
+    size = lambda tree: jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree)))  # noqa: E731
+    usual = size(pull(jnp.ones_like(z).ravel() / math.sqrt(z.size))[0].agents)
+    pushed = size(pull(U @ weights)[0].agents) > RANGE * jnp.maximum(usual, 1.0)
+    return nearly.any() | tempting.any(), outside | pushed

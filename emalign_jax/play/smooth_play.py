@@ -1,0 +1,206 @@
+"""Smoothed equilibria: every agent's scheme is a logit response, so that the profile is a root of a smooth function.
+
+Agent i likes his law over messages at x_B the better the more it is spread out, by P(x_B) / precision times its
+entropy. A stationary profile then satisfies, with z the logits of schemes pi and v_i = (d U_i / d pi_i) / P(x_B),
+
+    F(z) = center(z) / precision - center(v) + mean(z) = 0,
+
+where mean and center are over the messages of a row: the last term fixes the gauge, as softmax does not see a shift.
+With precision inf, F says that all messages in use are worth the same; those not in use are left out.
+
+The root is neared by play (Adam along -F, which is natural-gradient ascent) and finished by damped Newton steps. That
+it is a root says nothing about gains from large deviations: `em.certify` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import optax
+from jax.core import Tracer
+from jaxtyping import Bool, Float
+
+from emalign_jax.arguments import integer
+from emalign_jax.game import Array, ReducedGame
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols._base import TINY
+from emalign_jax.users import AbstractUser
+
+UNUSED = 1e-10  # a message sent less often than this matters to nobody
+OUT_OF_USE = 1e-5  # with precision inf: play drives what does not pay to the floor, exp(FLOOR)
+FLOOR = -14.0
+LONGEST = 4.0  # of a Newton step, in any logit
+SHARES = (1.0, 0.5, 0.2, 0.05)  # of a Newton step that are tried
+ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)  # as in `GradientPlay`
+
+
+class SmoothPlay(eqx.Module):
+    """Hyper-parameters of the search for a smoothed equilibrium; goes with `differentiation` in `solve`.
+
+    agents_precision: > 0, in units of 1 / utility; a scalar or an array over the batch of games. Agents of a higher
+        one are closer to best responses, and their equilibria harder to find and to differentiate. inf: the agents are
+        not smoothed, and an equilibrium is a root on the messages in use alone.
+    steps:            of play before Newton's
+    learning_rate:    (first, last) of a step, in logits, geometric in between
+    newton:           steps at most
+    tolerance:        |F| of an equilibrium, in units of the largest difference between two actions to any agent;
+                      None: 1e-9 in float64 and 1e-4 in float32
+    """
+
+    agents_precision: Float[Array, "*batch"]
+    steps: int = eqx.field(static=True)
+    learning_rate: tuple[float, float] = eqx.field(static=True)
+    newton: int = eqx.field(static=True)
+    tolerance: float | None = eqx.field(static=True)
+    plain: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        agents_precision: Any = 20.0,
+        *,
+        steps: int = 300,
+        learning_rate: tuple[float, float] = (0.2, 0.02),
+        newton: int = 20,
+        tolerance: float | None = None,
+    ):
+        traced = isinstance(agents_precision, Tracer)
+        if not traced:
+            if not isinstance(agents_precision, jax.Array):
+                agents_precision = np.asarray(agents_precision, np.float64)
+            if not bool((agents_precision > 0).all()):
+                raise ValueError(f"agents_precision: expected a number > 0, got {agents_precision}")
+            infinite = np.isinf(np.asarray(agents_precision))
+            if infinite.any() and not infinite.all():
+                raise ValueError("agents_precision: expected all finite or all inf over the batch, got a mixture")
+        self.plain = not traced and bool(np.isinf(np.asarray(agents_precision)).all())
+        self.agents_precision = agents_precision
+        self.steps, self.newton = integer("steps", steps, 0), integer("newton", newton, 0)
+        if len(learning_rate) != 2 or not all(np.isfinite(x) and x > 0 for x in learning_rate):
+            raise ValueError(f"learning_rate: expected two finite numbers > 0 (first, last), got {learning_rate}")
+        self.learning_rate = tuple(map(float, learning_rate))
+        if tolerance is not None and not 0 < tolerance < np.inf:
+            raise ValueError(f"tolerance: expected a finite number > 0 or None, got {tolerance}")
+        self.tolerance = tolerance
+
+    def enough(self, dtype) -> float:
+        """The tolerance in this dtype."""
+        return self.tolerance or (1e-9 if jnp.finfo(dtype).bits == 64 else 1e-4)
+
+
+class System(NamedTuple):
+    """What the equilibrium of one game depends on.
+
+    temperature: 1 / agents_precision, in utility
+    """
+
+    game: ReducedGame
+    protocol: AbstractProtocol
+    user: AbstractUser
+    temperature: Float[Array, ""]
+
+
+def unit(system: System) -> Float[Array, ""]:
+    """Largest difference between two actions to any agent in any cell: |F| is measured in it."""
+    game = system.game
+    spread = game.agents.max(-1) - game.agents.min(-1)
+    most = jnp.where(game.mass > TINY, spread / jnp.where(game.mass > TINY, game.mass, 1), 0).max()
+    return jax.lax.stop_gradient(jnp.where(most > 0, most, 1))
+
+
+def to_scheme(z: Float[Array, "K rows M"], used: Bool[Array, "K rows M"]) -> Float[Array, "K rows M"]:
+    """Softmax over the messages in use; 0 elsewhere."""
+    return jax.nn.softmax(jnp.where(used, z, -jnp.inf), axis=-1)
+
+
+def residual(z: Float[Array, "K rows M"], used: Bool[Array, "K rows M"], system: System) -> Float[Array, "K rows M"]:
+    """F(z), zero for messages out of use and in rows that cannot happen."""
+    slope = system.protocol.pseudo_gradient(system.game, to_scheme(z, used), system.user)
+    chance = row_chance(system, z.shape)
+    worth = jnp.where(chance > TINY, slope / jnp.where(chance > TINY, chance, 1), 0)
+    count = used.sum(-1, keepdims=True)
+    center = lambda x: x - jnp.where(used, x, 0).sum(-1, keepdims=True) / count  # noqa: E731
+    mean = jnp.where(used, z, 0).sum(-1, keepdims=True) / count
+    return jnp.where(used, center(system.temperature * z - worth) + mean, 0)
+
+
+def row_chance(system: System, shape) -> Float[Array, "rows 1"]:
+    """P(x_B) of each row of a scheme (in conversations there are several a x_B)."""
+    chance = system.game.mass.sum(0)
+    return jnp.repeat(chance, shape[1] // len(chance))[:, None]
+
+
+def messages_in_use(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> Bool[Array, "K rows M"]:
+    """Messages that matter. One that is hardly ever sent is out of use at every x_B; with unsmoothed agents one may be
+    out of use at some x_B alone."""
+    scheme = jax.nn.softmax(z, axis=-1)
+    sent = (row_chance(system, z.shape) * scheme).sum(1, keepdims=True) > UNUSED
+    if solver.plain:
+        sent = sent & (scheme > OUT_OF_USE)
+    return jnp.broadcast_to(sent, z.shape) | (z == z.max(-1, keepdims=True))
+
+
+def jacobian(z, used, system: System) -> Float[Array, "n n"]:
+    """dF / dz, with ones on the diagonal for messages out of use."""
+    shape = z.shape
+    J = jax.jacfwd(lambda flat: residual(flat.reshape(shape), used, system).ravel())(z.ravel())
+    keep = used.ravel()
+    return jnp.where(keep[:, None] & keep[None, :], J, jnp.eye(len(keep), dtype=J.dtype))
+
+
+def linear_solver(solver: SmoothPlay) -> lx.AbstractLinearSolver:
+    """Unsmoothed agents have directions in which nothing changes, such as between messages that say the same: the
+    shortest solution is taken there."""
+    return lx.SVD(rcond=1e-9) if solver.plain else lx.LU()
+
+
+def solve_linear(solver: SmoothPlay, J: Float[Array, "n n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
+    return lx.linear_solve(lx.MatrixLinearOperator(J), right, linear_solver(solver), throw=False).value
+
+
+def play(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> Float[Array, "K rows M"]:
+    """Adam along -F: all agents climb at once, each in the natural gradient of his own payoff."""
+    if not solver.steps:
+        return z
+    everything = jnp.ones(z.shape, bool)
+
+    def step(state, rate):
+        z, moments = state
+        update, moments = ADAM.update(residual(z, everything, system), moments)
+        moved = z - rate * update
+        if solver.plain:
+            moved = jnp.maximum(moved - moved.max(-1, keepdims=True), FLOOR)
+        moved = moved - moved.mean(-1, keepdims=True)
+        return (jnp.where(jnp.isfinite(moved).all(), moved, z), moments), None
+
+    rates = jnp.asarray(np.geomspace(*solver.learning_rate, solver.steps), z.dtype)
+    return jax.lax.scan(step, (z, ADAM.init(z)), rates)[0][0]
+
+
+def newton(solver: SmoothPlay, z, used, system: System) -> Float[Array, "K rows M"]:
+    """Newton's method; of each step the share that lowers |F| most is taken, and the search ends where none does."""
+    size = lambda z: jnp.abs(residual(z, used, system)).max()  # noqa: E731
+    enough = 0.01 * solver.enough(z.dtype) * unit(system)
+
+    def going(state):
+        _, left, done, count = state
+        return ~done & (left > enough) & (count < solver.newton)
+
+    def step(state):
+        z, left, _, count = state
+        move = -solve_linear(solver, jacobian(z, used, system), residual(z, used, system).ravel()).reshape(z.shape)
+        move = move * jnp.minimum(1, LONGEST / jnp.maximum(jnp.abs(move).max(), 1e-30))
+        tried = jnp.stack([z + share * move for share in SHARES])
+        sizes = jax.vmap(size)(tried)
+        sizes = jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)
+        best = sizes.argmin()
+        better = sizes[best] < left
+        return jnp.where(better, tried[best], z), jnp.minimum(sizes[best], left), ~better, count + 1
+
+    if not solver.newton:
+        return z
+    return jax.lax.while_loop(going, step, (z, size(z), jnp.array(False), jnp.array(0)))[0]
