@@ -80,20 +80,20 @@ class Implicit(eqx.Module):
 
 
 class Unrolled(eqx.Module):
-    """Plain play, z <- z - rate F(z) / unit, differentiated step by step (no Newton steps; the solver's `steps` and
+    """Damped logit responses, z <- z - rate * precision * F(z), differentiated step by step (no Newton steps; the solver's `steps` and
     `learning_rate` are not used). To be had to the digits of `Implicit` it must have converged.
 
     steps: of play
-    rate:  of a step; unit is the largest difference between two actions to any agent
+    rate:  share of the way to the logit response that a step goes
     """
 
     steps: int = eqx.field(static=True, default=2000)
-    rate: float = eqx.field(static=True, default=0.5)
+    rate: float = eqx.field(static=True, default=0.03)
 
     def __check_init__(self):
         integer("steps", self.steps, 1)
-        if not 0 < self.rate < np.inf:
-            raise ValueError(f"rate: expected a finite number > 0, got {self.rate}")
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate: expected a number > 0 and <= 1, got {self.rate}")
 
     def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
         """(scheme, result) of one game."""
@@ -106,7 +106,7 @@ class Unrolled(eqx.Module):
         each = math.isqrt(self.steps - 1) + 1
 
         def step(z, _):
-            return z - self.rate / scale * residual(z, used, system), None
+            return z - self.rate / system.temperature * residual(z, used, system), None
 
         @jax.checkpoint
         def several(z, _):

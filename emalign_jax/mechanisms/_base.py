@@ -1,0 +1,128 @@
+"""What every mechanism provides. A new one is one file that subclasses `AbstractMechanism`."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.game import Array, Game
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.users import AbstractUser
+
+Setting = tuple[Game, Any, Any]  # games, protocol, user
+
+
+class AbstractMechanism(eqx.Module):
+    """A rule of the market with parameters. The fields hold what is not tuned: ranges, budgets, prices.
+
+    Parameters are any tree of real arrays without constraints; `apply` maps them to what they mean, so that every
+    value of them is allowed.
+    """
+
+    @abc.abstractmethod
+    def init(self, games: Game) -> Any:
+        """The parameters to start from."""
+
+    @abc.abstractmethod
+    def apply(self, params: Any, games: Game, protocol: AbstractProtocol, user: AbstractUser) -> Setting:
+        """Games, protocol and user under the mechanism; pure JAX, differentiable, whole batches at once."""
+
+    @abc.abstractmethod
+    def describe(self, params: Any) -> dict[str, Float[Array, "..."]]:
+        """What the parameters mean, by name."""
+
+    def cost(self, params: Any, games: Game) -> Float[Array, "*batch"]:
+        """What it costs to run, in utility of the user, a game; 0 unless overridden."""
+        return jnp.zeros(games.batch_shape)
+
+    def arrives(self, params: Any, schemes: Float[Array, "*batch K rows M"]) -> Float[Array, "*batch K rows N"]:
+        """What the user is told when agents send `schemes`. To be overridden where messages pass through a channel:
+        then certificates are of what arrives, and their upper bounds of gains hold for agents who can do less."""
+        return schemes
+
+    def check(self, games: Game, protocol: AbstractProtocol, user: AbstractUser) -> None:
+        """Raise `ValueError` before any work where it cannot be used."""
+        return
+
+    @property
+    def per_game(self) -> bool:
+        """Whether every game has parameters of its own (their leading axes are those of the games)."""
+        return False
+
+
+class Several(AbstractMechanism):
+    """Several mechanisms together, applied in turn; parameters are a tuple."""
+
+    mechanisms: tuple[AbstractMechanism, ...]
+
+    def init(self, games):
+        return tuple(mechanism.init(games) for mechanism in self.mechanisms)
+
+    def apply(self, params, games, protocol, user):
+        for mechanism, own in zip(self.mechanisms, params, strict=True):
+            games, protocol, user = mechanism.apply(own, games, protocol, user)
+        return games, protocol, user
+
+    def describe(self, params):
+        named = {}
+        for mechanism, own in zip(self.mechanisms, params, strict=True):
+            named |= mechanism.describe(own)
+        return named
+
+    def cost(self, params, games):
+        return sum((m.cost(own, games) for m, own in zip(self.mechanisms, params, strict=True)), jnp.zeros(()))
+
+    def arrives(self, params, schemes):
+        for mechanism, own in zip(self.mechanisms, params, strict=True):
+            schemes = mechanism.arrives(own, schemes)
+        return schemes
+
+    def check(self, games, protocol, user):
+        channels = [m for m in self.mechanisms if type(m).arrives is not AbstractMechanism.arrives]
+        if len(channels) > 1:
+            names = " and ".join(type(m).__name__ for m in channels)
+            raise ValueError(f"mechanisms: at most one may stand between agents and user, got {names}")
+        for mechanism in self.mechanisms:
+            mechanism.check(games, protocol, user)
+
+    @property
+    def per_game(self):
+        return any(m.per_game for m in self.mechanisms)
+
+
+def between(x, low, high):
+    """A real number to (low, high), in equal steps of the logarithm."""
+    return low * (high / low) ** jax.nn.sigmoid(x)
+
+
+def where_between(value: float, low: float, high: float) -> float:
+    """The number that `between` maps to `value`."""
+    share = np.log(value / low) / np.log(high / low)
+    return float(np.log(share / (1 - share)))
+
+
+def check_range(name: str, start: float, low: float, high: float) -> None:
+    if not 0 < low < high < np.inf:
+        raise ValueError(f"{name}: expected 0 < low < high < inf, got low = {low}, high = {high}")
+    if not low < start < high:
+        raise ValueError(f"{name}: expected a start between low = {low} and high = {high}, got {start}")
+
+
+def check_share(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name}: expected a number strictly between 0 and 1 to start from, got {value}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    if not 0 <= value < np.inf:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+
+
+def logit(share: float) -> float:
+    return float(np.log(share / (1 - share)))

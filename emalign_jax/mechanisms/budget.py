@@ -1,0 +1,59 @@
+"""How many messages agents may use."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from emalign_jax.mechanisms._base import AbstractMechanism, check_not_negative, logit
+from emalign_jax.mechanisms.channel import Channel, check_listens
+
+
+class MessageBudget(AbstractMechanism):
+    """A soft budget b in (1, M) of messages: message s = 1, 2, ... arrives with probability sigmoid((b + 1/2 - s) / width)
+    (the first always); otherwise the first arrives in its place, and nobody can tell. One b for all games.
+
+    With width -> 0 and b an integer, agents have b messages.
+
+    start: share of the way from 1 to M
+    price: of a message, in utility of the user: the cost is price * b
+    """
+
+    start: float = eqx.field(static=True, default=0.7)
+    width: float = eqx.field(static=True, default=0.25)
+    price: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        if not 0 < self.start < 1:
+            raise ValueError(f"messages: expected a share strictly between 0 and 1 to start from, got {self.start}")
+        if not 0 < self.width < np.inf:
+            raise ValueError(f"width: expected a finite number > 0, got {self.width}")
+        check_not_negative("price", self.price)
+
+    def init(self, games):
+        return {"budget": jnp.asarray(logit(self.start))}
+
+    def apply(self, params, games, protocol, user):
+        law = self._law(params, protocol.messages(games))
+        return games, Channel(protocol, jnp.broadcast_to(law, (games.agents, *law.shape))), user
+
+    def _law(self, params, messages: int):
+        b = 1 + (messages - 1) * jax.nn.sigmoid(params["budget"])
+        passes = jax.nn.sigmoid((b + 0.5 - jnp.arange(1, messages + 1)) / self.width).at[0].set(1)
+        return jnp.diag(passes).at[:, 0].add(1 - passes)
+
+    def describe(self, params):
+        return {"budget_share": jax.nn.sigmoid(params["budget"])}
+
+    def cost(self, params, games):
+        return jnp.full(games.batch_shape, self.price) * (
+            1 + (games.agent_features - 1) * jax.nn.sigmoid(params["budget"])
+        )
+
+    def arrives(self, params, schemes):
+        return schemes @ self._law(params, schemes.shape[-1])
+
+    def check(self, games, protocol, user):
+        check_listens("messages", protocol)

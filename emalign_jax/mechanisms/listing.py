@@ -1,0 +1,52 @@
+"""Which agents are listed, and how often."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from emalign_jax.mechanisms._base import AbstractMechanism, check_not_negative, check_share, logit
+from emalign_jax.mechanisms.channel import Channel, check_listens
+
+
+class Listing(AbstractMechanism):
+    """Agent i is listed with probability w_i, independently; an agent who is not cannot be heard.
+
+    The user sees who is listed: a message of its own, "not listed", arrives in place of whatever he would have said. In
+    Selection she picks an agent by what he is worth given how often he can be heard. One w [K] for all games, so agent
+    i must mean the same in all (in `random_games` agents are exchangeable, but for "opposed").
+
+    price: of listing an agent for certain, in utility of the user: the cost is price * sum_i w_i
+    """
+
+    start: float = eqx.field(static=True, default=0.9)
+    price: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        check_share("listing", self.start)
+        check_not_negative("price", self.price)
+
+    def init(self, games):
+        return {"listed": jnp.full(games.agents, logit(self.start))}
+
+    def apply(self, params, games, protocol, user):
+        return games, Channel(protocol, self._law(params, protocol.messages(games))), user
+
+    def _law(self, params, messages: int):
+        w = jax.nn.sigmoid(params["listed"])[:, None, None]
+        K = len(params["listed"])
+        heard = jnp.broadcast_to(jnp.eye(messages), (K, messages, messages)) * w
+        return jnp.concatenate([heard, jnp.broadcast_to(1 - w, (K, messages, 1))], -1)
+
+    def describe(self, params):
+        return {"listed": jax.nn.sigmoid(params["listed"])}
+
+    def cost(self, params, games):
+        return jnp.full(games.batch_shape, self.price) * jax.nn.sigmoid(params["listed"]).sum()
+
+    def arrives(self, params, schemes):
+        return jnp.einsum("...irm,imn->...irn", schemes, self._law(params, schemes.shape[-1]))
+
+    def check(self, games, protocol, user):
+        check_listens("listing", protocol)

@@ -1,0 +1,36 @@
+"""How carefully the user decides."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from emalign_jax.mechanisms._base import AbstractMechanism, between, check_range, where_between
+from emalign_jax.users import QuantalUser
+
+
+class UserPrecision(AbstractMechanism):
+    """The precision of a quantal user, one for all games, in (low, high) and units of 1 / utility.
+
+    A user who commits to decide less carefully can make agents tell her more, or less.
+    """
+
+    start: float = eqx.field(static=True, default=5.0)
+    low: float = eqx.field(static=True, default=0.5)
+    high: float = eqx.field(static=True, default=50.0)
+
+    def __check_init__(self):
+        check_range("precision", self.start, self.low, self.high)
+
+    def init(self, games):
+        return {"precision": jnp.asarray(where_between(self.start, self.low, self.high))}
+
+    def apply(self, params, games, protocol, user):
+        return games, protocol, QuantalUser(between(params["precision"], self.low, self.high))
+
+    def describe(self, params):
+        return {"precision": between(params["precision"], self.low, self.high)}
+
+    def check(self, games, protocol, user):
+        if not isinstance(user, QuantalUser):
+            raise ValueError(f"precision: tunes a QuantalUser, got {type(user).__name__}")

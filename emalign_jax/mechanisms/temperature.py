@@ -1,0 +1,33 @@
+"""How sharply the user selects among agents."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from emalign_jax.mechanisms._base import AbstractMechanism, between, check_range, where_between
+from emalign_jax.protocols import Selection
+
+
+class SelectionTemperature(AbstractMechanism):
+    """The temperature of Selection, one for all games, in (low, high) and units of utility."""
+
+    start: float = eqx.field(static=True, default=0.3)
+    low: float = eqx.field(static=True, default=0.03)
+    high: float = eqx.field(static=True, default=3.0)
+
+    def __check_init__(self):
+        check_range("temperature", self.start, self.low, self.high)
+
+    def init(self, games):
+        return {"temperature": jnp.asarray(where_between(self.start, self.low, self.high))}
+
+    def apply(self, params, games, protocol, user):
+        return games, Selection(between(params["temperature"], self.low, self.high), protocol.then), user
+
+    def describe(self, params):
+        return {"temperature": between(params["temperature"], self.low, self.high)}
+
+    def check(self, games, protocol, user):
+        if not isinstance(protocol, Selection):
+            raise ValueError(f"temperature: tunes Selection, got {type(protocol).__name__}")

@@ -1,0 +1,53 @@
+"""Subsidies and taxes on what the user does."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from emalign_jax.mechanisms._base import AbstractMechanism, check_not_negative
+
+KINDS = ("action", "outcome")
+
+
+class Transfers(AbstractMechanism):
+    """Agent i is paid t_i(a), or t_i(a, y) where the outcome can be verified: U_i + t_i. Every game has its own.
+
+    budget: the most that one agent can be paid, or charged, at any event: |t_i| <= budget, in his utility. `least_budget`
+        says what brings the user into the hull, `best_transfers` what any such transfers can guarantee her.
+    kind:   "action" or "outcome"
+    price:  of a unit of transfers: the cost is price times what may change hands, sum_i E_y max_a |t_i|
+    """
+
+    budget: float = eqx.field(static=True, default=1.0)
+    kind: str = eqx.field(static=True, default="outcome")
+    price: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        check_not_negative("budget", self.budget)
+        check_not_negative("price", self.price)
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+
+    def init(self, games):
+        Y = games.outcomes if self.kind == "outcome" else 1
+        return {"transfers": jnp.zeros((*games.batch_shape, games.agents, games.actions, Y))}
+
+    def paid(self, params):
+        return self.budget * jnp.tanh(params["transfers"])
+
+    def apply(self, params, games, protocol, user):
+        utilities = games.agent_utilities + self.paid(params)
+        utilities = jnp.broadcast_to(utilities, games.agent_utilities.shape)
+        return type(games)(games.prior, games.user_utility, utilities, check="shapes"), protocol, user
+
+    def describe(self, params):
+        return {"transfers": self.paid(params)}
+
+    def cost(self, params, games):
+        most = jnp.abs(self.paid(params)).max(-2)  # [..., K, Y]
+        return self.price * (most.sum(-2) * games.prior.sum((-3, -2))).sum(-1)
+
+    @property
+    def per_game(self):
+        return True
