@@ -6,19 +6,22 @@ and certified by exact linear programs. Data flows one way:
     game -> protocol, user -> payoffs -> solve (play) -> certify (exact) -> tables and figures
 """
 
-from emalign_jax import catalog
+from emalign_jax import catalog, mechanisms
 from emalign_jax.exact import (
     Alignment,
     BestResponse,
     BestResponseDynamics,
+    BestTransfers,
     Certificate,
     Coverage,
     Premises,
     Stability,
     align,
     best_response,
+    best_transfers,
     certify,
     coverage,
+    least_budget,
     premises,
     stability,
     worst_case,
@@ -26,6 +29,8 @@ from emalign_jax.exact import (
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.game import Game, ReducedGame, reduce_game
+from emalign_jax.mechanisms import AbstractMechanism
+from emalign_jax.objectives import Objective
 from emalign_jax.payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import (
@@ -42,19 +47,23 @@ from emalign_jax.protocols import (
 from emalign_jax.replies import FixedReplies
 from emalign_jax.result import Result
 from emalign_jax.schemes import full_revelation, no_information, random_schemes
+from emalign_jax.several_users import several_users
 from emalign_jax.solve import Solution, solve
 from emalign_jax.transcripts import transcript_tree
+from emalign_jax.tuning import Tuned, evaluate, tune
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FAMILIES",
+    "AbstractMechanism",
     "AbstractProtocol",
     "AbstractUser",
     "Alignment",
     "BestResponse",
     "BestResponseDynamics",
+    "BestTransfers",
     "Certificate",
     "Comparison",
     "Conversation",
@@ -63,6 +72,7 @@ __all__ = [
     "Game",
     "GradientPlay",
     "Implicit",
+    "Objective",
     "Payoffs",
     "Pooled",
     "Premises",
@@ -77,15 +87,20 @@ __all__ = [
     "SmoothPlay",
     "Solution",
     "Stability",
+    "Tuned",
     "Unrolled",
     "align",
     "best_response",
+    "best_transfers",
     "catalog",
     "certify",
     "coverage",
+    "evaluate",
     "full_revelation",
+    "least_budget",
     "load_games",
     "load_schemes",
+    "mechanisms",
     "no_information",
     "payoffs",
     "premises",
@@ -97,8 +112,10 @@ __all__ = [
     "sampled_payoffs",
     "save_games",
     "save_schemes",
+    "several_users",
     "solve",
     "stability",
     "transcript_tree",
+    "tune",
     "worst_case",
 ]

@@ -154,10 +154,26 @@ def informants() -> Game:
     return _informed([0.5, 0.5], user, [user + bias, user - bias])
 
 
+def two_users() -> Game:
+    """A batch of two games, users 1 and 2 with the same utility u: U_11 = U_22 = u and U_12 = U_21 = -2 u (agent, user).
+
+    Each agent serves one user and wants the other to do badly. If agents commit to a scheme a user (personalised), each
+    tells his own user all: babbling is no equilibrium. With one scheme for both (anonymous) an agent gets u - 2 u = -u in
+    all, so babbling is one. `several_users` makes the one game of it. u: guess the outcome, 1 if right. After the
+    counter-example of Collina et al., arXiv 2602.13451.
+    """
+    u = np.eye(2)
+    first, second = _informed([0.5, 0.5], u, [u, -2 * u]), _informed([0.5, 0.5], u, [-2 * u, u])
+    return Game(*(np.stack([getattr(game, name) for game in (first, second)]) for name in _FIELDS))
+
+
+_FIELDS = ("prior", "user_utility", "agent_utilities")
+
+
 GAMES: dict[str, Callable[..., Game]] = {
     f.__name__: f
     for f in (
         judge, two_prosecutors, prosecutor_against_defender, biased_advisers, investment, lobbying, pharma_market,
         few_messages, cautious_advisers, what_to_ask, informants,
     )
-}  # fmt: skip
+}  # fmt: skip  # `two_users` is a batch, and apart

@@ -8,19 +8,23 @@ from emalign_jax.exact.coverage import Coverage, coverage, worst_case
 from emalign_jax.exact.dynamics import BestResponseDynamics
 from emalign_jax.exact.premises import Premises, premises
 from emalign_jax.exact.stability import Stability, stability
+from emalign_jax.exact.transfers import BestTransfers, best_transfers, least_budget
 
 __all__ = [
     "Alignment",
     "BestResponse",
     "BestResponseDynamics",
+    "BestTransfers",
     "Certificate",
     "Coverage",
     "Premises",
     "Stability",
     "align",
     "best_response",
+    "best_transfers",
     "certify",
     "coverage",
+    "least_budget",
     "premises",
     "stability",
     "worst_case",

@@ -124,7 +124,9 @@ def _faults_unsmoothed(z, used, system: System, J) -> tuple[JaxArray, JaxArray]:
     scheme = smooth_play.to_scheme(z, used)
     nearly = used & (scheme > NEARLY[0]) & (scheme < NEARLY[1])
     everything = jnp.ones_like(used)
-    worth = -residual(jnp.where(used, z, smooth_play.FLOOR - 20), everything, system._replace(temperature=0.0 * z[0, 0, 0]))
+    worth = -residual(
+        jnp.where(used, z, smooth_play.FLOOR - 20), everything, system._replace(temperature=0.0 * z[0, 0, 0])
+    )
     best = jnp.where(used, worth, -jnp.inf).max(-1, keepdims=True)
     sent = (smooth_play.row_chance(system, z.shape) * scheme).sum(1, keepdims=True) > smooth_play.UNUSED
     tempting = ~used & sent & (worth > best - NEARLY[1] * unit(system))

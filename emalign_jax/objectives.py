@@ -1,0 +1,70 @@
+"""What a mechanism is tuned for: one number from the user's value in each game and start."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from emalign_jax.game import Array
+
+OVER_GAMES = ("mean", "quantile", "cvar")
+OVER_STARTS = ("mean", "worst")
+
+
+class Objective(eqx.Module):
+    """Over starts the mean or the worst; then over games the mean, a quantile, or the mean of the worst share (CVaR).
+
+    level: of the quantile, or the share of games that CVaR looks at; in (0, 1), for these two alone
+    """
+
+    over_games: str = eqx.field(static=True, default="mean")
+    level: float = eqx.field(static=True, default=0.1)
+    over_starts: str = eqx.field(static=True, default="mean")
+
+    def __check_init__(self):
+        if self.over_games not in OVER_GAMES:
+            raise ValueError(f"over_games: expected one of {', '.join(OVER_GAMES)}, got {self.over_games!r}")
+        if self.over_starts not in OVER_STARTS:
+            raise ValueError(f"over_starts: expected one of {', '.join(OVER_STARTS)}, got {self.over_starts!r}")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level: expected a number strictly between 0 and 1, got {self.level}")
+
+    def __call__(self, values: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> Float[Array, ""]:
+        """Values that are not counted, such as those of untrusted derivatives, may be NaN. 0 if none is."""
+        safe = jnp.where(counted, values, 0)
+        if self.over_starts == "worst":
+            game = jnp.where(counted, safe, jnp.inf).min(0)
+        else:
+            game = safe.sum(0) / jnp.maximum(counted.sum(0), 1)
+        games = counted.any(0)
+        game, count = jnp.where(games, game, 0), jnp.maximum(games.sum(), 1)
+        if self.over_games == "mean":
+            return game.sum() / count
+        order = jnp.sort(jnp.where(games, game, jnp.inf))
+        rank = jnp.arange(len(order))
+        if self.over_games == "cvar":
+            share = jnp.clip(self.level * count - rank, 0, 1)  # the last game counts in part
+            return (share * jnp.where(share > 0, order, 0)).sum() / share.sum()
+        at = self.level * (count - 1)
+        share = jnp.maximum(1 - jnp.abs(rank - at), 0)  # between neighbours, as NumPy's quantile
+        return (share * jnp.where(share > 0, order, 0)).sum()
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "mean": Objective(),
+    "quantile": Objective("quantile"),
+    "cvar": Objective("cvar"),
+    "worst_start": Objective(over_starts="worst"),
+}
+
+
+def confidence(values) -> tuple[float, float, float]:
+    """Mean and its 95 % interval, by the normal approximation over games; NaN are left out."""
+    values = np.asarray(values, np.float64).ravel()
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return (np.nan,) * 3
+    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)

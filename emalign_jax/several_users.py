@@ -1,0 +1,35 @@
+"""Several users served by the same agents, as one game (after Collina et al., arXiv 2602.13451).
+
+A batch of J games that differ in who the user is becomes one game in which nature draws the user j: she knows who she is,
+x_A = (j, x_A), and the outcome says who she was, y = (j, y), so that her utility and what agents want of her may depend
+on it. Agents who commit to a scheme a user (personalised) see x_B = (j, x_B); those with one scheme for all (anonymous)
+see x_B alone. Payoffs are means over users, and everything that holds of one game holds of this one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emalign_jax.game import Game
+
+
+def several_users(games: Game, *, anonymous: bool) -> Game:
+    """One game from the users' games [..., J], the last batch axis being the users. Equal chances for all.
+
+    In Pooled, and in conversations, this is the market with J users. Not in Selection, where each user picks an agent for
+    herself while the joined user would pick one for all: there personalised schemes are the J games apart, and
+    anonymous ones are not provided.
+    Raises `ValueError` if there is no batch axis.
+    """
+    if not games.batch_shape:
+        raise ValueError("games: expected a batch whose last axis is the users, got one game")
+    prior, user, agents = (np.asarray(x) for x in (games.prior, games.user_utility, games.agent_utilities))
+    *batch, J, XA, XB, Y = prior.shape
+    K, A = agents.shape[-3], agents.shape[-2]
+    joint = np.zeros((*batch, J, XA, 1 if anonymous else J, XB, J, Y))
+    for j in range(J):
+        joint[..., j, :, 0 if anonymous else j, :, j, :] = prior[..., j, :, :, :] / J
+    prior = joint.reshape(*batch, J * XA, -1, J * Y)
+    user = np.moveaxis(user, -3, -2).reshape(*batch, A, J * Y)
+    agents = np.moveaxis(agents, -4, -2).reshape(*batch, K, A, J * Y)
+    return Game(prior, user, agents)

@@ -1,0 +1,85 @@
+"""What a mechanism is worth: equilibria under it, certified, and the user's value in them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact import certificate as exact
+from emalign_jax.exact import certify
+from emalign_jax.game import Game
+from emalign_jax.mechanisms import AbstractMechanism
+from emalign_jax.mechanisms.channel import Channel
+from emalign_jax.play import Implicit, SmoothPlay
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.result import Result
+from emalign_jax.solve import solve
+from emalign_jax.users import AbstractUser
+
+NEWTON = 20
+
+
+class Evaluation(NamedTuple):
+    """user: [N] her value in the equilibrium found, NaN where none was; cost: [N] of the mechanism
+    gain:  [N] the largest deviation gain that is not excluded, as a share of the payoff range
+    certificate: the `Certificate`; of what arrives, where messages pass a channel
+    """
+
+    user: Float[np.ndarray, "N"]
+    cost: Float[np.ndarray, "N"]
+    gain: Float[np.ndarray, "N"]
+    certificate: exact.Certificate
+
+
+def evaluate(
+    games: Game,
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    mechanism: AbstractMechanism | None,
+    params: Any,
+    solver: SmoothPlay,
+    *,
+    key: jax.Array,
+    smooth: bool = False,
+    start=None,
+    progress=None,
+) -> Evaluation:
+    """Equilibria of `games` [N] under the mechanism (None: without any), each certified.
+
+    smooth: certify the smoothed equilibrium itself; False goes on from it to an equilibrium of agents who are not
+        smoothed, by `solve` (not through a channel, where the smoothed one is kept).
+    """
+    cost = np.zeros(games.batch_shape)
+    under = games, protocol, user
+    if mechanism is not None:
+        cost = np.broadcast_to(np.asarray(mechanism.cost(params, games), np.float64), games.batch_shape)
+        under = mechanism.apply(params, games, protocol, user)
+    solver = SmoothPlay(
+        solver.agents_precision, steps=solver.steps, learning_rate=solver.learning_rate, newton=NEWTON,
+        tolerance=solver.tolerance,
+    )  # fmt: skip
+    found = solve(*under, solver, key=key, start="random" if start is None else start, differentiation=Implicit())
+    schemes = np.asarray(found.schemes, np.float64)
+    through = isinstance(under[1], Channel)
+    if smooth or through:
+        if through and mechanism is not None:
+            schemes, under = np.asarray(mechanism.arrives(params, schemes), np.float64), (under[0], protocol, under[2])
+        certificate = certify(*_plain(under[0], schemes), *under[1:])
+    else:
+        whole = np.where(np.isfinite(schemes), schemes, 1 / schemes.shape[-1])
+        solution = solve(*_plain(under[0]), *under[1:], start=whole, progress=progress)
+        certificate = solution.certificate
+        assert certificate is not None
+    ranges = certificate.payoff_range
+    gain = np.where(ranges > 0, certificate.gain_upper / np.where(ranges > 0, ranges, 1), 0).max(-1)
+    bad = certificate.result >= Result.MALFORMED_GAME
+    return Evaluation(np.where(bad, np.nan, certificate.user), cost, np.where(bad, np.nan, gain), certificate)
+
+
+def _plain(games: Game, *more):
+    """NumPy arrays, in float64, that sum to 1 as games must."""
+    prior, user, agents = (np.asarray(x, np.float64) for x in (games.prior, games.user_utility, games.agent_utilities))
+    return Game(prior / prior.sum((-3, -2, -1), keepdims=True), user, agents, check="shapes"), *more
