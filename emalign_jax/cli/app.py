@@ -15,6 +15,7 @@ from emalign_jax.cli.report import report
 from emalign_jax.cli.search import search
 from emalign_jax.cli.stability import stability
 from emalign_jax.cli.sweep import sweep
+from emalign_jax.cli.tune import tune
 
 app = typer.Typer(
     name="emalign",
@@ -28,6 +29,7 @@ app.command()(certify)
 app.command()(stability)
 app.command()(align)
 app.command()(sweep)
+app.command()(tune)
 app.command()(report)
 
 

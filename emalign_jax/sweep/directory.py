@@ -28,13 +28,13 @@ FIGURES, KINDS = ("user_value", "phase"), (".png", ".pdf")
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path, kind: str = "sweep") -> Iterator[None]:
     """The directory, made if it is not there, for this process alone. `ValueError` names the process that has it."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: --out: expected a directory, there is a file of that name")
     try:
-        if path.exists() and not _is_sweep(path):
-            raise ValueError(f"{path}: --out: holds something else than a sweep; choose another name")
+        if path.exists() and not _is_one(path, kind):
+            raise ValueError(f"{path}: --out: holds something else than a {kind}; choose another name")
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / LOCK, "a+")  # noqa: SIM115 - open as long as the lock is held
     except OSError as error:
@@ -45,7 +45,7 @@ def held(path: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
-                f"{path}: --out: another sweep is at work here (process {file.read().strip() or 'unknown'}); "
+                f"{path}: --out: another {kind} is at work here (process {file.read().strip() or 'unknown'}); "
                 "wait for it or choose another name"
             ) from None
         file.truncate(0)
@@ -54,17 +54,20 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
-def begin(path: Path, manifest: dict[str, Any], force: bool) -> None:
+def begin(path: Path, manifest: dict[str, Any], force: bool, results: tuple[str, ...] | None = None) -> None:
     """Check that what is there was begun with the same config and versions, or start anew.
 
+    results: names of the files that are removed to start anew.
     Raises `ValueError` that names each key that differs.
     """
-    found = None if force else _read_manifest(path)
+    if results is None:
+        results = (TABLE, *(f"{name}{kind}" for name in FIGURES for kind in KINDS))
+    found = None if force else _read_manifest(path, manifest["kind"])
     if found is None:
         if (path / PARTS).exists():
             shutil.rmtree(path / PARTS)
-        for target in (path / TABLE, *(path / f"{name}{kind}" for name in FIGURES for kind in KINDS)):
-            target.unlink(missing_ok=True)
+        for target in results:
+            (path / target).unlink(missing_ok=True)
         write_manifest(path, manifest)
         (path / PARTS).mkdir()
     else:
@@ -84,10 +87,12 @@ def begin(path: Path, manifest: dict[str, Any], force: bool) -> None:
             left.unlink()
 
 
-def manifest(command: list[str], config: dict[str, Any], seconds: float, **more: Any) -> dict[str, Any]:
-    """run_directory's, and that this is a sweep."""
+def manifest(
+    command: list[str], config: dict[str, Any], seconds: float, kind: str = "sweep", **more: Any
+) -> dict[str, Any]:
+    """run_directory's, and what this is."""
     entries = run_directory.manifest(command, config, config["seed"], seconds)
-    return entries | {"kind": "sweep", "float": str(jnp.result_type(float))} | more
+    return entries | {"kind": kind, "float": str(jnp.result_type(float))} | more
 
 
 def write_manifest(path: Path, entries: dict[str, Any]) -> None:
@@ -125,24 +130,24 @@ def write_table(path: Path, parts: list[pd.DataFrame]) -> pd.DataFrame:
     return rows
 
 
-def _is_sweep(path: Path) -> bool:
-    """Whether a sweep is there, or nothing but what one that was killed at once leaves."""
+def _is_one(path: Path, kind: str) -> bool:
+    """Whether one of this kind is there, or nothing but what one that was killed at once leaves."""
     if (path / MANIFEST).exists():
-        found = _read_manifest(path)
+        found = _read_manifest(path, kind)
         return found is not None
     return all(name.name.startswith(".") or name.name == PARTS for name in path.iterdir())
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
+def _read_manifest(path: Path, kind: str) -> dict[str, Any] | None:
     if not (path / MANIFEST).exists():
         return None
     try:
         found = json.loads((path / MANIFEST).read_text("utf-8"))
-        sweep = found["kind"] == "sweep" and isinstance(found["config"], dict) and isinstance(found["versions"], dict)
+        right = found["kind"] == kind and isinstance(found["config"], dict) and isinstance(found["versions"], dict)
     except (ValueError, KeyError, TypeError):
-        sweep, found = False, None
-    if not sweep:
-        raise ValueError(f"{path}: --out: its {MANIFEST} is not that of a sweep; choose another name")
+        right, found = False, None
+    if not right:
+        raise ValueError(f"{path}: --out: its {MANIFEST} is not that of a {kind}; choose another name")
     return found
 
 

@@ -1,0 +1,194 @@
+"""What tuning must reach (issue 7): derivatives, transfers against the exact yardstick, grid search, time of a run.
+
+    python benchmarks/tuning.py [gradients|transfers|grid|run ...] [--quick] [--out rows.json]
+
+Prints a row a claim, with wall and processor seconds, and exits 1 if a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+import emalign_jax as em  # noqa: E402
+from emalign_jax import mechanisms  # noqa: E402
+from emalign_jax.objectives import confidence  # noqa: E402
+
+STEP = 1e-5  # of central differences
+SMALL = 1e-3  # derivatives are compared relative to their size or to this
+
+
+def gradients(quick: bool):
+    """Implicit, unrolled and central differences of her value by the share of u added to the agents' utilities."""
+    count = 12 if quick else 200
+    for name, protocol in (("Pooled", em.Pooled()), ("Selection(0.3)", em.Selection(0.3))):
+        games = em.random_games(jax.random.key(7), count, family="shared_bias", agents=2, states=3, actions=3)
+        user, solver = em.QuantalUser(5.0), em.SmoothPlay(10.0)
+
+        def solved(share, start, solver, how, games=games, protocol=protocol, user=user):
+            more = games.agent_utilities + share[:, None, None, None] * games.user_utility[:, None]
+            under = em.Game(games.prior, games.user_utility, more, check="shapes")
+            found = em.solve(under, protocol, user, solver, start=start, differentiation=how)
+            return found.user.sum(), found
+
+        first = em.solve(games, protocol, user, solver, key=jax.random.key(0), differentiation=em.Implicit())
+        zero, warm = jnp.zeros(count), em.SmoothPlay(10.0, steps=0)
+        slope, found = jax.grad(solved, has_aux=True)(zero, first.schemes, warm, em.Implicit())
+        unrolled, played = jax.grad(solved, has_aux=True)(zero, first.schemes, warm, em.Unrolled(4000, 0.03))
+        ends = [solved(zero + h, first.schemes, warm, em.Implicit())[1] for h in (STEP, -STEP)]
+        numeric = np.asarray(ends[0].user - ends[1].user) / (2 * STEP)
+        size = np.maximum(np.abs(numeric), SMALL)
+        trusted = np.asarray(found.result) == em.Result.SMOOTH
+        both = trusted & (np.asarray(played.result) == em.Result.SMOOTH)
+        near = np.abs(slope - numeric) / size <= 1e-4
+        agree = both & near & (np.abs(unrolled - numeric) / size <= 1e-4)
+        wrong = int((trusted & ~near).sum())
+        yield {
+            "row": f"derivatives, {name}", "games": count, "implicit = differences": float((trusted & near).mean()),
+            "implicit = unrolled = differences": float(agree.mean()), "flagged": float((~trusted).mean()),
+            "wrong but not flagged": wrong, "unrolled flagged": float((trusted & ~both).mean()),
+            "kept": bool((trusted & near).mean() >= 0.95 and agree.mean() >= 0.95),
+        }  # fmt: skip
+
+
+def batch(quick: bool):
+    """Gradients under jit and vmap, 1,000 games at once."""
+    count = 50 if quick else 1000
+    games = em.random_games(jax.random.key(8), count, family="hull", agents=2, states=3, actions=3)
+    start = em.random_schemes(jax.random.key(0), count, 2, 3, 3)
+
+    def value(share, prior, u, U, start):
+        game = em.Game(prior, u, U + share * u[None], check="shapes")
+        found = em.solve(
+            game, em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(10.0), start=start, differentiation=em.Implicit()
+        )
+        return found.user, found.result
+
+    each = jax.jit(jax.vmap(jax.grad(value, has_aux=True)))
+    slope, result = each(jnp.zeros(count), games.prior, games.user_utility, games.agent_utilities, start)
+    trusted = np.asarray(result) == em.Result.SMOOTH
+    yield {
+        "row": "jit(vmap(grad))", "games": count, "trusted": float(trusted.mean()),
+        "finite": float(np.isfinite(slope).mean()), "kept": bool(np.isfinite(slope).all()),
+    }  # fmt: skip
+
+
+def transfers(quick: bool):
+    """Tuned transfers against those of the exact LP, by her certified value, on games not used for anything else."""
+    count, steps = (8, 20) if quick else (64, 200)
+    protocol, user, solver = em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(10.0)
+    for family in ("shared_bias", "goal"):
+        games = em.random_games(jax.random.key(101), count, family=family, agents=3, states=3, actions=3)
+        least = float(np.median(em.least_budget(games)))
+        for share in (0.25, 1.0):
+            budget = share * least
+            mechanism = mechanisms.Transfers(budget)
+            key = jax.random.key(0)
+            tuned = em.tune(games, protocol, user, mechanism, solver=solver, key=key, steps=steps, learning_rate=0.1)
+            best = em.best_transfers(games, budget, user)
+            exact = em.Game(games.prior, games.user_utility, np.asarray(games.agent_utilities) + best.transfers)
+            before = em.evaluate(games, protocol, user, None, None, solver, key=key)
+            after = em.evaluate(games, protocol, user, mechanism, tuned.params, solver, key=key)
+            yardstick = em.evaluate(exact, protocol, user, None, None, solver, key=key)
+            gain, reach = after.user - before.user, yardstick.user - before.user
+            promised = np.maximum(best.guarantee - before.user, 0)
+            recovered = float(np.nanmean(gain) / np.nanmean(reach))
+            yield {
+                "row": f"transfers, {family}, budget {share:g} of the median least", "games": count, "steps": steps,
+                "V before": confidence(before.user), "V tuned": confidence(after.user),
+                "V exact LP": confidence(yardstick.user), "recovered": recovered,
+                "recovered of the promised": float(np.nanmean(np.minimum(gain, promised)) / np.nanmean(promised)),
+                "certified within": float(np.nanmax([before.gain, after.gain, yardstick.gain])),
+                "trusted": float(tuned.history["trusted"].mean()), "skipped": tuned.skipped,
+                "kept": bool(recovered >= 0.9),
+            }  # fmt: skip
+
+
+def grid(quick: bool):
+    """Tuned precision and temperature against a fine grid; cost is counted in equilibrium solves."""
+    count, points, steps = (16, 5, 10) if quick else (64, 25, 60)
+    games = em.random_games(jax.random.key(5), count, family="shared_bias", agents=3, states=3, actions=3)
+    solver = em.SmoothPlay(10.0)
+    mechanism = mechanisms.Several((
+        mechanisms.UserPrecision(5.0, 1.0, 20.0), mechanisms.SelectionTemperature(0.3, 0.1, 1.0),
+    ))  # fmt: skip
+    began = time.perf_counter()
+    tuned = em.tune(
+        games, em.Selection(0.3), em.QuantalUser(5.0), mechanism, solver=solver, key=jax.random.key(0), steps=steps,
+        learning_rate=0.3,
+    )  # fmt: skip
+    middle = time.perf_counter()
+
+    @jax.jit
+    def value(precision, temperature):
+        found = em.solve(
+            games, em.Selection(temperature), em.QuantalUser(precision), solver, key=jax.random.key(0),
+            differentiation=em.Implicit(),
+        )  # fmt: skip
+        return jnp.nanmean(jnp.where(found.result == int(em.Result.SMOOTH), found.user, jnp.nan))
+
+    values = np.array([[float(value(L, t)) for t in np.geomspace(0.1, 1, points)] for L in np.geomspace(1, 20, points)])
+    own = float(value(jnp.asarray(tuned.values["precision"]), jnp.asarray(tuned.values["temperature"])))
+    done = time.perf_counter()
+    yield {
+        "row": "precision and temperature", "games": count, "grid": points**2, "steps": steps,
+        "best of the grid": float(values.max()), "tuned": own, "short by": float(values.max() - own),
+        "precision": float(tuned.values["precision"]), "temperature": float(tuned.values["temperature"]),
+        "seconds tuned": middle - began, "seconds grid": done - middle,
+        "kept": bool(own >= values.max() - 1e-3 and steps <= points**2 / 10),
+    }  # fmt: skip
+
+
+def run(quick: bool):
+    """200 steps over 256 games, Pooled, K = 3: under 3 minutes on 2 cores."""
+    count, steps = (16, 5) if quick else (256, 200)
+    games = em.random_games(jax.random.key(9), count, family="shared_bias", agents=3)
+    wall, processor = time.perf_counter(), time.process_time()
+    tuned = em.tune(
+        games, em.Pooled(), em.QuantalUser(5.0), mechanisms.Transfers(0.5), solver=em.SmoothPlay(10.0),
+        key=jax.random.key(0), steps=steps,
+    )  # fmt: skip
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    yield {
+        "row": "a tuning run, Pooled, K = 3", "games": count, "steps": steps, "wall": wall, "processor": processor,
+        "from": float(tuned.history["value"][0]), "to": float(tuned.history["value"][-1]),
+        "trusted": float(tuned.history["trusted"].mean()), "kept": wall < 180,
+    }  # fmt: skip
+
+
+ROWS = {f.__name__: f for f in (gradients, batch, transfers, grid, run)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", default=[], metavar="ROW", help=f"of {', '.join(ROWS)}; default all")
+    parser.add_argument("--quick", action="store_true", help="small sizes, for the test; promises are not judged")
+    parser.add_argument("--out", help="where the rows go as JSON")
+    given = parser.parse_args()
+    rows = []
+    for name in given.rows or ROWS:
+        began = time.perf_counter(), time.process_time()
+        for row in ROWS[name](given.quick):
+            now = time.perf_counter(), time.process_time()
+            row |= {"seconds": now[0] - began[0], "processor seconds": now[1] - began[1]}
+            began = now
+            rows.append(row)
+            print("; ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+    if given.out:
+        with open(given.out, "w") as file:
+            json.dump({"device": str(jax.devices()[0]), "rows": rows}, file, indent=1)
+    if not given.quick and not all(row["kept"] for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""`emalign tune`: a mechanism tuned through equilibrium, resumable."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emalign_jax.cli.options import ProgressBar
+
+
+def tune(
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG.toml", help="What to tune; a file, or the name of a shipped config.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Directory of the run; default tune-NAME.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start anew where a run is there.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
+) -> None:
+    """Tune what a user, a platform or a regulator can set, by gradients through equilibrium; certify what it is worth.
+
+    What is done is kept: after an interruption the same command goes on where it stopped and ends with the same numbers.
+
+    \b
+    Examples:
+      emalign tune transfers --out transfers
+      emalign tune my-market.toml --json > my-market.json
+      emalign tune --list
+    """
+    from emalign_jax import toml
+    from emalign_jax.tuning import config as configs
+
+    if list_:
+        print("\n".join(f"{name:<12} {configs.read(name).title}" for name in toml.shipped(configs.FOLDER)))
+        return
+    if config is None:
+        raise ValueError(f"CONFIG.toml: expected a file or one of {', '.join(toml.shipped(configs.FOLDER))}")
+
+    import time
+
+    from emalign_jax.search.table import JSON_SCHEMA, plain
+    from emalign_jax.sweep import directory
+    from emalign_jax.tuning import figure, run
+
+    began = time.perf_counter()
+    what = configs.read(config)
+    configs.setup(what)  # nothing is begun that cannot be ended
+    path = Path(f"tune-{Path(config).stem}" if out is None else out)
+    command = ["emalign", *sys.argv[1:]]
+    with directory.held(path, "tuning run"):
+        start = directory.manifest(command, what.plain(), 0.0, "tuning run", status="running")
+        directory.begin(path, start, force, run.RESULTS)
+        with ProgressBar("step") as bar:
+            found = run.run(what, path, bar, lambda sentence: print(f"emalign: {sentence}", file=sys.stderr))
+        drawn = figure.draw(found, what.title, path)
+        seconds = time.perf_counter() - began
+        ended = directory.manifest(command, what.plain(), seconds, "tuning run", status="done")
+        directory.write_manifest(path, ended)
+    summary = run.summary(found)
+    small = {name: values.tolist() for name, values in found.values.items() if values.size <= 16}
+    failed = summary["failed"] + summary["games"] - summary["failed"] - summary["certified"]
+    if json_:
+        document = {"schema": JSON_SCHEMA, "tuned": small, "summary": summary | {"seconds": seconds, "run": str(path)}}
+        document["history"] = {name: values.tolist() for name, values in found.history.items()}
+        print(json.dumps(plain(document), allow_nan=False))
+    else:
+        print(f"{what.title}\n")
+        for name in ("before", "after", "change"):
+            mean, low, high = summary[name]
+            print(f"  user value, {name:<7} {mean:8.4f}   95 % interval {low:.4f} to {high:.4f}")
+        print(f"  cost of the mechanism {summary['cost']:.4f}; the change is net of it")
+        for name, values in small.items():
+            print(f"  {name}: {', '.join(f'{x:.4g}' for x in found.values[name].ravel())}")
+        print(
+            f"\n{summary['games']} games, {summary['certified']} with both equilibria certified; {summary['steps']} steps"
+        )
+        if summary["skipped"]:
+            print(f"{summary['skipped']} steps were skipped: their gradient was not finite")
+        print(f"derivatives trusted in {summary['trusted']:.0%} of games; {seconds:.1f} s. Table: {path / run.TABLE}")
+        for name in drawn:
+            print(f"Figure: {path / name}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,157 @@
+"""A tuning run's config: TOML with one value a key; a section for each mechanism that is tuned."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+from emalign_jax import families, toml
+from emalign_jax.families import FAMILIES, random_games
+from emalign_jax.game import Game
+from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
+from emalign_jax.objectives import OVER_GAMES, OVER_STARTS, Objective
+from emalign_jax.play import SmoothPlay
+from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
+from emalign_jax.solve import check_sizes
+from emalign_jax.toml import Option
+from emalign_jax.users import QuantalUser
+
+FOLDER = "tuning"
+HELD_OUT = 2**30  # folded into the key of the games that are not tuned on
+OPTIONS: dict[str, Option] = {
+    "seed": Option("whole", 0),
+    "games.family": Option("word", "shared_bias", words=tuple(FAMILIES)),
+    "games.agents": Option("whole", 3, 1),
+    "games.count": Option("whole", 64, 1),
+    "games.held_out": Option("whole", 64, 2),
+    "games.states": Option("whole", 3, 1),
+    "games.actions": Option("whole", 3, 1),
+    "games.user_features": Option("whole", 1, 1),
+    "games.agent_features": Option("whole", None, 1),
+    "games.user_information": Option("number", 0.5),
+    "games.agent_information": Option("number", 1.0),
+    "games.noise": Option("number", 1.0),
+    "games.bias": Option("number", 1.0),
+    "games.alignment": Option("number", 0.5),
+    "games.information_worth": Option("number", 0.02),
+    "protocol.kind": Option("word", "pooled", words=("pooled", "selection")),
+    "protocol.temperature": Option("number", 0.3),
+    "user.precision": Option("number", 5.0),
+    "objective.over_games": Option("word", "mean", words=OVER_GAMES),
+    "objective.level": Option("number", 0.1),
+    "objective.over_starts": Option("word", "mean", words=OVER_STARTS),
+    "tune.mechanisms": Option("word", "transfers", words=tuple(MECHANISMS)),
+    "tune.steps": Option("whole", 100, 1),
+    "tune.learning_rate": Option("number", 0.1),
+    "tune.starts": Option("whole", 1, 1),
+    "tune.agents_precision": Option("number", 10.0),
+}
+for _name, _mechanism in MECHANISMS.items():  # a mechanism's fields are the keys of its section
+    for _field in dataclasses.fields(_mechanism):
+        _kind = "word" if isinstance(_field.default, str) else "number"
+        OPTIONS[f"{_name}.{_field.name}"] = Option(_kind, _field.default, 0, ("action", "outcome"))
+
+
+class Setup(NamedTuple):
+    """What a config stands for; `held_out` are the games of the evaluation."""
+
+    games: Game
+    held_out: Game
+    protocol: AbstractProtocol
+    user: QuantalUser
+    mechanism: AbstractMechanism
+    objective: Objective
+    solver: SmoothPlay
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """values: one for every key of OPTIONS; "tune.mechanisms" is a tuple of names."""
+
+    path: str
+    title: str
+    values: dict[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """For the manifest; `seed` as there."""
+        return {"title": self.title} | {
+            name: list(x) if isinstance(x, tuple) else toml.plain_value(x) for name, x in self.values.items()
+        }
+
+
+def read(config: str) -> Config:
+    """The config at a path, or the shipped one of that name. Raises as `sweep.config.read`."""
+    return parse(toml.text_of(config, FOLDER), config)
+
+
+def parse(text: str, path: str) -> Config:
+    """A config from TOML text; `path` is what messages call it."""
+    given = toml.flatten(toml.document(text, path), path, OPTIONS, ("title",))
+    title = given.pop("title", path)
+    if not isinstance(title, str):
+        raise ValueError(f"{path}: title: expected text in quotes, got {title!r}")
+    values = {}
+    for name, option in OPTIONS.items():
+        value = given.get(name, option.default)
+        if name == "tune.mechanisms":
+            several = value if isinstance(value, list) else [value]
+            values[name] = tuple(toml.value(path, name, option, x) for x in several)
+            if not several or len(set(values[name])) < len(several):
+                raise ValueError(f"{path}: {name}: expected distinct mechanisms, at least one, got {value}")
+        else:
+            values[name] = toml.value(path, name, option, value)
+    unused = [
+        name
+        for name in given
+        if name.split(".")[0] in MECHANISMS and name.split(".")[0] not in values["tune.mechanisms"]
+    ]
+    if unused:
+        raise ValueError(f"{path}: {unused[0]}: {unused[0].split('.')[0]} is not among tune.mechanisms")
+    return Config(path, title, values)
+
+
+def setup(config: Config) -> Setup:
+    """Modules and games, checked. `ValueError` names the file and what is wrong."""
+    try:
+        return _setup(config.values)
+    except ValueError as error:
+        raise ValueError(f"{config.path}: {error}") from None
+
+
+def _setup(values: dict[str, Any]) -> Setup:
+    own = {name.partition(".")[2]: x for name, x in values.items() if name.startswith("games.")}
+    held_out = own.pop("held_out")
+    families.check_arguments(**own)
+    protocol = Pooled() if values["protocol.kind"] == "pooled" else Selection(values["protocol.temperature"])
+    if isinstance(protocol, Selection) and protocol.sharp:
+        raise ValueError(
+            "protocol.temperature: expected a number > 0: the best agent's choice has no derivative, got 0.0"
+        )
+    user = QuantalUser(values["user.precision"])
+    mechanisms = tuple(_mechanism(name, values) for name in values["tune.mechanisms"])
+    mechanism = mechanisms[0] if len(mechanisms) == 1 else Several(mechanisms)
+    objective = Objective(values["objective.over_games"], values["objective.level"], values["objective.over_starts"])
+    if not 0 < values["tune.learning_rate"] < float("inf"):
+        raise ValueError(f"tune.learning_rate: expected a finite number > 0, got {values['tune.learning_rate']}")
+    if not 0 < values["tune.agents_precision"] < float("inf"):
+        raise ValueError(f"tune.agents_precision: expected a finite number > 0, got {values['tune.agents_precision']}")
+    solver = SmoothPlay(values["tune.agents_precision"])
+    key = jax.random.fold_in(jax.random.key(values["seed"]), list(FAMILIES).index(own["family"]))
+    games = random_games(key, **own)
+    others = random_games(jax.random.fold_in(key, HELD_OUT), **(own | {"count": held_out}))
+    mechanism.check(games, protocol, user)
+    small = jax.tree.map(lambda x: x[:1], games)
+    under = mechanism.apply(mechanism.init(small), small, protocol, user)
+    check_sizes(under[0], under[1], under[2], under[1].messages(under[0]), alone=False, exactly=False)
+    check_sizes(under[0], protocol, user, protocol.messages(under[0]), alone=False, exactly=True)
+    return Setup(games, games if mechanism.per_game else others, protocol, user, mechanism, objective, solver)
+
+
+def _mechanism(name: str, values: dict[str, Any]) -> AbstractMechanism:
+    given = {key.partition(".")[2]: x for key, x in values.items() if key.startswith(f"{name}.")}
+    try:
+        return MECHANISMS[name](**given)
+    except ValueError as error:
+        raise ValueError(f"{name}.{str(error).removeprefix(f'{name}: ')}") from None

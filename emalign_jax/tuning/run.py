@@ -1,0 +1,121 @@
+"""A tuning run on disk, resumable: state.npz holds all that the loop carries, written whole every few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+
+from emalign_jax.files import atomic, read_arrays, save_arrays
+from emalign_jax.objectives import confidence
+from emalign_jax.tuning import loop
+from emalign_jax.tuning.config import Config, setup
+from emalign_jax.tuning.evaluate import evaluate
+
+STATE, TABLE, VALUES = "state.npz", "games.parquet", "tuned.npz"
+FIGURES = ("tuning.png", "tuning.pdf")
+RESULTS = (STATE, TABLE, VALUES, *FIGURES)
+EVERY = 10  # steps between two states on disk
+TOLERANCE = 1e-3  # largest gain, as a share of the payoff range, of a certified equilibrium
+
+
+class Outcome(NamedTuple):
+    """values: of the tuned parameters; history: [steps] a name; rows: a row a game, before and after"""
+
+    values: dict[str, np.ndarray]
+    history: dict[str, np.ndarray]
+    rows: pd.DataFrame
+
+
+def run(config: Config, path: Path, progress: Callable[[str, int, int], None], warn: Callable[[str], None]) -> Outcome:
+    """Tune from where the run on disk stopped, then evaluate; the same numbers however often it was interrupted."""
+    values = config.values
+    with jax.enable_x64(True):
+        made = setup(config)
+        steps = values["tune.steps"]
+        problem = loop.make_problem(
+            made.games, made.protocol, made.user, made.mechanism, made.objective, made.solver, steps,
+            values["tune.learning_rate"],
+        )  # fmt: skip
+        key = jax.random.key(values["seed"])
+        like = jax.eval_shape(lambda: _shape_of(problem, values["tune.starts"], key))
+        state, history = _load(path / STATE, like, warn)
+        if state is None:
+            progress("first equilibria", 0, steps)
+            state, history = loop.begin(problem, key, values["tune.starts"]), {name: [] for name in loop.HISTORY}
+            _save(path / STATE, state, history)
+        for n in range(int(state.step), steps):
+            state, row, result = loop.step(problem, state)
+            for name in loop.HISTORY:
+                history[name].append(float(row[name]))
+            if (n + 1) % loop.REFRESH == 0:
+                state = loop.refresh(problem, state, np.asarray(result))
+            if (n + 1) % EVERY == 0 or n + 1 == steps:
+                _save(path / STATE, state, history)
+            progress("tune", n + 1, steps)
+        rows = _evaluate(made, state.params, key, progress)
+        named = {name: np.asarray(x) for name, x in made.mechanism.describe(state.params).items()}
+    save_arrays(path / VALUES, named)
+    with atomic(path / TABLE) as temporary:
+        rows.to_parquet(temporary, index=False)
+    return Outcome(named, {name: np.array(x) for name, x in history.items()}, rows)
+
+
+def _evaluate(made, params, key, progress) -> pd.DataFrame:
+    games, columns = made.held_out, {}
+    held = {"before": (None, None), "after": (made.mechanism, params)}
+    for name, (mechanism, own) in held.items():
+        progress(f"certify {name}", 0, 1)
+        found = evaluate(games, made.protocol, made.user, mechanism, own, made.solver, key=jax.random.fold_in(key, 1))
+        columns[f"user_{name}"], columns[f"cost_{name}"] = found.user, found.cost
+        columns[f"gain_{name}"] = found.gain
+        columns[f"certified_{name}"] = found.gain <= TOLERANCE * 1.000001
+        columns[f"no_information_{name}"] = found.certificate.no_information
+        columns[f"full_information_{name}"] = found.certificate.full_information
+    return pd.DataFrame({"game": np.arange(len(games.prior))} | columns)
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """Means with 95 % intervals over games, before, after, and of the difference net of costs."""
+    rows = outcome.rows
+    change = rows["user_after"] - rows["cost_after"] - rows["user_before"] + rows["cost_before"]
+    found = {"before": rows["user_before"], "after": rows["user_after"], "change": change}
+    entries: dict[str, Any] = {name: list(confidence(column)) for name, column in found.items()}
+    return entries | {
+        "cost": float(rows["cost_after"].mean()), "games": len(rows), "steps": len(outcome.history["objective"]),
+        "skipped": int(outcome.history["skipped"].sum()), "trusted": float(outcome.history["trusted"].mean()),
+        "certified": int((rows["certified_before"] & rows["certified_after"]).sum()),
+        "failed": int((rows["user_before"].isna() | rows["user_after"].isna()).sum()),
+    }  # fmt: skip
+
+
+def _shape_of(problem, starts, key):
+    params = jax.tree.map(
+        lambda x: jax.numpy.asarray(x, problem.games.prior.dtype), problem.mechanism.init(problem.games)
+    )
+    return loop.State(params, problem.optimizer.init(params), None, None)
+
+
+def _save(path: Path, state: loop.State, history: dict[str, list[float]]) -> None:
+    leaves = jax.tree.leaves(state)
+    arrays = {f"leaf_{n:03d}": np.asarray(leaf) for n, leaf in enumerate(leaves)}
+    save_arrays(path, arrays | {f"history_{name}": np.array(x, float) for name, x in history.items()})
+
+
+def _load(path: Path, like: loop.State, warn) -> tuple[Any, Any]:
+    """The state on disk, (None, None) if there is none; what is damaged is begun anew, with a warning."""
+    if not path.exists():
+        return None, None
+    structure = jax.tree.structure(like._replace(schemes=0, step=0))
+    names = [f"leaf_{n:03d}" for n in range(structure.num_leaves)]
+    try:
+        arrays = read_arrays(path, (*names, *(f"history_{name}" for name in loop.HISTORY)))
+    except ValueError as error:
+        warn(f"{error}; begun anew")
+        return None, None
+    state = jax.tree.unflatten(structure, [jax.numpy.asarray(arrays[name]) for name in names])
+    return state, {name: list(arrays[f"history_{name}"]) for name in loop.HISTORY}
