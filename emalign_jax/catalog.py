@@ -155,11 +155,11 @@ def informants() -> Game:
 
 
 def two_users() -> Game:
-    """A batch of two games, users 1 and 2 with the same utility u: U_11 = U_22 = u and U_12 = U_21 = -2 u (agent, user).
+    """A batch of two games, users 1 and 2 with the same utility u: U_11 = U_22 = u, U_12 = U_21 = -2 u.
 
     Each agent serves one user and wants the other to do badly. If agents commit to a scheme a user (personalised), each
-    tells his own user all: babbling is no equilibrium. With one scheme for both (anonymous) an agent gets u - 2 u = -u in
-    all, so babbling is one. `several_users` makes the one game of it. u: guess the outcome, 1 if right. After the
+    tells his own user all: babbling is no equilibrium. With one scheme for both (anonymous) an agent gets u - 2 u = -u
+    in all, so babbling is one. `several_users` makes the one game of it. u: guess the outcome, 1 if right. After the
     counter-example of Collina et al., arXiv 2602.13451.
     """
     u = np.eye(2)

@@ -8,8 +8,9 @@ import enum
 class Result(enum.IntEnum):
     """A code per game; `.message` is the sentence, `.ok` says whether no deviation gains more than the tolerance.
 
-    With `differentiation`, `solve` says whether the derivative can be trusted: SMOOTH, or why not. Otherwise `solve` says how a profile was found, `certify` what is proved of it: CERTIFIED if the upper bound of every
-    gain is within the tolerance, UNREFUTED if only the lower bound is.
+    `solve` says how a profile was found, `certify` what is proved of it: CERTIFIED if the upper bound of every gain is
+    within the tolerance, UNREFUTED if only the lower bound is. With `differentiation`, `solve` says whether the
+    derivative can be trusted: SMOOTH, or why not.
     """
 
     CERTIFIED = 0

@@ -1,8 +1,8 @@
 """Several users served by the same agents, as one game (after Collina et al., arXiv 2602.13451).
 
-A batch of J games that differ in who the user is becomes one game in which nature draws the user j: she knows who she is,
-x_A = (j, x_A), and the outcome says who she was, y = (j, y), so that her utility and what agents want of her may depend
-on it. Agents who commit to a scheme a user (personalised) see x_B = (j, x_B); those with one scheme for all (anonymous)
+A batch of J games that differ in who the user is becomes one game in which nature draws the user j: she knows who she
+is, x_A = (j, x_A), and the outcome says who she was, y = (j, y), so that her utility and what agents want of her may
+depend on it. Agents who commit to a scheme a user (personalised) see x_B = (j, x_B); those with one scheme for all (anonymous)
 see x_B alone. Payoffs are means over users, and everything that holds of one game holds of this one.
 """
 

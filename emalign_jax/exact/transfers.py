@@ -1,7 +1,7 @@
 """What transfers to agents can do for the user, exactly: the yardstick of tuned ones (float64, one LP a game).
 
 Transfers t_i(a) or t_i(a, y) are added to U_i and are bounded, |t_i| <= budget at every event. Weighted sums of them,
-S = sum_i w_i t_i, range over |S| <= budget * sum_i w_i, so that both problems are linear in (w, S), although not in (w, t).
+S = sum_i w_i t_i, range over |S| <= budget * sum_i w_i, so both problems are linear in (w, S), although not in (w, t).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ class Reporting(AbstractMechanism):
     """Before the agents talk she makes a public report r of x_A: with probability `share` r = x_A, else r is drawn at
     random. One share for all games; she commits to it.
 
-    Under the mechanism the game is another one: the agents see (x_B, r), and so does she (x_A, r), as she knows what she
+    Under the mechanism the game is another one: the agents see (x_B, r), and she (x_A, r), as she knows what she
     reported; the law of r given x_A is the garbling. That is the sound reading: if agents saw a report that she forgot,
     she would misread what depends on it. All certificates then apply as they are. Sizes grow by XA on both sides, and
     agents need more messages. At share 0 the report is a public coin.

@@ -49,7 +49,7 @@ class Implicit(eqx.Module):
     def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
         """(scheme, result) of one game."""
         fixed = jax.lax.stop_gradient((start, system))
-        z = smooth_play.play(solver, *fixed)
+        z = smooth_play.settle(solver, smooth_play.play(solver, *fixed), fixed[1])
         used = messages_in_use(solver, z, fixed[1])
         z = smooth_play.newton(solver, z, used, fixed[1])
         finite = jnp.isfinite(z).all()
@@ -80,8 +80,8 @@ class Implicit(eqx.Module):
 
 
 class Unrolled(eqx.Module):
-    """Damped logit responses, z <- z - rate * precision * F(z), differentiated step by step (no Newton steps; the solver's `steps` and
-    `learning_rate` are not used). To be had to the digits of `Implicit` it must have converged.
+    """Damped logit responses, z <- z - rate * precision * F(z), differentiated step by step (no Newton steps; the
+    solver's `steps` and `learning_rate` are not used). To be had to the digits of `Implicit` it must have converged.
 
     steps: of play
     rate:  share of the way to the logit response that a step goes

@@ -36,6 +36,7 @@ OUT_OF_USE = 1e-5  # with precision inf: play drives what does not pay to the fl
 FLOOR = -14.0
 LONGEST = 4.0  # of a Newton step, in any logit
 SHARES = (1.0, 0.5, 0.2, 0.05)  # of a Newton step that are tried
+SETTLE_RATE = 0.1  # share of the way to the logit response
 ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)  # as in `GradientPlay`
 
 
@@ -47,6 +48,7 @@ class SmoothPlay(eqx.Module):
         not smoothed, and an equilibrium is a root on the messages in use alone.
     steps:            of play before Newton's
     learning_rate:    (first, last) of a step, in logits, geometric in between
+    settle:           damped logit responses after play, which are kept if they lower |F|
     newton:           steps at most
     tolerance:        |F| of an equilibrium, in units of the largest difference between two actions to any agent;
                       None: 1e-9 in float64 and 1e-4 in float32
@@ -55,6 +57,7 @@ class SmoothPlay(eqx.Module):
     agents_precision: Float[Array, "*batch"]
     steps: int = eqx.field(static=True)
     learning_rate: tuple[float, float] = eqx.field(static=True)
+    settle: int = eqx.field(static=True)
     newton: int = eqx.field(static=True)
     tolerance: float | None = eqx.field(static=True)
     plain: bool = eqx.field(static=True)
@@ -65,6 +68,7 @@ class SmoothPlay(eqx.Module):
         *,
         steps: int = 300,
         learning_rate: tuple[float, float] = (0.2, 0.02),
+        settle: int = 30,
         newton: int = 20,
         tolerance: float | None = None,
     ):
@@ -80,6 +84,7 @@ class SmoothPlay(eqx.Module):
         self.plain = not traced and bool(np.isinf(np.asarray(agents_precision)).all())
         self.agents_precision = agents_precision
         self.steps, self.newton = integer("steps", steps, 0), integer("newton", newton, 0)
+        self.settle = integer("settle", settle, 0)
         if len(learning_rate) != 2 or not all(np.isfinite(x) and x > 0 for x in learning_rate):
             raise ValueError(f"learning_rate: expected two finite numbers > 0 (first, last), got {learning_rate}")
         self.learning_rate = tuple(map(float, learning_rate))
@@ -180,6 +185,20 @@ def play(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> Flo
 
     rates = jnp.asarray(np.geomspace(*solver.learning_rate, solver.steps), z.dtype)
     return jax.lax.scan(step, (z, ADAM.init(z)), rates)[0][0]
+
+
+def settle(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> Float[Array, "K rows M"]:
+    """Damped logit responses: unlike Adam they come to rest at a stable equilibrium."""
+    if solver.plain or not solver.settle:
+        return z
+    everything = jnp.ones(z.shape, bool)
+
+    def step(z, _):
+        return z - SETTLE_RATE / system.temperature * residual(z, everything, system), None
+
+    moved, _ = jax.lax.scan(step, z, None, length=solver.settle)
+    left = [jnp.abs(residual(x, everything, system)).max() for x in (moved, z)]
+    return jnp.where(left[0] < left[1], moved, z)
 
 
 def newton(solver: SmoothPlay, z, used, system: System) -> Float[Array, "K rows M"]:
