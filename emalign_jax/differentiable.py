@@ -40,7 +40,7 @@ def solve_smooth(
     return _solve(games, protocol, user, solver, differentiation, jnp.asarray(start))
 
 
-def check(protocol: AbstractProtocol, user: AbstractUser, solver: Any) -> None:
+def check(protocol: Any, user: Any, solver: Any) -> None:
     """Raise `ValueError` for what has no derivative."""
     if not isinstance(solver, SmoothPlay):
         raise ValueError(f"solver: differentiation goes with SmoothPlay, got {type(solver).__name__}")

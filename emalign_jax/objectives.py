@@ -65,6 +65,6 @@ def confidence(values) -> tuple[float, float, float]:
     values = np.asarray(values, np.float64).ravel()
     values = values[np.isfinite(values)]
     if not len(values):
-        return (np.nan,) * 3
+        return np.nan, np.nan, np.nan
     half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)

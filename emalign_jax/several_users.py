@@ -1,9 +1,9 @@
 """Several users served by the same agents, as one game (after Collina et al., arXiv 2602.13451).
 
-A batch of J games that differ in who the user is becomes one game in which nature draws the user j: she knows who she
-is, x_A = (j, x_A), and the outcome says who she was, y = (j, y), so that her utility and what agents want of her may
-depend on it. Agents who commit to a scheme a user (personalised) see x_B = (j, x_B); those with one scheme for all (anonymous)
-see x_B alone. Payoffs are means over users, and everything that holds of one game holds of this one.
+A batch of J games that differ in who the user is becomes one game in which nature draws the user j. She knows who
+she is, x_A = (j, x_A), and the outcome says who she was, y = (j, y), so that her utility and what agents want of her
+may depend on it. Agents who commit to a scheme a user (personalised) see x_B = (j, x_B); those with one scheme for all
+(anonymous) see x_B alone. Payoffs are means over users, and everything that holds of one game holds of this one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from emalign_jax.game import Game
 
 
 def several_users(games: Game, *, anonymous: bool) -> Game:
-    """One game from the users' games [..., J], the last batch axis being the users. Equal chances for all.
+    """One game from the users' games [..., J], all users being equally likely.
 
     In Pooled, and in conversations, this is the market with J users. Not in Selection, where each user picks an agent for
     herself while the joined user would pick one for all: there personalised schemes are the J games apart, and

@@ -16,7 +16,7 @@ from emalign_jax.arguments import integer
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
 from emalign_jax.exact.selection import SelectionCheck
-from emalign_jax.game import Array, Game, faults, reduce_game
+from emalign_jax.game import Game, faults, reduce_game
 from emalign_jax.play import GradientPlay, Implicit, Played, SmoothPlay, Unrolled, play
 from emalign_jax.play.gradient_play import bucket
 from emalign_jax.protocols import AbstractProtocol
@@ -33,7 +33,8 @@ PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best re
 
 
 class Solution(NamedTuple):
-    """What `solve` found; float64 arrays on the host (with `differentiation` arrays of jax). With starts > 1 a starts axis leads the batch axes.
+    """What `solve` found; float64 arrays on the host (with `differentiation` arrays of jax). With starts > 1 a starts
+    axis leads the batch axes.
 
     schemes:      [..., K, XB, M]; in conversations whole rules, [..., K, rows, M]
     user, agents: [...], [..., K]  payoffs
@@ -42,10 +43,10 @@ class Solution(NamedTuple):
     certificate:  the `Certificate` of the schemes (None with verify=False and with differentiation)
     """
 
-    schemes: Float[Array, "*batch K XB M"]
-    user: Float[Array, "*batch"]
-    agents: Float[Array, "*batch K"]
-    result: Int[Array, "*batch"]
+    schemes: Float[Any, "*batch K XB M"]
+    user: Float[Any, "*batch"]
+    agents: Float[Any, "*batch K"]
+    result: Int[Any, "*batch"]
     stats: dict[str, Any]
     certificate: exact.Certificate | None
 
@@ -58,7 +59,7 @@ def solve(
     *,
     key: jax.Array | None = None,
     starts: int = 1,
-    start="random",
+    start: Any = "random",
     messages: int | None = None,
     verify: bool = True,
     progress=None,

@@ -33,6 +33,7 @@ def sweep(
       emalign sweep my-grid.toml --out my-grid --json > my-grid.json
       emalign sweep --list
     """
+    from emalign_jax import toml
     from emalign_jax.sweep import config as configs
 
     if list_:
@@ -71,7 +72,7 @@ def sweep(
     failed = documents.failures(rows, tuple(a for a in grid.axes if a not in ("games.family", "games.agents")))
     if json_:
         summary = {"failed": len(rows.query("not ok")), "rows": len(rows), "seconds": seconds, "run": str(path)}
-        entries = [line | {name: configs.plain_value(line[name]) for name in grid.axes} for line in lines]
+        entries = [line | {name: toml.plain_value(line[name]) for name in grid.axes} for line in lines]
         document = {"schema": documents.JSON_SCHEMA, "cells": entries, "summary": summary}
         print(json.dumps(documents.plain(document), allow_nan=False))
     else:

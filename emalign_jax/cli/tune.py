@@ -21,9 +21,9 @@ def tune(
     force: Annotated[bool, typer.Option("--force", help="Start anew where a run is there.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
-    """Tune what a user, a platform or a regulator can set, by gradients through equilibrium; certify what it is worth.
+    """Tune what a user, a platform or a regulator can set, by gradients through equilibrium; certify the result.
 
-    What is done is kept: after an interruption the same command goes on where it stopped and ends with the same numbers.
+    What is done is kept: after an interruption the same command goes on where it stopped, to the same numbers.
 
     \b
     Examples:
@@ -62,7 +62,7 @@ def tune(
         directory.write_manifest(path, ended)
     summary = run.summary(found)
     small = {name: values.tolist() for name, values in found.values.items() if values.size <= 16}
-    failed = summary["failed"] + summary["games"] - summary["failed"] - summary["certified"]
+    failed = summary["games"] - summary["certified"]
     if json_:
         document = {"schema": JSON_SCHEMA, "tuned": small, "summary": summary | {"seconds": seconds, "run": str(path)}}
         document["history"] = {name: values.tolist() for name, values in found.history.items()}
@@ -73,8 +73,9 @@ def tune(
             mean, low, high = summary[name]
             print(f"  user value, {name:<7} {mean:8.4f}   95 % interval {low:.4f} to {high:.4f}")
         print(f"  cost of the mechanism {summary['cost']:.4f}; the change is net of it")
-        for name, values in small.items():
-            print(f"  {name}: {', '.join(f'{x:.4g}' for x in found.values[name].ravel())}")
+        for name in small:
+            shown = ", ".join(f"{x:.4g}" for x in found.values[name].ravel())
+            print(f"  {name}: {shown}")
         print(
             f"\n{summary['games']} games, {summary['certified']} with both equilibria certified; {summary['steps']} steps"
         )

@@ -129,7 +129,9 @@ def _best(game: ReducedGame, prior, user, budget: float, kind: str):
     K, Y = len(game.agents), prior.shape[-1]
     cells = XA * XB
     scale = value_scale(game)
-    law = respond(user, game.user, game.mass, np.zeros_like(game.user), scale).reshape(cells, A)  # a*, or a law
+    law = respond(user, np.asarray(game.user), np.asarray(game.mass), np.zeros((XA, XB, A)), scale).reshape(
+        cells, A
+    )  # a*, or a law
     g, G = game.user.reshape(cells, A), game.agents.reshape(K, cells, A)
     p = prior.reshape(cells, Y) if kind == "outcome" else prior.sum(-1).reshape(cells, 1)
     Z = p.shape[1]

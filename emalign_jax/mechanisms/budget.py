@@ -13,7 +13,8 @@ from emalign_jax.mechanisms.channel import Channel, check_listens
 
 class MessageBudget(AbstractMechanism):
     """A soft budget b in (1, M) of messages: message s = 1, 2, ... arrives with probability
-    sigmoid((b + 1/2 - s) / width) (the first always); otherwise the first arrives in its place, and nobody can tell. One b for all games.
+    sigmoid((b + 1/2 - s) / width) (the first always); otherwise the first arrives in its place, and nobody can tell.
+    One b for all games.
 
     With width -> 0 and b an integer, agents have b messages.
 

@@ -23,7 +23,8 @@ class SelectionTemperature(AbstractMechanism):
         return {"temperature": jnp.asarray(where_between(self.start, self.low, self.high))}
 
     def apply(self, params, games, protocol, user):
-        return games, Selection(between(params["temperature"], self.low, self.high), protocol.then), user
+        then = protocol.conversation  # that she has with the agent she picks
+        return games, Selection(between(params["temperature"], self.low, self.high), then), user
 
     def describe(self, params):
         return {"temperature": between(params["temperature"], self.low, self.high)}

@@ -14,7 +14,7 @@ class Transfers(AbstractMechanism):
     """Agent i is paid t_i(a), or t_i(a, y) where the outcome can be verified: U_i + t_i. Every game has its own.
 
     budget: the most that one agent can be paid, or charged, at any event: |t_i| <= budget, in his utility.
-        `least_budget` says what brings the user into the hull, `best_transfers` what any such transfers can guarantee her.
+        `least_budget` says what brings the user into the hull, `best_transfers` what such transfers can guarantee.
     kind:   "action" or "outcome"
     price:  of a unit of transfers: the cost is price times what may change hands, sum_i E_y max_a |t_i|
     """

@@ -87,7 +87,7 @@ class SmoothPlay(eqx.Module):
         self.settle = integer("settle", settle, 0)
         if len(learning_rate) != 2 or not all(np.isfinite(x) and x > 0 for x in learning_rate):
             raise ValueError(f"learning_rate: expected two finite numbers > 0 (first, last), got {learning_rate}")
-        self.learning_rate = tuple(map(float, learning_rate))
+        self.learning_rate = float(learning_rate[0]), float(learning_rate[1])
         if tolerance is not None and not 0 < tolerance < np.inf:
             raise ValueError(f"tolerance: expected a finite number > 0 or None, got {tolerance}")
         self.tolerance = tolerance
@@ -165,7 +165,7 @@ def linear_solver(solver: SmoothPlay) -> lx.AbstractLinearSolver:
 
 
 def solve_linear(solver: SmoothPlay, J: Float[Array, "n n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
-    return lx.linear_solve(lx.MatrixLinearOperator(J), right, linear_solver(solver), throw=False).value
+    return lx.linear_solve(lx.MatrixLinearOperator(jnp.asarray(J)), right, linear_solver(solver), throw=False).value
 
 
 def play(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> Float[Array, "K rows M"]:

@@ -14,7 +14,7 @@ from emalign_jax import toml
 from emalign_jax.families import FAMILIES
 from emalign_jax.search.words import Method, Protocol, Ties
 from emalign_jax.solve import STARTS
-from emalign_jax.toml import Option
+from emalign_jax.toml import Option, plain_value
 
 BLOCK = 50  # games done and written at a time, unless the config says otherwise
 MOST_CELLS = 10_000

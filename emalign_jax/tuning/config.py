@@ -130,7 +130,7 @@ def _setup(values: dict[str, Any]) -> Setup:
             "protocol.temperature: expected a number > 0: the best agent's choice has no derivative, got 0.0"
         )
     user = QuantalUser(values["user.precision"])
-    mechanisms = tuple(_mechanism(name, values) for name in values["tune.mechanisms"])
+    mechanisms = tuple(_make(name, values) for name in values["tune.mechanisms"])
     mechanism = mechanisms[0] if len(mechanisms) == 1 else Several(mechanisms)
     objective = Objective(values["objective.over_games"], values["objective.level"], values["objective.over_starts"])
     if not 0 < values["tune.learning_rate"] < float("inf"):
@@ -149,7 +149,7 @@ def _setup(values: dict[str, Any]) -> Setup:
     return Setup(games, games if mechanism.per_game else others, protocol, user, mechanism, objective, solver)
 
 
-def _mechanism(name: str, values: dict[str, Any]) -> AbstractMechanism:
+def _make(name: str, values: dict[str, Any]) -> AbstractMechanism:
     given = {key.partition(".")[2]: x for key, x in values.items() if key.startswith(f"{name}.")}
     try:
         return MECHANISMS[name](**given)

@@ -67,10 +67,10 @@ def evaluate(
     if smooth or through:
         if through and mechanism is not None:
             schemes, under = np.asarray(mechanism.arrives(params, schemes), np.float64), (under[0], protocol, under[2])
-        certificate = certify(*_plain(under[0], schemes), *under[1:])
+        certificate = certify(_plain(under[0]), schemes, under[1], under[2])
     else:
         whole = np.where(np.isfinite(schemes), schemes, 1 / schemes.shape[-1])
-        solution = solve(*_plain(under[0]), *under[1:], start=whole, progress=progress)
+        solution = solve(_plain(under[0]), under[1], under[2], start=whole, progress=progress)
         certificate = solution.certificate
         assert certificate is not None
     ranges = certificate.payoff_range
@@ -79,7 +79,7 @@ def evaluate(
     return Evaluation(np.where(bad, np.nan, certificate.user), cost, np.where(bad, np.nan, gain), certificate)
 
 
-def _plain(games: Game, *more):
+def _plain(games: Game) -> Game:
     """NumPy arrays, in float64, that sum to 1 as games must."""
     prior, user, agents = (np.asarray(x, np.float64) for x in (games.prior, games.user_utility, games.agent_utilities))
-    return Game(prior / prior.sum((-3, -2, -1), keepdims=True), user, agents, check="shapes"), *more
+    return Game(prior / prior.sum((-3, -2, -1), keepdims=True), user, agents, check="shapes")

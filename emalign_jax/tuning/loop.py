@@ -155,7 +155,7 @@ def refresh(problem: Problem, state: State, result: np.ndarray) -> State:
     lost = np.argwhere(result != Result.SMOOTH)
     if not len(lost):
         return state
-    S, N = result.shape
+    N = result.shape[1]
     games, protocol, user = _under(problem, state.params)
     protocol, user, solver = (parameters.flatten(module, (N,), jnp) for module in (protocol, user, problem.solver))
     schemes = state.schemes

@@ -81,15 +81,15 @@ def _evaluate(made, params, key, progress) -> pd.DataFrame:
 
 def summary(outcome: Outcome) -> dict[str, Any]:
     """Means with 95 % intervals over games, before, after, and of the difference net of costs."""
-    rows = outcome.rows
+    rows = {name: outcome.rows[name].to_numpy() for name in outcome.rows}
     change = rows["user_after"] - rows["cost_after"] - rows["user_before"] + rows["cost_before"]
     found = {"before": rows["user_before"], "after": rows["user_after"], "change": change}
     entries: dict[str, Any] = {name: list(confidence(column)) for name, column in found.items()}
     return entries | {
-        "cost": float(rows["cost_after"].mean()), "games": len(rows), "steps": len(outcome.history["objective"]),
+        "cost": float(rows["cost_after"].mean()), "games": len(outcome.rows), "steps": len(outcome.history["objective"]),
         "skipped": int(outcome.history["skipped"].sum()), "trusted": float(outcome.history["trusted"].mean()),
         "certified": int((rows["certified_before"] & rows["certified_after"]).sum()),
-        "failed": int((rows["user_before"].isna() | rows["user_after"].isna()).sum()),
+        "failed": int(np.isnan(rows["user_before"] + rows["user_after"]).sum()),
     }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def _shape_of(problem, starts, key):
     params = jax.tree.map(
         lambda x: jax.numpy.asarray(x, problem.games.prior.dtype), problem.mechanism.init(problem.games)
     )
-    return loop.State(params, problem.optimizer.init(params), None, None)
+    return loop.State(params, problem.optimizer.init(params), jax.numpy.zeros(()), jax.numpy.zeros(()))
 
 
 def _save(path: Path, state: loop.State, history: dict[str, list[float]]) -> None:
