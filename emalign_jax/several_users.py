@@ -16,8 +16,8 @@ from emalign_jax.game import Game
 def several_users(games: Game, *, anonymous: bool) -> Game:
     """One game from the users' games [..., J], all users being equally likely.
 
-    In Pooled, and in conversations, this is the market with J users. Not in Selection, where each user picks an agent for
-    herself while the joined user would pick one for all: there personalised schemes are the J games apart, and
+    In Pooled, and in conversations, this is the market with J users. Not in Selection, where each user picks an agent
+    for herself while the joined user would pick one for all: there personalised schemes are the J games apart, and
     anonymous ones are not provided.
     Raises `ValueError` if there is no batch axis.
     """

@@ -76,9 +76,7 @@ def tune(
         for name in small:
             shown = ", ".join(f"{x:.4g}" for x in found.values[name].ravel())
             print(f"  {name}: {shown}")
-        print(
-            f"\n{summary['games']} games, {summary['certified']} with both equilibria certified; {summary['steps']} steps"
-        )
+        print(f"\n{summary['games']} games, {summary['certified']} both equilibria certified; {summary['steps']} steps")
         if summary["skipped"]:
             print(f"{summary['skipped']} steps were skipped: their gradient was not finite")
         print(f"derivatives trusted in {summary['trusted']:.0%} of games; {seconds:.1f} s. Table: {path / run.TABLE}")

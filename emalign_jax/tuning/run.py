@@ -86,7 +86,8 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     found = {"before": rows["user_before"], "after": rows["user_after"], "change": change}
     entries: dict[str, Any] = {name: list(confidence(column)) for name, column in found.items()}
     return entries | {
-        "cost": float(rows["cost_after"].mean()), "games": len(outcome.rows), "steps": len(outcome.history["objective"]),
+        "cost": float(rows["cost_after"].mean()), "games": len(outcome.rows),
+        "steps": len(outcome.history["objective"]),
         "skipped": int(outcome.history["skipped"].sum()), "trusted": float(outcome.history["trusted"].mean()),
         "certified": int((rows["certified_before"] & rows["certified_after"]).sum()),
         "failed": int(np.isnan(rows["user_before"] + rows["user_after"]).sum()),

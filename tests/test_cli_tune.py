@@ -1,0 +1,82 @@
+"""`emalign tune`: its config, that it goes on where it stopped, and what it refuses."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import refused
+
+from emalign_jax import toml
+from emalign_jax.tuning import config as configs
+from emalign_jax.tuning import loop
+
+CONFIG = """
+title = "small"
+[games]
+agents = 2
+states = 2
+actions = 2
+count = 4
+held_out = 4
+[tune]
+steps = 12
+"""
+
+
+def test_shipped_configs_can_be_done():
+    for name in toml.shipped(configs.FOLDER):
+        assert configs.setup(configs.read(name)).games.batch_shape
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[transfers]\nbudget = -1.0", ["transfers.budget", ">= 0"]),
+        ("[tune]\nmechanisms = ['bribes']", ["tune.mechanisms", "transfers"]),
+        ("[objective]\nover_games = 'best'", ["objective.over_games", "cvar"]),
+        ("[objective]\nlevel = 2.0", ["level", "between 0 and 1"]),
+        ("[games]\nfamily = 'nice'", ["games.family"]),
+        ("[games]\nalignment = 2.0", ["alignment", "[0, 1]"]),
+        ("[games]\nagents = 40", ["agents"]),
+        ("[tune]\nmechanisms = ['precision']\n[precision]\nstart = 99.0", ["precision", "between"]),
+        ("[precision]\nstart = 2.0", ["precision", "not among tune.mechanisms"]),
+        ("[tune]\nmechanisms = ['temperature']", ["temperature", "Selection"]),
+        ("[tune]\nlearning_rate = 0", ["tune.learning_rate"]),
+        ("[tune", ["not TOML"]),
+    ],
+)
+def test_bad_configs_are_refused_in_one_line(run, tmp_path, text, words):
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    assert refused(run("tune", file, "--out", tmp_path / "out"), "bad.toml", *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_with_the_same_numbers(run, tmp_path, monkeypatch):
+    file = tmp_path / "small.toml"
+    file.write_text(CONFIG)
+    code, out, _ = run("tune", file, "--out", tmp_path / "whole", "--json")
+    assert code in (0, 1)
+    summary = json.loads(out)["summary"]
+    assert summary["games"] == 4
+    step, done = loop.step, []
+
+    def interrupted(problem, state):
+        done.append(1)
+        if len(done) == 11:  # one step after the first state on disk
+            raise KeyboardInterrupt
+        return step(problem, state)
+
+    monkeypatch.setattr(loop, "step", interrupted)
+    assert run("tune", file, "--out", tmp_path / "parts")[0] == 130
+    monkeypatch.setattr(loop, "step", step)
+    run("tune", file, "--out", tmp_path / "parts")
+    one, two = (dict(np.load(tmp_path / name / "tuned.npz")) for name in ("whole", "parts"))
+    np.testing.assert_array_equal(one["transfers"], two["transfers"])
+    tables = [pd.read_parquet(tmp_path / name / "games.parquet") for name in ("whole", "parts")]
+    pd.testing.assert_frame_equal(*tables)
+    assert (tmp_path / "parts" / "tuning.pdf").stat().st_size > 1000
+    file.write_text(CONFIG.replace("steps = 12", "steps = 13"))
+    assert refused(run("tune", file, "--out", tmp_path / "parts"), "tune.steps is 12 there and 13 now")

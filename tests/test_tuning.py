@@ -1,0 +1,178 @@
+"""Derivatives of equilibria, mechanisms, objectives and the tuning loop, each against an independent route."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import emalign_jax as em
+from emalign_jax import mechanisms
+from emalign_jax.mechanisms._base import AbstractMechanism
+from emalign_jax.tuning import loop
+
+USER = em.QuantalUser(5.0)
+SIZE = {"agents": 2, "states": 2, "actions": 3}
+
+
+def under(games, share):
+    """The games in which `share` [...] of u is added to what agents want."""
+    more = games.agent_utilities + share[..., None, None, None] * games.user_utility[..., None, :, :]
+    return em.Game(*jnp.broadcast_arrays(games.prior), games.user_utility, more, check="shapes")
+
+
+def slopes(games, protocol, start, differentiation, shares, steps):
+    def value(share):
+        found = em.solve(
+            under(games, share), protocol, USER, em.SmoothPlay(10.0, steps=steps), start=start,
+            differentiation=differentiation,
+        )  # fmt: skip
+        return found.user.sum(), found
+
+    return jax.jit(jax.grad(value, has_aux=True))(shares)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.3)], ids=["pooled", "selection"])
+def test_implicit_derivatives_are_central_differences(protocol):
+    count, h = 8, 1e-5
+    games = em.random_games(jax.random.key(7), count, family="shared_bias", **SIZE)
+    start = em.random_schemes(jax.random.key(0), count, 2, 2, 2)
+    three = jax.tree.map(lambda x: jnp.concatenate([x] * 3), games)
+    shares = jnp.repeat(jnp.array([0.0, h, -h]), count)
+    slope, found = slopes(three, protocol, jnp.concatenate([start] * 3), em.Implicit(), shares, 300)
+    at, up, down = np.asarray(found.user).reshape(3, count)
+    trusted = (np.asarray(found.result).reshape(3, count) == em.Result.SMOOTH).all(0)
+    assert trusted.mean() >= 0.75
+    numeric = (up - down)[trusted] / (2 * h)
+    np.testing.assert_allclose(np.asarray(slope)[:count][trusted], numeric, rtol=1e-4, atol=1e-7)
+    paid = em.payoffs(games, found.schemes[:count], protocol, USER)  # what is returned is what the schemes pay
+    np.testing.assert_allclose(at, paid.user, rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.x64
+def test_unrolled_play_has_the_same_derivatives():
+    games = em.random_games(jax.random.key(7), 6, family="shared_bias", **SIZE)
+    start = em.random_schemes(jax.random.key(0), 6, 2, 2, 2)
+    zero = jnp.zeros(6)
+    implicit, found = slopes(games, em.Pooled(), start, em.Implicit(), zero, 300)
+    unrolled, played = slopes(games, em.Pooled(), found.schemes, em.Unrolled(3000, 0.03), zero, 0)
+    both = (np.asarray(found.result) == em.Result.SMOOTH) & (np.asarray(played.result) == em.Result.SMOOTH)
+    assert both.sum() >= 4
+    np.testing.assert_allclose(unrolled[both], implicit[both], rtol=1e-4, atol=1e-7)
+
+
+MECHANISMS = {
+    "precision": (mechanisms.UserPrecision(), em.Pooled()),
+    "temperature": (mechanisms.SelectionTemperature(), em.Selection(0.3)),
+    "reporting": (mechanisms.Reporting(), em.Pooled()),
+    "listing": (mechanisms.Listing(), em.Pooled()),
+    "listing, selection": (mechanisms.Listing(), em.Selection(0.3)),
+    "messages": (mechanisms.MessageBudget(), em.Pooled()),
+    "transfers": (mechanisms.Transfers(0.5), em.Pooled()),
+    "transfers by action": (mechanisms.Transfers(0.5, "action"), em.Pooled()),
+}
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_payoffs_under_a_mechanism_are_smooth_in_its_parameters(name):
+    mechanism, protocol = MECHANISMS[name]
+    games = em.random_games(jax.random.key(1), 2, user_features=2, **SIZE)
+    mechanism.check(games, protocol, USER)
+    params = mechanism.init(games)
+    at = mechanism.apply(params, games, protocol, USER)
+    M, rows = at[1].messages(at[0]), at[1].rows(at[0], at[1].messages(at[0]))
+    schemes = em.random_schemes(jax.random.key(2), 2, 2, rows, M)
+    check_grads(lambda p: em.payoffs(*_order(mechanism.apply(p, games, protocol, USER), schemes)), (params,), order=1)
+    # the closed form of the pseudo-gradient is that of the payoffs, also through a channel
+    slope = em.pseudo_gradient(at[0], schemes, at[1], at[2])
+    whole = jax.jacrev(lambda s: em.payoffs(at[0], s, at[1], at[2]).agents)(schemes)
+    own = np.array([[whole[n, i, n, i] for i in range(2)] for n in range(2)])
+    np.testing.assert_allclose(slope, own, rtol=1e-8, atol=1e-12)
+
+
+def _order(setting, schemes):
+    games, protocol, user = setting
+    return games, schemes, protocol, user
+
+
+def test_a_report_of_nothing_and_of_all():
+    """At share ~0 the report is noise: V_full is as before. She loses nothing by knowing it."""
+    games = em.random_games(jax.random.key(1), 3, user_features=2, **SIZE)
+    mechanism = mechanisms.Reporting()
+    for share in (-40.0, 0.3, 40.0):
+        new, _, _ = mechanism.apply({"share": jnp.asarray(share)}, games, em.Pooled(), USER)
+        np.testing.assert_allclose(new.prior.sum((-3, -2, -1)), 1, atol=1e-6)
+        full = em.coverage(
+            em.Game(*map(np.asarray, (new.prior, new.user_utility, new.agent_utilities)))
+        ).full_information
+        np.testing.assert_allclose(full, em.coverage(games).full_information, atol=1e-5)
+
+
+def test_objectives_are_what_numpy_computes():
+    values = np.random.default_rng(0).normal(size=(3, 20))
+    counted = np.ones_like(values, bool)
+    counted[:, 4] = False
+    values[:, 4] = np.nan
+    kept = np.delete(values, 4, 1)
+    value = lambda **how: float(em.Objective(**how)(jnp.asarray(values), jnp.asarray(counted)))  # noqa: E731
+    assert value() == pytest.approx(kept.mean(), abs=1e-6)
+    assert value(over_starts="worst") == pytest.approx(kept.min(0).mean(), abs=1e-6)
+    assert value(over_games="quantile", level=0.3) == pytest.approx(np.quantile(kept.mean(0), 0.3), abs=1e-6)
+    worst = np.sort(kept.mean(0))
+    cvar = (worst[:3].sum() + 0.8 * worst[3]) / 3.8  # a fifth of 19 games
+    assert value(over_games="cvar", level=0.2) == pytest.approx(cvar, abs=1e-6)
+    for wrong in ({"over_games": "best"}, {"over_starts": "best"}, {"level": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            em.Objective(**wrong)
+
+
+class Praise(AbstractMechanism):
+    """A mechanism is one class: agents are told to care for her, `share` of u is added to what they want."""
+
+    broken: bool = False
+
+    def init(self, games):
+        return jnp.asarray(0.1)
+
+    def apply(self, params, games, protocol, user):
+        share = jnp.sqrt(params * 0) if self.broken else params  # a value, but no derivative
+        return under(games, jnp.broadcast_to(share, games.batch_shape)), protocol, user
+
+    def describe(self, params):
+        return {"share": params}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_new_mechanism_is_tuned_and_a_gradient_that_is_not_finite_is_skipped(broken):
+    games = em.random_games(jax.random.key(3), 6, family="shared_bias", **SIZE)
+    spoilt = em.Game(games.prior.at[2, 0, 0, 0].set(jnp.nan), games.user_utility, games.agent_utilities, check="shapes")
+    tuned = em.tune(
+        spoilt, em.Pooled(), USER, Praise(broken), solver=em.SmoothPlay(10.0, steps=100), key=jax.random.key(0), steps=4
+    )
+    assert tuned.result[0, 2] == em.Result.NOT_FINITE
+    assert tuned.skipped == (4 if broken else 0)
+    assert (tuned.values["share"] == np.asarray(0.1, tuned.values["share"].dtype)) == broken
+    assert np.isfinite(tuned.history["objective"]).all()
+
+
+def test_bad_input_is_refused():
+    games = em.random_games(jax.random.key(3), 2, **SIZE)
+    for make, word in (
+        (lambda: mechanisms.Transfers(-1.0), "budget"), (lambda: mechanisms.Transfers(1.0, "none"), "kind"),
+        (lambda: mechanisms.UserPrecision(5.0, 6.0), "precision"), (lambda: mechanisms.Listing(1.0), "listing"),
+        (lambda: mechanisms.Reporting(0.0), "reporting"), (lambda: mechanisms.MessageBudget(width=0.0), "width"),
+        (lambda: em.SmoothPlay(-1.0), "agents_precision"), (lambda: em.Unrolled(rate=0.0), "rate"),
+        (lambda: em.Implicit(0.5), "condition"), (lambda: em.best_transfers(games, -1.0), "budget"),
+        (lambda: loop.make_problem(games, em.Pooled(), USER, mechanisms.Reporting(), None, None, 1, 0.1), "reporting"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=word):
+            make()
+    for protocol, user, word in (
+        (em.Selection(), USER, "protocol"), (em.Pooled(), em.RationalUser(), "user"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=word):
+            em.solve(games, protocol, user, key=jax.random.key(0), differentiation=em.Implicit())
