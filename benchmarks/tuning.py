@@ -84,14 +84,14 @@ def batch(quick: bool):
 
 def transfers(quick: bool):
     """Tuned transfers against those of the exact LP, by her certified value, on games not used for anything else."""
-    count, steps = (8, 20) if quick else (48, 150)
+    count, steps = (8, 20) if quick else (32, 100)
     protocol, user, solver = em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(30.0)
     for family in ("shared_bias", "goal"):
         games = em.random_games(jax.random.key(101), count, family=family, agents=3, states=3, actions=3)
         least = float(np.median(em.least_budget(games)))
-        for share in (0.25, 1.0):
+        for share, start in ((0.25, "nothing"), (1.0, "nothing"), (0.25, "guarantee"), (1.0, "guarantee")):
             budget = share * least
-            mechanism = mechanisms.Transfers(budget)
+            mechanism = mechanisms.Transfers(budget, start=start)
             key = jax.random.key(0)
             tuned = em.tune(games, protocol, user, mechanism, solver=solver, key=key, steps=steps, learning_rate=0.1)
             best = em.best_transfers(games, budget, user)
@@ -103,7 +103,7 @@ def transfers(quick: bool):
             promised = np.maximum(best.guarantee - before.user, 0)
             recovered = float(np.nanmean(gain) / np.nanmean(reach))
             yield {
-                "row": f"transfers, {family}, budget {share:g} of the median least", "games": count, "steps": steps,
+                "row": f"transfers, {family}, budget {share:g} of the median least, from {start}", "games": count, "steps": steps,
                 "V before": confidence(before.user), "V tuned": confidence(after.user),
                 "V exact LP": confidence(yardstick.user), "recovered": recovered,
                 "recovered of the promised": float(np.nanmean(np.minimum(gain, promised)) / np.nanmean(promised)),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
+from emalign_jax.exact.transfers import KINDS, best_transfers
 from emalign_jax.mechanisms._base import AbstractMechanism, check_not_negative
 
-KINDS = ("action", "outcome")
+STARTS = ("nothing", "guarantee")
+INSIDE = 0.98  # of the budget: where tanh still has a slope
 
 
 class Transfers(AbstractMechanism):
@@ -16,12 +19,15 @@ class Transfers(AbstractMechanism):
     budget: the most that one agent can be paid, or charged, at any event: |t_i| <= budget, in his utility.
         `least_budget` says what brings the user into the hull, `best_transfers` what such transfers can guarantee.
     kind:   "action" or "outcome"
+    start:  "nothing", or "guarantee": from the transfers whose guarantee to a rational user is largest, by LP. Where
+        agents say nothing her value has derivative 0 by every transfer, and tuning from nothing stays there.
     price:  of a unit of transfers: the cost is price times what may change hands, sum_i E_y max_a |t_i|
     """
 
     budget: float = eqx.field(static=True, default=1.0)
     kind: str = eqx.field(static=True, default="outcome")
     price: float = eqx.field(static=True, default=0.0)
+    start: str = eqx.field(static=True, default="nothing")
 
     def __check_init__(self):
         check_not_negative("budget", self.budget)
@@ -29,7 +35,13 @@ class Transfers(AbstractMechanism):
         if self.kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
 
+        if self.start not in STARTS:
+            raise ValueError(f"start: expected one of {', '.join(STARTS)}, got {self.start!r}")
+
     def init(self, games):
+        if self.start == "guarantee" and self.budget > 0:
+            best = best_transfers(games, self.budget, kind=self.kind).transfers / self.budget
+            return {"transfers": jnp.asarray(np.arctanh(INSIDE * np.nan_to_num(best)))}
         Y = games.outcomes if self.kind == "outcome" else 1
         return {"transfers": jnp.zeros((*games.batch_shape, games.agents, games.actions, Y))}
 

@@ -11,6 +11,7 @@ from emalign_jax import families, toml
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.game import Game
 from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
+from emalign_jax.mechanisms.transfers import KINDS, STARTS
 from emalign_jax.objectives import OVER_GAMES, OVER_STARTS, Objective
 from emalign_jax.play import SmoothPlay
 from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
@@ -19,6 +20,7 @@ from emalign_jax.toml import Option
 from emalign_jax.users import QuantalUser
 
 FOLDER = "tuning"
+WORDS = {"kind": KINDS, "start": STARTS}
 HELD_OUT = 2**30  # folded into the key of the games that are not tuned on
 OPTIONS: dict[str, Option] = {
     "seed": Option("whole", 0),
@@ -51,7 +53,7 @@ OPTIONS: dict[str, Option] = {
 for _name, _mechanism in MECHANISMS.items():  # a mechanism's fields are the keys of its section
     for _field in dataclasses.fields(_mechanism):
         _kind = "word" if isinstance(_field.default, str) else "number"
-        OPTIONS[f"{_name}.{_field.name}"] = Option(_kind, _field.default, 0, ("action", "outcome"))
+        OPTIONS[f"{_name}.{_field.name}"] = Option(_kind, _field.default, 0, WORDS.get(_field.name, ()))
 
 
 class Setup(NamedTuple):
