@@ -103,7 +103,8 @@ def transfers(quick: bool):
             promised = np.maximum(best.guarantee - before.user, 0)
             recovered = float(np.nanmean(gain) / np.nanmean(reach))
             yield {
-                "row": f"transfers, {family}, budget {share:g} of the median least, from {start}", "games": count, "steps": steps,
+                "row": f"transfers, {family}, budget {share:g} of the median least, from {start}",
+                "games": count, "steps": steps,
                 "V before": confidence(before.user), "V tuned": confidence(after.user),
                 "V exact LP": confidence(yardstick.user), "recovered": recovered,
                 "recovered of the promised": float(np.nanmean(np.minimum(gain, promised)) / np.nanmean(promised)),

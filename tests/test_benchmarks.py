@@ -34,3 +34,12 @@ def test_conversation_benchmark_runs_small(tmp_path):
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert all(row["row"] in out for row in rows)
     assert sum("below_guarantee" in row for row in rows) == 4
+
+
+@pytest.mark.nightly
+def test_tuning_benchmark_runs_small(tmp_path):
+    out = child(ROOT / "benchmarks" / "tuning.py", "gradients", "batch", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 3
+    assert all(row["row"] in out for row in rows)
+    assert sum(row.get("wrong but not flagged", 0) for row in rows) == 0
