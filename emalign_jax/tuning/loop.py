@@ -24,7 +24,7 @@ from emalign_jax.result import Result
 from emalign_jax.solve import solve
 from emalign_jax.users import AbstractUser
 
-WARM_NEWTON = 2  # Newton steps from the last equilibrium; the derivative takes one more
+WARM_NEWTON = 1  # Newton steps from the last equilibrium; the derivative takes one more
 WARM_TOLERANCE = 1e-5  # of |F|: the derivative is off by about as much
 REFRESH = 20  # steps after which games that lost their equilibrium are played again
 BLOCK = 64  # games played together, so that one size is compiled
