@@ -73,16 +73,24 @@ def _solve(games, protocol, user, solver, differentiation, start):
         x = jnp.asarray(x)
         return jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - core :])).reshape(-1, *x.shape[x.ndim - core :])
 
-    reduced = reduce_game(games)
+    leaves = (games.prior, games.user_utility, games.agent_utilities)
+    whole = jnp.ones(games.batch_shape, bool)
+    for x in leaves:
+        whole &= jnp.isfinite(x).all(tuple(range(len(games.batch_shape), x.ndim)))
+    whole = jax.lax.stop_gradient(whole)
+    # before anything is multiplied: the derivative of a product by what is not finite is not 0
+    safe = [jnp.where(whole.reshape(*whole.shape, *(1,) * (x.ndim - whole.ndim)), x, 0) for x in leaves]
+    reduced = reduce_game(Game(*safe, check="shapes"))
+    whole = jnp.broadcast_to(whole, batch).reshape(-1)
     reduced = ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4))
     dtype = reduced.user.dtype
     start = flat(start, 3).astype(dtype)
     protocol, user, solver = (parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
 
-    def one(game, start, protocol, user, solver):
+    def one(game, start, protocol, user, solver, whole):
         leaves = jax.tree.leaves((game, start, protocol, user))
         finite = jnp.stack([jnp.isfinite(x).all() for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]).all()
-        finite = jax.lax.stop_gradient(finite)
+        finite = jax.lax.stop_gradient(finite & whole)
         # a sound stand-in, so that no NaN reaches the derivatives of the others
         sound = ReducedGame(jnp.full_like(game.mass, 1 / game.mass.size), game.user * 0, game.agents * 0)
         sound = jax.tree.map(jnp.zeros_like, sound)._replace(mass=sound.mass)
@@ -99,5 +107,5 @@ def _solve(games, protocol, user, solver, differentiation, start):
         return hide(scheme), hide(paid.user), hide(paid.agents), jnp.where(finite, result, int(Result.NOT_FINITE))
 
     with jax.default_matmul_precision("highest"):
-        out = jax.vmap(one)(reduced, start, protocol, user, solver)
+        out = jax.vmap(one)(reduced, start, protocol, user, solver, whole)
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), out)
