@@ -129,7 +129,7 @@ def read(config: str) -> Config:
         hint = f"did you mean {close[0]}?" if close else f"shipped configs: {', '.join(shipped())}"
         raise FileNotFoundError(f"{config}: no such file, and no shipped config of that name; {hint}")
     try:
-        return parse(path.read_bytes().decode("utf-8"), config)
+        return parse(path.read_bytes().decode("utf-8-sig"), config)
     except UnicodeDecodeError as error:
         raise ValueError(f"{config}: expected a TOML file in UTF-8, byte {error.start + 1} is not") from None
 
@@ -230,7 +230,9 @@ def _value(path: str, name: str, option: Option, value: Any) -> Any:
     if option.kind == "whole":
         if number and isinstance(value, int) and option.least <= value <= MOST_SEED:
             return value
-        raise ValueError(f"{path}: {name}: expected an integer >= {option.least}, got {value!r}")
+        too_large = number and isinstance(value, int) and value > MOST_SEED
+        rule = f"<= {MOST_SEED}" if too_large else f">= {option.least}"
+        raise ValueError(f"{path}: {name}: expected an integer {rule}, got {value!r}")
     if number and not math.isnan(value):
         return float(value)
     raise ValueError(f"{path}: {name}: expected a number, got {value!r}")

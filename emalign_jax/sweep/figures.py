@@ -192,9 +192,9 @@ def _stops(axis: Axes, stops: Sequence[Threshold], xs: list, ys: list) -> None:
     for n, stop in enumerate(stops):
         at = np.interp(stop[2:], [-np.inf, *xs, np.inf], [ends[0], *range(len(xs)), ends[1]])
         level = ys.index(stop.agents) + 0.3
-        axis.plot(at[1:], [level] * 2, color="white", lw=1.6)
+        axis.plot(at[1:], [level] * 2, color=EXACT, lw=1.1)
         if np.isfinite(stop.value):
-            label = "here the worst equilibrium regains half of the best monopolist's shortfall" if n == 0 else None
+            label = None if n else "the worst equilibrium regains half of the best monopolist's shortfall (95 %)"
             diamond: dict[str, Any] = {"marker": "D", "color": "white", "mec": EXACT, "ms": 6, "ls": "none"}
             axis.plot(at[:1], [level], label=label, clip_on=False, zorder=4, **diamond)
 

@@ -56,7 +56,9 @@ def thresholds(config: Config, rows: pd.DataFrame) -> list[Threshold]:
     return found
 
 
-def regained(gained: Float[np.ndarray, "*any N X"], short: Float[np.ndarray, "*any N X"]) -> Float[np.ndarray, "*any X"]:
+def regained(
+    gained: Float[np.ndarray, "*any N X"], short: Float[np.ndarray, "*any N X"]
+) -> Float[np.ndarray, "*any X"]:
     """Share of the games' total shortfall; 1 where there is none to speak of."""
     left = short.mean(-2)
     return np.where(left > 1e-9, gained.mean(-2) / np.maximum(left, 1e-9), 1.0)
