@@ -361,6 +361,7 @@ def test_where_competition_stops_helping_by_hand():
     (wide,) = thresholds([1, 0.6, 0.2], 0.1)  # standard error .1 / sqrt(40), in shares twice that; slope .4 a unit
     half = 1.96 * 2 * 0.1 / np.sqrt(40) / 0.4
     assert wide[2:] == pytest.approx((1.25, 1.25 - half, 1.25 + half), abs=0.04)
+    assert thresholds([0.4, 0.6, 0.2])[0].value == pytest.approx(1.25), "for good"
     assert thresholds([1, 0.9, 0.8])[0].value == np.inf
     assert thresholds([0.4, 0.3, 0.2])[0].value == -np.inf
     assert threshold.words(config, wide._replace(value=1.62, low=-np.inf, high=np.inf)) == "1.6 [< 0, > 2]"

@@ -121,9 +121,9 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
             raise ValueError(f"{source.path}: {name}: expected text, got bytes that are not utf-8") from None
     for name in numbers:
         frame[name] = _floats(source, frame.loc[:, name], hint)
-    blank = frame[numbers].isna().all(axis=1)
+    blank = frame[numbers].isna().to_numpy(bool).all(1)
     for name in names:
-        blank &= frame[name] == ""
+        blank &= (frame[name] == "").to_numpy(bool)
     if blank.all():
         found = (
             f"all {len(frame)} rows are empty"

@@ -153,7 +153,7 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "title": grid.title,
         "tables": [
             _table("User value (0 no information, 1 full information), a line a cell", lines, heads),
-            *([Table(threshold.explain(grid), ["family", "K", "up to"], stops)] if stops else []),
+            *([Table(threshold.explain(grid), ["family", "K", "beyond"], stops)] if stops else []),
             *_unsolved(rows, axes),
         ],
         "notes": _verdicts(rows),

@@ -55,7 +55,7 @@ def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
     K), two of them a map too."""
     numeric = [name for name in config.axes if OPTIONS[name].kind in ("whole", "number") and name != "seed"]
     figures = {}
-    title, off = config.title, int((~rows["ok"]).sum())
+    title, off = config.title, int(np.sum(~rows["ok"].to_numpy(bool)))
     if off:
         title += f"\n{off} of {len(rows)} profiles, in the means too, are no equilibria within the tolerance"
     if AGENTS in config.axes and set(config.axes) <= {AGENTS, FAMILY}:
@@ -194,7 +194,11 @@ def _stops(axis: Axes, stops: Sequence[Threshold], xs: list, ys: list) -> None:
         level = ys.index(stop.agents) + 0.3
         axis.plot(at[1:], [level] * 2, color=EXACT, lw=1.1)
         if np.isfinite(stop.value):
-            label = None if n else "the worst equilibrium regains half of the best monopolist's shortfall (95 %)"
+            label = (
+                None
+                if n
+                else "right: the worst equilibrium regains under half of the best monopolist's shortfall (95 %)"
+            )
             diamond: dict[str, Any] = {"marker": "D", "color": "white", "mec": EXACT, "ms": 6, "ls": "none"}
             axis.plot(at[:1], [level], label=label, clip_on=False, zorder=4, **diamond)
 

@@ -1,5 +1,5 @@
-"""Where competition stops helping: how far a misalignment may go until the worst equilibrium regains less than half of
-what the best single agent leaves her short of full information."""
+"""Where competition stops helping: the size of a misalignment beyond which the worst equilibrium regains less than half
+of what the best single agent leaves her short of full information."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESAMPLES = 1000
 
 
 class Threshold(NamedTuple):
-    """value, and the ends of its interval: where the share regained falls below SHARE, between the knob's values by
+    """value, and the ends of its interval: where the share regained falls below SHARE for good, between the knob's values by
     linear interpolation; infinite beyond the largest, -inf below the least."""
 
     family: str
@@ -50,7 +50,7 @@ def thresholds(config: Config, rows: pd.DataFrame) -> list[Threshold]:
         )
         values = worst.columns.to_numpy(float)
         gained, short = (worst - alone).to_numpy(float), 1 - alone.to_numpy(float)  # [games, values]
-        known = np.isfinite(gained).all(1)
+        known = np.isfinite(gained).all(1)  # games in which information is worth nothing are not
         if agents > 1 and known.any():
             found.append(Threshold(str(family), int(agents), *_crossing(values, gained[known], short[known])))
     return found
@@ -73,13 +73,12 @@ def _crossing(values, gained, short) -> tuple[float, float, float]:
 
 
 def _falls(values: Float[np.ndarray, "X"], share: Float[np.ndarray, "X"]) -> float:
-    below = share < SHARE
-    if not below.any():
-        return np.inf
-    n = int(below.argmax())
-    if n == 0:
+    """The last crossing: where agents are nearly aligned, next to nothing is left to regain, and shares of it jump."""
+    enough = np.flatnonzero(share >= SHARE)
+    if len(enough) == 0:
         return -np.inf
-    return float(np.interp(SHARE, share[[n, n - 1]], values[[n, n - 1]]))
+    n = int(enough[-1])
+    return float(np.interp(SHARE, share[[n + 1, n]], values[[n + 1, n]])) if n + 1 < len(values) else np.inf
 
 
 def words(config: Config, threshold: Threshold) -> str:
@@ -97,6 +96,6 @@ def explain(config: Config) -> str:
     """What the numbers are."""
     what = (knob(config) or "").split(".")[-1]
     return (
-        f"Where competition stops helping: the {what} up to which the worst equilibrium regains half of what the best "
-        f"single agent leaves her short of full information ({100 * CONFIDENCE:g} % interval, over games)"
+        f"Where competition stops helping: the {what} beyond which the worst equilibrium regains less than half of what "
+        f"the best single agent leaves her short of full information ({100 * CONFIDENCE:g} % interval, over games)"
     )
