@@ -18,8 +18,8 @@ RESAMPLES = 1000
 
 
 class Threshold(NamedTuple):
-    """value, and the ends of its interval: where the share regained falls below SHARE for good, between the knob's values by
-    linear interpolation; infinite beyond the largest, -inf below the least."""
+    """value, and the ends of its interval: where the share regained falls below SHARE for good, by linear interpolation
+    between the knob's values; infinite beyond the largest, -inf below the least."""
 
     family: str
     agents: int
@@ -96,6 +96,6 @@ def explain(config: Config) -> str:
     """What the numbers are."""
     what = (knob(config) or "").split(".")[-1]
     return (
-        f"Where competition stops helping: the {what} beyond which the worst equilibrium regains less than half of what "
-        f"the best single agent leaves her short of full information ({100 * CONFIDENCE:g} % interval, over games)"
+        f"Where competition stops helping: the {what} beyond which the worst equilibrium regains less than half of "
+        f"what the best single agent leaves her short of full information ({100 * CONFIDENCE:g} % interval, over games)"
     )
