@@ -17,8 +17,7 @@ from emalign_jax.exact import certificate as exact
 from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
 from emalign_jax.exact.selection import SelectionCheck
 from emalign_jax.game import Game, faults, reduce_game
-from emalign_jax.play import GradientPlay, Played, play
-from emalign_jax.play.gradient_play import bucket
+from emalign_jax.play import GradientPlay, play
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes, random_schemes
@@ -27,7 +26,6 @@ from emalign_jax.users import AbstractUser
 
 STARTS = ("random", "monopolist")
 Solver = GradientPlay | BestResponseDynamics
-BLOCK_CELLS = 2**26  # numbers in the largest tensor of one call of play: 256 MB in float32, with several alive
 SEARCHED = 6  # so much less often is a game moved by best responses that must be searched for
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
 
@@ -128,7 +126,7 @@ class _Search:
         self.reduced = reduce_game(self.flat, np)
         form = standard_form(self.reduced, self.protocol, self.user)  # play is in standard units, like the checks
         self.standard = form.game, form.protocol, form.user
-        self.block = max(1, BLOCK_CELLS // protocol.cells(games, messages))
+        self.cells = protocol.cells(games, messages)
         self.certificates: list[exact.Certificate | None] = [None] * self.N
         self.result = np.full(self.N, Result.UNVERIFIED)
         self.result[np.broadcast_to(faults(games), self.batch).ravel() != ""] = Result.MALFORMED_GAME
@@ -248,17 +246,11 @@ class _Search:
             done = min(done + steps, total)
             self.tell(stage, done * len(pending) // total, len(pending))
 
-        parts = []
-        for at in range(0, len(pending), self.block):
-            some = pending[at : at + self.block]
-            rows = np.pad(some, (0, min(bucket(len(some)), max(self.N, len(some))) - len(some)), mode="edge")
-            game, protocol, user = jax.tree.map(lambda x, rows=rows: x[rows], self.standard)
-            played = play(game, current[rows], protocol, user, self.solver, late=late, progress=count)
-            parts.append(Played(*(x[: len(some)] for x in played[:3]), steps=played.steps))
-        steps = max(part.steps for part in parts)
-        self.stats["steps"] += steps
+        game, protocol, user = jax.tree.map(lambda x: x[pending], self.standard)
+        played = play(game, current[pending], protocol, user, self.solver, cells=self.cells, late=late, progress=count)
+        self.stats["steps"] += played.steps
         self.tell(stage, len(pending), len(pending))
-        return Played(*(np.concatenate(x) for x in list(zip(*parts, strict=True))[:3]), steps=steps)
+        return played
 
     def examine(self, pending, current, found: Result) -> np.ndarray:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
