@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 SMALLEST = 16  # lanes; tiles have 16, 64, 256, ... of them
-CACHED_CELLS = 2**17  # numbers in a tile's largest tensor on a CPU: half a megabyte in float32
+CACHED_CELLS = 2**16  # numbers in the largest tensor of a tile on a CPU: a quarter of a megabyte in float32
 MOST_CELLS = 2**26  # and where one game alone does not fit into a cache, all workers together
 BYTES_A_CELL = 64  # of an accelerator's memory: float32, and a dozen tensors alive
 
