@@ -22,36 +22,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
 PIVOT = 1e-9  # smaller entries are not pivoted on
 ZERO = 1e-11  # a violation up to this is rounding
-UNROLLED = 48  # selections written out, at most
 RUNNING, OPTIMAL, INFEASIBLE, UNBOUNDED, STOPPED = range(5)
-
-
-class Solved(NamedTuple):
-    """x [B, n], dual [B, m] (>= 0 but on equalities), status [B], pivots [B]."""
-
-    x: Float[np.ndarray, "B n"]
-    dual: Float[np.ndarray, "B m"]
-    status: Int[np.ndarray, "B"]
-    pivots: Int[np.ndarray, "B"]
-
-
-class Traced(NamedTuple):
-    """The walk along right + t direction, t >= 0: breakpoints [B, P]; what lies beyond `count` is not meant.
-
-    Point k is the solution at t[k], and dual[k] is optimal from t[k - 1] (0 for k = 0) to t[k]. The walk ends where the
-    LP becomes infeasible (status OPTIMAL), or where there is no more room (STOPPED).
-    """
-
-    t: Float[np.ndarray, "B P"]
-    x: Float[np.ndarray, "B P n"]
-    dual: Float[np.ndarray, "B P m"]
-    count: Int[np.ndarray, "B"]
-    status: Int[np.ndarray, "B"]
-    pivots: Int[np.ndarray, "B"]
 
 
 class _State(NamedTuple):
@@ -148,35 +122,17 @@ def _crash(state: _State, equal: int, free: tuple[int, ...], first) -> _State:
     return jax.lax.fori_loop(0, equal, one, state) if equal else state
 
 
-def _reduce(op, x):
-    """x reduced over axis 0, written out where that is short: XLA on a CPU then runs along whole rows, of LPs."""
-    if len(x) > UNROLLED:
-        return (x.max if op is jnp.maximum else x.min)(0)
-    return functools.reduce(op, (x[i] for i in range(len(x))))
-
-
-def _where(x):
-    """First index along axis 0 at which x holds; 0 if none."""
-    if len(x) > UNROLLED:
-        return x.argmax(0).astype(jnp.int32)
-    at = jnp.zeros(x.shape[1:], jnp.int32)
-    for i in range(len(x) - 1, 0, -1):
-        at = jnp.where(x[i], i, at)
-    return jnp.where(x[0], 0, at)
-
-
 def _largest(x):
     """Maximum along axis 0 and its first index."""
-    most = _reduce(jnp.maximum, x)
-    return most, _where(x >= most)
+    return x.max(0), x.argmax(0).astype(jnp.int32)
 
 
 def _smallest(ratio, size, allowed):
     """Index of the least ratio among those allowed, the largest pivot among equals; whether there is one."""
-    ratio = jnp.where(allowed, jnp.maximum(ratio, 0), jnp.inf)
-    least = _reduce(jnp.minimum, ratio)
+    ratio = jax.lax.optimization_barrier(jnp.where(allowed, jnp.maximum(ratio, 0), jnp.inf))
+    least = ratio.min(0)
     size = jnp.where((ratio <= least + ZERO * (1 + least)) & allowed, size, -1)
-    return _largest(size)[1], jnp.isfinite(least)
+    return size.argmax(0).astype(jnp.int32), jnp.isfinite(least)
 
 
 def _self_dual_step(state: _State) -> _State:
@@ -192,7 +148,9 @@ def _self_dual_step(state: _State) -> _State:
         at = jnp.where(bad, -value / jnp.where(bad, by, 1), -jnp.inf)
         return jnp.where(broken, jnp.inf, at)
 
-    rows, columns = until(right, right_by, state.leaves), until(reduced, reduced_by, state.enters)
+    rows, columns = jax.lax.optimization_barrier(
+        (until(right, right_by, state.leaves), until(reduced, reduced_by, state.enters))
+    )
     (row_mu, r), (column_mu, s) = _largest(rows), _largest(columns)
     mu = jnp.minimum(jnp.maximum(row_mu, column_mu), state.mu)
     done = jnp.maximum(row_mu, column_mu) <= ZERO
@@ -238,7 +196,7 @@ def _solve_tile(cost, rows, right, direction, first, *, equal, free, lean, limit
     )
     state = state._replace(status=jnp.where(state.status == RUNNING, STOPPED, state.status))
     if not points:
-        return *_read(state, 0.0), state.status, state.pivots
+        return *_read(state, 0.0), state.nonbasic, state.status, state.pivots
     return _trace_tile(state, points)
 
 
@@ -282,13 +240,41 @@ def _trace_tile(state: _State, points: int):
 
 
 @functools.partial(jax.jit, static_argnames=("equal", "free", "lean", "limit", "points", "tile"))
-def _solve(cost, rows, right, direction, first, *, equal, free, lean, limit, points, tile):
-    """Batch-first in and out; tiles of LPs, each with loops of its own."""
+def solve(cost, rows, right, direction, first, *, equal, free, lean, limit, points, tile):
+    """B LPs, the batch axis first here; B a multiple of `tile`, and every tile has loops of its own.
+
+    cost [B, n], rows [B, m, n], right [B, m], direction [B, m], first [B, equal] or None (see `_crash`).
+    lean:   how large the perturbation of the costs is: small where the first dictionary is dual feasible
+    limit:  pivots of phase 1, at most
+    points: of phase 2, at most; 0: no phase 2
+    Returns (x [B, n], dual [B, m], nonbasic [B, n], status [B], pivots [B]); with points
+    (t [B, P], x [B, P, n], dual [B, P, m], count [B], status [B], pivots [B]): point k is the solution at t[k], dual[k]
+    is optimal from t[k - 1] (0 for k = 0) to t[k], and at t[count - 1] the LP becomes infeasible (or status STOPPED).
+    """
+
     def tiles(a):
         return None if a is None else jnp.moveaxis(a.reshape(-1, tile, *a.shape[1:]), 1, -1)
+
+    def back(a):
+        a = jnp.moveaxis(a, -1, 1)  # [tiles, tile, ...]
+        return a.reshape(-1, *a.shape[2:])
 
     def one(data):
         return _solve_tile(*data, equal=equal, free=free, lean=lean, limit=limit, points=points)
 
-    found = jax.lax.map(one, tuple(map(tiles, (cost, rows, right, direction, first))))
-    return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 1).reshape(-1, *a.shape[1:-1]), found)
+    return jax.tree.map(back, jax.lax.map(one, tuple(map(tiles, (cost, rows, right, direction, first)))))
+
+
+@jax.jit
+def polish(cost, rows, right, nonbasic):
+    """x [B, n] and dual [B, m] once more from the data and the basis alone, by one LU decomposition each: of the n
+    constraints that hold with equality."""
+    m, n = rows.shape[1:]
+    every = jnp.concatenate([jnp.broadcast_to(jnp.eye(n, dtype=rows.dtype), (len(rows), n, n)), rows], 1)
+    tight = jnp.take_along_axis(every, nonbasic[..., None], 1)
+    limits = jnp.concatenate([jnp.zeros_like(cost), right], 1)
+    lu = jax.scipy.linalg.lu_factor(tight)
+    x = jax.scipy.linalg.lu_solve(lu, jnp.take_along_axis(limits, nonbasic, 1)[..., None])[..., 0]
+    price = jax.scipy.linalg.lu_solve(lu, cost[..., None], trans=1)[..., 0]
+    each = jnp.arange(len(rows))[:, None]
+    return x, jnp.zeros((len(rows), n + m), rows.dtype).at[each, nonbasic].set(price)[:, n:]

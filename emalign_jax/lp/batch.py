@@ -1,0 +1,118 @@
+"""Many dense LPs of one shape at once: padded to few sizes, solved on the device, checked on the host."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from emalign_jax.lp import simplex
+
+TOLERANCE = 1e-9  # of an answer's residuals and gap, relative to the LP's own numbers
+TILE = 64  # LPs whose dictionaries are in the cache of one core together
+MOST_CELLS = 2**25  # numbers in the dictionaries of one call: 256 MB
+WORDS = {
+    simplex.OPTIMAL: "Optimal", simplex.INFEASIBLE: "Infeasible", simplex.UNBOUNDED: "Unbounded",
+    simplex.STOPPED: "IterationLimit",
+}  # fmt: skip
+
+
+class Optimum(NamedTuple):
+    """B LPs in float64. x and dual are NaN where status is not OPTIMAL.
+
+    value: [B] cost @ x
+    x:     [B, n]
+    dual:  [B, m] multipliers of the rows, >= 0 but on equalities
+    status:[B] a code of `simplex`, as the method ended
+    error: [B] the worst of primal residual, dual residual and gap, in the LP's own units (inf unless OPTIMAL)
+    proved:[B] error <= TOLERANCE: the value is optimal to that, whatever the method did
+    """
+
+    value: Float[np.ndarray, "B"]
+    x: Float[np.ndarray, "B n"]
+    dual: Float[np.ndarray, "B m"]
+    status: Int[np.ndarray, "B"]
+    error: Float[np.ndarray, "B"]
+    proved: Bool[np.ndarray, "B"]
+
+
+def maximise(cost, rows, right, *, equal: int = 0, free: tuple[int, ...] = (), first=None, limit: int = 0) -> Optimum:
+    """maximise cost [B, n] @ x subject to rows [B, m, n] @ x <= right [B, m], the first `equal` rows with =, and
+    x >= 0 but for the columns `free`. Leading axes of 1 are broadcast.
+
+    first: [B, equal] the column to start with in each equality row, if it is known that these make a good start
+    limit: pivots, at most; 0: 50 + 10 (m + n)
+    """
+    cost, rows, right = (np.asarray(a, np.float64) for a in (cost, rows, right))
+    B = max(len(cost), len(rows), len(right))
+    m, n = rows.shape[1:]
+    cost, rows, right = (np.broadcast_to(a, (B, *a.shape[1:])) for a in (cost, rows, right))
+    bad = ~(np.isfinite(cost).all(1) & np.isfinite(rows).all((1, 2)) & np.isfinite(right).all(1))
+    if bad.any():
+        raise ValueError(f"an LP needs finite numbers, item {int(np.flatnonzero(bad)[0])} has NaN or inf")
+    options = {"equal": equal, "free": tuple(free), "lean": 1.0, "limit": limit or 50 + 10 * (m + n), "points": 0}
+    data = (cost, rows, right, np.zeros((B, m)), first)
+    x, dual, nonbasic, status, _ = run(data, **options)
+    error = errors(cost, rows, right, x, dual, equal, free)
+    error = np.where(status == simplex.OPTIMAL, error, np.inf)
+    again = np.flatnonzero(np.isfinite(error) & (error > TOLERANCE))
+    if len(again):
+        polished = in_buckets(simplex.polish, (cost[again], rows[again], right[again], nonbasic[again]))
+        better = errors(cost[again], rows[again], right[again], *polished, equal, free)
+        use = better < error[again]
+        for whole, part in zip((x, dual, error), (*polished, better), strict=True):
+            whole[again[use]] = part[use]
+    x[status != simplex.OPTIMAL], dual[status != simplex.OPTIMAL] = np.nan, np.nan
+    return Optimum((cost * x).sum(1), x, dual, status, error, error <= TOLERANCE)
+
+
+def errors(cost, rows, right, x, dual, equal: int, free: tuple[int, ...]) -> Float[np.ndarray, "B"]:
+    """The worst of primal residual, dual residual and gap, each in units of the numbers that it is made of."""
+    is_free = np.isin(np.arange(cost.shape[1]), free)
+    size = np.abs(rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        left = (rows * x[:, None]).sum(2) - right
+        left[:, equal:] = np.maximum(left[:, equal:], 0)
+        primal = np.abs(left) / (1 + np.abs(right) + (size * np.abs(x)[:, None]).sum(2))
+        sign = np.where(is_free, 0, np.maximum(-x, 0)) / (1 + np.abs(x).max(1, keepdims=True))
+        short = cost - (rows * dual[..., None]).sum(1)
+        short = np.where(is_free, np.abs(short), np.maximum(short, 0))
+        reduced = short / (1 + np.abs(cost) + (size * np.abs(dual)[..., None]).sum(1))
+        wrong = np.maximum(-dual[:, equal:], 0) / (1 + np.abs(dual).max(1, keepdims=True))
+        paid, earned = right * dual, cost * x
+        gap = np.abs(paid.sum(1) - earned.sum(1)) / (1 + np.abs(paid).sum(1) + np.abs(earned).sum(1))
+        parts = [primal.max(1), sign.max(1), reduced.max(1), wrong.max(1, initial=0.0), gap]
+    worst = np.max(parts, 0)
+    return np.where(np.isnan(worst), np.inf, worst)
+
+
+def run(data, **options) -> tuple[np.ndarray, ...]:
+    """`simplex.solve` in float64, in calls of few sizes and bounded memory; arrays of the host in and out."""
+    m, n = data[1].shape[1:]
+    points = options["points"]
+    cells = (m + 2) * (n + 3) + points * (m + n + 1)
+    tile = TILE if jax.default_backend() == "cpu" else max(TILE, bucket(min(len(data[1]), MOST_CELLS // cells)) // 2)
+    return in_buckets(simplex.solve, data, most=max(tile, MOST_CELLS // cells), tile=tile, **options)
+
+
+def in_buckets(call, data, *, most: int = 2**16, tile: int = 1, **options) -> tuple[np.ndarray, ...]:
+    """call(*data, **options) on blocks of at most `most` items, padded with their last to powers of two times `tile`."""
+    if call is simplex.solve:
+        options["tile"] = tile
+    count = len(data[1])
+    found = []
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        for at in range(0, count, most):
+            some = np.arange(at, min(at + most, count))
+            size = min(tile * bucket(-(-len(some) // tile)), max(most // tile * tile, tile))
+            padded = np.pad(some, (0, max(size, len(some)) - len(some)), mode="edge")
+            got = call(*(None if a is None else a[padded] for a in data), **options)
+            found.append([np.array(a)[: len(some)] for a in got])
+    return tuple(np.concatenate(a) for a in zip(*found, strict=True))
+
+
+def bucket(count: int) -> int:
+    """The next power of two."""
+    return 1 << max(0, int(count) - 1).bit_length()
