@@ -64,16 +64,29 @@ class Frontier(NamedTuple):
     excess: Float[np.ndarray, "N C"]
     proved: Bool[np.ndarray, "N C"]
 
-    def at(self, v: Float[np.ndarray, "N C"]) -> tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "N C XB R"]]:
-        """Payoff and law of each curve at user value at least v (v beyond the last point: the last)."""
-        after = np.minimum((self.worth < v[..., None]).sum(-1), self.count - 1)
+    def _between(self, n, c, v):
+        """Breakpoints before and after v, and the share of the latter."""
+        after = np.minimum((self.worth[n, c] < v[..., None]).sum(-1), self.count[n, c] - 1)
         before = np.maximum(after - 1, 0)
-        n, c = np.ogrid[: len(v), : v.shape[1]]
         low, high = self.worth[n, c, before], self.worth[n, c, after]
         width = high - low
-        share = np.where(width > 0, np.clip((v - low) / np.where(width > 0, width, 1), 0, 1), 1.0)
-        law = self.law[n, c, before] * (1 - share)[..., None, None] + self.law[n, c, after] * share[..., None, None]
-        return self.paid[n, c, before] * (1 - share) + self.paid[n, c, after] * share, law
+        with np.errstate(invalid="ignore"):
+            share = np.where(width > 0, np.clip((v - low) / np.where(width > 0, width, 1), 0, 1), 1.0)
+        return before, after, share
+
+    def pay(self, n: Int[np.ndarray, "G"], v: Float[np.ndarray, "G C"]) -> Float[np.ndarray, "G C"]:
+        """What the curves of games n pay at user value at least v (beyond the last point: there)."""
+        n, c = n[:, None], np.arange(v.shape[1])
+        before, after, share = self._between(n, c, v)
+        return self.paid[n, c, before] * (1 - share) + self.paid[n, c, after] * share
+
+    def offer(
+        self, n: Int[np.ndarray, "G"], c: Int[np.ndarray, "G"], v: Float[np.ndarray, "G"]
+    ) -> Float[np.ndarray, "G XB R"]:
+        """The law of curve c of game n that does so, one each."""
+        before, after, share = self._between(n, c, v)
+        share = share[:, None, None]
+        return self.law[n, c, before] * (1 - share) + self.law[n, c, after] * share
 
 
 def spread(payoff: Float[np.ndarray, "*any XA XB A"]) -> Float[np.ndarray, "*any XB R"]:
