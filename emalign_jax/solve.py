@@ -28,6 +28,7 @@ from emalign_jax.users import AbstractUser
 STARTS = ("random", "monopolist")
 Solver = GradientPlay | BestResponseDynamics
 BLOCK_CELLS = 2**26  # numbers in the largest tensor of one call of play: 256 MB in float32, with several alive
+LPS_TOGETHER = 1024  # games whose LPs are solved at a time
 SEARCHED = 6  # so much less often is a game moved by best responses that must be searched for
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
 
@@ -61,6 +62,7 @@ def solve(
     start="random",
     messages: int | None = None,
     verify: bool = True,
+    lp: str = "auto",
     progress=None,
 ) -> Solution:
     """Search an equilibrium of each game (many exist as a rule; this finds one a start).
@@ -72,6 +74,7 @@ def solve(
               schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
+    lp:       how best responses in Selection with a rational user are found: "batched", "highs" or "auto", see `certify`.
     progress: called as progress(name of the stage, games done in it, games in it).
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
@@ -94,7 +97,7 @@ def solve(
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"
         )
-    search = _Search(games, protocol, user, solver, key, starts, M, progress)
+    search = _Search(games, protocol, user, solver, key, starts, M, lp, progress)
     search.begin(start if given is None else given)
     return search.run(verify)
 
@@ -118,7 +121,8 @@ def check_sizes(
 class _Search:
     """The flat list of (start, game) pairs and what is known of each."""
 
-    def __init__(self, games, protocol, user, solver, key, starts, messages, progress):
+    def __init__(self, games, protocol, user, solver, key, starts, messages, lp, progress):
+        self.lp = lp
         self.games, self.solver, self.key, self.M = games, solver, key, messages
         self.batch = (starts, *games.batch_shape) if starts > 1 else games.batch_shape
         self.flat = exact.flatten_games(games, self.batch)
@@ -175,6 +179,7 @@ class _Search:
         random = self.sound  # games that need a random start: all of them, or those of further starts
         if start == "monopolist":
             random = list(self.sound[self.sound >= self.per_start])
+            self.prepare_lps(first)
             for done, k in enumerate(first):
                 own = [fit(self.check(k).monopolist(i).scheme, self.M) for i in range(self.K)]
                 if all(scheme is not None and np.isfinite(scheme).all() for scheme in own):
@@ -260,9 +265,16 @@ class _Search:
         self.tell(stage, len(pending), len(pending))
         return Played(*(np.concatenate(x) for x in list(zip(*parts, strict=True))[:3]), steps=steps)
 
+    def prepare_lps(self, games) -> None:
+        """Solve together what the checks of these games will ask for; only checks that are not yet known."""
+        for at in range(0, len(games), LPS_TOGETHER):
+            checks = [self.check(k) for k in games[at : at + LPS_TOGETHER]]
+            exact.check_for(self.protocol, self.user).prepare_lps(checks, self.lp)
+
     def examine(self, pending, current, found: Result) -> np.ndarray:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
         self.now = {}
+        self.prepare_lps(pending)
         for at in range(0, len(pending), exact.TOGETHER):
             some = pending[at : at + exact.TOGETHER]
             exact.check_for(self.protocol, self.user).prepare([self.check(k) for k in some], [current[k] for k in some])

@@ -65,6 +65,12 @@ class AbstractCheck(abc.ABC):
         return
 
     @classmethod
+    def prepare_lps(cls, checks: list[Any], lp: str) -> None:
+        """Solve the LPs of these checks together, where there is a batched solver for them and `lp` wants it."""
+        if lp == "batched":
+            raise ValueError(f'lp: "batched" knows the LPs of Selection with a rational user, not {cls.__name__}')
+
+    @classmethod
     def prepare_monopolists(cls, checks: list[Any]) -> None:
         """The same for `monopolist(0)` of checks of games with one agent."""
         return

@@ -53,6 +53,8 @@ class Frontier(NamedTuple):
     paid:   [N, C, P] the payoff there; the first is the most of all
     law:    [N, C, P, XB, R] an obedient law over recommendations that is worth and pays this
     count:  [N, C] breakpoints
+    price:  [N, C, P] what her missing her best action by a little adds between this breakpoint and the one before, per
+            unit of that little, at most
     excess: [N, C] no obedient law worth at least v pays more than the curve at v and this
     proved: [N, C] excess <= TOLERANCE of the payoff's stake, the laws obey, and the last one is worth V_full
     """
@@ -61,6 +63,7 @@ class Frontier(NamedTuple):
     paid: Float[np.ndarray, "N C P"]
     law: Float[np.ndarray, "N C P XB R"]
     count: Int[np.ndarray, "N C"]
+    price: Float[np.ndarray, "N C P"]
     excess: Float[np.ndarray, "N C"]
     proved: Bool[np.ndarray, "N C"]
 
@@ -88,6 +91,18 @@ class Frontier(NamedTuple):
         share = share[:, None, None]
         return self.law[n, c, before] * (1 - share) + self.law[n, c, after] * share
 
+    def of(self, n: int) -> Frontier:
+        """Game n alone, still a batch."""
+        return Frontier(*(x[n : n + 1] for x in self))
+
+    def best(self, c: int, v: float) -> tuple[float, Float[np.ndarray, "XB R"], float, float]:
+        """One game, one curve: payoff at user value at least v, the law, the price of her slack, the excess."""
+        at = np.zeros(1, int), np.array([c]), np.array([v])
+        before, after, share = self._between(*at)
+        paid = self.paid[0, c, before[0]] * (1 - share[0]) + self.paid[0, c, after[0]] * share[0]
+        price = max(self.price[0, c, before[0]], self.price[0, c, after[0]])
+        return float(paid), self.offer(*at)[0], float(price), float(max(self.excess[0, c], 0))
+
 
 def spread(payoff: Float[np.ndarray, "*any XA XB A"]) -> Float[np.ndarray, "*any XB R"]:
     """Expected payoff of x_B under each recommendation (an action for every x_A)."""
@@ -112,6 +127,7 @@ def trace(
     cut = [
         part._replace(
             worth=np.pad(part.worth, w, mode="edge"), paid=np.pad(part.paid, w, mode="edge"),
+            price=np.pad(part.price, w, mode="edge"),
             law=np.pad(part.law, (*w, (0, 0), (0, 0)), mode="edge"),
         )
         for part, w in zip(parts, widths, strict=True)
@@ -121,7 +137,7 @@ def trace(
 
 def _trace(game: ReducedGame, payoffs, sign) -> Frontier:
     N, C = payoffs.shape[:2]
-    rows, own, her, limit = _lps(game, payoffs, sign)
+    rows, own, her, limit, relief = _lps(game, payoffs, sign)
     XB, R = own.shape[2:]
     n, m = XB * R, rows.shape[1] + 1
     every = np.concatenate([np.broadcast_to(rows[:, None], (N, C, m - 1, n)), -her.reshape(N, C, 1, n)], 2)
@@ -150,10 +166,12 @@ def _trace(game: ReducedGame, payoffs, sign) -> Frontier:
         [paid[..., :1], paid[..., :-1]], -1)]  # fmt: skip
     excess = np.max(ends, 0).max(-1)
     missed = np.einsum("nmx,ncpx->ncpm", rows[:, XB:], law.reshape(N, C, most, n)).max((-2, -1), initial=0.0)
+    grouped = dual[..., :-1].reshape(N, C, most, R, -1)  # as they are listed
+    price = np.einsum("ncprm,nrmb->ncprb", grouped, relief).max(3).sum(-1)
     stake = np.ptp(payoffs, axis=-1).sum((2, 3))
     ended = ended.reshape(N, C) & (np.abs(worth[..., -1] - limit) <= TOLERANCE) & (np.abs(total - 1) < 1e-6).all((2, 3, 4))
     proved = ended & (excess <= TOLERANCE * stake) & (missed <= TOLERANCE)
-    return Frontier(worth, paid, law, count.reshape(N, C), excess, proved)
+    return Frontier(worth, paid, law, count.reshape(N, C), price, excess, proved)
 
 
 def most(game: ReducedGame, payoffs: Float[np.ndarray, "N C XA XB A"]) -> Float[np.ndarray, "N C"]:
@@ -190,7 +208,7 @@ def _most(game, payoffs):
 
 def _lps(game: ReducedGame, payoffs, sign):
     """Rows [N, XB + obedience, XB R] (laws first, with =, then <= 0), costs [N, C, XB, R], her value with its sign
-    [N, C, XB, R], and the most that this can be [N, C]."""
+    [N, C, XB, R], the most that this can be [N, C], and what slack adds to the rows of each recommendation."""
     user = np.asarray(game.user)
     N, XA, XB, A = user.shape
     recommended = _recommendations(XA, A)
@@ -201,12 +219,15 @@ def _lps(game: ReducedGame, payoffs, sign):
     advantage = advantage / unit[:, :, None]
     listed = [(r, xa, b) for r in range(R) for xa in range(XA) for b in range(A) if b != recommended[r, xa]]
     rows = np.zeros((N, XB + len(listed), XB, R))
+    relief = np.zeros((N, len(listed), XB))
     rows[:, np.arange(XB), np.arange(XB)] = 1
     for k, (r, xa, b) in enumerate(listed):
         rows[:, XB + k, :, r] = -advantage[:, xa, :, recommended[r, xa], b]
+        relief[:, k] = np.asarray(game.mass)[:, xa] / unit[:, xa, recommended[r, xa], b, None]
     informed, silent = user.max(-1).sum((1, 2)), user.sum(2).max(-1).sum(1)
     limit = np.where(sign > 0, informed[:, None], -silent[:, None])
-    return rows.reshape(N, -1, XB * R), spread(payoffs), sign[:, None, None] * spread(user)[:, None], limit
+    her = sign[:, None, None] * spread(user)[:, None]
+    return rows.reshape(N, -1, XB * R), spread(payoffs), her, limit, relief.reshape(N, R, -1, XB)
 
 
 def _first(own: Float[np.ndarray, "N C XB R"]) -> Int[np.ndarray, "NC XB"]:

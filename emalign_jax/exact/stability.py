@@ -242,7 +242,7 @@ def _in_stakes(game: ReducedGame, form: StandardForm):
 
 def _worth(user) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
     """V_none and V_full."""
-    return user.sum(-2).max(-1).sum(-1), user.max(-1).sum((-2, -1))
+    return np.asarray(user.sum(-2).max(-1).sum(-1)), np.asarray(user.max(-1).sum((-2, -1)))
 
 
 def _by_highs(check: SelectionRational) -> _Curves:
