@@ -81,7 +81,8 @@ def stability_row(count: int, sample: int, repeats: int) -> dict:
         apart = max(apart, abs(found.worst[k] - exact.worst[k]), abs(found.best[k] - exact.best[k]))
     return row | {
         "row": "stability profiles, K = 5, A = Y = 4, against HiGHS",
-        "size": f"{count} games ({sample} by HiGHS)", "apart": apart, "fallback": int(found.fallback.sum()), "target": 5,
+        "size": f"{count} games ({sample} by HiGHS)", "apart": apart, "target": 5,
+        "fallback": int(found.fallback.sum()),
     }  # fmt: skip
 
 
@@ -140,12 +141,15 @@ def selection_row(count: int, sample: int, repeats: int) -> dict:
 
     row = pairs(lambda: together(ours, count), lambda: each(theirs, range(sample)), repeats)
     proved, schemes = row["answers"]["ours"]
-    certificate = em.certify(drawn, schemes, SELECTION, RATIONAL, tolerance=1.001 * TOLERANCE, lp="highs")
+    some = slice(sample)
+    certificate = em.certify(drawn, schemes, SELECTION, RATIONAL, tolerance=1.001 * TOLERANCE, lp="batched")
+    by_highs = em.certify(drawn[some], schemes[some], SELECTION, RATIONAL, tolerance=1.001 * TOLERANCE, lp="highs")
+    apart = float(np.abs(by_highs.relative_gain - certificate.relative_gain[some]).max())
     other = em.certify(drawn[:sample], np.stack(row["answers"]["theirs"]), SELECTION, RATIONAL, lp="highs")
     return row | {
         "row": "Selection rational, K = 5, A = Y = 4, monopoly start to gains <= 1e-3, against outbidding by HiGHS",
         "size": f"{count} games ({sample} by HiGHS)", "fallback": int((~proved).sum()), "target": 10,
-        "apart": float(np.maximum(certificate.relative_gain - TOLERANCE, 0).max()),
+        "apart": max(apart, float(np.maximum(certificate.relative_gain - TOLERANCE, 0).max())),
         "gap": float(certificate.relative_gain.max()), "baseline_gap": float(other.relative_gain.max()),
     }  # fmt: skip
 
@@ -183,7 +187,9 @@ def random_row(count: int, repeats: int) -> dict:
             lambda: [[one(*lp, equal) for lp in zip(*data, strict=True)] for *data, equal in problems], count
         )
 
-    row = pairs(lambda: together(lambda: [batch.maximise(*p[:3], equal=p[3]) for p in problems], count), theirs, repeats)
+    row = pairs(
+        lambda: together(lambda: [batch.maximise(*p[:3], equal=p[3]) for p in problems], count), theirs, repeats
+    )
     apart, failed = 0.0, 0
     for found, values in zip(row["answers"]["ours"], row["answers"]["theirs"], strict=True):
         values = np.array(values)
@@ -202,7 +208,7 @@ def main() -> None:
     calls = [
         lambda: stability_row(64 if quick else 2048, 16 if quick else 128, repeats),
         lambda: least_squares_row("cone", 64 if quick else 5000, 10 if quick else 200, repeats, False),
-        lambda: selection_row(64 if quick else 4096, 8 if quick else 128, repeats),
+        lambda: selection_row(64 if quick else 2048, 8 if quick else 128, repeats),
     ]
     if not quick:
         calls += [

@@ -14,9 +14,12 @@ from jaxtyping import Float, Int
 from emalign_jax import parameters
 from emalign_jax.arguments import integer
 from emalign_jax.exact import certificate as exact
+from emalign_jax.exact import frontier
 from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
-from emalign_jax.exact.selection import SelectionCheck
-from emalign_jax.game import Game, faults, reduce_game
+from emalign_jax.exact.outbidding import outbid_from_monopolies
+from emalign_jax.exact.outbidding import schemes as schemes_of
+from emalign_jax.exact.selection import SelectionCheck, SelectionRational
+from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.play import GradientPlay, Played, play
 from emalign_jax.play.gradient_play import bucket
 from emalign_jax.protocols import AbstractProtocol
@@ -74,7 +77,7 @@ def solve(
               schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
-    lp:       how best responses in Selection with a rational user are found: "batched", "highs" or "auto", see `certify`.
+    lp:       how best responses in Selection with a rational user are found, see `certify`.
     progress: called as progress(name of the stage, games done in it, games in it).
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
@@ -141,6 +144,7 @@ class _Search:
         self.best: list[exact.Examination | None] = [None] * self.N  # of self.schemes
         self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0}
         self._checks: dict[int, exact.AbstractCheck] = {}
+        self.first_result = Result.START  # of what is found good before play
         self._progress = progress
 
     def certify(self, k) -> None:
@@ -179,6 +183,7 @@ class _Search:
         random = self.sound  # games that need a random start: all of them, or those of further starts
         if start == "monopolist":
             random = list(self.sound[self.sound >= self.per_start])
+            first = self.leap(first)
             self.prepare_lps(first)
             for done, k in enumerate(first):
                 own = [fit(self.check(k).monopolist(i).scheme, self.M) for i in range(self.K)]
@@ -189,6 +194,23 @@ class _Search:
                 self.tell("monopolists", done + 1, len(first))
         if len(random):
             self.schemes[random] = self.random(0)[random]
+
+    def leap(self, first) -> np.ndarray:
+        """Best-response dynamics of these games from the monopoly start, in lockstep along her value, where the curves
+        for that can be traced; returns the games for which they cannot."""
+        check = exact.check_for(self.protocol, self.user)
+        together = isinstance(self.solver, BestResponseDynamics) and check is SelectionRational and len(first)
+        if not together or not frontier.choose(self.lp, len(first), self.standard[0]):
+            return first
+        game = ReducedGame(*(x[first] for x in self.standard[0]))
+        ended = outbid_from_monopolies(game, self.solver.tolerance, max_steps=self.solver.steps)
+        found = schemes_of(ended.laws, game, self.M)
+        done = ended.proved & np.isfinite(found).all((1, 2, 3))
+        self.schemes[first[done]] = found[done]
+        self.stats["best_responses"] += int(ended.steps[done].sum())
+        self.first_result = Result.DYNAMICS
+        self.tell("monopolists", len(first), len(first))
+        return first[~done]
 
     def random(self, attempt: int) -> np.ndarray:
         starts = range(self.N // self.per_start)
@@ -202,7 +224,7 @@ class _Search:
     def run(self, verify: bool) -> Solution:
         pending, current = self.sound, self.schemes.copy()
         if verify and self.started_on_purpose:
-            pending = self.examine(pending, current, Result.START)
+            pending = self.examine(pending, current, self.first_result)
         if isinstance(self.solver, BestResponseDynamics):
             self.respond(pending, current)
         else:

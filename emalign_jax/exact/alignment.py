@@ -117,8 +117,10 @@ def align(
     order = np.argsort(group, kind="stable")
     if lp not in CHOICES:
         raise ValueError(f"lp: expected one of {', '.join(CHOICES)}, got {lp!r}")
-    out = Alignment(*(np.full((len(targets), *s), np.nan) for s in ((K,), (Y,), (), ())), np.zeros(len(targets), bool), *(
-        np.full((len(targets), A, Y), np.nan) for _ in range(2)))  # fmt: skip
+    N, solved = len(targets), np.zeros(len(targets), bool)
+    shapes = ((K,), (Y,), (), (), (A, Y), (A, Y))
+    empty = [np.full((N, *s), np.nan) for s in shapes]
+    out = Alignment(*empty[:4], solved, *empty[4:])
     with np.errstate(over="ignore", invalid="ignore"):  # sizes 1e300 apart: NaN, and not solved
         for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
             shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)

@@ -8,7 +8,7 @@ obedience rows and p >= 0 of the value row no obedient law worth at least v to h
     sum_xb max_r (payoff + p user - y rows)[xb, r] - p v.
 
 A curve whose bound lies more than TOLERANCE above it is not `proved`, and is for HiGHS to do again.
-This file and `alignment` are where the exact part hands work to `lp`, as it does to HiGHS elsewhere; `lp` knows no games.
+This file and `alignment` are where the exact part hands work to `lp`, as elsewhere to HiGHS; `lp` knows no games.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def choose(lp: str, count: int, game: ReducedGame) -> bool:
     cells = (XB + A**XA * XA * (A - 1) + 1) * A**XA * XB
     if lp == "batched" and cells > MOST_CELLS:
         raise ValueError(
-            f"lp: an obedience LP of A = {A}, XA = {XA}, XB = {XB} has {cells} cells, the limit of the batched solver is "
-            f'{MOST_CELLS}: take "highs"'
+            f"lp: an obedience LP of A = {A}, XA = {XA}, XB = {XB} has {cells} cells, the limit of the batched "
+            f'solver is {MOST_CELLS}: take "highs"'
         )
     return lp == "batched" or (lp == "auto" and count >= FEWEST and cells <= MOST_CELLS)
 
@@ -169,7 +169,9 @@ def _trace(game: ReducedGame, payoffs, sign) -> Frontier:
     grouped = dual[..., :-1].reshape(N, C, most, R, -1)  # as they are listed
     price = np.einsum("ncprm,nrmb->ncprb", grouped, relief).max(3).sum(-1)
     stake = np.ptp(payoffs, axis=-1).sum((2, 3))
-    ended = ended.reshape(N, C) & (np.abs(worth[..., -1] - limit) <= TOLERANCE) & (np.abs(total - 1) < 1e-6).all((2, 3, 4))
+    ended = (
+        ended.reshape(N, C) & (np.abs(worth[..., -1] - limit) <= TOLERANCE) & (np.abs(total - 1) < 1e-6).all((2, 3, 4))
+    )
     proved = ended & (excess <= TOLERANCE * stake) & (missed <= TOLERANCE)
     return Frontier(worth, paid, law, count.reshape(N, C), price, excess, proved)
 
@@ -186,7 +188,7 @@ def most(game: ReducedGame, payoffs: Float[np.ndarray, "N C XA XB A"]) -> Float[
 def _most(game, payoffs):
     N, C = payoffs.shape[:2]
     rows, own, *_ = _lps(game, payoffs, np.ones(C))
-    XB, R = own.shape[2:]
+    XB = own.shape[2]
     m, n = rows.shape[1:]
     right = np.zeros((N * C, m))
     right[:, :XB] = 1

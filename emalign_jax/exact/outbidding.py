@@ -1,7 +1,7 @@
 """Outbidding in Selection with a rational user, many games in lockstep: `dynamics.outbid` along the user's value.
 
-All that an agent may do is on his curve f_i, which `frontier` traces once for all games. So a step of the dynamics needs
-no LP: gains are read off the curves, and the mover's law is the point of his curve at the holder's value and a margin.
+All that an agent may do is on his curve f_i, which `frontier` traces once for all games. So a step of the dynamics
+needs no LP: gains are read off the curves, and the mover's law is the point of his curve at the holder's value and a margin.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class _State:
         spread, mass = np.ptp(user, axis=-1), np.asarray(game.mass)
         self.tie = VALUE_TIE * np.where(mass > 0, spread / np.where(mass > 0, mass, 1), 0).max((1, 2))
         self.silent = np.zeros_like(self.user)
-        np.put_along_axis(self.silent, self.user.sum(1, keepdims=True).argmax(-1)[:, None].repeat(user.shape[2], 1), 1, 2)
+        np.put_along_axis(
+            self.silent, self.user.sum(1, keepdims=True).argmax(-1)[:, None].repeat(user.shape[2], 1), 1, 2
+        )
         self.laws = curves.law[:, :, 0].copy()
         N, self.K = self.laws.shape[:2]
         self.values = np.einsum("nkbr,nbr->nk", self.laws, self.user)
@@ -103,9 +105,7 @@ class _State:
         ranges = self.ranges[n]
         self.gains[n] = relative = np.where(ranges > 0, gains / np.where(ranges > 0, ranges, 1), 0.0)
         going = relative.max(1) > tolerance
-        n, holder, rival, held, aim, mover = (
-            x[going] for x in (n, holder, rival, held, aim, relative.argmax(1))
-        )
+        n, holder, rival, held, aim, mover = (x[going] for x in (n, holder, rival, held, aim, relative.argmax(1)))
         each = np.arange(len(n))
         self.steps[n] += 1
         takes, lowers = mover != holder, (mover == holder) & ((rival < 0) | (self.lowered[n] < LOWERINGS))

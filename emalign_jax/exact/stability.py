@@ -119,8 +119,8 @@ def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=No
     """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
 
     exact:     derive every LP's answer again in rational arithmetic (small games; `ValueError` beyond).
-    lp:        "batched" (all games' LPs together, each curve proved by multipliers, what fails is HiGHS's), "highs" (one
-               by one), or "auto": batched for many small games.
+    lp:        "batched" (the LPs of all games together, each curve proved by its multipliers, HiGHS for what fails),
+               "highs" (one by one), or "auto": batched for many small games.
     progress:  called with the number of games done since the last call.
     Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
     costs only its own row.
@@ -130,9 +130,9 @@ def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=No
     flat = flatten_games(games, batch)
     bad = (faults(games) != "").reshape(-1)
     reduced = reduce_game(flat, np)
-    batched = frontier.choose(lp, 0 if exact else len(bad), reduced)
-    if exact and batched:
+    if exact and lp == "batched":
         raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')
+    batched = frontier.choose(lp, 0 if exact else len(bad), reduced)
     traced = _traced(reduced, np.flatnonzero(~bad)) if batched and not bad.all() else {}
     rows = []
     for k in range(len(bad)):
@@ -277,7 +277,7 @@ def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Cur
     low, high = _worth(game.user)
     done = found.proved.all(1) & np.isfinite(least).all(1)
     curves = {}
-    for n in np.flatnonzero(done):
+    for n in map(int, np.flatnonzero(done)):
         own = [_joined(found, n, (i,), low[n], high[n]) for i in range(K)]
         both = [_joined(found, n, (K + j, K + 2 + j), low[n], high[n]) for j in range(2)]
         one = form._replace(

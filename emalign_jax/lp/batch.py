@@ -12,6 +12,7 @@ from emalign_jax.lp import simplex
 
 TOLERANCE = 1e-9  # of an answer's residuals and gap, relative to the LP's own numbers
 TILE = 64  # LPs whose dictionaries are in the cache of one core together
+TILES = 16  # in a call, if there are so many
 MOST_CELLS = 2**25  # numbers in the dictionaries of one call: 256 MB
 WORDS = {
     simplex.OPTIMAL: "Optimal", simplex.INFEASIBLE: "Infeasible", simplex.UNBOUNDED: "Unbounded",
@@ -59,10 +60,10 @@ def maximise(cost, rows, right, *, equal: int = 0, free: tuple[int, ...] = (), f
     error = np.where(status == simplex.OPTIMAL, error, np.inf)
     again = np.flatnonzero(np.isfinite(error) & (error > TOLERANCE))
     if len(again):
-        polished = in_buckets(simplex.polish, (cost[again], rows[again], right[again], nonbasic[again]))
-        better = errors(cost[again], rows[again], right[again], *polished, equal, free)
+        closer = polished(cost[again], rows[again], right[again], nonbasic[again])
+        better = errors(cost[again], rows[again], right[again], *closer, equal, free)
         use = better < error[again]
-        for whole, part in zip((x, dual, error), (*polished, better), strict=True):
+        for whole, part in zip((x, dual, error), (*closer, better), strict=True):
             whole[again[use]] = part[use]
     x[status != simplex.OPTIMAL], dual[status != simplex.OPTIMAL] = np.nan, np.nan
     return Optimum((cost * x).sum(1), x, dual, status, error, error <= TOLERANCE)
@@ -93,24 +94,26 @@ def run(data, **options) -> tuple[np.ndarray, ...]:
     m, n = data[1].shape[1:]
     points = options["points"]
     cells = (m + 2) * (n + 3) + points * (m + n + 1)
-    tile = TILE if jax.default_backend() == "cpu" else max(TILE, bucket(min(len(data[1]), MOST_CELLS // cells)) // 2)
-    return in_buckets(simplex.solve, data, most=max(tile, MOST_CELLS // cells), tile=tile, **options)
-
-
-def in_buckets(call, data, *, most: int = 2**16, tile: int = 1, **options) -> tuple[np.ndarray, ...]:
-    """call(*data, **options) on blocks of at most `most` items, padded with their last to powers of two times `tile`."""
-    if call is simplex.solve:
-        options["tile"] = tile
     count = len(data[1])
+    tile = TILE if jax.default_backend() == "cpu" else max(TILE, bucket(min(count, MOST_CELLS // cells)) // 2)
+    many = max(1, min(TILES, MOST_CELLS // cells // tile)) * tile
     found = []
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        for at in range(0, count, most):
-            some = np.arange(at, min(at + most, count))
-            size = min(tile * bucket(-(-len(some) // tile)), max(most // tile * tile, tile))
-            padded = np.pad(some, (0, max(size, len(some)) - len(some)), mode="edge")
-            got = call(*(None if a is None else a[padded] for a in data), **options)
-            found.append([np.array(a)[: len(some)] for a in got])
+        at = 0
+        while at < count:  # two sizes of calls, so that few are ever compiled
+            size = many if count - at >= many else tile
+            some = np.minimum(np.arange(at, at + size), count - 1)
+            got = simplex.solve(*(None if a is None else a[some] for a in data), tile=tile, **options)
+            found.append([np.asarray(a)[: min(size, count - at)] for a in got])
+            at += size
     return tuple(np.concatenate(a) for a in zip(*found, strict=True))
+
+
+def polished(*data) -> list[np.ndarray]:
+    """`simplex.polish` in float64, padded to powers of two."""
+    rows = np.minimum(np.arange(bucket(len(data[0]))), len(data[0]) - 1)
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        return [np.asarray(a)[: len(data[0])] for a in simplex.polish(*(a[rows] for a in data))]
 
 
 def bucket(count: int) -> int:

@@ -8,7 +8,7 @@ steps of conjugate gradients on the positive weights and an exchange of those wi
 and the gradient vanishes. Steps are float32, the gradients that they start from and end with float64 (iterative
 refinement). Nothing is claimed of the answer: the caller bounds its error by duality.
 
-Source: Portugal, Judice, Vicente (1994) for block pivoting; Beck and Teboulle (2009), restarts of O'Donoghue and Candes.
+Source: Portugal, Judice, Vicente (1994), block pivoting; Beck and Teboulle (2009), restarts of O'Donoghue, Candes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-
-PROJECTED = 20  # accelerated steps
+PROJECTED = 14  # accelerated steps
 CONJUGATE = 12  # steps of conjugate gradients a round
 ROUNDS = 2  # between two looks of the host
 LOOKS = 10
@@ -31,9 +30,7 @@ SIGN = 1e-12  # a gradient off the positive weights may be so much too small, in
 SIZES = (64, 256, 1024)  # targets of a call: few are ever compiled
 
 
-def solve(
-    gram: Float[np.ndarray, "K K"], cross: Float[np.ndarray, "T K"], simplex: bool
-) -> Float[np.ndarray, "T K"]:
+def solve(gram: Float[np.ndarray, "K K"], cross: Float[np.ndarray, "T K"], simplex: bool) -> Float[np.ndarray, "T K"]:
     """The weights w [T, K] of T targets with h = cross [T, K]."""
     unit = max(float(np.diagonal(gram).max(initial=0.0)), 1e-300)
     gram, cross = gram / unit, cross / unit  # float32 has room for squares of what is left
@@ -74,7 +71,9 @@ def _project(gram, h, rate, simplex: bool):
         if simplex:
             for _ in range(3):
                 above = moved > level
-                level = (jnp.where(above, moved, 0).sum(1, keepdims=True) - 1) / jnp.maximum(above.sum(1, keepdims=True), 1)
+                level = (jnp.where(above, moved, 0).sum(1, keepdims=True) - 1) / jnp.maximum(
+                    above.sum(1, keepdims=True), 1
+                )
             moved = moved - level
         new = jnp.maximum(moved, 0)
         uphill = ((ahead - new) * (new - w)).sum(1, keepdims=True) > 0
@@ -102,7 +101,7 @@ def _pivot(gram, h, w, simplex: bool):
         return jnp.where(used, x - x.sum(1, keepdims=True) / jnp.maximum(used.sum(1, keepdims=True), 1), 0)
 
     def round_(state, _):
-        w, used, done = state
+        w, used, _ = state
         w = jnp.where(used, w, 0)
         if simplex:
             w = w + jnp.where(used, (1 - w.sum(1, keepdims=True)) / jnp.maximum(used.sum(1, keepdims=True), 1), 0)

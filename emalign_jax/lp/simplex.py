@@ -5,7 +5,7 @@
 Each LP is a condensed dictionary, the LPs on the last axis, so that one pivot of all of them is one pass over memory.
 Phase 1 is Dantzig's self-dual method: right-hand side and costs are perturbed by mu, the dictionary is optimal for a
 large mu, and every pivot, primal or dual, moves the next breakpoint down to mu = 0; it needs no feasible start, and the
-perturbations are in general position, so degenerate LPs do not cycle. Phase 2 (`trace`) is the same walk along a line of
+perturbations are in general position, so degenerate LPs do not cycle. Phase 2 is the same walk along a line of
 right-hand sides, right + t direction: all breakpoints of the optimal value as a function of t in one pass.
 
 Nothing here is trusted: `check` measures residuals and gap against the data, and what is not good enough is the
@@ -171,7 +171,9 @@ def _self_dual_step(state: _State) -> _State:
     running = state.status == RUNNING
     active = running & ~done & ~stuck
     status = jnp.where(
-        running, jnp.where(done, OPTIMAL, jnp.where(stuck, jnp.where(dual, INFEASIBLE, UNBOUNDED), RUNNING)), state.status
+        running,
+        jnp.where(done, OPTIMAL, jnp.where(stuck, jnp.where(dual, INFEASIBLE, UNBOUNDED), RUNNING)),
+        state.status,
     )
     state = _pivot(state, jnp.where(dual, r, r_primal), jnp.where(dual, s_dual, s), active)
     return state._replace(status=status, mu=jnp.where(active, mu, state.mu))
@@ -223,9 +225,7 @@ def _trace_tile(state: _State, points: int):
         ends = ~some_t
         t = jnp.where(ends, state.mu, t)
         x, dual = _read(state, t)
-        ts, xs, duals = (
-            jax.lax.dynamic_update_index_in_dim(a, b, k, 0) for a, b in ((ts, t), (xs, x), (duals, dual))
-        )
+        ts, xs, duals = (jax.lax.dynamic_update_index_in_dim(a, b, k, 0) for a, b in ((ts, t), (xs, x), (duals, dual)))
         count = count + (running & ~ends)
         active = running & some & ~ends
         moved = _pivot(state, r, s, active)
