@@ -120,7 +120,7 @@ def align(
     N, solved = len(targets), np.zeros(len(targets), bool)
     shapes = ((K,), (Y,), (), (), (A, Y), (A, Y))
     empty = [np.full((N, *s), np.nan) for s in shapes]
-    out = Alignment(*empty[:4], solved, *empty[4:])
+    out = Alignment(empty[0], empty[1], empty[2], empty[3], solved, empty[4], empty[5])
     with np.errstate(over="ignore", invalid="ignore"):  # sizes 1e300 apart: NaN, and not solved
         for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
             shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)
@@ -254,7 +254,7 @@ class _Agents:
         from emalign_jax.lp import least_squares
 
         rule, (K, A, Y) = self.rule, self.raw.shape
-        sound = np.isfinite(targets).all((1, 2)) & (np.abs(targets) < LARGEST).all((1, 2))
+        sound = np.asarray((np.abs(targets) < LARGEST).all((1, 2)))  # False for NaN
         u, shift = _split(np.where(sound[:, None, None], targets, 0), rule)
         flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
         tables, goal = flat(self.tables - self.middle), flat(u - self.middle)

@@ -1,12 +1,13 @@
 """Outbidding in Selection with a rational user, many games in lockstep: `dynamics.outbid` along the user's value.
 
 All that an agent may do is on his curve f_i, which `frontier` traces once for all games. So a step of the dynamics
-needs no LP: gains are read off the curves, and the mover's law is the point of his curve at the holder's value and a margin.
+needs no LP: gains are read off the curves, and the mover's law is the point of his curve at the holder's value and a
+margin.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -35,10 +36,11 @@ class Outbid(NamedTuple):
 def outbid_from_monopolies(game: ReducedGame, tolerance: float, *, max_steps: int = 100) -> Outbid:
     """From what each agent would do alone until every relative gain is at most `tolerance`; where that takes more than
     `max_steps`, all reveal all, which is an equilibrium. `game` is a batch in standard units."""
-    game = without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in game)))
+    arrays: Any = without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in game)))
+    game = arrays
     curves = frontier.trace(game, game.agents)
     least = -frontier.most(game, -game.agents)
-    proved = curves.proved.all(1) & np.isfinite(least).all(1)
+    proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
     stakes = np.ptp(game.agents, axis=-1).sum((2, 3))
     ranges = curves.paid[:, :, 0] - least
     ranges = np.where(ranges <= NOTHING * stakes, 0.0, ranges)

@@ -138,9 +138,9 @@ class SelectionRational(SelectionCheck):
         checks = [check for check in checks if check._lp is None and check._curves is None and not check.fallback]
         if not checks or not frontier.choose(lp, len(checks), checks[0].game):
             return
-        game = ReducedGame(*(np.stack(x) for x in zip(*(check.game for check in checks), strict=True)))
+        game: Any = ReducedGame(*(np.stack(x) for x in zip(*(check.game for check in checks), strict=True)))
         curves, least = frontier.trace(game, game.agents), -frontier.most(game, -game.agents)
-        proved = curves.proved.all(1) & np.isfinite(least).all(1)
+        proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
         for n, check in enumerate(checks):
             check.fallback = not proved[n]
             if proved[n]:

@@ -230,7 +230,7 @@ class _Curves(NamedTuple):
     own: list[Curve]  # f_i; the constant max U_1 of a single agent
 
 
-def _in_stakes(game: ReducedGame, form: StandardForm):
+def _in_stakes(game: Any, form: Any):
     """Agents' payoffs in units of their stakes, their weights in units of the largest, and that."""
     stakes = np.ptp(game.agents, axis=-1).sum((-2, -1))
     payoffs = game.agents / np.where(stakes > 0, stakes, 1)[..., None, None, None]
@@ -240,13 +240,13 @@ def _in_stakes(game: ReducedGame, form: StandardForm):
     return payoffs, weights / largest, largest[..., 0]
 
 
-def _worth(user) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
+def _worth(user) -> Any:
     """V_none and V_full."""
     return np.asarray(user.sum(-2).max(-1).sum(-1)), np.asarray(user.max(-1).sum((-2, -1)))
 
 
 def _by_highs(check: SelectionRational) -> _Curves:
-    low, high = _worth(check.game.user)
+    low, high = map(float, _worth(check.game.user))
     payoff_range = check.payoff_range
     if not np.isfinite(payoff_range).all():
         raise LPFailed
@@ -262,7 +262,7 @@ def _by_highs(check: SelectionRational) -> _Curves:
 def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Curves]:
     """The curves of those of the games whose batched LPs pass every check."""
     raw_form = standard_form(ReducedGame(*(x[sound] for x in reduced)), Selection(), RationalUser())
-    form = raw_form._replace(game=without_nearly_nothing(raw_form.game))
+    form: Any = raw_form._replace(game=without_nearly_nothing(raw_form.game))
     game = form.game
     payoffs, weights, _ = _in_stakes(game, form)
     fair, raw = payoffs.sum(1), np.einsum("nk,nkxba->nxba", weights, payoffs)
@@ -278,9 +278,9 @@ def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Cur
     done = found.proved.all(1) & np.isfinite(least).all(1)
     curves = {}
     for n in map(int, np.flatnonzero(done)):
-        own = [_joined(found, n, (i,), low[n], high[n]) for i in range(K)]
-        both = [_joined(found, n, (K + j, K + 2 + j), low[n], high[n]) for j in range(2)]
-        one = form._replace(
+        own = [_joined(found, n, (i,), float(low[n]), float(high[n])) for i in range(K)]
+        both = [_joined(found, n, (K + j, K + 2 + j), float(low[n]), float(high[n])) for j in range(2)]
+        one: Any = form._replace(
             game=ReducedGame(*(x[n] for x in game)), user_unit=form.user_unit[n], user_zero=form.user_zero[n],
             agent_unit=form.agent_unit[n],
         )  # fmt: skip
@@ -309,7 +309,7 @@ def _joined(found: frontier.Frontier, n: int, parts: tuple[int, ...], low: float
 
 def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
     form = curves.form
-    low, high = _worth(form.game.user)
+    low, high = map(float, _worth(form.game.user))
     if curves.fair is None or curves.raw is None:  # every law is worth the same to her
         v, gap, zero = np.array([high]), np.zeros(1), np.ones(1, bool)
     else:

@@ -61,9 +61,9 @@ def maximise(cost, rows, right, *, equal: int = 0, free: tuple[int, ...] = (), f
     again = np.flatnonzero(np.isfinite(error) & (error > TOLERANCE))
     if len(again):
         closer = polished(cost[again], rows[again], right[again], nonbasic[again])
-        better = errors(cost[again], rows[again], right[again], *closer, equal, free)
+        better = errors(cost[again], rows[again], right[again], closer[0], closer[1], equal, free)
         use = better < error[again]
-        for whole, part in zip((x, dual, error), (*closer, better), strict=True):
+        for whole, part in zip((x, dual, error), (closer[0], closer[1], better), strict=True):
             whole[again[use]] = part[use]
     x[status != simplex.OPTIMAL], dual[status != simplex.OPTIMAL] = np.nan, np.nan
     return Optimum((cost * x).sum(1), x, dual, status, error, error <= TOLERANCE)

@@ -39,7 +39,7 @@ def solve(gram: Float[np.ndarray, "K K"], cross: Float[np.ndarray, "T K"], simpl
     rate = 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-300)
     out = np.zeros(cross.shape)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        gram = jnp.asarray(gram)
+        shared = jnp.asarray(gram)
         for at in range(0, len(cross), SIZES[-1]):
             left = np.arange(at, min(at + SIZES[-1], len(cross)))
             start = None
@@ -47,8 +47,8 @@ def solve(gram: Float[np.ndarray, "K K"], cross: Float[np.ndarray, "T K"], simpl
                 size = next(s for s in SIZES if s >= len(left))
                 rows = np.pad(left, (0, size - len(left)), mode="edge")
                 h = cross[rows]
-                w = _project(gram, h, rate, simplex) if start is None else out[rows]
-                start, done = (np.asarray(x) for x in _pivot(gram, h, w, simplex))
+                w = _project(shared, h, rate, simplex) if start is None else out[rows]
+                start, done = (np.asarray(x) for x in _pivot(shared, h, w, simplex))
                 out[left] = start[: len(left)]
                 left = left[~done[: len(left)]]
                 if not len(left):
@@ -57,7 +57,7 @@ def solve(gram: Float[np.ndarray, "K K"], cross: Float[np.ndarray, "T K"], simpl
 
 
 @functools.partial(jax.jit, static_argnames="simplex")
-def _project(gram, h, rate, simplex: bool):
+def _project(shared, h, rate, simplex: bool):
     """Accelerated projected gradients, restarted where the momentum points uphill."""
     gram, h = (x.astype(jnp.float32) for x in (gram, h))
     rate = jnp.asarray(rate, jnp.float32)
