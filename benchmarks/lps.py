@@ -228,7 +228,7 @@ def main() -> None:
         del row["answers"]
         document["rows"].append(row)
         print(
-            f"{row['row']}\n    {row['size']}, float64: {row['median_us']:.1f} us, baseline {row['baseline_us']:.0f} us "
+            f"{row['row']}\n    {row['size']}: {row['median_us']:.1f} us, baseline {row['baseline_us']:.0f} us "
             f"an item, ratio {row['ratio']:.1f} (target {row.get('target')}), first {row['first_s']:.1f} s; apart "
             f"{row['apart']:.1e}, gap {row.get('gap', 0):.1e}, fell back {row.get('fallback', 0)}",
             flush=True,

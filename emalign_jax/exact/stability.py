@@ -286,7 +286,7 @@ def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Cur
         )  # fmt: skip
         worthless = high[n] - low[n] <= WORTHLESS
         curves[int(sound[n])] = (
-            _Curves(one, ranges[n], None, None, []) if worthless else _Curves(one, ranges[n], *both, own)
+            _Curves(one, ranges[n], None, None, []) if worthless else _Curves(one, ranges[n], both[0], both[1], own)
         )
     return curves
 

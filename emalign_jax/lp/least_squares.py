@@ -57,7 +57,7 @@ def solve(gram: Float[np.ndarray, "K K"], cross: Float[np.ndarray, "T K"], simpl
 
 
 @functools.partial(jax.jit, static_argnames="simplex")
-def _project(shared, h, rate, simplex: bool):
+def _project(gram, h, rate, simplex: bool):
     """Accelerated projected gradients, restarted where the momentum points uphill."""
     gram, h = (x.astype(jnp.float32) for x in (gram, h))
     rate = jnp.asarray(rate, jnp.float32)
