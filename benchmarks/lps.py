@@ -206,9 +206,9 @@ def main() -> None:
     options = parser.parse_args()
     quick, repeats = options.quick, 1 if options.quick else 5
     calls = [
-        lambda: stability_row(64 if quick else 2048, 16 if quick else 128, repeats),
+        lambda: stability_row(64 if quick else 1024, 16 if quick else 64, repeats),
         lambda: least_squares_row("cone", 64 if quick else 5000, 10 if quick else 200, repeats, False),
-        lambda: selection_row(64 if quick else 2048, 8 if quick else 128, repeats),
+        lambda: selection_row(64 if quick else 1024, 8 if quick else 64, repeats),
     ]
     if not quick:
         calls += [

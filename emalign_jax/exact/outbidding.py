@@ -33,13 +33,12 @@ class Outbid(NamedTuple):
     proved: Bool[np.ndarray, "N"]
 
 
-def outbid_from_monopolies(game: ReducedGame, tolerance: float, *, max_steps: int = 100) -> Outbid:
+def outbid_from_monopolies(games: ReducedGame, tolerance: float, *, max_steps: int = 100) -> Outbid:
     """From what each agent would do alone until every relative gain is at most `tolerance`; where that takes more than
-    `max_steps`, all reveal all, which is an equilibrium. `game` is a batch in standard units."""
-    arrays: Any = without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in game)))
-    game: Any = arrays
-    curves = frontier.trace(game, arrays.agents)
-    least = -frontier.most(game, -arrays.agents)
+    `max_steps`, all reveal all, which is an equilibrium. `games` is a batch in standard units."""
+    game: Any = without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in games)))
+    curves = frontier.trace(game, game.agents)
+    least = -frontier.most(game, -game.agents)
     proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
     stakes = np.ptp(game.agents, axis=-1).sum((2, 3))
     ranges = curves.paid[:, :, 0] - least
