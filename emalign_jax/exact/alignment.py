@@ -20,7 +20,7 @@ SHARP = 1e-10  # a gap beyond this, in the same units, is worth another try
 ROUNDING = 1e-14  # of a table's largest entry: what centring leaves of a table that is all offset
 CHOICES = ("auto", "batched", "highs")
 FEWEST = 64  # targets from which compiling pays
-BLOCK = 4096  # targets at a time, for memory
+BLOCK = 1024  # targets at a time: their tables stay in the cache
 REACH = 10.0  # cone: how much larger than those found are the weights that the bound speaks of
 
 
@@ -131,8 +131,9 @@ def align(
                 if together and norm == "l2" and shared.sound:
                     found = shared.fit_together(targets[some])
                     done = found.solved
+                    which, kept = (some, slice(None)) if done.all() else (some[done], done)
                     for whole, part in zip(out, found, strict=True):
-                        whole[some[done]] = part[done]
+                        whole[which] = part[kept]
                 for k in some[~done]:
                     for whole, part in zip(out, shared.fit(targets[k]), strict=True):
                         whole[k] = part
@@ -431,6 +432,8 @@ def _offset(x: Float[np.ndarray, "*any A Y"], rule: _Rule) -> Float[np.ndarray, 
 def _split(x, rule: _Rule):
     """x - c [..., A, Y] and c [..., Y]."""
     c = _offset(x, rule)
+    if rule.offset == "none":
+        return np.array(x, np.float64), c
     x = x - c[..., None, :]
     again = _offset(x, rule)  # the first rounds at the size of c
     return x - again[..., None, :], c + again

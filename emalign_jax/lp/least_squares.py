@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Float
 
 PROJECTED = 14  # accelerated steps
-CONJUGATE = 12  # steps of conjugate gradients a round
-ROUNDS = 2  # between two looks of the host
-LOOKS = 10
+CONJUGATE = 11  # steps of conjugate gradients a round
+ROUNDS = 1  # between two looks of the host
+LOOKS = 20
 EXACT = 1e-14  # of the gradient on the positive weights, relative to what it is made of
 SOLVED = 1e-12  # conjugate gradients end where the squared residual, float32, has fallen by this
 SIGN = 1e-12  # a gradient off the positive weights may be so much too small, in the same units
