@@ -29,6 +29,7 @@ from emalign_jax.lp import batch
 from emalign_jax.standard import standard_form
 
 TOLERANCE = 1e-3
+ROWS = ("stability", "cone", "selection", "triangle", "simplex", "random")
 SELECTION, RATIONAL = em.Selection(), em.RationalUser()
 
 
@@ -202,20 +203,20 @@ def random_row(count: int, repeats: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few items, one pair: a smoke test")
+    parser.add_argument("--only", nargs="+", choices=ROWS, help="these rows")
     parser.add_argument("--out", type=Path, help="write the rows as JSON here")
     options = parser.parse_args()
     quick, repeats = options.quick, 1 if options.quick else 5
-    calls = [
-        lambda: stability_row(64 if quick else 1024, 16 if quick else 64, repeats),
-        lambda: least_squares_row("cone", 64 if quick else 5000, 10 if quick else 200, repeats, False),
-        lambda: selection_row(64 if quick else 1024, 8 if quick else 64, repeats),
-    ]
-    if not quick:
-        calls += [
-            lambda: least_squares_row("cone", 5000, 200, repeats, True),
-            lambda: least_squares_row("simplex", 5000, 200, repeats, False),
-            lambda: random_row(10_000, 5),
-        ]
+    targets, by_scipy = (64, 10) if quick else (5000, 200)
+    calls = {
+        "stability": lambda: stability_row(64 if quick else 1024, 16 if quick else 64, repeats),
+        "cone": lambda: least_squares_row("cone", targets, by_scipy, repeats, False),
+        "selection": lambda: selection_row(64 if quick else 1024, 8 if quick else 64, repeats),
+        "triangle": lambda: least_squares_row("cone", targets, by_scipy, repeats, True),
+        "simplex": lambda: least_squares_row("simplex", targets, by_scipy, repeats, False),
+        "random": lambda: random_row(10_000, repeats),
+    }
+    chosen = options.only or list(calls)[: 3 if quick else None]
     document = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "device": jax.devices()[0].device_kind,
         "processors": os.cpu_count(), "threads": f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
@@ -223,8 +224,8 @@ def main() -> None:
         "rows": [],
     }  # fmt: skip
     print(*(f"{key}: {value}" for key, value in document.items() if key != "rows"), sep=", ", end="\n\n")
-    for call in calls:
-        row = call()
+    for name in chosen:
+        row = calls[name]()
         del row["answers"]
         document["rows"].append(row)
         print(
