@@ -24,7 +24,7 @@ from emalign_jax.game import ReducedGame
 from emalign_jax.lp import batch, simplex
 
 TOLERANCE = 1e-9  # of what dictating her actions is worth to whom a curve is about, and of obedience
-POINTS = 24  # breakpoints of a curve, at most (degenerate pivots included)
+POINTS = 24  # breakpoints of a curve for each x_A, at most (degenerate pivots included)
 TOGETHER = 256  # games at a time
 MOST_CELLS = 6_000  # rows * columns of a game's LP: beyond it HiGHS, which knows sparsity, is faster
 CHOICES = ("auto", "batched", "highs")
@@ -148,7 +148,7 @@ def _trace(game: ReducedGame, payoffs, sign) -> Frontier:
     direction[:, -1] = -1
     _, x, dual, count, status, _ = batch.run(
         (own.reshape(-1, n), every.reshape(-1, m, n), right.reshape(-1, m), direction, _first(own)),
-        equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=POINTS,
+        equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=POINTS * payoffs.shape[2],
     )  # fmt: skip
     ended = (status == simplex.OPTIMAL) & (count > 0)
     most = max(int(count.max()), 1)
