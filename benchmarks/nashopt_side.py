@@ -31,6 +31,10 @@ def payoffs(mass, user, agents, precision, schemes):
     return jnp.einsum("nxa,nb,ixba->i", response, weights, agents)
 
 
+def pay(game, precision, schemes_of, x):
+    return payoffs(*game, precision, schemes_of(x))
+
+
 def by_logits(K, XB, M):
     """Logits, the last of each row fixed at 0: nothing is constrained."""
 
@@ -66,7 +70,7 @@ def main() -> None:
         answers = {solver: [] for solver in SOLVERS}
         for k in range(N):
             game = [jnp.asarray(given[field][k]) for field in ("mass", "user", "agents")]
-            value = lambda x, game=game: payoffs(*game, given["precision"], schemes_of(x))  # noqa: E731
+            value = functools.partial(pay, game, given["precision"], schemes_of)
             lost = [lambda x, i=i, value=value: -value(x)[i] for i in range(K)]
             nep = nashopt.GNEP([XB * (M - 1)] * K, lost, **constraints)
             for solver in SOLVERS:

@@ -34,3 +34,11 @@ def test_conversation_benchmark_runs_small(tmp_path):
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert all(row["row"] in out for row in rows)
     assert sum("below_guarantee" in row for row in rows) == 4
+
+
+@pytest.mark.slow
+def test_lp_benchmark_runs_small(tmp_path):
+    """It exits 1 if the two sides do not agree."""
+    out = child(ROOT / "benchmarks" / "lps.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["row"] in out and row["ratio"] > 0 for row in rows)
