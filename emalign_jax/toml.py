@@ -44,7 +44,7 @@ def text_of(config: str, folder: str = "") -> str:
         hint = f"did you mean {close[0]}?" if close else f"shipped configs: {', '.join(known)}"
         raise FileNotFoundError(f"{config}: no such file, and no shipped config of that name; {hint}")
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{config}: expected a TOML file in UTF-8, byte {error.start + 1} is not") from None
 
@@ -115,7 +115,9 @@ def value(path: str, name: str, option: Option, value: Any) -> Any:
     if option.kind == "whole":
         if number and isinstance(value, int) and option.least <= value <= MOST_SEED:
             return value
-        raise ValueError(f"{path}: {name}: expected an integer >= {option.least}, got {value!r}")
+        too_large = number and isinstance(value, int) and value > MOST_SEED
+        rule = f"<= {MOST_SEED}" if too_large else f">= {option.least}"
+        raise ValueError(f"{path}: {name}: expected an integer {rule}, got {value!r}")
     if number and not math.isnan(value):
         return float(value)
     raise ValueError(f"{path}: {name}: expected a number, got {value!r}")

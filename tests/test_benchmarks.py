@@ -43,3 +43,11 @@ def test_tuning_benchmark_runs_small(tmp_path):
     assert len(rows) == 3
     assert all(row["row"] in out for row in rows)
     assert sum(row.get("wrong but not flagged", 0) for row in rows) == 0
+
+
+@pytest.mark.slow
+def test_lp_benchmark_runs_small(tmp_path):
+    """It exits 1 if the two sides do not agree."""
+    out = child(ROOT / "benchmarks" / "lps.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["row"] in out and row["ratio"] > 0 for row in rows)

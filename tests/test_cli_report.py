@@ -15,6 +15,8 @@ import pytest
 from emalign_jax.cli import main
 from emalign_jax.report import contents, page
 
+QUICK = ("--method", "best_responses")  # nothing to compile
+
 
 def run_inside(arguments, where):
     """(exit code, stdout, stderr)."""
@@ -64,11 +66,12 @@ def runs(tmp_path_factory):
     """A search, a sweep and a hull experiment."""
     here = tmp_path_factory.mktemp("runs")
     code, _, err = run_inside(
-        ["search", "--count", "3", "--agents", "1,2", "--family", "hull,noise", "--out", "search"], here
+        ["search", "--count", "3", "--agents", "1,2", "--family", "hull,noise", "--out", "search", *QUICK], here
     )
     assert code == 0, err
     (here / "grid.toml").write_text(
-        'title = "A <b>grid</b> & more"\n[games]\nagents = [1, 2]\ncount = 2\n[user]\nprecision = inf\n'
+        'title = "A <b>grid</b> & more"\n[games]\nfamily = "noise"\nnoise = [1.0, 2.5]\nagents = [1, 2]\ncount = 2\n'
+        '[user]\nprecision = inf\n[solver]\nmethod = "best_responses"\n'
     )
     code, _, err = run_inside(["sweep", "grid.toml", "--out", "sweep"], here)
     assert code == 0, err
@@ -119,6 +122,36 @@ def test_titles_are_text_not_markup(runs):
     text = page.render(contents.read(runs / "sweep"))
     assert "A &lt;b&gt;grid&lt;/b&gt; &amp; more" in text
     assert "<b>grid" not in text
+
+
+def test_a_sweep_and_a_hull_say_what_they_found(runs, tmp_path):
+    shutil.copytree(runs / "sweep", tmp_path / "run")
+    rows = pd.read_parquet(tmp_path / "run" / "games.parquet")
+    rows["ok"] = rows.index != 7
+    rows.to_parquet(tmp_path / "run" / "games.parquet")
+    found = contents.read(tmp_path / "run")
+    assert [figure.name for figure in found.figures] == ["user_value", "phase"], "the main one first"
+    cells, stops, failed = found.tables
+    assert stops.rows == [["noise", "2", threshold_of(rows)]]
+    assert (failed.heads[:3], failed.rows[0][:3]) == (["family", "K", "noise"], ["noise", "2", "2.500"])
+    assert {row[cells.heads.index("noise")] for row in cells.rows} == {"1", "2.5"}
+    found = contents.read(runs / "align")
+    assert "plain mean on held-out items" in found.notes[0]
+    with_all, without_one = found.tables[-1].rows[:2]
+    left = pd.read_csv(runs / "align" / "leave_out.csv")
+    tolerance = json.loads((runs / "align" / "manifest.json").read_text())["coverage"]["tolerance"]
+    assert with_all[1] == f"{(left['error'] <= tolerance).mean():.1%}"
+    assert without_one[1] == f"{(left['without_one'] <= tolerance).mean():.1%}"
+
+
+def threshold_of(rows):
+    """By hand: with two values of the knob, and as many games at each."""
+    shares = []
+    for _, part in rows.query("agents == 2").groupby("games.noise"):
+        worst, alone = part["normalised_worst_equilibrium"].mean(), part["normalised_best_monopolist"].mean()
+        shares.append((worst - alone) / (1 - alone) if 1 - alone > 1e-9 else 1.0)
+    assert min(shares) >= 0.5, "the case at hand"
+    return "> 2.5"
 
 
 def test_games_that_failed_are_listed(runs, tmp_path):

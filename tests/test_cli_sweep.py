@@ -160,7 +160,7 @@ def test_interrupted_it_says_how_to_go_on():
     command = [sys.executable, "-m", "emalign_jax", "sweep", "competition", "--count", "60", "--out", "here"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         limit = time.monotonic() + 60
-        while not list(Path().glob("here/parts/*")) and time.monotonic() < limit:
+        while not list(Path().glob("here/parts/[!.]*")) and time.monotonic() < limit:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()

@@ -272,6 +272,22 @@ def test_leave_five_out_is_bracketed_where_it_is_not_exact(n, monkeypatch):
     assert covered["covered_without_any_five_lower"] <= covered["covered_without_any_five_upper"]
 
 
+def test_a_refit_that_fails_makes_no_exact_answer(monkeypatch):
+    values = np.random.default_rng(9).normal(size=(9, 1, 14))
+    job, solve = HullJob(table(values, targets=[0]), sizes=(8,)), removal.fit
+
+    def some(user, agents, *others):  # whoever is removed, nothing comes of it
+        return solve(user, agents, *others)._replace(solved=np.full(len(user), len(agents) == 8))
+
+    monkeypatch.setattr(removal, "fit", some)
+    for chains in (removal.CHAINS, 0):
+        monkeypatch.setattr(removal, "CHAINS", chains)
+        left = removal.leave_out(job)
+        assert left["error"].notna().all()
+        assert left[["without_one", "without_five_upper"]].isna().all(axis=None)
+        assert not left["without_five_exact"].any()
+
+
 def test_all_agents_removed_is_no_cover():
     values = np.random.default_rng(9).normal(size=(6, 1, 16))
     left = removal.leave_out(HullJob(table(values), sizes=(5,)))

@@ -218,7 +218,9 @@ HEAD = "user,item,rating\n"
     [
         ("", {}, ["is empty"]),
         (HEAD, {}, ["has no rows"]),
-        (HEAD + "\n\n", {}, ["has no rows"]),
+        (HEAD + "\n\n", {}, ["all 2 rows are empty"]),
+        (HEAD.replace(",", ";") + "a;x;1\n", {}, ["row 1", "separated by semicolons", "expected commas"]),
+        (HEAD + 'a,x,1\na,"y,1\nb,x,2\n', {}, ["row 3: a quotation mark is opened and never closed"]),
         (HEAD + "a,x,1\nb,x,2\n", {"rating": "stars"}, ["--rating", "'stars'", "user, item, rating"]),
         (HEAD + "a,x,1\nb,x,good\n", {}, ["rating", "row 3", "'good'", "a number"]),
         (HEAD + "a,x,1\nb,x,inf\n", {}, ["rating", "row 3", "finite"]),

@@ -1,5 +1,8 @@
 """Gradient play: known optima, options, and that games of a batch do not disturb each other."""
 
+import contextlib
+import time
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ import optax
 import pytest
 
 import emalign_jax as em
-from emalign_jax.play import gradient_play, play
+from emalign_jax.play import gradient_play, play, step, stream
 
 JUDGE = {5.0: 0.38236599, 20.0: 0.49708735}  # one prosecutor, prior .3, quantal judge: section 9 of the model
 
@@ -22,7 +25,9 @@ def starts(count, agents, features=2, messages=2, seed=0):
 
 
 def go(games, schemes, user, solver, protocol=None, **kwargs):
-    return play(em.reduce_game(games, np), schemes, protocol or em.Pooled(), user, solver, **kwargs)
+    protocol = protocol or em.Pooled()
+    cells = protocol.cells(games, schemes.shape[-1])
+    return play(em.reduce_game(games, np), schemes, protocol, user, solver, cells=cells, **kwargs)
 
 
 def paid(games, played, user, protocol=None):
@@ -59,46 +64,81 @@ def test_float64_play_is_more_exact_and_sets_no_flag():
 
 def test_a_shift_of_logits_changes_nothing():
     games = em.reduce_game(batch(em.catalog.biased_advisers(), 3), np)
-    games = jax.tree.map(jnp.asarray, games)
+    games = jax.tree.map(lambda x: jnp.moveaxis(jnp.asarray(x), 0, -1), games)
     solver, user = em.GradientPlay(steps=50, chunk=50), em.QuantalUser(jnp.full(3, 5.0))
-    state = gradient_play._start(solver, jnp.asarray(starts(3, 2)))
+    state = step.begin(solver, jnp.asarray(starts(3, 2)))
     rows = jax.tree.map(jnp.asarray, solver.schedule(False))
-    shift = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 2, 1)) * 30)
+    shift = jnp.asarray(np.random.default_rng(1).normal(size=(2, 2, 1, 3)) * 30)
     moved = state._replace(logits=state.logits + shift)
-    ends = [gradient_play._chunk(solver, games, em.Pooled(), user, s, rows)[1] for s in (state, moved)]
+    none = jnp.zeros(3, int)
+    ends = [step.advance(solver, games, em.Pooled(), user, s, rows, none)[1].schemes for s in (state, moved)]
     # float32 rounds the shifted logits to about 4e-6, and 50 steps of Adam carry that along
     np.testing.assert_allclose(*ends, rtol=0, atol=1e-9 if jax.config.jax_enable_x64 else 1e-3)
-    assert np.abs(np.asarray(ends[0]) - np.asarray(jax.nn.softmax(state.logits, axis=-1))).max() > 0.1
+    assert np.abs(np.asarray(ends[0]) - np.asarray(jax.nn.softmax(state.logits, axis=2))).max() > 0.1
 
 
-def test_finished_games_leave_the_batch_and_nobody_else_notices(monkeypatch):
-    # 580 easy games, in which agents have no wishes at all, and 20 real ones
-    count, real = 600, np.arange(7, 600, 30)
+@pytest.mark.parametrize("team", [1, 3])
+def test_a_free_lane_takes_the_next_game_and_nobody_else_notices(monkeypatch, team):
+    # 280 easy games, in which agents have no wishes at all, and 20 real ones
+    count, real = 300, np.arange(7, 300, 15)
     games = batch(em.catalog.judge(), count)
     games.agent_utilities[np.setdiff1d(np.arange(count), real)] = 0
     schemes, user = starts(count, 1), em.QuantalUser(np.linspace(5, 20, count))
     solver = em.GradientPlay(steps=200, chunk=50, tolerance=1e-6)
     sizes = []
 
-    def chunk(solver, game, *rest):
-        sizes.append(len(game.mass))
+    def advance(solver, game, *rest):
+        sizes.append(game.mass.shape[-1])
         return original(solver, game, *rest)
 
-    original = gradient_play._chunk
-    monkeypatch.setattr(gradient_play, "_chunk", chunk)
+    original = step.advance
+    monkeypatch.setattr(gradient_play, "advance", advance)
+    monkeypatch.setattr(stream, "workers", lambda devices: team)
+    monkeypatch.setattr(stream, "CACHED_CELLS", 16 * em.Pooled().cells(games, 2))
     told = []
-    compacted = go(games, schemes, user, solver, progress=told.append)
-    assert sizes == [600, 64, 64, 64]
-    assert told[0] == 50 * 600
-    assert set(told[1:]) == {50 * 20}
+    streamed = go(games, schemes, user, solver, progress=told.append)
+    assert set(sizes) == {16}
+    # 16 lanes: 280 games of one chunk and 20 of four fill 22.5 tiles; a batch that waits for its slowest takes 4 a tile
+    assert 360 / 16 <= len(sizes) <= 360 / 16 + 4 * team + 1
+    assert sum(told) == 50 * (280 + 4 * 20)
+    monkeypatch.setattr(stream, "CACHED_CELLS", 512 * em.Pooled().cells(games, 2))
+    monkeypatch.setattr(stream, "workers", lambda devices: 1)
     sizes.clear()
-    monkeypatch.setattr(gradient_play, "COMPACT_FROM", count + 1)
     whole = go(games, schemes, user, solver)
-    assert sizes == [600] * 4
+    assert sizes == [256] * 5  # the games that found no lane at first begin a chunk later
     # float32 in another vector lane, over 200 steps
-    np.testing.assert_allclose(compacted.schemes, whole.schemes, rtol=0, atol=1e-3)
-    np.testing.assert_allclose(paid(games, compacted, user).agents, paid(games, whole, user).agents, rtol=0, atol=1e-5)
-    assert np.abs(compacted.schemes[real] - schemes[real]).max((1, 2, 3)).min() > 0.05
+    np.testing.assert_allclose(streamed.schemes, whole.schemes, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(paid(games, streamed, user).agents, paid(games, whole, user).agents, rtol=0, atol=1e-5)
+    assert np.abs(streamed.schemes[real] - schemes[real]).max((1, 2, 3)).min() > 0.05
+
+
+def test_the_last_games_of_a_wide_tile_go_on_in_a_narrow_one(monkeypatch):
+    count = 60
+    games = batch(em.catalog.judge(), count)
+    games.agent_utilities[3:] = 0
+    schemes, user, solver = starts(count, 1), em.QuantalUser(5.0), em.GradientPlay(steps=200, chunk=50, tolerance=1e-6)
+    monkeypatch.setattr(stream, "workers", lambda devices: 1)
+    whole = go(games, schemes, user, solver)
+    monkeypatch.setattr(gradient_play, "NARROW_FROM", 64)
+    narrowed = go(games, schemes, user, solver)
+    np.testing.assert_allclose(narrowed.schemes, whole.schemes, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(paid(games, narrowed, user).agents, paid(games, whole, user).agents, rtol=0, atol=1e-5)
+
+
+def test_an_error_in_one_thread_comes_out_and_stops_the_others(monkeypatch):
+    monkeypatch.setattr(stream, "workers", lambda devices: 3)
+    seen = []
+
+    def work(queue):
+        while not queue.stopped and len(taken := queue.take(2)):
+            seen.extend(taken)
+            if 4 in taken:
+                raise RuntimeError("no more")
+            time.sleep(0.01)
+
+    with pytest.raises(RuntimeError, match="no more"):
+        stream.run(work, 1000, 2, jax.local_devices(), contextlib.nullcontext)
+    assert len(seen) < 100
 
 
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.1)], ids=["pooled", "selection"])

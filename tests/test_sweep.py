@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from emalign_jax.sweep import config as configs
-from emalign_jax.sweep import directory, run
+from emalign_jax.sweep import directory, figures, run, threshold
 from emalign_jax.sweep.cell import block_rows, check, draw_games
 
 SMALL = """
@@ -92,6 +92,7 @@ def test_games_are_the_same_whoever_plays_them():
         ("[user]\nzzz = 2", ["user.zzz", "expected user.precision, user.ties"]),
         ("games = 3", ["games", "expected a section [games]"]),
         ("[games]\nfamily = 'hul'", ["games.family", "hull, noise", "'hul'", "did you mean 'hull'?"]),
+        ("[games]\nagents = 5000000000", ["games.agents", "expected an integer <= 4294967295, got 5000000000"]),
         ("[games]\nagents = 0", ["games.agents", "expected an integer >= 1, got 0"]),
         ("[games]\nagents = [1, 2.5]", ["games.agents", "expected an integer >= 1, got 2.5"]),
         ("[games]\nagents = true", ["games.agents", "expected an integer >= 1, got True"]),
@@ -141,6 +142,16 @@ def test_what_the_library_refuses_is_told_by_the_names_of_the_config(text, words
     assert "--" not in message
     for word in words:
         assert word in message
+
+
+def test_games_that_cannot_be_drawn_are_told_by_file_key_and_cell(tmp_path):
+    with pytest.raises(ValueError, match=r"^small\.toml: games\.information_worth: .* \(at games\.agents = 1\)$"):
+        sweep("[games]\nagents = [1, 2]\nactions = 1\ncount = 1\n", tmp_path)
+
+
+def test_a_config_may_begin_with_the_mark_that_windows_writes(tmp_path):
+    (tmp_path / "x.toml").write_text('title = "X"', "utf-8-sig")
+    assert configs.read(str(tmp_path / "x.toml")).title == "X"
 
 
 @pytest.mark.parametrize("name", configs.shipped())
@@ -248,12 +259,14 @@ def test_a_damaged_part_is_found_and_computed_again(unbroken, tmp_path, damage):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_table(tmp_path):
-    (tmp_path / "small.toml").write_text(SMALL)
+    (tmp_path / "small.toml").write_text(SMALL + '[solver]\nmethod = "best_responses"\n')
     random = np.random.default_rng()
     kills = 0
-    for _ in range(6):
-        process = start(tmp_path)
-        time.sleep(random.uniform(0.5, 5))
+    for longest in (3, 1, 1, 1):  # seconds; the first from the start, the others from where the work begins
+        process, limit = start(tmp_path), time.monotonic() + 60
+        while longest == 1 and process.poll() is None and time.monotonic() < limit and holder(tmp_path) != process.pid:
+            time.sleep(0.02)
+        time.sleep(random.uniform(0, longest))
         if process.poll() is None:
             kills += 1
             process.send_signal(signal.SIGKILL)
@@ -266,6 +279,12 @@ def test_killed_at_any_moment_it_ends_with_the_same_table(tmp_path):
     blocks = [sorted(p.name[:23] for p in (tmp_path / name / "parts").iterdir()) for name in ("out", "unbroken")]
     assert blocks[0] == blocks[1], "nothing twice, and no temporary left"
     assert not [p for p in found.iterdir() if p.name.startswith(".") and p.name != directory.LOCK]
+
+
+def holder(path):
+    """The process that works on the directory, or did last."""
+    lock = path / "out" / directory.LOCK
+    return int(lock.read_text() or 0) if lock.exists() else 0
 
 
 def start(path, out="out"):
@@ -319,6 +338,44 @@ def test_under_a_shared_bias_competition_falls_short(science):
     assert (means["normalised_value"] > alone + 0.05).all(), "though it helps"
     # no profile found is worse than the exact worst equilibrium
     assert (rows["user_value"] >= rows["worst_equilibrium"] - 1e-3).all()
+
+
+def test_where_competition_stops_helping_by_hand():
+    """Shares regained 1, .6, .2 of a shortfall of .5: half at bias 1.25, in games that are all alike."""
+    config = configs.parse("[games]\nbias = [0, 1.0, 2.0]\nagents = [1, 2]\n", "x")
+
+    def thresholds(shares, spread=0.0):
+        rows = pd.DataFrame(
+            [
+                {"family": "f", "agents": K, "game": n, "start": 0, "games.bias": bias}
+                | {"normalised_worst_equilibrium": 0.5 + 0.5 * share + spread * (-1) ** n if K > 1 else np.nan}
+                | {"normalised_best_monopolist": 0.5}
+                for K in (1, 2) for n in range(40) for bias, share in zip((0.0, 1.0, 2.0), shares, strict=True)
+            ]
+        )  # fmt: skip
+        return threshold.thresholds(config, rows)
+
+    (stop,) = thresholds([1, 0.6, 0.2])
+    assert stop[:2] == ("f", 2)
+    assert stop[2:] == pytest.approx((1.25,) * 3)
+    (wide,) = thresholds([1, 0.6, 0.2], 0.1)  # standard error .1 / sqrt(40), in shares twice that; slope .4 a unit
+    half = 1.96 * 2 * 0.1 / np.sqrt(40) / 0.4
+    assert wide[2:] == pytest.approx((1.25, 1.25 - half, 1.25 + half), abs=0.04)
+    assert thresholds([0.4, 0.6, 0.2])[0].value == pytest.approx(1.25), "for good"
+    assert thresholds([1, 0.9, 0.8])[0].value == np.inf
+    assert thresholds([0.4, 0.3, 0.2])[0].value == -np.inf
+    assert threshold.words(config, wide._replace(value=1.62, low=-np.inf, high=np.inf)) == "1.6 [< 0, > 2]"
+    assert threshold.thresholds(configs.parse("[games]\nagents = [1, 2]", "x"), pd.DataFrame()) == []
+
+
+def test_a_legend_names_what_any_panel_shows_and_on_which_side(science):
+    rows = science.assign(**{"games.bias": np.where(science["game"] < 10, 1.0, 2.0)})
+    held = (rows["family"] == "hull") | (rows["games.bias"] < 2)  # no boundary in the first panel
+    rows = rows.assign(normalised_guarantee=np.where(held, 0.5, 0.0), normalised_theorem=-1.0)
+    figure = figures.phase(rows, "games.bias", "games.agents", "t")
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        "right: sharp guarantee vacuous in half of the games"
+    ]
 
 
 def test_keys_are_short_digests(unbroken):

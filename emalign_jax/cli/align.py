@@ -131,7 +131,7 @@ def align(
         left = left.assign(target=[names[t] for t in left["target"]])
         left.to_csv(directory / "leave_out.csv", index=False)
         manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
-        manifest |= {"kind": "align", "table": facts, "coverage": covered}
+        manifest |= {"kind": "align", "table": facts, "verdict": report.verdict(job, lines), "coverage": covered}
         run_directory.write_json(directory / "manifest.json", plain(manifest))
         targets_are = "1 target" if len(names) == 1 else f"{len(names)} targets"
         title = f"{table.name}: {targets_are}, {read.item_count} {read.items}, {job.tests} of them held out"

@@ -43,7 +43,7 @@ def sweep(
         raise ValueError(f"CONFIG.toml: expected a file or one of {', '.join(configs.shipped())}")
 
     from emalign_jax.search import table as documents
-    from emalign_jax.sweep import cell, directory, figures, run, table
+    from emalign_jax.sweep import cell, directory, figures, run, table, threshold
 
     grid = configs.read(config).with_count(count)
     cells = grid.cells()
@@ -64,6 +64,7 @@ def sweep(
                 raise
         rows = directory.write_table(path, parts)
         lines = table.summary(grid, rows)
+        stops = threshold.thresholds(grid, rows)
         drawn = figures.draw(grid, rows, path)
         seconds = float(rows["seconds"].to_numpy().sum())
         directory.write_manifest(
@@ -74,10 +75,16 @@ def sweep(
         summary = {"failed": len(rows.query("not ok")), "rows": len(rows), "seconds": seconds, "run": str(path)}
         entries = [line | {name: toml.plain_value(line[name]) for name in grid.axes} for line in lines]
         document = {"schema": documents.JSON_SCHEMA, "cells": entries, "summary": summary}
+        document["thresholds"] = [
+            {name: configs.plain_value(x) for name, x in stop._asdict().items()} for stop in stops
+        ]
         print(json.dumps(documents.plain(document), allow_nan=False))
     else:
         print(f"{grid.title}: user value (0 no information, 1 full information)\n")
         print(table.render(grid, lines))
+        if stops:
+            print(f"\n{threshold.explain(grid)}:")
+            print("\n".join(f"  {stop.family} K={stop.agents}: {threshold.words(grid, stop)}" for stop in stops))
         if len(rows.query("ok and not certified")):
             unproved = len(rows.query("ok and not certified"))
             print(f"\nOf {unproved} rows no gain above the tolerance was found, but none is excluded either.")

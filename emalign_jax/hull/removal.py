@@ -53,7 +53,7 @@ def leave_out(job: HullJob, progress=None) -> pd.DataFrame:
             low = high = np.nan
             if chosen[t]:
                 low = group.worst_of_chains(t, MANY) if few else group.greedy(t, MANY)
-                high = low if few else max(low, upper[t])
+                high = low if few else np.maximum(low, upper[t])
             rows.append(
                 row
                 | {
@@ -125,7 +125,7 @@ class _Group:
         for bound, k in self.shifted(t, frozenset()):
             if bound <= worst:
                 break
-            worst = max(worst, self.error(t, frozenset([k]))[0])
+            worst = np.maximum(worst, self.error(t, frozenset([k]))[0])  # NaN where a refit was not solved
         return worst
 
     def greedy(self, t: int, many: int) -> float:
@@ -144,7 +144,7 @@ class _Group:
         level, worst = {frozenset()}, self.error(t, frozenset())[0]
         for _ in range(many):
             level = {removed | {int(k)} for removed in level for k in np.flatnonzero(self.error(t, removed)[1] > 0)}
-            worst = max([worst, *(self.error(t, removed)[0] for removed in level)])
+            worst = np.max([worst, *(self.error(t, removed)[0] for removed in level)])
         return worst
 
     def piled(self, targets: np.ndarray, piles: int) -> np.ndarray:

@@ -333,7 +333,7 @@ def _varied(path, table: Table, named: bool) -> Table:
             if table.per_state
             else f"is {u[flat][0].flat[0]:g} on all {table.items}"
         )
-        raise ValueError(f"{path}: the target {names[0]} {same}; expected one that varies")
+        raise ValueError(f"{path}: the target {names[0].removeprefix('target ')} {same}; expected one that varies")
     note = f"{len(names)} of {len(flat)} are no targets, for whom all {table.items} are alike: {text.listed(names, 5)}"
     return dataclasses.replace(
         table, targets=table.targets[~flat], agents=table.agents[~flat], notes=(*table.notes, note)

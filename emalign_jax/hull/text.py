@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -83,6 +84,11 @@ def source(path: Path, encoding: str) -> Source:
         raise ValueError(
             f"{path}: row 1: expected four numbers between tabs as in MovieLens' u.data (user, item, rating, timestamp)"
         )
+    if len(first) == 1:
+        for separator, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")):
+            if separator in first[0]:
+                wanted = "tabs" if path.suffix == ".tsv" else "commas (or tabs in a file named .tsv)"
+                raise ValueError(f"{path}: row 1: the columns are separated by {name}; expected {wanted}")
     return Source(path, _distinct(path, first), True, encoding)
 
 
@@ -115,13 +121,19 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
             raise ValueError(f"{source.path}: {name}: expected text, got bytes that are not utf-8") from None
     for name in numbers:
         frame[name] = _floats(source, frame.loc[:, name], hint)
-    blank = frame[numbers].isna().all(axis=1)
+    blank = frame[numbers].isna().to_numpy(bool).all(1)
     for name in names:
-        blank &= frame[name] == ""
-    frame = frame.loc[~blank]
-    if frame.empty:
-        raise ValueError(f"{source.path}: has no rows; expected a table with at least one row of data")
-    return frame
+        blank &= (frame[name] == "").to_numpy(bool)
+    if blank.all():
+        found = (
+            f"all {len(frame)} rows are empty"
+            if len(frame) > 1
+            else "its one row is empty"
+            if len(frame)
+            else "has no rows"
+        )
+        raise ValueError(f"{source.path}: {found}; expected a table with at least one row of data")
+    return frame.loc[~blank]
 
 
 def _parquet(source: Source, columns: list[str]) -> pd.DataFrame:
@@ -155,6 +167,10 @@ def _csv(source: Source, names: list[str], numbers: list[str]) -> pd.DataFrame:
         raise _undecodable(path, source.encoding) from None
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         message = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+        if unclosed := re.fullmatch(r"EOF inside string starting at row (\d+)", message):  # counted from 0
+            raise ValueError(
+                f"{path}: row {int(unclosed[1]) + 1}: a quotation mark is opened and never closed"
+            ) from None
         if isinstance(error, pd.errors.ParserWarning):
             message = f"rows have more fields than the {len(source.columns)} columns of the header"
         raise ValueError(f"{path}: {message}; expected {len(source.columns)} fields in every row") from None

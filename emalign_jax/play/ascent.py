@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 
 from emalign_jax import parameters
 from emalign_jax.game import ReducedGame
-from emalign_jax.play.gradient_play import LOGIT_FLOOR, bucket
+from emalign_jax.play.step import LOGIT_FLOOR
+from emalign_jax.play.stream import bucket
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols._base import user_scale
 from emalign_jax.schemes import to_logits

@@ -1,13 +1,14 @@
 """Batched gradient play: every agent climbs his own payoff, all at once, on softmax logits.
 
-`GradientPlay` holds the hyper-parameters; `play` runs it. The step is compiled once a batch size and runs
-in chunks; between chunks the host drops the games that are done. What play reports about convergence is a
-stationarity gap, a first-order proxy; only the exact part speaks of deviation gains.
+`GradientPlay` holds the hyper-parameters; `play` streams games through compiled chunks of steps (`step.py`), on all
+cores or devices (`stream.py`). What play reports about convergence is a stationarity gap, a first-order proxy; only the
+exact part speaks of deviation gains.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import NamedTuple
 
 import equinox as eqx
@@ -20,16 +21,14 @@ from jaxtyping import Bool, Float
 from emalign_jax import parameters
 from emalign_jax.arguments import integer
 from emalign_jax.game import ReducedGame
+from emalign_jax.play.step import Schedule, advance, begin
+from emalign_jax.play.stream import Queue, bucket, run, tile_width
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.protocols._base import user_scale
-from emalign_jax.schemes import to_logits
 from emalign_jax.users import AbstractUser
 
-LOGIT_FLOOR = -14.0  # below the largest logit: messages of probability 1e-6 are as good as never sent
-EXPLORE = 0.04  # weight of the uniform law mixed into given schemes, so that no logit starts at the floor
-COMPACT_FROM = 512  # games; below this a smaller batch saves less time than its compilation costs
+NARROW_FROM = 1024  # lanes; below this a smaller tile saves less time than its compilation costs
 EXTRAPOLATIONS = ("none", "optimistic", "extragradient")
-ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)  # little momentum: games turn, unlike losses
+ADAM = optax.scale_by_adam(b1=0.3, b2=0.7)  # little momentum: games turn, unlike losses
 
 
 class GradientPlay(eqx.Module):
@@ -51,8 +50,8 @@ class GradientPlay(eqx.Module):
     dtype:               "float32" or "float64" (the latter switches x64 on for the call)
     """
 
-    steps: int = eqx.field(static=True, default=500)
-    learning_rate: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.02))
+    steps: int = eqx.field(static=True, default=200)
+    learning_rate: tuple[float, float] = eqx.field(static=True, default=(1.0, 0.1))
     precision: tuple[float, float] = eqx.field(static=True, default=(10.0, 300.0))
     temperature: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.003))
     extrapolation: str = eqx.field(static=True, default="none")
@@ -78,29 +77,14 @@ class GradientPlay(eqx.Module):
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f'dtype: expected "float32" or "float64", got {self.dtype!r}')
 
-    def schedule(self, late: bool) -> _Schedule:
+    def schedule(self, late: bool) -> Schedule:
         """[steps] values of each annealed quantity; `late` is the last half of it."""
         steps = -(-self.steps // self.chunk) * self.chunk
         rate, precision, temperature = (
             np.geomspace(*pair, steps) for pair in (self.learning_rate, self.precision, self.temperature)
         )
-        whole = _Schedule(rate, precision, temperature, np.arange(steps))
-        return _Schedule(*(x[-self.chunk * -(-steps // (2 * self.chunk)) :] for x in whole)) if late else whole
-
-
-class _Schedule(NamedTuple):
-    learning_rate: np.ndarray
-    precision: np.ndarray
-    temperature: np.ndarray
-    step: np.ndarray
-
-
-class _State(NamedTuple):
-    """What a game carries from step to step; every leaf has the games as first axis."""
-
-    logits: jax.Array  # [N, K, rows, M]
-    optimizer: optax.OptState
-    previous: jax.Array  # [N, K, rows, M] the last gradient, for optimistic steps
+        whole = Schedule(rate, precision, temperature, np.arange(steps))
+        return Schedule(*(x[-self.chunk * -(-steps // (2 * self.chunk)) :] for x in whole)) if late else whole
 
 
 class Played(NamedTuple):
@@ -119,108 +103,97 @@ def play(
     user: AbstractUser,
     solver: GradientPlay,
     *,
+    cells: int,
     late: bool = False,
     progress=None,
 ) -> Played:
     """Gradient play from `schemes`. Parameters of protocol and user are scalars or [N].
 
-    late: only the last half of the schedules, for games that go on after a best-response step.
+    cells:    numbers in one game's largest tensor, by which tiles are cut (`protocol.cells`).
+    late:     only the last half of the schedules, for games that go on after a best-response step.
     progress: called with (steps done since the last call) * (games).
     """
     dtype = np.dtype(solver.dtype)
-    x64 = jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
-    with x64, jax.default_matmul_precision("highest"):
-        return _play(game, schemes, protocol, user, solver, late, dtype, progress)
+
+    @contextlib.contextmanager
+    def context():
+        x64 = jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
+        with x64, jax.default_matmul_precision("highest"):
+            yield
+
+    devices = jax.local_devices()
+    work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress)
+    work.width = tile_width(len(schemes), cells, devices)
+    run(work, len(schemes), work.width, devices, context)
+    return Played(work.schemes / work.schemes.sum(-1, keepdims=True), work.gap, work.finite, int(work.taken.max()))
 
 
-def _play(game, schemes, protocol, user, solver, late, dtype, progress):
-    N = len(schemes)
-    game, protocol, user = _cast((game, parameters.flatten(protocol, (N,)), parameters.flatten(user, (N,))), dtype)
-    annealed = type(user.smoothed(1.0)) is not type(user) or protocol.smoothed(1.0) is not protocol
-    schedule = _cast(solver.schedule(late), dtype)
-    state = _start(solver, jnp.asarray(schemes, dtype))
-    result_schemes = np.array(schemes, np.float64)
-    result_gap = np.full(schemes.shape[:2], np.inf)
-    finite = np.ones(N, bool)
-    active = np.arange(N)  # which game each row of the present batch is; padding repeats the last one
-    enough = 0.1 * solver.tolerance * np.ptp(game.agents, axis=-1).sum((2, 3))  # [N, K]
-    total = len(schedule.learning_rate)
-    taken = 0
-    for at in range(0, total, solver.chunk):
-        piece = _Schedule(*(x[at : at + solver.chunk] for x in schedule))
-        state, present, gap, ok = _chunk(solver, game, protocol, user, state, piece)
-        taken = at + solver.chunk
-        present, gap, ok = (np.asarray(x) for x in (present, gap, ok))
-        result_schemes[active], result_gap[active], finite[active] = present, gap, ok
-        if progress is not None:
-            progress(solver.chunk * len(np.unique(active)))
-        done = ~ok | ((gap <= enough).all(1) & (not annealed))
-        if done.all():
-            break
-        left = np.flatnonzero(~done)
-        if len(active) >= COMPACT_FROM and bucket(len(left)) <= len(active) // 2:
-            rows = np.pad(left, (0, bucket(len(left)) - len(left)), mode="edge")
-            game, protocol, user, state = jax.tree.map(lambda x, rows=rows: x[rows], (game, protocol, user, state))
-            active, enough = active[rows], enough[rows]
-    return Played(result_schemes / result_schemes.sum(-1, keepdims=True), result_gap, finite, taken)
+class _Play:
+    """All games of one call, on the host; called by each worker to play games of the queue until it is empty."""
+
+    width: int
+
+    def __init__(self, game, schemes, protocol, user, solver, schedule, dtype, progress):
+        N = len(schemes)
+        modules = parameters.flatten(protocol, (N,)), parameters.flatten(user, (N,))
+        self.inputs = _cast((game, *modules), dtype)
+        self.start = np.asarray(schemes, dtype)
+        self.solver, self.schedule, self.progress = solver, _cast(schedule, dtype), progress
+        self.annealed = type(user.smoothed(1.0)) is not type(user) or protocol.smoothed(1.0) is not protocol
+        self.enough = 0.1 * solver.tolerance * np.ptp(game.agents, axis=-1).sum((2, 3))  # [N, K]
+        self.schemes = np.array(schemes, np.float64)
+        self.gap = np.full(schemes.shape[:2], np.inf)
+        self.finite = np.ones(N, bool)
+        self.taken = np.zeros(N, int)
+        self.lock = threading.Lock()  # of the first chunk, so that nothing is compiled twice, and of progress
+        self.compiled = False
+
+    def __call__(self, queue: Queue) -> None:
+        total, chunk = len(self.schedule.step), self.solver.chunk
+        games = queue.take(self.width)
+        lanes = np.pad(games, (0, self.width - len(games)), mode="edge") if len(games) else games
+        alive = np.arange(len(lanes)) < len(games)
+        state, fresh = None, True
+        while alive.any() and not queue.stopped:
+            if fresh:
+                tile, state = self.fill(lanes, state)
+            state, reached = self.advance(tile, state, jnp.asarray(np.minimum(self.taken[lanes], total - chunk)))
+            now = lanes[alive]
+            ends, gap, finite = (np.moveaxis(np.asarray(x), -1, 0)[alive] for x in reached)
+            self.schemes[now], self.gap[now], self.finite[now] = ends, gap, finite
+            self.taken[now] += chunk
+            self.tell(chunk * len(now))
+            done = ~finite | (self.taken[now] >= total) | ((gap <= self.enough[now]).all(1) & (not self.annealed))
+            free = np.flatnonzero(alive)[done]
+            games = queue.take(len(free))
+            fresh = len(games) > 0
+            lanes[free[: len(games)]] = games
+            alive[free[len(games) :]] = False
+            if len(lanes) >= NARROW_FROM and bucket(int(alive.sum())) < len(lanes):  # the last games of a wide tile
+                left = np.flatnonzero(alive)
+                keep = np.pad(left, (0, bucket(len(left)) - len(left)), mode="edge") if len(left) else left
+                lanes, alive = lanes[keep], np.arange(len(keep)) < len(left)
+                tile, state = jax.tree.map(lambda x, keep=keep: x[..., keep], (tile, state))
+
+    def fill(self, lanes, state):
+        """The games in `lanes` as a tile, and `state` with the start of those that have not moved yet."""
+        tile = jax.tree.map(lambda x: jnp.asarray(np.moveaxis(x[lanes], 0, -1)), self.inputs)
+        start, new = begin(self.solver, jnp.asarray(self.start[lanes])), self.taken[lanes] == 0
+        return tile, start if state is None else jax.tree.map(lambda a, b: jnp.where(new, a, b), start, state)
+
+    def advance(self, tile, state, taken):
+        game, protocol, user = tile
+        with contextlib.nullcontext() if self.compiled else self.lock:
+            state, reached = advance(self.solver, game, protocol, user, state, self.schedule, taken)
+            self.compiled = True
+        return state, reached
+
+    def tell(self, steps: int) -> None:
+        if self.progress is not None:
+            with self.lock:
+                self.progress(steps)
 
 
 def _cast(tree, dtype):
     """Integers, such as seeds and steps, stay what they are."""
     return jax.tree.map(lambda x: x if np.asarray(x).dtype.kind in "iu" else np.asarray(x, dtype), tree)
-
-
-def bucket(count: int) -> int:
-    """Batches are padded to powers of four times 16, so that few sizes are ever compiled."""
-    size = 16
-    while size < count:
-        size *= 4
-    return size
-
-
-@eqx.filter_jit
-def _start(solver: GradientPlay, schemes) -> _State:
-    logits = to_logits(schemes, EXPLORE)
-    return _State(logits, jax.vmap(solver.optimizer.init)(logits), jnp.zeros_like(logits))
-
-
-@eqx.filter_jit
-def _chunk(solver: GradientPlay, game, protocol, user, state: _State, schedule: _Schedule):
-    scale = jax.vmap(user_scale)(game)
-    scale = jnp.where(scale > 0, scale, 1)  # 0 where she is indifferent between all actions
-
-    def gradient(logits, row):
-        """d payoff / d logits and the stationarity gap of every game."""
-
-        def one(game, protocol, user, scale, logits):
-            scheme = jax.nn.softmax(logits, axis=-1)
-            smooth = protocol.at_step(row.step).smoothed(row.temperature * scale)
-            slope = smooth.pseudo_gradient(game, scheme, user.smoothed(row.precision / scale))
-            mean = (scheme * slope).sum(-1, keepdims=True)
-            return scheme * (slope - mean), (slope.max(-1) - mean[..., 0]).sum(-1)
-
-        return jax.vmap(one)(game, protocol, user, scale, logits)
-
-    def moved(logits, direction, optimizer_state, rate):
-        update, optimizer_state = jax.vmap(solver.optimizer.update)(-direction, optimizer_state)
-        logits = logits - rate * update
-        logits = logits - logits.max(-1, keepdims=True)  # fix the gauge: softmax does not see a shift
-        return jnp.maximum(logits, LOGIT_FLOOR), optimizer_state
-
-    def step(state, row):
-        direction, _ = gradient(state.logits, row)
-        if solver.extrapolation == "extragradient":
-            ahead, _ = moved(state.logits, direction, state.optimizer, row.learning_rate)
-            direction, _ = gradient(ahead, row)
-        aim = 2 * direction - state.previous if solver.extrapolation == "optimistic" else direction
-        logits, optimizer_state = moved(state.logits, aim, state.optimizer, row.learning_rate)
-        new = _State(logits, optimizer_state, direction)
-        ok = jax.vmap(lambda x: jnp.isfinite(x).all())(logits)  # a game that breaks stops where it was
-        keep = lambda a, b: jnp.where(ok.reshape(-1, *(1,) * (a.ndim - 1)), a, b)  # noqa: E731
-        return jax.tree.map(keep, new, state), None
-
-    state, _ = jax.lax.scan(step, state, schedule)
-    last = jax.tree.map(lambda x: x[-1], schedule)
-    direction, gap = gradient(state.logits, last)
-    ok = jnp.isfinite(direction).all((1, 2, 3)) & jnp.isfinite(gap).all(1)
-    return state, jax.nn.softmax(state.logits, axis=-1), gap, ok

@@ -39,6 +39,14 @@ class AbstractProtocol(eqx.Module):
     ) -> Float[Array, "K rows M"]:
         """d U_i / d scheme_i for every agent i, each agent's own derivative of his own payoff."""
 
+    def slopes(
+        self, games: ReducedGame, schemes: Float[Array, "K rows M N"], user: AbstractUser
+    ) -> Float[Array, "K rows M N"]:
+        """`pseudo_gradient` of N games at once, with the games as *last* axis of everything, parameters too; to be
+        overridden where that is faster."""
+        one = lambda protocol, game, scheme, user: protocol.pseudo_gradient(game, scheme, user)  # noqa: E731
+        return jax.vmap(one, in_axes=-1, out_axes=-1)(self, games, schemes, user)
+
     def own_slope(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], agent: Float[Array, "K"], user: AbstractUser
     ) -> Float[Array, "rows M"]:
@@ -110,6 +118,30 @@ def posterior_mean(total: Float[Array, "*shape A"], mass: Float[Array, "*shape"]
     """total / mass, and 0 for messages that are never sent."""
     sent = mass[..., None] > TINY
     return jnp.where(sent, total / jnp.where(sent, mass[..., None], 1), 0)
+
+
+def inverse(mass: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1 / mass, and 0 for messages that are never sent."""
+    sent = mass > TINY
+    return jnp.where(sent, 1 / jnp.where(sent, mass, 1), 0)
+
+
+def dot(x: Float[Array, "*x"], y: Float[Array, "*y"], axis: int) -> Float[Array, "*rest"]:
+    """(x * y).sum(axis) of arrays of as many axes, written out as `add_up` does."""
+    if x.shape[axis] > UNROLLED:
+        return (x * y).sum(axis)
+    part = functools.partial(jax.lax.index_in_dim, axis=axis, keepdims=False)
+    return functools.reduce(jnp.add, (part(x, i) * part(y, i) for i in range(x.shape[axis])))
+
+
+def softmax(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
+    """Over an axis that is not the last, written out as `add_up` does."""
+    if x.shape[axis] > UNROLLED:
+        return jax.nn.softmax(x, axis)
+    parts = [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
+    most = jax.lax.stop_gradient(functools.reduce(jnp.maximum, parts))
+    odds = jnp.exp(x - jnp.expand_dims(most, axis))
+    return odds / jnp.expand_dims(add_up(odds, axis), axis)
 
 
 def add_up(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*rest"]:

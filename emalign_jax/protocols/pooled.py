@@ -5,11 +5,12 @@ A joint message n = (s_1, ..., s_K) is one of N = M^K; W[n, xb] = prod_i scheme_
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from emalign_jax.game import Array, Game, ReducedGame
-from emalign_jax.protocols._base import AbstractProtocol, Payoffs, posterior_mean, user_scale
+from emalign_jax.protocols._base import AbstractProtocol, Payoffs, dot, inverse, posterior_mean, softmax, user_scale
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 
 
@@ -21,28 +22,39 @@ class Pooled(AbstractProtocol):
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser
     ) -> Float[Array, "K XB M"]:
+        alone = jax.tree.map(lambda x: jnp.asarray(x)[..., None], (game, schemes, user))
+        return self.slopes(*alone)[..., 0]
+
+    def slopes(
+        self, games: ReducedGame, schemes: Float[Array, "K XB M N"], user: AbstractUser
+    ) -> Float[Array, "K XB M N"]:
         if not isinstance(user, QuantalUser):
             raise ValueError(
                 "user: Pooled payoffs of a rational user jump; take user.smoothed(precision) for gradients"
             )
-        weights, mass, agents_total, means, _, response, _ = _forward(game, schemes, user)
-        K, XB, M = schemes.shape
-        sent = mass[..., None]  # [XA, N, 1]
-        H = posterior_mean(agents_total, jnp.broadcast_to(mass, agents_total.shape[:-1]))  # [K, XA, N, A]
-        C = user.precision * response * (H - (response * H).sum(-1, keepdims=True))
-        C = jnp.where(sent > 0, C, 0)
-        by_weight = (
-            jnp.einsum("xna,ixba->inb", response, game.agents)
-            + jnp.einsum("ixna,xba->inb", C, game.user)
-            - jnp.einsum("ixn,xb->inb", (C * means).sum(-1), game.mass)
-        )  # [K, N, XB], d U_i / d W[n, xb]
-        before, after = jnp.ones((1, XB), weights.dtype), _joint(schemes[1:])
+        K, XB, M, N = schemes.shape
+        mass, utility, goals = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N]
+        weights = _joint(schemes)  # W [n, XB, N]
+        by_cell = weights.swapaxes(0, 1)  # [XB, n, N]
+        per_mass = inverse(dot(by_cell[None], mass[:, :, None], 1))[:, :, None]  # 1 / D [XA, n, 1, N]
+        means = dot(by_cell[None, :, :, None], utility[:, :, None], 1) * per_mass  # E [XA, n, A, N]
+        worth = dot(by_cell[None, None, :, :, None], goals[:, :, :, None], 2) * per_mass  # H_i / D [K, XA, n, A, N]
+        response = softmax(user.precision * means, 2)
+        C = user.precision * response * (worth - dot(response[None], worth, 3)[:, :, :, None])
+        by_mass = dot(C, jnp.broadcast_to(means, C.shape), 3)  # sum_a C_i E [K, XA, n, N]
+        by_weight = sum(  # d U_i / d W [K, n, XB, N]
+            dot(response[x, :, None][None], goals[:, x, None], 3)
+            + dot(C[:, x, :, None], utility[x, None][None], 3)
+            - by_mass[:, x, :, None] * mass[x]
+            for x in range(len(mass))
+        )
         gradient = []
+        before, after = jnp.ones((1, XB, N), weights.dtype), _joint(schemes[1:])
         for i in range(K):
-            rows = by_weight[i].reshape(M**i, M, M ** (K - 1 - i), XB)
-            gradient.append(jnp.einsum("lmrb,lb,rb->bm", rows, before, after))
-            before = _outer(before, schemes[i])
-            after = _joint(schemes[i + 2 :])
+            rows = by_weight[i].reshape(len(before), M, len(after), XB, N)
+            others = before[:, None, None] * after[None, None]
+            gradient.append((rows * others).sum((0, 2)).swapaxes(0, 1))
+            before, after = _outer(before, schemes[i]), _joint(schemes[i + 2 :])
         return jnp.stack(gradient)
 
     def smoothed(self, temperature) -> Pooled:
@@ -56,12 +68,13 @@ class Pooled(AbstractProtocol):
 
 
 def _outer(weights, scheme):
-    """Joint weights [N, XB] with one agent more, whose message varies fastest: [N * M, XB]."""
-    return (weights[:, None, :] * scheme.T[None, :, :]).reshape(-1, weights.shape[-1])
+    """Joint weights [n, XB, ...] with one agent more, whose message varies fastest: [n * M, XB, ...]."""
+    return (weights[:, None] * scheme.swapaxes(0, 1)[None]).reshape(-1, *weights.shape[1:])
 
 
 def _joint(schemes):
-    weights = jnp.ones((1, schemes.shape[1]), schemes.dtype)
+    """W [n, XB, ...] of schemes [K, XB, M, ...]."""
+    weights = jnp.ones((1, schemes.shape[1], *schemes.shape[3:]), schemes.dtype)
     for scheme in schemes:
         weights = _outer(weights, scheme)
     return weights

@@ -6,6 +6,7 @@ V_j is her value under agent j's scheme, O[i, j] agent i's payoff under it. She 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -16,7 +17,17 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.game import Array, Game, ReducedGame
-from emalign_jax.protocols._base import MAX_CELLS, AbstractProtocol, Payoffs, posterior_mean, user_scale
+from emalign_jax.protocols._base import (
+    MAX_CELLS,
+    AbstractProtocol,
+    Payoffs,
+    add_up,
+    dot,
+    inverse,
+    posterior_mean,
+    softmax,
+    user_scale,
+)
 from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.users import AbstractUser, QuantalUser
 
@@ -78,16 +89,33 @@ class Selection(AbstractProtocol):
             return jax.vmap(
                 lambda own, scheme: then.pseudo_gradient(game._replace(agents=own[None]), scheme[None], user)[0]
             )(goal, schemes)
-        mass, user_total, own_total, response, values, table = evaluate_agents(game, schemes, user)
-        goal, (chosen, pull) = self._goals(game, values, table)
-        goal_total = chosen[:, None, None, None] * own_total + pull[:, None, None, None] * user_total
-        means = posterior_mean(user_total, mass)
-        goal_mean = posterior_mean(goal_total, mass)
-        C = user.acting.precision * response * (goal_mean - (response * goal_mean).sum(-1, keepdims=True))
-        return (
-            jnp.einsum("jxsa,jxba->jbs", response, goal)
-            + jnp.einsum("jxsa,xba->jbs", C, game.user)
-            - jnp.einsum("jxs,xb->jbs", (C * means).sum(-1), game.mass)
+        alone = jax.tree.map(lambda x: jnp.asarray(x)[..., None], (self, game, schemes, user))
+        return alone[0].slopes(*alone[1:])[..., 0]
+
+    def slopes(
+        self, games: ReducedGame, schemes: Float[Array, "K rows M N"], user: AbstractUser
+    ) -> Float[Array, "K rows M N"]:
+        if self.then is not None or self.sharp or not isinstance(user, QuantalUser):
+            return super().slopes(games, schemes, user)
+        mass, utility, goals = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N]
+        sent = schemes[:, None]  # [K, 1, XB, M, N]
+        per_mass = inverse(dot(sent, mass[None, :, :, None], 2))[:, :, :, None]  # [K, XA, M, 1, N]
+        means = dot(sent[:, :, :, :, None], utility[None, :, :, None], 2) * per_mass  # E [K, XA, M, A, N]
+        response = softmax(user.precision * means, 3)
+        law = dot(response[:, :, None], sent[:, :, :, :, None], 3)  # P(a | x_A, x_B) under j [K, XA, XB, A, N]
+        values = functools.reduce(add_up, (1, 1), dot(law, utility[None], 3))
+        table = functools.reduce(add_up, (2, 2), dot(goals[:, None], law[None], 4))
+        scale = jax.vmap(user_scale, in_axes=-1)(games)
+        chosen, pull = jax.vmap(type(self)._choice, in_axes=-1, out_axes=-1)(self, values, table, scale)
+        goal = chosen[:, None, None, None] * goals + pull[:, None, None, None] * utility
+        worth = dot(sent[:, :, :, :, None], goal[:, :, :, None], 2) * per_mass
+        C = user.precision * response * (worth - dot(response, worth, 3)[:, :, :, None])
+        by_mass = dot(C, means, 3)  # [K, XA, M, N]
+        return sum(
+            dot(response[:, x, None], goal[:, x, :, None], 3)
+            + dot(C[:, x, None], utility[x, :, None][None], 3)
+            - by_mass[:, x, None] * mass[x, :, None]
+            for x in range(len(mass))
         )
 
     def _goals(self, game, values, table):

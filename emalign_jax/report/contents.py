@@ -134,21 +134,27 @@ def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     from emalign_jax.sweep import config as configs
     from emalign_jax.sweep import table as sweep_table
+    from emalign_jax.sweep import threshold
 
     rows = _parquet(directory / "games.parquet", "cell", "normalised_value", "relative_gain", "ok")
     grid = configs.from_manifest(manifest["config"], str(directory / MANIFEST))
     lines = pd.DataFrame(sweep_table.summary(grid, rows))
+    numbers = [name for name in grid.axes if lines[name].dtype.kind == "f"]
+    lines[numbers] = lines[numbers].map("{:g}".format)
+    stops = [[stop.family, str(stop.agents), threshold.words(grid, stop)] for stop in threshold.thresholds(grid, rows)]
     axes = {name: "K" if name == "games.agents" else name.split(".")[-1] for name in grid.axes}
     heads = axes | {
         "rows": "rows", "q10": "10 %", "median": "median", "q90": "90 %", "mean": "mean",
         "monopoly": "best monopolist", "worst": "worst equilibrium", "best": "best equilibrium",
-        "guarantee": "guarantee", "ok": "within tolerance", "certified": "certified", "seconds": "seconds",
+        "guarantee": "guarantee (sharp)", "theorem": "guarantee (2 eps)", "eps": "eps", "slack": "coverage slack",
+        "ok": "within tolerance", "certified": "certified", "seconds": "seconds",
     }  # fmt: skip
     return {
         "title": grid.title,
         "tables": [
             _table("User value (0 no information, 1 full information), a line a cell", lines, heads),
-            *_unsolved(rows),
+            *([Table(threshold.explain(grid), ["family", "K", "beyond"], stops)] if stops else []),
+            *_unsolved(rows, axes),
         ],
         "notes": _verdicts(rows),
         "failed": int(np.sum(~rows["ok"].to_numpy(bool))),
@@ -166,11 +172,36 @@ def _align(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "tables": [
             _table("Errors of n random agents", curves, names | ends | {"fits": "fits", "failed": "not solved"}),
             _table("Who carries the weight", weights, {name: name.replace("_", " ") for name in weights}),
-            Table("Who is still covered", ["", ""], [[k.replace("_", " "), _text(v)] for k, v in covered.items()]),
+            _covered(covered),
         ],
-        "notes": [str(note) for note in facts.get("left_out", [])],
+        "notes": [
+            str(note) for note in (*[manifest[k] for k in ("verdict",) if k in manifest], *facts.get("left_out", []))
+        ],
         "failed": int(np.sum(curves["failed"].to_numpy())),
     }
+
+
+def _covered(found: dict[str, Any]) -> Table:
+    """Shares of the targets that simplex weights of all agents, or of those left, fit within the tolerance."""
+    caption = f"Who is still covered: error within {_text(found.get('tolerance'))} on all items, simplex weights"
+    caption += f" of {found.get('agents', '?')} agents, offset {found.get('offset', '?')}"
+    rows = [["with all agents", _share(found.get("covered")), _text(found.get("targets"))]]
+    if found.get("covered_without_any_one") is not None:
+        rows.append(["after removing any one (exact)", _share(found["covered_without_any_one"]), rows[0][2]])
+    if found.get("five_targets"):
+        low, high = (_share(found[f"covered_without_any_five_{end}"]) for end in ("lower", "upper"))
+        exact = found["covered_without_any_five_exact"]
+        what = f"after removing any five ({'exact' if exact else 'at least, at most'})"
+        rows.append([what, low if exact else f"{low} to {high}", _text(found["five_targets"])])
+        if found["five_targets"] != found.get("targets"):
+            rows.append(
+                ["with all agents, of these targets", _share(found["five_covered"]), _text(found["five_targets"])]
+            )
+    return Table(caption, ["", "share covered", "targets"], rows)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
 
 class Kind(NamedTuple):
@@ -182,8 +213,10 @@ class Kind(NamedTuple):
 
 
 VALUE = "User value: 0 with no information, 1 with full information."
+PHASE = "Coloured by the value in the worst equilibrium (by what was found, where that is not known); the lines bound "
+PHASE += "where a guarantee says no more than no information gives."
 KINDS = {
-    "sweep": Kind("games.parquet", _sweep, {"user_value": VALUE, "phase": "Coloured by value; the boundary is drawn."}),
+    "sweep": Kind("games.parquet", _sweep, {"user_value": VALUE, "phase": PHASE}),
     "align": Kind("curves.csv", _align, {"hull": "Error against the number of agents, and with agents removed."}),
     "search": Kind("games.parquet", _search, {"user_value": VALUE}),
 }
@@ -191,7 +224,8 @@ KINDS = {
 
 def _figures(directory: Path, captions: dict[str, str]) -> list[Figure]:
     figures = []
-    for path in sorted(directory.glob("*.png")):
+    there = sorted(directory.glob("*.png"))
+    for path in sorted(there, key=lambda path: [*captions, path.stem].index(path.stem)):  # main ones first
         pdf = path.with_suffix(".pdf")
         data = pdf.read_bytes() if pdf.exists() else None
         figures.append(Figure(path.stem, captions.get(path.stem, ""), path.read_bytes(), data))
@@ -217,12 +251,14 @@ def _command(manifest: dict[str, Any]) -> str:
     return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
 
 
-def _unsolved(rows: pd.DataFrame) -> list[Table]:
+def _unsolved(rows: pd.DataFrame, axes: dict[str, str] | None = None) -> list[Table]:
+    """axes: further columns that tell rows apart."""
     bad = rows.loc[~rows["ok"].to_numpy(bool)]
     if not len(bad):
         return []
-    heads = {"family": "family", "agents": "K", "game": "game", "start": "start", "relative_gain": "largest gain"}
-    heads = {name: head for name, head in heads.items() if name in bad} | {"message": "why"}
+    own = {name: head for name, head in (axes or {}).items() if name not in ("games.family", "games.agents")}
+    heads = {"family": "family", "agents": "K"} | own | {"game": "game", "start": "start"}
+    heads |= {"relative_gain": "largest gain", "message": "why"}
     return [_table("Not within the tolerance", bad, heads)]
 
 
@@ -243,7 +279,7 @@ def _table(caption: str, frame: pd.DataFrame, heads: dict[str, str]) -> Table:
     heads = {name: head for name, head in heads.items() if name in frame}
     shares = {"within_tolerance", "certified", "ok"}
     rows = [
-        [f"{value:.1%}" if name in shares else _text(value) for name, value in line.items()]
+        [_share(value) if name in shares else _text(value) for name, value in line.items()]
         for line in frame.loc[:, list(heads)].head(MOST_ROWS).to_dict("records")
     ]
     note = f"... and {len(frame) - MOST_ROWS} more" if len(frame) > MOST_ROWS else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -49,10 +51,17 @@ def setup(values: Values) -> Setup:
 def check(config: Config, cells: list[Cell]) -> None:
     """Raise `ValueError` that names the file and the key for the first cell that cannot be done, before any work."""
     for cell in cells:
-        try:
+        with named(config, cell):
             _check(cell.values)
-        except ValueError as error:
-            raise ValueError(f"{config.path}: {_by_key(str(error))}{_where(config, cell)}") from None
+
+
+@contextlib.contextmanager
+def named(config: Config, cell: Cell) -> Iterator[None]:
+    """The library's `ValueError`s with the file, the key and the point of the grid."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{config.path}: {_by_key(str(error))}{_where(config, cell)}") from None
 
 
 def _check(values: Values) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from emalign_jax.files import atomic
 from emalign_jax.search.figure import COLOURS, NAMES
 from emalign_jax.sweep.config import OPTIONS, Config
 from emalign_jax.sweep.directory import KINDS
+from emalign_jax.sweep.threshold import Threshold, thresholds
 
 AGENTS, FAMILY = "games.agents", "games.family"
 LABELS = {
@@ -32,6 +34,7 @@ LABELS = {
     "protocol.messages": "messages a round",
 }
 VALUE_LABEL = "user value\n(0 no information, 1 full information)"
+MEAN_LABEL = VALUE_LABEL.replace("value", "value, mean")
 LEVEL = 1e-6  # a guarantee of at most this is vacuous: no information gives as much
 WIDE = 3.4  # inches a panel
 DOTTED = (0, (1, 1.4))
@@ -52,14 +55,17 @@ def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
     K), two of them a map too."""
     numeric = [name for name in config.axes if OPTIONS[name].kind in ("whole", "number") and name != "seed"]
     figures = {}
+    title, off = config.title, int(np.sum(~rows["ok"].to_numpy(bool)))
+    if off:
+        title += f"\n{off} of {len(rows)} profiles, in the means too, are no equilibria within the tolerance"
     if AGENTS in config.axes and set(config.axes) <= {AGENTS, FAMILY}:
-        figures["user_value"] = competition(rows, config.title)
+        figures["user_value"] = competition(rows, title)
     else:
         x = min(numeric, key=lambda name: (name == AGENTS, not name.startswith("protocol.")), default=AGENTS)
-        figures["user_value"] = curves(rows, x, [a for a in config.axes if a not in (x, FAMILY)], config.title)
+        figures["user_value"] = curves(rows, x, [a for a in config.axes if a not in (x, FAMILY)], title)
         if len(numeric) == 2 and set(config.axes) <= {*numeric, FAMILY}:
             other = next(name for name in reversed(numeric) if name != x)
-            figures["phase"] = phase(rows, x, other, config.title)
+            figures["phase"] = phase(rows, x, other, title, thresholds(config, rows) if other == AGENTS else [])
     written = []
     for name, figure in figures.items():
         for kind in KINDS:
@@ -111,7 +117,9 @@ def curves(rows: pd.DataFrame, x: str, lines: list[str], title: str) -> Figure:
             worst = _spread(group, column, xs, "worst_equilibrium")
             label = ", ".join(_word(name, k) for name, k in zip(lines, key, strict=True)) or "found, mean"
             if len(groups) == 1:
-                axis.fill_between(at, value.low, value.high, color=colour, alpha=0.15, lw=0)
+                axis.fill_between(
+                    at, value.low, value.high, color=colour, alpha=0.15, lw=0, label="found, 10 to 90 % of games"
+                )
             top: dict[str, Any] = {"color": colour, "zorder": 3, "clip_on": False}
             axis.plot(at, value.mean, marker="o", ms=3 + width / 2, lw=width, label=label, **top)
             axis.plot(at, worst.mean, marker="v", ms=3.5, ls=DOTTED, lw=1.2, **top)
@@ -123,12 +131,13 @@ def curves(rows: pd.DataFrame, x: str, lines: list[str], title: str) -> Figure:
         if exact:
             axis.plot([], [], color="0.3", marker="v", ms=3.5, ls=DOTTED, label="worst equilibrium (exact), mean")
         _ticks(axis, x, xs, family)
-    return _finish(figure, axes, title, legend="outside right center")
+    return _finish(figure, axes, title, MEAN_LABEL, legend="outside right center")
 
 
-def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
+def phase(rows: pd.DataFrame, x: str, y: str, title: str, stops: Sequence[Threshold] = ()) -> Figure:
     """One map a family, coloured by the mean worst equilibrium (by what was found, where that is not known). The lines:
-    beyond them the guarantees say nothing, no more than no information gives, in half of the games."""
+    on one side of them the guarantees say nothing, no more than no information gives, in half of the games. stops:
+    where competition stops helping, with y the number of agents."""
     panels = _panels(rows)
     several = rows.query("agents > 1 and normalised_value.notna()")["normalised_worst_equilibrium"]
     exact = len(several) > 0 and bool(several.notna().all())
@@ -147,8 +156,9 @@ def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
             if np.isfinite(value):
                 ink = "white" if value < 0.6 else "black"
                 axis.text(j, i, f"{abs(value):.2f}", ha="center", va="center", fontsize=7.5, color=ink)
-        _boundary(axis, theorem > LEVEL, EXACT, (0, (3, 1.5)), "beyond: 2 eps guarantee vacuous in half of the games")
-        _boundary(axis, sharp > LEVEL, COLOURS[1], "-", "beyond: sharp guarantee vacuous in half of the games")
+        _boundary(axis, sharp > LEVEL, COLOURS[1], "-", "sharp guarantee")
+        _boundary(axis, theorem > LEVEL, EXACT, (0, (3, 1.5)), "2 eps guarantee")
+        _stops(axis, [stop for stop in stops if stop.family == family], xs, ys)
         _ticks(axis, x, xs, family)
         axis.set_yticks(range(len(ys)), [_number(v) for v in ys])
         axis.tick_params(length=0)
@@ -159,16 +169,38 @@ def phase(rows: pd.DataFrame, x: str, y: str, title: str) -> Figure:
     return _finish(figure, axes, title, LABELS.get(y, y))
 
 
-def _boundary(axis: Axes, holds: np.ndarray, colour: str, style: Any, label: str) -> None:
-    """The edges between the cells in which it holds and those in which it does not."""
-    edges = []
+def _boundary(axis: Axes, holds: np.ndarray, colour: str, style: Any, what: str) -> None:
+    """The edges between the cells in which it holds and those in which it does not; the label says on which side."""
+    edges, sides = [], set()
     for (i, j), own in np.ndenumerate(holds):
         if j + 1 < holds.shape[1] and holds[i, j + 1] != own:
             edges.append(((j + 0.5, j + 0.5), (i - 0.5, i + 0.5)))
+            sides.add("right" if own else "left")
         if i + 1 < holds.shape[0] and holds[i + 1, j] != own:
             edges.append(((j - 0.5, j + 0.5), (i + 0.5, i + 0.5)))
+            sides.add("above" if own else "below")
+    order = ("left", "right", "above", "below")
+    where = " and ".join(side for side in order if side in sides) if len(sides) < 3 else "beyond"
+    label = f"{where}: {what} vacuous in half of the games"
     for n, (xs, ys) in enumerate(edges):
         axis.plot(xs, ys, color=colour, ls=style, lw=2.4, label=None if n else label, clip_on=False)
+
+
+def _stops(axis: Axes, stops: Sequence[Threshold], xs: list, ys: list) -> None:
+    """Diamonds, with their intervals, in the upper part of the rows."""
+    ends = (-0.5, len(xs) - 0.5)  # what lies outside the values tried ends at the edge
+    for n, stop in enumerate(stops):
+        at = np.interp(stop[2:], [-np.inf, *xs, np.inf], [ends[0], *range(len(xs)), ends[1]])
+        level = ys.index(stop.agents) + 0.3
+        axis.plot(at[1:], [level] * 2, color=EXACT, lw=1.1)
+        if np.isfinite(stop.value):
+            label = (
+                None
+                if n
+                else "right: the worst equilibrium regains under half of the best monopolist's shortfall (95 %)"
+            )
+            diamond: dict[str, Any] = {"marker": "D", "color": "white", "mec": EXACT, "ms": 6, "ls": "none"}
+            axis.plot(at[:1], [level], label=label, clip_on=False, zorder=4, **diamond)
 
 
 def _panels(rows: pd.DataFrame) -> list[tuple[str, Any]]:
@@ -206,16 +238,18 @@ def _finish(
     figure: Figure, axes: list[Axes], title: str, label: str = VALUE_LABEL, legend: Any = "outside lower center"
 ) -> Figure:
     axes[0].set_ylabel(label)
-    if label == VALUE_LABEL:
+    if label in (VALUE_LABEL, MEAN_LABEL):
         for axis in axes:
             for level in (0, 1):
                 axis.axhline(level, color="0.75", lw=0.8, zorder=0)
             axis.spines[["top", "right"]].set_visible(False)
             axis.set_ylim(-0.06, max(1.08, axis.get_ylim()[1]))  # information may harm a quantal user
-    handles, labels = axes[0].get_legend_handles_labels()
+    handles = {}  # the first of each label
+    for axis in reversed(axes):
+        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if handles:
-        across = 1 if "right" in legend or len(axes) == 1 else len(labels)
-        figure.legend(handles, labels, loc=legend, ncols=across, frameon=False, fontsize=8)
+        across = 1 if "right" in legend or len(axes) == 1 else len(handles)
+        figure.legend(list(handles.values()), list(handles), loc=legend, ncols=across, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10.5)
     return figure
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from emalign_jax.sweep import directory
-from emalign_jax.sweep.cell import block_rows, draw_games
+from emalign_jax.sweep.cell import block_rows, draw_games, named
 from emalign_jax.sweep.config import Cell, Config
 
 
@@ -62,9 +62,11 @@ def run(
         if rows[n] is not None:
             continue
         progress(block.cell, 0)
-        if drawn_for != block.cell.key:
-            games, drawn_for = draw_games(block.cell.values), block.cell.key
-        directory.write_part(path, block.cell.key, block.first, block_rows(config, block.cell, games, block.first))
+        with named(config, block.cell):
+            if drawn_for != block.cell.key:
+                games, drawn_for = draw_games(block.cell.values), block.cell.key
+            found = block_rows(config, block.cell, games, block.first)
+        directory.write_part(path, block.cell.key, block.first, found)
         rows[n], _ = directory.read_part(path, block.cell.key, block.first)  # as any later run will read it
         progress(block.cell, block.rows)
     missing = [block for block, part in zip(work, rows, strict=True) if part is None]

@@ -14,6 +14,9 @@ MEANS = {
     "worst": "normalised_worst_equilibrium",
     "best": "normalised_best_equilibrium",
     "guarantee": "normalised_guarantee",
+    "theorem": "normalised_theorem",
+    "eps": "normalised_eps",
+    "slack": "normalised_coverage_slack",
 }
 
 
@@ -41,7 +44,7 @@ def summary(config: Config, rows: pd.DataFrame) -> list[dict[str, Any]]:
 def render(config: Config, lines: list[dict[str, Any]]) -> str:
     """The lines as text that lines up."""
     names = [name.split(".")[-1] for name in config.axes]
-    heads = [*names, "rows", "10 %", "median", "90 %", "mean", "monopolist", "worst", "best", "guarantee", "ok", "s"]
+    heads = [*names, "rows", "10 %", "median", "90 %", "mean", *("monopolist", *list(MEANS)[1:]), "ok", "s"]
     shown = ["q10", "median", "q90", "mean", *MEANS]
     table = [heads]
     for line in lines:

@@ -1,0 +1,91 @@
+"""The compiled part of gradient play: a chunk of steps of a tile of games.
+
+The games are the last axis of every array here, so that XLA vectorises along them whatever the sizes of one game.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Float, Int
+
+from emalign_jax.protocols._base import softmax, user_scale
+from emalign_jax.schemes import to_logits
+
+LOGIT_FLOOR = -14.0  # below the largest logit: messages of probability 1e-6 are as good as never sent
+EXPLORE = 0.04  # weight of the uniform law mixed into given schemes, so that no logit starts at the floor
+
+
+class Schedule(NamedTuple):
+    """[steps] values of each annealed quantity."""
+
+    learning_rate: np.ndarray
+    precision: np.ndarray
+    temperature: np.ndarray
+    step: np.ndarray
+
+
+class State(NamedTuple):
+    """What games carry from step to step."""
+
+    logits: Float[jax.Array, "K rows M N"]
+    optimizer: optax.OptState
+    previous: Float[jax.Array, "K rows M N"]  # the last gradient, for optimistic steps
+
+
+class Reached(NamedTuple):
+    """Where a chunk ends: schemes, the stationarity gap of each agent in utility units, and whether all is finite."""
+
+    schemes: Float[jax.Array, "K rows M N"]
+    gap: Float[jax.Array, "K N"]
+    finite: Bool[jax.Array, "N"]
+
+
+@eqx.filter_jit
+def begin(solver, schemes: Float[jax.Array, "N K rows M"]) -> State:
+    logits = jnp.moveaxis(to_logits(schemes, EXPLORE), 0, -1)
+    return State(logits, jax.vmap(solver.optimizer.init, -1, -1)(logits), jnp.zeros_like(logits))
+
+
+@eqx.filter_jit
+def advance(solver, game, protocol, user, state: State, schedule: Schedule, taken: Int[jax.Array, "N"]):
+    """`solver.chunk` steps from `state`, in games that have taken so many before; (state, Reached)."""
+    scale = jax.vmap(user_scale, -1)(game)
+    scale = jnp.where(scale > 0, scale, 1)  # 0 where she is indifferent between all actions
+
+    def gradient(logits, row):
+        """d payoff / d logits and the stationarity gap of every game."""
+        scheme = softmax(logits, 2)
+        smoothed = lambda protocol, step, temperature: protocol.at_step(step).smoothed(temperature)  # noqa: E731
+        smooth = jax.vmap(smoothed, -1, -1)(protocol, row.step, row.temperature * scale)
+        slope = smooth.slopes(game, scheme, user.smoothed(row.precision / scale))
+        mean = (scheme * slope).sum(2, keepdims=True)
+        return scheme * (slope - mean), (slope.max(2) - mean[:, :, 0]).sum(1)
+
+    def moved(logits, direction, optimizer_state, rate):
+        update, optimizer_state = jax.vmap(solver.optimizer.update, -1, -1)(-direction, optimizer_state)
+        logits = logits - rate * update
+        logits = logits - logits.max(2, keepdims=True)  # fix the gauge: softmax does not see a shift
+        return jnp.maximum(logits, LOGIT_FLOOR), optimizer_state
+
+    def step(state, count):
+        row = jax.tree.map(lambda x: x[taken + count], schedule)
+        direction, _ = gradient(state.logits, row)
+        if solver.extrapolation == "extragradient":
+            ahead, _ = moved(state.logits, direction, state.optimizer, row.learning_rate)
+            direction, _ = gradient(ahead, row)
+        aim = 2 * direction - state.previous if solver.extrapolation == "optimistic" else direction
+        logits, optimizer_state = moved(state.logits, aim, state.optimizer, row.learning_rate)
+        ok = jnp.isfinite(logits).all((0, 1, 2))  # a game that breaks stops where it was
+        new = State(logits, optimizer_state, direction)
+        return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state), None
+
+    state, _ = jax.lax.scan(step, state, jnp.arange(solver.chunk))
+    direction, gap = gradient(state.logits, jax.tree.map(lambda x: x[taken + solver.chunk - 1], schedule))
+    finite = jnp.isfinite(direction).all((0, 1, 2)) & jnp.isfinite(gap).all(0)
+    return state, Reached(softmax(state.logits, 2), gap, finite)

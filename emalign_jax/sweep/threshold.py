@@ -1,0 +1,101 @@
+"""Where competition stops helping: the size of a misalignment beyond which the worst equilibrium regains less than half
+of what the best single agent leaves her short of full information."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from emalign_jax.sweep.config import Config
+
+KNOBS = ("games.bias", "games.noise")  # the larger, the less aligned
+SHARE = 0.5
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+
+
+class Threshold(NamedTuple):
+    """value, and the ends of its interval: where the share regained falls below SHARE for good, by linear interpolation
+    between the knob's values; infinite beyond the largest, -inf below the least."""
+
+    family: str
+    agents: int
+    value: float
+    low: float
+    high: float
+
+
+def knob(config: Config) -> str | None:
+    """The one knob of misalignment that the grid varies, if nothing else varies but family and K."""
+    others = [name for name in config.axes if name not in ("games.family", "games.agents")]
+    return others[0] if len(others) == 1 and others[0] in KNOBS else None
+
+
+def thresholds(config: Config, rows: pd.DataFrame) -> list[Threshold]:
+    """One a family and K >= 2; none where the worst equilibrium or the monopolists were not measured.
+
+    The interval is a bootstrap's over games: game n is the same user at every value of the knob, so games are drawn
+    whole."""
+    name = knob(config)
+    if name is None:
+        return []
+    found = []
+    for (family, agents), part in rows.groupby(["family", "agents"], sort=False):
+        worst, alone = (
+            part.pivot_table(index=["game", "start"], columns=name, values=f"normalised_{column}", dropna=False)
+            for column in ("worst_equilibrium", "best_monopolist")
+        )
+        values = worst.columns.to_numpy(float)
+        gained, short = (worst - alone).to_numpy(float), 1 - alone.to_numpy(float)  # [games, values]
+        known = np.isfinite(gained).all(1)  # games in which information is worth nothing are not
+        if agents > 1 and known.any():
+            found.append(Threshold(str(family), int(agents), *_crossing(values, gained[known], short[known])))
+    return found
+
+
+def regained(
+    gained: Float[np.ndarray, "*any N X"], short: Float[np.ndarray, "*any N X"]
+) -> Float[np.ndarray, "*any X"]:
+    """Share of the games' total shortfall; 1 where there is none to speak of."""
+    left = short.mean(-2)
+    return np.where(left > 1e-9, gained.mean(-2) / np.maximum(left, 1e-9), 1.0)
+
+
+def _crossing(values, gained, short) -> tuple[float, float, float]:
+    draws = np.random.default_rng(0).integers(len(gained), size=(RESAMPLES, len(gained)))
+    resampled = [_falls(values, regained(gained[draw], short[draw])) for draw in draws]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail], method="nearest")
+    return _falls(values, regained(gained, short)), float(low), float(high)
+
+
+def _falls(values: Float[np.ndarray, "X"], share: Float[np.ndarray, "X"]) -> float:
+    """The last crossing: where agents are nearly aligned, next to nothing is left to regain, and shares of it jump."""
+    enough = np.flatnonzero(share >= SHARE)
+    if len(enough) == 0:
+        return -np.inf
+    n = int(enough[-1])
+    return float(np.interp(SHARE, share[[n + 1, n]], values[[n + 1, n]])) if n + 1 < len(values) else np.inf
+
+
+def words(config: Config, threshold: Threshold) -> str:
+    """ "0.98 [0.75, 1.4]"; "> 3" where the largest value tried is not enough, "< 0" where the least is too much."""
+    values = config.grid[knob(config) or ""]
+
+    def bounded(x: float) -> str:
+        return f"{x:.2g}" if np.isfinite(x) else f"> {max(values):g}" if x > 0 else f"< {min(values):g}"
+
+    value, low, high = (bounded(x) for x in (threshold.value, threshold.low, threshold.high))
+    return f"{value} [{low}, {high}]" if low != high else value
+
+
+def explain(config: Config) -> str:
+    """What the numbers are."""
+    what = (knob(config) or "").split(".")[-1]
+    return (
+        f"Where competition stops helping: the {what} beyond which the worst equilibrium regains less than half of "
+        f"what the best single agent leaves her short of full information ({100 * CONFIDENCE:g} % interval, over games)"
+    )
