@@ -51,7 +51,7 @@ class GradientPlay(eqx.Module):
     """
 
     steps: int = eqx.field(static=True, default=200)
-    learning_rate: tuple[float, float] = eqx.field(static=True, default=(1.0, 0.1))
+    learning_rate: tuple[float, float] = eqx.field(static=True, default=(1.0, 0.02))
     precision: tuple[float, float] = eqx.field(static=True, default=(10.0, 300.0))
     temperature: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.003))
     extrapolation: str = eqx.field(static=True, default="none")
