@@ -51,3 +51,11 @@ def test_lp_benchmark_runs_small(tmp_path):
     out = child(ROOT / "benchmarks" / "lps.py", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert all(row["row"] in out and row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_play_benchmark_runs_small(tmp_path):
+    out = child(ROOT / "benchmarks" / "play.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 2
+    assert all(row["row"] in out and row["ratio"] > 0 for row in rows)
