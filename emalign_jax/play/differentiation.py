@@ -28,6 +28,7 @@ from emalign_jax.result import Result
 
 NEARLY = (1e-6, 1e-3)  # with unsmoothed agents: messages this rarely in use are about to leave, or have not quite left
 RANGE = 1e-6  # share of a right-hand side that may lie outside the range
+FORGOTTEN = 1e-5  # share of a probe of the start that may be left when play ends, for a derivative that is trusted
 REPEATED = 1e-9  # singular values below this share of the largest count as 0 (as the linear solver's)
 
 
@@ -81,7 +82,7 @@ class Implicit(eqx.Module):
 
 class Unrolled(eqx.Module):
     """Damped logit responses, z <- z - rate * precision * F(z), differentiated step by step (no Newton steps; the
-    solver's `steps` and `learning_rate` are not used). To be had to the digits of `Implicit` it must have converged.
+    solver's `steps` and `learning_rate` are not used). NOT_REACHED where play, or its derivative, has not converged.
 
     steps: of play
     rate:  share of the way to the logit response that a step goes
@@ -105,16 +106,28 @@ class Unrolled(eqx.Module):
         used = jnp.ones(start.shape, bool)
         each = math.isqrt(self.steps - 1) + 1
 
+        def move(z, system):
+            moved = z - self.rate / system.temperature * residual(z, used, system)
+            return moved - moved.mean(-1, keepdims=True)  # at once: the gauge term alone may overshoot
+
         def step(z, _):
-            return z - self.rate / system.temperature * residual(z, used, system), None
+            return move(z, system), None
 
         @jax.checkpoint
         def several(z, _):
             return jax.lax.scan(jax.checkpoint(step), z, None, length=each)
 
         z, _ = jax.lax.scan(several, start, None, length=-(-self.steps // each))
-        left = jnp.abs(residual(z, used, system)).max()
-        result = jnp.where(left <= solver.enough(z.dtype) * scale, int(Result.SMOOTH), int(Result.NOT_REACHED))
+        fixed = jax.lax.stop_gradient((z, system))
+        left = jnp.abs(residual(fixed[0], used, fixed[1])).max()
+        # with A the derivative of a step, that of n steps is short of the equilibrium's by A^n of itself
+        _, along = jax.linearize(lambda z: move(z, fixed[1]), fixed[0])
+        probe = jnp.cos(1.0 + jnp.arange(z.size, dtype=z.dtype)).reshape(z.shape)
+        probe = probe - probe.mean(-1, keepdims=True)
+        memory = jax.lax.fori_loop(0, self.steps, lambda _, v: along(v), probe)
+        forgotten = jnp.linalg.norm(memory.ravel()) <= FORGOTTEN * jnp.linalg.norm(probe.ravel())
+        reached = (left <= solver.enough(z.dtype) * scale) & forgotten
+        result = jnp.where(reached, int(Result.SMOOTH), int(Result.NOT_REACHED))
         return smooth_play.to_scheme(z, used), jnp.where(jnp.isfinite(z).all(), result, int(Result.NOT_FINITE))
 
 

@@ -202,7 +202,8 @@ def settle(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> F
     everything = jnp.ones(z.shape, bool)
 
     def step(z, _):
-        return z - SETTLE_RATE / system.temperature * residual(z, everything, system), None
+        moved = z - SETTLE_RATE / system.temperature * residual(z, everything, system)
+        return moved - moved.mean(-1, keepdims=True), None  # the gauge term alone may overshoot
 
     moved, _ = jax.lax.scan(step, z, None, length=solver.settle)
     left = [jnp.abs(residual(x, everything, system)).max() for x in (moved, z)]

@@ -134,7 +134,7 @@ def dot(x: Float[Array, "*x"], y: Float[Array, "*y"], axis: int) -> Float[Array,
     return functools.reduce(jnp.add, (part(x, i) * part(y, i) for i in range(x.shape[axis])))
 
 
-def softmax(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
+def softmax(x: Float[Array, "*shape"], axis: int) -> Float[jax.Array, "*shape"]:
     """Over an axis that is not the last, written out as `add_up` does."""
     if x.shape[axis] > UNROLLED:
         return jax.nn.softmax(x, axis)
