@@ -125,7 +125,7 @@ class BeliefProblem:
         """Gradient of `value` in the belief; quantal user only."""
         mass, user_total, law = self.responses(beliefs)
         N = len(beliefs)
-        per_mass = 1 / np.where(mass > 0, mass, np.inf)[..., None]
+        per_mass = 1 / np.where(mass > IMPOSSIBLE, mass, np.inf)[..., None]
         mean = (beliefs @ goal).reshape(law.shape) * per_mass
         pull = float(self.user.precision) * law * (mean - (law * mean).sum(-1, keepdims=True))
         return (

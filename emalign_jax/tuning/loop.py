@@ -82,6 +82,7 @@ def tune(
     starts: int = 1,
     steps: int = 200,
     learning_rate: float = 0.05,
+    params: Any = None,
     optimizer: optax.GradientTransformation | None = None,
     differentiation: Implicit | Unrolled | None = None,
     progress: Callable[[int, float], None] | None = None,
@@ -92,6 +93,7 @@ def tune(
     solver:        finds the first equilibria; later ones start from the last with few steps
     starts:        equilibria a game, from random schemes
     learning_rate: of Adam, falling to a tenth along a cosine; `optimizer` takes its place
+    params:        to start from; those of the mechanism's `init` unless given
     progress:      called with (steps done, objective)
     A game whose derivative cannot be trusted does not count in that step; a gradient that is not finite is not taken.
     The result is of smoothed equilibria: `tuning.evaluate` certifies what the parameters are worth.
@@ -101,7 +103,7 @@ def tune(
     problem = make_problem(
         games, protocol, user, mechanism, objective, solver, steps, learning_rate, optimizer, differentiation
     )
-    state = begin(problem, key, integer("starts", starts, 1))
+    state = begin(problem, key, integer("starts", starts, 1), params)
     rows = []
     for n in range(steps):
         state, row, result = step(problem, state)
@@ -138,9 +140,9 @@ def make_problem(
     )  # fmt: skip
 
 
-def begin(problem: Problem, key: jax.Array, starts: int) -> State:
+def begin(problem: Problem, key: jax.Array, starts: int, params: Any = None) -> State:
     """The parameters to start from and their equilibria."""
-    params = problem.mechanism.init(problem.games)
+    params = problem.mechanism.init(problem.games) if params is None else params
     params = jax.tree.map(lambda x: jnp.asarray(x, problem.games.prior.dtype), params)
     under = problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
     M = under[1].messages(under[0])
