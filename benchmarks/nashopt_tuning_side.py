@@ -1,9 +1,10 @@
 """NashOpt's parametric game design, run by `benchmarks/tuning.py` with a Python that has it (no dependency of ours).
 
-`python nashopt_tuning_side.py IN.npz OUT.npz`. IN: reduced games (mass [N, XA, XB], user, agents), prior [N, XA, XB, Y],
-start [N, K, XB, M], transfers [N, K, A, Y] to start from, budget, precision (the user's), agents_precision. The design
-variables are transfers within the budget; agents are smoothed by entropy as in our `SmoothPlay`. OUT, a setting: schemes,
-transfers, seconds [N] of the second call for each game, and of a call of one iteration, nearly all of which is compiling.
+`python nashopt_tuning_side.py IN.npz OUT.npz`. IN: reduced games (mass [N, XA, XB], user, agents), prior
+[N, XA, XB, Y], start [N, K, XB, 2], "zero" and "LP" [N, K, A, Y] transfers to start from, budget, precision (the user's),
+agents_precision. Designed are transfers within the budget; agents are smoothed by entropy as in our `SmoothPlay`.
+OUT, a setting: schemes, transfers, and seconds [N] of a call and of one of a single iteration, nearly all of which is
+compiling (`solve` compiles anew each time).
 """
 
 from __future__ import annotations
@@ -18,7 +19,20 @@ import numpy as np
 from nashopt_side import by_logits
 
 jax.config.update("jax_enable_x64", True)
-SETTINGS = {"rho 1e3": {"rho": 1e3}, "rho 1e5": {"rho": 1e5}, "rho 1e5, warm": {"rho": 1e5, "gne_warm_start": True}}
+LEAST = 1e-5  # probability, where probabilities are the variables
+
+
+def two_messages(K, XB, M):
+    """The probability of the first of two messages, in a box."""
+    if M != 2:
+        raise ValueError(f"expected two messages, got {M}")
+    size = K * XB
+    box = {"lb": np.full(size, LEAST), "ub": np.full(size, 1 - LEAST)}
+    return (
+        lambda x: jnp.stack([x.reshape(K, XB), 1 - x.reshape(K, XB)], -1),
+        lambda s: np.clip(s[..., 0].ravel(), LEAST, 1 - LEAST),
+        box,
+    )
 
 
 def response(mass, user, precision, schemes):
@@ -34,42 +48,42 @@ def response(mass, user, precision, schemes):
 def main() -> None:
     given = np.load(sys.argv[1])
     N, K, XB, M = given["start"].shape
-    shape = given["transfers"].shape[1:]
+    shape = given["zero"].shape[1:]
     budget, precision, agents_precision = (float(given[name]) for name in ("budget", "precision", "agents_precision"))
-    schemes_of, start_of, _ = by_logits(K, XB, M)
-    found = {name: [] for name in SETTINGS}
-    for k in range(N):
-        mass, user, agents, prior = (jnp.asarray(given[name][k]) for name in ("mass", "user", "agents", "prior"))
+    size, found = int(np.prod(shape)), {}
+    for variables, parametrised in (("logits", by_logits), ("probabilities", two_messages)):
+        schemes_of, start_of, box = parametrised(K, XB, M)
+        for k in range(N):
+            mass, user, agents, prior = (jnp.asarray(given[name][k]) for name in ("mass", "user", "agents", "prior"))
 
-        def payoff(x, p, i, mass=mass, user=user, agents=agents, prior=prior):
-            schemes = schemes_of(x)
-            paid = agents[i] + jnp.einsum("xby,ay->xba", prior, p.reshape(shape)[i])
-            weights, law = response(mass, user, precision, schemes)
-            spread = -(mass.sum(0)[:, None] * schemes[i] * jnp.log(schemes[i])).sum()
-            return -(jnp.einsum("nxa,nb,xba->", law, weights, paid) + spread / agents_precision)
+            def lost(x, p, game=(mass, user), schemes_of=schemes_of):
+                weights, law = response(*game, precision, schemes_of(x))
+                return -jnp.einsum("nxa,nb,xba->", law, weights, game[1])
 
-        def lost(x, p, mass=mass, user=user):
-            weights, law = response(mass, user, precision, schemes_of(x))
-            return -jnp.einsum("nxa,nb,xba->", law, weights, user)
+            def cost(x, p, i, game=(mass, user), agents=agents, prior=prior, schemes_of=schemes_of):
+                schemes = schemes_of(x)
+                paid = agents[i] + jnp.einsum("xby,ay->xba", prior, p.reshape(shape)[i])
+                weights, law = response(*game, precision, schemes)
+                spread = -(game[0].sum(0)[:, None] * schemes[i] * jnp.log(schemes[i])).sum()
+                return -(jnp.einsum("nxa,nb,xba->", law, weights, paid) + spread / agents_precision)
 
-        size = int(np.prod(shape))
-        costs = [lambda x, p, i=i, payoff=payoff: payoff(x, p, i) for i in range(K)]
-        game = nashopt.ParametricGNEP([XB * (M - 1)] * K, costs, npar=size)
-        bounds = {"pmin": -budget * np.ones(size), "pmax": budget * np.ones(size)}
-        start = {"x0": jnp.asarray(start_of(given["start"][k])), "p0": jnp.asarray(given["transfers"][k]).ravel()}
-        for name, setting in SETTINGS.items():
-            seconds = []
-            for most in (400, 1, 400):
-                began = time.perf_counter()
-                answer = game.solve(lost, **bounds, **start, **setting, maxiter=most, verbose=False)
-                seconds.append(time.perf_counter() - began)
-            schemes = np.asarray(schemes_of(jnp.asarray(answer.x)))
-            found[name].append((schemes, np.asarray(answer.p).reshape(shape), seconds[2], seconds[1]))
-    out = {}
-    for name, rows in found.items():
-        for field, column in zip(("schemes", "transfers", "seconds", "compiling"), zip(*rows, strict=True), strict=True):
-            out[f"{name} {field}"] = np.array(column)
-    np.savez(sys.argv[2], **out)
+            costs = [lambda x, p, i=i, cost=cost: cost(x, p, i) for i in range(K)]
+            game = nashopt.ParametricGNEP([XB * (M - 1)] * K, costs, npar=size, **box)
+            for origin in ("zero", "LP"):
+                seconds = []
+                for most in (1, 400):
+                    began = time.perf_counter()
+                    answer = game.solve(
+                        lost, pmin=np.full(size, -budget), pmax=np.full(size, budget), p0=given[origin][k].ravel(),
+                        x0=jnp.asarray(start_of(given["start"][k])), maxiter=most, gne_warm_start=True, verbose=False,
+                    )  # fmt: skip
+                    seconds.append(time.perf_counter() - began)
+                schemes = np.asarray(schemes_of(jnp.asarray(answer.x)))
+                row = {"schemes": schemes, "transfers": np.asarray(answer.p).reshape(shape)}
+                row |= {"compiling": seconds[0], "seconds": seconds[1]}
+                for field, value in row.items():
+                    found.setdefault(f"{variables}, from {origin} {field}", []).append(value)
+    np.savez(sys.argv[2], **{name: np.array(column) for name, column in found.items()})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
 """What tuning must reach (issue 7): derivatives, transfers against the exact yardstick, grid search, time of a run.
 
-    python benchmarks/tuning.py [gradients|transfers|grid|run ...] [--quick] [--out rows.json]
+    python benchmarks/tuning.py [gradients|batch|transfers|grid|run ...] [--nashopt PYTHON] [--quick] [--out rows.json]
 
+`--nashopt` alone runs that row only.
 Prints a row a claim, with wall and processor seconds, and exits 1 if a promise is broken.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 
@@ -192,6 +197,70 @@ def run(quick: bool):
     }  # fmt: skip
 
 
+def against_nashopt(quick: bool, python: str):
+    """The same small problems: transfers by outcome within a budget, smoothed agents. Ours in a batch from the LP's
+    transfers (the shipped default); NashOpt in the best of its settings, from the LP's or from none. Every answer is valued by us: in the schemes it
+    came with, and in the smoothed equilibrium that we find from them under its transfers."""
+    count, sample, steps = (8, 1, 10) if quick else (256, 6, 100)
+    user, solver, budget = em.QuantalUser(5.0), em.SmoothPlay(10.0), 0.5
+    games = em.random_games(jax.random.key(11), count, family="shared_bias", agents=2, states=2, actions=3)
+    start = em.random_schemes(jax.random.key(0), count, 2, 2, 2)
+    mechanism = mechanisms.Transfers(budget, start="guarantee")
+    few = games[:sample]
+    guaranteed = np.asarray(mechanism.paid(mechanism.init(games)))[:sample]
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = Path(folder, "in.npz"), Path(folder, "out.npz")
+        small = em.reduce_game(few, np)
+        np.savez(
+            given, **small._asdict(), prior=few.prior, start=start[:sample], zero=0 * guaranteed,
+            LP=guaranteed, budget=budget, precision=5.0, agents_precision=10.0,
+        )  # fmt: skip
+        side = Path(__file__).with_name("nashopt_tuning_side.py")
+        subprocess.run([python, side, given, out], check=True)
+        theirs = dict(np.load(out))
+
+    def ours():
+        return em.tune(games, em.Pooled(), user, mechanism, solver=solver, key=jax.random.key(0), steps=steps,
+                       learning_rate=0.1)  # fmt: skip
+
+    ours()
+    began = time.perf_counter()
+    tuned = ours()
+    seconds = (time.perf_counter() - began) / count
+    answers = {"ours": (np.asarray(tuned.schemes).reshape(-1, *start.shape[1:])[:sample],
+                        np.asarray(mechanism.paid(tuned.params))[:sample])}  # fmt: skip
+    settings = sorted({name.rsplit(" ", 1)[0] for name in theirs})
+    answers |= {name: (theirs[f"{name} schemes"], theirs[f"{name} transfers"]) for name in settings}
+    rows = {}
+    for name, (schemes, transfers) in answers.items():
+        under = paid(few, np.clip(transfers, -budget, budget))
+        schemes = np.clip(schemes, 1e-300, 1)
+        schemes = schemes / schemes.sum(-1, keepdims=True)
+        value = np.asarray(em.payoffs(under, schemes, em.Pooled(), user).user)
+        settled = em.solve(under, em.Pooled(), user, em.SmoothPlay(10.0, steps=0, settle=300), start=schemes,
+                           differentiation=em.Implicit())  # fmt: skip
+        reached = np.asarray(settled.result) == em.Result.SMOOTH
+        found = em.certify(under, schemes, em.Pooled(), user)
+        rows[name] = {
+            "V as found": float(value.mean()), "V settled": np.where(reached, np.asarray(settled.user), np.nan),
+            "far from equilibrium": float(np.abs(np.asarray(settled.schemes) - schemes).max((1, 2, 3)).mean()),
+            "gain": float((found.gain_upper / found.payoff_range).max()),
+        }  # fmt: skip
+    best = max(settings, key=lambda name: np.nanmean(rows[name]["V settled"]))
+    mine, other = rows["ours"]["V settled"], rows[best]["V settled"]
+    whole, compiling = (float(np.median(theirs[f"{best} {name}"])) for name in ("seconds", "compiling"))
+    both = np.isfinite(mine) & np.isfinite(other)
+    yield {
+        "row": "NashOpt, parametric design of transfers, K = 2, XB = 2, A = 3", "games": f"{count}, {sample} there",
+        "setting": best, "V ours": float(mine[both].mean()), "V NashOpt": float(other[both].mean()),
+        "better or same in": f"{int((mine[both] >= other[both] - 1e-4).sum())} of {int(both.sum())}",
+        "seconds a game": seconds, "seconds a game there": whole, "of one iteration, mostly compiling": compiling,
+        "ratio": whole / seconds, "ratio less compiling": (whole - compiling) / seconds,
+        "all": {name: {k: float(np.nanmean(x)) for k, x in row.items()} for name, row in rows.items()},
+        "kept": bool(mine[both].mean() >= other[both].mean() - 1e-4 and whole >= 100 * seconds),
+    }  # fmt: skip
+
+
 ROWS = {f.__name__: f for f in (gradients, batch, transfers, grid, run)}
 
 
@@ -199,12 +268,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", default=[], metavar="ROW", help=f"of {', '.join(ROWS)}; default all")
     parser.add_argument("--quick", action="store_true", help="small sizes, for the test; promises are not judged")
+    parser.add_argument("--nashopt", metavar="PYTHON", help="an interpreter that has nashopt: one row more")
     parser.add_argument("--out", help="where the rows go as JSON")
     given = parser.parse_args()
     rows = []
-    for name in given.rows or ROWS:
+    wanted = {name: ROWS[name] for name in given.rows or (() if given.nashopt else ROWS)}
+    if given.nashopt:
+        wanted["nashopt"] = functools.partial(against_nashopt, python=given.nashopt)
+    for make in wanted.values():
         began = time.perf_counter(), time.process_time()
-        for row in ROWS[name](given.quick):
+        for row in make(given.quick):
             now = time.perf_counter(), time.process_time()
             row |= {"seconds": now[0] - began[0], "processor seconds": now[1] - began[1]}
             began = now

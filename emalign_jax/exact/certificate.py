@@ -17,6 +17,7 @@ from emalign_jax.schemes import check_schemes
 from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser, RationalUser
 
+NEVER = 1e-60  # a message of smaller probability is never sent
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
 TOGETHER = 256  # games whose checks are prepared, and kept, at a time
 NARROWEST = 1e-3  # and at the closest, where a gain is nearly the tolerance
@@ -170,6 +171,7 @@ class Examination(NamedTuple):
 
 def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket: float | None = None) -> Examination:
     """bracket: how close the upper bounds of the gains are to be brought to the lower ones (None: no work for it)."""
+    schemes = np.where(schemes < NEVER, 0, schemes)  # products of a few would overflow where they are divided by
     value, payoffs = check.payoffs(schemes)
     deviations = check.deviations(schemes, range(len(schemes)), bracket)
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
