@@ -1,12 +1,18 @@
 """`emalign tune`: its config, that it goes on where it stopped, and what it refuses."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from commands import refused
 
+import emalign_jax as em
 from emalign_jax import toml
 from emalign_jax.tuning import config as configs
 from emalign_jax.tuning import loop
@@ -53,7 +59,7 @@ def test_bad_configs_are_refused_in_one_line(run, tmp_path, text, words):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_interrupted_run_ends_with_the_same_numbers(run, tmp_path, monkeypatch):
     file = tmp_path / "small.toml"
     file.write_text(CONFIG)
@@ -80,3 +86,28 @@ def test_an_interrupted_run_ends_with_the_same_numbers(run, tmp_path, monkeypatc
     assert (tmp_path / "parts" / "tuning.pdf").stat().st_size > 1000
     file.write_text(CONFIG.replace("steps = 12", "steps = 13"))
     assert refused(run("tune", file, "--out", tmp_path / "parts"), "tune.steps is 12 there and 13 now")
+
+
+@pytest.mark.nightly
+def test_killed_it_ends_with_the_same_numbers(tmp_path):
+    (tmp_path / "small.toml").write_text(CONFIG)
+
+    def start(name):
+        command = [sys.executable, "-m", "emalign_jax", "tune", "small.toml", "--out", name]
+        environment = os.environ | {"PYTHONPATH": str(Path(em.__file__).parent.parent)}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    process, state = start("parts"), tmp_path / "parts" / "state.npz"
+    while process.poll() is None and not state.exists():
+        time.sleep(0.05)
+    assert process.poll() is None, "there is time to kill it"
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "parts" / "tuned.npz").exists()
+    for name in ("parts", "whole"):
+        assert start(name).wait() in (0, 1)
+    one, two = (pd.read_parquet(tmp_path / name / "games.parquet") for name in ("whole", "parts"))
+    pd.testing.assert_frame_equal(one, two)
+    assert not [p.name for p in (tmp_path / "parts").iterdir() if p.suffix == ".tmp"]
