@@ -1,7 +1,7 @@
 """NashOpt's parametric game design, run by `benchmarks/tuning.py` with a Python that has it (no dependency of ours).
 
 `python nashopt_tuning_side.py IN.npz OUT.npz`. IN: reduced games (mass [N, XA, XB], user, agents), prior
-[N, XA, XB, Y], start [N, K, XB, 2], "zero" and "LP" [N, K, A, Y] transfers to start from, budget, precision (the user's),
+[N, XA, XB, Y], start [N, K, XB, 2], "zero" and "LP" [N, K, A, Y] transfers to start from, budget, precision (hers),
 agents_precision. Designed are transfers within the budget; agents are smoothed by entropy as in our `SmoothPlay`.
 OUT, a setting: schemes, transfers, and seconds [N] of a call and of one of a single iteration, nearly all of which is
 compiling (`solve` compiles anew each time).

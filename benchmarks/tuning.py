@@ -193,7 +193,9 @@ def grid(quick: bool):
             "tuned": own_value, "short by": float(values.max() - own_value), "tuned at": tuple(map(float, at)),
             "seconds tuned": ours[0], "seconds grid": theirs[0], "ratio": theirs[0] / ours[0],
             "ratio of processor seconds": theirs[1] / ours[1], "trusted": float(found.history["trusted"].mean()),
-            "kept": bool(own_value >= values.max() - 1e-3 and 10 * (steps + 1) <= points**2 and 10 * ours[0] <= theirs[0]),
+            "kept": bool(own_value >= values.max() - 1e-3)
+            and 10 * (steps + 1) <= points**2
+            and 10 * ours[0] <= theirs[0],
         }  # fmt: skip
 
 
@@ -216,8 +218,8 @@ def run(quick: bool):
 
 def against_nashopt(quick: bool, python: str):
     """The same small problems: transfers by outcome within a budget, smoothed agents. Ours in a batch from the LP's
-    transfers (the shipped default); NashOpt in the best of its settings, from the LP's or from none. Every answer is valued by us: in the schemes it
-    came with, and in the smoothed equilibrium that we find from them under its transfers."""
+    transfers (the shipped default); NashOpt in the best of its settings, from the LP's or from none. Every answer is
+    valued by us: in the schemes it came with, and in the smoothed equilibrium found from them under its transfers."""
     count, sample, steps = (8, 1, 10) if quick else (256, 6, 100)
     user, solver, budget = em.QuantalUser(5.0), em.SmoothPlay(10.0), 0.5
     games = em.random_games(jax.random.key(11), count, family="shared_bias", agents=2, states=2, actions=3)

@@ -59,7 +59,7 @@ def test_bad_configs_are_refused_in_one_line(run, tmp_path, text, words):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_numbers(run, tmp_path, monkeypatch):
     file = tmp_path / "small.toml"
     file.write_text(CONFIG)
