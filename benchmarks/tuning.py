@@ -165,7 +165,7 @@ def grid(quick: bool):
         def tuned(games=games, mechanism=mechanism, solver=solver):
             return em.tune(
                 games, em.Selection(0.3), em.QuantalUser(5.0), mechanism, solver=solver, key=jax.random.key(0),
-                steps=steps, learning_rate=1.0,
+                steps=steps, learning_rate=0.3,
             )  # fmt: skip
 
         @jax.jit
@@ -205,7 +205,7 @@ def run(quick: bool):
     games = em.random_games(jax.random.key(9), count, family="shared_bias", agents=3)
     wall, processor = time.perf_counter(), time.process_time()
     tuned = em.tune(
-        games, em.Pooled(), em.QuantalUser(5.0), mechanisms.Transfers(0.5), solver=em.SmoothPlay(10.0),
+        games, em.Pooled(), em.QuantalUser(5.0), mechanisms.Transfers(0.5, start="nothing"), solver=em.SmoothPlay(10.0),
         key=jax.random.key(0), steps=steps,
     )  # fmt: skip
     wall, processor = time.perf_counter() - wall, time.process_time() - processor

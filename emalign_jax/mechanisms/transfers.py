@@ -19,7 +19,7 @@ class Transfers(AbstractMechanism):
     budget: the most that one agent can be paid, or charged, at any event: |t_i| <= budget, in his utility.
         `least_budget` says what brings the user into the hull, `best_transfers` what such transfers can guarantee.
     kind:   "action" or "outcome"
-    start:  "nothing", or "guarantee": from the transfers whose guarantee to a rational user is largest, by LP. Where
+    start:  "guarantee": from the transfers whose guarantee to a rational user is largest, by LP; or "nothing". Where
         agents say nothing her value has derivative 0 by every transfer, and tuning from nothing stays there.
     price:  of a unit of transfers: the cost is price times what may change hands, sum_i E_y max_a |t_i|
     """
@@ -27,14 +27,13 @@ class Transfers(AbstractMechanism):
     budget: float = eqx.field(static=True, default=1.0)
     kind: str = eqx.field(static=True, default="outcome")
     price: float = eqx.field(static=True, default=0.0)
-    start: str = eqx.field(static=True, default="nothing")
+    start: str = eqx.field(static=True, default="guarantee")
 
     def __check_init__(self):
         check_not_negative("budget", self.budget)
         check_not_negative("price", self.price)
         if self.kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
-
         if self.start not in STARTS:
             raise ValueError(f"start: expected one of {', '.join(STARTS)}, got {self.start!r}")
 

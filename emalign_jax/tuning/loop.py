@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -132,12 +133,18 @@ def make_problem(
         raise ValueError(f"learning_rate: expected a finite number > 0, got {learning_rate}")
     mechanism.check(games, protocol, user)
     games = jax.tree.map(jnp.asarray, games)
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps, 0.1)) if optimizer is None else optimizer
+    optimizer = _adam(float(learning_rate), steps) if optimizer is None else optimizer
     return Problem(
         games, protocol, user, mechanism, Objective() if objective is None else objective,
         SmoothPlay() if solver is None else solver,
         Implicit() if differentiation is None else differentiation, optimizer,
     )  # fmt: skip
+
+
+@functools.lru_cache
+def _adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """The same object for the same numbers: another one would compile the step anew."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps, 0.1))
 
 
 def begin(problem: Problem, key: jax.Array, starts: int, params: Any = None) -> State:
