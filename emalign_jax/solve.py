@@ -20,13 +20,14 @@ from emalign_jax.game import Game, faults, reduce_game
 from emalign_jax.play import GradientPlay, play
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
-from emalign_jax.schemes import check_schemes, random_schemes
+from emalign_jax.schemes import check_schemes, numbered_schemes
 from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser
 
 STARTS = ("random", "monopolist")
 Solver = GradientPlay | BestResponseDynamics
 SEARCHED = 6  # so much less often is a game moved by best responses that must be searched for
+VALUED_CELLS = 2**24  # numbers in the largest tensor when payoffs are computed without checks
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
 
 
@@ -58,6 +59,7 @@ def solve(
     starts: int = 1,
     start="random",
     messages: int | None = None,
+    first: int = 0,
     verify: bool = True,
     progress=None,
 ) -> Solution:
@@ -69,12 +71,13 @@ def solve(
     start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
               schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
+    first:    number of the first game, for random starts: a batch may be solved in blocks.
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
     progress: called as progress(name of the stage, games done in it, games in it).
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
     solver = GradientPlay() if solver is None else solver
-    starts = integer("starts", starts, 1)
+    starts, first = integer("starts", starts, 1), integer("first", first, 0)
     messages = None if messages is None else integer("messages", messages, 1)
     given = None if isinstance(start, str) else check_schemes(games, start, protocol)
     if given is None and start not in STARTS:
@@ -92,7 +95,7 @@ def solve(
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"
         )
-    search = _Search(games, protocol, user, solver, key, starts, M, progress)
+    search = _Search(games, protocol, user, solver, key, starts, M, first, progress)
     search.begin(start if given is None else given)
     return search.run(verify)
 
@@ -116,12 +119,12 @@ def check_sizes(
 class _Search:
     """The flat list of (start, game) pairs and what is known of each."""
 
-    def __init__(self, games, protocol, user, solver, key, starts, messages, progress):
+    def __init__(self, games, protocol, user, solver, key, starts, messages, first, progress):
         self.games, self.solver, self.key, self.M = games, solver, key, messages
         self.batch = (starts, *games.batch_shape) if starts > 1 else games.batch_shape
         self.flat = exact.flatten_games(games, self.batch)
         self.N, self.K, self.rows = len(self.flat.prior), games.agents, protocol.rows(games, messages)
-        self.per_start = self.N // starts
+        self.per_start, self.first = self.N // starts, first
         self.protocol, self.user = (parameters.flatten(module, self.batch) for module in (protocol, user))
         self.reduced = reduce_game(self.flat, np)
         form = standard_form(self.reduced, self.protocol, self.user)  # play is in standard units, like the checks
@@ -186,9 +189,8 @@ class _Search:
     def random(self, attempt: int) -> np.ndarray:
         starts = range(self.N // self.per_start)
         keys = [jax.random.fold_in(jax.random.fold_in(self.key, s), attempt) for s in starts]
-        drawn = [np.asarray(random_schemes(k, self.per_start, self.K, self.rows, self.M), np.float64) for k in keys]
-        drawn = np.concatenate(drawn)
-        return drawn / drawn.sum(-1, keepdims=True)
+        sizes = self.per_start, self.K, self.rows, self.M
+        return np.concatenate([numbered_schemes(k, self.first, *sizes) for k in keys])
 
     # the search
 
@@ -329,9 +331,12 @@ class _Search:
         """Payoffs by the accelerated route, for schemes that are not checked."""
         from emalign_jax.payoffs import payoffs
 
-        games = Game(*(np.asarray(x, self.solver.dtype) for x in self.flat.__dict__.values()), check="shapes")
-        got = payoffs(games, self.schemes, self.protocol, self.user)
-        return (
-            np.asarray(got.user, np.float64).reshape(self.batch),
-            np.asarray(got.agents, np.float64).reshape((*self.batch, self.K)),
-        )
+        everything = self.flat, self.schemes, self.protocol, self.user
+        together = max(1, VALUED_CELLS // self.cells)
+        parts = []
+        for at in range(0, self.N, together):
+            games, *rest = jax.tree.map(lambda x, at=at: x[at : at + together], everything)
+            games = Game(*(np.asarray(x, self.solver.dtype) for x in games.__dict__.values()), check="shapes")
+            parts.append(payoffs(games, *rest))
+        user, agents = (np.concatenate([np.asarray(x, np.float64) for x in part]) for part in zip(*parts, strict=True))
+        return user.reshape(self.batch), agents.reshape((*self.batch, self.K))
