@@ -20,11 +20,15 @@ ROW_SUM_TOLERANCE = 1e-5  # float32 softmax rows miss 1 by about 1e-7; files may
 
 
 def random_schemes(
-    key: jax.Array, games: int, agents: int, features: int, messages: int, *, spread: float = 1.0, first: int = 0
+    key: jax.Array, games: int, agents: int, features: int, messages: int, *, spread: float = 1.0
 ) -> Float[jax.Array, "N K XB M"]:
-    """Softmax of normal logits, for games first, first + 1, ...; scheme n depends on (key, n) alone."""
-    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(first + jnp.arange(games))
-    logits = jax.vmap(lambda k: jax.random.normal(k, (agents, features, messages)))(keys)
+    """Softmax of normal logits; scheme n depends on (key, n) alone, not on the batch."""
+    return _softmax_of_normals(key, jnp.arange(games), (agents, features, messages), spread)
+
+
+def _softmax_of_normals(key, numbers, shape, spread=1.0):
+    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
+    logits = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
     return jax.nn.softmax(spread * logits, axis=-1)
 
 
@@ -44,7 +48,7 @@ def numbered_schemes(
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _drawn(key, first, agents, features, messages):
-    return random_schemes(key, DRAWN, agents, features, messages, first=first)
+    return _softmax_of_normals(key, first + jnp.arange(DRAWN), (agents, features, messages))
 
 
 def full_revelation(agents: int, features: int, messages: int) -> Float[np.ndarray, "K XB M"]:

@@ -1,8 +1,8 @@
 """Several processes at one search, on one or more hosts.
 
-They meet through `jax.distributed`, which finds out who is who, and part from it at once: games need no collectives, and
-its service ends every process with an abort when one dies. From then on they share a directory, which all must see:
-whoever is free takes the next block there, so a slow host does fewer, and each shows every second that it is alive.
+They meet through `jax.distributed`, which finds out who is who, and part from it at once: games need no collectives,
+and its service ends every process with an abort when one dies. From then on they share a directory, which all must
+see: whoever is free takes the next block there, so a slow host does fewer, and each shows every second that it lives.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+CLEAN = "nothing half-written is left"
 BEAT = 1.0  # seconds between signs of life
 LEAST = 32  # games of a block that several hosts share
 SILENCE = 60.0  # seconds without one after which a host is taken for dead
@@ -129,15 +130,10 @@ class Team:
         for n in range(self.hosts):
             failed = self._read(f"failed-{n}")
             if failed is not None and n != self.host:
-                raise HostLost(
-                    f"host {n} ended early ({failed}), so host {self.host} does; nothing half-written is left"
-                )
+                raise HostLost(f"host {n} ended early ({failed}), so host {self.host} does; {CLEAN}")
         for n in range(self.hosts):
             if n != self.host and self._silent(n) and self._read(f"left-{n}") is None:
-                raise HostLost(
-                    f"host {n} gave no sign of life for {SILENCE:g} s, so host {self.host} ends; nothing half-written is "
-                    "left"
-                )
+                raise HostLost(f"host {n} gave no sign of life for {SILENCE:g} s, so host {self.host} ends; {CLEAN}")
 
     def say(self, what: str, text: str = "") -> None:
         """Tell the others that this process is through with something."""

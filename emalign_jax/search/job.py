@@ -153,7 +153,8 @@ def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certifica
     nan, many = np.full(solution.user.shape, np.nan), np.full(solution.agents.shape, np.nan)
     never = np.zeros(solution.user.shape, bool)
     unverified = np.full(solution.user.shape, int(Result.UNVERIFIED))
-    return Certificate(solution.user, solution.agents, many, many, never, many, *values, nan, nan, unverified)
+    none, full = values[1], values[0]
+    return Certificate(solution.user, solution.agents, many, many, never, many, full, none, nan, nan, unverified)
 
 
 def _any_game(agents: int, knobs: dict[str, Any]) -> Game:

@@ -1,7 +1,7 @@
 """Blocks on disk and their merger: a search of any length holds one block in memory.
 
-A part is two files, rows (.parquet) and arrays (.npz), each written atomically. Merged they are games.parquet (a row group
-a block), games.npz and schemes.npz.
+A part is two files, rows (.parquet) and arrays (.npz), each written atomically. Merged they are games.parquet (a row
+group a block), games.npz and schemes.npz.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ TABLE = "games.parquet"
 SMALLEST, LARGEST = 256, 16384  # games of a block
 BYTES_CHECKED, BYTES_PLAYED = 1_500_000, 100_000  # a game of a block, at most: with its LPs, or just played
 SHARE = 0.25  # of the free memory that a block may take
+LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")
 LIGHT = (  # columns of numbers that are read back for the printed table
     "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value", "relative_gain", "result",
     "message", "ok", "certified", "seconds",
@@ -68,7 +69,15 @@ def write(directory: Path, number: int, cell: Cell) -> None:
         arrays = {name: np.asarray(getattr(cell.games, name)) for name in GAME_FIELDS}
         np.savez(file, allow_pickle=False, schemes=cell.solution.schemes, **arrays)
     with atomic(_path(directory, number, "parquet")) as temporary:
-        game_rows(cell).to_parquet(temporary, index=False)
+        pq.write_table(_typed(game_rows(cell)), temporary)
+
+
+def _typed(rows: pd.DataFrame) -> pa.Table:
+    """The rows, with the same types in every part: what holds NaN alone would be typed as nothing."""
+    schema = pa.Schema.from_pandas(rows, preserve_index=False)
+    for name in LISTS:
+        schema = schema.set(schema.get_field_index(name), pa.field(name, pa.list_(pa.float64())))
+    return pa.Table.from_pandas(rows, schema, preserve_index=False)
 
 
 def _path(directory: Path, number: int, kind: str) -> Path:
@@ -96,21 +105,21 @@ def merge(parts: Path, blocks: Sequence[Block], directory: Path) -> None:
             yield array
 
     def stored(name: str, axis: int | None = None) -> tuple:
-        shape, dtype = next(pieces(name, axis)).shape, next(pieces(name, axis)).dtype
-        return (games, *shape[1:]), dtype, pieces(name, axis)
+        one = next(pieces(name, axis))
+        return (games, *one.shape[1:]), one.dtype, pieces(name, axis)
 
-    agents = ((games,), np.dtype(int), (np.full(block.count, block.agents) for block in blocks))
+    def counts() -> dict[str, tuple]:
+        each = (np.full(block.count, block.agents) for block in blocks)
+        return {"agents": ((games,), np.dtype(int), each)} if several else {}
+
     fields = {name: stored(name, 1 if name == "agent_utilities" else None) for name in GAME_FIELDS}
-    _save(directory / "games.npz", fields | ({"agents": agents} if several else {}))
+    _save(directory / "games.npz", fields | counts())
     with np.load(_path(parts, 0, "npz")) as archive:
-        starts, _, *_ = archive["schemes"].shape
-    schemes = (piece for start in range(starts) for piece in pieces("schemes", 1, start))
+        starts = len(archive["schemes"])
     first = next(pieces("schemes", 1, 0))
     shape = (games, *first.shape[1:]) if starts == 1 else (starts, games, *first.shape[1:])
-    agents = ((games,), np.dtype(int), (np.full(block.count, block.agents) for block in blocks))
-    _save(
-        directory / "schemes.npz", {"schemes": (shape, first.dtype, schemes)} | ({"agents": agents} if several else {})
-    )
+    schemes = (piece for start in range(starts) for piece in pieces("schemes", 1, start))
+    _save(directory / "schemes.npz", {"schemes": (shape, first.dtype, schemes)} | counts())
 
 
 def _merge_rows(parts: Path, count: int, path: Path) -> None:

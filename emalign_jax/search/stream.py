@@ -66,13 +66,15 @@ def tally(directory: Path, blocks: Sequence[Block]) -> Tally:
         spread.append(_spread(rows))
         failed.append(bad.head(LISTED).astype({"family": str, "message": str, "result": str}))
         counts.append((len(rows), len(bad), unverified.sum(), unproved.sum(), without.sum()))
-    totals = [int(sum(column)) for column in zip(*counts, strict=True)]
-    return Tally(*(pd.concat(frames, ignore_index=True) for frames in (lines, spread, failed)), *totals)
+    games, failures, *others = [int(sum(column)) for column in zip(*counts, strict=True)]
+    frames = [pd.concat(frames, ignore_index=True) for frames in (lines, spread, failed)]
+    return Tally(frames[0], frames[1], frames[2], games, failures, others[0], others[1], others[2])
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:
     columns = {
-        name: rows[name].dropna().sort_values(ignore_index=True) for name in ("normalised_value", "monopoly_value")
+        name: rows[name].dropna().sort_values().reset_index(drop=True)
+        for name in ("normalised_value", "monopoly_value")
     }
     most = max(len(column) for column in columns.values())
     step = max(1, most / DRAWN_POINTS)
