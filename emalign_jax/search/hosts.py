@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -45,24 +46,39 @@ def meet(coordinator: str | None, hosts: int | None, host: int | None, terms: st
     terms: what must be the same at all; block: games of a block that would suit this host, of which the least is taken.
     Raises `ValueError` if they do not find each other or their terms differ.
     """
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
-    try:
-        jax.distributed.initialize(coordinator, hosts, host)
-        me, count = jax.process_index(), jax.process_count()
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"--distributed, --hosts, --host, --coordinator: hosts did not meet: {error}") from None
     from jax.experimental.multihost_utils import process_allgather
 
     digest = int.from_bytes(hashlib.sha256(terms.encode()).digest()[:4], "big")
     token = int.from_bytes(os.urandom(4), "big")
-    said = np.asarray(process_allgather(np.array([digest, token, block], np.uint32))).reshape(count, 3)
-    jax.distributed.shutdown()  # which waits for all
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
+    with _quiet():
+        try:
+            jax.distributed.initialize(coordinator, hosts, host)
+            me, count = jax.process_index(), jax.process_count()
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ValueError(f"--distributed, --hosts, --host, --coordinator: hosts did not meet: {error}") from None
+        said = np.asarray(process_allgather(np.array([digest, token, block], np.uint32))).reshape(count, 3)
+        jax.distributed.shutdown()  # which waits for all
     different = np.flatnonzero(said[:, 0] != said[0, 0])
     if len(different):
         raise ValueError(
             f"--hosts: every host needs the same options and versions; host {different[0]} has others than host 0"
         )
     return Meeting(me, count, int(said[0, 1]), int(said[:, 2].min()))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard output belongs to the command; gloo, which carries messages between CPUs, writes there."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class Team:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from emalign_jax.result import Result
@@ -72,11 +73,9 @@ def tally(directory: Path, blocks: Sequence[Block]) -> Tally:
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:
-    columns = {
-        name: rows[name].dropna().sort_values().reset_index(drop=True)
-        for name in ("normalised_value", "monopoly_value")
-    }
-    most = max(len(column) for column in columns.values())
+    drawn = ("normalised_value", "monopoly_value")
+    columns = {name: pd.Series(np.sort(rows[name].dropna().to_numpy(float))) for name in drawn}
+    most = max(1, *map(len, columns.values()))
     step = max(1, most / DRAWN_POINTS)
     at = [int(step * n) for n in range(min(most, DRAWN_POINTS))]
     thin = {name: column.reindex(at).to_numpy() for name, column in columns.items()}
