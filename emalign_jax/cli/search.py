@@ -126,6 +126,8 @@ def search(
     }
     began = time.perf_counter()
 
+    import jax.numpy as jnp
+
     import emalign_jax as em
     from emalign_jax.files import sizes
     from emalign_jax.search import hosts as meeting
@@ -174,7 +176,7 @@ def search(
     most = block or parts.block_size(verify)
     if several:
         terms = {name: config[name] for name in config if name not in ("host", "json_")}
-        here = meeting.meet(coordinator, hosts, host, f"{em.__version__} {terms}", most)
+        here = meeting.meet(coordinator, hosts, host, f"{em.__version__} {terms} {jnp.result_type(float)}", most)
     else:
         here = meeting.Meeting(0, 1, secrets.randbits(32), most)
     shared = max(1, -(-max(count for _, _, count in job.cells()) // (4 * here.hosts))) if several else most

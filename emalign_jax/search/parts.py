@@ -21,8 +21,8 @@ from emalign_jax.search.job import Block, Cell
 from emalign_jax.search.table import game_rows
 
 TABLE = "games.parquet"
-SMALLEST, LARGEST = 256, 16384  # games of a block
-BYTES_CHECKED, BYTES_PLAYED = 1_500_000, 100_000  # a game of a block, at most: with its LPs, or just played
+SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larger ones are no faster
+BYTES_CHECKED, BYTES_PLAYED = 1_000_000, 50_000  # a game of a block, at most: with its LPs, or just played
 SHARE = 0.25  # of the free memory that a block may take
 LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")
 LIGHT = (  # columns of numbers that are read back for the printed table
@@ -35,7 +35,7 @@ def block_size(verify: bool, free: int | None = None) -> int:
     """Games of a block, by the memory at hand."""
     fit = int(SHARE * (free_bytes() if free is None else free)) // (BYTES_CHECKED if verify else BYTES_PLAYED)
     size = SMALLEST
-    while 2 * size <= min(fit, LARGEST):
+    while 2 * size <= min(fit, MOST_CHECKED if verify else MOST_PLAYED):
         size *= 2
     return size
 
