@@ -2,8 +2,8 @@
 
 A tile is as wide as caches (on an accelerator, memory) allow, so only a handful of sizes is ever compiled and memory
 does not grow with the number of games. A lane whose game is done takes the next one: nobody waits for a slow game.
-One array sharded over the devices (`jax.sharding`) would be one program, in which all wait for the slowest at every call;
-games need nothing from each other, so each device has a queue's worth of its own instead.
+One array sharded over the devices (`jax.sharding`) would be one program, in which all wait for the slowest at every
+call; games need nothing from each other, so each device runs a program of its own and takes tiles from the queue.
 """
 
 from __future__ import annotations
