@@ -224,6 +224,15 @@ def test_when_a_host_dies_the_other_ends_with_one_line(tmp_path, dead):
     assert list(tmp_path.iterdir()) == [], "nothing half-written, and no temporary"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_host_that_stays_alone_ends_with_one_line(tmp_path, number):
+    alone = host(number, free_port(), tmp_path / "run", before="hosts.MEETING = 3")
+    out, err = alone.communicate(timeout=60)
+    assert refused((alone.returncode, out, err), "did not come within 3 s")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_each_block_is_taken_once_and_a_failure_is_told(tmp_path):
     teams = [hosts.Team(tmp_path / "shared", n, 2) for n in range(2)]
 

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 CLEAN = "nothing half-written is left"
+MEETING = 240.0  # seconds to wait for the others; jax aborts after 300, with a stack trace
 BEAT = 1.0  # seconds between signs of life
 LEAST = 32  # games of a block that several hosts share
 SILENCE = 60.0  # seconds without one after which a host is taken for dead
@@ -51,7 +52,7 @@ def meet(coordinator: str | None, hosts: int | None, host: int | None, terms: st
     digest = int.from_bytes(hashlib.sha256(terms.encode()).digest()[:4], "big")
     token = int.from_bytes(os.urandom(4), "big")
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
-    with _quiet():
+    with _quiet(), _at_most(MEETING):
         try:
             jax.distributed.initialize(coordinator, hosts, host)
             me, count = jax.process_index(), jax.process_count()
@@ -79,6 +80,24 @@ def _quiet() -> Iterator[None]:
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """End the process with one line if the block takes longer: nothing interrupts jax while it waits for others."""
+
+    def give_up():
+        print(f"emalign: --hosts: the others did not come within {seconds:g} s; nothing was begun", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(2)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Team:
