@@ -21,7 +21,7 @@ help:
 	@echo "make test       install, lint, then the whole suite in float64 and the fast part in float32"
 	@echo "make test-fast  the fast part alone; EMALIGN_NIGHTLY=1 make test runs the harder tests as well"
 	@echo "make types      pyright (needs node)"
-	@echo "make benchmark  time the main job and the exact checks"
+	@echo "make benchmark  all benchmarks (an hour): rates, and ratios to other software and to the machine's floor"
 
 python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found; say make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -60,7 +60,6 @@ types: $(VENV)/.test
 benchmark: $(VENV)/.test
 	$(PIP) install --no-deps --force-reinstall .
 	$(BIN)/python benchmarks/run.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exact.py
 
 clean:
 	rm -rf $(VENV) build dist
