@@ -14,9 +14,12 @@ from jaxtyping import Float, Int
 from emalign_jax import parameters
 from emalign_jax.arguments import integer
 from emalign_jax.exact import certificate as exact
+from emalign_jax.exact import frontier
 from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
-from emalign_jax.exact.selection import SelectionCheck
-from emalign_jax.game import Game, faults, reduce_game
+from emalign_jax.exact.outbidding import outbid_from_monopolies
+from emalign_jax.exact.outbidding import schemes as schemes_of
+from emalign_jax.exact.selection import SelectionCheck, SelectionRational
+from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.play import GradientPlay, play
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
@@ -26,6 +29,7 @@ from emalign_jax.users import AbstractUser
 
 STARTS = ("random", "monopolist")
 Solver = GradientPlay | BestResponseDynamics
+LPS_TOGETHER = 1024  # games whose LPs are solved at a time
 SEARCHED = 6  # so much less often is a game moved by best responses that must be searched for
 VALUED_CELLS = 2**24  # numbers in the largest tensor when payoffs are computed without checks
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
@@ -61,6 +65,7 @@ def solve(
     messages: int | None = None,
     first: int = 0,
     verify: bool = True,
+    lp: str = "auto",
     progress=None,
 ) -> Solution:
     """Search an equilibrium of each game (many exist as a rule; this finds one a start).
@@ -73,6 +78,7 @@ def solve(
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
     first:    number of the first game, for random starts: a batch may be solved in blocks.
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
+    lp:       how best responses in Selection with a rational user are found, see `certify`.
     progress: called as progress(name of the stage, games done in it, games in it).
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
@@ -95,7 +101,7 @@ def solve(
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"
         )
-    search = _Search(games, protocol, user, solver, key, starts, M, first, progress)
+    search = _Search(games, protocol, user, solver, key, starts, M, first, lp, progress)
     search.begin(start if given is None else given)
     return search.run(verify)
 
@@ -119,8 +125,8 @@ def check_sizes(
 class _Search:
     """The flat list of (start, game) pairs and what is known of each."""
 
-    def __init__(self, games, protocol, user, solver, key, starts, messages, first, progress):
-        self.games, self.solver, self.key, self.M = games, solver, key, messages
+    def __init__(self, games, protocol, user, solver, key, starts, messages, first, lp, progress):
+        self.games, self.solver, self.key, self.M, self.lp = games, solver, key, messages, lp
         self.batch = (starts, *games.batch_shape) if starts > 1 else games.batch_shape
         self.flat = exact.flatten_games(games, self.batch)
         self.N, self.K, self.rows = len(self.flat.prior), games.agents, protocol.rows(games, messages)
@@ -138,6 +144,7 @@ class _Search:
         self.best: list[exact.Examination | None] = [None] * self.N  # of self.schemes
         self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0}
         self._checks: dict[int, exact.AbstractCheck] = {}
+        self.first_result = Result.START  # of what is found good before play
         self._progress = progress
 
     def certify(self, k) -> None:
@@ -176,6 +183,8 @@ class _Search:
         random = self.sound  # games that need a random start: all of them, or those of further starts
         if start == "monopolist":
             random = list(self.sound[self.sound >= self.per_start])
+            first = self.leap(first)
+            self.prepare_lps(first)
             for done, k in enumerate(first):
                 own = [fit(self.check(k).monopolist(i).scheme, self.M) for i in range(self.K)]
                 if all(scheme is not None and np.isfinite(scheme).all() for scheme in own):
@@ -185,6 +194,23 @@ class _Search:
                 self.tell("monopolists", done + 1, len(first))
         if len(random):
             self.schemes[random] = self.random(0)[random]
+
+    def leap(self, first) -> np.ndarray:
+        """Best-response dynamics of these games from the monopoly start, in lockstep along her value, where the curves
+        for that can be traced; returns the games for which they cannot."""
+        check = exact.check_for(self.protocol, self.user)
+        together = isinstance(self.solver, BestResponseDynamics) and check is SelectionRational and len(first)
+        if not together or not frontier.choose(self.lp, len(first), self.standard[0]):
+            return first
+        game = ReducedGame(*(x[first] for x in self.standard[0]))
+        ended = outbid_from_monopolies(game, self.solver.tolerance, max_steps=self.solver.steps)
+        found = schemes_of(ended.laws, game, self.M)
+        done = ended.proved & np.isfinite(found).all((1, 2, 3))
+        self.schemes[first[done]] = found[done]
+        self.stats["best_responses"] += int(ended.steps[done].sum())
+        self.first_result = Result.DYNAMICS
+        self.tell("monopolists", len(first), len(first))
+        return first[~done]
 
     def random(self, attempt: int) -> np.ndarray:
         starts = range(self.N // self.per_start)
@@ -197,7 +223,7 @@ class _Search:
     def run(self, verify: bool) -> Solution:
         pending, current = self.sound, self.schemes.copy()
         if verify and self.started_on_purpose:
-            pending = self.examine(pending, current, Result.START)
+            pending = self.examine(pending, current, self.first_result)
         if isinstance(self.solver, BestResponseDynamics):
             self.respond(pending, current)
         else:
@@ -254,9 +280,16 @@ class _Search:
         self.tell(stage, len(pending), len(pending))
         return played
 
+    def prepare_lps(self, games) -> None:
+        """Solve together what the checks of these games will ask for; only checks that are not yet known."""
+        for at in range(0, len(games), LPS_TOGETHER):
+            checks = [self.check(k) for k in games[at : at + LPS_TOGETHER]]
+            exact.check_for(self.protocol, self.user).prepare_lps(checks, self.lp)
+
     def examine(self, pending, current, found: Result) -> np.ndarray:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
         self.now = {}
+        self.prepare_lps(pending)
         for at in range(0, len(pending), exact.TOGETHER):
             some = pending[at : at + exact.TOGETHER]
             exact.check_for(self.protocol, self.user).prepare([self.check(k) for k in some], [current[k] for k in some])

@@ -187,12 +187,12 @@ def test_a_rational_user_is_approached_and_play_stops_only_at_the_end():
     games = batch(em.catalog.judge(), 4)
     solver = em.GradientPlay()
     played = go(games, starts(4, 1), em.RationalUser(), solver)
-    assert played.steps == 500
+    assert played.steps == 200
     # at the last precision, 300, the quantal optimum is .58..; the limit is .6
     stand_in = em.QuantalUser(solver.precision[1])
     assert np.asarray(paid(games, played, stand_in).agents).min() > 0.56
     late = go(games, played.schemes, em.RationalUser(), solver, late=True)
-    assert late.steps == 300  # half of 500, rounded up to whole chunks
+    assert late.steps == 100  # half of 200
 
 
 def test_schedules_are_geometric_and_end_where_they_say():

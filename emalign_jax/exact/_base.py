@@ -42,7 +42,7 @@ class AbstractCheck(abc.ABC):
     """One game under one protocol and user. LPs are built once and kept for all profiles of the game."""
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
-        self.game: Any = _without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in game)))  # NumPy float64
+        self.game: Any = without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in game)))  # NumPy float64
         self.protocol: Any = protocol  # of the types that the check is registered for
         self.user: Any = user
         self.scale = value_scale(game)
@@ -63,6 +63,12 @@ class AbstractCheck(abc.ABC):
     def prepare(cls, checks: list[Any], profiles: list[Float[np.ndarray, "K rows M"]]) -> None:
         """Do together what `deviations` will need of these profiles, one a check; this one needs nothing."""
         return
+
+    @classmethod
+    def prepare_lps(cls, checks: list[Any], lp: str) -> None:
+        """Solve the LPs of these checks together, where there is a batched solver for them and `lp` wants it."""
+        if lp == "batched":
+            raise ValueError(f'lp: "batched" knows the LPs of Selection with a rational user, not {cls.__name__}')
 
     @classmethod
     def prepare_monopolists(cls, checks: list[Any]) -> None:
@@ -148,14 +154,16 @@ class AbstractCheck(abc.ABC):
         return self._informed[informed]
 
 
-def _without_nearly_nothing(game: ReducedGame) -> ReducedGame:
+def without_nearly_nothing(game: ReducedGame) -> ReducedGame:
     """Cells (x_A, x_B) so rare that to divide by their probability overflows count as impossible."""
-    nothing = (game.mass < DENORMAL) & (game.mass > 0)
+    mass, user, agents = game
+    nothing = (mass < DENORMAL) & (mass > 0)
     if not nothing.any():
         return game
-    mass, user, agents = (x.copy() for x in game)
-    mass[nothing], user[nothing], agents[:, nothing] = 0, 0, 0
-    return ReducedGame(mass, user, agents)
+    return ReducedGame(
+        np.where(nothing, 0, mass), np.where(nothing[..., None], 0, user),
+        np.where(nothing[..., None, :, :, None], 0, agents),
+    )  # fmt: skip
 
 
 Check = TypeVar("Check", bound=AbstractCheck)

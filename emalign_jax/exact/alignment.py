@@ -18,6 +18,9 @@ from emalign_jax.game import LARGEST
 SOLVED = 1e-6  # largest gap of an answer, in units of the error of the best single agent (cone: of no agent)
 SHARP = 1e-10  # a gap beyond this, in the same units, is worth another try
 ROUNDING = 1e-14  # of a table's largest entry: what centring leaves of a table that is all offset
+CHOICES = ("auto", "batched", "highs")
+FEWEST = 64  # targets from which compiling pays
+BLOCK = 1024  # targets at a time: their tables stay in the cache
 REACH = 10.0  # cone: how much larger than those found are the weights that the bound speaks of
 
 
@@ -83,6 +86,7 @@ def align(
     weights: str = "simplex",
     offset: str = "none",
     norm: str = "sup",
+    lp: str = "auto",
     progress=None,
 ) -> Alignment:
     """The best fit sum_i w_i U_i + c ~ u of `user_utility` [..., A, Y] by `agent_utilities` [..., K, A, Y].
@@ -92,6 +96,9 @@ def align(
     weights:  "simplex" (w >= 0, sum 1) or "cone" (w >= 0)
     offset:   "none", "constant" (one number) or "per_state" (c(y))
     norm:     "sup" (a linear program) or "l2" (non-negative least squares)
+    lp:       "batched": least squares of targets that share their agents are solved together, and what is not proved
+              best to `SHARP` is done again one by one; "highs": one by one; "auto": batched for many targets.
+              The sup norm is always one by one: a basis serves for the next target.
     progress: called with the number of items done since the last call.
 
     A table of ratings (instances x annotators, the target a human) is the same problem with Y = instances and
@@ -108,18 +115,33 @@ def align(
     groups = agents.reshape(-1, K, A, Y)
     group = np.broadcast_to(np.arange(len(groups)).reshape(agents.shape[:-3]), batch).ravel()
     order = np.argsort(group, kind="stable")
-    rows: list[Alignment] = [_unsolved(K, A, Y)] * len(targets)
-    for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
-        shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)
-        for k in items:
-            with np.errstate(over="ignore", invalid="ignore"):  # sizes 1e300 apart: NaN, and not solved
-                rows[k] = shared.fit(targets[k])
-            if progress is not None:
-                progress(1)
-    shapes = ((K,), (Y,), (), (), (), (A, Y), (A, Y))
-    columns = ([row[n] for row in rows] for n in range(len(shapes)))
-    dtypes = [bool if name == "solved" else np.float64 for name in Alignment._fields]
-    return Alignment(*(np.array(c, d).reshape((*batch, *s)) for c, d, s in zip(columns, dtypes, shapes, strict=True)))
+    if lp not in CHOICES:
+        raise ValueError(f"lp: expected one of {', '.join(CHOICES)}, got {lp!r}")
+    N, solved = len(targets), np.zeros(len(targets), bool)
+    shapes = ((K,), (Y,), (), (), (A, Y), (A, Y))
+    empty = [np.full((N, *s), np.nan) for s in shapes]
+    out = Alignment(empty[0], empty[1], empty[2], empty[3], solved, empty[4], empty[5])
+    with np.errstate(over="ignore", invalid="ignore"):  # sizes 1e300 apart: NaN, and not solved
+        for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
+            shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)
+            together = lp == "batched" or (lp == "auto" and len(items) >= FEWEST)
+            for at in range(0, len(items), BLOCK):
+                some = items[at : at + BLOCK]
+                done = np.zeros(len(some), bool)
+                if together and norm == "l2" and shared.sound:
+                    found = shared.fit_together(targets[some])
+                    done = found.solved
+                    which, kept = (some, slice(None)) if done.all() else (some[done], done)
+                    for whole, part in zip(out, found, strict=True):
+                        whole[which] = part[kept]
+                for k in some[~done]:
+                    for whole, part in zip(out, shared.fit(targets[k]), strict=True):
+                        whole[k] = part
+                    if progress is not None:
+                        progress(1)
+                if progress is not None and done.any():
+                    progress(int(done.sum()))
+    return Alignment(*(column.reshape((*batch, *column.shape[1:])) for column in out))
 
 
 def verify(
@@ -227,6 +249,40 @@ class _Agents:
                     break
                 scale = max(float(best.error), 1e-6 * unit)  # a small error of large tables needs units of its own
         return best if best.gap <= SOLVED * unit else _unsolved(K, A, Y)
+
+    def fit_together(self, targets: Float[np.ndarray, "T A Y"]) -> Alignment:
+        """Least squares of many targets at once; `solved` only where that is proved to SHARP."""
+        from emalign_jax.lp import least_squares
+
+        rule, (K, A, Y) = self.rule, self.raw.shape
+        sound = np.asarray((np.abs(targets) < LARGEST).all((1, 2)))  # False for NaN
+        u, shift = _split(np.where(sound[:, None, None], targets, 0), rule)
+        flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
+        tables, goal = flat(self.tables - self.middle), flat(u - self.middle)
+        size = np.ones(K) if rule.simplex else np.where(self.sizes > 0, self.sizes, 1.0)
+        cross, squares = goal @ tables.T, (tables**2).sum(1)
+        if rule.simplex:  # the error of the best single agent
+            best = (squares - 2 * cross).argmin(1)
+            unit = np.linalg.norm(tables[best] - goal, axis=1)
+            rounding = ROUNDING * (_scale(targets, rule) + _scale(self.raw, rule)[best])
+        else:
+            unit, rounding = np.linalg.norm(goal, axis=1), ROUNDING * _scale(targets, rule)
+        w = least_squares.solve((tables @ tables.T) / np.multiply.outer(size, size), cross / size, rule.simplex)
+        w = np.maximum(w, 0) / size
+        w = w / w.sum(1, keepdims=True) if rule.simplex else np.where(self.sizes > 0, w, 0)
+        residual, left = _split((w @ tables - goal).reshape(-1, A, Y), rule)
+        error = np.linalg.norm(flat(residual), axis=1)
+        dual = residual / np.where(error > 0, error, 1)[:, None, None]
+        slopes, earned = flat(dual) @ tables.T, (flat(dual) * goal).sum(1)
+        if rule.simplex:
+            bound = slopes.min(1) - earned
+        else:  # as in `dual_bound`
+            lack = (np.maximum(-slopes, 0) / size).max(1)
+            bound = -earned - REACH * np.maximum(w @ self.sizes, np.linalg.norm(goal, axis=1)) * lack
+        gap = np.maximum(error - np.maximum(bound, 0), 0)
+        offset = shift - w @ self.offsets - left
+        solved = sound & (unit > rounding) & (gap <= SHARP * unit) & np.isfinite(error)
+        return Alignment(w, offset, error, gap, solved, residual, dual)
 
     def _solver(self, middle) -> _Sup | _L2:
         return (_Sup if self.rule.norm == "sup" else _L2)(self.tables - middle, self.rule)
@@ -376,6 +432,8 @@ def _offset(x: Float[np.ndarray, "*any A Y"], rule: _Rule) -> Float[np.ndarray, 
 def _split(x, rule: _Rule):
     """x - c [..., A, Y] and c [..., Y]."""
     c = _offset(x, rule)
+    if rule.offset == "none":
+        return np.array(x, np.float64), c
     x = x - c[..., None, :]
     again = _offset(x, rule)  # the first rounds at the size of c
     return x - again[..., None, :], c + again

@@ -88,12 +88,16 @@ def certify(
     user: AbstractUser,
     *,
     tolerance: float = 1e-3,
+    lp: str = "auto",
     progress=None,
 ) -> Certificate:
     """Check `schemes` [..., K, XB, M] of `games` in float64 (batch axes are broadcast).
 
     tolerance: of the payoff range; a profile is CERTIFIED if every gain_upper is at most this, UNREFUTED if only
         every gain_lower is; brackets are `closed` within it.
+    lp:        how the best responses of Selection with a rational user are found: "batched" (the LPs of all games
+               together, each answer proved by its multipliers, HiGHS for what fails), "highs" (one by one), or "auto":
+               batched for many small games.
     progress:  called with the number of games done since the last call.
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
@@ -115,6 +119,7 @@ def certify(
         some = range(at, min(at + TOGETHER, len(profiles)))
         checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
         sound = [k for k in checks if np.isfinite(profiles[k]).all()]
+        kind.prepare_lps([checks[k] for k in sound], lp)
         kind.prepare([checks[k] for k in sound], [profiles[k] for k in sound])
         for k in some:
             rows.append(certify_game(flat[k], checks.get(k), profiles[k], tolerance))
@@ -169,7 +174,8 @@ def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket:
     deviations = check.deviations(schemes, range(len(schemes)), bracket)
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
     gains = np.maximum(solved - payoffs, 0)
-    bracketed = bracket is not None or all(d.upper <= d.value for d in deviations)
+    room = np.nan_to_num(solved) + 1e-9 * check.dictated  # as `certify_game` allows
+    bracketed = bracket is not None or all(d.upper <= most for d, most in zip(deviations, room, strict=True))
     return Examination(value, payoffs, deviations, gains, relative(gains, check.known_range(gains)), bracketed)
 
 

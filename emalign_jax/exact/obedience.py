@@ -26,7 +26,8 @@ NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0
 class Advice(NamedTuple):
     """value: of the objective (NaN unless optimal); scheme: [XB, S], at most max(A, XB + 1) messages, in floats;
     exact: the value of the LP as the rational number that it is (None unless asked for and optimal);
-    slack_price: if she may miss her best action by a little, the value grows by at most this times that little."""
+    slack_price: if she may miss her best action by a little, the value grows by at most this times that little;
+    excess: no law does better than the value by more than this, as far as that was measured (0: the solver's word)."""
 
     optimal: bool
     value: float
@@ -34,6 +35,7 @@ class Advice(NamedTuple):
     status: str
     exact: Fraction | None = None
     slack_price: float = np.inf
+    excess: float = 0.0
 
 
 class Price(NamedTuple):
@@ -53,6 +55,18 @@ def check_size(user_features: int, agent_features: int, actions: int) -> None:
             f"the obedience LP of A = {actions}, XA = {user_features}, XB = {agent_features} has A^XA * XB = {columns} "
             f"columns, the limit is {MAX_COLUMNS}: take fewer actions or user features, or a quantal user"
         )
+
+
+def cut(
+    law: Float[np.ndarray, "XB R"], own: Float[np.ndarray, "XB R"], user: Float[np.ndarray, "XB R"], at_most=np.inf
+) -> Float[np.ndarray, "XB S"]:
+    """The scheme of a law over recommendations, without noise and with at most max(A, XB + 1) messages."""
+    scheme = np.where(law > NEGLIGIBLE, law, 0)
+    scheme /= scheme.sum(1, keepdims=True)
+    used = scheme.max(0) > 0
+    if used.sum() > scheme.shape[0] + 1:
+        return compress(scheme, (scheme * own).sum(0), (scheme * user).sum(0), at_most)
+    return scheme[:, used]
 
 
 class ObedienceLP:
@@ -106,14 +120,7 @@ class ObedienceLP:
         result = self._lp.solve()
         if not result.optimal:
             return Advice(False, np.nan, np.full(self._shape, np.nan), result.status)
-        scheme = np.where(result.x > NEGLIGIBLE, result.x, 0).reshape(self._shape)
-        scheme /= scheme.sum(1, keepdims=True)
-        used = scheme.max(0) > 0
-        if used.sum() > scheme.shape[0] + 1:
-            own, user = (scheme * self._spread(payoff)).sum(0), (scheme * self._user_spread).sum(0)
-            scheme = compress(scheme, own, user, value_at_most)
-        else:
-            scheme = scheme[:, used]
+        scheme = cut(result.x.reshape(self._shape), self._spread(payoff), self._user_spread, value_at_most)
         return Advice(True, result.value, scheme, result.status, result.exact, self._slack_price(result.row_dual))
 
     def _slack_price(self, dual) -> float:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact._base import AbstractCheck, Deviation, register
-from emalign_jax.exact.obedience import Advice, ObedienceLP, check_size
+from emalign_jax.exact import frontier
+from emalign_jax.exact._base import NOTHING, AbstractCheck, Deviation, register
+from emalign_jax.exact.obedience import Advice, ObedienceLP, check_size, cut
 from emalign_jax.exact.responses import VALUE_TIE, SelectionTable, choose, selection_table
+from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import Selection
 from emalign_jax.users import RationalUser
 
@@ -110,20 +112,56 @@ class SelectionRational(SelectionCheck):
                 f"tolerance: the exact check of Selection needs a tie tolerance of at most {MOST_TOLERANCE:g}, got "
                 f"{self.user.tolerance}"
             )
-        self.lp = self._model()
+        self._lp: Any = None
         self._tolerant: Any = None
+        self._curves: frontier.Frontier | None = None
+        self.fallback = False  # whether the batched solver's curves failed their check
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
 
     @property
     def most_scheme(self):
         return np.eye(self.game.mass.shape[1])
 
+    @property
+    def lp(self) -> Any:
+        """HiGHS's model, made when it is needed."""
+        if self._lp is None:
+            self._lp = self._model()
+        return self._lp
+
+    @classmethod
+    def prepare_lps(cls, checks, lp):
+        if cls is not SelectionRational:  # whose LPs are others
+            if lp == "batched":
+                raise ValueError(f'lp: "batched" knows the LPs of Selection with a rational user, not {cls.__name__}')
+            return
+        checks = [check for check in checks if check._lp is None and check._curves is None and not check.fallback]
+        if not checks or not frontier.choose(lp, len(checks), checks[0].game):
+            return
+        game: Any = ReducedGame(*(np.stack(x) for x in zip(*(check.game for check in checks), strict=True)))
+        curves, least = frontier.trace(game, game.agents), -frontier.most(game, -game.agents)
+        proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
+        for n, check in enumerate(checks):
+            check.fallback = not proved[n]
+            if proved[n]:
+                check._curves = curves.of(n)
+                found = curves.paid[n, :, 0] - least[n]
+                check._range = np.where(found <= NOTHING * check.dictated, 0.0, found)
+
     def confirm(self) -> None:
         """From now on derive every LP's answer in rational arithmetic (`ValueError` if the game is too large)."""
-        self.lp = self._model(exact=True)
+        self._lp, self._curves = self._model(exact=True), None
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
-        return self._deviate(self.lp.best(self.game.agents[agent], self._reachable(value)))
+        return self._deviate(self._best(agent, self._reachable(value)))
+
+    def _best(self, agent: int, value: float = -np.inf, *at_most: float) -> Advice:
+        """The most he gets while she gets at least `value`: off his curve if it has been traced, else by HiGHS."""
+        if self._curves is None or at_most:
+            return self.lp.best(self.game.agents[agent], value, *at_most)
+        paid, law, price, excess = self._curves.best(agent, value)
+        own, user = frontier.spread(self.game.agents[agent]), frontier.spread(self.game.user)
+        return Advice(True, paid, cut(law, own, user), "Optimal", None, price, excess)
 
     def _reachable(self, value: float) -> float:
         """Rounding must not make full revelation infeasible."""
@@ -134,13 +172,13 @@ class SelectionRational(SelectionCheck):
         return ObedienceLP(self.game, exact, slack)
 
     def _deviate(self, advice: Advice) -> Deviation:
-        return Deviation(advice.value, advice.value, advice.scheme, advice.status, advice.exact)
+        return Deviation(advice.value, advice.value + advice.excess, advice.scheme, advice.status, advice.exact)
 
     def _bracketed(self, agent: int, value: float = -np.inf, *at_most: float) -> Deviation:
         """`at_least` with an upper bound that holds for her tie tolerance too; `at_most` bounds her value."""
         value = self._reachable(value)
-        advice = self.lp.best(self.game.agents[agent], value, *at_most)
-        upper, slack = advice.value, self.user.tolerance * self.scale
+        advice = self._best(agent, value, *at_most)
+        upper, slack = advice.value + advice.excess, self.user.tolerance * self.scale
         immaterial = MATERIAL * self.payoff_range[agent] + self.negligible[agent]
         if advice.optimal and slack * advice.slack_price > immaterial:
             self._tolerant = self._tolerant or self._model(slack=slack)
@@ -151,6 +189,8 @@ class SelectionRational(SelectionCheck):
         return self._deviate(advice)._replace(upper=upper)
 
     def monopolist(self, agent, sign=1.0):
+        if sign > 0:
+            return self._deviate(self._best(agent))
         advice = self.lp.best(sign * self.game.agents[agent])
         return Deviation(sign * advice.value, sign * advice.value, advice.scheme, advice.status)
 

@@ -31,13 +31,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax.exact import frontier
+from emalign_jax.exact._base import NOTHING, without_nearly_nothing
 from emalign_jax.exact.certificate import flatten_games, make_check, normalise
 from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.responses import VALUE_TIE
 from emalign_jax.exact.selection import SelectionRational
-from emalign_jax.game import Game, faults, reduce_game
+from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import Selection
 from emalign_jax.result import Result
+from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import RationalUser
 
 # shares of what it is worth to an agent to choose her action himself; LPs are solved to 1e-9
@@ -59,6 +62,7 @@ class Stability(NamedTuple):
     full_information: [...]     V_full
     payoff_range:     [..., K]  best minus worst attainable payoff of each agent, as in a Certificate
     result:           [...]     CERTIFIED (there are equilibria at `worst` and `best`), MALFORMED_GAME or LP_FAILED
+    fallback:         [...]     the batched solver's answer failed its check, and HiGHS did this game
 
     Games of a batch that have fewer breakpoints repeat their last point. `zero` is decided with every agent's payoff
     in units of his own stake (within 1e-8), `gap` is known to about 1e-9 of the largest stake and 0 where `zero`.
@@ -73,6 +77,7 @@ class Stability(NamedTuple):
     full_information: Float[np.ndarray, "*batch"]
     payoff_range: Float[np.ndarray, "*batch K"]
     result: Int[np.ndarray, "*batch"]
+    fallback: Bool[np.ndarray, "*batch"]
 
     def normalise(self, value: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
         """(V - V_none) / (V_full - V_none), for V [...] or [..., P]; NaN where information is worth nothing."""
@@ -110,10 +115,12 @@ class LPFailed(Exception):
     """HiGHS did not solve an LP of this game."""
 
 
-def stability(games: Game, *, exact: bool = False, progress=None) -> Stability:
+def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=None) -> Stability:
     """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
 
     exact:     derive every LP's answer again in rational arithmetic (small games; `ValueError` beyond).
+    lp:        "batched" (the LPs of all games together, each curve proved by its multipliers, HiGHS for what fails),
+               "highs" (one by one), or "auto": batched for many small games.
     progress:  called with the number of games done since the last call.
     Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
     costs only its own row.
@@ -123,18 +130,24 @@ def stability(games: Game, *, exact: bool = False, progress=None) -> Stability:
     flat = flatten_games(games, batch)
     bad = (faults(games) != "").reshape(-1)
     reduced = reduce_game(flat, np)
+    if exact and lp == "batched":
+        raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')
+    batched = frontier.choose(lp, 0 if exact else len(bad), reduced)
+    traced = _traced(reduced, np.flatnonzero(~bad)) if batched and not bad.all() else {}
     rows = []
     for k in range(len(bad)):
         try:
             if bad[k]:
                 rows.append(_failed(games.agents, Result.MALFORMED_GAME))
+            elif k in traced:
+                rows.append(_stability_of_one(traced.pop(k)))
             else:
                 check: Any = make_check(reduced, k, Selection(), RationalUser())
                 if exact:
                     check.confirm()
-                rows.append(_stability_of_one(check))
+                rows.append(_stability_of_one(_by_highs(check), fallback=batched))
         except LPFailed:
-            rows.append(_failed(games.agents, Result.LP_FAILED))
+            rows.append(_failed(games.agents, Result.LP_FAILED, fallback=batched))
         if progress is not None:
             progress(1)
     return _stack(rows, batch, games.agents)
@@ -207,36 +220,115 @@ def _crossing(left: Point, right: Point) -> float | None:
     return left.v + share * width if min(share, 1 - share) * width > VALUE_TIE else None
 
 
-def _stability_of_one(check: SelectionRational) -> Stability:
-    """One game, by its check (in standard units)."""
-    user, form = check.game.user, check.form
-    low, high = user.sum(1).max(-1).sum(), user.max(-1).sum()
+class _Curves(NamedTuple):
+    """All that a profile is made of, of one game in standard units; agents in units of their stakes."""
+
+    form: StandardForm
+    payoff_range: Float[np.ndarray, "K"]
+    fair: Curve | None  # M; None where information is worthless
+    raw: Curve | None  # M with every agent in units of the largest stake
+    own: list[Curve]  # f_i; the constant max U_1 of a single agent
+
+
+def _in_stakes(game: Any, form: Any):
+    """Agents' payoffs in units of their stakes, their weights in units of the largest, and that."""
+    stakes = np.ptp(game.agents, axis=-1).sum((-2, -1))
+    payoffs = game.agents / np.where(stakes > 0, stakes, 1)[..., None, None, None]
+    weights = form.agent_unit * stakes
+    largest = weights.max(-1, keepdims=True)
+    largest = np.where(largest > 0, largest, 1.0)
+    return payoffs, weights / largest, largest[..., 0]
+
+
+def _worth(user) -> Any:
+    """V_none and V_full."""
+    return np.asarray(user.sum(-2).max(-1).sum(-1)), np.asarray(user.max(-1).sum((-2, -1)))
+
+
+def _by_highs(check: SelectionRational) -> _Curves:
+    low, high = map(float, _worth(check.game.user))
     payoff_range = check.payoff_range
     if not np.isfinite(payoff_range).all():
         raise LPFailed
-    if high - low <= WORTHLESS:  # every law is worth the same to her
+    form = check.form._replace(game=check.game)
+    if high - low <= WORTHLESS:
+        return _Curves(form, payoff_range, None, None, [])
+    payoffs, weights, _ = _in_stakes(check.game, form)
+    fair = sharing(check.lp, payoffs.sum(0), low, high)
+    raw = sharing(check.lp, np.tensordot(weights, payoffs, 1), low, high)
+    return _Curves(form, payoff_range, fair, raw, [outbidding(check.lp, payoff, low, high) for payoff in payoffs])
+
+
+def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Curves]:
+    """The curves of those of the games whose batched LPs pass every check."""
+    raw_form = standard_form(ReducedGame(*(x[sound] for x in reduced)), Selection(), RationalUser())
+    form: Any = raw_form._replace(game=without_nearly_nothing(raw_form.game))
+    game = form.game
+    payoffs, weights, _ = _in_stakes(game, form)
+    fair, raw = payoffs.sum(1), np.einsum("nk,nkxba->nxba", weights, payoffs)
+    K = payoffs.shape[1]
+    shared = np.stack([fair, raw, fair, raw], 1)
+    sign = np.array([1.0] * (K + 2) + [-1.0] * 2)
+    found = frontier.trace(game, np.concatenate([payoffs, shared], 1), sign)
+    stakes = np.ptp(game.agents, axis=-1).sum((2, 3))
+    least = -frontier.most(game, -payoffs)
+    ranges = (found.paid[:, :K, 0] - least) * stakes
+    ranges = np.where(ranges <= NOTHING * stakes, 0.0, ranges)
+    low, high = _worth(game.user)
+    done = found.proved.all(1) & np.isfinite(least).all(1)
+    curves = {}
+    for n in map(int, np.flatnonzero(done)):
+        own = [_joined(found, n, (i,), float(low[n]), float(high[n])) for i in range(K)]
+        both = [_joined(found, n, (K + j, K + 2 + j), float(low[n]), float(high[n])) for j in range(2)]
+        one: Any = form._replace(
+            game=ReducedGame(*(x[n] for x in game)), user_unit=form.user_unit[n], user_zero=form.user_zero[n],
+            agent_unit=form.agent_unit[n],
+        )  # fmt: skip
+        worthless = high[n] - low[n] <= WORTHLESS
+        curves[int(sound[n])] = (
+            _Curves(one, ranges[n], None, None, []) if worthless else _Curves(one, ranges[n], both[0], both[1], own)
+        )
+    return curves
+
+
+def _joined(found: frontier.Frontier, n: int, parts: tuple[int, ...], low: float, high: float) -> Curve:
+    """Curve parts[0] of game n, with parts[1] (of her value at most v) or a constant to the left of it."""
+    up = parts[0]
+    count = found.count[n, up]
+    v, value = found.worth[n, up, :count], found.paid[n, up, :count]
+    if len(parts) > 1:
+        count = found.count[n, parts[1]]
+        v = np.concatenate([-found.worth[n, parts[1], :count][::-1], v])
+        value = np.concatenate([found.paid[n, parts[1], :count][::-1], value])
+    else:
+        v, value = np.append(low, v), np.append(value[0], value)
+    v = np.maximum.accumulate(np.clip(v, low, high))
+    new = np.append(True, np.diff(v) > VALUE_TIE)
+    return Curve(v[new], value[new]) if new[-1] or new.sum() > 1 else Curve(v[:1], value[:1])
+
+
+def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
+    form = curves.form
+    low, high = map(float, _worth(form.game.user))
+    if curves.fair is None or curves.raw is None:  # every law is worth the same to her
         v, gap, zero = np.array([high]), np.zeros(1), np.ones(1, bool)
     else:
-        v, gap, zero = _profile(check, low, high)
+        v, gap, zero = _profile(form, curves.fair, curves.raw, curves.own, high)
     unit, origin, agent_unit = form.user_unit, form.user_zero, form.agent_unit
     value = unit * v + origin
     return _row(
         value[zero][0], value[zero][-1], value, gap, zero, unit * low + origin, unit * high + origin,
-        agent_unit * payoff_range, int(Result.CERTIFIED),
+        agent_unit * curves.payoff_range, int(Result.CERTIFIED), fallback,
     )  # fmt: skip
 
 
-def _profile(check: SelectionRational, low: float, high: float):
-    """v [P] in standard units, gap [P] in the units of the utilities, and which are zeros [P]."""
-    lp, stakes = check.lp, check.dictated
-    payoffs = check.game.agents / np.where(stakes > 0, stakes, 1)[:, None, None, None]
-    weights = check.form.agent_unit * stakes
-    largest = weights.max() if weights.max() > 0 else 1.0
-    weights = weights / largest
+def _profile(form: StandardForm, fair: Curve, raw: Curve, own: list[Curve], high: float):
+    """v [P] in standard units, gap [P] in the units of the utilities, and which are zeros [P].
+
+    fair decides the zeros, every agent in units of his stake."""
+    payoffs, weights, largest = _in_stakes(form.game, form)
     K = len(payoffs)
-    fair = sharing(lp, payoffs.sum(0), low, high)  # whose zeros are decided, every agent in units of his stake
-    raw = sharing(lp, np.tensordot(weights, payoffs, 1), low, high)
-    own = [outbidding(lp, payoff, low, high) for payoff in payoffs] if K > 1 else []
+    own = own if K > 1 else []  # one agent is outbid by nobody
     v = _distinct(np.concatenate([curve.v for curve in (fair, raw, *own)]))
     most = np.array([curve.at(v) for curve in own]) if K > 1 else np.full((1, len(v)), fair.value.max())
     zero = most.sum(0) - fair.at(v) <= ZERO
@@ -260,9 +352,9 @@ def _row(*values) -> Stability:
     return Stability(*(np.asarray(value) for value in values))
 
 
-def _failed(K: int, result: Result) -> Stability:
-    nan = np.nan
-    return _row(nan, nan, np.full(1, nan), np.full(1, nan), np.zeros(1, bool), nan, nan, np.full(K, nan), int(result))
+def _failed(K: int, result: Result, fallback: bool = False) -> Stability:
+    nan, one = np.nan, np.full(1, np.nan)
+    return _row(nan, nan, one, one, np.zeros(1, bool), nan, nan, np.full(K, nan), int(result), fallback)
 
 
 def _stack(rows: list[Stability], batch: tuple[int, ...], agents: int) -> Stability:

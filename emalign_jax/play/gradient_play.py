@@ -28,7 +28,7 @@ from emalign_jax.users import AbstractUser
 
 NARROW_FROM = 1024  # lanes; below this a smaller tile saves less time than its compilation costs
 EXTRAPOLATIONS = ("none", "optimistic", "extragradient")
-ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)  # little momentum: games turn, unlike losses
+ADAM = optax.scale_by_adam(b1=0.3, b2=0.7)  # little momentum: games turn, unlike losses
 
 
 class GradientPlay(eqx.Module):
@@ -50,8 +50,8 @@ class GradientPlay(eqx.Module):
     dtype:               "float32" or "float64" (the latter switches x64 on for the call)
     """
 
-    steps: int = eqx.field(static=True, default=500)
-    learning_rate: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.02))
+    steps: int = eqx.field(static=True, default=200)
+    learning_rate: tuple[float, float] = eqx.field(static=True, default=(1.0, 0.02))
     precision: tuple[float, float] = eqx.field(static=True, default=(10.0, 300.0))
     temperature: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.003))
     extrapolation: str = eqx.field(static=True, default="none")

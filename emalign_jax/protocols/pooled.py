@@ -5,6 +5,8 @@ A joint message n = (s_1, ..., s_K) is one of N = M^K; W[n, xb] = prod_i scheme_
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -42,12 +44,13 @@ class Pooled(AbstractProtocol):
         response = softmax(user.precision * means, 2)
         C = user.precision * response * (worth - dot(response[None], worth, 3)[:, :, :, None])
         by_mass = dot(C, jnp.broadcast_to(means, C.shape), 3)  # sum_a C_i E [K, XA, n, N]
-        by_weight = sum(  # d U_i / d W [K, n, XB, N]
+        by_type = [
             dot(response[x, :, None][None], goals[:, x, None], 3)
             + dot(C[:, x, :, None], utility[x, None][None], 3)
             - by_mass[:, x, :, None] * mass[x]
             for x in range(len(mass))
-        )
+        ]
+        by_weight = functools.reduce(jnp.add, by_type)  # d U_i / d W [K, n, XB, N]
         gradient = []
         before, after = jnp.ones((1, XB, N), weights.dtype), _joint(schemes[1:])
         for i in range(K):

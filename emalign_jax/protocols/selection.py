@@ -111,12 +111,13 @@ class Selection(AbstractProtocol):
         worth = dot(sent[:, :, :, :, None], goal[:, :, :, None], 2) * per_mass
         C = user.precision * response * (worth - dot(response, worth, 3)[:, :, :, None])
         by_mass = dot(C, means, 3)  # [K, XA, M, N]
-        return sum(
+        by_type = [
             dot(response[:, x, None], goal[:, x, :, None], 3)
             + dot(C[:, x, None], utility[x, :, None][None], 3)
             - by_mass[:, x, None] * mass[x, :, None]
             for x in range(len(mass))
-        )
+        ]
+        return functools.reduce(jnp.add, by_type)
 
     def _goals(self, game, values, table):
         """d U_i = s_i dO_ii + s_i (O_ii - U_i) / tau dV_i: the gradient of one agent alone whose utility is

@@ -1,0 +1,121 @@
+"""Many dense LPs of one shape at once: padded to few sizes, solved on the device, checked on the host."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from emalign_jax.lp import simplex
+
+TOLERANCE = 1e-9  # of an answer's residuals and gap, relative to the LP's own numbers
+TILE = 64  # LPs whose dictionaries are in the cache of one core together
+TILES = 16  # in a call, if there are so many
+MOST_CELLS = 2**25  # numbers in the dictionaries of one call: 256 MB
+WORDS = {
+    simplex.OPTIMAL: "Optimal", simplex.INFEASIBLE: "Infeasible", simplex.UNBOUNDED: "Unbounded",
+    simplex.STOPPED: "IterationLimit",
+}  # fmt: skip
+
+
+class Optimum(NamedTuple):
+    """B LPs in float64. x and dual are NaN where status is not OPTIMAL.
+
+    value: [B] cost @ x
+    x:     [B, n]
+    dual:  [B, m] multipliers of the rows, >= 0 but on equalities
+    status:[B] a code of `simplex`, as the method ended
+    error: [B] the worst of primal residual, dual residual and gap, in the LP's own units (inf unless OPTIMAL)
+    proved:[B] error <= TOLERANCE: the value is optimal to that, whatever the method did
+    """
+
+    value: Float[np.ndarray, "B"]
+    x: Float[np.ndarray, "B n"]
+    dual: Float[np.ndarray, "B m"]
+    status: Int[np.ndarray, "B"]
+    error: Float[np.ndarray, "B"]
+    proved: Bool[np.ndarray, "B"]
+
+
+def maximise(cost, rows, right, *, equal: int = 0, free: tuple[int, ...] = (), first=None, limit: int = 0) -> Optimum:
+    """maximise cost [B, n] @ x subject to rows [B, m, n] @ x <= right [B, m], the first `equal` rows with =, and
+    x >= 0 but for the columns `free`. Leading axes of 1 are broadcast.
+
+    first: [B, equal] the column to start with in each equality row, if it is known that these make a good start
+    limit: pivots, at most; 0: 50 + 10 (m + n)
+    """
+    cost, rows, right = (np.asarray(a, np.float64) for a in (cost, rows, right))
+    B = max(len(cost), len(rows), len(right))
+    m, n = rows.shape[1:]
+    cost, rows, right = (np.broadcast_to(a, (B, *a.shape[1:])) for a in (cost, rows, right))
+    bad = ~(np.isfinite(cost).all(1) & np.isfinite(rows).all((1, 2)) & np.isfinite(right).all(1))
+    if bad.any():
+        raise ValueError(f"an LP needs finite numbers, item {int(np.flatnonzero(bad)[0])} has NaN or inf")
+    options = {"equal": equal, "free": tuple(free), "lean": 1.0, "limit": limit or 50 + 10 * (m + n), "points": 0}
+    data = (cost, rows, right, np.zeros((B, m)), first)
+    x, dual, nonbasic, status, _ = run(data, **options)
+    error = errors(cost, rows, right, x, dual, equal, free)
+    error = np.where(status == simplex.OPTIMAL, error, np.inf)
+    again = np.flatnonzero(np.isfinite(error) & (error > TOLERANCE))
+    if len(again):
+        closer = polished(cost[again], rows[again], right[again], nonbasic[again])
+        better = errors(cost[again], rows[again], right[again], closer[0], closer[1], equal, free)
+        use = better < error[again]
+        for whole, part in zip((x, dual, error), (closer[0], closer[1], better), strict=True):
+            whole[again[use]] = part[use]
+    x[status != simplex.OPTIMAL], dual[status != simplex.OPTIMAL] = np.nan, np.nan
+    return Optimum((cost * x).sum(1), x, dual, status, error, error <= TOLERANCE)
+
+
+def errors(cost, rows, right, x, dual, equal: int, free: tuple[int, ...]) -> Float[np.ndarray, "B"]:
+    """The worst of primal residual, dual residual and gap, each in units of the numbers that it is made of."""
+    is_free = np.isin(np.arange(cost.shape[1]), free)
+    size = np.abs(rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        left = (rows * x[:, None]).sum(2) - right
+        left[:, equal:] = np.maximum(left[:, equal:], 0)
+        primal = np.abs(left) / (1 + np.abs(right) + (size * np.abs(x)[:, None]).sum(2))
+        sign = np.where(is_free, 0, np.maximum(-x, 0)) / (1 + np.abs(x).max(1, keepdims=True))
+        short = cost - (rows * dual[..., None]).sum(1)
+        short = np.where(is_free, np.abs(short), np.maximum(short, 0))
+        reduced = short / (1 + np.abs(cost) + (size * np.abs(dual)[..., None]).sum(1))
+        wrong = np.maximum(-dual[:, equal:], 0) / (1 + np.abs(dual).max(1, keepdims=True))
+        paid, earned = right * dual, cost * x
+        gap = np.abs(paid.sum(1) - earned.sum(1)) / (1 + np.abs(paid).sum(1) + np.abs(earned).sum(1))
+        parts = [primal.max(1), sign.max(1), reduced.max(1), wrong.max(1, initial=0.0), gap]
+    worst = np.max(parts, 0)
+    return np.where(np.isnan(worst), np.inf, worst)
+
+
+def run(data, **options) -> tuple[np.ndarray, ...]:
+    """`simplex.solve` in float64, in calls of few sizes and bounded memory; arrays of the host in and out."""
+    m, n = data[1].shape[1:]
+    points = options["points"]
+    cells = (m + 2) * (n + 3) + points * (m + n + 1)
+    count = len(data[1])
+    tile = TILE if jax.default_backend() == "cpu" else max(TILE, bucket(min(count, MOST_CELLS // cells)) // 2)
+    many = max(1, min(TILES, MOST_CELLS // cells // tile)) * tile
+    found = []
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        at = 0
+        while at < count:  # two sizes of calls, so that few are ever compiled
+            size = many if count - at >= many else tile
+            some = np.minimum(np.arange(at, at + size), count - 1)
+            got = simplex.solve(*(None if a is None else a[some] for a in data), tile=tile, **options)
+            found.append([np.asarray(a)[: min(size, count - at)] for a in got])
+            at += size
+    return tuple(np.concatenate(a) for a in zip(*found, strict=True))
+
+
+def polished(*data) -> list[np.ndarray]:
+    """`simplex.polish` in float64, padded to powers of two."""
+    rows = np.minimum(np.arange(bucket(len(data[0]))), len(data[0]) - 1)
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        return [np.asarray(a)[: len(data[0])] for a in simplex.polish(*(a[rows] for a in data))]
+
+
+def bucket(count: int) -> int:
+    """The next power of two."""
+    return 1 << max(0, int(count) - 1).bit_length()

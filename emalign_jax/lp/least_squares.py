@@ -1,0 +1,139 @@
+"""Non-negative least squares for many targets that share their columns, in pure JAX (float64 in its own context).
+
+    minimise  w G w / 2 - h w   subject to   w >= 0   and, on the simplex,  sum w = 1
+
+The Gram matrix G is the same for all targets, so every product with it is one matrix product. First accelerated
+projected gradients find out roughly which weights are positive; then rounds of block principal pivoting, each a few
+steps of conjugate gradients on the positive weights and an exchange of those with a wrong sign, until nothing changes
+and the gradient vanishes. Steps are float32, the gradients that they start from and end with float64 (iterative
+refinement). Nothing is claimed of the answer: the caller bounds its error by duality.
+
+Source: Portugal, Judice, Vicente (1994), block pivoting; Beck and Teboulle (2009), restarts of O'Donoghue, Candes.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+PROJECTED = 14  # accelerated steps
+CONJUGATE = 11  # steps of conjugate gradients a round
+ROUNDS = 1  # between two looks of the host
+LOOKS = 20
+EXACT = 1e-14  # of the gradient on the positive weights, relative to what it is made of
+SOLVED = 1e-12  # conjugate gradients end where the squared residual, float32, has fallen by this
+SIGN = 1e-12  # a gradient off the positive weights may be so much too small, in the same units
+SIZES = (64, 256, 1024)  # targets of a call: few are ever compiled
+
+
+def solve(gram: Float[np.ndarray, "K K"], cross: Float[np.ndarray, "T K"], simplex: bool) -> Float[np.ndarray, "T K"]:
+    """The weights w [T, K] of T targets with h = cross [T, K]."""
+    unit = max(float(np.diagonal(gram).max(initial=0.0)), 1e-300)
+    gram, cross = gram / unit, cross / unit  # float32 has room for squares of what is left
+    scale = np.ones((len(cross), 1)) if simplex else np.maximum(np.abs(cross).max(1, keepdims=True), 1e-300)
+    cross = cross / scale
+    rate = 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-300)
+    out = np.zeros(cross.shape)
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        shared = jnp.asarray(gram)
+        for at in range(0, len(cross), SIZES[-1]):
+            left = np.arange(at, min(at + SIZES[-1], len(cross)))
+            start = None
+            for _ in range(LOOKS):
+                size = next(s for s in SIZES if s >= len(left))
+                rows = np.pad(left, (0, size - len(left)), mode="edge")
+                h = cross[rows]
+                w = _project(shared, h, rate, simplex) if start is None else out[rows]
+                start, done = (np.asarray(x) for x in _pivot(shared, h, w, simplex))
+                out[left] = start[: len(left)]
+                left = left[~done[: len(left)]]
+                if not len(left):
+                    break
+    return out * scale
+
+
+@functools.partial(jax.jit, static_argnames="simplex")
+def _project(gram, h, rate, simplex: bool):
+    """Accelerated projected gradients, restarted where the momentum points uphill."""
+    gram, h = (x.astype(jnp.float32) for x in (gram, h))
+    rate = jnp.asarray(rate, jnp.float32)
+    K = h.shape[1]
+    w = jnp.full_like(h, 1 / K) if simplex else jnp.zeros_like(h)
+
+    def step(state, _):
+        w, ahead, t, level = state
+        slope = ahead @ gram - h
+        moved = ahead - rate * slope
+        if simplex:
+            for _ in range(3):
+                above = moved > level
+                level = (jnp.where(above, moved, 0).sum(1, keepdims=True) - 1) / jnp.maximum(
+                    above.sum(1, keepdims=True), 1
+                )
+            moved = moved - level
+        new = jnp.maximum(moved, 0)
+        uphill = ((ahead - new) * (new - w)).sum(1, keepdims=True) > 0
+        t = jnp.where(uphill, 1.0, t)
+        following = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
+        ahead = new + jnp.where(uphill, 0, (t - 1) / following) * (new - w)
+        return (new, ahead, following, level), None
+
+    one = jnp.ones((len(h), 1), h.dtype)
+    (w, *_), _ = jax.lax.scan(step, (w, w, one, 0 * one), length=PROJECTED)
+    return w.astype(jnp.float64)
+
+
+@functools.partial(jax.jit, static_argnames="simplex")
+def _pivot(gram, h, w, simplex: bool):
+    """`ROUNDS` rounds; the weights, and whether they satisfy the optimality conditions."""
+    size = jnp.sqrt(jnp.diagonal(gram))
+    short = gram.astype(jnp.float32)
+
+    def centred(x, used):
+        """The part of x that keeps the sum of the weights in use."""
+        x = jnp.where(used, x, 0)
+        if not simplex:
+            return x
+        return jnp.where(used, x - x.sum(1, keepdims=True) / jnp.maximum(used.sum(1, keepdims=True), 1), 0)
+
+    def round_(state, _):
+        w, used, _ = state
+        w = jnp.where(used, w, 0)
+        if simplex:
+            w = w + jnp.where(used, (1 - w.sum(1, keepdims=True)) / jnp.maximum(used.sum(1, keepdims=True), 1), 0)
+        residual = centred(centred(h - w @ gram, used), used)  # the first leaves rounding of the size of the mean
+        left = jnp.maximum(jnp.abs(residual).max(1, keepdims=True), 1e-300)
+        residual = (residual / left).astype(jnp.float32)
+        first = (residual**2).sum(1, keepdims=True)
+
+        def conjugate(inner, _):
+            w, residual, direction, rho = inner
+            image = centred(direction @ short, used)
+            curvature = (direction * image).sum(1, keepdims=True)
+            going = (rho > SOLVED * first) & (curvature > 0)  # beyond it is noise, of whatever size
+            step = jnp.where(going, rho / jnp.where(going, curvature, 1), 0)
+            w, residual = w + step * direction, centred(residual - step * image, used)
+            new = (residual**2).sum(1, keepdims=True)
+            direction = residual + jnp.where(rho > 0, new / jnp.where(rho > 0, rho, 1), 0) * direction
+            return (w, residual, direction, new), None
+
+        start = (jnp.zeros_like(residual), residual, residual, first)
+        (change, *_), _ = jax.lax.scan(conjugate, start, length=CONJUGATE)
+        w = w + left * centred(change.astype(w.dtype), used)  # float32 steps need not keep the sum
+        slope = w @ gram - h
+        level = jnp.where(used, slope, 0).sum(1, keepdims=True) / jnp.maximum(used.sum(1, keepdims=True), 1)
+        slope = slope - level if simplex else slope
+        unit = size * (jnp.abs(w) @ size + jnp.abs(h / jnp.where(size > 0, size, 1)).max(1))[:, None]
+        wrong_in, wrong_out = used & (w < 0), ~used & (slope < -SIGN * unit)
+        exact = (jnp.where(used, jnp.abs(slope), 0) <= EXACT * unit * 100).all(1)
+        now = ~(wrong_in | wrong_out).any(1) & exact
+        return (jnp.where(used, w, 0), (used & ~wrong_in) | wrong_out, now), None
+
+    start = (w, w > 0, jnp.zeros(len(h), bool))
+    (w, used, done), _ = jax.lax.scan(round_, start, length=ROUNDS)
+    # what enters next is told by a tiny weight, for only the weights are kept between calls
+    return jnp.where(done[:, None], w, jnp.where(used, jnp.maximum(w, 1e-300), 0)), done
