@@ -27,7 +27,7 @@ def test_exact_benchmark_runs_small(tmp_path):
     assert all(row["closed"] == 1 for row in rows if "closed" in row)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_conversation_benchmark_runs_small(tmp_path):
     """It exits 1 if a promise is broken."""
     out = child(ROOT / "benchmarks" / "conversations.py", "--quick", "--out", tmp_path / "rows.json")

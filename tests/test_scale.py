@@ -35,6 +35,7 @@ def same_run(one, two):
     return a
 
 
+@pytest.mark.slow
 def test_blocks_do_not_matter(run, tmp_path):
     lines = []
     for name, block in (("whole", 100), ("blocks", 2)):
@@ -81,6 +82,7 @@ def test_the_number_of_games_compiles_nothing_anew():
     assert counts == counts[:1] * 3
 
 
+@pytest.mark.slow
 def test_unverified_runs_say_so(run, tmp_path):
     pooled = ["--protocol", "pooled", "--precision", "20", *SMALL, "--family", "hull", "--agents", "2"]
     code, out, _ = run("search", *pooled, "--no-verify", "--out", tmp_path / "run")
@@ -129,13 +131,13 @@ def test_bad_options(run, arguments, words, tmp_path, monkeypatch):
 
 
 DEVICES = """
-import os, threading, time
+import os, threading
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, numpy as np
 import emalign_jax as em
 from emalign_jax.play import gradient_play, stream
-games = em.random_games(jax.random.key(0), 400, agents=1, states=2, actions=2)
-stream.CACHED_CELLS = 16 * em.Pooled().cells(games, 2)  # tiles of 16: 25 of them
+games = em.random_games(jax.random.key(0), 200, agents=1, states=2, actions=2)
+stream.CACHED_CELLS = 16 * em.Pooled().cells(games, 2)  # tiles of 16: 13 of them
 def play(**given):
     solver = em.GradientPlay(steps=200, chunk=50)
     return em.solve(games, em.Pooled(), em.QuantalUser(20.0), solver, key=jax.random.key(0), verify=False).schemes
@@ -144,17 +146,18 @@ def spy(solver, game, *rest):
     out = advance(solver, game, *rest)
     (device,) = out[1].schemes.devices()
     used[device.id] = used.get(device.id, 0) + 1
-    if slow and device.id == 3:
-        time.sleep(2)
+    if slow and device.id == 3:  # stuck until the others have taken all tiles but its one, of a chunk at least
+        assert enough.wait(100), used
+    elif sum(used[n] for n in used if n != 3) >= 13 - 1:
+        enough.set()
     return out
-gradient_play.advance, slow = spy, False
+gradient_play.advance, slow, enough = spy, False, threading.Event()
 eight = play()
 assert sorted(used) == list(range(8)), used
 used.clear()
 slow = True
 again = play()
-others = [used[n] for n in used if n != 3]
-assert used.get(3, 0) < sum(others) / len(others) / 2, used  # the slow device does little, the others its share
+assert used.get(3, 0) <= 4, used
 np.testing.assert_array_equal(again, eight)
 slow = False
 devices = jax.local_devices()
@@ -173,7 +176,7 @@ def test_eight_devices_share_the_tiles_and_a_slow_one_holds_nobody():
 
 def host(number, port, out, *more, before=""):
     code = (
-        f"from emalign_jax.search import hosts; hosts.SILENCE = 4; {before}\nfrom emalign_jax.cli import main; main()"
+        f"from emalign_jax.search import hosts; hosts.SILENCE = 10; {before}\nfrom emalign_jax.cli import main; main()"
     )
     arguments = ["search", *SMALL, "--block", "2", "--out", out, "--hosts", "2", "--host", number, *more]
     return subprocess.Popen(
@@ -208,7 +211,7 @@ def test_two_processes_write_the_run_of_one(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_when_a_host_dies_the_other_ends_with_one_line(tmp_path, dead):
     port = free_port()
     stuck = "import time; from emalign_jax.search import parts; parts.write = lambda *a: time.sleep(100)"
@@ -225,7 +228,7 @@ def test_when_a_host_dies_the_other_ends_with_one_line(tmp_path, dead):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_host_that_stays_alone_ends_with_one_line(tmp_path, number):
     alone = host(number, free_port(), tmp_path / "run", before="hosts.MEETING = 3")
     out, err = alone.communicate(timeout=60)
