@@ -1,8 +1,7 @@
-"""Times of the main job's parts on this machine: `make benchmark`, or `python benchmarks/run.py --quick`.
+"""All benchmarks, one after the other: `python benchmarks/run.py` (`--quick`: the smoke tests, seconds each).
 
-Every row prints size, dtype, device, the median of five runs with compilation apart, and the gain reached.
-Comparisons with other software and with the machine's limits belong to a later version of this file; the exact part
-has its own, `benchmarks/exact.py`.
+Each is a script of its own, run in a process of its own with one OpenMP thread. Into --out go NAME.json of each, and
+`ratios.md` and `ratios.png`: every row that is a comparison, with its target.
 """
 
 from __future__ import annotations
@@ -10,93 +9,84 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
-import time
-from datetime import UTC, datetime
+import subprocess
+import sys
 from pathlib import Path
 
-import jax
-import numpy as np
-
-import emalign_jax as em
+HERE = Path(__file__).parent
+SCRIPTS = ("search", "play", "lps", "tuning", "exact", "conversations")
 
 
-def timed(call, repeats: int):
-    """(first seconds with compilation, median seconds of the repeats, last result)."""
-    began = time.perf_counter()
-    result = call()
-    first = time.perf_counter() - began
-    rest = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        result = call()
-        rest.append(time.perf_counter() - began)
-    return first, statistics.median(rest), result
+def comparisons(folder: Path) -> list[dict]:
+    """Rows with a ratio, from all scripts that have run."""
+    found = []
+    for name in SCRIPTS:
+        if (path := folder / f"{name}.json").exists():
+            document = json.loads(path.read_text())
+            found += [row | {"script": name} for row in document["rows"] if "ratio" in row]
+    return found
 
 
-def search_row(name, games, protocol, user, repeats, **arguments):
-    first, median, found = timed(lambda: em.solve(games, protocol, user, **arguments), repeats)
-    relative = found.certificate.relative_gain.max(-1)
-    count = games.batch_shape[0]
-    return {
-        "row": name,
-        "games": count,
-        "dtype": "float32 play, float64 check",
-        "first_s": first,
-        "median_s": median,
-        "per_second": count / median,
-        "unit": "games",
-        "reached": f"{np.mean(relative <= 1e-3):.1%} within 1e-3, worst {relative.max():.1e}",
-    }
+def bound(target) -> tuple[bool, float]:
+    """(whether more is better, the target)."""
+    text = str(target or "nan")
+    return not text.startswith("<"), float(text.strip("<>= "))
+
+
+def table(rows: list[dict]) -> str:
+    lines = ["| row | size | ratio | target |", "| --- | --- | ---: | ---: |"]
+    for row in rows:
+        lines.append(f"| {row['row']} | {row['size']} | {row['ratio']:.3g} | {row.get('target', '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(rows: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 0.45 * len(rows) + 1.2), layout="constrained")
+    for y, row in enumerate(reversed(rows)):
+        more, target = bound(row.get("target"))
+        met = row["ratio"] >= target if more else row["ratio"] <= target
+        colour = "#999999" if target != target else "#0072B2" if met else "#D55E00"  # Okabe-Ito
+        axes.barh(y, row["ratio"], height=0.6, color=colour)
+        axes.plot([target] * 2, [y - 0.4, y + 0.4], color="black", lw=2)
+        axes.annotate(f"{row['ratio']:.3g}", (row["ratio"], y), (4, 0), textcoords="offset points", va="center")
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    names = [row["row"].replace(", against", "\nagainst") for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), names, fontsize=7)
+    axes.set_xlabel("ratio: times faster than the baseline, or times the floor; black: the target (orange: missed)")
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, one repeat: a smoke test")
-    parser.add_argument("--out", type=Path, help="write the rows as JSON here")
-    options = parser.parse_args()
-    count, repeats = (8, 1) if options.quick else (256, 5)
-    key = jax.random.key(0)
-    selection = em.random_games(key, count, family="shared_bias", agents=5, information_worth=0.02)
-    pooled = em.random_games(key, count, family="hull", agents=2, states=3, information_worth=0.02)
-    rows = [
-        search_row(
-            "search, Selection rational, K = 5, A = Y = 4, from monopolists",
-            selection,
-            em.Selection(),
-            em.RationalUser(),
-            repeats,
-            start="monopolist",
-            key=key,
-        ),
-        search_row(
-            "search, Pooled quantal L = 20, K = 2, XB = 3, M = A = 4",
-            pooled,
-            em.Pooled(),
-            em.QuantalUser(20.0),
-            repeats,
-            key=key,
-            messages=4,
-        ),
-    ]
-    device = jax.devices()[0]
-    document = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device.device_kind,
-        "processors": os.cpu_count(),
-        "machine": platform.platform(),
-        "jax": jax.__version__,
-        "rows": rows,
-    }
-    print(f"{document['created']}  {document['device']}, {document['processors']} processors, jax {jax.__version__}\n")
-    for row in rows:
-        print(
-            f"{row['row']}\n    {row['games']} games, {row['dtype']}: first {row['first_s']:.2f} s, median "
-            f"{row['median_s']:.2f} s, {row['per_second']:.0f} {row['unit']}/s; {row['reached']}"
-        )
-    if options.out:
-        options.out.write_text(json.dumps(document, indent=2) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes: do they run at all?")
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="these scripts")
+    parser.add_argument("--nashopt", metavar="PYTHON", help="an interpreter that has nashopt, for the rows against it")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder (default: %(default)s)")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    failed = []
+    for name in given.only:
+        command = [sys.executable, HERE / f"{name}.py", "--out", given.out / f"{name}.json"]
+        command += ["--quick"] * given.quick
+        if given.nashopt and name in ("play", "tuning"):
+            command += ["--nashopt", given.nashopt]
+        print(f"== {name}", flush=True)
+        if subprocess.run(command, env=environment, check=False).returncode:
+            failed.append(name)
+    rows = comparisons(given.out)
+    (given.out / "ratios.md").write_text(table(rows))
+    if rows:
+        picture(rows, given.out / "ratios.png")
+    print(f"\n{table(rows)}\nWritten: {given.out}/*.json, ratios.md, ratios.png")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -56,11 +56,12 @@ def check(protocol: Any, user: Any, solver: Any) -> None:
         )
 
 
-def starts_of(games: Game, protocol: AbstractProtocol, key, starts: int, messages: int) -> jax.Array:
-    """Random schemes [S, ..., K, rows, M], of [..., K, rows, M] with one start; game i's depends on (key, start, i)."""
+def starts_of(games: Game, protocol: AbstractProtocol, key, starts: int, messages: int, first: int = 0) -> jax.Array:
+    """Random schemes [S, ..., K, rows, M], of [..., K, rows, M] with one start; that of game i of the batch depends on
+    (key, start, first + i)."""
     count, rows = int(np.prod(games.batch_shape)), protocol.rows(games, messages)
     keys = [jax.random.fold_in(jax.random.fold_in(key, s), 0) for s in range(starts)]
-    drawn = jnp.stack([random_schemes(k, count, games.agents, rows, messages) for k in keys])
+    drawn = jnp.stack([random_schemes(k, count, games.agents, rows, messages, first=first) for k in keys])
     drawn = drawn.reshape(starts, *games.batch_shape, *drawn.shape[2:])
     return drawn[0] if starts == 1 else drawn
 

@@ -98,6 +98,7 @@ def random_games(
     key: jax.Array,
     count: int,
     *,
+    first: int = 0,
     family: str = "hull",
     agents: int = 5,
     states: int = 4,
@@ -115,6 +116,7 @@ def random_games(
 
     The user's utilities are standard normal, the law of y is uniform on the simplex.
 
+    first:             number of the first game: games first, ..., first + count - 1 of a larger batch
     family:            one of FAMILIES
     agents, states, actions: K, Y, A
     user_features, agent_features: XA (1: the user knows nothing) and XB (default: as many as states)
@@ -127,6 +129,7 @@ def random_games(
     Raises `ValueError` that names the argument and the rule.
     """
     features = states if agent_features is None else agent_features
+    first = integer("first", first, 0)
     check_arguments(
         count=count, family=family, agents=agents, states=states, actions=actions, user_features=user_features,
         agent_features=features, user_information=user_information, agent_information=agent_information,
@@ -136,7 +139,7 @@ def random_games(
         _draw, key, family=family, sizes=(agents, states, actions, user_features, features),
         knobs=(user_information, agent_information, noise, bias, alignment),
     )  # fmt: skip
-    parts = draw(np.arange(count), 0)
+    parts = draw(np.arange(first, first + count), 0)
     block = min(count, REDRAW_BLOCK)
     poor = np.flatnonzero(_worth(parts) < information_worth)
     for attempt in range(1, MAX_REDRAWS + 1):
@@ -145,7 +148,7 @@ def random_games(
         still = []
         for at in range(0, len(poor), block):
             some = poor[at : at + block]
-            new = [x[: len(some)] for x in draw(np.resize(some, block), attempt)]
+            new = [x[: len(some)] for x in draw(first + np.resize(some, block), attempt)]
             for part, values in zip(parts, new, strict=True):
                 part[some] = values
             still.append(some[_worth(new) < information_worth])

@@ -5,6 +5,8 @@ In a conversation they are whole rules, [..., K, XB * H, M]: a row for each x_B 
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,16 +15,40 @@ from jaxtyping import Float
 from emalign_jax.game import Array, Game
 from emalign_jax.protocols import AbstractProtocol
 
+DRAWN = 256  # games drawn in one call
 ROW_SUM_TOLERANCE = 1e-5  # float32 softmax rows miss 1 by about 1e-7; files may be rounded
 
 
 def random_schemes(
-    key: jax.Array, games: int, agents: int, features: int, messages: int, *, spread: float = 1.0
+    key: jax.Array, games: int, agents: int, features: int, messages: int, *, spread: float = 1.0, first: int = 0
 ) -> Float[jax.Array, "N K XB M"]:
-    """Softmax of normal logits; scheme n depends on (key, n) alone, not on the batch."""
-    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(games))
-    logits = jax.vmap(lambda k: jax.random.normal(k, (agents, features, messages)))(keys)
+    """Softmax of normal logits; scheme n of the batch depends on (key, first + n) alone."""
+    return _softmax_of_normals(key, first + jnp.arange(games), (agents, features, messages), spread)
+
+
+def _softmax_of_normals(key, numbers, shape, spread=1.0):
+    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
+    logits = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
     return jax.nn.softmax(spread * logits, axis=-1)
+
+
+def numbered_schemes(
+    key: jax.Array, first: int, games: int, agents: int, features: int, messages: int
+) -> Float[np.ndarray, "N K XB M"]:
+    """`random_schemes` of games first, first + 1, ... in float64, the same to the last bit in any batch.
+
+    Compiled arithmetic may round differently in another batch size or another lane of a vector, so whole tiles are
+    drawn, always the same ones.
+    """
+    begin = first // DRAWN * DRAWN
+    tiles = [_drawn(key, at, agents, features, messages) for at in range(begin, first + games, DRAWN)]
+    drawn = np.concatenate([np.asarray(tile, np.float64) for tile in tiles])[first - begin :][:games]
+    return drawn / drawn.sum(-1, keepdims=True)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _drawn(key, first, agents, features, messages):
+    return _softmax_of_normals(key, first + jnp.arange(DRAWN), (agents, features, messages))
 
 
 def full_revelation(agents: int, features: int, messages: int) -> Float[np.ndarray, "K XB M"]:

@@ -23,7 +23,7 @@ from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, play
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
-from emalign_jax.schemes import check_schemes, check_shape, random_schemes
+from emalign_jax.schemes import check_schemes, check_shape, numbered_schemes
 from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser
 
@@ -31,6 +31,7 @@ STARTS = ("random", "monopolist")
 Solver = GradientPlay | BestResponseDynamics | SmoothPlay
 LPS_TOGETHER = 1024  # games whose LPs are solved at a time
 SEARCHED = 6  # so much less often is a game moved by best responses that must be searched for
+VALUED_CELLS = 2**24  # numbers in the largest tensor when payoffs are computed without checks
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
 
 
@@ -63,6 +64,7 @@ def solve(
     starts: int = 1,
     start: Any = "random",
     messages: int | None = None,
+    first: int = 0,
     verify: bool = True,
     lp: str = "auto",
     progress=None,
@@ -76,6 +78,7 @@ def solve(
     start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
               schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
+    first:    number of the first game, for random starts: a batch may be solved in blocks.
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
     lp:       how best responses in Selection with a rational user are found, see `certify`.
     progress: called as progress(name of the stage, games done in it, games in it).
@@ -84,10 +87,10 @@ def solve(
               (`certify` the schemes afterwards); `result` says SMOOTH, or why the derivative cannot be trusted.
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
-    starts = integer("starts", starts, 1)
+    starts, first = integer("starts", starts, 1), integer("first", first, 0)
     messages = None if messages is None else integer("messages", messages, 1)
     if differentiation is not None or isinstance(solver, SmoothPlay):
-        return _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages)
+        return _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages, first)
     solver = GradientPlay() if solver is None else solver
     given = None if isinstance(start, str) else check_schemes(games, start, protocol)
     if given is None and start not in STARTS:
@@ -105,12 +108,12 @@ def solve(
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"
         )
-    search = _Search(games, protocol, user, solver, key, starts, M, lp, progress)
+    search = _Search(games, protocol, user, solver, key, starts, M, first, lp, progress)
     search.begin(start if given is None else given)
     return search.run(verify)
 
 
-def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages) -> Solution:
+def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages, first) -> Solution:
     solver = SmoothPlay() if solver is None else solver
     differentiation = Implicit() if differentiation is None else differentiation
     differentiable.check(protocol, user, solver)
@@ -121,7 +124,7 @@ def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, s
             raise ValueError("key: random starts need one, such as jax.random.key(0)")
         M = messages or protocol.messages(games)
         check_sizes(games, protocol, user, M, alone=False, exactly=False)
-        start = differentiable.starts_of(games, protocol, key, starts, M)
+        start = differentiable.starts_of(games, protocol, key, starts, M, first)
     else:
         check_shape(games, np.shape(start), protocol)
         check_sizes(games, protocol, user, np.shape(start)[-1], alone=False, exactly=False)
@@ -150,13 +153,12 @@ def check_sizes(
 class _Search:
     """The flat list of (start, game) pairs and what is known of each."""
 
-    def __init__(self, games, protocol, user, solver, key, starts, messages, lp, progress):
-        self.lp = lp
-        self.games, self.solver, self.key, self.M = games, solver, key, messages
+    def __init__(self, games, protocol, user, solver, key, starts, messages, first, lp, progress):
+        self.games, self.solver, self.key, self.M, self.lp = games, solver, key, messages, lp
         self.batch = (starts, *games.batch_shape) if starts > 1 else games.batch_shape
         self.flat = exact.flatten_games(games, self.batch)
         self.N, self.K, self.rows = len(self.flat.prior), games.agents, protocol.rows(games, messages)
-        self.per_start = self.N // starts
+        self.per_start, self.first = self.N // starts, first
         self.protocol, self.user = (parameters.flatten(module, self.batch) for module in (protocol, user))
         self.reduced = reduce_game(self.flat, np)
         form = standard_form(self.reduced, self.protocol, self.user)  # play is in standard units, like the checks
@@ -241,9 +243,8 @@ class _Search:
     def random(self, attempt: int) -> np.ndarray:
         starts = range(self.N // self.per_start)
         keys = [jax.random.fold_in(jax.random.fold_in(self.key, s), attempt) for s in starts]
-        drawn = [np.asarray(random_schemes(k, self.per_start, self.K, self.rows, self.M), np.float64) for k in keys]
-        drawn = np.concatenate(drawn)
-        return drawn / drawn.sum(-1, keepdims=True)
+        sizes = self.per_start, self.K, self.rows, self.M
+        return np.concatenate([numbered_schemes(k, self.first, *sizes) for k in keys])
 
     # the search
 
@@ -391,9 +392,12 @@ class _Search:
         """Payoffs by the accelerated route, for schemes that are not checked."""
         from emalign_jax.payoffs import payoffs
 
-        games = Game(*(np.asarray(x, self.solver.dtype) for x in self.flat.__dict__.values()), check="shapes")
-        got = payoffs(games, self.schemes, self.protocol, self.user)
-        return (
-            np.asarray(got.user, np.float64).reshape(self.batch),
-            np.asarray(got.agents, np.float64).reshape((*self.batch, self.K)),
-        )
+        everything = self.flat, self.schemes, self.protocol, self.user
+        together = max(1, VALUED_CELLS // self.cells)
+        parts = []
+        for at in range(0, self.N, together):
+            games, *rest = jax.tree.map(lambda x, at=at: x[at : at + together], everything)
+            games = Game(*(np.asarray(x, self.solver.dtype) for x in games.__dict__.values()), check="shapes")
+            parts.append(payoffs(games, *rest))
+        user, agents = (np.concatenate([np.asarray(x, np.float64) for x in part]) for part in zip(*parts, strict=True))
+        return user.reshape(self.batch), agents.reshape((*self.batch, self.K))

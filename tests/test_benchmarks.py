@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_benchmark_runs_small(tmp_path):
-    out = child(ROOT / "benchmarks" / "run.py", "--quick", "--out", tmp_path / "rows.json")
+def test_search_benchmark_runs_small(tmp_path):
+    out = child(ROOT / "benchmarks" / "search.py", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert len(rows) == 2
     for row in rows:
@@ -27,7 +27,7 @@ def test_exact_benchmark_runs_small(tmp_path):
     assert all(row["closed"] == 1 for row in rows if "closed" in row)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_conversation_benchmark_runs_small(tmp_path):
     """It exits 1 if a promise is broken."""
     out = child(ROOT / "benchmarks" / "conversations.py", "--quick", "--out", tmp_path / "rows.json")
@@ -54,8 +54,10 @@ def test_lp_benchmark_runs_small(tmp_path):
 
 
 @pytest.mark.slow
-def test_play_benchmark_runs_small(tmp_path):
-    out = child(ROOT / "benchmarks" / "play.py", "--quick", "--out", tmp_path / "rows.json")
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+def test_all_benchmarks_from_one_command(tmp_path):
+    out = child(ROOT / "benchmarks" / "run.py", "--quick", "--only", "play", "--out", tmp_path)
+    rows = json.loads((tmp_path / "play.json").read_text())["rows"]
     assert len(rows) == 2
     assert all(row["row"] in out and row["ratio"] > 0 for row in rows)
+    assert (tmp_path / "ratios.md").read_text().count("\n") == 4
+    assert (tmp_path / "ratios.png").stat().st_size > 0

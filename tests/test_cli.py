@@ -249,13 +249,13 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
 
 
 def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
-    from emalign_jax.search import run_directory
+    from emalign_jax.search import parts
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     assert run("search", *SMALL, "--out", "mine")[0] == 0
-    monkeypatch.setattr(run_directory, "write_arrays", full)
+    monkeypatch.setattr(parts, "merge", full)
     assert refused(run("search", *SMALL, "--out", "mine", "--force"), "No space left")
     assert refused(run("search", *SMALL, "--out", "other"), "No space left")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

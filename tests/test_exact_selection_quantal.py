@@ -64,8 +64,8 @@ def candidates(rng, XB, count, found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.0, 0.02, 0.3])
-@pytest.mark.parametrize(("seed", "XA"), [(0, 2), (1, 1)])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(0.02, marks=pytest.mark.nightly), 0.3])
+@pytest.mark.parametrize(("seed", "XA"), [(0, 2), pytest.param(1, 1, marks=pytest.mark.nightly)])
 def test_brackets_close_and_nothing_beats_them(seed, XA, temperature):
     rng = np.random.default_rng([seed, XA])
     game = random_game(seed, K=2 + seed, XA=XA)

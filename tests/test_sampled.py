@@ -79,7 +79,10 @@ def test_gradients_agree_with_the_enumerated_conversation(case):
     check_gradient(*make(agents, rounds), rounds, to, user)
 
 
-@pytest.mark.parametrize("case", ["truthful", "questions, all", pytest.param("planning, all", marks=NIGHTLY)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", ["truthful", pytest.param("questions, all", marks=NIGHTLY), pytest.param("planning, all", marks=NIGHTLY)]
+)
 def test_gradients_where_a_message_is_never_sent(case):
     agents, rounds, to, user = CASES[case]
     game, schemes = make(agents, rounds)
@@ -96,6 +99,7 @@ def check_gradient(game, schemes, rounds, to, user):
     np.testing.assert_array_equal(got.mean, em.pseudo_gradient(copies(game), schemes, protocol, user))
 
 
+@pytest.mark.slow
 def test_without_exploration_a_silent_message_has_no_slope():
     game, schemes = make(2, 1)
     schemes[0] = np.eye(M)[0]
@@ -173,6 +177,7 @@ def test_outcomes_of_probability_zero_are_never_drawn():
     np.testing.assert_array_equal(_pick(law, edge), [1, 1, 3, 3, 3, 3])
 
 
+@pytest.mark.slow
 def test_ten_agents_and_six_rounds():
     began = time.perf_counter()
     user = em.FixedReplies("questions", quantal)
@@ -197,6 +202,7 @@ def test_a_long_tree_in_float32_keeps_its_small_weights():
     np.testing.assert_allclose(got.user, full.user, atol=2e-2)  # 24 signals tell x_B but for one time in thousands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("agents", "rounds"), [(10, 2), pytest.param(2, 6, marks=NIGHTLY)])
 def test_play_serves_aligned_agents_where_nothing_can_be_enumerated(agents, rounds):
     # she must name x_B, and they begin by telling nearly nothing
@@ -215,6 +221,7 @@ def test_play_serves_aligned_agents_where_nothing_can_be_enumerated(agents, roun
     assert last.user - first.user > 5 * (first.user_error + last.user_error)
 
 
+@pytest.mark.slow
 def test_play_takes_fresh_numbers_in_each_step(monkeypatch):
     # the same play with the hook undone goes elsewhere, and so does play of other seeds
     game, schemes = make(2, 1)

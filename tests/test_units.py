@@ -56,7 +56,8 @@ def test_silence_is_no_equilibrium_of_two_prosecutors_in_any_unit():
             np.testing.assert_allclose(certificate.relative_gain, 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("unit", [1e-6, 1e6])
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", [1e-6, pytest.param(1e6, marks=pytest.mark.nightly)])
 def test_quantal_users_follow_if_their_precision_does(unit):
     games, schemes = games_and_profiles(4)
     scaled = em.Game(games.prior, unit * games.user_utility, games.agent_utilities)

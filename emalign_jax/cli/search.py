@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -84,6 +85,24 @@ def search(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of random games and starts.")] = 0,
     out: Annotated[str | None, typer.Option(help="Run directory; default search-1, search-2, ...")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run directory if it is there.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Without checks play is as good as it ends: no gains, no certificates, no monopoly.",
+        ),
+    ] = True,
+    block: Annotated[
+        int | None, typer.Option(min=1, help="Games in memory at a time; default by the memory at hand.")
+    ] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One of several processes that the cluster (Slurm, MPI, ...) started.")
+    ] = False,
+    hosts: Annotated[
+        int | None, typer.Option(min=2, help="The same where no cluster says so: how many there are,")
+    ] = None,
+    host: Annotated[int | None, typer.Option(min=0, help="which one this is, from 0,")] = None,
+    coordinator: Annotated[str | None, typer.Option(help="and ADDRESS:PORT of host 0.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """Search equilibria, certify them, print a table and write a run directory with a figure.
@@ -99,17 +118,23 @@ def search(
       emalign search --compare 2 --agents 2,3,5 --count 20
       emalign search --rounds 2 --replies 3 --count 20 --agents 1,2
       emalign search --games games.npz --out my-run --json > my-run.json
+      emalign search --protocol pooled --precision 20 --agents 2 --count 1000000 --no-verify
+      emalign search --out run --hosts 2 --host 0 --coordinator 10.0.0.1:1234   (and on the other host: --host 1)
     """
     config: dict[str, Any] = {
         name: str(value) if isinstance(value, Path) else value for name, value in locals().items()
     }
     began = time.perf_counter()
 
+    import jax.numpy as jnp
+
     import emalign_jax as em
     from emalign_jax.files import sizes
-    from emalign_jax.search import run_directory, table
+    from emalign_jax.search import hosts as meeting
+    from emalign_jax.search import parts, run_directory, table
     from emalign_jax.search.figure import draw
-    from emalign_jax.search.job import SearchJob, run
+    from emalign_jax.search.job import SearchJob
+    from emalign_jax.search.stream import search_blocks, tally
 
     families = tuple(part.strip() for part in family.split(","))
     for name in families:
@@ -123,7 +148,7 @@ def search(
     if user_features is None:
         config["user_features"] = 1 if rule.conversation is None else 3
     if start is None:
-        start = "monopolist" if protocol is Protocol.selection else "random"
+        start = "monopolist" if protocol is Protocol.selection and verify else "random"
     solver = make_solver(method, steps, tolerance, extrapolation)
     job = SearchJob(
         protocol=rule,
@@ -137,51 +162,90 @@ def search(
         starts=starts,
         messages=messages,
         seed=seed,
+        verify=verify,
     )
     if games is not None:
         read = [em.load_games(games, agents=k) for k in sizes(games)]
         job = dataclasses.replace(job, games={batch.agents: batch for batch in read})
+    if not verify and method is not Method.play:
+        raise ValueError("--no-verify: belongs to --method play; best_responses consist of exact checks")
+    several = distributed or any(option is not None for option in (hosts, host, coordinator))
+    _check_hosts(distributed, hosts, host, coordinator, out)
+    job.check()
     path = run_directory.choose(out, "search", force)
-    with ProgressBar() as progress:
-        cells = run(job, progress)
-    rows = table.game_rows(cells)
-    lines = table.summary(rows)
-    seconds = time.perf_counter() - began
-    with run_directory.writing(path, force) as directory:
-        run_directory.write_table(directory, rows)
-        run_directory.write_arrays(directory, cells)
-        manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
-        run_directory.write_json(directory / "manifest.json", manifest | {"kind": "search", "title": _title(job)})
-        drawn = draw(rows, lines, directory, _title(job))
-    failed = table.failures(rows)
+    most = block or parts.block_size(verify)
+    if several:
+        terms = {name: config[name] for name in config if name not in ("host", "json_")}
+        here = meeting.meet(coordinator, hosts, host, f"{em.__version__} {terms} {jnp.result_type(float)}", most)
+    else:
+        here = meeting.Meeting(0, 1, secrets.randbits(32), most)
+    shared = max(1, -(-max(count for _, _, count in job.cells()) // (4 * here.hosts))) if several else most
+    blocks = job.blocks(min(here.block, max(shared, meeting.LEAST)) if block is None else here.block)
+    team = meeting.Team(path.parent / f".{path.name}.{here.token:08x}", here.host, here.hosts)
+    with team.at_work():
+        with ProgressBar() as progress:
+            done = search_blocks(job, blocks, team, progress)
+        team.say("searched")
+        if here.host > 0:
+            (code,) = team.wait("merged", [0])
+            print(f"emalign: host {here.host} did {done} of {len(blocks)} blocks; the run is {path}", file=sys.stderr)
+            raise typer.Exit(int(code))
+        team.wait("searched")
+        with run_directory.writing(path, force) as directory:
+            parts.merge(team.path, blocks, directory)
+            found = tally(directory, blocks)
+            seconds = time.perf_counter() - began
+            manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
+            run_directory.write_json(directory / "manifest.json", manifest | {"kind": "search", "title": _title(job)})
+            drawn = draw(found.spread, found.lines, directory, _title(job))
+        team.say("merged", str(int(found.failures > 0)))
+    failed = table.failures(found.failed, count=found.failures)
     if json_:
-        columns = ["family", "game", "start", "normalised_value", "relative_gain"]
-        extra = rows.filter(columns).to_dict(orient="records")
-        entries = []
-        for cell in cells:
-            by_game = type(cell.certificate)(*(x.swapaxes(0, 1) for x in cell.certificate))  # as in `rows`
-            results = cell.solution.result.swapaxes(0, 1)
-            at = len(entries)
-            entries += table.json_rows(by_game, results, extra[at : at + results.size])
         summary = {
-            "cells": lines.to_dict("records"), "failed": len(rows.query("not ok")), "run": str(path),
-            "tolerance": tolerance, "seconds": seconds,
+            "cells": found.lines.to_dict("records"), "failed": found.failures, "unverified": found.unverified,
+            "run": str(path), "tolerance": tolerance, "seconds": seconds,
         }  # fmt: skip
-        print(json.dumps(table.document(entries, summary), allow_nan=False))
+        _print_json(parts.entries(path), summary)
     else:
         print(_title(job) + ": user value (0 no information, 1 full information)\n")
-        print(table.render(lines, tolerance))
-        without = len(rows.query("normalised_value.isna() and user_value.notna()"))
-        if without:
-            print(f"\n{without} games in which information is worth nothing have no normalised value.")
-        if len(rows.query("ok and not certified")):
+        print(table.render(found.lines, tolerance))
+        if found.worthless:
+            print(f"\n{found.worthless} games in which information is worth nothing have no normalised value.")
+        if found.unproved:
             print("\nGains here are the largest that were found; the certificates do not exclude larger ones.")
+        if found.unverified:
+            print("\nNot verified: these are the profiles that play ended with; nobody looked for deviations.")
         if failed:
             print(f"\nNot within {tolerance:g} of the payoff range:\n{failed}")
-        print(f"\n{len(rows)} games in {seconds:.1f} s. Table, schemes and certificates: {path}")
+        print(f"\n{found.games} games in {seconds:.1f} s. Table, schemes and certificates: {path}")
         print(f"Figure: {' and '.join(str(path / name) for name in drawn)}")
     if failed:
         raise typer.Exit(1)
+
+
+def _check_hosts(distributed: bool, hosts: int | None, host: int | None, coordinator: str | None, out) -> None:
+    given = [option is not None for option in (hosts, host, coordinator)]
+    if distributed and any(given):
+        raise ValueError("--distributed: the cluster says who is who; leave out --hosts, --host and --coordinator")
+    if any(given) and not all(given):
+        raise ValueError("--hosts, --host, --coordinator: go together; give all three, or --distributed alone")
+    if hosts is not None and host is not None and host >= hosts:
+        raise ValueError(f"--host: expected a number from 0 to {hosts - 1}, got {host}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"--coordinator: expected ADDRESS:PORT, got {coordinator!r}")
+    if (distributed or any(given)) and out is None:
+        raise ValueError("--out: needed with several hosts, and the same for all: a place that all of them see")
+
+
+def _print_json(entries, summary: dict) -> None:
+    """The one JSON document, entry by entry."""
+    from emalign_jax.search import table
+
+    whole = table.document([], summary)
+    print(f'{{"schema": {whole["schema"]}, "games": [', end="")
+    for n, entry in enumerate(entries):
+        print(", " * (n > 0) + json.dumps(table.plain(entry), allow_nan=False), end="")
+    print(f'], "summary": {json.dumps(whole["summary"], allow_nan=False)}}}')
 
 
 def _title(job) -> str:
@@ -197,4 +261,5 @@ def _title(job) -> str:
     rounds = "" if talk is None else f", {talk.rounds} rounds of talk"
     if isinstance(job.protocol, Comparison):
         rounds = f" of {job.protocol.compared} agents"
-    return f"{type(job.protocol).__name__}{rounds}, {user}, {start}"
+    checked = "" if job.verify else ", not verified"
+    return f"{type(job.protocol).__name__}{rounds}, {user}, {start}{checked}"

@@ -145,8 +145,8 @@ class _Play:
         self.gap = np.full(schemes.shape[:2], np.inf)
         self.finite = np.ones(N, bool)
         self.taken = np.zeros(N, int)
-        self.lock = threading.Lock()  # of the first chunk, so that nothing is compiled twice, and of progress
-        self.compiled = False
+        self.telling, self.compiling = threading.Lock(), threading.Lock()
+        self.compiled = len(jax.local_devices()) > 1  # what one core compiles serves all, not what a device does
 
     def __call__(self, queue: Queue) -> None:
         total, chunk = len(self.schedule.step), self.solver.chunk
@@ -183,14 +183,14 @@ class _Play:
 
     def advance(self, tile, state, taken):
         game, protocol, user = tile
-        with contextlib.nullcontext() if self.compiled else self.lock:
+        with contextlib.nullcontext() if self.compiled else self.compiling:
             state, reached = advance(self.solver, game, protocol, user, state, self.schedule, taken)
             self.compiled = True
         return state, reached
 
     def tell(self, steps: int) -> None:
         if self.progress is not None:
-            with self.lock:
+            with self.telling:
                 self.progress(steps)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax.game import Array
 from emalign_jax.protocols._base import softmax, user_scale
 from emalign_jax.schemes import to_logits
 
@@ -41,7 +42,7 @@ class State(NamedTuple):
 class Reached(NamedTuple):
     """Where a chunk ends: schemes, the stationarity gap of each agent in utility units, and whether all is finite."""
 
-    schemes: Float[jax.Array, "K rows M N"]
+    schemes: Float[Array, "K rows M N"]
     gap: Float[jax.Array, "K N"]
     finite: Bool[jax.Array, "N"]
 

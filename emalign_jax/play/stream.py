@@ -2,6 +2,8 @@
 
 A tile is as wide as caches (on an accelerator, memory) allow, so only a handful of sizes is ever compiled and memory
 does not grow with the number of games. A lane whose game is done takes the next one: nobody waits for a slow game.
+One array sharded over the devices (`jax.sharding`) would be one program, in which all wait for the slowest at every
+call; games need nothing from each other, so each device runs a program of its own and takes tiles from the queue.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from jaxtyping import Int
 
 SMALLEST = 16  # lanes; tiles have 16, 64, 256, ... of them
 CACHED_CELLS = 2**16  # numbers in the largest tensor of a tile on a CPU: a quarter of a megabyte in float32
+MOST_LANES = 256  # on a CPU
 MOST_CELLS = 2**26  # and where one game alone does not fit into a cache, all workers together
 BYTES_A_CELL = 64  # of an accelerator's memory: float32, and a dozen tensors alive
 
@@ -39,10 +42,14 @@ def workers(devices: list[Any]) -> int:
 
 
 def tile_width(games: int, cells: int, devices: list[Any]) -> int:
-    """Lanes of a tile. cells: numbers in one game's largest tensor."""
+    """Lanes of a tile. cells: numbers in one game's largest tensor.
+
+    On a CPU it does not depend on the number of games: another width is another program, which rounds otherwise, and
+    in games with many equilibria that may end in another one. So a game ends the same in any batch.
+    """
     team = workers(devices)
     if devices[0].platform == "cpu":
-        fit = max(CACHED_CELLS // cells, min(SMALLEST, MOST_CELLS // (cells * team)), 1)
+        fit = max(min(CACHED_CELLS // cells, MOST_LANES), min(SMALLEST, MOST_CELLS // (cells * team)), 1)
     else:
         fit = max(1, int(_free_bytes(devices[0])) // (BYTES_A_CELL * cells))
     if fit < SMALLEST:
@@ -50,7 +57,7 @@ def tile_width(games: int, cells: int, devices: list[Any]) -> int:
     widest = SMALLEST
     while 4 * widest <= fit:
         widest *= 4
-    return min(widest, bucket(-(-games // team)))
+    return widest if devices[0].platform == "cpu" else min(widest, bucket(-(-games // team)))
 
 
 def _free_bytes(device) -> int:

@@ -1,21 +1,28 @@
-"""The main job: make games, search equilibria, certify them, set monopoly beside them."""
+"""The main job, block by block: make games, search equilibria, certify them, set monopoly beside them.
+
+What becomes of a game depends on its family, number and seed alone, not on the block it is in.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from emalign_jax.exact import Certificate
 from emalign_jax.exact.certificate import flatten_games
-from emalign_jax.families import FAMILIES, random_games
+from emalign_jax.families import FAMILIES, check_arguments, random_games
 from emalign_jax.game import Game
 from emalign_jax.monopoly import monopoly
-from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.payoffs import payoffs
+from emalign_jax.protocols import AbstractProtocol, Pooled
+from emalign_jax.result import Result
+from emalign_jax.schemes import full_revelation, no_information
 from emalign_jax.solve import Solution, Solver, check_sizes, solve
 from emalign_jax.users import AbstractUser
 
@@ -31,7 +38,8 @@ def games_key(seed: int, family: str) -> jax.Array:
 class SearchJob:
     """What to search. `games` holds given games, one batch a number of agents; None draws random ones.
 
-    The other fields of games (family, agents, count, knobs) are used for random games only.
+    The other fields of games (family, agents, count, knobs) are used for random games only. verify=False plays and
+    checks nothing: no gains, no monopoly.
     """
 
     protocol: AbstractProtocol
@@ -46,62 +54,112 @@ class SearchJob:
     starts: int = 1
     messages: int | None = None
     seed: int = 0
+    verify: bool = True
 
-    def cells(self) -> Iterator[tuple[str, int, Game]]:
-        """(family, K, games), in the order of the table."""
+    def cells(self) -> list[tuple[str, int, int]]:
+        """(family, K, number of games), in the order of the table."""
         if self.games is not None:
-            for agents, games in self.games.items():
-                yield STATED, agents, flatten_games(games, games.batch_shape)
-            return
-        for family in self.families:
-            for agents in self.agents:
-                key = games_key(self.seed, family)
-                yield family, agents, random_games(key, self.count, family=family, agents=agents, **self.knobs)
+            return [(STATED, agents, math.prod(games.batch_shape)) for agents, games in self.games.items()]
+        return [(family, agents, self.count) for family in self.families for agents in self.agents]
 
-    def __len__(self) -> int:
-        return len(self.games) if self.games is not None else len(self.families) * len(self.agents)
+    def blocks(self, most: int) -> list[Block]:
+        """All games, in blocks of at most so many."""
+        return [
+            Block(n, family, agents, first, min(most, count - first))
+            for n, (family, agents, count) in enumerate(self.cells())
+            for first in range(0, count, most)
+        ]
+
+    def draw(self, block: Block) -> Game:
+        """The games of a block."""
+        if self.games is not None:
+            games = self.games[block.agents]
+            flat = flatten_games(games, games.batch_shape)
+            return jax.tree.map(lambda x: x[block.first : block.first + block.count], flat)
+        return random_games(
+            games_key(self.seed, block.family), block.count, first=block.first, family=block.family,
+            agents=block.agents, **self.knobs,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Raise the `ValueError` of whatever cannot be done: nothing is begun that cannot be ended."""
+        for family, agents, _ in self.cells():
+            if self.games is None:
+                check_arguments(count=self.count, family=family, agents=agents, **self.knobs)
+                games = _any_game(agents, self.knobs)
+            else:
+                games = self.games[agents]
+            messages = self.messages or self.protocol.messages(games)
+            alone = self.verify or self.start == "monopolist"
+            check_sizes(games, self.protocol, self.user, messages, alone=alone, exactly=alone)
+
+
+class Block(NamedTuple):
+    """Games first, ..., first + count - 1 of cell number `cell`: one family and number of agents."""
+
+    cell: int
+    family: str
+    agents: int
+    first: int
+    count: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One family and number of agents, searched. Arrays of `solution` are [S, N, ...], S starts."""
+    """Games of one family and number of agents, searched. Arrays of `solution` are [S, N, ...], S starts."""
 
     family: str
     agents: int
     games: Game
     solution: Solution
+    certificate: Certificate
     monopoly: np.ndarray  # [N, K] user value with each agent alone
     seconds: float
-
-    @property
-    def certificate(self) -> Certificate:
-        if self.solution.certificate is None:
-            raise ValueError("solution: this one was not certified (verify=False)")
-        return self.solution.certificate
+    first: int = 0  # number of the first game
 
 
-def run(job: SearchJob, progress: Callable[[str, int, int], None] | None = None) -> list[Cell]:
-    """Search every cell. progress(what, done, total) as in `solve`."""
-    cells, drawn = [], list(job.cells())
-    for _, _, games in drawn:  # nothing is begun that cannot be ended
-        messages = job.messages or job.protocol.messages(games)
-        check_sizes(games, job.protocol, job.user, messages, alone=True, exactly=True)
-    for n, (family, agents, games) in enumerate(drawn):
-        began = time.perf_counter()
-
-        def tell(stage, done, total, n=n, family=family, agents=agents):
-            if progress is not None:
-                progress(f"{n + 1}/{len(job)} {family} K={agents} {stage}", done, total)
-
-        tell("games", 0, 1)
-        solution = solve(
-            games, job.protocol, job.user, job.solver,
-            key=jax.random.fold_in(jax.random.key(job.seed), len(FAMILIES) + n), starts=job.starts, start=job.start,
-            messages=job.messages, progress=tell,
-        )  # fmt: skip
-        if job.starts == 1:
-            arrays = solution._replace(stats={})
-            solution = jax.tree.map(lambda x: x[None], arrays)._replace(stats=solution.stats)
+def run(job: SearchJob, block: Block, progress: Callable[[str, int, int], None] | None = None) -> Cell:
+    """Search one block. progress(what, done, total) as in `solve`."""
+    began = time.perf_counter()
+    games = job.draw(block)
+    solution = solve(
+        games, job.protocol, job.user, job.solver,
+        key=jax.random.fold_in(jax.random.key(job.seed), len(FAMILIES) + block.cell), starts=job.starts,
+        start=job.start, messages=job.messages, first=block.first, verify=job.verify, progress=progress,
+    )  # fmt: skip
+    if job.starts == 1:
+        arrays = solution._replace(stats={})
+        solution = jax.tree.map(lambda x: x[None], arrays)._replace(stats=solution.stats)
+    if job.verify:
         alone = monopoly(games, job.protocol, job.user, solution.schemes.shape[-1]).user
-        cells.append(Cell(family, agents, games, solution, alone, time.perf_counter() - began))
-    return cells
+    else:
+        alone = np.full((block.count, block.agents), np.nan)
+    certificate = solution.certificate or _unchecked(games, job.user, solution)
+    seconds = time.perf_counter() - began
+    return Cell(block.family, block.agents, games, solution, certificate, alone, seconds, block.first)
+
+
+def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certificate:
+    """What is known without checks: payoffs, V_none and V_full."""
+    one = Game(*(np.asarray(x, np.float64) for x in games.of_one_agent.__dict__.values()), check="shapes")
+    XB = games.agent_features
+    with jax.enable_x64(True):
+        values = [
+            np.broadcast_to(
+                np.asarray(payoffs(one, scheme(1, XB, XB), Pooled(), user.acting).user), solution.user.shape
+            )
+            for scheme in (full_revelation, no_information)
+        ]
+    nan, many = np.full(solution.user.shape, np.nan), np.full(solution.agents.shape, np.nan)
+    never = np.zeros(solution.user.shape, bool)
+    unverified = np.full(solution.user.shape, int(Result.UNVERIFIED))
+    none, full = values[1], values[0]
+    return Certificate(solution.user, solution.agents, many, many, never, many, full, none, nan, nan, unverified)
+
+
+def _any_game(agents: int, knobs: dict[str, Any]) -> Game:
+    """One of the size that is asked for."""
+    Y, A, XA = (knobs.get(name, size) for name, size in (("states", 4), ("actions", 4), ("user_features", 1)))
+    XB = knobs.get("agent_features") or Y
+    prior = np.full((XA, XB, Y), 1 / (XA * XB * Y))
+    return Game(prior, np.zeros((A, Y)), np.zeros((agents, A, Y)), check="shapes")

@@ -1,4 +1,4 @@
-"""A run on disk: manifest.json, games.parquet, games.npz, schemes.npz and the figure, whole or not at all."""
+"""A run on disk takes its place whole or not at all; and its manifest."""
 
 from __future__ import annotations
 
@@ -15,12 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
-import numpy as np
-import pandas as pd
 
 import emalign_jax
-from emalign_jax.files import GAME_FIELDS, pad_agents, save_arrays
-from emalign_jax.search.job import Cell
 
 SCHEMA = 1
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "highspy")
@@ -93,35 +89,6 @@ def manifest(command: list[str], config: dict, seed: int, seconds: float) -> dic
         "versions": {"emalign-jax": emalign_jax.__version__, "python": sys.version.split()[0]}
         | {name: version(name) for name in PACKAGES},
     }
-
-
-def write_arrays(directory: Path, cells: list[Cell]) -> None:
-    """games.npz and schemes.npz, rows in the order of games.parquet but for starts.
-
-    One cell size: `schemes` is [N, K, XB, M], or [S, N, K, XB, M] with several starts. Games of several
-    numbers of agents: short ones padded with NaN along K, and `agents` says how many each row has.
-    """
-    several = len({cell.agents for cell in cells}) > 1
-    fields = [[np.asarray(getattr(cell.games, name)) for cell in cells] for name in GAME_FIELDS]
-    schemes = [cell.solution.schemes for cell in cells]  # [S, N, K, XB, M]
-    if not several:
-        games = {name: np.concatenate(field) for name, field in zip(GAME_FIELDS, fields, strict=True)}
-        joined = np.concatenate(schemes, axis=1)
-        extra = {}
-    else:
-        games = {
-            "prior": np.concatenate(fields[0]),
-            "user_utility": np.concatenate(fields[1]),
-            "agent_utilities": pad_agents(fields[2], axis=1),
-        }
-        joined = np.moveaxis(pad_agents([np.moveaxis(s, 1, 0) for s in schemes], axis=2), 0, 1)
-        extra = {"agents": np.concatenate([np.full(len(cell.games.prior), cell.agents) for cell in cells])}
-    save_arrays(directory / "games.npz", games | extra)
-    save_arrays(directory / "schemes.npz", {"schemes": joined[0] if len(joined) == 1 else joined} | extra)
-
-
-def write_table(directory: Path, rows: pd.DataFrame) -> None:
-    rows.to_parquet(directory / "games.parquet", index=False)
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -16,61 +16,61 @@ JSON_SCHEMA = 1
 LISTED = 20  # games that failed are printed one by one up to this many
 
 
-def game_rows(cells: list[Cell]) -> pd.DataFrame:
+def game_rows(cell: Cell) -> pd.DataFrame:
     """One row a game and start; gains and payoffs are lists, one entry an agent."""
-    rows = []
-    for cell in cells:
-        certificate = cell.certificate
-        relative, normalised = certificate.relative_gain, certificate.normalised_value
-        S, N = cell.solution.result.shape
-        no_information, full = certificate.no_information, certificate.full_information
-        alone = normalise(cell.monopoly.mean(1), no_information[0], full[0])
-        for n in range(N):
-            for s in range(S):
-                at = (s, n)
-                code = Result(int(cell.solution.result[at]))
-                rows.append(
-                    {
-                        "family": cell.family,
-                        "agents": cell.agents,
-                        "game": n,
-                        "start": s,
-                        "states": cell.games.outcomes,
-                        "actions": cell.games.actions,
-                        "user_features": cell.games.user_features,
-                        "agent_features": cell.games.agent_features,
-                        "messages": cell.solution.schemes.shape[-1],
-                        "user_value": certificate.user[at],
-                        "no_information": no_information[at],
-                        "full_information": full[at],
-                        "normalised_value": normalised[at],
-                        "monopoly_value": alone[n],
-                        "agent_payoffs": certificate.agents[at].tolist(),
-                        "gain_lower": certificate.gain_lower[at].tolist(),
-                        "gain_upper": certificate.gain_upper[at].tolist(),
-                        "payoff_range": certificate.payoff_range[at].tolist(),
-                        "relative_gain": relative[at].max(),
-                        "closed": bool(certificate.closed[at]),
-                        "guarantee": certificate.guarantee[at],
-                        "theorem": certificate.theorem[at],
-                        "result": code.name,
-                        "message": code.message,
-                        "ok": code.ok,
-                        "certified": bool(certificate.result[at] == Result.CERTIFIED),
-                        "seconds": cell.seconds / (S * N),
-                    }
-                )
-    return pd.DataFrame(rows)
+    certificate, results = cell.certificate, cell.solution.result
+    S, N = results.shape
+    alone = normalise(cell.monopoly.mean(1), certificate.no_information[0], certificate.full_information[0])
+
+    def flat(array) -> np.ndarray:
+        """[S, N, ...] as rows of the table: starts of a game follow each other."""
+        return np.swapaxes(array, 0, 1).reshape(N * S, *np.shape(array)[2:])
+
+    def lists(array) -> list[list[float]]:
+        return flat(array).tolist()
+
+    codes = [Result(code) for code in flat(results).tolist()]
+    return pd.DataFrame(
+        {
+            "family": cell.family,
+            "agents": cell.agents,
+            "game": cell.first + np.repeat(np.arange(N), S),
+            "start": np.tile(np.arange(S), N),
+            "states": cell.games.outcomes,
+            "actions": cell.games.actions,
+            "user_features": cell.games.user_features,
+            "agent_features": cell.games.agent_features,
+            "messages": cell.solution.schemes.shape[-1],
+            "user_value": flat(certificate.user),
+            "no_information": flat(certificate.no_information),
+            "full_information": flat(certificate.full_information),
+            "normalised_value": flat(certificate.normalised_value),
+            "monopoly_value": np.repeat(alone, S),
+            "agent_payoffs": lists(certificate.agents),
+            "gain_lower": lists(certificate.gain_lower),
+            "gain_upper": lists(certificate.gain_upper),
+            "payoff_range": lists(certificate.payoff_range),
+            "relative_gain": flat(certificate.relative_gain).max(-1),
+            "closed": flat(certificate.closed),
+            "guarantee": flat(certificate.guarantee),
+            "theorem": flat(certificate.theorem),
+            "result": [code.name for code in codes],
+            "message": [code.message for code in codes],
+            "ok": [code.ok for code in codes],
+            "certified": flat(certificate.result) == Result.CERTIFIED,
+            "seconds": cell.seconds / (S * N),
+        }
+    )
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line a family and number of agents."""
     lines = []
-    for (family, agents), group in rows.groupby(["family", "agents"], sort=False):
+    for (family, agents), group in rows.groupby(["family", "agents"], sort=False, observed=True):
         value = group["normalised_value"]
         lines.append(
             {
-                "family": family,
+                "family": str(family),
                 "agents": int(agents),
                 "games": len(group),
                 "q10": value.quantile(0.1),
@@ -80,6 +80,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 "monopoly": group["monopoly_value"].mean(),
                 "within_tolerance": group["ok"].mean(),
                 "certified": group["certified"].mean(),
+                "unverified": (group["result"] == Result.UNVERIFIED.name).mean(),
                 "by_start": (group["result"] == Result.START.name).mean(),
                 "by_play": (group["result"] == Result.PLAY.name).mean(),
                 "largest_gain": group["relative_gain"].max(),
@@ -101,18 +102,22 @@ def render(lines: pd.DataFrame, tolerance: float) -> str:
         family = line["family"] if line["family"] != previous else ""
         previous = line["family"]
         values = "".join(f" {_number(line[name]):>7}" for name in ("median", "q90", "mean"))
+        checked = line.get("unverified", 0) < 1
+        gains = (
+            f"{line['within_tolerance']:>12.1%}  {line['largest_gain']:>8.1e}" if checked else f"{'not checked':>22}"
+        )
         text.append(
             f"{family:<12} {line['agents']:>3} {line['games']:>6}   {_number(line['q10']):>16}{values} "
-            f"{_number(line['monopoly']):>9}   {line['within_tolerance']:>12.1%}  {line['largest_gain']:>8.1e} "
+            f"{_number(line['monopoly']):>9}   {gains} "
             f"{line['seconds']:>8.1f}"
         )
     return "\n".join(text)
 
 
-def failures(rows: pd.DataFrame, axes: tuple[str, ...] = ()) -> str:
+def failures(rows: pd.DataFrame, axes: tuple[str, ...] = (), count: int | None = None) -> str:
     """The games that failed or did not certify, with the sentence that says why; "" if there are none.
 
-    axes: further columns that tell rows apart."""
+    axes: further columns that tell rows apart; count: how many there are, where `rows` has only the first of them."""
     bad = rows.query("not ok")
     text = [
         f"  {row['family']} K={row['agents']} "
@@ -121,8 +126,9 @@ def failures(rows: pd.DataFrame, axes: tuple[str, ...] = ()) -> str:
         + (f" (largest gain {row['relative_gain']:.2e} of the range)" if math.isfinite(row["relative_gain"]) else "")
         for row in bad.head(LISTED).to_dict(orient="records")
     ]
-    if len(bad) > LISTED:
-        text.append(f"  ... and {len(bad) - LISTED} more")
+    count = len(bad) if count is None else count
+    if count > LISTED:
+        text.append(f"  ... and {count - LISTED} more")
     return "\n".join(text)
 
 

@@ -128,9 +128,9 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
     alone = np.full((len(some.prior), some.agents), np.nan)
     if values["measure.monopoly"]:
         alone = monopoly(some, protocol, user, solution.schemes.shape[-1]).user
-    measured = _measures(values, some, solution.certificate, alone)
-    rows = game_rows([job.Cell(values["games.family"], some.agents, some, solution, alone, 0.0)])
-    rows["game"] += first
+    certificate: Any = solution.certificate
+    measured = _measures(values, some, certificate, alone)
+    rows = game_rows(job.Cell(values["games.family"], some.agents, some, solution, certificate, alone, 0.0, first))
     rows["seconds"] = (time.perf_counter() - began) / len(rows)
     none, full = rows["no_information"].to_numpy(), rows["full_information"].to_numpy()
     columns = {name: array.T.ravel() for name, array in measured.items()}  # rows run over starts first

@@ -1,0 +1,164 @@
+"""Blocks on disk and their merger: a search of any length holds one block in memory.
+
+A part is two files, rows (.parquet) and arrays (.npz), each written atomically. Merged they are games.parquet (a row
+group a block), games.npz and schemes.npz.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from emalign_jax.files import GAME_FIELDS, atomic
+from emalign_jax.search.job import Block, Cell
+from emalign_jax.search.table import game_rows
+
+TABLE = "games.parquet"
+SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larger ones are no faster
+BYTES_CHECKED, BYTES_PLAYED = 1_000_000, 50_000  # a game of a block, at most: with its LPs, or just played
+SHARE = 0.25  # of the free memory that a block may take
+LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")
+LIGHT = (  # columns of numbers that are read back for the printed table
+    "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value", "relative_gain", "result",
+    "message", "ok", "certified", "seconds",
+)  # fmt: skip
+
+
+def block_size(verify: bool, free: int | None = None) -> int:
+    """Games of a block, by the memory at hand."""
+    fit = int(SHARE * (free_bytes() if free is None else free)) // (BYTES_CHECKED if verify else BYTES_PLAYED)
+    size = SMALLEST
+    while 2 * size <= min(fit, MOST_CHECKED if verify else MOST_PLAYED):
+        size *= 2
+    return size
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take: of the machine, or of its control group where that is less."""
+    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else [2**30]
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):  # counts what caches would give back
+            free = [int(line.split()[1]) * 1024]
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        numbers = [line for name in (limit, used) for line in _lines(f"/sys/fs/cgroup/{name}")]
+        if len(numbers) == 2 and all(number.isdigit() for number in numbers):
+            free.append(max(int(numbers[0]) - int(numbers[1]), 0))
+    return min(free)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def write(directory: Path, number: int, cell: Cell) -> None:
+    """The part of block `number`."""
+    with atomic(_path(directory, number, "npz")) as temporary, open(temporary, "wb") as file:
+        arrays = {name: np.asarray(getattr(cell.games, name)) for name in GAME_FIELDS}
+        np.savez(file, allow_pickle=False, schemes=cell.solution.schemes, **arrays)
+    with atomic(_path(directory, number, "parquet")) as temporary:
+        pq.write_table(_typed(game_rows(cell)), temporary)
+
+
+def _typed(rows: pd.DataFrame) -> pa.Table:
+    """The rows, with the same types in every part: what holds NaN alone would be typed as nothing."""
+    schema = pa.Schema.from_pandas(rows, preserve_index=False)
+    for name in LISTS:
+        schema = schema.set(schema.get_field_index(name), pa.field(name, pa.list_(pa.float64())))
+    return pa.Table.from_pandas(rows, schema, preserve_index=False)
+
+
+def _path(directory: Path, number: int, kind: str) -> Path:
+    return directory / f"part-{number:07d}.{kind}"
+
+
+def merge(parts: Path, blocks: Sequence[Block], directory: Path) -> None:
+    """games.parquet, games.npz and schemes.npz from the parts of all blocks.
+
+    One cell size: `schemes` is [N, K, XB, M], or [S, N, K, XB, M] with several starts. Games of several
+    numbers of agents: short ones padded with NaN along K, and `agents` says how many each row has.
+    """
+    _merge_rows(parts, len(blocks), directory / TABLE)
+    most, games = max(block.agents for block in blocks), sum(block.count for block in blocks)
+    several = len({block.agents for block in blocks}) > 1
+
+    def pieces(name: str, axis: int | None, start: int | None = None) -> Iterator[np.ndarray]:
+        for number in range(len(blocks)):
+            with np.load(_path(parts, number, "npz")) as archive:
+                array = archive[name] if start is None else archive[name][start]
+            if axis is not None and several:
+                widths = [(0, 0)] * array.ndim
+                widths[axis] = (0, most - array.shape[axis])
+                array = np.pad(array.astype(float), widths, constant_values=np.nan)
+            yield array
+
+    def stored(name: str, axis: int | None = None) -> tuple:
+        one = next(pieces(name, axis))
+        return (games, *one.shape[1:]), one.dtype, pieces(name, axis)
+
+    def counts() -> dict[str, tuple]:
+        each = (np.full(block.count, block.agents) for block in blocks)
+        return {"agents": ((games,), np.dtype(int), each)} if several else {}
+
+    fields = {name: stored(name, 1 if name == "agent_utilities" else None) for name in GAME_FIELDS}
+    _save(directory / "games.npz", fields | counts())
+    with np.load(_path(parts, 0, "npz")) as archive:
+        starts = len(archive["schemes"])
+    first = next(pieces("schemes", 1, 0))
+    shape = (games, *first.shape[1:]) if starts == 1 else (starts, games, *first.shape[1:])
+    schemes = (piece for start in range(starts) for piece in pieces("schemes", 1, start))
+    _save(directory / "schemes.npz", {"schemes": (shape, first.dtype, schemes)} | counts())
+
+
+def _merge_rows(parts: Path, count: int, path: Path) -> None:
+    schema = pq.read_schema(_path(parts, 0, "parquet"))
+    with pq.ParquetWriter(path, schema) as writer:
+        for number in range(count):
+            writer.write_table(pq.read_table(_path(parts, number, "parquet")).cast(schema))
+
+
+def _save(path: Path, arrays: dict[str, tuple]) -> None:
+    """An .npz as `numpy.savez_compressed` writes it, from (shape, dtype, pieces along the first axis) an array."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, (shape, dtype, pieces) in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")  # without a date, so that the same run is the same file
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as file:
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for piece in pieces:
+                    file.write(np.ascontiguousarray(piece, dtype).tobytes())
+
+
+def cells(directory: Path, blocks: Sequence[Block]) -> Iterator[pd.DataFrame]:
+    """The rows of games.parquet, a family and number of agents at a time, without lists."""
+    with pq.ParquetFile(directory / TABLE, read_dictionary=["family", "result", "message"]) as file:
+        for number in sorted({block.cell for block in blocks}):
+            groups = [n for n, block in enumerate(blocks) if block.cell == number]
+            yield file.read_row_groups(groups, columns=list(LIGHT)).to_pandas(split_blocks=True)
+
+
+def entries(directory: Path) -> Iterator[dict]:
+    """The contract's JSON entry of each row of games.parquet."""
+    names = {"user_value": "user", "agent_payoffs": "agents", "message": "result", "result": "code"}
+    kept = (
+        "no_information", "full_information", "gain_lower", "gain_upper", "closed", "guarantee", "family", "game",
+        "start", "normalised_value", "relative_gain",
+    )  # fmt: skip
+    with pq.ParquetFile(directory / TABLE) as file:
+        for n in range(file.num_row_groups):
+            rows: pa.Table = file.read_row_group(n, columns=[*names, *kept])
+            for row in rows.to_pylist():
+                yield {names[name]: row[name] for name in names} | {name: row[name] for name in kept}

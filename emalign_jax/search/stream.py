@@ -1,0 +1,82 @@
+"""A search from blocks to a run directory, by one process or several; memory holds one block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from emalign_jax.result import Result
+from emalign_jax.search import parts
+from emalign_jax.search.hosts import Team
+from emalign_jax.search.job import Block, SearchJob, run
+from emalign_jax.search.table import LISTED, summary
+
+DRAWN_POINTS = 2001  # of a family in the figure: more cannot be told apart
+
+
+class Tally(NamedTuple):
+    """What the printed table and the figure need of a run.
+
+    lines: a row a family and number of agents; spread: rows at even quantiles, for the figure; failed: the first games
+    that failed; and counts of rows: all, those that failed, that were not checked, that are not certified but have no
+    known gain, and without a normalised value.
+    """
+
+    lines: pd.DataFrame
+    spread: pd.DataFrame
+    failed: pd.DataFrame
+    games: int
+    failures: int
+    unverified: int
+    unproved: int
+    worthless: int
+
+
+def search_blocks(
+    job: SearchJob, blocks: Sequence[Block], team: Team, progress: Callable[[str, int, int], None]
+) -> int:
+    """Search the blocks that nobody else of the team takes, and write their parts; how many these were."""
+    done = 0
+    for number, block in enumerate(blocks):
+        if not team.take(number):
+            continue
+
+        def tell(stage, at, total, number=number, block=block):
+            team.look()
+            progress(f"{number + 1}/{len(blocks)} {block.family} K={block.agents} {stage}", at, total)
+
+        tell("games", 0, 1)
+        parts.write(team.path, number, run(job, block, tell))
+        done += 1
+    return done
+
+
+def tally(directory: Path, blocks: Sequence[Block]) -> Tally:
+    """Read a run's table, a family and number of agents at a time."""
+    lines, spread, failed, counts = [], [], [], []
+    for rows in parts.cells(directory, blocks):
+        unverified = (rows["result"] == Result.UNVERIFIED.name).to_numpy()
+        bad = rows[~rows["ok"].to_numpy() & ~unverified]
+        without = rows["normalised_value"].isna() & rows["user_value"].notna()
+        unproved = rows["ok"] & ~rows["certified"]
+        lines.append(summary(rows))
+        spread.append(_spread(rows))
+        failed.append(bad.head(LISTED).astype({"family": str, "message": str, "result": str}))
+        counts.append((len(rows), len(bad), unverified.sum(), unproved.sum(), without.sum()))
+    games, failures, *others = [int(sum(column)) for column in zip(*counts, strict=True)]
+    frames = [pd.concat(frames, ignore_index=True) for frames in (lines, spread, failed)]
+    return Tally(frames[0], frames[1], frames[2], games, failures, others[0], others[1], others[2])
+
+
+def _spread(rows: pd.DataFrame) -> pd.DataFrame:
+    drawn = ("normalised_value", "monopoly_value")
+    columns = {name: pd.Series(np.sort(rows[name].dropna().to_numpy(float))) for name in drawn}
+    most = max(1, *map(len, columns.values()))
+    step = max(1, most / DRAWN_POINTS)
+    at = [int(step * n) for n in range(min(most, DRAWN_POINTS))]
+    thin = {name: column.reindex(at).to_numpy() for name, column in columns.items()}
+    return pd.DataFrame({"family": str(rows["family"].iloc[0]), "agents": int(rows["agents"].iloc[0])} | thin)
