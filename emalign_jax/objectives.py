@@ -33,12 +33,7 @@ class Objective(eqx.Module):
 
     def __call__(self, values: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> Float[Array, ""]:
         """Values that are not counted, such as those of untrusted derivatives, may be NaN. 0 if none is."""
-        safe = jnp.where(counted, values, 0)
-        if self.over_starts == "worst":
-            game = jnp.where(counted, safe, jnp.inf).min(0)
-        else:
-            game = safe.sum(0) / jnp.maximum(counted.sum(0), 1)
-        games = counted.any(0)
+        game, games = self.of_games(values, counted), counted.any(0)
         game, count = jnp.where(games, game, 0), jnp.maximum(games.sum(), 1)
         if self.over_games == "mean":
             return game.sum() / count
@@ -50,6 +45,13 @@ class Objective(eqx.Module):
         at = self.level * (count - 1)
         share = jnp.maximum(1 - jnp.abs(rank - at), 0)  # between neighbours, as NumPy's quantile
         return (share * jnp.where(share > 0, order, 0)).sum()
+
+    def of_games(self, values: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> Float[Array, "N"]:
+        """Over starts alone; no number where none is counted."""
+        safe = jnp.where(counted, values, 0)
+        if self.over_starts == "worst":
+            return jnp.where(counted, safe, jnp.inf).min(0)
+        return safe.sum(0) / jnp.maximum(counted.sum(0), 1)
 
 
 OBJECTIVES: dict[str, Objective] = {

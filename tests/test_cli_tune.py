@@ -27,6 +27,11 @@ count = 4
 held_out = 4
 [tune]
 steps = 12
+restarts = 2
+draws = 3
+finalists = 2
+[transfers]
+start = "nothing"
 """
 
 
@@ -49,6 +54,8 @@ def test_shipped_configs_can_be_done():
         ("[precision]\nstart = 2.0", ["precision", "not among tune.mechanisms"]),
         ("[tune]\nmechanisms = ['temperature']", ["temperature", "Selection"]),
         ("[tune]\nlearning_rate = 0", ["tune.learning_rate"]),
+        ("[tune]\nrestarts = 4\ndraws = 2", ["draws", "at least restarts = 4"]),
+        ("[tune]\nfinalists = 2", ["finalists", "at most restarts = 1"]),
         ("[tune", ["not TOML"]),
     ],
 )
@@ -69,11 +76,11 @@ def test_an_interrupted_run_ends_with_the_same_numbers(run, tmp_path, monkeypatc
     assert summary["games"] == 4
     step, done = loop.step, []
 
-    def interrupted(problem, state):
+    def interrupted(problem, state, **how):
         done.append(1)
         if len(done) == 11:  # one step after the first state on disk
             raise KeyboardInterrupt
-        return step(problem, state)
+        return step(problem, state, **how)
 
     monkeypatch.setattr(loop, "step", interrupted)
     assert run("tune", file, "--out", tmp_path / "parts")[0] == 130

@@ -10,7 +10,7 @@ import emalign_jax as em
 from emalign_jax import mechanisms
 from emalign_jax.mechanisms._base import AbstractMechanism
 from emalign_jax.play import smooth_play
-from emalign_jax.tuning import loop
+from emalign_jax.tuning.problem import make_problem
 
 USER = em.QuantalUser(5.0)
 SIZE = {"agents": 2, "states": 2, "actions": 3}
@@ -230,7 +230,7 @@ def test_bad_input_is_refused():
         (lambda: mechanisms.Reporting(0.0), "reporting"), (lambda: mechanisms.MessageBudget(width=0.0), "width"),
         (lambda: em.SmoothPlay(-1.0), "agents_precision"), (lambda: em.Unrolled(rate=0.0), "rate"),
         (lambda: em.Implicit(0.5), "condition"), (lambda: em.best_transfers(games, -1.0), "budget"),
-        (lambda: loop.make_problem(games, em.Pooled(), USER, mechanisms.Reporting(), None, None, 1, 0.1), "reporting"),
+        (lambda: make_problem(games, em.Pooled(), USER, mechanisms.Reporting(), None, None, 1, 0.1), "reporting"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=word):
             make()

@@ -29,6 +29,14 @@ class AbstractMechanism(eqx.Module):
     def init(self, games: Game) -> Any:
         """The parameters to start from."""
 
+    def sample(self, key: jax.Array, games: Game) -> Any:
+        """Parameters of another start, drawn at random. Unless overridden logistic: what a sigmoid maps to its range is
+        drawn uniformly from it."""
+        leaves, tree = jax.tree.flatten(self.init(games))
+        keys = jax.random.split(key, len(leaves))
+        drawn = [jax.random.logistic(k, jnp.shape(x)) for k, x in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(tree, drawn)
+
     @abc.abstractmethod
     def apply(self, params: Any, games: Game, protocol: AbstractProtocol, user: AbstractUser) -> Setting:
         """Games, protocol and user under the mechanism; pure JAX, differentiable, whole batches at once."""
@@ -63,6 +71,10 @@ class Several(AbstractMechanism):
 
     def init(self, games):
         return tuple(mechanism.init(games) for mechanism in self.mechanisms)
+
+    def sample(self, key, games):
+        keys = jax.random.split(key, len(self.mechanisms))
+        return tuple(mechanism.sample(k, games) for mechanism, k in zip(self.mechanisms, keys, strict=True))
 
     def apply(self, params, games, protocol, user):
         for mechanism, own in zip(self.mechanisms, params, strict=True):

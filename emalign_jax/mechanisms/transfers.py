@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -41,8 +42,19 @@ class Transfers(AbstractMechanism):
         if self.start == "guarantee" and self.budget > 0:
             best = best_transfers(games, self.budget, kind=self.kind).transfers / self.budget
             return {"transfers": jnp.asarray(np.arctanh(INSIDE * np.nan_to_num(best)))}
+        return {"transfers": jnp.zeros(self._shape(games))}
+
+    def sample(self, key, games):
+        """Every payment uniform within the budget; those of game i depend on (key, i) alone."""
+        count, shape = int(np.prod(games.batch_shape)), self._shape(games)
+        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(count))
+        own = shape[len(games.batch_shape) :]
+        drawn = jax.vmap(lambda k: jax.random.uniform(k, own, minval=-INSIDE, maxval=INSIDE))(keys)
+        return {"transfers": jnp.arctanh(drawn).reshape(shape)}
+
+    def _shape(self, games):
         Y = games.outcomes if self.kind == "outcome" else 1
-        return {"transfers": jnp.zeros((*games.batch_shape, games.agents, games.actions, Y))}
+        return (*games.batch_shape, games.agents, games.actions, Y)
 
     def paid(self, params):
         return self.budget * jnp.tanh(params["transfers"])

@@ -17,6 +17,7 @@ from emalign_jax.play import SmoothPlay
 from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
 from emalign_jax.solve import check_sizes
 from emalign_jax.toml import Option
+from emalign_jax.tuning.loop import Plan
 from emalign_jax.users import QuantalUser
 
 FOLDER = "tuning"
@@ -48,6 +49,9 @@ OPTIONS: dict[str, Option] = {
     "tune.steps": Option("whole", 100, 1),
     "tune.learning_rate": Option("number", 0.1),
     "tune.starts": Option("whole", 1, 1),
+    "tune.restarts": Option("whole", 1, 1),
+    "tune.draws": Option("whole", None, 1),
+    "tune.finalists": Option("whole", 1, 1),
     "tune.agents_precision": Option("number", 10.0),
 }
 for _name, _mechanism in MECHANISMS.items():  # a mechanism's fields are the keys of its section
@@ -144,6 +148,7 @@ def _setup(values: dict[str, Any]) -> Setup:
     games = random_games(key, **own)
     others = random_games(jax.random.fold_in(key, HELD_OUT), **(own | {"count": held_out}))
     mechanism.check(games, protocol, user)
+    Plan(*(values[f"tune.{name}"] for name in Plan._fields)).checked()
     small = jax.tree.map(lambda x: x[:1], games)
     under = mechanism.apply(mechanism.init(small), small, protocol, user)
     check_sizes(under[0], under[1], under[2], under[1].messages(under[0]), alone=False, exactly=False)

@@ -17,12 +17,16 @@ def draw(outcome: Outcome, title: str, path: Path) -> list[str]:
     figure = Figure(figsize=(9.2, 3.9), layout="constrained")
     curve, games = figure.subplots(1, 2)
     history = outcome.history
-    at = np.arange(1, len(history["objective"]) + 1)
-    curve.plot(at, history["objective"], color=COLOURS[0], lw=2, label="objective, net of cost")
-    curve.plot(at, history["value"], color="0.45", lw=1.2, ls="--", label="mean user value")
-    skipped = history["skipped"] > 0
-    if skipped.any():
-        curve.plot(at[skipped], history["value"][skipped], "x", color=COLOURS[1], label="step skipped")
+    steps, restarts = history["objective"].shape
+    at, lw = np.arange(1, steps + 1), 2 if restarts == 1 else 1
+    lines = curve.plot(at, history["objective"], color=COLOURS[0], lw=lw, alpha=1 if restarts == 1 else 0.6)
+    lines[0].set_label("objective, net of cost" + (f"; {restarts} restarts" if restarts > 1 else ""))
+    if restarts == 1:
+        curve.plot(at, history["value"], color="0.45", lw=1.2, ls="--", label="mean user value")
+    skipped, restart = np.nonzero(history["skipped"])
+    if len(skipped):
+        value = history["value"][skipped, restart]
+        curve.plot(at[skipped], value, "x", color=COLOURS[1], label="step skipped")
     curve.set_xlabel("step")
     curve.set_ylabel("smoothed equilibria of the games tuned on")
     curve.legend(frameon=False, fontsize=8, loc="best")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,62 +12,82 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from emalign_jax import parameters
 from emalign_jax.arguments import integer
 from emalign_jax.differentiable import starts_of
-from emalign_jax.game import Game, faults
+from emalign_jax.game import Game
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.solve import solve
+from emalign_jax.tuning.problem import Problem, make_problem, score, settle
+from emalign_jax.tuning.restarts import choose, draw, ranked, take
 from emalign_jax.users import AbstractUser
 
 WARM_NEWTON = 1  # Newton steps from the last equilibrium; the derivative takes one more
 WARM_TOLERANCE = 1e-5  # of |F|: the derivative is off by about as much
 REFRESH = 20  # steps after which games that lost their equilibrium are played again
-BLOCK = 64  # games played together, so that one size is compiled
 HISTORY = ("objective", "value", "cost", "trusted", "skipped")
 
 
 class Tuned(NamedTuple):
-    """params:  of the mechanism, as its `init` shapes them
+    """params:  the best found, as the mechanism's `init` shapes them
     values:  what they mean, by name (NumPy)
-    history: [steps] a name: objective (before each step), value (mean user value), cost, trusted (share of games and
-             starts whose derivative counted), skipped (1 where the gradient was not finite and no step was taken)
-    schemes: [..., K, rows, M] the last equilibria, and their `result`
-    skipped: steps that were not taken
+    history: [steps, restarts] a name: objective (before each step), value (mean user value), cost, trusted (share of
+             games and starts whose derivative counted), skipped (1 where the gradient was not finite and no step taken)
+    schemes: [S, N, K, rows, M] smoothed equilibria under them from the first starts, and their `result` [S, N]
+    skipped: steps that were not taken, over all restarts
     """
 
     params: Any
     values: dict[str, np.ndarray]
-    history: dict[str, Float[np.ndarray, "steps"]]
+    history: dict[str, Float[np.ndarray, "steps R"]]
     schemes: jax.Array
     result: np.ndarray
     skipped: int
 
 
+class Plan(NamedTuple):
+    """How widely to search.
+
+    starts:    equilibria a game, from random schemes
+    restarts:  points that gradients move: the mechanism's `init` (or the given parameters) and random ones
+    draws:     points drawn, of which those go on whose first equilibria are best (of every game its own, where it has
+               parameters of its own); None: as many as restarts
+    finalists: of the moved points, how many are judged by certified equilibria; 1: by smoothed ones alone
+    """
+
+    starts: int = 1
+    restarts: int = 1
+    draws: int | None = None
+    finalists: int = 1
+
+    def checked(self) -> Plan:
+        starts, restarts = integer("starts", self.starts, 1), integer("restarts", self.restarts, 1)
+        draws = integer("draws", restarts if self.draws is None else self.draws, 1)
+        finalists = integer("finalists", self.finalists, 1)
+        if draws < restarts:
+            raise ValueError(f"draws: expected at least restarts = {restarts}, got {draws}")
+        if finalists > restarts:
+            raise ValueError(f"finalists: expected at most restarts = {restarts}, got {finalists}")
+        return Plan(starts, restarts, draws, finalists)
+
+
 class State(NamedTuple):
-    """All that the loop carries from step to step; arrays alone."""
+    """All that the loop carries from step to step; arrays alone, R restarts.
+
+    values: [R, S, N] her value where an equilibrium was last reached
+    best:   the parameters of the highest score so far (of every game its own, where it has parameters of its own)
+    """
 
     params: Any
     optimizer: Any
-    schemes: jax.Array  # [S, N, K, rows, M]
+    schemes: jax.Array  # [R, S, N, K, rows, M]
+    values: jax.Array
+    best: Any
+    score: jax.Array  # [R] or [R, N]
     step: jax.Array
-
-
-class Problem(NamedTuple):
-    """What is tuned, checked."""
-
-    games: Game
-    protocol: AbstractProtocol
-    user: AbstractUser
-    mechanism: AbstractMechanism
-    objective: Objective
-    solver: SmoothPlay
-    differentiation: Implicit | Unrolled
-    optimizer: optax.GradientTransformation
 
 
 def tune(
@@ -81,6 +100,9 @@ def tune(
     *,
     key: jax.Array,
     starts: int = 1,
+    restarts: int = 1,
+    draws: int | None = None,
+    finalists: int = 1,
     steps: int = 200,
     learning_rate: float = 0.05,
     params: Any = None,
@@ -92,100 +114,73 @@ def tune(
 
     games:         a batch [N]
     solver:        finds the first equilibria; later ones start from the last with few steps
-    starts:        equilibria a game, from random schemes
+    starts, restarts, draws, finalists: how widely to search, see `Plan`
     learning_rate: of Adam, falling to a tenth along a cosine; `optimizer` takes its place
     params:        to start from; those of the mechanism's `init` unless given
     progress:      called with (steps done, objective)
     A game whose derivative cannot be trusted does not count in that step; a gradient that is not finite is not taken.
+    Values may jump where equilibria change, so the best parameters on the way are kept, not the last; the best restart
+    is judged by fresh equilibria, from the same starts for all.
     The result is of smoothed equilibria: `tuning.evaluate` certifies what the parameters are worth.
     Raises `ValueError` for what cannot be tuned. In the dtype of `games` (float64 needs x64).
     """
-    steps = integer("steps", steps, 1)
+    steps, plan = integer("steps", steps, 1), Plan(starts, restarts, draws, finalists).checked()
     problem = make_problem(
         games, protocol, user, mechanism, objective, solver, steps, learning_rate, optimizer, differentiation
     )
-    state = begin(problem, key, integer("starts", starts, 1), params)
-    rows = []
+    state, rows = begin(problem, key, plan, params), []
     for n in range(steps):
-        state, row, result = step(problem, state)
+        state, row = step(problem, state, refresh=(n + 1) % REFRESH == 0)
         rows.append(row)
-        if (n + 1) % REFRESH == 0:
-            state = refresh(problem, state, np.asarray(result))
         if progress is not None:
-            progress(n + 1, float(row["objective"]))
-    history = {name: np.array([float(row[name]) for row in rows]) for name in HISTORY}
-    values = {name: np.asarray(value) for name, value in mechanism.describe(state.params).items()}
-    return Tuned(state.params, values, history, state.schemes, np.asarray(result), int(history["skipped"].sum()))
+            progress(n + 1, float(jnp.max(row["objective"])))
+    history = {name: np.array([np.asarray(row[name], np.float64) for row in rows]) for name in HISTORY}
+    return finish(problem, state, key, plan, history)
 
 
-def make_problem(
-    games, protocol, user, mechanism, objective, solver, steps, learning_rate, optimizer=None, differentiation=None
-) -> Problem:
-    """Everything checked and defaults filled in. `ValueError` for what cannot be tuned."""
-    if not isinstance(mechanism, AbstractMechanism):
-        raise ValueError(f"mechanism: expected an AbstractMechanism, got {type(mechanism).__name__}")
-    if len(games.batch_shape) != 1:
-        raise ValueError(f"games: expected one batch axis, got {list(games.batch_shape)}")
-    wrong = faults(games)
-    if (wrong != "").all():
-        raise ValueError(f"games: every game is malformed, the first: {wrong[0] if len(wrong) else 'there is none'}")
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"learning_rate: expected a finite number > 0, got {learning_rate}")
-    mechanism.check(games, protocol, user)
-    games = jax.tree.map(jnp.asarray, games)
-    optimizer = _adam(float(learning_rate), steps) if optimizer is None else optimizer
-    return Problem(
-        games, protocol, user, mechanism, Objective() if objective is None else objective,
-        SmoothPlay() if solver is None else solver,
-        Implicit() if differentiation is None else differentiation, optimizer,
-    )  # fmt: skip
+def first_schemes(problem: Problem, key: jax.Array, starts: int, params: Any) -> jax.Array:
+    """Random schemes [S, N, K, rows, M], the same whatever the numbers in params [R, ...]."""
+    one = jax.tree.map(lambda x: x[0], params)
+    under = problem.mechanism.apply(one, problem.games, problem.protocol, problem.user)
+    schemes = starts_of(under[0], under[1], key, starts, under[1].messages(under[0]))
+    return (schemes if starts > 1 else schemes[None]).astype(problem.games.prior.dtype)
 
 
-@functools.lru_cache
-def _adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """The same object for the same numbers: another one would compile the step anew."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps, 0.1))
-
-
-def begin(problem: Problem, key: jax.Array, starts: int, params: Any = None) -> State:
+def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> State:
     """The parameters to start from and their equilibria."""
-    params = problem.mechanism.init(problem.games) if params is None else params
-    params = jax.tree.map(lambda x: jnp.asarray(x, problem.games.prior.dtype), params)
-    under = problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
-    M = under[1].messages(under[0])
-    schemes = starts_of(under[0], under[1], key, starts, M).astype(problem.games.prior.dtype)
-    schemes = schemes if starts > 1 else schemes[None]
-    state = State(params, problem.optimizer.init(params), schemes, jnp.asarray(0))
-    return refresh(problem, state, np.full(schemes.shape[:2], int(Result.NOT_REACHED)))
+    assert plan.draws is not None
+    params = draw(problem, key, plan.draws, params)
+    first = first_schemes(problem, key, plan.starts, params)
+    schemes = jnp.broadcast_to(first, (plan.draws, *first.shape))
+    schemes, user, result = settle(problem, params, schemes, np.ones(schemes.shape[:3], bool))
+    user[result == Result.NOT_REACHED] = np.nan
+    if plan.draws > plan.restarts:
+        order = ranked(problem, params, user, result)[: plan.restarts]
+        params = take(problem, params, order)
+        schemes, user = take(problem, (schemes, jnp.asarray(user)), order, starts=True)
+    values = jnp.asarray(user, schemes.dtype)
+    worth = jax.vmap(lambda *x: score(problem, *x))(params, values, jnp.isfinite(values))
+    lowest = jnp.full_like(worth, -jnp.inf)
+    return State(params, jax.vmap(problem.optimizer.init)(params), schemes, values, params, lowest, jnp.asarray(0))
 
 
-def refresh(problem: Problem, state: State, result: np.ndarray) -> State:
-    """Play again from where they are the games [S, N] whose derivative could not be trusted."""
-    lost = np.argwhere(result != Result.SMOOTH)
-    if not len(lost):
-        return state
-    N = result.shape[1]
-    games, protocol, user = _under(problem, state.params)
-    protocol, user, solver = (parameters.flatten(module, (N,), jnp) for module in (protocol, user, problem.solver))
-    schemes = state.schemes
-    for at in range(0, len(lost), BLOCK):
-        some = np.resize(lost[at : at + BLOCK], (BLOCK, 2))
-        start, game = some.T
-        one = jax.tree.map(lambda x, game=game: x[game], (games, protocol, user, solver))
-        found = solve(*one, start=schemes[start, game], differentiation=Implicit())
-        new = jnp.where(jnp.isfinite(found.schemes), found.schemes, schemes[start, game])
-        schemes = schemes.at[start, game].set(new)
-    return state._replace(schemes=schemes)
+def finish(problem: Problem, state: State, key: jax.Array, plan: Plan, history: dict[str, np.ndarray]) -> Tuned:
+    """The best of all restarts."""
+    first = first_schemes(problem, key, plan.starts, state.params)
+    params, schemes, result = choose(problem, state.best, first, key, plan.finalists)
+    values = {name: np.asarray(value) for name, value in problem.mechanism.describe(params).items()}
+    return Tuned(params, values, history, schemes, result, int(history["skipped"].sum()))
 
 
-@eqx.filter_jit
-def _under(problem: Problem, params):
-    return problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
-
-
-def step(problem: Problem, state: State) -> tuple[State, dict[str, jax.Array], jax.Array]:
-    """One step: (state, row of the history, results [S, N])."""
-    return _step(problem, state)
+def step(problem: Problem, state: State, *, refresh: bool) -> tuple[State, dict[str, jax.Array]]:
+    """One step: (state, row of the history [R]). refresh: games that lost their equilibrium are played again."""
+    state, row, result = _step(problem, state)
+    if refresh:
+        which = np.asarray(result) != Result.SMOOTH
+        schemes, user, found = settle(problem, state.params, state.schemes, which)
+        values = jnp.where(found == Result.SMOOTH, user, state.values).astype(state.values.dtype)
+        state = state._replace(schemes=schemes, values=values)
+    return state, row
 
 
 @eqx.filter_jit
@@ -197,26 +192,36 @@ def _step(problem: Problem, state: State):
         tolerance=problem.solver.tolerance or WARM_TOLERANCE,
     )
 
-    def objective(params):
-        games, protocol, user = problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
-        found = solve(games, protocol, user, solver, start=state.schemes, differentiation=problem.differentiation)
-        trusted = (found.result == int(Result.SMOOTH)) & jnp.isfinite(found.user)
-        cost = problem.mechanism.cost(params, problem.games)
-        counted = trusted.any(0)
-        mean_cost = jnp.where(counted, cost, 0).sum() / jnp.maximum(counted.sum(), 1)
-        reached = problem.objective(found.user, trusted) - mean_cost
-        value = jnp.where(trusted, found.user, 0).sum() / jnp.maximum(trusted.sum(), 1)
-        return reached, (value, mean_cost, trusted.mean(), found.schemes, found.result)
+    def one(params, optimizer, schemes, values, best, highest):
+        def objective(params):
+            games, protocol, user = problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
+            found = solve(games, protocol, user, solver, start=schemes, differentiation=problem.differentiation)
+            trusted = (found.result == int(Result.SMOOTH)) & jnp.isfinite(found.user)
+            cost = problem.mechanism.cost(params, problem.games)
+            counted = trusted.any(0)
+            mean_cost = jnp.where(counted, cost, 0).sum() / jnp.maximum(counted.sum(), 1)
+            return problem.objective(found.user, trusted) - mean_cost, (found, mean_cost, trusted)
 
-    (reached, (value, cost, trusted, schemes, result)), slope = jax.value_and_grad(objective, has_aux=True)(
-        state.params
-    )
-    leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(slope)]
-    ok = jnp.stack([*leaves, jnp.isfinite(reached)]).all() & (trusted > 0)
-    update, optimizer = problem.optimizer.update(jax.tree.map(jnp.negative, slope), state.optimizer, state.params)
-    moved = (optax.apply_updates(state.params, update), optimizer)
-    keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731
-    params, optimizer = jax.tree.map(keep, moved, (state.params, state.optimizer))
-    schemes = jnp.where(jnp.isfinite(schemes), schemes, state.schemes)
-    row = {"objective": reached, "value": value, "cost": cost, "trusted": trusted, "skipped": 1.0 - ok}
-    return State(params, optimizer, schemes, state.step + 1), row, result
+        (reached, (found, cost, trusted)), slope = jax.value_and_grad(objective, has_aux=True)(params)
+        leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(slope)]
+        ok = jnp.stack([*leaves, jnp.isfinite(reached)]).all() & trusted.any()
+        update, moments = problem.optimizer.update(jax.tree.map(jnp.negative, slope), optimizer, params)
+        moved = (optax.apply_updates(params, update), moments)
+        keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731
+        values = jnp.where(trusted, found.user, values)
+        worth = score(problem, params, values, jnp.isfinite(values))
+        better = worth > highest
+        grown = lambda x: better.reshape(*better.shape, *(1,) * (x.ndim - better.ndim))  # noqa: E731
+        best = jax.tree.map(lambda new, old: jnp.where(grown(new), new, old), params, best)
+        params, optimizer = jax.tree.map(keep, moved, (params, optimizer))
+        schemes = jnp.where(jnp.isfinite(found.schemes), found.schemes, schemes)
+        value = jnp.where(trusted, found.user, 0).sum() / jnp.maximum(trusted.sum(), 1)
+        row = {"objective": reached, "value": value, "cost": cost, "trusted": trusted.mean(), "skipped": 1.0 - ok}
+        return (
+            State(params, optimizer, schemes, values, best, jnp.maximum(worth, highest), state.step),
+            row,
+            found.result,
+        )
+
+    state, row, result = jax.vmap(one, out_axes=(State(0, 0, 0, 0, 0, 0, None), 0, 0))(*state[:-1])
+    return state._replace(step=state.step + 1), row, result

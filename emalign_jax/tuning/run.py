@@ -24,7 +24,7 @@ TOLERANCE = 1e-3  # largest gain, as a share of the payoff range, of a certified
 
 
 class Outcome(NamedTuple):
-    """values: of the tuned parameters; history: [steps] a name; rows: a row a game, before and after"""
+    """values: of the tuned parameters; history: [steps, R] a name; rows: a row a game, before and after"""
 
     values: dict[str, np.ndarray]
     history: dict[str, np.ndarray]
@@ -42,27 +42,26 @@ def run(config: Config, path: Path, progress: Callable[[str, int, int], None], w
             values["tune.learning_rate"],
         )  # fmt: skip
         key = jax.random.key(values["seed"])
-        like = jax.eval_shape(lambda: _shape_of(problem, values["tune.starts"], key))
-        state, history = _load(path / STATE, like, warn)
+        plan = loop.Plan(*(values[f"tune.{name}"] for name in loop.Plan._fields)).checked()
+        state, history = _load(path / STATE, problem, warn)
         if state is None:
             progress("first equilibria", 0, steps)
-            state, history = loop.begin(problem, key, values["tune.starts"]), {name: [] for name in loop.HISTORY}
+            state, history = loop.begin(problem, key, plan), {name: [] for name in loop.HISTORY}
             _save(path / STATE, state, history)
         for n in range(int(state.step), steps):
-            state, row, result = loop.step(problem, state)
+            state, row = loop.step(problem, state, refresh=(n + 1) % loop.REFRESH == 0)
             for name in loop.HISTORY:
-                history[name].append(float(row[name]))
-            if (n + 1) % loop.REFRESH == 0:
-                state = loop.refresh(problem, state, np.asarray(result))
+                history[name].append(np.asarray(row[name], np.float64))
             if (n + 1) % EVERY == 0 or n + 1 == steps:
                 _save(path / STATE, state, history)
             progress("tune", n + 1, steps)
-        rows = _evaluate(made, state.params, key, progress)
-        named = {name: np.asarray(x) for name, x in made.mechanism.describe(state.params).items()}
-    save_arrays(path / VALUES, named)
+        progress("choose", 0, 1)
+        tuned = loop.finish(problem, state, key, plan, {name: np.array(x) for name, x in history.items()})
+        rows = _evaluate(made, tuned.params, key, progress)
+    save_arrays(path / VALUES, tuned.values)
     with atomic(path / TABLE) as temporary:
         rows.to_parquet(temporary, index=False)
-    return Outcome(named, {name: np.array(x) for name, x in history.items()}, rows)
+    return Outcome(tuned.values, tuned.history, rows)
 
 
 def _evaluate(made, params, key, progress) -> pd.DataFrame:
@@ -94,24 +93,18 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _shape_of(problem, starts, key):
-    params = jax.tree.map(
-        lambda x: jax.numpy.asarray(x, problem.games.prior.dtype), problem.mechanism.init(problem.games)
-    )
-    return loop.State(params, problem.optimizer.init(params), jax.numpy.zeros(()), jax.numpy.zeros(()))
-
-
 def _save(path: Path, state: loop.State, history: dict[str, list[float]]) -> None:
     leaves = jax.tree.leaves(state)
     arrays = {f"leaf_{n:03d}": np.asarray(leaf) for n, leaf in enumerate(leaves)}
     save_arrays(path, arrays | {f"history_{name}": np.array(x, float) for name, x in history.items()})
 
 
-def _load(path: Path, like: loop.State, warn) -> tuple[Any, Any]:
+def _load(path: Path, problem, warn) -> tuple[Any, Any]:
     """The state on disk, (None, None) if there is none; what is damaged is begun anew, with a warning."""
     if not path.exists():
         return None, None
-    structure = jax.tree.structure(like._replace(schemes=0, step=0))
+    params = jax.tree.map(jax.numpy.asarray, problem.mechanism.sample(jax.random.key(0), problem.games))
+    structure = jax.tree.structure(loop.State(params, problem.optimizer.init(params), 0, 0, params, 0, 0))
     names = [f"leaf_{n:03d}" for n in range(structure.num_leaves)]
     try:
         arrays = read_arrays(path, (*names, *(f"history_{name}" for name in loop.HISTORY)))

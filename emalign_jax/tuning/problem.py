@@ -1,0 +1,114 @@
+"""What is tuned, checked; its equilibria from given schemes, and what they are worth."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Float, Int
+
+from emalign_jax import parameters
+from emalign_jax.game import Array, Game, faults
+from emalign_jax.mechanisms import AbstractMechanism, Several
+from emalign_jax.objectives import Objective
+from emalign_jax.play import Implicit, SmoothPlay, Unrolled
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.solve import solve
+from emalign_jax.users import AbstractUser
+
+BLOCK = 64  # games played together, so that one size is compiled
+NOT_PLAYED = -1
+
+
+class Problem(NamedTuple):
+    """What is tuned, checked."""
+
+    games: Game
+    protocol: AbstractProtocol
+    user: AbstractUser
+    mechanism: AbstractMechanism
+    objective: Objective
+    solver: SmoothPlay
+    differentiation: Implicit | Unrolled
+    optimizer: optax.GradientTransformation
+
+
+def make_problem(
+    games, protocol, user, mechanism, objective, solver, steps, learning_rate, optimizer=None, differentiation=None
+) -> Problem:
+    """Everything checked and defaults filled in. `ValueError` for what cannot be tuned."""
+    if not isinstance(mechanism, AbstractMechanism):
+        raise ValueError(f"mechanism: expected an AbstractMechanism, got {type(mechanism).__name__}")
+    if len(games.batch_shape) != 1:
+        raise ValueError(f"games: expected one batch axis, got {list(games.batch_shape)}")
+    wrong = faults(games)
+    if (wrong != "").all():
+        raise ValueError(f"games: every game is malformed, the first: {wrong[0] if len(wrong) else 'there is none'}")
+    if not 0 < learning_rate < np.inf:
+        raise ValueError(f"learning_rate: expected a finite number > 0, got {learning_rate}")
+    mechanism.check(games, protocol, user)
+    games = jax.tree.map(jnp.asarray, games)
+    optimizer = _adam(float(learning_rate), steps) if optimizer is None else optimizer
+    return Problem(
+        games, protocol, user, mechanism, Objective() if objective is None else objective,
+        SmoothPlay() if solver is None else solver,
+        Implicit() if differentiation is None else differentiation, optimizer,
+    )  # fmt: skip
+
+
+@functools.lru_cache
+def _adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """The same object for the same numbers: another one would compile the step anew."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps, 0.1))
+
+
+def by_game(mechanism: AbstractMechanism) -> bool:
+    """Whether all its parameters are those of one game each, so that the best can be chosen game by game."""
+    parts = mechanism.mechanisms if isinstance(mechanism, Several) else ()
+    return all(map(by_game, parts)) if parts else mechanism.per_game
+
+
+def score(problem: Problem, params: Any, user: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> jax.Array:
+    """What parameters are worth, net of their cost: [N] if games have their own, else one number; -inf for nothing."""
+    cost, games = problem.mechanism.cost(params, problem.games), counted.any(0)
+    if by_game(problem.mechanism):
+        return jnp.where(games, problem.objective.of_games(user, counted) - cost, -jnp.inf)
+    mean_cost = jnp.where(games, cost, 0).sum() / jnp.maximum(games.sum(), 1)
+    return jnp.where(games.any(), problem.objective(user, counted) - mean_cost, -jnp.inf)
+
+
+@eqx.filter_jit
+def _under(problem: Problem, params):
+    """Games, protocols and users [R, N] under the parameters [R, ...]."""
+
+    def one(params):
+        games, *rest = problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
+        return games, *(parameters.flatten(module, problem.games.batch_shape, jnp) for module in rest)
+
+    return jax.vmap(one)(params)
+
+
+def settle(
+    problem: Problem, params: Any, schemes: Float[jax.Array, "R S N K rows M"], which: Bool[np.ndarray, "R S N"]
+) -> tuple[jax.Array, Float[np.ndarray, "R S N"], Int[np.ndarray, "R S N"]]:
+    """Play anew, from these schemes, the games that are asked for: (schemes, user value, result); NaN and NOT_PLAYED
+    elsewhere."""
+    user, result = np.full(which.shape, np.nan), np.full(which.shape, NOT_PLAYED)
+    asked = np.argwhere(which)
+    if not len(asked):
+        return schemes, user, result
+    setting = _under(problem, params)
+    solver = parameters.flatten(problem.solver, problem.games.batch_shape, jnp)
+    for at in range(0, len(asked), BLOCK):
+        restart, _, game = where = tuple(np.resize(asked[at : at + BLOCK], (BLOCK, 3)).T)
+        under = jax.tree.map(lambda x, restart=restart, game=game: x[restart, game], setting)
+        own = jax.tree.map(lambda x, game=game: x[game], solver)
+        found = solve(*under, own, start=schemes[where], differentiation=Implicit())
+        schemes = schemes.at[where].set(jnp.where(jnp.isfinite(found.schemes), found.schemes, schemes[where]))
+        user[where], result[where] = found.user, found.result
+    return schemes, user, result
