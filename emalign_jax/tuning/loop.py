@@ -79,6 +79,7 @@ class State(NamedTuple):
 
     values: [R, S, N] her value where an equilibrium was last reached
     best:   the parameters of the highest score so far (of every game its own, where it has parameters of its own)
+    drawn:  those that it began with
     """
 
     params: Any
@@ -87,6 +88,7 @@ class State(NamedTuple):
     values: jax.Array
     best: Any
     score: jax.Array  # [R] or [R, N]
+    drawn: Any
     step: jax.Array
 
 
@@ -161,13 +163,15 @@ def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> S
     values = jnp.asarray(user, schemes.dtype)
     worth = jax.vmap(lambda *x: score(problem, *x))(params, values, jnp.isfinite(values))
     lowest = jnp.full_like(worth, -jnp.inf)
-    return State(params, jax.vmap(problem.optimizer.init)(params), schemes, values, params, lowest, jnp.asarray(0))
+    moments = jax.vmap(problem.optimizer.init)(params)
+    return State(params, moments, schemes, values, params, lowest, params, jnp.asarray(0))
 
 
 def finish(problem: Problem, state: State, key: jax.Array, plan: Plan, history: dict[str, np.ndarray]) -> Tuned:
-    """The best of all restarts."""
+    """The best of all restarts, moved or as they began."""
     first = first_schemes(problem, key, plan.starts, state.params)
-    params, schemes, result = choose(problem, state.best, first, key, plan.finalists)
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), state.best, state.drawn)
+    params, schemes, result = choose(problem, both, first, key, plan.finalists)
     values = {name: np.asarray(value) for name, value in problem.mechanism.describe(params).items()}
     return Tuned(params, values, history, schemes, result, int(history["skipped"].sum()))
 
@@ -217,11 +221,7 @@ def _step(problem: Problem, state: State):
         schemes = jnp.where(jnp.isfinite(found.schemes), found.schemes, schemes)
         value = jnp.where(trusted, found.user, 0).sum() / jnp.maximum(trusted.sum(), 1)
         row = {"objective": reached, "value": value, "cost": cost, "trusted": trusted.mean(), "skipped": 1.0 - ok}
-        return (
-            State(params, optimizer, schemes, values, best, jnp.maximum(worth, highest), state.step),
-            row,
-            found.result,
-        )
+        return (params, optimizer, schemes, values, best, jnp.maximum(worth, highest)), row, found.result
 
-    state, row, result = jax.vmap(one, out_axes=(State(0, 0, 0, 0, 0, 0, None), 0, 0))(*state[:-1])
-    return state._replace(step=state.step + 1), row, result
+    moved, row, result = jax.vmap(one)(*state[:-2])
+    return State(*moved, state.drawn, state.step + 1), row, result

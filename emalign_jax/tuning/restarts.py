@@ -25,7 +25,7 @@ def draw(problem: Problem, key: jax.Array, count: int, params: Any = None) -> An
     return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(one, dtype) for one in x]), *points)
 
 
-def take(problem: Problem, tree: Any, order: np.ndarray, *, starts: bool = False) -> Any:
+def take(problem: Problem, tree: Any, order: np.ndarray | np.integer, *, starts: bool = False) -> Any:
     """Rows `order` of [R, ...]; of every game its own, if `order` is [..., N]. starts: an axis of starts follows R."""
     if not by_game(problem.mechanism):
         return jax.tree.map(lambda x: x[order], tree)

@@ -93,7 +93,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _save(path: Path, state: loop.State, history: dict[str, list[float]]) -> None:
+def _save(path: Path, state: loop.State, history: dict[str, list[np.ndarray]]) -> None:
     leaves = jax.tree.leaves(state)
     arrays = {f"leaf_{n:03d}": np.asarray(leaf) for n, leaf in enumerate(leaves)}
     save_arrays(path, arrays | {f"history_{name}": np.array(x, float) for name, x in history.items()})
@@ -104,7 +104,7 @@ def _load(path: Path, problem, warn) -> tuple[Any, Any]:
     if not path.exists():
         return None, None
     params = jax.tree.map(jax.numpy.asarray, problem.mechanism.sample(jax.random.key(0), problem.games))
-    structure = jax.tree.structure(loop.State(params, problem.optimizer.init(params), 0, 0, params, 0, 0))
+    structure = jax.tree.structure(loop.State(params, problem.optimizer.init(params), 0, 0, params, 0, params, 0))
     names = [f"leaf_{n:03d}" for n in range(structure.num_leaves)]
     try:
         arrays = read_arrays(path, (*names, *(f"history_{name}" for name in loop.HISTORY)))
