@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from scipy.optimize import brentq
+from scipy.special import expit
 
 import emalign_jax as em
 from emalign_jax import mechanisms
@@ -121,6 +123,29 @@ def test_where_babbling_turns_unstable_the_system_is_singular():
     assert found.result.tolist() == [em.Result.SINGULAR, em.Result.SMOOTH]
 
 
+@pytest.mark.x64
+def test_where_a_message_falls_out_of_use_the_derivative_is_not_trusted():
+    """The best scheme of one prosecutor splits the prior into 0 and the belief at which a line from 0 touches his
+    payoff; as the prior nears that belief, the innocent stop being acquitted, and her value has a kink."""
+    L = USER.precision
+    payoff = lambda mu: expit(L * (2 * mu - 1))  # noqa: E731
+    touch = lambda mu: payoff(mu) - payoff(0) - mu * 2 * L * payoff(mu) * (1 - payoff(mu))  # noqa: E731
+    mu = brentq(touch, 0.5, 1 - 1e-9)
+    found = []
+    for acquitted in (0.3, 1e-4):
+        guilty = mu * (1 - acquitted) / (1 - mu * acquitted)
+        prior = np.array([1 - guilty, guilty]) * np.eye(2)[None]  # [1, x_B, y]
+        game = em.Game(prior, np.eye(2), np.array([[[0.0, 0.0], [1.0, 1.0]]]))
+        start = np.array([[[acquitted, 1 - acquitted], [0.0, 1.0]]])
+        found.append(
+            em.solve(
+                game, em.Pooled(), USER, em.SmoothPlay(np.inf, steps=0), start=start, differentiation=em.Implicit()
+            )
+        )
+        np.testing.assert_allclose(found[-1].schemes, start, atol=1e-8)
+    assert [int(one.result) for one in found] == [em.Result.SMOOTH, em.Result.BOUNDARY]
+
+
 MECHANISMS = {
     "precision": (mechanisms.UserPrecision(), em.Pooled()),
     "temperature": (mechanisms.SelectionTemperature(), em.Selection(0.3)),
@@ -199,8 +224,11 @@ class Praise(AbstractMechanism):
         return jnp.asarray(0.1)
 
     def apply(self, params, games, protocol, user):
-        share = {"": params, "slope": jnp.sqrt(params * 0), "value": params * jnp.nan}[self.broken]
-        return under(games, jnp.broadcast_to(share, games.batch_shape)), protocol, user
+        share = {"slope": jnp.sqrt(params * 0), "value": params * jnp.nan}.get(self.broken, params)
+        share = jnp.broadcast_to(share, games.batch_shape)
+        if self.broken == "a game":
+            share = share.at[1].set(jnp.nan)
+        return under(games, share), protocol, user
 
     def describe(self, params):
         return {"share": params}
@@ -208,7 +236,11 @@ class Praise(AbstractMechanism):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "broken", [pytest.param("", marks=pytest.mark.nightly), "slope", pytest.param("value", marks=pytest.mark.nightly)]
+    "broken",
+    [
+        pytest.param(name, marks=() if name in ("slope", "a game") else pytest.mark.nightly)
+        for name in ("", "a game", "slope", "value")
+    ],
 )
 def test_a_new_mechanism_is_tuned_and_a_gradient_that_is_not_finite_is_skipped(broken):
     games = em.random_games(jax.random.key(3), 6, family="shared_bias", **SIZE)
@@ -217,9 +249,38 @@ def test_a_new_mechanism_is_tuned_and_a_gradient_that_is_not_finite_is_skipped(b
         spoilt, em.Pooled(), USER, Praise(broken), solver=em.SmoothPlay(10.0, steps=100), key=jax.random.key(0), steps=4
     )
     assert tuned.result[0, 2] == em.Result.NOT_FINITE
-    assert tuned.skipped == (4 if broken else 0)
-    assert (tuned.values["share"] == np.asarray(0.1, tuned.values["share"].dtype)) == bool(broken)
+    if broken == "a game":  # costs itself alone
+        assert tuned.result[0, 1] == em.Result.NOT_FINITE
+        assert (tuned.result[0, [0, 3, 4, 5]] == em.Result.SMOOTH).any()
+    useless = broken in ("slope", "value")
+    assert tuned.skipped == (4 if useless else 0)
+    assert (tuned.values["share"] == np.asarray(0.1, tuned.values["share"].dtype)) == useless
     assert np.isfinite(tuned.history["objective"]).all()
+
+
+@pytest.mark.slow
+def test_restarts_find_what_one_start_does_not():
+    """Of a game's own parameters the best are kept for each game: more draws are never worth less to any, as valued in
+    equilibria from the same schemes; and what is returned has the value it was chosen for."""
+    games, key = (
+        em.random_games(jax.random.key(3), 5, family="goal", alignment=0.1, **SIZE | {"agents": 1}),
+        jax.random.key(0),
+    )
+    mechanism, solver = mechanisms.Transfers(1.0, start="nothing"), em.SmoothPlay(20.0)
+
+    def value(restarts, draws):
+        tuned = em.tune(games, em.Pooled(), USER, mechanism, solver=solver, key=key, steps=4, learning_rate=1e-9,
+                        restarts=restarts, draws=draws)  # fmt: skip
+        assert tuned.history["objective"].shape == (4, restarts)
+        under = mechanism.apply(tuned.params, games, em.Pooled(), USER)
+        found = em.solve(*under, solver, key=key, differentiation=em.Implicit())
+        np.testing.assert_allclose(found.schemes, tuned.schemes[0], atol=1e-5)
+        return np.asarray(found.user)
+
+    one, few, many = value(1, 1), value(3, 3), value(2, 8)
+    assert (few >= one - 1e-5).all()
+    assert (many >= few - 1e-5).all()
+    assert many.mean() > one.mean() + 0.02
 
 
 def test_bad_input_is_refused():
