@@ -88,16 +88,17 @@ def batch(quick: bool):
     }  # fmt: skip
 
 
-CHOSEN = {"restarts": 4, "draws": 16, "finalists": 4}  # with steps and rate, on the games of seed 101
+FEW = {"restarts": 4, "draws": 16, "finalists": 4}
+CHOSEN = {"restarts": 8, "draws": 64, "finalists": 8}  # with steps and rate, on the games of seed 101
 VARIANTS = {  # start, steps or not, plan
     "from nothing": ("nothing", True, {}),
-    "from nothing, 4 restarts of 4 draws": ("nothing", True, CHOSEN | {"draws": 4}),
-    "from nothing, 4 restarts of 16 draws": ("nothing", True, CHOSEN),
-    "from nothing, 16 draws, not tuned": ("nothing", False, CHOSEN),
+    "from nothing, 4 restarts of 16 draws": ("nothing", True, FEW),
+    "from nothing, 8 restarts of 64 draws": ("nothing", True, CHOSEN),
+    "from nothing, 64 draws, not tuned": ("nothing", False, CHOSEN),
     "from the LP's": ("guarantee", True, {}),
     "the LP's, not tuned": ("guarantee", False, {}),
 }
-PROMISED = ("from nothing, 4 restarts of 16 draws", "from the LP's")
+PROMISED = ("from nothing, 8 restarts of 64 draws", "from the LP's")
 # with two and more agents competition leaves next to nothing of `goal` to recover; a monopolist leaves much
 MARKETS = {"shared_bias": {"agents": 3, "bias": 2.0}, "goal": {"agents": 1, "alignment": 0.2}}
 
@@ -110,7 +111,7 @@ def transfers(quick: bool):
     count, steps = (6, 4) if quick else (48, 60)
     protocol, user, solver, key = em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(30.0), jax.random.key(0)
     for family, own in MARKETS.items():
-        games = em.random_games(jax.random.key(202), count, family=family, states=3, actions=3, **own)
+        games = em.random_games(jax.random.key(303), count, family=family, states=3, actions=3, **own)
         least = float(np.median(em.least_budget(games)))
         before = em.evaluate(games, protocol, user, None, None, solver, key=jax.random.key(1))
         for share in (1.0, 0.5):
