@@ -106,9 +106,9 @@ def settle(
     solver = parameters.flatten(problem.solver, problem.games.batch_shape, jnp)
     for at in range(0, len(asked), BLOCK):
         restart, _, game = where = tuple(np.resize(asked[at : at + BLOCK], (BLOCK, 3)).T)
-        under = jax.tree.map(lambda x, restart=restart, game=game: x[restart, game], setting)
+        games, *rest = jax.tree.map(lambda x, restart=restart, game=game: x[restart, game], setting)
         own = jax.tree.map(lambda x, game=game: x[game], solver)
-        found = solve(*under, own, start=schemes[where], differentiation=Implicit())
+        found = solve(games, rest[0], rest[1], own, start=schemes[where], differentiation=Implicit())
         schemes = schemes.at[where].set(jnp.where(jnp.isfinite(found.schemes), found.schemes, schemes[where]))
         user[where], result[where] = found.user, found.result
     return schemes, user, result

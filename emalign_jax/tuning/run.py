@@ -104,7 +104,10 @@ def _load(path: Path, problem, warn) -> tuple[Any, Any]:
     if not path.exists():
         return None, None
     params = jax.tree.map(jax.numpy.asarray, problem.mechanism.sample(jax.random.key(0), problem.games))
-    structure = jax.tree.structure(loop.State(params, problem.optimizer.init(params), 0, 0, params, 0, params, 0))
+    one = jax.numpy.zeros(())
+    structure = jax.tree.structure(
+        loop.State(params, problem.optimizer.init(params), one, one, params, one, params, one)
+    )
     names = [f"leaf_{n:03d}" for n in range(structure.num_leaves)]
     try:
         arrays = read_arrays(path, (*names, *(f"history_{name}" for name in loop.HISTORY)))
