@@ -29,7 +29,6 @@ held_out = 4
 steps = 12
 restarts = 2
 draws = 3
-finalists = 2
 [transfers]
 start = "nothing"
 """

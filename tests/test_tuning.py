@@ -238,7 +238,7 @@ class Praise(AbstractMechanism):
 @pytest.mark.parametrize(
     "broken",
     [
-        pytest.param(name, marks=() if name in ("slope", "a game") else pytest.mark.nightly)
+        pytest.param(name, marks=() if name == "slope" else pytest.mark.nightly)
         for name in ("", "a game", "slope", "value")
     ],
 )
@@ -258,7 +258,7 @@ def test_a_new_mechanism_is_tuned_and_a_gradient_that_is_not_finite_is_skipped(b
     assert np.isfinite(tuned.history["objective"]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_restarts_find_what_one_start_does_not():
     """Of a game's own parameters the best are kept for each game: more draws are never worth less to any, as valued in
     equilibria from the same schemes; and what is returned has the value it was chosen for."""
