@@ -21,7 +21,8 @@ class Transfers(AbstractMechanism):
         `least_budget` says what brings the user into the hull, `best_transfers` what such transfers can guarantee.
     kind:   "action" or "outcome"
     start:  "guarantee": from the transfers whose guarantee to a rational user is largest, by LP; or "nothing". Where
-        agents say nothing her value has derivative 0 by every transfer, and tuning from nothing stays there.
+        agents say nothing her value has derivative 0 by every transfer, and one start from nothing may stay there:
+        take several (`restarts` of `tune`).
     price:  of a unit of transfers: the cost is price times what may change hands, sum_i E_y max_a |t_i|
     """
 
