@@ -42,10 +42,13 @@ def clock(call):
 def pairs(ours, theirs, repeats: int) -> dict:
     """ours() and theirs() return (seconds an item, answer): the first of ours compiles."""
     first = clock(ours)[0]
-    both = [(ours(), theirs()) for _ in range(repeats)]
-    mine, other = (statistics.median(pair[side][0] for pair in both) for side in (0, 1))
-    ratio = statistics.median(pair[1][0] / pair[0][0] for pair in both)
-    answers = {"ours": both[-1][0][1], "theirs": both[-1][1][1]}
+    seconds, answers = [], {}
+    for _ in range(repeats):  # only the last answers are kept, so that memory is not new to the system each time
+        mine, answers["ours"] = ours()
+        other, answers["theirs"] = theirs()
+        seconds.append((mine, other))
+    mine, other = (statistics.median(side) for side in zip(*seconds, strict=True))
+    ratio = statistics.median(other / mine for mine, other in seconds)
     return {"first_s": first, "median_us": 1e6 * mine, "baseline_us": 1e6 * other, "ratio": ratio, "answers": answers}
 
 

@@ -71,7 +71,7 @@ def test_least_squares_agree_with_scipy(simplex_weights):
     tables, targets = rng.normal(size=(30, 12)), rng.normal(size=(70, 30))
     tables[:, 5] = tables[:, 4]  # two agents are one
     targets[0] = tables @ rng.dirichlet(np.ones(12))  # an exact fit
-    w = least_squares.solve(tables.T @ tables, targets @ tables, simplex_weights)
+    w = least_squares.solve(least_squares.prepare(tables.T @ tables, simplex_weights), targets @ tables)
     for k, goal in enumerate(targets):
         if simplex_weights:
             v = nnls(np.concatenate([tables - goal[:, None], np.full((1, 12), 10.0)]), np.eye(31)[-1])[0]

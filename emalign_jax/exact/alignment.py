@@ -7,21 +7,39 @@ whatever the solver claims: `gap` is the error less that bound.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from emalign_jax.exact.lp import KeptLP
+from emalign_jax.exact.residuals import (
+    REACH,
+    ROUNDING,
+    Rule,
+    admissible,
+    centre,
+    dual_bound,
+    polished,
+    rule_of,
+    scale_of,
+    size_of,
+    split,
+    total_of,
+    unit_of,
+)
 from emalign_jax.game import LARGEST
+from emalign_jax.lp import least_squares
+from emalign_jax.workers import each
 
 SOLVED = 1e-6  # largest gap of an answer, in units of the error of the best single agent (cone: of no agent)
 SHARP = 1e-10  # a gap beyond this, in the same units, is worth another try
-ROUNDING = 1e-14  # of a table's largest entry: what centring leaves of a table that is all offset
 CHOICES = ("auto", "batched", "highs")
 FEWEST = 64  # targets from which compiling pays
-BLOCK = 1024  # targets at a time: their tables stay in the cache
-REACH = 10.0  # cone: how much larger than those found are the weights that the bound speaks of
+BLOCK = 512  # targets whose least squares are solved at a time
+PIECE = 128  # targets whose tables stay in a core's cache
+MOST = 32 * BLOCK  # targets between two calls of `progress`
 
 
 class Alignment(NamedTuple):
@@ -48,7 +66,7 @@ class Alignment(NamedTuple):
     @property
     def rms(self) -> Float[np.ndarray, "*batch"]:
         """Frobenius norm of the residual over sqrt(A Y), whichever norm was fitted."""
-        return np.asarray(_size(self.residual, "l2") / np.sqrt(np.prod(self.residual.shape[-2:])))
+        return np.asarray(size_of(self.residual, "l2") / np.sqrt(np.prod(self.residual.shape[-2:])))
 
     def predict(self, agent_utilities) -> Float[np.ndarray, "*batch A Z"]:
         """sum_i w_i U_i + c for other tables [..., K, A, Z]; Z may differ from Y if the offset is no c(y)."""
@@ -62,21 +80,6 @@ class Alignment(NamedTuple):
                 raise ValueError(f"agent_utilities: Y (last axis) is {tables.shape[-1]}, but the offset has {Y} states")
             offset = offset[..., :1]
         return (self.weights[..., None, None] * tables).sum(-3) + offset[..., None, :]
-
-
-class _Rule(NamedTuple):
-    """What is fitted: the words of `align`."""
-
-    weights: str
-    offset: str
-    norm: str
-
-    @property
-    def simplex(self) -> bool:
-        return self.weights == "simplex"
-
-
-_WORDS = {"weights": ("simplex", "cone"), "offset": ("none", "constant", "per_state"), "norm": ("sup", "l2")}
 
 
 def align(
@@ -107,7 +110,7 @@ def align(
     Raises `ValueError` for shapes and words. An item with a NaN or an infinite entry, or whose program is not
     solved, costs only itself: NaN, and `solved` False.
     """
-    rule = _rule(weights, offset, norm)
+    rule = rule_of(weights, offset, norm)
     user, agents = _tables(user_utility, agent_utilities)
     batch = np.broadcast_shapes(user.shape[:-2], agents.shape[:-3])
     K, A, Y = agents.shape[-3:]
@@ -119,28 +122,33 @@ def align(
         raise ValueError(f"lp: expected one of {', '.join(CHOICES)}, got {lp!r}")
     N, solved = len(targets), np.zeros(len(targets), bool)
     shapes = ((K,), (Y,), (), (), (A, Y), (A, Y))
-    empty = [np.full((N, *s), np.nan) for s in shapes]
+    empty = [np.empty((N, *s)) for s in shapes]
     out = Alignment(empty[0], empty[1], empty[2], empty[3], solved, empty[4], empty[5])
-    with np.errstate(over="ignore", invalid="ignore"):  # sizes 1e300 apart: NaN, and not solved
+    with _quietly():
         for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
             shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)
             together = lp == "batched" or (lp == "auto" and len(items) >= FEWEST)
-            for at in range(0, len(items), BLOCK):
-                some = items[at : at + BLOCK]
+            together = together and norm == "l2" and shared.sound
+            for at in range(0, len(items), MOST):
+                some = items[at : at + MOST]
                 done = np.zeros(len(some), bool)
-                if together and norm == "l2" and shared.sound:
-                    found = shared.fit_together(targets[some])
-                    done = found.solved
-                    which, kept = (some, slice(None)) if done.all() else (some[done], done)
-                    for whole, part in zip(out, found, strict=True):
-                        whole[which] = part[kept]
+                if together:
+
+                    def fill(block, shared=shared):
+                        with _quietly():
+                            for piece, found in shared.fit_together(targets[block]):
+                                for whole, new in zip(out, found, strict=True):
+                                    whole[block[piece]] = new
+
+                    each(fill, np.split(some, range(BLOCK, len(some), BLOCK)))
+                    done = solved[some]
+                    if progress is not None and done.any():
+                        progress(int(done.sum()))
                 for k in some[~done]:
-                    for whole, part in zip(out, shared.fit(targets[k]), strict=True):
-                        whole[k] = part
+                    for whole, new in zip(out, shared.fit(targets[k]), strict=True):
+                        whole[k] = new
                     if progress is not None:
                         progress(1)
-                if progress is not None and done.any():
-                    progress(int(done.sum()))
     return Alignment(*(column.reshape((*batch, *column.shape[1:])) for column in out))
 
 
@@ -151,7 +159,7 @@ def verify(
 
     tolerance: of the error of the best single agent (cone: of no agent), and of the entries for rounding.
     """
-    rule = _rule(weights, offset, norm)
+    rule = rule_of(weights, offset, norm)
     user, agents = _tables(user_utility, agent_utilities)
     batch = found.error.shape
     user = np.broadcast_to(user, (*batch, *user.shape[-2:]))
@@ -162,77 +170,47 @@ def verify(
         w, c = found.weights[k], found.offset[k]
         allowed = (w >= 0).all() and (not rule.simplex or abs(w.sum() - 1) < 1e-12)
         allowed &= offset == "per_state" or (c == (c[0] if offset == "constant" else 0)).all()
-        attained = _size(np.tensordot(w, agents[k], 1) + c - user[k], norm)
-        unit, rounding = _unit(user[k], agents[k], rule)
-        slack = tolerance * unit + 10 * rounding * (1 if rule.simplex else 1 + _total(w, agents[k], user[k], rule))
+        attained = size_of(np.tensordot(w, agents[k], 1) + c - user[k], norm)
+        unit, rounding = unit_of(user[k], agents[k], rule)
+        slack = tolerance * unit + 10 * rounding * (1 if rule.simplex else 1 + total_of(w, agents[k], user[k], rule))
         bound = dual_bound(found.dual[k], user[k], agents[k], w, weights=weights, offset=offset, norm=norm)
         verdict[k] = allowed and attained - slack <= found.error[k] <= bound + slack
     return verdict
 
 
-def best_offset(misfit, *, offset: str, norm: str) -> Float[np.ndarray, "*any Y"]:
-    """The c(y) [..., Y] that leaves least of `misfit` [..., A, Y]."""
-    return _offset(np.asarray(misfit, float), _rule("simplex", offset, norm))
-
-
-def size(misfit, norm: str) -> Float[np.ndarray, "*any"]:
-    """sup: the largest absolute entry of [..., A, Y]; l2: the Frobenius norm."""
-    return _size(np.asarray(misfit, float), norm)
-
-
-def dual_bound(
-    dual: Float[np.ndarray, "A Y"],
-    user_utility: Float[np.ndarray, "A Y"],
-    agent_utilities: Float[np.ndarray, "K A Y"],
-    near: Float[np.ndarray, "K"],
-    *,
-    weights: str,
-    offset: str,
-    norm: str,
-) -> float:
-    """A lower bound on the error of any weights and offset, from any `dual` q [A, Y], by weak duality.
-
-    q is first made admissible: orthogonal to offsets, of size at most 1 in the dual norm (l1 for sup). Then
-    error >= <q, residual> = sum_i w_i <q, U_i> - <q, u>, that is min_i <q, U_i - u> on the simplex, and
-    -<q, u> on the cone if all <q, U_i> >= 0. There, what <q, U_i> lacks of 0 (rounding) is charged to
-    weights of sum_i w_i |U_i| up to REACH times that at `near` (or |u|); the error is convex in w, so weights R
-    times as far can beat error - gap by at most R gaps more."""
-    rule = _rule(weights, offset, norm)
-    user, agents = _centre(user_utility, rule), _centre(agent_utilities, rule)
-    q = _admissible(dual, rule)
-    if rule.simplex:
-        return max(0.0, float(np.tensordot(agents - user, q, 2).min()))
-    slopes = np.tensordot(agents, q, 2)
-    size = _size(agents, norm)
-    lack = float((np.maximum(-slopes, 0) / np.where(size > 0, size, 1)).max())
-    total = REACH * max(float((near * size).sum()), float(_size(user, norm)))
-    return max(0.0, -float((q * user).sum()) - total * lack)
+class _Together(NamedTuple):
+    tables: Float[np.ndarray, "K cells"]  # less the middle
+    gram: Float[np.ndarray, "K K"]
+    size: Float[np.ndarray, "K"]
+    problem: least_squares.Problem  # in units of `size`
 
 
 class _Agents:
     """The agents of one or more targets, prepared once: fit(target) is one item's answer."""
 
-    def __init__(self, agents: Float[np.ndarray, "K A Y"], rule: _Rule, *, alone: bool):
+    def __init__(self, agents: Float[np.ndarray, "K A Y"], rule: Rule, *, alone: bool):
         self.rule, self.raw, self.alone = rule, agents, alone
         self.sound = _sound(agents)
         if not self.sound:
             return
-        self.tables, self.offsets = _split(agents, rule)
-        self.sizes = _size(self.tables, rule.norm)
+        self.tables, self.offsets = split(agents, rule)
+        self.sizes = size_of(self.tables, rule.norm)
         # an agent who is all offset is 0, not the rounding that centring leaves
-        noise = self.sizes <= ROUNDING * _scale(agents, rule)
+        self.scale = scale_of(agents, rule)
+        noise = self.sizes <= ROUNDING * self.scale
         self.tables[noise], self.sizes[noise] = 0, 0
         # simplex weights do not see a table taken from u and all U_i
         self.middle = self.tables.mean(0) if rule.simplex else np.zeros(agents.shape[1:])
         self.shared = None  # the solver that targets share, made when one needs it
+        self.together: _Together | None = None  # what all share who are fitted at once
 
     def fit(self, target: Float[np.ndarray, "A Y"]) -> Alignment:
         K, A, Y = self.raw.shape
         if not (self.sound and _sound(target)):
             return _unsolved(K, A, Y)
-        u, shift = _split(target, self.rule)
-        singles = _size(_centre(self.tables - u, self.rule), self.rule.norm)
-        unit, rounding = _unit(target, self.raw, self.rule)
+        u, shift = split(target, self.rule)
+        singles = size_of(centre(self.tables - u, self.rule), self.rule.norm)
+        unit, rounding = unit_of(target, self.raw, self.rule)
         if unit <= rounding:  # nothing is left to fit
             w = np.eye(K)[singles.argmin()] if self.rule.simplex else np.zeros(K)
             return self._answer(w, np.zeros((A, Y)), u, shift)
@@ -250,30 +228,45 @@ class _Agents:
                 scale = max(float(best.error), 1e-6 * unit)  # a small error of large tables needs units of its own
         return best if best.gap <= SOLVED * unit else _unsolved(K, A, Y)
 
-    def fit_together(self, targets: Float[np.ndarray, "T A Y"]) -> Alignment:
-        """Least squares of many targets at once; `solved` only where that is proved to SHARP."""
-        from emalign_jax.lp import least_squares
+    def fit_together(self, targets: Float[np.ndarray, "T A Y"]) -> Iterator[tuple[slice, Alignment]]:
+        """Least squares of many targets at once; `solved` only where that is proved to SHARP. Piece by piece."""
+        if self.together is None:
+            tables = (self.tables - self.middle).reshape(len(self.raw), -1)
+            size = np.ones(len(tables)) if self.rule.simplex else np.where(self.sizes > 0, self.sizes, 1.0)
+            gram = tables @ tables.T
+            problem = least_squares.prepare(gram / np.multiply.outer(size, size), self.rule.simplex)
+            self.together = _Together(tables, gram, size, problem)
+        pieces = [slice(at, at + PIECE) for at in range(0, len(targets), PIECE)]
+        cross = np.concatenate([self._goal(targets[piece])[2] @ self.together.tables.T for piece in pieces])
+        w = least_squares.solve(self.together.problem, cross / self.together.size)
+        for piece in pieces:
+            yield piece, self._proved(targets[piece], cross[piece], w[piece])
 
-        rule, (K, A, Y) = self.rule, self.raw.shape
+    def _goal(self, targets):
+        """Which of the targets are numbers, their offsets, and what is to be fitted [T, A Y]."""
         sound = np.asarray((np.abs(targets) < LARGEST).all((1, 2)))  # False for NaN
-        u, shift = _split(np.where(sound[:, None, None], targets, 0), rule)
-        flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
-        tables, goal = flat(self.tables - self.middle), flat(u - self.middle)
-        size = np.ones(K) if rule.simplex else np.where(self.sizes > 0, self.sizes, 1.0)
-        cross, squares = goal @ tables.T, (tables**2).sum(1)
+        u, shift = split(np.where(sound[:, None, None], targets, 0), self.rule)
+        return sound, shift, (u - self.middle).reshape(len(u), -1)
+
+    def _proved(self, targets, cross, w) -> Alignment:
+        """The error of weights w [T, K], and what the residual, as a dual, proves of it."""
+        rule, (_, A, Y) = self.rule, self.raw.shape
+        tables, gram, size, _ = self.together
+        sound, shift, goal = self._goal(targets)
         if rule.simplex:  # the error of the best single agent
-            best = (squares - 2 * cross).argmin(1)
+            best = (np.diagonal(gram) - 2 * cross).argmin(1)
             unit = np.linalg.norm(tables[best] - goal, axis=1)
-            rounding = ROUNDING * (_scale(targets, rule) + _scale(self.raw, rule)[best])
+            rounding = ROUNDING * (scale_of(targets, rule) + self.scale[best])
         else:
-            unit, rounding = np.linalg.norm(goal, axis=1), ROUNDING * _scale(targets, rule)
-        w = least_squares.solve((tables @ tables.T) / np.multiply.outer(size, size), cross / size, rule.simplex)
+            unit, rounding = np.linalg.norm(goal, axis=1), ROUNDING * scale_of(targets, rule)
         w = np.maximum(w, 0) / size
         w = w / w.sum(1, keepdims=True) if rule.simplex else np.where(self.sizes > 0, w, 0)
-        residual, left = _split((w @ tables - goal).reshape(-1, A, Y), rule)
-        error = np.linalg.norm(flat(residual), axis=1)
-        dual = residual / np.where(error > 0, error, 1)[:, None, None]
-        slopes, earned = flat(dual) @ tables.T, (flat(dual) * goal).sum(1)
+        residual, left = split((w @ tables - goal).reshape(-1, A, Y), rule)
+        flat = residual.reshape(len(w), -1)
+        error = np.linalg.norm(flat, axis=1)
+        length = np.where(error > 0, error, 1)[:, None]
+        dual = flat / length
+        slopes, earned = (w @ gram - cross) / length, np.einsum("tx,tx->t", dual, goal)
         if rule.simplex:
             bound = slopes.min(1) - earned
         else:  # as in `dual_bound`
@@ -282,7 +275,7 @@ class _Agents:
         gap = np.maximum(error - np.maximum(bound, 0), 0)
         offset = shift - w @ self.offsets - left
         solved = sound & (unit > rounding) & (gap <= SHARP * unit) & np.isfinite(error)
-        return Alignment(w, offset, error, gap, solved, residual, dual)
+        return Alignment(w, offset, error, gap, solved, residual, dual.reshape(residual.shape))
 
     def _solver(self, middle) -> _Sup | _L2:
         return (_Sup if self.rule.norm == "sup" else _L2)(self.tables - middle, self.rule)
@@ -301,17 +294,17 @@ class _Agents:
             return best
         answer = self._answer(w, found[1], u, shift)
         if answer.gap > SHARP * unit:
-            polished = self._answer(w, _polished(answer.dual, w, u, self.tables, self.rule), u, shift)
-            answer = min(answer, polished, key=lambda a: a.gap)
+            closer = self._answer(w, polished(answer.dual, w, u, self.tables, self.rule), u, shift)
+            answer = min(answer, closer, key=lambda a: a.gap)
         return best if best.gap <= answer.gap else answer
 
     def _answer(self, w, dual, u, shift) -> Alignment:
         """The error that these weights attain with the best offset, and what `dual` proves of it."""
         rule = self.rule
         misfit = np.tensordot(w, self.tables - u, 1) if rule.simplex else np.tensordot(w, self.tables, 1) - u
-        residual, left = _split(misfit, rule)
-        error = float(_size(residual, rule.norm))
-        dual = _admissible(residual if dual is None else dual, rule)
+        residual, left = split(misfit, rule)
+        error = float(size_of(residual, rule.norm))
+        dual = admissible(residual if dual is None else dual, rule)
         bound = dual_bound(dual, u, self.tables, w, **rule._asdict())
         offset = shift - np.tensordot(w, self.offsets, 1) - left
         return _row(w, offset, error, max(error - bound, 0.0), True, residual, dual)
@@ -322,10 +315,10 @@ class _Sup:
 
     The target is only in the bounds of the rows, so that one basis serves for the next; q is the rows' duals."""
 
-    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: _Rule):
+    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: Rule):
         K, A, Y = tables.shape
         self.rule, self.cells = rule, A * Y
-        size = _size(tables, "sup")
+        size = size_of(tables, "sup")
         self.unit = float(size[size > 0].min()) if size.any() else 1.0
         self.size = np.where(size > 0, size, self.unit)
         fit = (tables / self.size[:, None, None]).reshape(K, -1).T
@@ -357,9 +350,9 @@ class _Sup:
 class _L2:
     """Non-negative least squares, the tall tables reduced once to the triangle R of their QR."""
 
-    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: _Rule):
+    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: Rule):
         self.rule = rule
-        size = _size(tables, "l2")
+        size = size_of(tables, "l2")
         self.size = np.where(size > 0, size, 1.0)
         self.basis, self.triangle = np.linalg.qr((tables / self.size[:, None, None]).reshape(len(tables), -1).T)
 
@@ -385,89 +378,9 @@ class _L2:
         return (v if self.rule.simplex else v * unit / self.size), None
 
 
-def _polished(dual, w, user, agents, rule: _Rule) -> np.ndarray:
-    """`dual` without the rounding that an agent far larger than the error, or a small residual, makes of it.
-
-    At the best fit <q, U_i - u> (cone: <q, U_i>) is the same for all agents in use and larger for the others;
-    the smallest change that makes it so, with a few ulps to spare in each agent's own size."""
-    q = _admissible(dual, rule)
-    tables = agents - user if rule.simplex else agents
-    size = _size(tables, rule.norm)
-    slopes = np.tensordot(tables, q, 2)
-    level = w @ slopes if rule.simplex else 0.0
-    rows = ((w > 0) | (slopes < level)) & (size > 0)
-    lack = (level - slopes[rows]) / size[rows] + 4 * np.finfo(float).eps
-    change = np.linalg.lstsq(_centre(tables[rows], rule).reshape(-1, q.size) / size[rows, None], lack)[0]
-    return q + change.reshape(q.shape)
-
-
-def _admissible(dual: Float[np.ndarray, "A Y"], rule: _Rule) -> Float[np.ndarray, "A Y"]:
-    """`dual` orthogonal to offsets and of dual norm 1; zeros stay zeros in the sup case, where they are many."""
-    if rule.norm == "l2":
-        dual = _centre(dual, rule)
-        size = float(_size(dual, "l2"))
-    else:
-        if rule.offset != "none":
-            axes = (0, 1) if rule.offset == "constant" else (0,)
-            up = np.maximum(dual, 0).sum(axes, keepdims=True)
-            down = np.maximum(-dual, 0).sum(axes, keepdims=True)
-            both = np.minimum(up, down)
-            dual = dual * np.where(dual > 0, both / np.where(up > 0, up, 1), both / np.where(down > 0, down, 1))
-        size = float(np.abs(dual).sum())
-    return dual / size if size > 0 else np.zeros_like(dual)
-
-
-def _offset(x: Float[np.ndarray, "*any A Y"], rule: _Rule) -> Float[np.ndarray, "*any Y"]:
-    """The c(y) nearest to x: the midrange (sup) or the mean (l2) of what one number must fit."""
-    if rule.offset == "none":
-        return np.zeros((*x.shape[:-2], x.shape[-1]))
-    axes = (-2, -1) if rule.offset == "constant" else (-2,)
-    if rule.norm == "l2":
-        c = x.mean(axes, keepdims=True)
-    else:
-        c = x.max(axes, keepdims=True) / 2 + x.min(axes, keepdims=True) / 2
-    return np.broadcast_to(c, (*x.shape[:-2], 1, x.shape[-1]))[..., 0, :]
-
-
-def _split(x, rule: _Rule):
-    """x - c [..., A, Y] and c [..., Y]."""
-    c = _offset(x, rule)
-    if rule.offset == "none":
-        return np.array(x, np.float64), c
-    x = x - c[..., None, :]
-    again = _offset(x, rule)  # the first rounds at the size of c
-    return x - again[..., None, :], c + again
-
-
-def _centre(x, rule: _Rule):
-    return _split(x, rule)[0]
-
-
-def _size(x: Float[np.ndarray, "*any A Y"], norm: str) -> Float[np.ndarray, "*any"]:
-    largest = np.asarray(np.abs(x).max((-2, -1)))
-    if norm == "sup":
-        return largest
-    unit = np.where(largest > 0, largest, 1.0)
-    return np.asarray(unit * np.sqrt(((x / unit[..., None, None]) ** 2).sum((-2, -1))))
-
-
-def _scale(x, rule: _Rule):
-    """The size of a table of nothing but x's largest entry."""
-    return np.abs(x).max((-2, -1)) * (np.sqrt(x.shape[-1] * x.shape[-2]) if rule.norm == "l2" else 1.0)
-
-
-def _total(w, agents, user, rule: _Rule) -> float:
-    """sum_i w_i |U_i| in units of |u|."""
-    return float((w * _scale(agents, rule)).sum() / max(float(_scale(user, rule)), np.finfo(float).tiny))
-
-
-def _unit(user, agents, rule: _Rule) -> tuple[float, float]:
-    """The error of the best single agent (cone: of no agent), and what of it may be rounding."""
-    if not rule.simplex:
-        return float(_size(_centre(user, rule), rule.norm)), ROUNDING * float(_scale(user, rule))
-    singles = _size(_centre(_centre(agents, rule) - _centre(user, rule), rule), rule.norm)
-    best = singles.argmin()
-    return float(singles[best]), ROUNDING * float(_scale(user, rule) + _scale(agents[best], rule))
+def _quietly():
+    """Sizes 1e300 apart: NaN, and not solved. The setting is a thread's own."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _sound(x) -> bool:
@@ -483,15 +396,6 @@ def _row(*values) -> Alignment:
     return Alignment(*(np.asarray(value) for value in values))
 
 
-def _rule(weights: str, offset: str, norm: str) -> _Rule:
-    rule = _Rule(weights, offset, norm)
-    for name, word in rule._asdict().items():
-        if word not in _WORDS[name]:
-            allowed = ", ".join(f'"{w}"' for w in _WORDS[name])
-            raise ValueError(f"{name}: expected one of {allowed}, got {word!r}")
-    return rule
-
-
 def _table(name: str, value, core: str) -> np.ndarray:
     try:
         array = np.asarray(value)
@@ -501,7 +405,7 @@ def _table(name: str, value, core: str) -> np.ndarray:
         raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.ndim < core.count(",") or 0 in array.shape[-core.count(",") :]:
         raise ValueError(f"{name}: expected shape {core} with no empty axis of these, got {list(array.shape)}")
-    return array.astype(np.float64)
+    return array.astype(np.float64, copy=False)
 
 
 def _tables(user_utility, agent_utilities) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax.exact.alignment import align, best_offset, size
+from emalign_jax.exact.alignment import align
+from emalign_jax.exact.residuals import best_offset, size_of
 
 CHUNK = 4_000_000  # cells in memory at once
 
@@ -24,7 +25,7 @@ class Rule(NamedTuple):
     def error(self, misfit: Float[np.ndarray, "*any A Y"]) -> Float[np.ndarray, "*any"]:
         """Of what is left after the offset."""
         per_cell = np.sqrt(misfit.shape[-1] * misfit.shape[-2]) if self.norm == "l2" else 1.0
-        return np.asarray(size(misfit, self.norm) / per_cell)
+        return np.asarray(size_of(misfit, self.norm) / per_cell)
 
     def best_offset(self, misfit: Float[np.ndarray, "*any A Y"]) -> Float[np.ndarray, "*any 1 Y"]:
         return best_offset(misfit, **self._asdict())[..., None, :]

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.lp import simplex
+from emalign_jax.workers import each
 
 TOLERANCE = 1e-9  # of an answer's residuals and gap, relative to the LP's own numbers
 TILE = 64  # LPs whose dictionaries are in the cache of one core together
-TILES = 16  # in a call, if there are so many
+TILES = 4  # in a call, if there are so many: calls are spread over the cores
 MOST_CELLS = 2**25  # numbers in the dictionaries of one call: 256 MB
 WORDS = {
     simplex.OPTIMAL: "Optimal", simplex.INFEASIBLE: "Infeasible", simplex.UNBOUNDED: "Unbounded",
@@ -97,16 +98,20 @@ def run(data, **options) -> tuple[np.ndarray, ...]:
     count = len(data[1])
     tile = TILE if jax.default_backend() == "cpu" else max(TILE, bucket(min(count, MOST_CELLS // cells)) // 2)
     many = max(1, min(TILES, MOST_CELLS // cells // tile)) * tile
-    found = []
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        at = 0
-        while at < count:  # two sizes of calls, so that few are ever compiled
-            size = many if count - at >= many else tile
-            some = np.minimum(np.arange(at, at + size), count - 1)
+
+    def call(some):
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
             got = simplex.solve(*(None if a is None else a[some] for a in data), tile=tile, **options)
-            found.append([np.asarray(a)[: min(size, count - at)] for a in got])
-            at += size
-    return tuple(np.concatenate(a) for a in zip(*found, strict=True))
+            return [np.asarray(a) for a in got]
+
+    sizes, at = [], 0  # two sizes of calls, so that few are ever compiled
+    while at < count:
+        sizes.append(many if count - at >= many else tile)
+        at += sizes[-1]
+    parts = [
+        np.minimum(np.arange(end - size, end), count - 1) for size, end in zip(sizes, np.cumsum(sizes), strict=True)
+    ]
+    return tuple(np.concatenate(a)[:count] for a in zip(*each(call, parts), strict=True))
 
 
 def polished(*data) -> list[np.ndarray]:

@@ -14,29 +14,44 @@ Source: Portugal, Judice, Vicente (1994), block pivoting; Beck and Teboulle (200
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-PROJECTED = 14  # accelerated steps
-CONJUGATE = 11  # steps of conjugate gradients a round
+PROJECTED = 20  # accelerated steps
+CONJUGATE = {True: 12, False: 8}  # steps of conjugate gradients a round, on the simplex and on the cone
 ROUNDS = 1  # between two looks of the host
 LOOKS = 20
 EXACT = 1e-14  # of the gradient on the positive weights, relative to what it is made of
 SOLVED = 1e-12  # conjugate gradients end where the squared residual, float32, has fallen by this
 SIGN = 1e-12  # a gradient off the positive weights may be so much too small, in the same units
-SIZES = (64, 256, 1024)  # targets of a call: few are ever compiled
+SIZES = (64, 512)  # targets of a call: few are ever compiled
 
 
-def solve(gram: Float[np.ndarray, "K K"], cross: Float[np.ndarray, "T K"], simplex: bool) -> Float[np.ndarray, "T K"]:
-    """The weights w [T, K] of T targets with h = cross [T, K]."""
+class Problem(NamedTuple):
+    """What all targets share. gram: [K, K] in units of its largest diagonal entry, `unit`; rate: of gradient steps."""
+
+    gram: Float[np.ndarray, "K K"]
+    unit: float
+    rate: float
+    simplex: bool
+
+
+def prepare(gram: Float[np.ndarray, "K K"], simplex: bool) -> Problem:
     unit = max(float(np.diagonal(gram).max(initial=0.0)), 1e-300)
-    gram, cross = gram / unit, cross / unit  # float32 has room for squares of what is left
+    gram = gram / unit  # float32 has room for squares of what is left
+    return Problem(gram, unit, 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-300), simplex)
+
+
+def solve(problem: Problem, cross: Float[np.ndarray, "T K"]) -> Float[np.ndarray, "T K"]:
+    """The weights w [T, K] of T targets with h = cross [T, K]."""
+    gram, unit, rate, simplex = problem
+    cross = cross / unit
     scale = np.ones((len(cross), 1)) if simplex else np.maximum(np.abs(cross).max(1, keepdims=True), 1e-300)
     cross = cross / scale
-    rate = 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-300)
     out = np.zeros(cross.shape)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         shared = jnp.asarray(gram)
@@ -68,12 +83,9 @@ def _project(gram, h, rate, simplex: bool):
         w, ahead, t, level = state
         slope = ahead @ gram - h
         moved = ahead - rate * slope
-        if simplex:
-            for _ in range(3):
-                above = moved > level
-                level = (jnp.where(above, moved, 0).sum(1, keepdims=True) - 1) / jnp.maximum(
-                    above.sum(1, keepdims=True), 1
-                )
+        if simplex:  # one Newton step a time towards the level at which the sum is 1
+            above = moved > level
+            level = (jnp.where(above, moved, 0).sum(1, keepdims=True) - 1) / jnp.maximum(above.sum(1, keepdims=True), 1)
             moved = moved - level
         new = jnp.maximum(moved, 0)
         uphill = ((ahead - new) * (new - w)).sum(1, keepdims=True) > 0
@@ -110,19 +122,24 @@ def _pivot(gram, h, w, simplex: bool):
         residual = (residual / left).astype(jnp.float32)
         first = (residual**2).sum(1, keepdims=True)
 
+        mask = used.astype(jnp.float32)
+        share = mask / jnp.maximum(mask.sum(1, keepdims=True), 1)
+
         def conjugate(inner, _):
             w, residual, direction, rho = inner
-            image = centred(direction @ short, used)
+            image = mask * (direction @ short)
+            if simplex:
+                image = image - share * image.sum(1, keepdims=True)
             curvature = (direction * image).sum(1, keepdims=True)
             going = (rho > SOLVED * first) & (curvature > 0)  # beyond it is noise, of whatever size
             step = jnp.where(going, rho / jnp.where(going, curvature, 1), 0)
-            w, residual = w + step * direction, centred(residual - step * image, used)
+            w, residual = w + step * direction, residual - step * image
             new = (residual**2).sum(1, keepdims=True)
             direction = residual + jnp.where(rho > 0, new / jnp.where(rho > 0, rho, 1), 0) * direction
             return (w, residual, direction, new), None
 
         start = (jnp.zeros_like(residual), residual, residual, first)
-        (change, *_), _ = jax.lax.scan(conjugate, start, length=CONJUGATE)
+        (change, *_), _ = jax.lax.scan(conjugate, start, length=CONJUGATE[simplex])
         w = w + left * centred(change.astype(w.dtype), used)  # float32 steps need not keep the sum
         slope = w @ gram - h
         level = jnp.where(used, slope, 0).sum(1, keepdims=True) / jnp.maximum(used.sum(1, keepdims=True), 1)

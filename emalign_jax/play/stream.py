@@ -9,7 +9,6 @@ call; games need nothing from each other, so each device runs a program of its o
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Int
+
+from emalign_jax.workers import workers
 
 SMALLEST = 16  # lanes; tiles have 16, 64, 256, ... of them
 CACHED_CELLS = 2**16  # numbers in the largest tensor of a tile on a CPU: a quarter of a megabyte in float32
@@ -32,13 +33,6 @@ def bucket(count: int) -> int:
     while size < count:
         size *= 4
     return size
-
-
-def workers(devices: list[Any]) -> int:
-    """A CPU is one device with many cores, and small arrays keep only one of them busy."""
-    if len(devices) > 1 or devices[0].platform != "cpu":
-        return len(devices)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tile_width(games: int, cells: int, devices: list[Any]) -> int:
