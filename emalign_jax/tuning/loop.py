@@ -20,7 +20,7 @@ from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
-from emalign_jax.solve import solve
+from emalign_jax.solve import check_sizes, solve
 from emalign_jax.tuning.problem import Problem, make_problem, score, settle
 from emalign_jax.tuning.restarts import choose, draw, ranked, take
 from emalign_jax.users import AbstractUser
@@ -152,6 +152,10 @@ def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> S
     """The parameters to start from and their equilibria."""
     assert plan.draws is not None
     params = draw(problem, key, plan.draws, params)
+    if plan.finalists > 1:  # nothing is begun that cannot be ended
+        one = jax.tree.map(lambda x: x[0], params)
+        games, _, user = problem.mechanism.apply(one, problem.games, problem.protocol, problem.user)
+        check_sizes(games, problem.protocol, user, problem.protocol.messages(games), alone=False, exactly=True)
     first = first_schemes(problem, key, plan.starts, params)
     schemes = jnp.broadcast_to(first, (plan.draws, *first.shape))
     schemes, user, result = settle(problem, params, schemes, np.ones(schemes.shape[:3], bool))
