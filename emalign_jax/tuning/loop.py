@@ -34,7 +34,8 @@ HISTORY = ("objective", "value", "cost", "trusted", "skipped")
 class Tuned(NamedTuple):
     """params:  the best found, as the mechanism's `init` shapes them
     values:  what they mean, by name (NumPy)
-    history: [steps, restarts] a name: objective (before each step), value (mean user value), cost, trusted (share of
+    history: [steps, restarts] a name: objective (before each step, games that lost their
+             equilibrium at their last value), value (mean user value), cost, trusted (share of
              games and starts whose derivative counted), skipped (1 where the gradient was not finite and no step taken)
     schemes: [S, N, K, rows, M] smoothed equilibria under them from the first starts, and their `result` [S, N]
     skipped: steps that were not taken, over all restarts
@@ -223,8 +224,15 @@ def _step(problem: Problem, state: State):
         best = jax.tree.map(lambda new, old: jnp.where(grown(new), new, old), params, best)
         params, optimizer = jax.tree.map(keep, moved, (params, optimizer))
         schemes = jnp.where(jnp.isfinite(found.schemes), found.schemes, schemes)
-        value = jnp.where(trusted, found.user, 0).sum() / jnp.maximum(trusted.sum(), 1)
-        row = {"objective": reached, "value": value, "cost": cost, "trusted": trusted.mean(), "skipped": 1.0 - ok}
+        known = jnp.isfinite(values)  # of the same games in every step, so that the curve shows no change of who counts
+        value = jnp.where(known, values, 0).sum() / jnp.maximum(known.sum(), 1)
+        row = {
+            "objective": problem.objective(values, known) - cost,
+            "value": value,
+            "cost": cost,
+            "trusted": trusted.mean(),
+            "skipped": 1.0 - ok,
+        }
         return (params, optimizer, schemes, values, best, jnp.maximum(worth, highest)), row, found.result
 
     moved, row, result = jax.vmap(one)(*state[:-2])
