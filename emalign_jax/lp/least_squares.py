@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.compiling import jit
+
 PROJECTED = 20  # accelerated steps
 CONJUGATE = {True: 12, False: 8}  # steps of conjugate gradients a round, on the simplex and on the cone
 ROUNDS = 1  # between two looks of the host
@@ -71,7 +73,7 @@ def solve(problem: Problem, cross: Float[np.ndarray, "T K"]) -> Float[np.ndarray
     return out * scale
 
 
-@functools.partial(jax.jit, static_argnames="simplex")
+@functools.partial(jit, static_argnames="simplex")
 def _project(gram, h, rate, simplex: bool):
     """Accelerated projected gradients, restarted where the momentum points uphill."""
     gram, h = (x.astype(jnp.float32) for x in (gram, h))
@@ -99,7 +101,7 @@ def _project(gram, h, rate, simplex: bool):
     return w.astype(jnp.float64)
 
 
-@functools.partial(jax.jit, static_argnames="simplex")
+@functools.partial(jit, static_argnames="simplex")
 def _pivot(gram, h, w, simplex: bool):
     """`ROUNDS` rounds; the weights, and whether they satisfy the optimality conditions."""
     size = jnp.sqrt(jnp.diagonal(gram))

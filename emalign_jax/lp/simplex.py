@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emalign_jax.compiling import jit
+
 PIVOT = 1e-9  # smaller entries are not pivoted on
 ZERO = 1e-11  # a violation up to this is rounding
 RUNNING, OPTIMAL, INFEASIBLE, UNBOUNDED, STOPPED = range(5)
@@ -239,7 +241,7 @@ def _trace_tile(state: _State, points: int):
     return t, x, dual, count, status, state.pivots
 
 
-@functools.partial(jax.jit, static_argnames=("equal", "free", "lean", "limit", "points", "tile"))
+@functools.partial(jit, static_argnames=("equal", "free", "lean", "limit", "points", "tile"))
 def solve(cost, rows, right, direction, first, *, equal, free, lean, limit, points, tile):
     """B LPs, the batch axis first here; B a multiple of `tile`, and every tile has loops of its own.
 
@@ -265,7 +267,7 @@ def solve(cost, rows, right, direction, first, *, equal, free, lean, limit, poin
     return jax.tree.map(back, jax.lax.map(one, tuple(map(tiles, (cost, rows, right, direction, first)))))
 
 
-@jax.jit
+@jit
 def polish(cost, rows, right, nonbasic):
     """x [B, n] and dual [B, m] once more from the data and the basis alone, by one LU decomposition each: of the n
     constraints that hold with equality."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ import optax
 from jaxtyping import Float, Int
 
 from emalign_jax import parameters
+from emalign_jax.compiling import filter_jit
 from emalign_jax.game import ReducedGame
 from emalign_jax.play.step import LOGIT_FLOOR
 from emalign_jax.play.stream import bucket
@@ -69,7 +69,7 @@ def ascend(
     return Climbed(rules / rules.sum(-1, keepdims=True), payoffs)
 
 
-@eqx.filter_jit
+@filter_jit
 def _ascend(game, schemes, agents, protocol, user):
     scale = jax.vmap(user_scale)(game)
     scale = jnp.where(scale > 0, scale, 1)

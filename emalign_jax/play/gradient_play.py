@@ -22,7 +22,7 @@ from emalign_jax import parameters
 from emalign_jax.arguments import integer
 from emalign_jax.game import ReducedGame
 from emalign_jax.play.step import Schedule, advance, begin
-from emalign_jax.play.stream import Queue, bucket, run, tile_width
+from emalign_jax.play.stream import SMALLEST, Queue, bucket, run, tile_width
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users import AbstractUser
 
@@ -122,19 +122,20 @@ def play(
             yield
 
     devices = jax.local_devices()
-    work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress)
-    work.width = tile_width(len(schemes), cells, devices)
-    run(work, len(schemes), work.width, devices, context)
+    whole = protocol.written_out(game, schemes.shape[-1])
+    width = tile_width(len(schemes), 2 * cells if whole else cells, devices)  # one kernel is fastest with half as much
+    whole = whole and width >= SMALLEST
+    work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress, width, whole)
+    run(work, len(schemes), width, devices, context)
     return Played(work.schemes / work.schemes.sum(-1, keepdims=True), work.gap, work.finite, int(work.taken.max()))
 
 
 class _Play:
     """All games of one call, on the host; called by each worker to play games of the queue until it is empty."""
 
-    width: int
-
-    def __init__(self, game, schemes, protocol, user, solver, schedule, dtype, progress):
+    def __init__(self, game, schemes, protocol, user, solver, schedule, dtype, progress, width, whole):
         N = len(schemes)
+        self.width, self.whole = width, whole
         modules = parameters.flatten(protocol, (N,)), parameters.flatten(user, (N,))
         self.inputs = _cast((game, *modules), dtype)
         self.start = np.asarray(schemes, dtype)
@@ -184,9 +185,16 @@ class _Play:
     def advance(self, tile, state, taken):
         game, protocol, user = tile
         with contextlib.nullcontext() if self.compiled else self.compiling:
-            state, reached = advance(self.solver, game, protocol, user, state, self.schedule, taken)
+            everything = self.solver, game, protocol, user, state, self.schedule, taken
+            try:
+                found = advance(*everything, self.whole)
+            except jax.errors.JaxRuntimeError:
+                if not self.whole:
+                    raise
+                self.whole = False  # this XLA cannot make one kernel of it
+                found = advance(*everything, False)
             self.compiled = True
-        return state, reached
+        return found
 
     def tell(self, steps: int) -> None:
         if self.progress is not None:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax.compiling import filter_jit, one_kernel
 from emalign_jax.game import Array
-from emalign_jax.protocols._base import softmax, user_scale
+from emalign_jax.protocols._base import dot, softmax, user_scale
 from emalign_jax.schemes import to_logits
 
 LOGIT_FLOOR = -14.0  # below the largest logit: messages of probability 1e-6 are as good as never sent
@@ -47,15 +47,20 @@ class Reached(NamedTuple):
     finite: Bool[jax.Array, "N"]
 
 
-@eqx.filter_jit
+@filter_jit
 def begin(solver, schemes: Float[jax.Array, "N K rows M"]) -> State:
     logits = jnp.moveaxis(to_logits(schemes, EXPLORE), 0, -1)
     return State(logits, jax.vmap(solver.optimizer.init, -1, -1)(logits), jnp.zeros_like(logits))
 
 
-@eqx.filter_jit
-def advance(solver, game, protocol, user, state: State, schedule: Schedule, taken: Int[jax.Array, "N"]):
-    """`solver.chunk` steps from `state`, in games that have taken so many before; (state, Reached)."""
+@filter_jit
+def advance(
+    solver, game, protocol, user, state: State, schedule: Schedule, taken: Int[jax.Array, "N"], whole: bool = False
+):
+    """`solver.chunk` steps from `state`, in games that have taken so many before; (state, Reached).
+
+    whole: the steps as one kernel, see `compiling.one_kernel`.
+    """
     scale = jax.vmap(user_scale, -1)(game)
     scale = jnp.where(scale > 0, scale, 1)  # 0 where she is indifferent between all actions
 
@@ -65,7 +70,7 @@ def advance(solver, game, protocol, user, state: State, schedule: Schedule, take
         smoothed = lambda protocol, step, temperature: protocol.at_step(step).smoothed(temperature)  # noqa: E731
         smooth = jax.vmap(smoothed, -1, -1)(protocol, row.step, row.temperature * scale)
         slope = smooth.slopes(game, scheme, user.smoothed(row.precision / scale))
-        mean = (scheme * slope).sum(2, keepdims=True)
+        mean = dot(scheme, slope, 2)[:, :, None]
         return scheme * (slope - mean), (slope.max(2) - mean[:, :, 0]).sum(1)
 
     def moved(logits, direction, optimizer_state, rate):
@@ -86,7 +91,8 @@ def advance(solver, game, protocol, user, state: State, schedule: Schedule, take
         new = State(logits, optimizer_state, direction)
         return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state), None
 
-    state, _ = jax.lax.scan(step, state, jnp.arange(solver.chunk))
+    steps = lambda state: jax.lax.scan(step, state, jnp.arange(solver.chunk))[0]  # noqa: E731
+    state = one_kernel(steps, state) if whole else steps(state)
     direction, gap = gradient(state.logits, jax.tree.map(lambda x: x[taken + solver.chunk - 1], schedule))
     finite = jnp.isfinite(direction).all((0, 1, 2)) & jnp.isfinite(gap).all(0)
     return state, Reached(softmax(state.logits, 2), gap, finite)

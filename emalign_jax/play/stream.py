@@ -20,7 +20,7 @@ from jaxtyping import Int
 
 from emalign_jax.workers import workers
 
-SMALLEST = 16  # lanes; tiles have 16, 64, 256, ... of them
+SMALLEST = 16  # lanes; tiles have 16, 64, 256, ... of them, on a CPU any power of two
 CACHED_CELLS = 2**16  # numbers in the largest tensor of a tile on a CPU: a quarter of a megabyte in float32
 MOST_LANES = 256  # on a CPU
 MOST_CELLS = 2**26  # and where one game alone does not fit into a cache, all workers together
@@ -48,10 +48,12 @@ def tile_width(games: int, cells: int, devices: list[Any]) -> int:
         fit = max(1, int(_free_bytes(devices[0])) // (BYTES_A_CELL * cells))
     if fit < SMALLEST:
         return fit
+    if devices[0].platform == "cpu":
+        return 1 << (fit.bit_length() - 1)
     widest = SMALLEST
     while 4 * widest <= fit:
         widest *= 4
-    return widest if devices[0].platform == "cpu" else min(widest, bucket(-(-games // team)))
+    return min(widest, bucket(-(-games // team)))
 
 
 def _free_bytes(device) -> int:

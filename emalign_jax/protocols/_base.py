@@ -47,6 +47,11 @@ class AbstractProtocol(eqx.Module):
         one = lambda protocol, game, scheme, user: protocol.pseudo_gradient(game, scheme, user)  # noqa: E731
         return jax.vmap(one, in_axes=-1, out_axes=-1)(self, games, schemes, user)
 
+    def written_out(self, game: ReducedGame, messages: int) -> bool:
+        """Whether `slopes` has every sum written out (`dot`, `add_up`), so that a CPU is fastest with all steps of play
+        as one kernel; game [K, XA, XB, A] may be a batch."""
+        return False
+
     def own_slope(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], agent: Float[Array, "K"], user: AbstractUser
     ) -> Float[Array, "rows M"]:

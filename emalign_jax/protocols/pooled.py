@@ -12,7 +12,17 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from emalign_jax.game import Array, Game, ReducedGame
-from emalign_jax.protocols._base import AbstractProtocol, Payoffs, dot, inverse, posterior_mean, softmax, user_scale
+from emalign_jax.protocols._base import (
+    UNROLLED,
+    AbstractProtocol,
+    Payoffs,
+    add_up,
+    dot,
+    inverse,
+    posterior_mean,
+    softmax,
+    user_scale,
+)
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 
 
@@ -56,9 +66,13 @@ class Pooled(AbstractProtocol):
         for i in range(K):
             rows = by_weight[i].reshape(len(before), M, len(after), XB, N)
             others = before[:, None, None] * after[None, None]
-            gradient.append((rows * others).sum((0, 2)).swapaxes(0, 1))
+            gradient.append(add_up(add_up(rows * others, 2), 0).swapaxes(0, 1))
             before, after = _outer(before, schemes[i]), _joint(schemes[i + 2 :])
         return jnp.stack(gradient)
+
+    def written_out(self, game, messages):
+        K, _, XB, A = game.agents.shape[-4:]
+        return max(XB, A, messages ** (K - 1)) <= UNROLLED
 
     def smoothed(self, temperature) -> Pooled:
         return self

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.protocols._base import (
     MAX_CELLS,
+    UNROLLED,
     AbstractProtocol,
     Payoffs,
     add_up,
@@ -118,6 +119,10 @@ class Selection(AbstractProtocol):
             for x in range(len(mass))
         ]
         return functools.reduce(jnp.add, by_type)
+
+    def written_out(self, game, messages):
+        K, XA, XB, A = game.agents.shape[-4:]
+        return self.then is None and max(K, XA, XB, A, messages) <= UNROLLED
 
     def _goals(self, game, values, table):
         """d U_i = s_i dO_ii + s_i (O_ii - U_i) / tau dV_i: the gradient of one agent alone whose utility is
