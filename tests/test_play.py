@@ -141,6 +141,31 @@ def test_an_error_in_one_thread_comes_out_and_stops_the_others(monkeypatch):
     assert len(seen) < 100
 
 
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.1)], ids=["pooled", "selection"])
+def test_steps_are_the_same_as_one_kernel_or_many(protocol, refused, monkeypatch):
+    count, asked = 20, []
+    games = em.random_games(jax.random.key(0), count, agents=2, states=3, actions=3)
+    schemes, solver = starts(count, 2, 3, 3), em.GradientPlay(steps=10, chunk=10)
+
+    def advance(*everything):
+        *rest, whole = everything
+        asked.append(whole)
+        if whole and refused:
+            raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: Fusion kind not implemented on CPU")
+        return original(*rest, whole)
+
+    original = step.advance
+    monkeypatch.setattr(gradient_play, "advance", advance)
+    one = go(games, schemes, em.QuantalUser(10.0), solver, protocol)
+    assert asked[:2] == [True, False] if refused else set(asked) == {True}
+    monkeypatch.setattr(type(protocol), "written_out", lambda *_: False)
+    many = go(games, schemes, em.QuantalUser(10.0), solver, protocol)
+    assert asked[-1] is False
+    np.testing.assert_allclose(one.schemes, many.schemes, rtol=0, atol=1e-4)
+    assert np.abs(one.schemes - schemes).max() > 0.05
+
+
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.1)], ids=["pooled", "selection"])
 def test_a_game_that_breaks_leaves_the_others_alone(protocol):
     games, schemes = batch(em.catalog.biased_advisers(), 4), starts(4, 2)
