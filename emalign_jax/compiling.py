@@ -11,20 +11,24 @@ import equinox as eqx
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-# AVX-512 where there is one: XLA takes half of it unless told. Sums stay XLA's own, for calls of a library end a kernel
-CPU = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_experimental_ynn_fusion_type": ""}
+WIDE = {"xla_cpu_prefer_vector_width": 512}  # AVX-512 where there is one: XLA takes half of it unless told
+# and sums of its own, not of a library, for a call of that cannot be inside a kernel
+OWN = WIDE | {"xla_cpu_experimental_ynn_fusion_type": ""}
+    "xla_cpu_experimental_ynn_fusion_type": ""
+}  # sums are XLA's own: a call of a library cannot be in a kernel
 
 
 @functools.cache
-def options() -> dict[str, Any]:
+def options(own: bool = False) -> dict[str, Any]:
     """Of XLA: nothing on an accelerator, or where this XLA does not know the words."""
+    chosen = OWN if own else WIDE
     if jax.default_backend() != "cpu":
         return {}
     try:
-        jax.jit(lambda x: x, compiler_options=CPU)(0.0)
+        jax.jit(lambda x: x, compiler_options=chosen)(0.0)
     except Exception:  # whatever this version of XLA says to an option that it does not know
         return {}
-    return CPU
+    return chosen
 
 
 def one_kernel(fun: Callable[..., Any], *args) -> Any:
@@ -36,7 +40,7 @@ def one_kernel(fun: Callable[..., Any], *args) -> Any:
     Only for what has every sum written out: XLA's own sums are slow in there, and some operations are impossible
     (`jax.errors.JaxRuntimeError` when compiled).
     """
-    if not options():
+    if not options(True):
         return fun(*args)
 
     def unmarked(*args):
@@ -48,16 +52,16 @@ def one_kernel(fun: Callable[..., Any], *args) -> Any:
 
 
 def filter_jit(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`eqx.filter_jit` with `options()`."""
-    return _at_first_call(fun, eqx.filter_jit)
+    """`eqx.filter_jit` for what may use `one_kernel`."""
+    return _at_first_call(fun, eqx.filter_jit, True)
 
 
 def jit(fun: Callable[..., Any], **static) -> Callable[..., Any]:
-    """`jax.jit` with `options()`."""
-    return _at_first_call(fun, functools.partial(jax.jit, **static))
+    """`jax.jit` with vectors as wide as there are."""
+    return _at_first_call(fun, functools.partial(jax.jit, **static), False)
 
 
-def _at_first_call(fun, wrap):
+def _at_first_call(fun, wrap, own):
     """Importing starts no backend; threads share what is made."""
     lock, made = threading.Lock(), []
 
@@ -65,7 +69,7 @@ def _at_first_call(fun, wrap):
     def call(*args, **kwargs):
         with lock:
             if not made:
-                made.append(wrap(fun, compiler_options=options()))
+                made.append(wrap(fun, compiler_options=options(own)))
         return made[0](*args, **kwargs)
 
     return call
