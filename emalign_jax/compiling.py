@@ -14,8 +14,6 @@ from jax.experimental.xla_metadata import set_xla_metadata
 WIDE = {"xla_cpu_prefer_vector_width": 512}  # AVX-512 where there is one: XLA takes half of it unless told
 # and sums of its own, not of a library, for a call of that cannot be inside a kernel
 OWN = WIDE | {"xla_cpu_experimental_ynn_fusion_type": ""}
-    "xla_cpu_experimental_ynn_fusion_type": ""
-}  # sums are XLA's own: a call of a library cannot be in a kernel
 
 
 @functools.cache
