@@ -159,11 +159,11 @@ def grid(quick: bool):
     valued on held-out games too. Restarts were chosen on other games (seed 5). Second runs are timed: no compiling.
     Values jump where equilibria change, so that the best of many points is in part luck on the games it is best of.
     """
-    count, points, steps, restarts, draws = (16, 5, 2, 1, 2) if quick else (128, 21, 5, 3, 22)
+    count, points, steps, restarts, draws = (16, 5, 2, 1, 2) if quick else (512, 21, 5, 3, 22)
     key = jax.random.key(0)
     for own, agents_precision in GRIDS:
         games = em.random_games(jax.random.key(6), count, agents=3, states=3, actions=3, **own)
-        others = em.random_games(jax.random.key(1006), 8 * count, agents=3, states=3, actions=3, **own)
+        others = em.random_games(jax.random.key(1006), 2 * count, agents=3, states=3, actions=3, **own)
         solver = em.SmoothPlay(agents_precision)
         mechanism = mechanisms.Several((
             mechanisms.UserPrecision(5.0, 2.0, 40.0), mechanisms.SelectionTemperature(0.3, 0.05, 1.0),

@@ -42,7 +42,7 @@ class Solution(NamedTuple):
     schemes:      [..., K, XB, M]; in conversations whole rules, [..., K, rows, M]
     user, agents: [...], [..., K]  payoffs
     result:       [...]  a `Result` a game
-    stats:        counts of the run: steps, best responses, games by result
+    stats:        counts of the run: steps, best responses, games by result, games whose batched LPs failed their check
     certificate:  the `Certificate` of the schemes (None with verify=False and with differentiation)
     """
 
@@ -170,7 +170,7 @@ class _Search:
         self.sound = np.flatnonzero(self.result != Result.MALFORMED_GAME)
         self.schemes = np.full((self.N, self.K, self.rows, self.M), np.nan)
         self.best: list[exact.Examination | None] = [None] * self.N  # of self.schemes
-        self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0}
+        self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0, "lp_fallbacks": 0}
         self._checks: dict[int, exact.AbstractCheck] = {}
         self.first_result = Result.START  # of what is found good before play
         self._progress = progress
@@ -312,7 +312,8 @@ class _Search:
         """Solve together what the checks of these games will ask for; only checks that are not yet known."""
         for at in range(0, len(games), LPS_TOGETHER):
             checks = [self.check(k) for k in games[at : at + LPS_TOGETHER]]
-            exact.check_for(self.protocol, self.user).prepare_lps(checks, self.lp)
+            failed = exact.check_for(self.protocol, self.user).prepare_lps(checks, self.lp)
+            self.stats["lp_fallbacks"] += failed
 
     def examine(self, pending, current, found: Result) -> np.ndarray:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""

@@ -96,6 +96,24 @@ def test_fits_together_are_fits_one_by_one(rule):
     assert verdict[many.solved].all()
 
 
+def test_what_fails_its_check_is_done_by_highs_and_counted(monkeypatch):
+    games = em.random_games(jax.random.key(0), 6, family="shared_bias", agents=2, states=3, actions=3)
+    words = {"start": "monopolist", "key": jax.random.key(0)}
+    exact = em.solve(games, SELECTION, RATIONAL, em.BestResponseDynamics(), lp="highs", **words)
+    third = standard_form(em.reduce_game(games, np), SELECTION, RATIONAL).game.user[2]
+    trace = frontier.trace
+
+    def doubted(game, *rest):
+        found, right = trace(game, *rest), ~np.isclose(game.user, third).all((1, 2, 3))
+        return found._replace(proved=found.proved & right[:, None])
+
+    monkeypatch.setattr(frontier, "trace", doubted)
+    found = em.solve(games, SELECTION, RATIONAL, em.BestResponseDynamics(), lp="batched", **words)
+    assert (found.stats["lp_fallbacks"], exact.stats["lp_fallbacks"]) == (1, 0)
+    assert (found.certificate.relative_gain <= 1e-3).all()
+    np.testing.assert_allclose(found.certificate.payoff_range, exact.certificate.payoff_range, atol=1e-8)
+
+
 def hard_games():
     """Games of equal size together, the size that has most."""
     sizes = {}

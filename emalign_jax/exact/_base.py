@@ -65,10 +65,12 @@ class AbstractCheck(abc.ABC):
         return
 
     @classmethod
-    def prepare_lps(cls, checks: list[Any], lp: str) -> None:
-        """Solve the LPs of these checks together, where there is a batched solver for them and `lp` wants it."""
+    def prepare_lps(cls, checks: list[Any], lp: str) -> int:
+        """Solve the LPs of these checks together, where there is a batched solver for them and `lp` wants it; how many
+        of them are left to HiGHS because an answer failed its check."""
         if lp == "batched":
             raise ValueError(f'lp: "batched" knows the LPs of Selection with a rational user, not {cls.__name__}')
+        return 0
 
     @classmethod
     def prepare_monopolists(cls, checks: list[Any]) -> None:

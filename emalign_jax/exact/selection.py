@@ -134,10 +134,10 @@ class SelectionRational(SelectionCheck):
         if cls is not SelectionRational:  # whose LPs are others
             if lp == "batched":
                 raise ValueError(f'lp: "batched" knows the LPs of Selection with a rational user, not {cls.__name__}')
-            return
+            return 0
         checks = [check for check in checks if check._lp is None and check._curves is None and not check.fallback]
         if not checks or not frontier.choose(lp, len(checks), checks[0].game):
-            return
+            return 0
         game: Any = ReducedGame(*(np.stack(x) for x in zip(*(check.game for check in checks), strict=True)))
         curves, least = frontier.trace(game, game.agents), -frontier.most(game, -game.agents)
         proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
@@ -147,6 +147,7 @@ class SelectionRational(SelectionCheck):
                 check._curves = curves.of(n)
                 found = curves.paid[n, :, 0] - least[n]
                 check._range = np.where(found <= NOTHING * check.dictated, 0.0, found)
+        return int((~proved).sum())
 
     def confirm(self) -> None:
         """From now on derive every LP's answer in rational arithmetic (`ValueError` if the game is too large)."""
