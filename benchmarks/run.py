@@ -53,12 +53,14 @@ def picture(rows: list[dict], path: Path) -> None:
         colour = "#999999" if target != target else "#0072B2" if met else "#D55E00"  # Okabe-Ito
         axes.barh(y, row["ratio"], height=0.6, color=colour)
         axes.plot([target] * 2, [y - 0.4, y + 0.4], color="black", lw=2)
-        axes.annotate(f"{row['ratio']:.3g}", (row["ratio"], y), (4, 0), textcoords="offset points", va="center")
+        end = max(row["ratio"], 0 if target != target else target)
+        number = f"{float(format(row['ratio'], '.3g')):,g}"
+        axes.annotate(number, (end, y), (5, 0), textcoords="offset points", va="center")
     axes.set_xscale("log")
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
     names = [row["row"].replace(", against", "\nagainst") for row in reversed(rows)]
     axes.set_yticks(range(len(rows)), names, fontsize=7)
-    axes.set_xlabel("ratio: times faster than the baseline, or times the floor; black: the target (orange: missed)")
+    axes.set_xlabel("times as fast as the baseline, or times the floor\nblack: the target (orange: missed)")
     figure.savefig(path, dpi=150)
 
 
