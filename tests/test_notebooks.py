@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-SMALLER = {"does_competition_align": ("NUMBERS, GAMES = (1, 2, 3, 5, 8), 40", "NUMBERS, GAMES = (1, 2, 3), 8")}
+SMALLER = {
+    "does_competition_align": ("NUMBERS, GAMES = (1, 2, 3, 5, 8), 40", "NUMBERS, GAMES = (1, 2, 3), 8"),
+    "tuning_a_market": ("steps=20)", "steps=2)"),
+}
 LONGEST = "conversations"
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of jupyter's own machinery
