@@ -129,8 +129,9 @@ def step_row(count, repeats):
     }  # fmt: skip
 
 
-def against_plain_row(count, trial, sample, repeats):
-    """Both sides at the settings that are fastest, on `trial` games, to the share of games that both can reach."""
+def against_plain_row(count, trial, sample, repeats, tried):
+    """Both sides at those settings (numbers of steps, of both sides, and plain's rates) that are
+    fastest, on `trial` games, to the share of games that both can reach."""
     games = em.random_games(KEY, count, family="noise", agents=2, states=3, information_worth=0.02)
     start = np.asarray(em.random_schemes(KEY, count, 2, 3, 4))
     game = reduced(games)
@@ -144,8 +145,9 @@ def against_plain_row(count, trial, sample, repeats):
         return lambda: em.solve(games[:n], POOLED, QUANTAL, solver, start=start[:n], messages=4, verify=False).schemes
 
     sides = {"plain": plain, "ours": ours}
-    settings = [("plain", steps, rate) for steps in (50, 100, 200, 500, 1000) for rate in (0.1, 0.3, 1.0)]
-    settings += [("ours", steps, 1.0) for steps in (50, 100, 200, 400)]
+    plain_steps, rates, our_steps = tried
+    settings = [("plain", steps, rate) for steps in plain_steps for rate in rates]
+    settings += [("ours", steps, 1.0) for steps in our_steps]
     share, seconds = {}, {}
     for name in settings:
         call = sides[name[0]](trial, *name[1:])
@@ -213,7 +215,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the rows as JSON here")
     given = parser.parse_args()
     count, trial, sample, repeats = (16, 16, 4, 1) if given.quick else (4096, 256, 64, 5)
-    calls = [partial(step_row, min(count, 1024), repeats), partial(against_plain_row, count, trial, sample, repeats)]
+    tried = ((50, 100, 200, 500, 1000), (0.1, 0.3, 1.0), (50, 100, 200, 400))
+    tried = ((100,), (0.3,), (50,)) if given.quick else tried
+    calls = [
+        partial(step_row, min(count, 1024), repeats),
+        partial(against_plain_row, count, trial, sample, repeats, tried),
+    ]
     if given.nashopt:
         calls.append(partial(against_nashopt_row, given.nashopt, count, min(sample, 8), repeats))
     document = {
