@@ -87,15 +87,11 @@ def sizes(path: str | os.PathLike) -> list[int | None]:
     return [int(k) for k in np.unique(_counts(path, arrays["agents"]))] if "agents" in arrays else [None]
 
 
-def pad_agents(arrays: list[np.ndarray], axis: int) -> np.ndarray:
-    """Batches [N, ...] that differ in K (at `axis`), one after the other, padded with NaN."""
-    most = max(array.shape[axis] for array in arrays)
-    padded = []
-    for array in arrays:
-        widths = [(0, 0)] * array.ndim
-        widths[axis] = (0, most - array.shape[axis])
-        padded.append(np.pad(array.astype(float), widths, constant_values=np.nan))
-    return np.concatenate(padded)
+def pad_agents(array: np.ndarray, agents: int, axis: int) -> np.ndarray:
+    """With NaN for the agents along `axis` that are not there, as files of several numbers of agents hold them."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, agents - array.shape[axis])
+    return np.pad(array.astype(float), widths, constant_values=np.nan)
 
 
 def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:

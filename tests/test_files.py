@@ -207,12 +207,15 @@ def test_unwritable_places(tmp_path):
 def test_games_of_several_sizes_share_a_file(tmp_path):
     path, parts = tmp_path / "games.npz", {k: batch(k, count) for k, count in ((2, 3), (4, 2))}
     fields = {name: np.concatenate([getattr(g, name) for g in parts.values()]) for name in FIELDS[:2]}
-    padded = files.pad_agents([g.agent_utilities for g in parts.values()], axis=1)
+    padded = np.concatenate([files.pad_agents(g.agent_utilities, max(parts), 1) for g in parts.values()])
     assert padded.shape == (5, 4, 2, 2)
     schemes = [em.full_revelation(k, 3, 3)[None].repeat(count, 0) for k, count in ((2, 3), (4, 2))]
     counts = np.array([2, 2, 2, 4, 4])
     files.save_arrays(path, {**fields, "agent_utilities": padded, "agents": counts})
-    files.save_arrays(tmp_path / "schemes.npz", {"schemes": files.pad_agents(schemes, axis=1), "agents": counts})
+    files.save_arrays(
+        tmp_path / "schemes.npz",
+        {"schemes": np.concatenate([files.pad_agents(x, max(parts), 1) for x in schemes]), "agents": counts},
+    )
     assert files.sizes(path) == [2, 4]
     for k, games in parts.items():
         for name in FIELDS:

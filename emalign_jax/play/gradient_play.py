@@ -122,7 +122,7 @@ def play(
             yield
 
     devices = jax.local_devices()
-    whole = protocol.written_out(game, schemes.shape[-1])
+    whole = devices[0].platform == "cpu" and protocol.written_out(game, schemes.shape[-1])
     width = tile_width(len(schemes), 2 * cells if whole else cells, devices)  # one kernel is fastest with half as much
     whole = whole and width >= SMALLEST
     work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress, width, whole)
@@ -185,11 +185,11 @@ class _Play:
     def advance(self, tile, state, taken):
         game, protocol, user = tile
         with contextlib.nullcontext() if self.compiled else self.compiling:
-            everything = self.solver, game, protocol, user, state, self.schedule, taken
+            everything, whole = (self.solver, game, protocol, user, state, self.schedule, taken), self.whole
             try:
-                found = advance(*everything, self.whole)
+                found = advance(*everything, whole)
             except jax.errors.JaxRuntimeError:
-                if not self.whole:
+                if not whole:
                     raise
                 self.whole = False  # this XLA cannot make one kernel of it
                 found = advance(*everything, False)

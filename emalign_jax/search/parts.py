@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emalign_jax.files import GAME_FIELDS, atomic
+from emalign_jax.files import GAME_FIELDS, atomic, pad_agents
 from emalign_jax.search.job import Block, Cell
 from emalign_jax.search.table import game_rows
 
@@ -99,9 +99,7 @@ def merge(parts: Path, blocks: Sequence[Block], directory: Path) -> None:
             with np.load(_path(parts, number, "npz")) as archive:
                 array = archive[name] if start is None else archive[name][start]
             if axis is not None and several:
-                widths = [(0, 0)] * array.ndim
-                widths[axis] = (0, most - array.shape[axis])
-                array = np.pad(array.astype(float), widths, constant_values=np.nan)
+                array = pad_agents(array, most, axis)
             yield array
 
     def stored(name: str, axis: int | None = None) -> tuple:

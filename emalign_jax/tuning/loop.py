@@ -34,9 +34,9 @@ HISTORY = ("objective", "value", "cost", "trusted", "skipped")
 class Tuned(NamedTuple):
     """params:  the best found, as the mechanism's `init` shapes them
     values:  what they mean, by name (NumPy)
-    history: [steps, restarts] a name: objective (before each step, games that lost their
-             equilibrium at their last value), value (mean user value), cost, trusted (share of
-             games and starts whose derivative counted), skipped (1 where the gradient was not finite and no step taken)
+    history: [steps, restarts] a name: objective (before each step; games that lost their equilibrium at their last
+             value), value (mean user value), cost, trusted (share of games and starts whose derivative counted),
+             skipped (1 where the gradient was not finite and no step was taken)
     schemes: [S, N, K, rows, M] smoothed equilibria under them from the first starts, and their `result` [S, N]
     skipped: steps that were not taken, over all restarts
     """
