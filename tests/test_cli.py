@@ -14,6 +14,7 @@ import pytest
 from commands import refused
 
 import emalign_jax as em
+from emalign_jax.search import run_directory
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 
@@ -274,17 +275,37 @@ def test_help_shows_examples(run):
 
 @pytest.mark.slow
 def test_control_c_in_mid_search(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "emalign_jax", "search", "--count", "3000", "--out", "long"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=child_environment(),
-    )  # fmt: skip
-    time.sleep(12)  # it is drawing, playing or checking by then
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    command = [sys.executable, "-m", "emalign_jax", "search", "--count", "3000", "--out", "long"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=child_environment()
+    ) as process:
+        try:
+            while process.poll() is None and not list(tmp_path.iterdir()):
+                time.sleep(0.05)
+            time.sleep(3)  # it is drawing, playing or checking by then
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert out == ""
     assert err.strip() == "emalign: interrupted; nothing half-written is left"  # and no progress bar off a terminal
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_that_python_drops_is_sent_again(run, monkeypatch):
+    class Dropping:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def waiting(*_):
+        Dropping()
+        time.sleep(20)  # the second one wakes it
+
+    monkeypatch.setattr(run_directory, "choose", waiting)
+    began = time.monotonic()
+    assert run("search", "--count", "1")[0] == 130
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from emalign_jax import __version__
+from emalign_jax.cli import interruption
 from emalign_jax.cli.align import align
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.report import report
@@ -52,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments or ["--help"], prog_name="emalign", standalone_mode=False)
+        with interruption.kept():
+            code = app(arguments or ["--help"], prog_name="emalign", standalone_mode=False)
     except (TyperException, ValueError, OSError) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         print("emalign: " + " ".join(message.split()), file=sys.stderr)
