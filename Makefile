@@ -12,7 +12,7 @@ HOST_ONLY := --ignore-glob='tests/test_exact_*' --ignore-glob='tests/test_hull_*
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
 # what was compiled once is not compiled again: by another worker, by a command in a process of its own, the next time
 export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
 .PHONY: help demo test test-fast lint types benchmark clean python
 

@@ -55,7 +55,7 @@ def test_random_games_in_selection(K, XA):
 @pytest.mark.slow
 @pytest.mark.parametrize(("K", "XA"), [pytest.param(2, 2, marks=pytest.mark.nightly), (5, 1)])
 def test_search_on_random_games(K, XA):
-    games = claims.all_families(jax.random.key(K), 20, agents=K, states=4, actions=3, user_features=XA)
+    games = claims.all_families(jax.random.key(K), 10, agents=K, states=4, actions=3, user_features=XA)
     for where, found in claims.check_selection(games, jax.random.key(0), np.random.default_rng(4)):
         assert not claims.violations(found), where
 

@@ -200,7 +200,10 @@ def test_bits_by_hand(bits):
     np.testing.assert_allclose(paid(game, [[asked]], protocol)[0], 1, atol=ATOL)
 
 
-@pytest.mark.parametrize(("rounds", "replies", "value"), [(1, 3, 3 / 4), (2, 1, 5 / 6), (2, 3, 1)])
+@pytest.mark.parametrize(
+    ("rounds", "replies", "value"),
+    [(2, 3, 1), *(pytest.param(*case, marks=pytest.mark.nightly) for case in ((1, 3, 3 / 4), (2, 1, 5 / 6)))],
+)
 def test_play_finds_what_to_ask(rounds, replies, value):
     game = catalog.what_to_ask()
     found = em.solve(

@@ -38,7 +38,10 @@ def some_profiles(rng, exact, game, M):
 
 @pytest.mark.parametrize("user", [RATIONAL, em.QuantalUser(8.0)], ids=["rational", "quantal"])
 @pytest.mark.parametrize("protocol", [em.Selection(), em.Pooled()], ids=["selection", "pooled"])
-@pytest.mark.parametrize("family", sorted(em.FAMILIES))
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=() if f in ("hull", "opposed") else pytest.mark.nightly) for f in sorted(em.FAMILIES)],
+)
 def test_no_profile_is_worse_than_promised(family, protocol, user):
     """Whatever jax draws, both bounds must hold."""
     rng = np.random.default_rng(0)

@@ -39,7 +39,7 @@ def paid(game, rules, tree, user, agent, rule):
     return float((law * game.agents[agent]).sum())
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(
     ("protocol", "agents", "user"),
     [
@@ -147,7 +147,9 @@ def test_the_bound_allows_all_of_her_tolerance():
     assert exact.value < 0.95  # it is her tolerance that pays him
 
 
-@pytest.mark.parametrize("ties", ["agents", "lowest", "uniform"])
+@pytest.mark.parametrize(
+    "ties", ["agents", *(pytest.param(t, marks=pytest.mark.nightly) for t in ("lowest", "uniform"))]
+)
 def test_no_rule_beats_the_bound_with_a_large_tolerance(ties):
     """Replies too may miss the best one, by the sum of what is missed after them."""
     protocol, user, slack = em.Conversation(2, 2), em.RationalUser(ties, tolerance=0.2), 0.2

@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom, and stay small. Classes, so that two workers share them."""
+"""Notebooks run from top to bottom, and stay small."""
 
 from pathlib import Path
 
@@ -14,7 +14,14 @@ LONGEST = "conversations"
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of jupyter's own machinery
 
 
-def execute(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly if name == LONGEST else ())
+        for name in sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    ],
+)
+def test_it_runs(name, tmp_path, monkeypatch):
     """Elsewhere, as one of them writes a picture of the README."""
     import nbformat
     from nbclient import NotebookClient
@@ -29,14 +36,3 @@ def execute(name, tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     assert all(cell.get("execution_count") for cell in notebook.cells if cell.cell_type == "code" and cell.source)
     assert path.stat().st_size < 300_000, "outputs stay small"
-
-
-class TestTheLongest:
-    def test_runs(self, tmp_path, monkeypatch):
-        execute(LONGEST, tmp_path, monkeypatch)
-
-
-class TestTheOthers:
-    @pytest.mark.parametrize("name", sorted({path.stem for path in NOTEBOOKS.glob("*.ipynb")} - {LONGEST}))
-    def test_runs(self, name, tmp_path, monkeypatch):
-        execute(name, tmp_path, monkeypatch)

@@ -28,6 +28,7 @@ CASES = {  # agents, rounds, to, user
     "rational": (2, 2, "each", em.RationalUser()),
     "rational, fixed": (2, 2, "each", em.FixedReplies("questions", em.RationalUser("uniform"))),
 }
+EVERY_TIME = ("pooled", "planning, all", "truthful", "rational, fixed")
 
 
 def make(agents, rounds, sharp=1.0, seed=0):
@@ -56,7 +57,7 @@ def check_mean(got, exact, error):
     assert 0.75 < (stated + SMALL) / (found + SMALL) < 1.33
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in EVERY_TIME else NIGHTLY) for case in CASES])
 def test_payoffs_agree_with_the_enumerated_conversation(case):
     agents, rounds, to, user = CASES[case]
     game, schemes = make(agents, rounds, sharp=0.5)
@@ -73,7 +74,9 @@ def test_payoffs_agree_with_the_enumerated_conversation(case):
     assert np.all(np.asarray(got.agents).std(0) < np.ptp(game.agent_utilities, axis=(1, 2)) / 8)
 
 
-@pytest.mark.parametrize("case", ["pooled", "planning", "babbling", pytest.param("planning, 3 rounds", marks=NIGHTLY)])
+@pytest.mark.parametrize(
+    "case", ["planning", *(pytest.param(case, marks=NIGHTLY) for case in ("pooled", "babbling", "planning, 3 rounds"))]
+)
 def test_gradients_agree_with_the_enumerated_conversation(case):
     agents, rounds, to, user = CASES[case]
     check_gradient(*make(agents, rounds), rounds, to, user)
@@ -110,7 +113,7 @@ def test_without_exploration_a_silent_message_has_no_slope():
         assert (off < 5).all() == (explore > 0), off
 
 
-@pytest.mark.parametrize("case", ["pooled", pytest.param("planning", marks=NIGHTLY), "truthful"])
+@pytest.mark.parametrize("case", ["pooled", *(pytest.param(case, marks=NIGHTLY) for case in ("planning", "truthful"))])
 def test_the_closed_form_is_the_derivative_of_the_sampled_payoffs(case):
     agents, rounds, to, user = CASES[case]
     game, schemes = make(agents, rounds)

@@ -42,8 +42,18 @@ def assert_true_to_its_word(games, setting, solution, tolerance=1e-3):
     assert (solution.result[~ok] == Result.GAIN_ABOVE_TOLERANCE).all()
 
 
-@pytest.mark.parametrize("family", em.FAMILIES)
-@pytest.mark.parametrize("setting", [RATIONAL, QUANTAL], ids=["selection-rational", "pooled-quantal"])
+@pytest.mark.parametrize(
+    ("family", "setting"),
+    [
+        *(pytest.param(family, RATIONAL, id=f"selection-rational-{family}") for family in em.FAMILIES),
+        pytest.param("hull", QUANTAL, id="pooled-quantal-hull"),
+        *(
+            pytest.param(family, QUANTAL, id=f"pooled-quantal-{family}", marks=pytest.mark.nightly)
+            for family in em.FAMILIES
+            if family != "hull"
+        ),
+    ],
+)
 def test_every_family_is_solved(family, setting):
     games = em.random_games(jax.random.key(0), 4, family=family, agents=K, states=XB, actions=A)
     solution = solve(games, setting)

@@ -59,7 +59,11 @@ def exactly(monkeypatch):
 
 
 @pytest.mark.parametrize("user", USERS, ids=lambda u: type(u).__name__)
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: f"{type(p).__name__}")
+@pytest.mark.parametrize(
+    "protocol",
+    [pytest.param(p, marks=pytest.mark.nightly if n in (0, 3, 4) else ()) for n, p in enumerate(PROTOCOLS)],
+    ids=lambda p: f"{type(p).__name__}",
+)
 def test_leaves_add_up(protocol, user, exactly):
     for seed, at_least in ((0, 0.0), (4, 0.02), (8, 0.3)):
         game, schemes = example(protocol, seed)
