@@ -59,9 +59,17 @@ class AbstractCheck(abc.ABC):
         """Raise `ValueError` before any work if the method cannot do games of this size; this one has no limit."""
         return
 
+    together = 256  # games whose checks are prepared, and kept, at a time
+
     @classmethod
-    def prepare(cls, checks: list[Any], profiles: list[Float[np.ndarray, "K rows M"]]) -> None:
+    def prepare(
+        cls, checks: list[Any], profiles: list[Float[np.ndarray, "K rows M"]], bracket: float | None = None
+    ) -> None:
         """Do together what `deviations` will need of these profiles, one a check; this one needs nothing."""
+        return
+
+    def forget(self) -> None:
+        """Let go of what was kept for the last profile; this one keeps nothing large."""
         return
 
     @classmethod

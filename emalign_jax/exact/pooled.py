@@ -7,13 +7,15 @@ rational one. Else it is what the agent would have if he chose her action himsel
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
-from emalign_jax.exact.beliefs import MAX_KINKS, monopoly_problem, pooled_problem
-from emalign_jax.exact.columns import concavify
+from emalign_jax.exact.beliefs import MAX_KINKS, BeliefProblem, monopoly_problem, pooled_problem
+from emalign_jax.exact.columns import BeliefLP
+from emalign_jax.exact.lockstep import side_by_side
 from emalign_jax.exact.milp import MAX_BINARIES
 from emalign_jax.exact.responses import pooled_payoffs
 from emalign_jax.protocols import Pooled
@@ -23,6 +25,13 @@ MAX_CELLS = 2**14
 
 
 class PooledCheck(AbstractCheck):
+    together = 32
+
+    def __init__(self, game, protocol, user):
+        super().__init__(game, protocol, user)
+        self._alone: dict[tuple[int, float], Deviation] = {}  # by agent and sign
+        self.forget()
+
     @classmethod
     def check_size(cls, games, protocol, user, messages):
         cells = messages ** (games.agents - 1) * games.user_features * games.agent_features * games.actions
@@ -37,19 +46,78 @@ class PooledCheck(AbstractCheck):
         return pooled_payoffs(self.game, schemes, self.user, self.scale)
 
     def monopolist(self, agent, sign=1.0):
-        problem = monopoly_problem(self.game, agent, self.user, self.scale)
-        optimum = concavify(problem, np.eye(self.game.mass.shape[1]), sign=sign)
-        return Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
+        if (agent, sign) not in self._alone:
+            self._search_monopolists([(self, agent, sign)])
+        return self._alone[agent, sign]
+
+    @staticmethod
+    def _search_monopolists(asked: list[tuple[PooledCheck, int, float]]) -> None:
+        lps = [
+            BeliefLP(check._monopolies[agent], np.eye(check.game.mass.shape[1]), sign=sign)
+            for check, agent, sign in asked
+        ]
+        found = side_by_side([lp.search() for lp in lps])
+        for (check, agent, sign), optimum in zip(asked, found, strict=True):
+            check._alone[agent, sign] = Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
+
+    @functools.cached_property
+    def _monopolies(self) -> list[BeliefProblem]:
+        return [monopoly_problem(self.game, i, self.user, self.scale) for i in range(len(self.game.agents))]
+
+    @classmethod
+    def prepare_monopolists(cls, checks):
+        cls._search_monopolists([(check, 0, 1.0) for check in checks])
+
+    @classmethod
+    def prepare(cls, checks, profiles, bracket=None):
+        cls._search_monopolists(
+            [
+                (check, i, sign)
+                for check in checks
+                if check._range is None
+                for i in range(len(check.game.agents))
+                for sign in (1.0, -1.0)
+                if (i, sign) not in check._alone
+            ]
+        )
+        asked = [
+            (check, agent)
+            for check, schemes in zip(checks, profiles, strict=True)
+            for agent in range(len(schemes))
+            if check._open(agent, schemes, bracket)
+        ]
+        cls._search_deviations(asked, bracket)
+
+    def _open(self, agent: int, schemes, bracket: float | None) -> bool:
+        """Whether the best response of `agent` is to be searched yet; keeps what is known of these `schemes` alone."""
+        if not np.array_equal(schemes, self._schemes):
+            self.forget()
+            self._schemes = schemes.copy()
+        return agent not in self._responses or self._responses[agent][0] != bracket
+
+    def forget(self):
+        self._schemes, self._lps, self._responses = np.empty(0), {}, {}
+
+    @staticmethod
+    def _search_deviations(asked: list[tuple[PooledCheck, int]], bracket: float | None) -> None:
+        searches = [check._lp(i).search(bracket=check._width(i, bracket), work=WORK) for check, i in asked]
+        for (check, i), optimum in zip(asked, side_by_side(searches), strict=True):
+            upper = min(optimum.upper, float(check.game.agents[i].max(-1).sum()))
+            check._responses[i] = bracket, Deviation(optimum.value, upper, optimum.scheme, optimum.status)
+
+    def _lp(self, agent: int) -> BeliefLP:
+        """The belief LP of the agent's responses to the kept schemes."""
+        if agent not in self._lps:
+            problem = pooled_problem(self.game, self._schemes, agent, self.user, self.scale)
+            present = (self._schemes[agent] * problem.prior[:, None]).T
+            self._lps[agent] = BeliefLP(problem, present)
+        return self._lps[agent]
 
     def deviations(self, schemes, agents, bracket=None):
-        result = []
-        for i in agents:
-            problem = pooled_problem(self.game, schemes, i, self.user, self.scale)
-            present = (schemes[i] * problem.prior[:, None]).T
-            optimum = concavify(problem, present, bracket=self._width(i, bracket), work=WORK)
-            upper = min(optimum.upper, float(self.game.agents[i].max(-1).sum()))
-            result.append(Deviation(optimum.value, upper, optimum.scheme, optimum.status))
-        return result
+        if bracket is not None and self._range is None:
+            self.prepare([self], [schemes[:0]])
+        self._search_deviations([(self, i) for i in agents if self._open(i, schemes, bracket)], bracket)
+        return [self._responses[i][1] for i in agents]
 
 
 @register(Pooled, QuantalUser)
