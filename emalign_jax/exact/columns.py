@@ -77,6 +77,7 @@ class BeliefLP:
             np.concatenate([problem.target, [-np.inf]]),
             np.concatenate([problem.target, [np.inf]]),
             cost=sign * own,
+            primal=True,
         )
 
     def best(
