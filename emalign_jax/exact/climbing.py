@@ -37,7 +37,8 @@ class Climb(NamedTuple):
         return len(self.start) * (B + 1) * T * A
 
     @staticmethod
-    def serve(climbs: list[Climb]) -> list[Float[np.ndarray, "P B"]]:
+    def serve(climbs: list[Climb]) -> list[tuple[Float[np.ndarray, "P B"], Float[np.ndarray, "P"]]]:
+        """Where each belief ends, and what that pays."""
         return _Climbs(climbs).ascend()
 
 
@@ -94,7 +95,7 @@ class _Climbs:
                 slope[first:end] = (payoffs @ weights[:, first:end]).T
         return slope
 
-    def ascend(self) -> list[Float[np.ndarray, "P B"]]:
+    def ascend(self):
         """Damped Newton steps with |Hessian|, coordinates at 0 held there while the slope pushes them out; the best of
         a few lengths is kept. A belief from which no length leads up stays."""
         first = np.cumsum([0, *(len(c.start) for c in self.climbs)])
@@ -116,7 +117,7 @@ class _Climbs:
             rows = rows[better & (most > LITTLE * self.spread)[owner[rows]]]
             if not len(rows):
                 break
-        return np.split(found, first[1:-1])
+        return list(zip(np.split(found, first[1:-1]), np.split(best, first[1:-1]), strict=True))
 
     def _steps(self, here: Float[np.ndarray, "R B"], owner, counts) -> Float[np.ndarray, "R lengths B"]:
         R, B = here.shape

@@ -77,7 +77,6 @@ class BeliefLP:
             np.concatenate([problem.target, [-np.inf]]),
             np.concatenate([problem.target, [np.inf]]),
             cost=sign * own,
-            primal=True,
         )
 
     def best(
@@ -201,19 +200,23 @@ class BeliefLP:
             return points[:0]
         paid = np.array([self.sign, self._worth(result)]) @ self._paid - self._looked_at @ result.row_dual[:-1]
         on_lattice, at_kinks = np.split(paid, [len(self._lattice.points)])
-        peaks = self._lattice.points[self._lattice.local_maxima(on_lattice, PEAKS)]
-        peaks = np.concatenate([peaks, problem.kinks[np.argsort(-at_kinks)[:KINKS]]])
-        if isinstance(problem.user, QuantalUser):
-            peaks = np.concatenate([points[result.x > 0], peaks])
-        return (yield from self._better(result, peaks))
+        peaks = self._lattice.local_maxima(on_lattice, PEAKS)
+        peaks = np.concatenate([peaks, len(on_lattice) + np.argsort(-at_kinks)[:KINKS]])
+        if not isinstance(problem.user, QuantalUser):
+            return self._above(self._looked_at[peaks], paid[peaks])
+        return (yield from self._better(result, np.concatenate([points[result.x > 0], self._looked_at[peaks]])))
 
     def _better(self, result, peaks: Float[np.ndarray, "P B"]) -> Search[Float[np.ndarray, "N B"]]:
         """Of `peaks`, for a quantal user after climbing from them, those that pay more than their price."""
         problem, goal, price = self.problem, self._goal(result), result.row_dual[:-1]
         if isinstance(problem.user, QuantalUser):
-            peaks = yield Climb(problem, goal, price, peaks, self._lattice.spacing)
-        enough = PRICE_TOLERANCE * max(problem.spread, 1e-300)
-        peaks = peaks[problem.value(peaks, goal) - peaks @ price > enough]
+            peaks, excess = yield Climb(problem, goal, price, peaks, self._lattice.spacing)
+        else:
+            excess = problem.value(peaks, goal) - peaks @ price
+        return self._above(peaks, excess)
+
+    def _above(self, peaks, excess) -> Float[np.ndarray, "N B"]:
+        peaks = peaks[excess > PRICE_TOLERANCE * max(self.problem.spread, 1e-300)]
         return peaks[distinct(peaks)]
 
 
