@@ -174,8 +174,10 @@ def distinct(points: Float[np.ndarray, "N B"]) -> Int[np.ndarray, "D"]:
     """Which of `points` to keep so that none agrees with an earlier one to within `MERGE`."""
     if len(points) < 2:
         return np.arange(len(points))
-    _, first = np.unique(np.round(points / MERGE), axis=0, return_index=True)
-    return np.sort(first)
+    rounded = np.round(points / MERGE)
+    order = np.lexsort(rounded.T)  # stable, and on few numbers faster than `np.unique` of rows
+    new = (np.diff(rounded[order], axis=0) != 0).any(1)
+    return np.sort(order[np.concatenate([[True], new])])
 
 
 @functools.lru_cache(maxsize=64)

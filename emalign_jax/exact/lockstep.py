@@ -1,8 +1,8 @@
 """Many searches side by side: what they ask for in one step is computed together.
 
 A search is a generator. It yields requests (a `NamedTuple` with `size`, `work` and a static `serve`) and is sent the
-answers. NumPy's cost a call is then paid once for many small problems, and its loops are long enough to run in threads.
-What a search finds does not depend on how many threads there are.
+answers. NumPy's cost a call is then paid once for many small problems. Threads would not help: what is left of Python
+between the calls keeps the others waiting. Only requests that are long outside Python start some (`milp.py`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
-from emalign_jax.workers import each
-
 Found = TypeVar("Found")
 Search = Generator[Any, Any, Found]
-TOGETHER = 40_000  # numbers of one array in one go, so that arrays stay in the cache
+AT_ONCE = 100_000  # numbers of one array in one go, so that arrays stay in the cache
 
 
 def alone(search: Search[Found]) -> Found:
@@ -34,28 +32,26 @@ def side_by_side(searches: Sequence[Search[Found]]) -> list[Found]:
             except StopIteration as end:
                 found[n] = end.value
         answers = {}
-        for numbers, replies in each(_serve, _batches(asked)):
-            answers.update(zip(numbers, replies, strict=True))
+        for batch in _batches(asked):
+            replies = batch[0][1].serve([request for _, request in batch])
+            answers.update((n, reply) for (n, _), reply in zip(batch, replies, strict=True))
         answers = dict(sorted(answers.items()))
     return [found[n] for n in range(len(searches))]
 
 
 def _batches(asked: dict[int, Any]) -> list[list[tuple[int, Any]]]:
-    """Requests of one kind and size, up to `TOGETHER` numbers."""
+    """Requests of one kind and size, up to `AT_ONCE` numbers."""
     groups: dict[Any, list[tuple[int, Any]]] = {}
     for n, request in asked.items():
         groups.setdefault((type(request), request.size), []).append((n, request))
     batches = []
     for group in groups.values():
-        total = TOGETHER
+        batch, total = [], 0
         for one in group:
             total += one[1].work
-            if total > TOGETHER:
-                batches.append([])
-                total = one[1].work
-            batches[-1].append(one)
+            if batch and total > AT_ONCE:
+                batches.append(batch)
+                batch, total = [], one[1].work
+            batch.append(one)
+        batches.append(batch)
     return batches
-
-
-def _serve(batch: list[tuple[int, Any]]) -> tuple[list[int], list[Any]]:
-    return [n for n, _ in batch], batch[0][1].serve([request for _, request in batch])

@@ -14,8 +14,8 @@ import numpy as np
 
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import MAX_KINKS, BeliefProblem, monopoly_problem, pooled_problem
-from emalign_jax.exact.columns import BeliefLP
-from emalign_jax.exact.lockstep import side_by_side
+from emalign_jax.exact.columns import BeliefLP, BeliefOptimum
+from emalign_jax.exact.lockstep import Search, side_by_side
 from emalign_jax.exact.milp import MAX_BINARIES
 from emalign_jax.exact.responses import pooled_payoffs
 from emalign_jax.protocols import Pooled
@@ -52,13 +52,13 @@ class PooledCheck(AbstractCheck):
 
     @staticmethod
     def _search_monopolists(asked: list[tuple[PooledCheck, int, float]]) -> None:
-        lps = [
-            BeliefLP(check._monopolies[agent], np.eye(check.game.mass.shape[1]), sign=sign)
-            for check, agent, sign in asked
-        ]
-        found = side_by_side([lp.search() for lp in lps])
+        found = side_by_side([check._search_alone(agent, sign) for check, agent, sign in asked])
         for (check, agent, sign), optimum in zip(asked, found, strict=True):
             check._alone[agent, sign] = Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
+
+    def _search_alone(self, agent: int, sign: float) -> Search[BeliefOptimum]:
+        revealing = np.eye(self.game.mass.shape[1])
+        return (yield from BeliefLP(self._monopolies[agent], revealing, sign=sign).search())
 
     @functools.cached_property
     def _monopolies(self) -> list[BeliefProblem]:
@@ -100,18 +100,18 @@ class PooledCheck(AbstractCheck):
 
     @staticmethod
     def _search_deviations(asked: list[tuple[PooledCheck, int]], bracket: float | None) -> None:
-        searches = [check._lp(i).search(bracket=check._width(i, bracket), work=WORK) for check, i in asked]
-        for (check, i), optimum in zip(asked, side_by_side(searches), strict=True):
+        found = side_by_side([check._search_response(i, bracket) for check, i in asked])
+        for (check, i), optimum in zip(asked, found, strict=True):
             upper = min(optimum.upper, float(check.game.agents[i].max(-1).sum()))
             check._responses[i] = bracket, Deviation(optimum.value, upper, optimum.scheme, optimum.status)
 
-    def _lp(self, agent: int) -> BeliefLP:
-        """The belief LP of the agent's responses to the kept schemes."""
+    def _search_response(self, agent: int, bracket: float | None) -> Search[BeliefOptimum]:
+        """The agent's best response to the kept schemes; his belief LP is kept too."""
         if agent not in self._lps:
             problem = pooled_problem(self.game, self._schemes, agent, self.user, self.scale)
             present = (self._schemes[agent] * problem.prior[:, None]).T
             self._lps[agent] = BeliefLP(problem, present)
-        return self._lps[agent]
+        return (yield from self._lps[agent].search(bracket=self._width(agent, bracket), work=WORK))
 
     def deviations(self, schemes, agents, bracket=None):
         if bracket is not None and self._range is None:
