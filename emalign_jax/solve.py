@@ -319,25 +319,16 @@ class _Search:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
         self.now = {}
         self.prepare_lps(pending)
-        kind = exact.check_for(self.protocol, self.user)
+        kind, bracket = exact.check_for(self.protocol, self.user), exact.BRACKET * self.solver.tolerance
         for at in range(0, len(pending), kind.together):
             some = pending[at : at + kind.together]
-            self.prepare(kind, some, current, None)
+            profiles = [exact.without_never(current[k]) for k in some]
+            kind.prepare([self.check(k) for k in some], profiles, bracket, self.solver.tolerance)
             self.tell("look for deviations", at + len(some), len(pending))
-            examined = {k: exact.examine(self.check(k), current[k]) for k in some}
-            good = [k for k in some if examined[k].worst <= self.solver.tolerance and not examined[k].bracketed]
-            self.prepare(kind, good, current, exact.BRACKET * self.solver.tolerance)
             for done, k in enumerate(some):
-                check = self.check(k)
-                self.now[k] = self.record(k, current[k], examined[k], found)
-                check.forget()
+                self.now[k] = self.record(k, current[k], exact.examine(self.check(k), current[k]), found)
                 self.tell("check", at + done + 1, len(pending))
         return pending[[not Result(self.result[k]).ok for k in pending]]
-
-    def prepare(self, kind, games, current, bracket: float | None) -> None:
-        """Do together what the checks of these games will need."""
-        profiles = [exact.without_never(current[k]) for k in games]
-        kind.prepare([self.check(k) for k in games], profiles, bracket)
 
     def record(self, k, schemes, examined, found: Result) -> exact.Examination:
         """Keep the profile if it is the best yet, certify it if it is good; returns what is known of it in the end."""

@@ -25,13 +25,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def each(call: Callable[[Item], Found], items: Sequence[Item], team: int | None = None) -> list[Found]:
-    """[call(item) for item in items] in `team` threads (None: on a CPU, one a core). jax's settings are a thread's own:
-    `call` enters its contexts itself. The first error comes out when what runs has ended; what has not begun is
-    left."""
-    if team is None:
-        team = cores() if jax.default_backend() == "cpu" else 1
-    team = min(team, len(items))
+def each(call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
+    """[call(item) for item in items], on a CPU in a thread a core. jax's settings are a thread's own: `call` enters its
+    contexts itself. The first error comes out when what runs has ended; what has not begun is left."""
+    team = min(cores() if jax.default_backend() == "cpu" else 1, len(items))
     if team <= 1:
         return [call(item) for item in items]
     with ThreadPoolExecutor(team, "each") as pool:

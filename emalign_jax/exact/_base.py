@@ -63,13 +63,17 @@ class AbstractCheck(abc.ABC):
 
     @classmethod
     def prepare(
-        cls, checks: list[Any], profiles: list[Float[np.ndarray, "K rows M"]], bracket: float | None = None
+        cls,
+        checks: list[Any],
+        profiles: list[Float[np.ndarray, "K rows M"]],
+        bracket: float | None = None,
+        tolerance: float | None = None,
     ) -> None:
-        """Do together what `deviations` will need of these profiles, one a check; this one needs nothing."""
-        return
+        """Do together what `deviations` will need of these profiles, one a check; this one needs nothing.
 
-    def forget(self) -> None:
-        """Let go of what was kept for the last profile; this one keeps nothing large."""
+        bracket:   as in `deviations`.
+        tolerance: do it with no bracket too, and with it where no gain is above this share of the payoff range.
+        """
         return
 
     @classmethod

@@ -59,7 +59,7 @@ class _Climbs:
 
     def respond(self, beliefs: Float[np.ndarray, "R B"], counts):
         """1 / mass [T, R], her totals, the goal's and her law [A, T, R]; counts: beliefs of each climb, in order."""
-        B, T, A = self.size
+        _, T, A = self.size
         ends = np.cumsum(counts)
         totals = np.empty(((2 * A + 1) * T, len(beliefs)))
         for payoffs, first, end in zip(self.payoffs, ends - counts, ends, strict=True):

@@ -18,7 +18,7 @@ from emalign_jax.exact.climbing import Climb
 from emalign_jax.exact.lattice import simplex_lattice
 from emalign_jax.exact.lockstep import Search, alone
 from emalign_jax.exact.lp import KeptLP
-from emalign_jax.exact.milp import rational_pricing_bound
+from emalign_jax.exact.milp import bound_rational_pricing
 from emalign_jax.users import QuantalUser
 
 ROUNDS = 30  # of column generation
@@ -190,7 +190,7 @@ class BeliefLP:
         goal, price = self._goal(result), result.row_dual[:-1]
         if isinstance(self.problem.user, QuantalUser):
             return (yield from pricing_bound(self.problem, goal, price, target, work))
-        return (yield from rational_pricing_bound(self.problem, goal, price, target, work))
+        return bound_rational_pricing(self.problem, goal, price, target, work)
 
     def _price(self, result) -> Search[Float[np.ndarray, "N B"]]:
         """Beliefs that pay more than their price: the lattice's, the kinks, and for a quantal user the local maxima

@@ -1,8 +1,7 @@
 """Many searches side by side: what they ask for in one step is computed together.
 
 A search is a generator. It yields requests (a `NamedTuple` with `size`, `work` and a static `serve`) and is sent the
-answers. NumPy's cost a call is then paid once for many small problems. Threads would not help: what is left of Python
-between the calls keeps the others waiting. Only requests that are long outside Python start some (`milp.py`).
+answers. NumPy's cost a call is then paid once for many small problems. What a search finds depends on no other.
 """
 
 from __future__ import annotations

@@ -14,17 +14,13 @@ best belief is NP-hard in general, hence `MAX_BINARIES`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import highspy
 import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact.beliefs import BeliefProblem
 from emalign_jax.exact.bounding import PricingBound
-from emalign_jax.exact.lockstep import Search, alone
 from emalign_jax.exact.lp import new_highs
-from emalign_jax.workers import cores, each
 
 MAX_BINARIES = 256  # types times actions
 WORK_PER_SECOND = 1e7  # how the budget of `bound_pricing` is turned into time
@@ -35,35 +31,13 @@ def bound_rational_pricing(
     problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
 ) -> PricingBound:
     """Bound max over the simplex of what the goal pays, ties in its favour, less price @ mu."""
-    return alone(rational_pricing_bound(problem, goal, price, target, work))
-
-
-def rational_pricing_bound(
-    problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
-) -> Search[PricingBound]:
-    """The same as one of searches side by side."""
     if not problem.knows_all_kinks:
-        return (yield Program(problem, goal, price, target, work))
+        return _solve(problem, goal, price, target, work)
     kinks = problem.kinks
     excess = _suprema(problem, goal, kinks) - kinks @ price
     attained = problem.value(kinks, goal) - kinks @ price
     best = int(attained.argmax())
     return PricingBound(float(max(excess.max(), attained[best])), float(attained[best]), kinks[best : best + 1], 0)
-
-
-class Program(NamedTuple):
-    """The mixed-integer program of one problem. HiGHS works outside Python, so that several are solved in threads."""
-
-    problem: BeliefProblem
-    goal: Float[np.ndarray, "B TA"]
-    price: Float[np.ndarray, "B"]
-    target: float
-    budget: int
-    size = work = 0
-
-    @staticmethod
-    def serve(programs: list[Program]) -> list[PricingBound]:
-        return each(lambda program: _solve(*program), programs, cores())
 
 
 def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "N"]:

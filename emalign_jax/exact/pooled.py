@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
+from emalign_jax.exact import pooled_groups
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import MAX_KINKS, BeliefProblem, monopoly_problem, pooled_problem
+from emalign_jax.exact.certificate import examine
 from emalign_jax.exact.columns import BeliefLP, BeliefOptimum
 from emalign_jax.exact.lockstep import Search, side_by_side
 from emalign_jax.exact.milp import MAX_BINARIES
@@ -25,12 +28,10 @@ MAX_CELLS = 2**14
 
 
 class PooledCheck(AbstractCheck):
-    together = 32
-
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
         self._alone: dict[tuple[int, float], Deviation] = {}  # by agent and sign
-        self.forget()
+        self._start_on(np.empty(0))
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
@@ -69,41 +70,56 @@ class PooledCheck(AbstractCheck):
         cls._search_monopolists([(check, 0, 1.0) for check in checks])
 
     @classmethod
-    def prepare(cls, checks, profiles, bracket=None):
-        cls._search_monopolists(
-            [
-                (check, i, sign)
-                for check in checks
-                if check._range is None
-                for i in range(len(check.game.agents))
-                for sign in (1.0, -1.0)
-                if (i, sign) not in check._alone
-            ]
-        )
-        asked = [
-            (check, agent)
-            for check, schemes in zip(checks, profiles, strict=True)
-            for agent in range(len(schemes))
-            if check._open(agent, schemes, bracket)
-        ]
-        cls._search_deviations(asked, bracket)
+    def prepare(cls, checks, profiles, bracket=None, tolerance=None):
+        pooled_groups.prepare(checks, profiles, bracket, tolerance)
 
-    def _open(self, agent: int, schemes, bracket: float | None) -> bool:
-        """Whether the best response of `agent` is to be searched yet; keeps what is known of these `schemes` alone."""
+    @classmethod
+    def prepare_group(cls, checks, profiles, bracket, tolerance) -> None:
+        """What `prepare` promises, at once in this process."""
+        cls._prepare_ranges(checks)
+        pairs = list(zip(checks, profiles, strict=True))
+        if tolerance is not None:
+            cls._search_open(pairs, None)
+            examined = [examine(check, schemes) for check, schemes in pairs]
+            pairs = [p for p, e in zip(pairs, examined, strict=True) if e.worst <= tolerance and not e.bracketed]
+        cls._search_open(pairs, bracket)
+        for check in checks:
+            check._lps = {}  # those of many games would fill the memory
+
+    @classmethod
+    def _prepare_ranges(cls, checks) -> None:
+        asked = [(check, i, s) for check in checks if check._range is None for i in check._agents for s in (1.0, -1.0)]
+        cls._search_monopolists([(check, i, sign) for check, i, sign in asked if (i, sign) not in check._alone])
+
+    @classmethod
+    def _search_open(cls, pairs, bracket: float | None) -> None:
+        cls._search_deviations([(c, i) for c, schemes in pairs for i in c._open(schemes, c._agents, bracket)], bracket)
+
+    @property
+    def _agents(self) -> range:
+        return range(len(self.game.agents))
+
+    def _open(self, schemes, agents: Iterable[int], bracket: float | None) -> list[int]:
+        """Of `agents`, those whose best response is yet to be searched."""
+        self.start_on(schemes)
+        return [i for i in agents if (i, bracket) not in self.responses]
+
+    def start_on(self, schemes) -> None:
+        """Keep what is known of these schemes alone."""
         if not np.array_equal(schemes, self._schemes):
-            self.forget()
-            self._schemes = schemes.copy()
-        return agent not in self._responses or self._responses[agent][0] != bracket
+            self._start_on(schemes.copy())
 
-    def forget(self):
-        self._schemes, self._lps, self._responses = np.empty(0), {}, {}
+    def _start_on(self, schemes) -> None:
+        self._schemes = schemes
+        self._lps: dict[int, BeliefLP] = {}
+        self.responses: dict[tuple[int, float | None], Deviation] = {}  # by agent and bracket
 
     @staticmethod
     def _search_deviations(asked: list[tuple[PooledCheck, int]], bracket: float | None) -> None:
         found = side_by_side([check._search_response(i, bracket) for check, i in asked])
         for (check, i), optimum in zip(asked, found, strict=True):
             upper = min(optimum.upper, float(check.game.agents[i].max(-1).sum()))
-            check._responses[i] = bracket, Deviation(optimum.value, upper, optimum.scheme, optimum.status)
+            check.responses[i, bracket] = Deviation(optimum.value, upper, optimum.scheme, optimum.status)
 
     def _search_response(self, agent: int, bracket: float | None) -> Search[BeliefOptimum]:
         """The agent's best response to the kept schemes; his belief LP is kept too."""
@@ -114,10 +130,10 @@ class PooledCheck(AbstractCheck):
         return (yield from self._lps[agent].search(bracket=self._width(agent, bracket), work=WORK))
 
     def deviations(self, schemes, agents, bracket=None):
-        if bracket is not None and self._range is None:
-            self.prepare([self], [schemes[:0]])
-        self._search_deviations([(self, i) for i in agents if self._open(i, schemes, bracket)], bracket)
-        return [self._responses[i][1] for i in agents]
+        if bracket is not None:
+            self._prepare_ranges([self])
+        self._search_deviations([(self, i) for i in self._open(schemes, agents, bracket)], bracket)
+        return [self.responses[i, bracket] for i in agents]
 
 
 @register(Pooled, QuantalUser)
