@@ -29,7 +29,7 @@ import numpy as np
 from emalign_jax.workers import cores
 
 Arrays = dict[str, np.ndarray]
-WORTH = 4.0  # seconds of work for which members are started: to start takes one a second or two of a core
+WORTH = 2.0  # seconds of work for which members are started: to start takes one a second or two of a core
 ERRORS = {error.__name__: error for error in (ValueError, ArithmeticError, MemoryError, RuntimeError)}
 START = "import sys; sys.path[0] = sys.argv[1]; from emalign_jax.exact.team import serve; serve()"
 
