@@ -5,6 +5,7 @@ The only module that knows both the accelerated part (`play`) and the exact part
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -196,6 +197,9 @@ class _Search:
         if self._progress is not None:
             self._progress(stage, done, total)
 
+    def _tell_of(self, stage: str, first: int, total: int, done: int) -> None:
+        self.tell(stage, first + done, total)
+
     # starting points
 
     def begin(self, start) -> None:
@@ -323,7 +327,8 @@ class _Search:
         for at in range(0, len(pending), kind.together):
             some = pending[at : at + kind.together]
             profiles = [exact.without_never(current[k]) for k in some]
-            kind.prepare([self.check(k) for k in some], profiles, bracket, self.solver.tolerance)
+            tell = functools.partial(self._tell_of, "look for deviations", at, len(pending))
+            kind.prepare([self.check(k) for k in some], profiles, bracket, self.solver.tolerance, tell)
             self.tell("look for deviations", at + len(some), len(pending))
             for done, k in enumerate(some):
                 self.now[k] = self.record(k, current[k], exact.examine(self.check(k), current[k]), found)

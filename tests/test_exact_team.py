@@ -132,6 +132,7 @@ def test_a_script_without_a_guard_runs_once_and_leaves_no_process(tmp_path):
     ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120, env=found)
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.split()
-    assert lines[0] == "script" and len(lines) == 2
+    assert lines[0] == "script"
+    assert len(lines) == 2
     with pytest.raises(ProcessLookupError):
         os.kill(int(lines[1]), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
@@ -68,11 +69,13 @@ class AbstractCheck(abc.ABC):
         profiles: list[Float[np.ndarray, "K rows M"]],
         bracket: float | None = None,
         tolerance: float | None = None,
+        tell: Callable[[int], None] = lambda done: None,
     ) -> None:
         """Do together what `deviations` will need of these profiles, one a check; this one needs nothing.
 
         bracket:   as in `deviations`.
         tolerance: do it with no bracket too, and with it where no gain is above this share of the payoff range.
+        tell:      called now and then with the number of games that are done, if that takes long.
         """
         return
 

@@ -120,12 +120,26 @@ def certify(
         checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
         sound = [k for k in checks if np.isfinite(profiles[k]).all()]
         kind.prepare_lps([checks[k] for k in sound], lp)
-        kind.prepare([checks[k] for k in sound], [without_never(profiles[k]) for k in sound], BRACKET * tolerance)
+        tell = _Progress(progress)
+        kind.prepare(
+            [checks[k] for k in sound], [without_never(profiles[k]) for k in sound], BRACKET * tolerance, tell=tell
+        )
         for k in some:
             rows.append(certify_game(flat[k], checks.get(k), profiles[k], tolerance))
-            if progress is not None:
-                progress(1)
+            tell(len(rows) - at)
     return stack_certificates(rows, batch, games.agents)
+
+
+class _Progress:
+    """Passes on how many games are done, each once, whether it is prepared or certified that is counted first."""
+
+    def __init__(self, progress):
+        self.progress, self.done = progress, 0
+
+    def __call__(self, done: int) -> None:
+        if self.progress is not None and done > self.done:
+            self.progress(done - self.done)
+            self.done = done
 
 
 def make_check(

@@ -70,8 +70,8 @@ class PooledCheck(AbstractCheck):
         cls._search_monopolists([(check, 0, 1.0) for check in checks])
 
     @classmethod
-    def prepare(cls, checks, profiles, bracket=None, tolerance=None):
-        pooled_groups.prepare(checks, profiles, bracket, tolerance)
+    def prepare(cls, checks, profiles, bracket=None, tolerance=None, tell=lambda done: None):
+        pooled_groups.prepare(checks, profiles, bracket, tolerance, tell)
 
     @classmethod
     def prepare_group(cls, checks, profiles, bracket, tolerance) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,17 @@ from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 GROUP = 16  # games: enough for long NumPy loops, few enough to share
 
 
-def prepare(checks: list[Any], profiles: list[np.ndarray], bracket: float | None, tolerance: float | None) -> None:
+def prepare(
+    checks: list[Any], profiles: list[np.ndarray], bracket: float | None, tolerance: float | None,
+    tell: Callable[[int], None],
+) -> None:  # fmt: skip
     """As `AbstractCheck.prepare`, for games of one size and users of one kind."""
     groups = [slice(at, at + GROUP) for at in range(0, len(checks), GROUP)]
     terms = {"bracket": _number(bracket), "gains": _number(tolerance)}
     asked = [_pack(checks[some], profiles[some]) | terms for some in groups]
-    for some, answer in zip(groups, share(respond, asked), strict=True):
+    for some, answer in zip(
+        groups, share(respond, asked, lambda done: tell(min(done * GROUP, len(checks)))), strict=True
+    ):
         _unpack(answer, checks[some], profiles[some])
 
 

@@ -34,33 +34,44 @@ ERRORS = {error.__name__: error for error in (ValueError, ArithmeticError, Memor
 START = "import sys; sys.path[0] = sys.argv[1]; from emalign_jax.exact.team import serve; serve()"
 
 
-def share(task: Callable[[Arrays], Arrays], arguments: list[Arrays]) -> list[Arrays]:
+def share(
+    task: Callable[[Arrays], Arrays], arguments: list[Arrays], tell: Callable[[int], None] = lambda done: None
+) -> list[Arrays]:
     """[task(a) for a in arguments], by as many processes as there are cores if it takes long.
 
     task: a function at the top of a module of this package, whose answer depends on its arrays alone.
+    tell: called here now and then with how many are done.
     Raises what `task` raises anywhere; RuntimeError if a member dies over its work.
     """
-    began = time.perf_counter()
-    answers = [task(a) for a in arguments[:1]]
-    left = (len(arguments) - 1) * (time.perf_counter() - began)
-    if len(arguments) <= 2 or cores() == 1 or not sys.executable or (left < WORTH and not _members()):
-        return answers + [task(a) for a in arguments[1:]]
-    return answers + _Shared(task, arguments[1:]).work(_members(min(cores(), len(arguments) - 1) - 1))
+    work = _Work(task, arguments, tell)
+    alone = len(arguments) < 2 or cores() == 1 or not sys.executable
+    if alone or not _members():
+        began = time.perf_counter()
+        work.some(1)
+        alone = alone or (len(arguments) - 1) * (time.perf_counter() - began) < WORTH
+    return work.all([] if alone else _members(min(cores(), len(work.left)) - 1))
 
 
-class _Shared:
-    def __init__(self, task, arguments: list[Arrays]):
-        self.task, self.arguments = task, arguments
+class _Work:
+    def __init__(self, task, arguments: list[Arrays], tell):
+        self.task, self.arguments, self.tell = task, arguments, tell
         self.left = deque(range(len(arguments)))
         self.answers: dict[int, Arrays] = {}
         self.errors: list[BaseException] = []
         self.changed = threading.Condition()
 
-    def work(self, members: list[Member]) -> list[Arrays]:
+    def some(self, most: int) -> None:
+        """Do so many here."""
+        while self.left and most and not self.errors:
+            self._do(self.task)
+            most -= 1
+            self.tell(len(self.answers))
+
+    def all(self, members: list[Member]) -> list[Arrays]:
         for member in members:
             threading.Thread(target=self._take, args=(member,), daemon=True).start()
         try:
-            self._drain(self.task)
+            self.some(len(self.arguments))
             with self.changed:  # members that are still starting are not waited for
                 self.changed.wait_for(lambda: self.errors or len(self.answers) == len(self.arguments))
         except BaseException:
@@ -76,23 +87,23 @@ class _Shared:
         name = f"{self.task.__module__}:{self.task.__qualname__}"
         try:
             if member.is_ready():
-                self._drain(lambda arrays: member.ask(name, arrays))
+                while self.left:
+                    self._do(lambda arrays: member.ask(name, arrays))
         except BaseException as error:
             self.left.clear()
             with self.changed:
                 self.errors.append(error)
                 self.changed.notify_all()
 
-    def _drain(self, call: Callable[[Arrays], Arrays]) -> None:
-        while self.left:
-            try:
-                n = self.left.popleft()
-            except IndexError:  # another was faster
-                return
-            answer = call(self.arguments[n])
-            with self.changed:
-                self.answers[n] = answer
-                self.changed.notify_all()
+    def _do(self, call: Callable[[Arrays], Arrays]) -> None:
+        try:
+            n = self.left.popleft()
+        except IndexError:  # another was faster
+            return
+        answer = call(self.arguments[n])
+        with self.changed:
+            self.answers[n] = answer
+            self.changed.notify_all()
 
 
 class Member:
