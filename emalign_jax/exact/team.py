@@ -41,7 +41,7 @@ def share(
 
     task: a function at the top of a module of this package, whose answer depends on its arrays alone.
     tell: called here now and then with how many are done.
-    Raises what `task` raises anywhere; RuntimeError if a member dies over its work.
+    Raises what `task` raises anywhere; MemoryError if a member is killed over its work, RuntimeError if it ends.
     """
     work = _Work(task, arguments, tell)
     alone = len(arguments) < 2 or cores() == 1 or not sys.executable
@@ -133,10 +133,12 @@ class Member:
             except OSError:
                 answer = None
         if answer is None:
-            raise RuntimeError(
-                f"a process that checks games ended with code {self.process.wait()} (-9: it was killed, perhaps for "
-                "want of memory); take fewer games at a time, or fewer cores (taskset)"
-            )
+            code = self.process.wait()
+            if code == -9:
+                raise MemoryError(
+                    "a process that checks games was killed, as a rule for want of memory: take fewer cores"
+                )
+            raise RuntimeError(f"a process that checks games ended with code {code}: what it said is on standard error")
         if "error" in answer:
             raise ERRORS.get(str(answer["error"]), RuntimeError)(str(answer["message"]))
         return answer
