@@ -99,6 +99,8 @@ def certify(
                together, each answer proved by its multipliers, HiGHS for what fails), "highs" (one by one), or "auto":
                batched for many small games.
     progress:  called with the number of games done since the last call.
+    In Pooled, what takes seconds is shared with further processes, one a core this process may use; they run nothing
+    of the caller's and end with it. The numbers are the same.
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
     """
