@@ -29,7 +29,7 @@ import numpy as np
 from emalign_jax.workers import cores
 
 Arrays = dict[str, np.ndarray]
-WORTH = 2.0  # seconds of work for which members are started: to start takes one a second or two of a core
+WORTH = 2.0  # seconds of work, in all, for which members are started: to start takes one so much of a core
 ERRORS = {error.__name__: error for error in (ValueError, ArithmeticError, MemoryError, RuntimeError)}
 START = "import sys; sys.path[0] = sys.argv[1]; from emalign_jax.exact.team import serve; serve()"
 
@@ -48,7 +48,8 @@ def share(
     if alone or not _members():
         began = time.perf_counter()
         work.some(1)
-        alone = alone or (len(arguments) - 1) * (time.perf_counter() - began) < WORTH
+        _seen[0] += len(arguments) * (time.perf_counter() - began)
+        alone = alone or _seen[0] < WORTH
     return work.all([] if alone else _members(min(cores(), len(work.left)) - 1))
 
 
@@ -151,6 +152,7 @@ class Member:
                 pipe.close()  # type: ignore[union-attr]
 
 
+_seen = [0.0]  # seconds of work that could have been shared, so far
 _team: list[Member] = []
 _owner = 0  # the process that started them: a fork of it has none
 
