@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.certificate import TOGETHER, flatten_games, make_check
+from emalign_jax.exact._base import check_for
+from emalign_jax.exact.certificate import flatten_games, make_check
 from emalign_jax.game import Game, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users import AbstractUser
@@ -31,8 +32,9 @@ def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser, messag
     value, payoff = np.full((N, K), np.nan), np.full((N, K), np.nan)
     user.check(games.of_one_agent, protocol, games.agent_features if messages is None else messages)
     pairs = [(k, i) for k in np.flatnonzero(bad == "") for i in range(K)]
-    for at in range(0, len(pairs), TOGETHER):
-        some = pairs[at : at + TOGETHER]
+    together = check_for(protocol, user).together
+    for at in range(0, len(pairs), together):
+        some = pairs[at : at + together]
         alone = [reduced._replace(agents=reduced.agents[:, i : i + 1]) for _, i in some]
         checks = [make_check(game, k, protocol, user, messages) for game, (k, _) in zip(alone, some, strict=True)]
         type(checks[0]).prepare_monopolists(checks)

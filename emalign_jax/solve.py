@@ -5,6 +5,7 @@ The only module that knows both the accelerated part (`play`) and the exact part
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -196,6 +197,9 @@ class _Search:
         if self._progress is not None:
             self._progress(stage, done, total)
 
+    def _tell_of(self, stage: str, first: int, total: int, done: int) -> None:
+        self.tell(stage, first + done, total)
+
     # starting points
 
     def begin(self, start) -> None:
@@ -319,13 +323,16 @@ class _Search:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
         self.now = {}
         self.prepare_lps(pending)
-        for at in range(0, len(pending), exact.TOGETHER):
-            some = pending[at : at + exact.TOGETHER]
-            exact.check_for(self.protocol, self.user).prepare([self.check(k) for k in some], [current[k] for k in some])
+        kind, bracket = exact.check_for(self.protocol, self.user), exact.BRACKET * self.solver.tolerance
+        for at in range(0, len(pending), kind.together):
+            some = pending[at : at + kind.together]
+            profiles = [exact.without_never(current[k]) for k in some]
+            tell = functools.partial(self._tell_of, "look for deviations", at, len(pending))
+            kind.prepare([self.check(k) for k in some], profiles, bracket, self.solver.tolerance, tell)
             self.tell("look for deviations", at + len(some), len(pending))
-        for done, k in enumerate(pending):
-            self.now[k] = self.record(k, current[k], exact.examine(self.check(k), current[k]), found)
-            self.tell("check", done + 1, len(pending))
+            for done, k in enumerate(some):
+                self.now[k] = self.record(k, current[k], exact.examine(self.check(k), current[k]), found)
+                self.tell("check", at + done + 1, len(pending))
         return pending[[not Result(self.result[k]).ok for k in pending]]
 
     def record(self, k, schemes, examined, found: Result) -> exact.Examination:

@@ -8,6 +8,7 @@ from scipy.optimize import brentq, linprog
 
 import emalign_jax as em
 from emalign_jax.exact.beliefs import monopoly_problem, pooled_problem
+from emalign_jax.exact.climbing import Climb, _Climbs
 from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.lattice import GRID, simplex_grid, simplex_lattice
 from emalign_jax.exact.obedience import ObedienceLP
@@ -169,6 +170,42 @@ def test_slope_is_the_gradient(goal):
     np.testing.assert_allclose(problem.slope(beliefs, wanted), np.stack(central, 1), rtol=0, atol=1e-6)
     own, user = problem.payoffs(beliefs)
     np.testing.assert_allclose(problem.value(beliefs, wanted), goal[0] * own + goal[1] * user, rtol=0, atol=1e-12)
+
+
+def climbs(count, XB):
+    """Problems of one size with different users, and what is to be climbed in each."""
+    rng = np.random.default_rng(XB)
+    for k in range(count):
+        game = random_game(k, K=2, XB=XB)
+        small = em.reduce_game(game, np)
+        user = em.QuantalUser(float(2 + 3 * k))
+        problem = pooled_problem(small, rng.dirichlet(np.ones(2), (2, XB)), 0, user, value_scale(small))
+        start = rng.dirichlet(np.ones(XB), 5 + k)
+        yield Climb(problem, problem.goal(*rng.normal(size=2)), rng.normal(size=XB), start, 0.1)
+
+
+def test_climbs_are_those_of_each_problem_alone():
+    asked = list(climbs(4, 3))
+    counts = np.array([len(c.start) for c in asked])
+    slopes = _Climbs(asked).slope(np.concatenate([c.start for c in asked]), counts)
+    wanted = np.concatenate([c.problem.slope(c.start, c.goal) for c in asked])
+    np.testing.assert_allclose(slopes, wanted, rtol=0, atol=1e-12)
+    for climb, (ends, excess) in zip(asked, Climb.serve(asked), strict=True):
+        alone = Climb.serve([climb])[0]
+        np.testing.assert_allclose(ends, alone[0], rtol=0, atol=1e-12)
+        paid = climb.problem.value(ends, climb.goal) - ends @ climb.price
+        np.testing.assert_allclose(excess, paid, rtol=0, atol=1e-12)
+        assert (paid >= climb.problem.value(climb.start, climb.goal) - climb.start @ climb.price).all()
+
+
+def test_the_best_climb_ends_at_the_maximum_on_a_line():
+    share = np.linspace(0, 1, 20_001)
+    line = np.stack([share, 1 - share], 1)
+    for climb in climbs(4, 2):
+        paid = climb.problem.value(line, climb.goal) - line @ climb.price
+        _, excess = Climb.serve([climb._replace(start=line[::500])])[0]
+        assert excess.max() >= paid.max() - 1e-12
+        assert excess.max() <= paid.max() + 1e-4  # a step of the line, times slopes of up to L times payoffs
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5, 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
@@ -59,9 +60,23 @@ class AbstractCheck(abc.ABC):
         """Raise `ValueError` before any work if the method cannot do games of this size; this one has no limit."""
         return
 
+    together = 256  # games whose checks are prepared, and kept, at a time
+
     @classmethod
-    def prepare(cls, checks: list[Any], profiles: list[Float[np.ndarray, "K rows M"]]) -> None:
-        """Do together what `deviations` will need of these profiles, one a check; this one needs nothing."""
+    def prepare(
+        cls,
+        checks: list[Any],
+        profiles: list[Float[np.ndarray, "K rows M"]],
+        bracket: float | None = None,
+        tolerance: float | None = None,
+        tell: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Do together what `deviations` will need of these profiles, one a check; this one needs nothing.
+
+        bracket:   as in `deviations`.
+        tolerance: do it with no bracket too, and with it where no gain is above this share of the payoff range.
+        tell:      called now and then with the number of games that are done, if that takes long.
+        """
         return
 
     @classmethod

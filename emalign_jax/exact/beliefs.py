@@ -13,7 +13,7 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from emalign_jax.exact.responses import respond
 from emalign_jax.game import ReducedGame
@@ -88,17 +88,14 @@ class BeliefProblem:
         systems, size = self._corners
         found = _meeting(systems[size > REGULAR])
         found = np.maximum(found[(found > -1e-9).all(1)], 0)
-        return distinct(np.concatenate([np.eye(len(self.target)), found / found.sum(1, keepdims=True)]))
+        found = np.concatenate([np.eye(len(self.target)), found / found.sum(1, keepdims=True)])
+        return found[distinct(found)]
 
     @functools.cached_property
     def _corners(self) -> tuple[np.ndarray, np.ndarray]:
         """Equations [N, B, B] of the points at which B - 1 planes meet, and how far from dependent they are [N]."""
         B, planes = len(self.target), self._planes
-        if self._few_planes:
-            chosen = np.array(list(itertools.combinations(range(len(planes)), B - 1)), int).reshape(-1, B - 1)
-        else:
-            draws = np.random.default_rng(0).random((MAX_KINKS, len(planes)))
-            chosen = np.sort(draws.argpartition(B - 2, axis=1)[:, : B - 1], axis=1)
+        chosen = _choices(len(planes), B - 1)
         systems = np.concatenate([planes[chosen], np.ones((len(chosen), 1, B))], axis=1)
         return systems, np.abs(np.linalg.det(systems))
 
@@ -173,10 +170,23 @@ def monopoly_problem(game: ReducedGame, agent: int, user: AbstractUser, scale: f
     return pooled_problem(game, np.empty((0, game.mass.shape[1], 1)), agent, user, scale)
 
 
-def distinct(points: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "D B"]:
-    """`points` without those that agree with an earlier one to within `MERGE`."""
-    _, first = np.unique(np.round(points / MERGE), axis=0, return_index=True)
-    return points[np.sort(first)]
+def distinct(points: Float[np.ndarray, "N B"]) -> Int[np.ndarray, "D"]:
+    """Which of `points` to keep so that none agrees with an earlier one to within `MERGE`."""
+    if len(points) < 2:
+        return np.arange(len(points))
+    rounded = np.round(points / MERGE)
+    order = np.lexsort(rounded.T)  # stable, and on few numbers faster than `np.unique` of rows
+    new = (np.diff(rounded[order], axis=0) != 0).any(1)
+    return np.sort(order[np.concatenate([[True], new])])
+
+
+@functools.lru_cache(maxsize=64)
+def _choices(planes: int, some: int) -> Int[np.ndarray, "N some"]:
+    """So many of the planes, in all ways, or in a fixed sample of them."""
+    if math.comb(planes, some) <= MAX_KINKS:
+        return np.array(list(itertools.combinations(range(planes), some)), int).reshape(-1, some)
+    draws = np.random.default_rng(0).random((MAX_KINKS, planes))
+    return np.sort(draws.argpartition(some - 1, axis=1)[:, :some], axis=1)
 
 
 def _meeting(systems: Float[np.ndarray, "N B B"]) -> Float[np.ndarray, "N B"]:

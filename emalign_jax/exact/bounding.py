@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact.beliefs import BeliefProblem
+from emalign_jax.exact.lockstep import Search, alone
 
 SHARPEST = 1e9  # precision beyond which a quantal user's bounds are left open: their squares would overflow
 CELL_BLOCK = 256  # cells bounded in one pass, so that arrays stay in the cache
@@ -54,6 +55,13 @@ class PricingBound(NamedTuple):
 def bound_pricing(
     problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
 ) -> PricingBound:
+    """`pricing_bound` of one problem alone."""
+    return alone(pricing_bound(problem, goal, price, target, work))
+
+
+def pricing_bound(
+    problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
+) -> Search[PricingBound]:
     """Bound max over the simplex of `problem.value(mu, goal) - price @ mu`, until it is proved to be at most `target`,
     beliefs above it are met, or `work` is used up (a cell costs edges x types x pairs of actions)."""
     B, T, A = problem.own_payoff.shape
@@ -68,7 +76,7 @@ def bound_pricing(
     while pool and used < work and best <= target:
         cells = _take(pool, CELL_BLOCK)
         used += len(cells) * cost
-        bounds, values, edges = bound_cells(problem, goal, price, cells, target)
+        bounds, values, edges = yield Cells(problem, goal, price, cells, target)
         bounds = np.where(np.isfinite(bounds), bounds, np.inf)  # what overflowed is not proved
         if values.max() > best:
             best = float(values.max())
@@ -107,135 +115,182 @@ def _split(cells: Float[np.ndarray, "N V B"], edges) -> Float[np.ndarray, "2*N V
 def bound_cells(problem: BeliefProblem, goal, price, cells: Float[np.ndarray, "N V B"], target: float):
     """Upper bounds [N] of value - price @ mu on each cell, its values at the vertices [N, V], and where to cut
     it: edge (i, j) and the share of the way from i to j [N, 3]."""
-    N, V, B = cells.shape
-    L = float(problem.user.precision)
-    mass, user, own = problem.totals(cells.reshape(N * V, B), goal)
-    T, A = user.shape[1:]
-    mass = mass.reshape(N, V, T)
-    seen = mass > 0
+    return Cells.serve([Cells(problem, goal, price, cells, target)])[0]
+
+
+class Cells(NamedTuple):
+    """Bound these cells. In what follows V numbers vertices, e edges, P pairs of a cell and a type; these come last,
+    so that sums over the others run along memory."""
+
+    problem: BeliefProblem
+    goal: Float[np.ndarray, "B TA"]
+    price: Float[np.ndarray, "B"]
+    cells: Float[np.ndarray, "N V B"]
+    target: float
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self.problem.own_payoff.shape
+
+    @property
+    def work(self) -> int:
+        B, T, A = self.size
+        return len(self.cells) * B * T * A
+
+    @staticmethod
+    def serve(requests: list[Cells]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What `bound_cells` returns, for each."""
+        counts = [len(r.cells) for r in requests]
+        ends = np.cumsum(counts)
+        (B, T, A), N = requests[0].size, ends[-1]
+        mass, totals, values = np.empty((B, N, T)), np.empty((2, A, B, N, T)), np.empty((B, N))
+        for r, count, end in zip(requests, counts, ends, strict=True):
+            at = slice(end - count, end)
+            vertices = r.cells.swapaxes(0, 1).reshape(B * count, B)
+            mass[:, at], *found = (x.reshape(B, count, *x.shape[1:]) for x in r.problem.totals(vertices, r.goal))
+            totals[0, :, :, at], totals[1, :, :, at] = (np.moveaxis(x, -1, 0) for x in found)
+            values[:, at] = -(vertices @ r.price).reshape(B, count)
+        precision = np.repeat([float(r.problem.user.precision) for r in requests], counts)
+        target = np.repeat([r.target for r in requests], counts)
+        bounds, edges = _bound(precision, mass, totals, values, target)
+        return [
+            (bounds[end - count : end], values[:, end - count : end].T, edges[end - count : end])
+            for count, end in zip(counts, ends, strict=True)
+        ]
+
+
+def _bound(L: Float[np.ndarray, "N"], mass: Float[np.ndarray, "V N T"], totals, values, target: Float[np.ndarray, "N"]):
+    """Bounds [N] and where to cut [N, 3]; adds what is paid at the vertices to `values` [V, N]. totals: the user's and
+    the goal's [2, A, V, N, T]."""
+    V, N, T = mass.shape
     # at a vertex at which a type cannot occur, its posterior is any mean of the others'; it has no weight there
-    E, W = (_posterior(x.reshape(N, V, T, A), mass, seen) for x in (user, own))
-    law = np.exp(L * (E - E.max(-1, keepdims=True)))
-    law /= law.sum(-1, keepdims=True)
-    mean = (law * W).sum(-1)  # psi [N, V, T]
-    values = (mass * mean).sum(-1) - cells @ price
+    E, W = _posterior(totals, mass)
+    law = np.exp(L[:, None] * (E - E.max(0)))
+    law /= law.sum(0)
+    mean = (law * W).sum(0)  # psi [V, N, T]
+    values += (mass * mean).sum(-1)
 
     # most types do the same thing all over a cell: the others' odds against the surest action bound what they may add
-    surest = law.min(1).argmax(-1)[:, None, :, None]
-    odds = (law / np.maximum(np.take_along_axis(law, surest, -1), 1e-300)).max(1).sum(-1) - 1
-    above = np.minimum(odds, 1) * (W.max((1, 3)) - W.min((1, 3)))  # [N, T]
-    linear = (mass * above[:, None]).sum(-1)  # [N, V]
-    n, t = np.nonzero(above * mass.max(1) > NEGLIGIBLE / T * target)
+    surest = law.min(1).argmax(0)[None, None]
+    odds = (law / np.maximum(np.take_along_axis(law, surest, 0), 1e-300)).max(1).sum(0) - 1
+    above = np.minimum(odds, 1) * (W.max((0, 1)) - W.min((0, 1)))  # [N, T]
+    varies = above * mass.max(0) > NEGLIGIBLE / T * target[:, None]
+    linear = (mass * np.where(varies, 0, above)).sum(-1)  # [V, N]
+    n, t = np.nonzero(varies)
     if not len(n):
-        return (values + linear).max(1), values, np.tile([0, 1, 0.5], (N, 1))
-    np.subtract.at(linear, n, mass[n, :, t] * above[n, t][:, None])
-    active = _Types(L, mass[n, :, t], E[n, :, t], W[n, :, t], law[n, :, t], mean[n, :, t])
+        return (values + linear).max(0), np.tile([0, 1, 0.5], (N, 1))
+    pair = n * T + t
+    mass, mean = (x.reshape(V, -1).take(pair, -1) for x in (mass, mean))
+    E, W, law = (x.reshape(len(law), V, -1).take(pair, -1) for x in (E, W, law))
+    active = _Types(L[n], mass, E, W, law, mean)
     bounds, edge, share = active.excess(n, values + linear)
-    return bounds, values, np.stack([active.i[edge], active.j[edge], share], axis=1)
+    return bounds, np.stack([active.i[edge], active.j[edge], share], axis=1)
 
 
 class _Types:
-    """P pairs of a cell and a type whose response varies on it: mass [P, V], E, W, law [P, V, A], psi [P, V]."""
+    """P pairs of a cell and a type whose response varies on it: mass [V, P], E, W, law [A, V, P], psi [V, P]."""
 
     def __init__(self, L, mass, E, W, law, psi):
-        self.mass, self.V = mass, mass.shape[1]
+        self.mass, self.V = mass, len(mass)
         self.i, self.j = np.triu_indices(self.V, 1)
-        A = E.shape[-1]
+        A = len(E)
         low, high, short = np.empty_like(E[:, 0]), np.empty_like(E[:, 0]), np.empty_like(E[:, 0])
         with np.errstate(over="ignore"):
             for a in range(A):
-                apart = L * (E - E[..., a : a + 1])
-                high[:, a] = 1 / np.exp(apart.min(1)).sum(-1)
-                low[:, a] = 1 / np.exp(apart.max(1)).sum(-1)
+                apart = L * (E - E[a])
+                high[a] = 1 / np.exp(apart.min(1)).sum(0)
+                low[a] = 1 / np.exp(apart.max(1)).sum(0)
         for a in range(A):  # by how much action a may pay less than the mean response
-            short[:, a] = (high * np.maximum((W - W[..., a : a + 1]).max(1), 0)).sum(-1)
-        apart = W - psi[..., None]
+            short[a] = (high * np.maximum((W - W[a]).max(1), 0)).sum(0)
+        apart = W - psi
         up, down = (high[:, None] - law) * apart, (low[:, None] - law) * apart
-        above = np.maximum(np.maximum(up, down).sum(-1), 0)  # psi may exceed its vertex value by so much
-        self.first = mass * above  # [P, V]
+        above = np.maximum(np.maximum(up, down).sum(0), 0)  # psi may exceed its vertex value by so much
+        self.first = mass * above  # [V, P]
 
         i, j = self.i, self.j
         a, b = np.triu_indices(A, 1)
-        x, y = E[:, i] - E[:, j], W[:, i] - W[:, j]  # [P, edges, A]
-        x, y = x[..., a] - x[..., b], y[..., a] - y[..., b]  # [P, edges, pairs]
-        most = np.minimum(high[:, a] * high[:, b], 0.25)
-        least = low[:, a] * low[:, b]
+        x, y = E[:, i] - E[:, j], W[:, i] - W[:, j]  # [A, e, P]
+        ranges = np.ptp(y, axis=0)
+        x, y = x[a] - x[b], y[a] - y[b]  # [pairs, e, P]
+        most = np.minimum(high[a] * high[b], 0.25)
+        least = low[a] * low[b]
         xx, yy = x * x, y * y
-        ratio = np.sqrt(yy.sum((1, 2)) / np.maximum(xx.sum((1, 2)), 1e-300))[:, None, None] + 1e-300
-        curved = (L * L * most * (short[:, a] + short[:, b]))[:, None] * xx
+        ratio = np.sqrt(yy.sum((0, 1)) / np.maximum(xx.sum((0, 1)), 1e-300)) + 1e-300
+        curved = (L * L * most * (short[a] + short[b]))[:, None] * xx
         curved += L * ((most - least)[:, None] / 2 * (ratio * xx + yy / ratio) - (most + least)[:, None] * x * y)
-        second = np.maximum(curved.sum(-1), 0) / 2  # [P, edges]
+        second = np.maximum(curved.sum(0), 0) / 2  # [e, P]
         root = np.sqrt(mass)
-        self.even = mass[:, i] * mass[:, j] / np.maximum((root[:, i] + root[:, j]) ** 2, 1e-300)
-        rank = mass.argsort(1).argsort(1)
-        peeled = np.where(rank[:, i] < rank[:, j], i, j)
-        apart = W[..., a] - W[..., b]  # [P, V, pairs]
+        self.even = mass[i] * mass[j] / np.maximum((root[i] + root[j]) ** 2, 1e-300)
+        rank = mass.argsort(0).argsort(0)
+        peeled = np.where(rank[i] < rank[j], i[:, None], j[:, None])
+        apart = W[a] - W[b]  # [pairs, V, P]
         ends = np.stack([q * w for q in (most, least) for w in (apart.max(1), apart.min(1))])
-        third = L * (np.abs(x) * np.ptp(ends, axis=0)[:, None]).sum(-1) + np.ptp(W[:, i] - W[:, j], axis=-1)
-        rank = np.take_along_axis(rank, peeled, 1)  # [P, edges]
+        third = L * (np.abs(x) * np.ptp(ends, axis=0)[:, None]).sum(0) + ranges
+        rank = np.take_along_axis(rank, peeled, 0)  # [e, P]
         self.curve = self.pair = second
-        least = (self.even * second).sum(1)
+        least = (self.even * second).sum(0)
         for number in range(1, self.V):  # of vertices told apart from the rest
             pair = np.where(rank < number, third, second)
-            cost = (self.even * pair).sum(1)
-            self.pair = np.where((cost < least)[:, None], pair, self.pair)
+            cost = (self.even * pair).sum(0)
+            self.pair = np.where(cost < least, pair, self.pair)
             least = np.minimum(cost, least)
 
-    def excess(self, n, values: Float[np.ndarray, "N V"]):
+    def excess(self, n, values: Float[np.ndarray, "V N"]):
         """The least bound found for each cell, the edge to cut and where [N] each. n [P]: the cell of each pair."""
-        N, i, j = len(values), self.i, self.j
-        pairs = (self.even * self.pair).sum(1)
-        first = self.first.max(1) < pairs
-        pair = np.where(first[:, None], 0, self.pair)
+        N, i, j = values.shape[1], self.i, self.j
+        pairs = (self.even * self.pair).sum(0)
+        first = self.first.max(0) < pairs
+        pair = np.where(first, 0, self.pair)
         share = self._shares(n, pair, values)
-        at_i, at_j = share**2 * self.pair * self.mass[:, i], (1 - share) ** 2 * self.pair * self.mass[:, j]
+        at_i, at_j = share**2 * self.pair * self.mass[i], (1 - share) ** 2 * self.pair * self.mass[j]
         second = np.zeros_like(self.first)
         for e in range(len(i)):
-            second[:, i[e]] += at_i[:, e]
-            second[:, j[e]] += at_j[:, e]
-        own, bounds = values[n], np.full(N, np.inf)
+            second[i[e]] += at_i[e]
+            second[j[e]] += at_j[e]
+        own, bounds = values[:, n], np.full(N, np.inf)
         for others in CROWD:  # which option suits a type depends on how much the others add
-            choice = (own + others * self.first).max(1) < (own + others * second).max(1)
-            chosen = np.where(choice[:, None], self.first, second)
-            bounds = np.minimum(bounds, (values + _sum(n, chosen, N)).max(1))
-        size = np.minimum(self.first.max(1), pairs)
+            choice = (own + others * self.first).max(0) < (own + others * second).max(0)
+            chosen = np.where(choice, self.first, second)
+            bounds = np.minimum(bounds, (values + _sum(n, chosen, N)).max(0))
+        size = np.minimum(self.first.max(0), pairs)
         share = np.sqrt(self.even * self.curve)
-        share *= (size / np.maximum(share.sum(1), 1e-300))[:, None]
-        edge = _sum(n, share, N).argmax(1)
+        share *= size / np.maximum(share.sum(0), 1e-300)
+        edge = _sum(n, share, N).argmax(0)
         # a type that is rare at one end turns near that end, so the cut is nearer to it
         rows, root = np.arange(len(n)), np.sqrt(self.mass)
-        share, x, y = share[rows, edge[n]], root[rows, i[edge[n]]], root[rows, j[edge[n]]]
-        middle = np.stack([share, share * x / np.maximum(x + y, 1e-300)], axis=1)
-        total = _sum(n, middle, N)
-        return bounds, edge, np.clip(total[:, 1] / np.maximum(total[:, 0], 1e-300), *CUTS)
+        share, x, y = share[edge[n], rows], root[i[edge[n]], rows], root[j[edge[n]], rows]
+        total = _sum(n, np.stack([share, share * x / np.maximum(x + y, 1e-300)]), N)
+        return bounds, edge, np.clip(total[1] / np.maximum(total[0], 1e-300), *CUTS)
 
     def _shares(self, n, pair, values):
-        """s [P, edges] for x y / (x + y) <= s^2 x + (1 - s)^2 y, x and y the masses at the ends of an edge: any s in
+        """s [e, P] for x y / (x + y) <= s^2 x + (1 - s)^2 y, x and y the masses at the ends of an edge: any s in
         [0, 1] is valid, so an edge's excess goes more to the end that has the lower value."""
-        N, i, j = len(values), self.i, self.j
-        x, y = self.mass[:, i], self.mass[:, j]
-        ends = values[:, i] / (self.V - 1), values[:, j] / (self.V - 1)  # a vertex has V - 1 edges
-        least, best = np.full((N, len(i)), np.inf), np.full((len(n), len(i)), 0.5)
+        N, i, j = values.shape[1], self.i, self.j
+        x, y = self.mass[i], self.mass[j]
+        ends = values[i] / (self.V - 1), values[j] / (self.V - 1)  # a vertex has V - 1 edges
+        least, best = np.full((len(i), N), np.inf), np.full((len(i), len(n)), 0.5)
         for weight in WEIGHTS:
             share = (1 - weight) * y / np.maximum(weight * x + (1 - weight) * y, 1e-300)
             at_i, at_j = _sum(n, share**2 * pair * x, N), _sum(n, (1 - share) ** 2 * pair * y, N)
             larger = np.maximum(ends[0] + at_i, ends[1] + at_j)
             better = larger < least
             least = np.where(better, larger, least)
-            best = np.where(better[n], share, best)
+            best = np.where(better[:, n], share, best)
         return best
 
 
-def _sum(n, what: Float[np.ndarray, "P X"], N: int) -> Float[np.ndarray, "N X"]:
+def _sum(n, what: Float[np.ndarray, "X P"], N: int) -> Float[np.ndarray, "X N"]:
     """Sums over the pairs of each cell; n is in order."""
-    out = np.zeros((N, what.shape[1]))
+    out = np.zeros((len(what), N))
     first = np.flatnonzero(np.diff(n, prepend=-1))
-    out[n[first]] = np.add.reduceat(what, first)
+    out[:, n[first]] = np.add.reduceat(what, first, axis=1)
     return out
 
 
-def _posterior(totals, mass, seen):
-    """totals / mass [N, V, T, A], where a vertex without mass takes the mean of the cell's others."""
-    whole = mass.sum(1, keepdims=True)
-    mean = totals.sum(1, keepdims=True) / np.where(whole > 0, whole, np.inf)[..., None]
-    return np.where(seen[..., None], totals / np.where(seen, mass, 1)[..., None], mean)
+def _posterior(totals: Float[np.ndarray, "2 A V N T"], mass: Float[np.ndarray, "V N T"]):
+    """totals / mass, where a vertex without mass takes the mean of the cell's others."""
+    seen, whole = mass > 0, mass.sum(0)
+    if seen.all():
+        return totals / mass
+    mean = totals.sum(2, keepdims=True) / np.where(whole > 0, whole, np.inf)
+    return np.where(seen, totals / np.where(seen, mass, 1), mean)

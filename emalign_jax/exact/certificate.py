@@ -19,7 +19,6 @@ from emalign_jax.users import AbstractUser, RationalUser
 
 NEVER = 1e-60  # a message of smaller probability is never sent
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
-TOGETHER = 256  # games whose checks are prepared, and kept, at a time
 NARROWEST = 1e-3  # and at the closest, where a gain is nearly the tolerance
 
 
@@ -100,6 +99,8 @@ def certify(
                together, each answer proved by its multipliers, HiGHS for what fails), "highs" (one by one), or "auto":
                batched for many small games.
     progress:  called with the number of games done since the last call.
+    In Pooled, what takes seconds is shared with further processes, one a core this process may use; they run nothing
+    of the caller's and end with it. The numbers are the same.
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
     """
@@ -116,17 +117,31 @@ def certify(
     protocol, user = parameters.flatten(protocol, batch), parameters.flatten(user, batch)
     reduced = reduce_game(flat, np)
     rows = []
-    for at in range(0, len(profiles), TOGETHER):
-        some = range(at, min(at + TOGETHER, len(profiles)))
+    for at in range(0, len(profiles), kind.together):
+        some = range(at, min(at + kind.together, len(profiles)))
         checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
         sound = [k for k in checks if np.isfinite(profiles[k]).all()]
         kind.prepare_lps([checks[k] for k in sound], lp)
-        kind.prepare([checks[k] for k in sound], [profiles[k] for k in sound])
+        tell = _Progress(progress)
+        kind.prepare(
+            [checks[k] for k in sound], [without_never(profiles[k]) for k in sound], BRACKET * tolerance, tell=tell
+        )
         for k in some:
             rows.append(certify_game(flat[k], checks.get(k), profiles[k], tolerance))
-            if progress is not None:
-                progress(1)
+            tell(len(rows) - at)
     return stack_certificates(rows, batch, games.agents)
+
+
+class _Progress:
+    """Passes on how many games are done, each once, whether it is prepared or certified that is counted first."""
+
+    def __init__(self, progress):
+        self.progress, self.done = progress, 0
+
+    def __call__(self, done: int) -> None:
+        if self.progress is not None and done > self.done:
+            self.progress(done - self.done)
+            self.done = done
 
 
 def make_check(
@@ -171,7 +186,7 @@ class Examination(NamedTuple):
 
 def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket: float | None = None) -> Examination:
     """bracket: how close the upper bounds of the gains are to be brought to the lower ones (None: no work for it)."""
-    schemes = np.where(schemes < NEVER, 0, schemes)  # products of a few would overflow where they are divided by
+    schemes = without_never(schemes)
     value, payoffs = check.payoffs(schemes)
     deviations = check.deviations(schemes, range(len(schemes)), bracket)
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
@@ -179,6 +194,11 @@ def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket:
     room = np.nan_to_num(solved) + 1e-9 * check.dictated  # as `certify_game` allows
     bracketed = bracket is not None or all(d.upper <= most for d, most in zip(deviations, room, strict=True))
     return Examination(value, payoffs, deviations, gains, relative(gains, check.known_range(gains)), bracketed)
+
+
+def without_never(schemes):
+    """Schemes without messages that are never sent: products of a few would overflow where they are divided by."""
+    return np.where(schemes < NEVER, 0, schemes)
 
 
 def certify_game(

@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact.beliefs import BeliefProblem, distinct
-from emalign_jax.exact.bounding import bound_pricing
+from emalign_jax.exact.bounding import PricingBound, pricing_bound
+from emalign_jax.exact.climbing import Climb
 from emalign_jax.exact.lattice import simplex_lattice
+from emalign_jax.exact.lockstep import Search, alone
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.milp import bound_rational_pricing
 from emalign_jax.users import QuantalUser
@@ -23,7 +25,6 @@ ROUNDS = 30  # of column generation
 PRICE_TOLERANCE = 1e-8  # relative to the spread of the agent's payoff
 PEAKS = 8  # local maxima of the lattice from which a pricing search sets out
 KINKS = 24  # and indifference points
-NEWTON_STEPS = 5  # a round; the next round goes on from the beliefs in use
 NUDGES = (1e-5, 1e-3)  # how far from a kink to look at what the user does beside it
 PROVED = 0.9  # share of the bracket that a proof may leave open; the rest is for rounding
 ROUNDING = 1e-9  # of the spread: a proof that is below what was met by more is none
@@ -58,14 +59,19 @@ class BeliefLP:
     def __init__(self, problem: BeliefProblem, beliefs: Float[np.ndarray, "N XB"], *, sign: float = 1.0):
         self.problem, self.sign = problem, sign
         self._lattice = simplex_lattice(len(problem.target))
+        self._asked: tuple | None = None  # the last question, and the answer of the master LP
         start = beliefs[:, problem.possible]
         start = start[start.sum(1) > 0]
         points = [self._lattice.points, problem.kinks, problem.target[None] / problem.target.sum(), start]
         if not isinstance(problem.user, QuantalUser) and problem.user.ties != "agents":
             points.append(_nudged(problem.kinks))
         points = np.concatenate(points)
-        self._points = distinct(points / points.sum(1, keepdims=True))
-        own, user = problem.payoffs(self._points)
+        self._looked_at = points[: len(self._lattice.points) + len(problem.kinks)]  # anew at all prices
+        points = points / points.sum(1, keepdims=True)
+        own, user = problem.payoffs(points)
+        self._paid = np.stack([own, user])[:, : len(self._looked_at)]
+        kept = distinct(points)
+        self._points, own, user = points[kept], own[kept], user[kept]
         self._lp = KeptLP(
             np.concatenate([self._points.T, user[None]]),
             np.concatenate([problem.target, [-np.inf]]),
@@ -82,7 +88,19 @@ class BeliefLP:
         work: int = 0,
         rounds: int | None = None,
     ) -> BeliefOptimum:
-        """The best payoff over schemes that are worth so much to the user.
+        """The best payoff over schemes that are worth so much to the user, by `search` alone."""
+        return alone(self.search(value_at_least, value_at_most, bracket=bracket, work=work, rounds=rounds))
+
+    def search(
+        self,
+        value_at_least: float = -np.inf,
+        value_at_most: float = np.inf,
+        *,
+        bracket: float | None = None,
+        work: int = 0,
+        rounds: int | None = None,
+    ) -> Search[BeliefOptimum]:
+        """The best payoff over schemes that are worth so much to the user, one of searches side by side.
 
         rounds:  of column generation (None: until nothing is found); 0 takes the beliefs that are there
         bracket: prove an upper bound within this much of the value (None: do not), with at most `work` operations
@@ -91,25 +109,30 @@ class BeliefLP:
         self._lp.set_row(len(self.problem.target), value_at_least, value_at_most)
         self._value, self._exactly = value_at_least, value_at_most < np.inf
         self._rounds = ROUNDS if rounds is None else rounds
-        result = self._generate()
+        asked = value_at_least, value_at_most, self._rounds
+        if self._asked is None or self._asked[0] != asked:
+            result = yield from self._generate()
+            self._asked = asked, result
+        result = self._asked[1]
         if not result.optimal:
             return self._nothing(result)
         upper, level, worth = np.inf, np.inf, 0.0
         target = PROVED * (bracket or 0.0)
         for _ in range(0 if bracket is None else PROOFS):
-            proof = self._prove(result, target, work)
+            proof = yield from self._prove(result, target, work)
             work -= proof.work
             line, here = self._line(result, proof)
             if here < upper:
                 (level, worth), upper = line, here
             if not proof.best > target or work <= 0:
                 break
-            better = self._better(result, proof.at)
+            better = yield from self._better(result, proof.at)
             if not len(better):  # too little to be worth a column, and too much for this proof: prove a little less
                 target = 2 * proof.best
                 continue
             self._add(better)
-            result = self._generate()
+            result = yield from self._generate()
+            self._asked = asked, result
             if not result.optimal:
                 return self._nothing(result)
         upper = max(upper, result.value)
@@ -137,7 +160,7 @@ class BeliefLP:
             result = self._lp.solve()
             if not result.optimal:
                 return result
-            new = self._price(result)
+            new = yield from self._price(result)
             if not len(new):
                 return result
             self._add(new)
@@ -163,34 +186,38 @@ class BeliefLP:
     def _goal(self, result):
         return self.problem.goal(self.sign, self._worth(result))
 
-    def _prove(self, result, target: float, work: int):
+    def _prove(self, result, target: float, work: int) -> Search[PricingBound]:
         goal, price = self._goal(result), result.row_dual[:-1]
         if isinstance(self.problem.user, QuantalUser):
-            return bound_pricing(self.problem, goal, price, target, work)
+            return (yield from pricing_bound(self.problem, goal, price, target, work))
         return bound_rational_pricing(self.problem, goal, price, target, work)
 
-    def _price(self, result) -> Float[np.ndarray, "N B"]:
+    def _price(self, result) -> Search[Float[np.ndarray, "N B"]]:
         """Beliefs that pay more than their price: the lattice's, the kinks, and for a quantal user the local maxima
         near them and near the beliefs in use."""
         problem, points = self.problem, self._points
         if points.shape[1] == 1:
             return points[:0]
-        goal, price = self._goal(result), result.row_dual[:-1]
-        on_lattice = problem.value(self._lattice.points, goal) - self._lattice.points @ price
-        peaks = self._lattice.points[self._lattice.local_maxima(on_lattice, PEAKS)]
-        kinks = problem.kinks
-        peaks = np.concatenate([peaks, kinks[np.argsort(kinks @ price - problem.value(kinks, goal))[:KINKS]]])
-        if isinstance(problem.user, QuantalUser):
-            peaks = np.concatenate([points[result.x > 0], peaks])
-        return self._better(result, peaks)
+        paid = np.array([self.sign, self._worth(result)]) @ self._paid - self._looked_at @ result.row_dual[:-1]
+        on_lattice, at_kinks = np.split(paid, [len(self._lattice.points)])
+        peaks = self._lattice.local_maxima(on_lattice, PEAKS)
+        peaks = np.concatenate([peaks, len(on_lattice) + np.argsort(-at_kinks)[:KINKS]])
+        if not isinstance(problem.user, QuantalUser):
+            return self._above(self._looked_at[peaks], paid[peaks])
+        return (yield from self._better(result, np.concatenate([points[result.x > 0], self._looked_at[peaks]])))
 
-    def _better(self, result, peaks: Float[np.ndarray, "P B"]) -> Float[np.ndarray, "N B"]:
+    def _better(self, result, peaks: Float[np.ndarray, "P B"]) -> Search[Float[np.ndarray, "N B"]]:
         """Of `peaks`, for a quantal user after climbing from them, those that pay more than their price."""
         problem, goal, price = self.problem, self._goal(result), result.row_dual[:-1]
         if isinstance(problem.user, QuantalUser):
-            peaks = climb(problem, goal, price, peaks, self._lattice.spacing)
-        enough = PRICE_TOLERANCE * max(problem.spread, 1e-300)
-        return distinct(peaks[problem.value(peaks, goal) - peaks @ price > enough])
+            peaks, excess = yield Climb(problem, goal, price, peaks, self._lattice.spacing)
+        else:
+            excess = problem.value(peaks, goal) - peaks @ price
+        return self._above(peaks, excess)
+
+    def _above(self, peaks, excess) -> Float[np.ndarray, "N B"]:
+        peaks = peaks[excess > PRICE_TOLERANCE * max(self.problem.spread, 1e-300)]
+        return peaks[distinct(peaks)]
 
 
 def concavify(
@@ -212,41 +239,3 @@ def _nudged(kinks: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "M B"]:
     B = kinks.shape[1]
     toward = np.eye(B)[None] - kinks[:, None]
     return np.concatenate([kinks[:, None] + share * toward for share in NUDGES]).reshape(-1, B)
-
-
-def climb(problem: BeliefProblem, goal, price, start, radius) -> np.ndarray:
-    """Local maxima of value - belief @ price on the simplex near `start` [P, B]: damped Newton steps with
-    |Hessian|, coordinates at 0 held there while the slope pushes them out; the best of a few lengths is kept."""
-    here = start.copy()
-    P, B = here.shape
-    best = problem.value(here, goal) - here @ price
-    lengths = np.array([1.0, 0.3, 0.05, 0.005])
-    width = 1e-5
-    for _ in range(NEWTON_STEPS):
-        # moves along e_b - here keep the sum at 1; one-sided differences, inside the simplex
-        probes = here[:, None] + width * (np.eye(B) - here[:, None])
-        slopes = problem.slope(np.concatenate([here[:, None], probes], 1).reshape(-1, B), goal).reshape(P, B + 1, B)
-        slope = slopes[:, 0] - price
-        curvature = (slopes[:, 1:] - slopes[:, :1]) / width  # [P, b, :] = H (e_b - here)
-        free = (here > 1e-12) | (slope - (here * slope).sum(1, keepdims=True) > 0)
-        tangent = np.where(free[:, :, None], np.eye(B), 0) - here[:, None]  # rows e_b - here, b free
-        tangent = np.where(free[:, :, None], tangent, 0)
-        hessian = np.einsum("pbk,pck->pbc", np.where(free[:, :, None], curvature, 0), tangent)
-        hessian = (hessian + hessian.swapaxes(1, 2)) / 2
-        eigen, basis = np.linalg.eigh(hessian)
-        strength = np.abs(eigen)
-        along = np.einsum("pbi,pbk,pk->pi", basis, tangent, slope)
-        size = np.where(strength > 1e-9 * problem.spread, along / np.maximum(strength, 1e-300), np.sign(along) * radius)
-        move = np.einsum("pi,pbi,pbk->pk", size, basis, tangent)
-        move *= np.minimum(1, radius / np.maximum(np.abs(move).max(1, keepdims=True), 1e-300))
-        trial = np.maximum(here[:, None] + lengths[:, None] * move[:, None], 0)
-        trial /= trial.sum(-1, keepdims=True)
-        values = (problem.value(trial.reshape(-1, B), goal) - trial.reshape(-1, B) @ price).reshape(P, -1)
-        pick = values.argmax(1)
-        better = values[np.arange(P), pick] > best
-        here = np.where(better[:, None], trial[np.arange(P), pick], here)
-        gain = np.where(better, values[np.arange(P), pick] - best, 0)
-        best += gain
-        if gain.max() <= 0.01 * PRICE_TOLERANCE * problem.spread:
-            break
-    return here

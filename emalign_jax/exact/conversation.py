@@ -64,7 +64,7 @@ class SearchedCheck(AbstractCheck):
     # lower bounds
 
     @classmethod
-    def prepare(cls, checks, profiles):
+    def prepare(cls, checks, profiles, bracket=None, tolerance=None, tell=None):
         asked = []
         for check, schemes in zip(checks, profiles, strict=True):
             if check._is_searched(schemes):

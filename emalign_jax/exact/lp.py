@@ -65,23 +65,26 @@ class KeptLP:
             _check_exact_size(self.num_rows, self.num_cols)
         self._exact_rows = rows.copy() if exact else None  # HiGHS drops tiny coefficients, so they are kept here
         self._columns = np.arange(self.num_cols, dtype=np.int32)
-        lp = highspy.HighsLp()
-        lp.num_row_, lp.num_col_ = self.num_rows, self.num_cols
-        lp.sense_ = highspy.ObjSense.kMaximize
-        lp.col_cost_ = np.zeros(self.num_cols) if cost is None else _finite(cost)
-        lp.col_lower_ = np.broadcast_to(np.asarray(col_lower, np.float64), self.num_cols).copy()
-        lp.col_upper_ = np.broadcast_to(np.asarray(col_upper, np.float64), self.num_cols).copy()
-        lp.row_lower_ = np.asarray(row_lower, np.float64)
-        lp.row_upper_ = np.asarray(row_upper, np.float64)
-        keep = rows != 0
-        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = self.num_rows, self.num_cols
-        lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(keep.sum(1))]).astype(np.int32)
-        lp.a_matrix_.index_ = np.nonzero(keep)[1].astype(np.int32)
-        lp.a_matrix_.value_ = rows[keep]
         self._highs = new_highs()
-        if self._highs.passModel(lp) == highspy.HighsStatus.kError:
+        self._highs.changeObjectiveSense(highspy.ObjSense.kMaximize)
+        none, lower, upper = np.empty(0, np.int32), _bounds(row_lower, self.num_rows), _bounds(row_upper, self.num_rows)
+        starts = np.zeros(self.num_rows, np.int32)
+        refused = self._highs.addRows(self.num_rows, lower, upper, 0, starts, none, np.empty(0))
+        cost = np.zeros(self.num_cols) if cost is None else _finite(cost)
+        lower, upper = _bounds(col_lower, self.num_cols), _bounds(col_upper, self.num_cols)
+        if highspy.HighsStatus.kError in (refused, self._pass_columns(cost, lower, upper, rows)):
             raise ValueError("HiGHS refused the model: a bound is NaN")
+
+    def _pass_columns(self, cost, lower, upper, columns) -> highspy.HighsStatus:
+        """By arrays: HiGHS's objects take numbers one by one."""
+        by_column = columns.T
+        keep = by_column != 0
+        starts = np.zeros(len(cost), np.int32)
+        np.cumsum(keep.sum(1)[:-1], out=starts[1:])
+        return self._highs.addCols(
+            len(cost), cost, lower, upper, int(keep.sum()), starts, np.nonzero(keep)[1].astype(np.int32),
+            by_column[keep],
+        )  # fmt: skip
 
     def set_cost(self, cost) -> None:
         self._highs.changeColsCost(self.num_cols, self._columns, _finite(cost))
@@ -96,13 +99,7 @@ class KeptLP:
         if self._exact_rows is not None:
             _check_exact_size(self.num_rows, self.num_cols + n)
             self._exact_rows = np.concatenate([self._exact_rows, columns], 1)
-        by_column = columns.T
-        keep = by_column != 0
-        starts = np.concatenate([[0], np.cumsum(keep.sum(1))[:-1]]).astype(np.int32)
-        self._highs.addCols(
-            n, cost, np.zeros(n), np.full(n, highspy.kHighsInf), int(keep.sum()),
-            starts, np.nonzero(keep)[1].astype(np.int32), by_column[keep],
-        )  # fmt: skip
+        self._pass_columns(cost, np.zeros(n), np.full(n, highspy.kHighsInf), columns)
         self.num_cols += n
         self._columns = np.arange(self.num_cols, dtype=np.int32)
 
@@ -142,6 +139,10 @@ def _check_exact_size(rows: int, columns: int) -> None:
             f"an exact LP of {rows} rows and {columns} columns has rows * columns = {rows * columns}, the limit is "
             f"{MAX_EXACT}: take exact=False, which holds to {FEASIBILITY}"
         )
+
+
+def _bounds(values, count: int) -> np.ndarray:
+    return np.ascontiguousarray(np.broadcast_to(np.asarray(values, np.float64), count))
 
 
 def _finite(values) -> np.ndarray:

@@ -58,23 +58,23 @@ def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> 
 
 
 def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
-    from scipy import sparse  # a tenth of a second that importing the package need not cost
-
     B, T, A = problem.own_payoff.shape
     user = problem.user_payoff
     # half her tie tolerance: the best belief lies on the edge of it, and must still be tied after rounding
     advantage = user[:, :, :, None] - user[:, :, None, :] + problem.tie_tolerance / 2 * problem.mass[:, :, None, None]
     sent, taken = T * A * B, T * A  # columns: y[t, a, b], then z[t, a], then mu[b]
-    eye, one, zero = sparse.eye_array, lambda shape: sparse.csr_array(np.ones(shape)), sparse.csr_array
-    by_type = sparse.hstack(
-        [sparse.kron(eye(T), sparse.kron(one((1, A)), eye(B))), zero((T * B, taken)),
-         sparse.kron(-one((T, 1)), eye(B))]
-    )  # fmt: skip
-    chosen = sparse.hstack([sparse.kron(eye(taken), one((1, B))), -eye(taken), zero((taken, B))])
-    whole = sparse.hstack([zero((1, sent + taken)), one((1, B))])
-    obedient = sparse.block_diag([sparse.coo_array(advantage[:, t, a].T) for t in range(T) for a in range(A)])
-    obedient = sparse.hstack([obedient, zero((taken * A, taken + B))])
-    rows = sparse.vstack([by_type, chosen, whole, obedient]).tocsr()
+    y, z = np.arange(sent).reshape(T, A, B), sent + np.arange(taken).reshape(T, A, 1)
+    mu = sent + taken + np.arange(B)
+    blocks = [  # columns of each row, and what they are multiplied by
+        (np.concatenate([y.swapaxes(1, 2), np.tile(mu[:, None], (T, 1, 1))], 2), [1.0] * A + [-1.0]),
+        (np.concatenate([y, z], 2), [1.0] * B + [-1.0]),
+        (mu, 1.0),
+        (np.repeat(y, A, 1), advantage.transpose(1, 2, 3, 0).reshape(T, A * A, B)),
+    ]
+    columns = [at.reshape(-1, at.shape[-1]) for at, _ in blocks]
+    values = [np.broadcast_to(v, at.shape).reshape(-1, at.shape[-1]) for at, v in blocks]
+    kept = np.concatenate([(v != 0).ravel() for v in values])
+    filled = np.concatenate([(v != 0).sum(1) for v in values])
     exactly = np.concatenate([np.zeros(T * B + taken), [1.0]])
 
     lp = highspy.HighsLp()
@@ -86,9 +86,9 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     lp.row_upper_ = np.concatenate([exactly, np.full(taken * A, np.inf)])
     lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
     lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = lp.num_row_, lp.num_col_
-    lp.a_matrix_.start_ = np.asarray(rows.indptr, np.int32)
-    lp.a_matrix_.index_ = np.asarray(rows.indices, np.int32)
-    lp.a_matrix_.value_ = np.asarray(rows.data, np.float64)
+    lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
+    lp.a_matrix_.index_ = np.concatenate([at.ravel() for at in columns])[kept].astype(np.int32)
+    lp.a_matrix_.value_ = np.concatenate([v.ravel() for v in values])[kept]
     integer, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
     lp.integrality_ = [real] * sent + [integer] * taken + [real] * B
     highs = new_highs(

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact._base import Deviation
-from emalign_jax.exact.certificate import TOGETHER, flatten_games, make_check
+from emalign_jax.exact._base import AbstractCheck, Deviation
+from emalign_jax.exact.certificate import flatten_games, make_check
 from emalign_jax.exact.guarantees import theorem_bound
 from emalign_jax.exact.talk import law_of_actions, spell, talk
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
@@ -89,8 +89,8 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     tree = protocol.tree(1, M)
     enough = M**protocol.rounds >= games.agent_features
     revealing: Any = spell(tree, np.eye(games.agent_features)) if enough else None
-    for at in range(0, len(sound), TOGETHER):
-        some = sound[at : at + TOGETHER]
+    for at in range(0, len(sound), AbstractCheck.together):
+        some = sound[at : at + AbstractCheck.together]
         alone = [make_check(aligned, k, protocol, user, M) for k in some]
         if not enough:
             type(alone[0]).prepare_monopolists(alone)

@@ -1,0 +1,138 @@
+"""Checks shared among processes: the same numbers, the same errors, nothing left behind, no script run twice."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import emalign_jax as em
+from emalign_jax.exact import pooled_groups, team
+from emalign_jax.exact.certificate import make_check
+
+TASK = "emalign_jax.exact.pooled_groups:respond"
+
+
+def profiles(count, agents=2, features=2, seed=0):
+    games = em.random_games(jax.random.key(seed), count, agents=agents, states=features)
+    rng = np.random.default_rng(seed)
+    return games, rng.dirichlet(np.ones(features), (count, agents, features))
+
+
+def arrays(user, count=3):
+    games, schemes = profiles(count)
+    reduced = em.reduce_game(games, np)
+    checks = [make_check(reduced, k, em.Pooled(), user) for k in range(count)]
+    terms = {"bracket": np.array(1e-4), "gains": np.array(1.0)}
+    return pooled_groups._pack(checks, list(schemes)) | terms
+
+
+@pytest.mark.parametrize("user", [em.QuantalUser(10.0), em.RationalUser("lowest")], ids=["quantal", "rational"])
+def test_a_game_is_checked_alike_in_any_company(user):
+    games, schemes = profiles(pooled_groups.GROUP + 5)
+    together = em.certify(games, schemes, em.Pooled(), user)
+    for k in (0, 7, pooled_groups.GROUP + 4):
+        alone = em.certify(games[k], schemes[k], em.Pooled(), user)
+        for name, value in alone._asdict().items():
+            np.testing.assert_allclose(getattr(together, name)[k], value, rtol=0, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_member_answers_as_the_caller_would_until_it_is_killed():
+    member = team.Member()
+    try:
+        assert member.is_ready()
+        for user in (em.QuantalUser(10.0), em.RationalUser()):
+            asked = arrays(user)
+            here, there = pooled_groups.respond(asked), member.ask(TASK, asked)
+            assert here.keys() == there.keys()
+            for name in here:
+                np.testing.assert_array_equal(here[name], there[name])
+        broken = asked | {"user": np.full_like(asked["user"], np.inf)}
+        with np.errstate(all="ignore"), pytest.raises(ValueError, match="finite") as mine:
+            pooled_groups.respond(broken)
+        with pytest.raises(ValueError) as its:
+            member.ask(TASK, broken)
+        assert str(its.value) == str(mine.value)
+        member.process.kill()
+        with pytest.raises(MemoryError, match="was killed"):
+            member.ask(TASK, asked)
+    finally:
+        member.end()
+
+
+class Fake(team.Member):
+    """A member that is `late` to start, then does the work here, or fails."""
+
+    def __init__(self, late=0.0, starts=True, error=None):
+        self.late, self.starts, self.error, self.done = late, starts, error, 0
+
+    def is_ready(self):
+        time.sleep(self.late)
+        return self.starts
+
+    def ask(self, name, asked):
+        self.done += 1
+        if self.error:
+            raise self.error
+        return double(asked)
+
+
+def double(asked):
+    time.sleep(0.005)
+    return {"x": np.asarray(2 * asked["x"])}
+
+
+@pytest.mark.parametrize("members", [[], [Fake(), Fake()], [Fake(starts=False), Fake(late=5.0)]])
+def test_answers_come_in_order_whoever_gave_them(monkeypatch, members):
+    monkeypatch.setattr(team, "WORTH", 0.0)
+    monkeypatch.setattr(team, "cores", lambda: 1 + len(members))
+    monkeypatch.setattr(team, "_members", lambda count=0: members)
+    began = time.perf_counter()
+    answers = team.share(double, [{"x": np.array(n)} for n in range(30)])
+    assert [int(a["x"]) for a in answers] == list(range(0, 60, 2))
+    assert time.perf_counter() - began < 4  # nobody waits for one that is late
+    if len(members) > 0 and members[0].late == 0 and members[0].starts:
+        assert min(m.done for m in members) > 0
+
+
+def test_the_error_of_a_member_is_the_callers(monkeypatch):
+    monkeypatch.setattr(team, "WORTH", 0.0)
+    monkeypatch.setattr(team, "cores", lambda: 2)
+    monkeypatch.setattr(team, "_members", lambda count=0: [Fake(error=ValueError("x: no"))] if count else [])
+    with pytest.raises(ValueError, match="x: no"):
+        team.share(double, [{"x": np.array(n)} for n in range(30)])
+
+
+SCRIPT = """
+import sys
+import jax, numpy as np
+import emalign_jax as em
+from emalign_jax.exact import team
+print("script")
+team.WORTH, team.cores = 0.0, lambda: 2
+member = team._members(1)[0]
+assert member.is_ready()
+games = em.random_games(jax.random.key(0), 80, agents=2, states=2)
+schemes = np.random.default_rng(0).dirichlet(np.ones(2), (80, 2, 2))
+assert em.certify(games, schemes, em.Pooled(), em.RationalUser()).closed.all()
+print(member.process.pid)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_runs_once_and_leaves_no_process(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    found = os.environ | {"PYTHONPATH": str(Path(em.__file__).parents[1])}
+    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120, env=found)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.split()
+    assert lines[0] == "script"
+    assert len(lines) == 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(lines[1]), 0)
