@@ -195,15 +195,16 @@ class _Problem(NamedTuple):
 
 
 def _problem(game: ReducedGame, floors, slack) -> _Problem:
-    N, XA, XB, A = game.user.shape
+    mass, user, agents = (np.asarray(x) for x in game)
+    N, XA, XB, A = user.shape
     cells = XA * XB
     total = np.zeros((cells, cells, A))
     total[np.arange(cells), np.arange(cells)] = 1
-    rows = [np.broadcast_to(total.reshape(cells, -1), (N, cells, cells * A)), -game.agents.reshape(N, -1, cells * A)]
+    rows = [np.broadcast_to(total.reshape(cells, -1), (N, cells, cells * A)), -agents.reshape(N, -1, cells * A)]
     right = [np.ones((N, cells)), -_given_way(game, floors)]
-    advantage = game.user[..., :, None] - game.user[..., None, :]
+    advantage = user[..., :, None] - user[..., None, :]
     if slack is not None:
-        advantage = advantage + slack[:, None, None, None, None] * game.mass[..., None, None]
+        advantage = advantage + slack[:, None, None, None, None] * mass[..., None, None]
     size = np.abs(advantage).max(2)
     size = np.where(size > 0, size, 1.0)
     if slack is not None:
@@ -214,7 +215,7 @@ def _problem(game: ReducedGame, floors, slack) -> _Problem:
         rows.append(obey.swapaxes(0, 1).reshape(N, len(xa), -1))
         right.append(np.zeros((N, len(xa))))
     every, limits = np.concatenate(rows, 1), np.concatenate(right, 1)
-    cost = -game.user.reshape(N, -1)
+    cost = -user.reshape(N, -1)
     return _Problem(game, floors, cost, every, limits, cells, advantage, size, slack is not None)
 
 
