@@ -116,7 +116,7 @@ def align(
     lines = report.curves(job, outcome.errors)
     covered = report.coverage(job, left)
     failed = int(np.sum(lines["failed"]) + np.isnan(left["error"]).sum())
-    fallbacks = int(outcome.errors["fallback"].sum())
+    fallbacks = int(np.sum(outcome.errors["fallback"]))
     seconds = time.perf_counter() - began
     names = [read.names[t] for t in read.targets]
     facts = {

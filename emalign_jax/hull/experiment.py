@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -109,7 +109,7 @@ def run(job: HullJob, progress: Callable[[str, int, int], None] | None = None) -
     for s, targets in enumerate(parts):
         order, test = job.subset(s)
 
-        def note(offset, method, n, targets, split, gap, solved, fallback=False, s=s, test=test):
+        def note(offset, method, n, targets, split, gap, solved, fallback: Any = False, s=s, test=test):
             columns = {"offset": offset, "method": method, "agents": n, "subset": s, "target": targets}
             rows.append(pd.DataFrame(columns | split._asdict() | {"gap": gap, "solved": solved, "fallback": fallback}))
 
