@@ -64,12 +64,13 @@ def dual_bound(
     user, agents = centre(user_utility, rule), centre(agent_utilities, rule)
     q = admissible(dual, rule)
     if rule.simplex:
-        return np.maximum(np.einsum("...kay,...ay->...k", agents - user[..., None, :, :], q).min(-1), 0)
+        least = np.einsum("...kay,...ay->...k", agents - user[..., None, :, :], q).min(-1)
+        return np.asarray(np.maximum(least, 0))
     slopes = np.einsum("...kay,...ay->...k", agents, q)
     size = size_of(agents, norm)
     lack = (np.maximum(-slopes, 0) / np.where(size > 0, size, 1)).max(-1)
     total = REACH * np.maximum((near * size).sum(-1), size_of(user, norm))
-    return np.maximum(-(q * user).sum((-2, -1)) - total * lack, 0)
+    return np.asarray(np.maximum(-(q * user).sum((-2, -1)) - total * lack, 0))
 
 
 def polished(dual, w, user, agents, rule: Rule) -> np.ndarray:
