@@ -8,7 +8,8 @@ obedience rows and p >= 0 of the value row no obedient law worth at least v to h
     sum_xb max_r (payoff + p user - y rows)[xb, r] - p v.
 
 A curve whose bound lies more than TOLERANCE above it is not `proved`, and is for HiGHS to do again.
-This file, `guarantees`, `sup_norm` and `alignment` hand work to `lp`, as the exact part does elsewhere to HiGHS; `lp` knows no games.
+This file, `guarantees`, `sup_norm` and `alignment` are where the exact part hands work to `lp`, as elsewhere to HiGHS;
+`lp` knows no games.
 """
 
 from __future__ import annotations
