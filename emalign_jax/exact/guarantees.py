@@ -1,8 +1,9 @@
 """What the theorem promises the user (section 6 of the model).
 
 At a given profile both bounds hold, equilibrium or not, from what each agent would gain by switching to full
-revelation; with no gains they bound every equilibrium. One game is HiGHS's; many go to the batched simplex, whose multipliers must
-prove its values, and to HiGHS where they do not. The public `worst_case` and `coverage` are in `coverage.py`.
+revelation; with no gains they bound every equilibrium. One game is HiGHS's; many go to the batched simplex, whose
+multipliers must prove its values, and to HiGHS where they do not. The public `worst_case` and
+`coverage` are in `coverage.py`.
 """
 
 from __future__ import annotations
