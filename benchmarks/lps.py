@@ -29,7 +29,7 @@ from emalign_jax.lp import batch
 from emalign_jax.standard import standard_form
 
 TOLERANCE = 1e-3
-ROWS = ("stability", "cone", "selection", "triangle", "simplex", "random")
+ROWS = ("stability", "cone", "selection", "coverage", "fits", "shared", "certify", "triangle", "simplex", "random")
 SELECTION, RATIONAL = em.Selection(), em.RationalUser()
 
 
@@ -158,6 +158,61 @@ def selection_row(count: int, sample: int, repeats: int) -> dict:
     }  # fmt: skip
 
 
+def coverage_row(count: int, sample: int, repeats: int) -> dict:
+    """worst_case of a rational user, no gains."""
+    drawn = games(count)
+    row = pairs(
+        lambda: together(lambda: em.coverage(drawn, obedience=True, lp="batched"), count),
+        lambda: together(lambda: em.coverage(drawn[:sample], obedience=True, lp="highs"), sample),
+        repeats,
+    )
+    found, exact = row["answers"]["ours"], row["answers"]["theirs"]
+    return row | {
+        "row": "worst laws of an obedient user, K = 5, A = Y = 4, against HiGHS",
+        "size": f"{count} games ({sample} by HiGHS)", "fallback": int(found.fallback.sum()),
+        "apart": float(np.abs(found.slack[:sample] - exact.slack).max()),
+    }  # fmt: skip
+
+
+def fits_row(count: int, sample: int, repeats: int, shared: bool) -> dict:
+    """shared: all targets have the agents of game 0, so that HiGHS goes on from the last target's basis."""
+    drawn = games(count)
+    user, agents = np.asarray(drawn.user_utility), np.asarray(drawn.agent_utilities)
+    agents = agents[0] if shared else agents
+    some = agents if shared else agents[:sample]
+    words = {"offset": "per_state", "norm": "sup"}
+    row = pairs(
+        lambda: together(lambda: em.align(user, agents, lp="batched", **words), count),
+        lambda: together(lambda: em.align(user[:sample], some, lp="highs", **words), sample),
+        repeats,
+    )
+    found, exact = row["answers"]["ours"], row["answers"]["theirs"]
+    whose = "of one model kept warm" if shared else "of a model each"
+    return row | {
+        "row": f"sup-norm simplex fits with c(y), K = 5, A = Y = 4, against HiGHS {whose}",
+        "size": f"{count} targets ({sample} by HiGHS)", "fallback": int(found.fallback.sum()),
+        "apart": float(np.abs(found.error[:sample] - exact.error).max()), "gap": float(found.gap.max()),
+    }  # fmt: skip
+
+
+def certify_row(count: int, sample: int, repeats: int) -> dict:
+    """Whole certificates: best responses, ranges, both guarantees."""
+    drawn = games(count)
+    schemes = np.random.default_rng(0).dirichlet(np.ones(4), (count, 5, 4))
+    row = pairs(
+        lambda: together(lambda: em.certify(drawn, schemes, SELECTION, RATIONAL, lp="batched"), count),
+        lambda: together(lambda: em.certify(drawn[:sample], schemes[:sample], SELECTION, RATIONAL, lp="highs"), sample),
+        repeats,
+    )
+    found, exact = row["answers"]["ours"], row["answers"]["theirs"]
+    fields = ("gain_lower", "guarantee", "theorem")
+    return row | {
+        "row": "certificates of random schemes, Selection rational, K = 5, A = Y = 4, against HiGHS",
+        "size": f"{count} games ({sample} by HiGHS)", "fallback": int(found.fallback.sum()),
+        "apart": max(float(np.abs(getattr(found, f)[:sample] - getattr(exact, f)).max()) for f in fields),
+    }  # fmt: skip
+
+
 def random_lps(count: int, seed: int = 0):
     """cost, rows, right, equalities of LPs that have an optimum: general, integer, sparse, with repeated rows, and with
     nearly all constraints active at one vertex, in turn."""
@@ -215,11 +270,15 @@ def main() -> None:
         "stability": lambda: stability_row(64 if quick else 1024, 16 if quick else 64, repeats),
         "cone": lambda: least_squares_row("cone", targets, by_scipy, repeats, False),
         "selection": lambda: selection_row(64 if quick else 1024, 8 if quick else 64, repeats),
+        "coverage": lambda: coverage_row(64 if quick else 1024, 8 if quick else 64, repeats),
+        "fits": lambda: fits_row(64 if quick else 1024, 8 if quick else 64, repeats, False),
+        "shared": lambda: fits_row(64 if quick else 1024, 8 if quick else 64, repeats, True),
+        "certify": lambda: certify_row(64 if quick else 1024, 8 if quick else 64, repeats),
         "triangle": lambda: least_squares_row("cone", targets, by_scipy, repeats, True),
         "simplex": lambda: least_squares_row("simplex", targets, by_scipy, repeats, False),
         "random": lambda: random_row(10_000, repeats),
     }
-    chosen = options.only or list(calls)[: 3 if quick else None]
+    chosen = options.only or list(calls)[: 5 if quick else None]
     document = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "device": jax.devices()[0].device_kind,
         "processors": os.cpu_count(), "threads": f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",

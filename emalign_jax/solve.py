@@ -43,7 +43,8 @@ class Solution(NamedTuple):
     schemes:      [..., K, XB, M]; in conversations whole rules, [..., K, rows, M]
     user, agents: [...], [..., K]  payoffs
     result:       [...]  a `Result` a game
-    stats:        counts of the run: steps, best responses, games by result, games whose batched LPs failed their check
+    stats:        counts of the run: steps, best responses, games by result, `lp_fallbacks` (how often the batched
+                  LPs of a game's best responses, or of its guarantees, failed their check and HiGHS did them)
     certificate:  the `Certificate` of the schemes (None with verify=False and with differentiation)
     """
 
@@ -81,7 +82,7 @@ def solve(
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
     first:    number of the first game, for random starts: a batch may be solved in blocks.
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
-    lp:       how best responses in Selection with a rational user are found, see `certify`.
+    lp:       how best responses in Selection with a rational user, and guarantees, are found, see `certify`.
     progress: called as progress(name of the stage, games done in it, games in it).
     differentiation: `Implicit()` or `Unrolled()` finds smoothed equilibria with `SmoothPlay` instead: pure JAX, to be
               used under jit, vmap and grad, with derivatives by games, protocol, user and solver. Nothing is verified
@@ -166,6 +167,7 @@ class _Search:
         self.standard = form.game, form.protocol, form.user
         self.cells = protocol.cells(games, messages)
         self.certificates: list[exact.Certificate | None] = [None] * self.N
+        self.terms: list[exact.Terms | None] = [None] * self.N  # of the certificates' guarantees
         self.result = np.full(self.N, Result.UNVERIFIED)
         self.result[np.broadcast_to(faults(games), self.batch).ravel() != ""] = Result.MALFORMED_GAME
         self.sound = np.flatnonzero(self.result != Result.MALFORMED_GAME)
@@ -177,10 +179,10 @@ class _Search:
         self._progress = progress
 
     def certify(self, k) -> None:
-        """Write the certificate of game k and let go of its LPs."""
+        """Write the certificate of game k, but for its guarantees, and let go of its LPs."""
         check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
-        row = exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k])
-        self.certificates[k] = row
+        row, terms = exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k])
+        self.certificates[k], self.terms[k] = row, terms
         if row.result == Result.LP_FAILED:
             self.result[k] = Result.LP_FAILED
         self._checks.pop(k % self.per_start, None)
@@ -394,7 +396,10 @@ class _Search:
         return Solution(shape(self.schemes), user, agents, shape(self.result.astype(int)), self.stats, certificate)
 
     def stacked(self) -> exact.Certificate:
-        return exact.stack_certificates([row for row in self.certificates if row is not None], self.batch, self.K)
+        known = [row for row in self.certificates if row is not None]
+        rows, failed = exact.add_guarantees(known, self.terms, self.lp)
+        self.stats["lp_fallbacks"] += int(failed.sum())
+        return exact.stack_certificates(rows, self.batch, self.K)
 
     def values(self):
         """Payoffs by the accelerated route, for schemes that are not checked."""

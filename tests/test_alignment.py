@@ -346,16 +346,16 @@ def test_bad_items_cost_only_themselves(rule):
 
 
 def test_a_program_that_is_not_solved_is_flagged(monkeypatch):
-    from emalign_jax.exact import alignment
+    from emalign_jax.exact.lp import KeptLP
 
     u, U = some(17, 3)
-    solve = alignment.KeptLP.solve
-    monkeypatch.setattr(alignment.KeptLP, "solve", lambda self: solve(self)._replace(optimal=False))
+    solve = KeptLP.solve
+    monkeypatch.setattr(KeptLP, "solve", lambda self: solve(self)._replace(optimal=False))
     found = em.align(u, U)
     assert not found.solved.any()
     assert np.isnan(found.error).all()
     monkeypatch.setattr(  # and a solver that claims too much is found out
-        alignment.KeptLP, "solve", lambda self: (r := solve(self))._replace(row_dual=np.roll(r.row_dual, 1))
+        KeptLP, "solve", lambda self: (r := solve(self))._replace(row_dual=np.roll(r.row_dual, 1))
     )
     assert not em.align(u, U).solved.any()
 

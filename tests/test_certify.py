@@ -37,7 +37,7 @@ def test_a_bad_game_and_a_bad_profile_cost_only_themselves(protocol, user):
         ours, theirs = getattr(bad, name), getattr(good, name)
         np.testing.assert_array_equal(ours[[0, 2, 4]], theirs[[0, 2, 4]])
         assert np.isfinite(theirs.astype(float)).all()
-        if name == "closed":
+        if name in ("closed", "fallback"):
             assert not ours[[1, 3]].any()
         elif name != "result":
             assert np.isnan(ours[[1, 3]]).all()

@@ -104,9 +104,9 @@ def test_prosecutor_against_defender_is_half_a_unit_from_the_hull():
     assert found.value == pytest.approx(0, abs=1e-9)
     # while the sharp form knows that each of them holds the other to the full verdicts' shares
     small = em.reduce_game(game, np)
-    sharp, *_, status, _ = worst_law(small, np.array([0.3, 0.7]), obedience_slack=0.0)
-    assert status == "Optimal"
-    assert sharp > 0.7 - 1e-6
+    sharp = worst_law(small, np.array([0.3, 0.7]), obedience_slack=0.0)
+    assert sharp.status == "Optimal"
+    assert sharp.value > 0.7 - 1e-6
 
 
 def linprog_worst_law(game, floors, obedient):
@@ -139,8 +139,9 @@ def test_the_sharp_bound_is_attained(seed, obedient):
     m, g, G = em.reduce_game(game, np)
     informed = np.eye(3)[g.argmax(-1)]
     floors = (G * informed).sum((1, 2, 3)) - 0.1
-    bound, *_, status, _ = worst_law(em.ReducedGame(m, g, G), floors, obedience_slack=0.0 if obedient else None)
-    assert status == "Optimal"
+    found = worst_law(em.ReducedGame(m, g, G), floors, obedience_slack=0.0 if obedient else None)
+    bound = found.value
+    assert found.status == "Optimal"
     value, law = linprog_worst_law(game, floors, obedient)
     assert bound == pytest.approx(value, abs=1e-6)
     # the law checked by hand, not by the solver's word

@@ -8,7 +8,7 @@ from lps import random_lps
 from scipy.optimize import linprog, nnls
 
 import emalign_jax as em
-from emalign_jax.exact import frontier, outbidding
+from emalign_jax.exact import frontier, guarantees, outbidding
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.lp import batch, least_squares, simplex
 from emalign_jax.standard import standard_form
@@ -183,7 +183,7 @@ def test_certify_batched_is_certify_by_highs():
     schemes = np.random.default_rng(0).dirichlet(np.ones(3), (12, 3, 3))
     found, exact = (em.certify(games, schemes, SELECTION, RATIONAL, lp=lp) for lp in ("batched", "highs"))
     np.testing.assert_array_equal(found.result, exact.result)
-    for field in ("user", "agents", "gain_lower", "gain_upper", "payoff_range", "guarantee"):
+    for field in ("user", "agents", "gain_lower", "gain_upper", "payoff_range", "guarantee", "theorem"):
         np.testing.assert_allclose(getattr(found, field), getattr(exact, field), atol=1e-7)
 
 
@@ -193,10 +193,87 @@ def test_words_and_sizes():
         lambda: em.stability(games, lp="fast"),
         lambda: em.certify(games, em.random_schemes(jax.random.key(0), 2, 2, 2, 2), SELECTION, RATIONAL, lp="fast"),
         lambda: em.align(np.zeros((2, 2)), np.zeros((1, 2, 2)), lp="fast"),
+        lambda: em.coverage(games, lp="fast"),
     ):
         with pytest.raises(ValueError, match="lp"):
             call()
     with pytest.raises(ValueError, match="lp"):
         em.stability(games, lp="batched", exact=True)
     with pytest.raises(ValueError, match="lp"):
+        em.worst_case(games, lp="batched", exact=True)
+    with pytest.raises(ValueError, match="lp"):
         em.certify(games, np.full((2, 2, 2, 2), 0.5), em.Pooled(), em.QuantalUser(5.0), lp="batched")
+
+
+GAINS = np.random.default_rng(3).uniform(0, 0.2, (24, 3)) * (np.arange(24) % 2)[:, None]
+
+
+@pytest.mark.parametrize("user", [RATIONAL, em.QuantalUser(6.0)], ids=["rational", "quantal"])
+def test_worst_laws_together_are_those_of_highs(user):
+    games = em.random_games(jax.random.key(3), 24, family="goal", agents=3, states=3, actions=3, user_features=2)
+    words = {"obedience": user is RATIONAL}
+    many, one = (em.coverage(games, GAINS, user, lp=lp, **words) for lp in ("batched", "highs"))
+    assert not many.fallback.any()
+    for field in ("slack", "full_information"):
+        np.testing.assert_allclose(getattr(many, field), getattr(one, field), atol=1e-7)
+    np.testing.assert_allclose(many.by_cell.sum((1, 2)), many.slack, atol=1e-12)
+    least = [em.worst_case(games, GAINS, user, lp=lp) for lp in ("batched", "highs")]
+    np.testing.assert_allclose(*least, atol=1e-7)
+    np.testing.assert_allclose(least[0], many.full_information - many.slack - (many.weights * GAINS).sum(1), atol=1e-7)
+
+
+def test_theorems_together_are_those_of_highs():
+    rng = np.random.default_rng(0)
+    u, U, full = rng.normal(size=(20, 3, 4)), rng.normal(size=(20, 2, 3, 4)), rng.normal(size=20)
+    U[0], U[1, 0], U[2, 1] = u[0], 0, U[2, 0]  # the hull, an agent to whom nothing matters, two who are one
+    gains = rng.uniform(0, 1, (20, 2)) * (rng.random((20, 2)) < 0.5)
+    many, one = (guarantees.theorem_bounds(u, U, full, gains, lp=lp) for lp in ("batched", "highs"))
+    for n, (found, exact) in enumerate(zip(many, one, strict=True)):
+        assert not found.fallback
+        assert found.value == pytest.approx(exact.value, abs=1e-7)
+        misfit = np.tensordot(found.weights, U[n], 1) - u[n]  # what is said of the weights is true of them
+        assert found.value == pytest.approx(full[n] - np.ptp(misfit, axis=0).max() - found.weights @ gains[n], abs=1e-9)
+
+
+@pytest.mark.parametrize("rule", [("simplex", "per_state"), ("cone", "constant"), ("simplex", "none")])
+def test_sup_norm_fits_together_are_those_of_highs(rule):
+    rng = np.random.default_rng(1)
+    agents, users = rng.normal(size=(20, 4, 3, 3)), rng.normal(size=(20, 3, 3))
+    users[0], users[1, 0, 0] = agents[0, 0], np.nan
+    agents[2, 1], users[3:5], agents[5, 2] = agents[2, 0], 1e6 * users[3:5], 0
+    words = {"weights": rule[0], "offset": rule[1], "norm": "sup"}
+    for others in (agents, agents[2]):  # each target has agents of its own, or all share them
+        one, many = (em.align(users, others, lp=lp, **words) for lp in ("highs", "batched"))
+        np.testing.assert_array_equal(one.solved, many.solved)
+        assert not many.fallback.any()
+        np.testing.assert_allclose(many.error, one.error, rtol=1e-9, atol=1e-9)
+        assert em.exact.alignment.verify(many, users, others, **words)[many.solved].all()
+
+
+def test_multipliers_that_prove_too_little_are_left_to_highs_and_counted(monkeypatch):
+    """Of every third LP the solver returns multipliers that are 1 % off, and claims that they are proved."""
+    maximise = batch.maximise
+
+    def wrong(*args, **words):
+        found = maximise(*args, **words)
+        off = np.where(np.arange(len(found.dual)) % 3 == 0, 0.99, 1.0)[:, None]
+        return found._replace(dual=found.dual * off)
+
+    monkeypatch.setattr(batch, "maximise", wrong)
+    games = em.random_games(jax.random.key(3), 24, family="goal", agents=3, states=3, actions=3, user_features=2)
+    third = np.arange(24) % 3 == 0
+    many, one = (em.coverage(games, 0.1, obedience=True, lp=lp) for lp in ("batched", "highs"))
+    assert many.fallback[third].any()
+    assert not many.fallback[~third].any()
+    np.testing.assert_allclose(many.slack, one.slack, atol=1e-7)
+    schemes = np.random.default_rng(0).dirichlet(np.ones(3), (24, 3, 3))
+    many, one = (em.certify(games, schemes, SELECTION, RATIONAL, lp=lp) for lp in ("batched", "highs"))
+    assert many.fallback[third].any()
+    assert not one.fallback.any()
+    for field in ("guarantee", "theorem"):
+        np.testing.assert_allclose(getattr(many, field), getattr(one, field), atol=1e-7)
+    words = {"weights": "cone", "offset": "per_state", "lp": "batched"}
+    found = em.align(games.user_utility, games.agent_utilities, **words)
+    assert found.fallback[third].any()
+    assert not found.fallback[~third].any()
+    assert (found.gap <= 1e-9).all()

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from emalign_jax.cli.options import Norm, Offset, ProgressBar, integers
+from emalign_jax.cli.options import Norm, Offset, ProgressBar, integers, tell_fallbacks
 
 FIGURES = ("hull.png", "hull.pdf")
 
@@ -116,6 +116,7 @@ def align(
     lines = report.curves(job, outcome.errors)
     covered = report.coverage(job, left)
     failed = int(np.sum(lines["failed"]) + np.isnan(left["error"]).sum())
+    fallbacks = int(np.sum(outcome.errors["fallback"]))
     seconds = time.perf_counter() - began
     names = [read.names[t] for t in read.targets]
     facts = {
@@ -141,12 +142,15 @@ def align(
         value = {
             "table": facts, "curves": lines.to_dict("records"), "weights": outcome.weights.to_dict("records"),
             "coverage": covered, "leave_out": left.to_dict("records"),
-            "summary": {"failed": failed, "run": str(path), "seconds": seconds, "norm": job.norm},
+            "summary": {
+                "failed": failed, "lp_fallbacks": fallbacks, "run": str(path), "seconds": seconds, "norm": job.norm,
+            },
         }  # fmt: skip
         print(json.dumps(plain({"schema": JSON_SCHEMA} | value), allow_nan=False))
     else:
         _print(job, lines, outcome.weights, covered, facts, failed)
         print(f"\n{len(outcome.errors)} errors in {seconds:.1f} s. Errors, curves, weights and who is covered: {path}")
+        tell_fallbacks(fallbacks, len(outcome.errors))
         print(f"Figure: {' and '.join(str(path / name) for name in FIGURES)}")
     if failed:
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ from emalign_jax.cli.options import (
     ReplyRuleOption,
     ReplyToOption,
     RoundsOption,
+    tell_fallbacks,
 )
 from emalign_jax.search.words import Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
 
@@ -57,7 +58,7 @@ def certify(
     present = sizes(games)
     if sizes(schemes) != present:
         raise ValueError(f"{schemes}: agents: the numbers of agents differ from those of {games}")
-    entries, text = [], []
+    entries, text, fallbacks = [], [], 0
     for agents in present:
         batch, profiles = em.load_games(games, agents=agents), em.load_schemes(schemes, agents=agents)
         try:
@@ -73,6 +74,7 @@ def certify(
                 certificate = em.certify(batch, profiles, rule, user, tolerance=tolerance, progress=tell)
         except ValueError as error:
             raise ValueError(f"{schemes}: {error}") from None
+        fallbacks += int(certificate.fallback.sum())
         normalised, relative = certificate.normalised_value, certificate.relative_gain
         where = list(np.ndindex(np.shape(certificate.user)))
         extra = [{"normalised_value": normalised[at], "relative_gain": relative[at].max()} for at in where]
@@ -83,7 +85,7 @@ def certify(
     if json_:
         summary = {
             "games": len(entries), "certified": proved, "unrefuted": len(entries) - failed - proved, "failed": failed,
-            "tolerance": tolerance,
+            "tolerance": tolerance, "lp_fallbacks": fallbacks,
         }  # fmt: skip
         print(json.dumps(table.document(entries, summary), allow_nan=False))
     else:
@@ -91,6 +93,7 @@ def certify(
         print(f"\n{proved} of {len(entries)} certified within {tolerance:g} of the payoff range.")
         if failed + proved < len(entries):
             print(f"{len(entries) - failed - proved} more unrefuted: no larger gain was found, none is excluded.")
+        tell_fallbacks(fallbacks, len(entries))
     if failed:
         raise typer.Exit(1)
 

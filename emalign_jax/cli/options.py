@@ -75,3 +75,9 @@ class ProgressBar:
             self._bar.set_description(what, refresh=False)
             self._bar.reset(total)
         self._bar.update(done - self._bar.n)
+
+
+def tell_fallbacks(count: int, of: int) -> None:
+    """The line on answers of the batched solver that were not proved, if there are any."""
+    if count:
+        print(f"{count} of {of} done again one by one: an answer of the batched solver failed its check.")

@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from emalign_jax.cli.options import ProgressBar
+from emalign_jax.cli.options import ProgressBar, tell_fallbacks
 
 SHOWN = 50
 KINDS = (".png", ".pdf", ".svg")
@@ -77,14 +77,22 @@ def stability(
                 raise ValueError(f"{path}: --figure: appeared in the meantime; nothing was overwritten")
     lines = [_summary(K, [entry for entry in entries if entry["K"] == K]) for K in sorted({e["K"] for e in entries})]
     failed = sum(line["failed"] for line in lines)
+    fallbacks = sum(int(found.fallback.sum()) for found in answers)
     if json_:
-        summary = {"games": len(entries), "failed": failed, "by_agents": lines, "figure": path and str(path)}
+        summary = {
+            "games": len(entries),
+            "failed": failed,
+            "lp_fallbacks": fallbacks,
+            "by_agents": lines,
+            "figure": path and str(path),
+        }
         print(json.dumps(table.document(entries, summary), allow_nan=False))
     else:
         _print(entries)
         print()
         for line in lines:
             print(_sentence(line))
+        tell_fallbacks(fallbacks, len(entries))
         print(f"Figure: {path}")
     if failed:
         raise typer.Exit(1)

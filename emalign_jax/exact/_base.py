@@ -53,6 +53,7 @@ class AbstractCheck(abc.ABC):
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
     revealing_is_picked = True  # whoever reveals all informs her of all, as the guarantees need
+    fallback = False  # HiGHS does what the batched solver's answer did not prove
     exact_responses = True  # found by an exact method, one by one; else by search, in batches
 
     @classmethod

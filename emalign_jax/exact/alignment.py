@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax.exact.lp import KeptLP
+from emalign_jax.exact import sup_norm
+from emalign_jax.exact.choice import check_word, together
+from emalign_jax.exact.one_fit import L2, Sup
 from emalign_jax.exact.residuals import (
     REACH,
     ROUNDING,
@@ -35,9 +37,9 @@ from emalign_jax.workers import each
 
 SOLVED = 1e-6  # largest gap of an answer, in units of the error of the best single agent (cone: of no agent)
 SHARP = 1e-10  # a gap beyond this, in the same units, is worth another try
-CHOICES = ("auto", "batched", "highs")
-FEWEST = 64  # targets from which compiling pays
+FEWEST = 64  # targets from which compiling least squares pays
 BLOCK = 512  # targets whose least squares are solved at a time
+LPS = 1024  # targets whose LPs are solved at a time
 PIECE = 128  # targets whose tables stay in a core's cache
 MOST = 32 * BLOCK  # targets between two calls of `progress`
 
@@ -51,6 +53,7 @@ class Alignment(NamedTuple):
                            units of u, attained by these weights and this offset
     gap:      [...]        no admissible weights and offset have an error below error - gap (up to rounding)
     solved:   [...]        False: an entry is not finite or too large, or the solver failed
+    fallback: [...]        the batched solver's answer was not proved best, and this item was done again one by one
     residual: [..., A, Y]  sum_i w_i U_i + c - u
     dual:     [..., A, Y]  the certificate of the gap, see `dual_bound`
     """
@@ -62,6 +65,7 @@ class Alignment(NamedTuple):
     solved: Bool[np.ndarray, "*batch"]
     residual: Float[np.ndarray, "*batch A Y"]
     dual: Float[np.ndarray, "*batch A Y"]
+    fallback: Bool[np.ndarray, "*batch"]
 
     @property
     def rms(self) -> Float[np.ndarray, "*batch"]:
@@ -99,9 +103,9 @@ def align(
     weights:  "simplex" (w >= 0, sum 1) or "cone" (w >= 0)
     offset:   "none", "constant" (one number) or "per_state" (c(y))
     norm:     "sup" (a linear program) or "l2" (non-negative least squares)
-    lp:       "batched": least squares of targets that share their agents are solved together, and what is not proved
-              best to `SHARP` is done again one by one; "highs": one by one; "auto": batched for many targets.
-              The sup norm is always one by one: a basis serves for the next target.
+    lp:       "batched": small LPs of the sup norm, and least squares of targets that share their agents, are solved
+              together, and what is not proved best to `SHARP` is done again one by one; "highs": one by one (LPs of
+              targets that share their agents by one model, a basis serves for the next); "auto": batched for many.
     progress: called with the number of items done since the last call.
 
     A table of ratings (instances x annotators, the target a human) is the same problem with Y = instances and
@@ -118,38 +122,77 @@ def align(
     groups = agents.reshape(-1, K, A, Y)
     group = np.broadcast_to(np.arange(len(groups)).reshape(agents.shape[:-3]), batch).ravel()
     order = np.argsort(group, kind="stable")
-    if lp not in CHOICES:
-        raise ValueError(f"lp: expected one of {', '.join(CHOICES)}, got {lp!r}")
-    N, solved = len(targets), np.zeros(len(targets), bool)
+    check_word(lp)
+    N = len(targets)
+    solved, fallback = np.zeros(N, bool), np.zeros(N, bool)
     shapes = ((K,), (Y,), (), (), (A, Y), (A, Y))
     empty = [np.empty((N, *s)) for s in shapes]
-    out = Alignment(empty[0], empty[1], empty[2], empty[3], solved, empty[4], empty[5])
+    out = Alignment(empty[0], empty[1], empty[2], empty[3], solved, empty[4], empty[5], fallback)
+
+    def write(items, found: Alignment):
+        for whole, new in zip(out, found, strict=True):
+            whole[items] = new
+
+    def tell(count):
+        if progress is not None and count:
+            progress(int(count))
+
     with _quietly():
+        if norm == "sup" and together(lp, N, sup_norm.cells(K, A, Y, rule)):
+            for at in range(0, N, LPS):
+                some = np.arange(at, min(at + LPS, N))
+                write(some, _fit_sup(targets[some], groups[group[some]], rule))
+                tell(solved[some].sum())
+        order = order[~solved[order]]
         for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
             shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)
-            together = lp == "batched" or (lp == "auto" and len(items) >= FEWEST)
-            together = together and norm == "l2" and shared.sound
+            batched = lp == "batched" or (lp == "auto" and len(items) >= FEWEST)
+            batched = batched and norm == "l2" and shared.sound
             for at in range(0, len(items), MOST):
                 some = items[at : at + MOST]
                 done = np.zeros(len(some), bool)
-                if together:
+                if batched:
 
                     def fill(block, shared=shared):
                         with _quietly():
                             for piece, found in shared.fit_together(targets[block]):
-                                for whole, new in zip(out, found, strict=True):
-                                    whole[block[piece]] = new
+                                write(block[piece], found)
 
                     each(fill, np.split(some, range(BLOCK, len(some), BLOCK)))
                     done = solved[some]
-                    if progress is not None and done.any():
-                        progress(int(done.sum()))
+                    tell(done.sum())
                 for k in some[~done]:
-                    for whole, new in zip(out, shared.fit(targets[k]), strict=True):
-                        whole[k] = new
-                    if progress is not None:
-                        progress(1)
+                    write(k, shared.fit(targets[k])._replace(fallback=fallback[k]))
+                    tell(1)
     return Alignment(*(column.reshape((*batch, *column.shape[1:])) for column in out))
+
+
+def _fit_sup(user: Float[np.ndarray, "N A Y"], agents: Float[np.ndarray, "N K A Y"], rule: Rule) -> Alignment:
+    """Sup-norm fits of many targets at once; `solved` only where that is proved to SHARP."""
+    size = np.maximum(np.abs(user).max((1, 2)), np.abs(agents).max((1, 2, 3)))
+    sound = size < LARGEST  # False for NaN
+    user, agents = np.where(sound[:, None, None], user, 0), np.where(sound[:, None, None, None], agents, 0)
+    unit, rounding = unit_of(user, agents, rule)
+    tables, offsets = split(agents, rule)
+    noise = size_of(tables, "sup") <= ROUNDING * scale_of(agents, rule)
+    tables[noise] = 0
+    goal, shift = split(user, rule)
+    tried = sound & (unit > rounding)
+    scale = np.where(tried, unit, 1.0)[:, None, None]
+    found = sup_norm.propose(goal / scale, tables / scale[..., None], rule)
+    w = np.nan_to_num(found.weights)
+    w[noise & (not rule.simplex)] = 0
+    total = w.sum(1, keepdims=True)
+    w = np.where(total > 0, w / np.where(total > 0, total, 1), 1 / w.shape[1]) if rule.simplex else w
+    apart = tables - goal[:, None] if rule.simplex else tables
+    misfit = np.einsum("nk,nkay->nay", w, apart) - (0 if rule.simplex else goal)
+    residual, left = split(misfit, rule)
+    error = size_of(residual, "sup")
+    dual = admissible(np.nan_to_num(found.dual), rule)
+    gap = np.maximum(error - dual_bound(dual, goal, tables, w, **rule._asdict()), 0)
+    offset = shift - np.einsum("nk,nky->ny", w, offsets) - left
+    solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
+    return Alignment(w, offset, error, gap, solved, residual, dual, tried & ~solved)
 
 
 def verify(
@@ -210,7 +253,7 @@ class _Agents:
             return _unsolved(K, A, Y)
         u, shift = split(target, self.rule)
         singles = size_of(centre(self.tables - u, self.rule), self.rule.norm)
-        unit, rounding = unit_of(target, self.raw, self.rule)
+        unit, rounding = map(float, unit_of(target, self.raw, self.rule))
         if unit <= rounding:  # nothing is left to fit
             w = np.eye(K)[singles.argmin()] if self.rule.simplex else np.zeros(K)
             return self._answer(w, np.zeros((A, Y)), u, shift)
@@ -274,13 +317,14 @@ class _Agents:
             bound = -earned - REACH * np.maximum(w @ self.sizes, np.linalg.norm(goal, axis=1)) * lack
         gap = np.maximum(error - np.maximum(bound, 0), 0)
         offset = shift - w @ self.offsets - left
-        solved = sound & (unit > rounding) & (gap <= SHARP * unit) & np.isfinite(error)
-        return Alignment(w, offset, error, gap, solved, residual, dual.reshape(residual.shape))
+        tried = sound & (unit > rounding)
+        solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
+        return Alignment(w, offset, error, gap, solved, residual, dual.reshape(residual.shape), tried & ~solved)
 
-    def _solver(self, middle) -> _Sup | _L2:
-        return (_Sup if self.rule.norm == "sup" else _L2)(self.tables - middle, self.rule)
+    def _solver(self, middle) -> Sup | L2:
+        return (Sup if self.rule.norm == "sup" else L2)(self.tables - middle, self.rule)
 
-    def _try(self, solver: _Sup | _L2, middle, u, shift, unit: float, best: Alignment) -> Alignment:
+    def _try(self, solver: Sup | L2, middle, u, shift, unit: float, best: Alignment) -> Alignment:
         """The answer of `solver` to u - middle, or `best` if that has the smaller gap."""
         found = solver.fit(u - middle, unit)
         if found is None or not np.isfinite(found[0]).all():
@@ -307,75 +351,7 @@ class _Agents:
         dual = admissible(residual if dual is None else dual, rule)
         bound = dual_bound(dual, u, self.tables, w, **rule._asdict())
         offset = shift - np.tensordot(w, self.offsets, 1) - left
-        return _row(w, offset, error, max(error - bound, 0.0), True, residual, dual)
-
-
-class _Sup:
-    """The LP: minimise eps subject to -eps <= sum_i w_i U_i + c - u <= eps in every cell.
-
-    The target is only in the bounds of the rows, so that one basis serves for the next; q is the rows' duals."""
-
-    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: Rule):
-        K, A, Y = tables.shape
-        self.rule, self.cells = rule, A * Y
-        size = size_of(tables, "sup")
-        self.unit = float(size[size > 0].min()) if size.any() else 1.0
-        self.size = np.where(size > 0, size, self.unit)
-        fit = (tables / self.size[:, None, None]).reshape(K, -1).T
-        one = np.ones((A * Y, 1))
-        free = {"none": one[:, :0], "constant": one, "per_state": np.tile(np.eye(Y), (A, 1))}[rule.offset]
-        total = np.concatenate([self.unit / self.size, np.zeros(free.shape[1] + 1)])[None]
-        endless = np.full(A * Y, np.inf)
-        self.lp = KeptLP(
-            np.concatenate([np.block([[fit, free, one], [fit, free, -one]]), total[: int(rule.simplex)]]),
-            np.concatenate([np.zeros(A * Y), -endless, np.zeros(int(rule.simplex))]),
-            np.concatenate([endless, np.zeros(A * Y + int(rule.simplex))]),
-            cost=-np.eye(K + free.shape[1] + 1)[-1],
-            col_lower=np.concatenate([np.zeros(K), np.full(free.shape[1], -np.inf), [0.0]]),
-        )
-
-    def fit(self, target, unit: float) -> tuple[np.ndarray, np.ndarray | None] | None:
-        for row, value in enumerate(target.ravel() / unit):
-            self.lp.set_row(row, value, np.inf)
-            self.lp.set_row(self.cells + row, -np.inf, value)
-        if self.rule.simplex:
-            self.lp.set_row(2 * self.cells, self.unit / unit, self.unit / unit)
-        result = self.lp.solve()
-        if not result.optimal:
-            return None
-        dual = result.row_dual[: 2 * self.cells].reshape(2, *target.shape).sum(0)
-        return result.x[: len(self.size)] * unit / self.size, dual
-
-
-class _L2:
-    """Non-negative least squares, the tall tables reduced once to the triangle R of their QR."""
-
-    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: Rule):
-        self.rule = rule
-        size = size_of(tables, "l2")
-        self.size = np.where(size > 0, size, 1.0)
-        self.basis, self.triangle = np.linalg.qr((tables / self.size[:, None, None]).reshape(len(tables), -1).T)
-
-    def fit(self, target, unit: float) -> tuple[np.ndarray, np.ndarray | None] | None:
-        from scipy.optimize import nnls
-
-        goal = self.basis.T @ target.ravel() / unit
-        columns = self.triangle
-        if self.rule.simplex:
-            # min |Z w|, Z_i = U_i - u, over the simplex is NNLS of [Z; 1] v = [0; 1], normalised: given the sum s
-            # of v, the least is s^2 d^2 + (s - 1)^2, d the distance sought, so v is s times the best w for some
-            # s > 0. d <= 1 in this unit keeps s >= 1/2. What u has outside the span adds the same to all w
-            columns = np.concatenate([columns * (self.size / unit) - goal[:, None], np.ones((1, len(self.size)))])
-            goal = np.eye(len(columns))[-1]
-        length = np.linalg.norm(columns, axis=0)
-        length = np.where(length > 0, length, 1.0)
-        if not (np.isfinite(columns).all() and np.isfinite(length).all()):
-            return None
-        try:
-            v = nnls(columns / length, goal, maxiter=30 * len(length))[0] / length
-        except RuntimeError:  # too many iterations
-            return None
-        return (v if self.rule.simplex else v * unit / self.size), None
+        return _row(w, offset, error, max(error - float(bound), 0.0), True, residual, dual, False)
 
 
 def _quietly():
@@ -389,7 +365,7 @@ def _sound(x) -> bool:
 
 def _unsolved(K: int, A: int, Y: int) -> Alignment:
     table = np.full((A, Y), np.nan)
-    return _row(np.full(K, np.nan), np.full(Y, np.nan), np.nan, np.nan, False, table, table)
+    return _row(np.full(K, np.nan), np.full(Y, np.nan), np.nan, np.nan, False, table, table, False)
 
 
 def _row(*values) -> Alignment:

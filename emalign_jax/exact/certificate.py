@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax import parameters
 from emalign_jax.exact._base import AbstractCheck, Deviation, check_for
-from emalign_jax.exact.guarantees import theorem_bound, worst_law
+from emalign_jax.exact.guarantees import theorem_bounds, worst_laws
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
@@ -39,6 +39,8 @@ class Certificate(NamedTuple):
                                 guarantee, if its LP was not solved, and where whoever reveals all need not be picked
                                 (Comparison of fewer than all agents)
     result:           [...]     a `Result`
+    fallback:         [...]     an answer of the batched LP solver was not proved (best responses, or a
+                                guarantee), and HiGHS did it again
     """
 
     user: Float[np.ndarray, "*batch"]
@@ -52,6 +54,7 @@ class Certificate(NamedTuple):
     guarantee: Float[np.ndarray, "*batch"]
     theorem: Float[np.ndarray, "*batch"]
     result: Int[np.ndarray, "*batch"]
+    fallback: Bool[np.ndarray, "*batch"]
 
     @property
     def relative_gain(self) -> Float[np.ndarray, "*batch K"]:
@@ -95,9 +98,9 @@ def certify(
 
     tolerance: of the payoff range; a profile is CERTIFIED if every gain_upper is at most this, UNREFUTED if only
         every gain_lower is; brackets are `closed` within it.
-    lp:        how the best responses of Selection with a rational user are found: "batched" (the LPs of all games
-               together, each answer proved by its multipliers, HiGHS for what fails), "highs" (one by one), or "auto":
-               batched for many small games.
+    lp:        how the best responses of Selection with a rational user, and the two guarantees, are found: "batched"
+               (the LPs of all games together, each answer proved by its multipliers, HiGHS for what fails, and for
+               guarantees too large for that), "highs" (one by one), or "auto": batched for many small games.
     progress:  called with the number of games done since the last call.
     In Pooled, what takes seconds is shared with further processes, one a core this process may use; they run nothing
     of the caller's and end with it. The numbers are the same.
@@ -116,7 +119,7 @@ def certify(
     bad = np.broadcast_to(faults(games), batch).reshape(-1)
     protocol, user = parameters.flatten(protocol, batch), parameters.flatten(user, batch)
     reduced = reduce_game(flat, np)
-    rows = []
+    rows, terms = [], []
     for at in range(0, len(profiles), kind.together):
         some = range(at, min(at + kind.together, len(profiles)))
         checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
@@ -127,9 +130,11 @@ def certify(
             [checks[k] for k in sound], [without_never(profiles[k]) for k in sound], BRACKET * tolerance, tell=tell
         )
         for k in some:
-            rows.append(certify_game(flat[k], checks.get(k), profiles[k], tolerance))
+            row, of_guarantees = certify_game(flat[k], checks.get(k), profiles[k], tolerance)
+            rows.append(row)
+            terms.append(of_guarantees)
             tell(len(rows) - at)
-    return stack_certificates(rows, batch, games.agents)
+    return stack_certificates(add_guarantees(rows, terms, lp)[0], batch, games.agents)
 
 
 class _Progress:
@@ -201,15 +206,30 @@ def without_never(schemes):
     return np.where(schemes < NEVER, 0, schemes)
 
 
+class Terms(NamedTuple):
+    """What the guarantees of one profile are computed of, in standard units (value = unit * standard + zero)."""
+
+    game: ReducedGame
+    floors: Float[np.ndarray, "K"]  # what each agent gets, or what full revelation pays him if that is less
+    informed: Float[np.ndarray, "K"]
+    full: float
+    slack: float | None  # her tie tolerance; None for a user who is not rational
+    user_utility: Float[np.ndarray, "A Y"]
+    agent_utilities: Float[np.ndarray, "K A Y"]
+    unit: float
+    zero: float
+
+
 def certify_game(
     game: Game, check: AbstractCheck | None, schemes, tolerance: float, examined: Examination | None = None
-) -> Certificate:
-    """The certificate of one game; `check` None marks a malformed one. `examined` saves doing it again."""
+) -> tuple[Certificate, Terms | None]:
+    """The certificate of one game, but for its guarantees, which `add_guarantees` finds from the terms (None: they
+    stay NaN). `check` None marks a malformed game; `examined` saves doing it again."""
     K = len(schemes)
     if check is None:
-        return _failed(K, Result.MALFORMED_GAME)
+        return _failed(K, Result.MALFORMED_GAME), None
     if not np.isfinite(schemes).all():
-        return _failed(K, Result.NO_SCHEMES)
+        return _failed(K, Result.NO_SCHEMES), None
     if examined is None or not examined.bracketed:
         examined = examine(check, schemes, BRACKET * tolerance)
     allowed = tolerance * check.payoff_range + check.negligible + 1e-9 * check.dictated
@@ -217,7 +237,7 @@ def certify_game(
     if 0 < room < BRACKET * tolerance and not (examined.upper <= allowed).all():  # more work may tell
         examined = examine(check, schemes, max(room / 2, NARROWEST * tolerance))
     if not np.isfinite(examined.worst):
-        return _failed(K, Result.LP_FAILED)
+        return _failed(K, Result.LP_FAILED), None
     upper = examined.upper
     closed = bool((upper - examined.gains <= allowed).all())
     verdict = Result.GAIN_ABOVE_TOLERANCE
@@ -226,19 +246,46 @@ def certify_game(
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED
     full, informed = check.informed(True)
     unit, zero, units, zeros = check.form[3:]
-    sharp = theorem = np.nan
+    terms = None
     if check.revealing_is_picked:
-        floors = np.minimum(check.common_law_payoffs(schemes), informed)
-        slack = check.user.acting.tolerance * check.scale if isinstance(check.user.acting, RationalUser) else None
-        sharp = worst_law(check.game, floors, obedience_slack=slack).value
-        user_utility = np.asarray(game.user_utility, np.float64) / unit
-        agent_utilities = np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1))
-        theorem = theorem_bound(user_utility, agent_utilities, full, informed - floors).value
-    return _row(
+        rational = isinstance(check.user.acting, RationalUser)
+        terms = Terms(
+            check.game, np.minimum(check.common_law_payoffs(schemes), informed), informed, full,
+            float(check.user.acting.tolerance * check.scale) if rational else None,
+            np.asarray(game.user_utility, np.float64) / unit,
+            np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1)), float(unit), float(zero),
+        )  # fmt: skip
+    row = _row(
         unit * examined.user + zero, units * examined.agents + zeros, units * examined.gains, units * upper, closed,
         units * check.known_range(examined.gains), unit * full + zero, unit * check.informed(False)[0] + zero,
-        unit * sharp + zero, unit * theorem + zero, int(verdict),
+        np.nan, np.nan, int(verdict), check.fallback,
     )  # fmt: skip
+    return row, terms
+
+
+def add_guarantees(
+    rows: list[Certificate], terms: list[Terms | None], lp: str
+) -> tuple[list[Certificate], Bool[np.ndarray, "N"]]:
+    """The rows with both guarantees, the LPs of all games solved as `lp` says; and for which a batched answer failed
+    its check."""
+    rows, failed = list(rows), np.zeros(len(rows), bool)
+    known = [(n, of) for n, of in enumerate(terms) if of is not None]
+    if not known:
+        return rows, failed
+    games, *numbers, _, _ = zip(*(of for _, of in known), strict=True)
+    game = ReducedGame(*(np.stack(x) for x in zip(*games, strict=True)))
+    slack = None if numbers[3][0] is None else np.array(numbers[3])
+    floors, informed, full, user, agents = (np.stack(numbers[i]) for i in (0, 1, 2, 4, 5))
+    laws = worst_laws(game, floors, obedience_slack=slack, lp=lp)
+    bounds = theorem_bounds(user, agents, full, informed - floors, lp=lp)
+    for (n, of), law, bound in zip(known, laws, bounds, strict=True):
+        failed[n] = law.fallback or bound.fallback
+        rows[n] = rows[n]._replace(
+            guarantee=np.asarray(of.unit * law.value + of.zero),
+            theorem=np.asarray(of.unit * bound.value + of.zero),
+            fallback=rows[n].fallback | failed[n],
+        )
+    return rows, failed
 
 
 def _row(*values) -> Certificate:
@@ -247,7 +294,7 @@ def _row(*values) -> Certificate:
 
 def _failed(K: int, result: Result) -> Certificate:
     nan, many = np.nan, np.full(K, np.nan)
-    return _row(nan, many, many, many, False, many, nan, nan, nan, nan, int(result))
+    return _row(nan, many, many, many, False, many, nan, nan, nan, nan, int(result), False)
 
 
 def stack_certificates(rows: list[Certificate], batch: tuple[int, ...], agents: int) -> Certificate:

@@ -6,13 +6,15 @@ equilibrium. By duality she gets at least full_information - slack - sum_i weigh
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from emalign_jax import parameters
 from emalign_jax.exact.certificate import flatten_games
-from emalign_jax.exact.guarantees import WorstLaw, worst_law
+from emalign_jax.exact.choice import check_word
+from emalign_jax.exact.guarantees import WorstLaw, worst_law, worst_laws
 from emalign_jax.exact.responses import respond, value_scale
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
@@ -34,6 +36,7 @@ class Coverage(NamedTuple):
     commands: [..., XA, A, A] multipliers >= 0 of her obedience, of playing a rather than c: 0 unless asked for
     full_information: [...] V_full
     result:   [...] a `Result`: CERTIFIED, MALFORMED_GAME or LP_FAILED
+    fallback: [...] the batched solver's answer was not proved by its multipliers, and HiGHS did this game
     """
 
     slack: Float[np.ndarray, "*batch"]
@@ -42,6 +45,7 @@ class Coverage(NamedTuple):
     commands: Float[np.ndarray, "*batch XA A A"]
     full_information: Float[np.ndarray, "*batch"]
     result: Int[np.ndarray, "*batch"]
+    fallback: Bool[np.ndarray, "*batch"]
 
 
 class _Bound(NamedTuple):
@@ -58,6 +62,7 @@ def worst_case(
     protocol: AbstractProtocol | None = None,
     *,
     exact: bool = False,
+    lp: str = "auto",
 ):
     """The least user value [...] of any law over actions that pays every agent what he gets when x_B is revealed, less
     `gains`; a rational user obeys (the default), a quantal one need not.
@@ -68,10 +73,12 @@ def worst_case(
         Comparison of fewer than all, where he may not be, nor Pooled or Conversation with ties="agents", where no
         single law answers for all agents (ValueError).
     exact: derive the LP in rational arithmetic (small games; ValueError beyond).
-    NaN for a malformed game or an LP that HiGHS does not solve; `coverage` says which.
+    lp: "batched" (the LPs of all games together, each answer proved by its multipliers, HiGHS for what fails or is too
+        large for that), "highs" (one by one), or "auto": batched for many small games.
+    NaN for a malformed game or an LP that HiGHS does not solve; `coverage` says which, and what fell back to HiGHS.
     """
     user = RationalUser() if user is None else user
-    bounds, batch = _bounds(games, gains, user, protocol, isinstance(user, RationalUser), exact)
+    bounds, batch = _bounds(games, gains, user, protocol, isinstance(user, RationalUser), exact, lp)
     values = [np.nan if b is None else float(b.form.user_unit * _value(b) + b.form.user_zero) for b in bounds]
     return np.array(values).reshape(batch)
 
@@ -84,6 +91,7 @@ def coverage(
     *,
     obedience: bool = False,
     exact: bool = False,
+    lp: str = "auto",
 ) -> Coverage:
     """How well the agents' interests cover hers: the dual of `worst_case`.
 
@@ -93,15 +101,16 @@ def coverage(
     user = RationalUser() if user is None else user
     if obedience and not isinstance(user, RationalUser):
         raise ValueError("obedience: only a RationalUser obeys; leave it False for this user")
-    bounds, batch = _bounds(games, gains, user, protocol, obedience, exact)
+    bounds, batch = _bounds(games, gains, user, protocol, obedience, exact, lp)
     K, XA, XB, A = games.agents, games.user_features, games.agent_features, games.actions
     shapes = {"slack": (), "weights": (K,), "by_cell": (XA, XB), "commands": (XA, A, A), "full_information": ()}
     fields = {name: np.full((len(bounds), *shape), np.nan) for name, shape in shapes.items()}
-    result = np.full(len(bounds), Result.MALFORMED_GAME)
+    result, fallback = np.full(len(bounds), Result.MALFORMED_GAME), np.zeros(len(bounds), bool)
     for k, bound in enumerate(bounds):
         if bound is None:
             continue
         form, law = bound.form, bound.law
+        fallback[k] = law.fallback
         fields["full_information"][k] = form.user_unit * bound.full + form.user_zero
         result[k] = Result.CERTIFIED if np.isfinite(_value(bound)) else Result.LP_FAILED
         if not np.isfinite(law.value):  # nothing is below V_full: no slack, and no weights to speak of
@@ -114,7 +123,7 @@ def coverage(
         fields["weights"][k] = law.weights * form.user_unit / form.agent_unit
         fields["commands"][k] = law.commands
     fields = {name: values.reshape((*batch, *shapes[name])) for name, values in fields.items()}
-    return Coverage(**fields, result=result.astype(int).reshape(batch))
+    return Coverage(**fields, result=result.astype(int).reshape(batch), fallback=fallback.reshape(batch))
 
 
 def _value(bound: _Bound) -> float:
@@ -123,7 +132,10 @@ def _value(bound: _Bound) -> float:
     return bound.full if bound.law.status == "Infeasible" else min(bound.law.value, bound.full)
 
 
-def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool):
+def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp: str):
+    check_word(lp)
+    if exact and lp == "batched":
+        raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')
     if isinstance(protocol, Selection) and np.max(protocol.temperature) > 0:
         raise ValueError(
             "protocol: the guarantee needs whoever reveals all to be picked, so temperature 0; with a temperature the "
@@ -148,20 +160,37 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool):
     flat = flatten_games(games, batch)
     gains = np.broadcast_to(gains, (*batch, games.agents)).reshape(-1, games.agents)
     sound = np.broadcast_to(faults(games), batch).reshape(-1) == ""
-    reduced = reduce_game(flat, np)
-    return [
-        _bound(ReducedGame(*(x[k] for x in reduced)), own, user, obedience, exact) if sound[k] else None
-        for k, own in enumerate(gains)
-    ], batch
+    good = np.flatnonzero(sound)
+    bounds: list[_Bound | None] = [None] * len(sound)
+    if len(good):
+        reduced = ReducedGame(*(x[good] for x in reduce_game(flat, np)))
+        for k, bound in zip(good, _of_sound(reduced, gains[good], user, obedience, exact, lp), strict=True):
+            bounds[k] = bound
+    return bounds, batch
 
 
-def _bound(reduced: ReducedGame, gains, her, obedience: bool, exact: bool) -> _Bound:
-    form = standard_form(reduced, Selection(), her)
-    game, scale = form.game, value_scale(form.game)
-    user, mass = np.asarray(game.user), np.asarray(game.mass)
-    informed = np.array([respond(form.user, user, mass, own, scale) for own in np.asarray(game.agents)])
-    floors = (informed * game.agents).sum((1, 2, 3)) - gains / form.agent_unit
-    law = worst_law(game, floors, obedience_slack=0.0 if obedience else None, exact=exact)
-    if law.status == "Infeasible" and obedience:  # what she takes for tied when informed may not be, quite
-        law = worst_law(game, floors, obedience_slack=her.tolerance * scale, exact=exact)
-    return _Bound(form, float((informed[0] * game.user).sum()), informed, law)
+def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, lp: str) -> list[_Bound]:
+    whole = standard_form(reduced, Selection(), user)
+    forms, informed, scales = [], [], np.zeros(len(gains))
+    for k in range(len(gains)):
+        game: Any = ReducedGame(*(x[k] for x in whole.game))
+        her, rest = parameters.item(whole.user, k), (x[k] for x in whole[3:])
+        forms.append(StandardForm(game, whole.protocol, her, *rest))
+        scales[k] = value_scale(game)
+        all_agents = np.broadcast_to(game.user, game.agents.shape), np.broadcast_to(game.mass, game.agents.shape[:-1])
+        informed.append(respond(her, *all_agents, game.agents, scales[k]))
+    floors = np.einsum("nkxba,nkxba->nk", np.array(informed), whole.game.agents) - gains / whole.agent_unit
+    slack = np.zeros(len(gains)) if obedience else None
+    if exact:
+        one = {"obedience_slack": 0.0 if obedience else None, "exact": True}
+        laws = [worst_law(form.game, own, **one) for form, own in zip(forms, floors, strict=True)]
+    else:
+        laws = worst_laws(whole.game, floors, obedience_slack=slack, lp=lp)
+    bounds = []
+    for form, law, all_ways, own, scale in zip(forms, laws, informed, floors, scales, strict=True):
+        if law.status == "Infeasible" and obedience:  # what she takes for tied when informed may not be, quite
+            again = worst_law(form.game, own, obedience_slack=user.tolerance * float(scale), exact=exact)
+            law = again._replace(fallback=law.fallback)
+        full = float((all_ways[0] * form.game.user).sum())
+        bounds.append(_Bound(form, full, all_ways, law))
+    return bounds

@@ -8,7 +8,8 @@ obedience rows and p >= 0 of the value row no obedient law worth at least v to h
     sum_xb max_r (payoff + p user - y rows)[xb, r] - p v.
 
 A curve whose bound lies more than TOLERANCE above it is not `proved`, and is for HiGHS to do again.
-This file and `alignment` are where the exact part hands work to `lp`, as elsewhere to HiGHS; `lp` knows no games.
+This file, `guarantees`, `sup_norm` and `alignment` are where the exact part hands work to `lp`, as elsewhere to HiGHS;
+`lp` knows no games.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.obedience import check_size
 from emalign_jax.game import ReducedGame
 from emalign_jax.lp import batch, simplex
@@ -27,14 +29,12 @@ TOLERANCE = 1e-9  # of what dictating her actions is worth to whom a curve is ab
 POINTS = 24  # breakpoints of a curve for each x_A, at most (degenerate pivots included)
 TOGETHER = 256  # games at a time
 MOST_CELLS = 6_000  # rows * columns of a game's LP: beyond it HiGHS, which knows sparsity, is faster
-CHOICES = ("auto", "batched", "highs")
 FEWEST = 64  # games from which compiling pays
 
 
 def choose(lp: str, count: int, game: ReducedGame) -> bool:
     """Whether to solve batched. Raises `ValueError` for an unknown word, or a size that "batched" cannot do."""
-    if lp not in CHOICES:
-        raise ValueError(f"lp: expected one of {', '.join(CHOICES)}, got {lp!r}")
+    check_word(lp)
     XA, XB, A = np.shape(game.user)[-3:]
     check_size(XA, XB, A)
     cells = (XB + A**XA * XA * (A - 1) + 1) * A**XA * XB

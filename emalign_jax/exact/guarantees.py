@@ -1,7 +1,9 @@
 """What the theorem promises the user (section 6 of the model).
 
 At a given profile both bounds hold, equilibrium or not, from what each agent would gain by switching to full
-revelation; with no gains they bound every equilibrium. The public `worst_case` and `coverage` are in `coverage.py`.
+revelation; with no gains they bound every equilibrium. One game is HiGHS's; many go to the batched simplex, whose
+multipliers must prove its values, and to HiGHS where they do not. The public `worst_case` and
+`coverage` are in `coverage.py`.
 """
 
 from __future__ import annotations
@@ -12,19 +14,28 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.exact import sup_norm
+from emalign_jax.exact.choice import together
 from emalign_jax.exact.lp import KeptLP
+from emalign_jax.exact.residuals import Rule
 from emalign_jax.game import ReducedGame
+from emalign_jax.lp import batch
 
 ROUNDING = 1e-9  # of an agent's stake: the law at hand pays its floors up to that
 CLOSED = 1e-7  # of her stake: how far the multipliers' bound may be from the LP's value
+SAME = 1e-8  # what the 2 eps bound that weights prove may lack of the LP's value, in units of what it is made of
+TOGETHER = 1024  # games at a time
+FITS = Rule("cone", "per_state", "sup")  # the w and c of the theorem
 
 
 class Theorem(NamedTuple):
-    """value: V_full - 2 eps - sum_i w_i e_i, with the weights and offset that make it largest."""
+    """value: V_full - 2 eps - sum_i w_i e_i, with the weights and offset that make it largest; fallback: the batched
+    solver's answer was not proved, and this is HiGHS's."""
 
     value: float
     eps: float
     weights: Float[np.ndarray, "K"]
+    fallback: bool = False
 
 
 def theorem_bound(
@@ -57,16 +68,49 @@ def theorem_bound(
     return Theorem(full_information + result.value, float(result.x[-1]), result.x[:K])
 
 
+def theorem_bounds(
+    user_utility: Float[np.ndarray, "N A Y"],
+    agent_utilities: Float[np.ndarray, "N K A Y"],
+    full_information: Float[np.ndarray, "N"],
+    reveal_gains: Float[np.ndarray, "N K"],
+    *,
+    lp: str = "auto",
+) -> list[Theorem]:
+    """`theorem_bound` of a batch of games, by the batched simplex where `lp` and their size say so."""
+    N, K, A, Y = agent_utilities.shape
+    use_batch = together(lp, N, sup_norm.cells(K, A, Y, FITS))
+    bounds: list[Theorem] = []
+    for at in range(0, N, TOGETHER):
+        data = tuple(x[at : at + TOGETHER] for x in (user_utility, agent_utilities, full_information, reveal_gains))
+        found = _theorems(*data) if use_batch else [None] * len(data[0])
+        for known, u, U, full, gains in zip(found, *data, strict=True):
+            bounds.append(known or theorem_bound(u, U, float(full), gains)._replace(fallback=use_batch))
+    return bounds
+
+
+def _theorems(user, agents, full, gains) -> list[Theorem | None]:
+    """None where the LP's value is not proved, or the weights, whatever they are, attain less."""
+    user, agents = user - user.mean(1, keepdims=True), agents - agents.mean(2, keepdims=True)
+    found = sup_norm.propose(user, agents, FITS, gains / 2)
+    with np.errstate(invalid="ignore"):
+        eps = np.ptp(np.einsum("nk,nkay->nay", found.weights, agents) - user, axis=1).max(1) / 2
+        paid = (found.weights * gains).sum(1)
+        best = found.proved & (2 * eps + paid - 2 * found.value <= SAME * (1 + paid))
+    return [Theorem(float(full[n] - 2 * eps[n] - paid[n]), float(eps[n]), found.weights[n]) if best[n] else None
+            for n in range(len(best))]  # fmt: skip
+
+
 class WorstLaw(NamedTuple):
     """The worst user value over all laws over actions that pay the agents their floors.
 
-    value:    no such law pays her less: what the multipliers prove, whatever HiGHS did; NaN unless solved
+    value:    no such law pays her less: what the multipliers prove, whoever made them; NaN unless solved
     weights:  [K] multipliers of the floors, >= 0
     commands: [XA, A, A] multipliers of obedience, of playing a rather than c at x_A (0 where it is not asked for)
     left:     [XA, XB] what a cell is worth to her at the least, net of what the multipliers pay for: the value is
               its sum plus weights @ floors
     status:   "Optimal", "Open" if the multipliers do not prove the LP's value, or what HiGHS said instead
     exact:    the LP's value as a rational, if that was asked for
+    fallback: the batched solver's answer was not proved, and this is HiGHS's
     """
 
     value: float
@@ -75,6 +119,7 @@ class WorstLaw(NamedTuple):
     left: Float[np.ndarray, "XA XB"]
     status: str
     exact: Fraction | None = None
+    fallback: bool = False
 
 
 def worst_law(
@@ -86,36 +131,123 @@ def worst_law(
     obedience_slack: by how much (in utility) a rational user may miss her best action, her tie tolerance;
         None for a user who is not rational.
     """
-    XA, XB, A = game.user.shape
-    K, cells = len(game.agents), XA * XB
+    slack = None if obedience_slack is None else np.array([obedience_slack])
+    problem = _problem(ReducedGame(*(np.asarray(x)[None] for x in game)), floors[None], slack)
+    right = problem.right[0]
+    lower = np.concatenate([right[: problem.cells], np.full(len(right) - problem.cells, -np.inf)])
+    needed = problem.rows[0].any(1)
+    result = KeptLP(problem.rows[0][needed], lower[needed], right[needed], cost=problem.cost[0], exact=exact).solve()
+    dual = np.zeros((1, len(right)))
+    if result.optimal:
+        dual[0, needed] = result.row_dual
+    law = _proved(problem, dual, np.array([result.value]), [result.status])[0]
+    return law._replace(exact=None if result.exact is None else -result.exact)
+
+
+def worst_laws(
+    game: ReducedGame,
+    floors: Float[np.ndarray, "N K"],
+    *,
+    obedience_slack: Float[np.ndarray, "N"] | None,
+    lp: str = "auto",
+) -> list[WorstLaw]:
+    """`worst_law` of a batch of games, by the batched simplex where `lp` and their size say so."""
+    N, XA, XB, A = np.shape(game.user)
+    rows = XA * XB + floors.shape[1] + (0 if obedience_slack is None else XA * A * (A - 1))
+    use_batch = together(lp, N, rows * XA * XB * A)
+    laws: list[WorstLaw] = []
+    for at in range(0, N, TOGETHER):
+        some = np.arange(at, min(at + TOGETHER, N))
+        slack = None if obedience_slack is None else obedience_slack[some]
+        mine, own = ReducedGame(*(np.asarray(x)[some] for x in game)), floors[some]
+        found = _worst_laws(mine, own, slack) if use_batch else [None] * len(some)
+        for k, law in enumerate(found):
+            if law is None:
+                one = ReducedGame(*(x[k] for x in mine))
+                law = worst_law(one, own[k], obedience_slack=None if slack is None else float(slack[k]))
+                law = law._replace(fallback=use_batch)
+            laws.append(law)
+    return laws
+
+
+def _worst_laws(game: ReducedGame, floors, slack) -> list[WorstLaw | None]:
+    """None where the answer is not proved."""
+    problem = _problem(game, floors, slack)
+    A = game.user.shape[-1]
+    first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(
+        problem.cells
+    )  # a start that is dual feasible
+    found = batch.maximise(problem.cost, problem.rows, problem.right, equal=problem.cells, first=first.astype(np.int32))
+    laws = _proved(problem, found.dual, found.value, ["Optimal" if ok else "Open" for ok in found.proved])
+    return [law if law.status == "Optimal" else None for law in laws]
+
+
+class _Problem(NamedTuple):
+    """maximise cost @ q, rows @ q <= right, the first `cells` of them with =, then the floors, then obedience."""
+
+    game: ReducedGame
+    floors: Float[np.ndarray, "N K"]
+    cost: Float[np.ndarray, "N cols"]
+    rows: Float[np.ndarray, "N rows cols"]
+    right: Float[np.ndarray, "N rows"]
+    cells: int
+    advantage: Float[np.ndarray, "N XA XB A A"]  # of a over c, with her slack
+    size: Float[np.ndarray, "N XA A A"]  # what a row of obedience is divided by; 1 where it is empty
+    asked: bool  # for obedience
+
+
+def _problem(game: ReducedGame, floors, slack) -> _Problem:
+    mass, user, agents = (np.asarray(x) for x in game)
+    N, XA, XB, A = user.shape
+    cells = XA * XB
     total = np.zeros((cells, cells, A))
     total[np.arange(cells), np.arange(cells)] = 1
-    rows = [total.reshape(cells, -1), game.agents.reshape(K, -1)]
-    given_way = floors - ROUNDING * np.ptp(game.agents, axis=-1).sum((1, 2))
-    advantage = game.user[..., :, None] - game.user[..., None, :]  # [XA, XB, a, c]
-    advantage = advantage + (obedience_slack or 0.0) * game.mass[..., None, None]
-    size = np.abs(advantage).max(1)  # [XA, a, c]
-    used = (size > 0) & ~np.eye(A, dtype=bool) & (obedience_slack is not None)
-    if used.any():
-        xa, a, c = np.nonzero(used)
-        row = np.zeros((len(xa), XA, XB, A))
-        row[np.arange(len(xa)), xa, :, a] = advantage[xa, :, a, c] / size[used][:, None]
-        rows.append(row.reshape(-1, cells * A))
-    lower = np.concatenate([np.ones(cells), given_way, np.zeros(used.sum())])
-    upper = np.concatenate([np.ones(cells), np.full(K + used.sum(), np.inf)])
-    result = KeptLP(np.concatenate(rows), lower, upper, cost=-game.user.ravel(), exact=exact).solve()
-    commands = np.zeros((XA, A, A))
-    if not result.optimal:
-        return WorstLaw(np.nan, np.full(K, np.nan), commands, np.full((XA, XB), np.nan), result.status)
-    multipliers = np.maximum(-result.row_dual[cells:], 0)
-    weights = multipliers[:K]
-    commands[used] = multipliers[K:] / size[used]
-    paid = np.einsum("k,kxba->xba", weights, game.agents) + np.einsum("xac,xbac->xba", commands, advantage)
+    rows = [np.broadcast_to(total.reshape(cells, -1), (N, cells, cells * A)), -agents.reshape(N, -1, cells * A)]
+    right = [np.ones((N, cells)), -_given_way(game, floors)]
+    advantage = user[..., :, None] - user[..., None, :]
+    if slack is not None:
+        advantage = advantage + slack[:, None, None, None, None] * mass[..., None, None]
+    size = np.abs(advantage).max(2)
+    size = np.where(size > 0, size, 1.0)
+    if slack is not None:
+        xa, a, c = np.nonzero(np.broadcast_to(~np.eye(A, dtype=bool), (XA, A, A)))
+        obey = np.zeros((len(xa), N, XA, XB, A))
+        scaled = advantage / size[:, :, None]
+        obey[np.arange(len(xa)), :, xa, :, a] = -scaled[:, xa, :, a, c]
+        rows.append(obey.swapaxes(0, 1).reshape(N, len(xa), -1))
+        right.append(np.zeros((N, len(xa))))
+    every, limits = np.concatenate(rows, 1), np.concatenate(right, 1)
+    cost = -user.reshape(N, -1)
+    return _Problem(game, floors, cost, every, limits, cells, advantage, size, slack is not None)
+
+
+def _given_way(game: ReducedGame, floors):
+    return floors - ROUNDING * np.ptp(game.agents, axis=-1).sum((-2, -1))
+
+
+def _proved(problem: _Problem, dual, value, status) -> list[WorstLaw]:
+    """What the multipliers `dual` [N, rows] prove, against the `value` [N] of the LPs."""
+    game, floors = problem.game, problem.floors
+    (N, K), (_, XA, _, A) = floors.shape, game.user.shape
+    multipliers = np.maximum(dual[:, problem.cells :], 0)
+    weights, commands = multipliers[:, :K], np.zeros((N, XA, A, A))
+    if problem.asked:
+        commands[:, :, ~np.eye(A, dtype=bool)] = multipliers[:, K:].reshape(N, XA, -1)
+        commands /= problem.size
+    paid = np.einsum("nk,nkxba->nxba", weights, game.agents)
+    paid += np.einsum("nxac,nxbac->nxba", commands, problem.advantage)
     left = (game.user - paid).min(-1)
-    value = float(left.sum() + weights @ floors)  # any multipliers >= 0 prove this of the floors themselves
-    open_by = abs(left.sum() + weights @ given_way + result.value)
-    closed = open_by <= CLOSED * max(float(np.ptp(game.user, axis=-1).sum()), 1e-300)
-    return WorstLaw(
-        value if closed else np.nan, weights, commands, left, "Optimal" if closed else "Open",
-        None if result.exact is None else -result.exact,
-    )  # fmt: skip
+    proved = left.sum((1, 2)) + (weights * floors).sum(1)  # any multipliers >= 0 prove this of the floors themselves
+    of_lp = left.sum((1, 2)) + (weights * _given_way(game, floors)).sum(1)
+    stake = np.maximum(np.ptp(game.user, axis=-1).sum((1, 2)), 1e-300)
+    closed = np.abs(of_lp + value) <= CLOSED * stake  # False for NaN
+    laws = []
+    for n in range(N):
+        if status[n] == "Optimal":
+            state = "Optimal" if closed[n] else "Open"
+            bound = float(proved[n]) if closed[n] else np.nan
+            laws.append(WorstLaw(bound, weights[n], commands[n], left[n], state))
+        else:
+            nothing = np.full(K, np.nan), np.zeros((XA, A, A)), np.full(left[n].shape, np.nan)
+            laws.append(WorstLaw(np.nan, *nothing, status[n]))
+    return laws

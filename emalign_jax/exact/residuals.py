@@ -44,15 +44,15 @@ def best_offset(misfit, *, offset: str, norm: str) -> Float[np.ndarray, "*any Y"
 
 
 def dual_bound(
-    dual: Float[np.ndarray, "A Y"],
-    user_utility: Float[np.ndarray, "A Y"],
-    agent_utilities: Float[np.ndarray, "K A Y"],
-    near: Float[np.ndarray, "K"],
+    dual: Float[np.ndarray, "*any A Y"],
+    user_utility: Float[np.ndarray, "*any A Y"],
+    agent_utilities: Float[np.ndarray, "*any K A Y"],
+    near: Float[np.ndarray, "*any K"],
     *,
     weights: str,
     offset: str,
     norm: str,
-) -> float:
+) -> Float[np.ndarray, "*any"]:
     """A lower bound on the error of any weights and offset, from any `dual` q [A, Y], by weak duality.
 
     q is first made admissible: orthogonal to offsets, of size at most 1 in the dual norm (l1 for sup). Then
@@ -64,12 +64,13 @@ def dual_bound(
     user, agents = centre(user_utility, rule), centre(agent_utilities, rule)
     q = admissible(dual, rule)
     if rule.simplex:
-        return max(0.0, float(np.tensordot(agents - user, q, 2).min()))
-    slopes = np.tensordot(agents, q, 2)
+        least = np.einsum("...kay,...ay->...k", agents - user[..., None, :, :], q).min(-1)
+        return np.asarray(np.maximum(least, 0))
+    slopes = np.einsum("...kay,...ay->...k", agents, q)
     size = size_of(agents, norm)
-    lack = float((np.maximum(-slopes, 0) / np.where(size > 0, size, 1)).max())
-    total = REACH * max(float((near * size).sum()), float(size_of(user, norm)))
-    return max(0.0, -float((q * user).sum()) - total * lack)
+    lack = (np.maximum(-slopes, 0) / np.where(size > 0, size, 1)).max(-1)
+    total = REACH * np.maximum((near * size).sum(-1), size_of(user, norm))
+    return np.asarray(np.maximum(-(q * user).sum((-2, -1)) - total * lack, 0))
 
 
 def polished(dual, w, user, agents, rule: Rule) -> np.ndarray:
@@ -88,20 +89,20 @@ def polished(dual, w, user, agents, rule: Rule) -> np.ndarray:
     return q + change.reshape(q.shape)
 
 
-def admissible(dual: Float[np.ndarray, "A Y"], rule: Rule) -> Float[np.ndarray, "A Y"]:
+def admissible(dual: Float[np.ndarray, "*any A Y"], rule: Rule) -> Float[np.ndarray, "*any A Y"]:
     """`dual` orthogonal to offsets and of dual norm 1; zeros stay zeros in the sup case, where they are many."""
     if rule.norm == "l2":
         dual = centre(dual, rule)
-        size = float(size_of(dual, "l2"))
+        size = size_of(dual, "l2")[..., None, None]
     else:
         if rule.offset != "none":
-            axes = (0, 1) if rule.offset == "constant" else (0,)
+            axes = (-2, -1) if rule.offset == "constant" else (-2,)
             up = np.maximum(dual, 0).sum(axes, keepdims=True)
             down = np.maximum(-dual, 0).sum(axes, keepdims=True)
             both = np.minimum(up, down)
             dual = dual * np.where(dual > 0, both / np.where(up > 0, up, 1), both / np.where(down > 0, down, 1))
-        size = float(np.abs(dual).sum())
-    return dual / size if size > 0 else np.zeros_like(dual)
+        size = np.abs(dual).sum((-2, -1), keepdims=True)
+    return np.where(size > 0, dual / np.where(size > 0, size, 1), 0.0)
 
 
 def offset_of(x: Float[np.ndarray, "*any A Y"], rule: Rule) -> Float[np.ndarray, "*any Y"]:
@@ -148,10 +149,13 @@ def total_of(w, agents, user, rule: Rule) -> float:
     return float((w * scale_of(agents, rule)).sum() / max(float(scale_of(user, rule)), np.finfo(float).tiny))
 
 
-def unit_of(user, agents, rule: Rule) -> tuple[float, float]:
-    """The error of the best single agent (cone: of no agent), and what of it may be rounding."""
+def unit_of(user, agents, rule: Rule):
+    """[...] of user [..., A, Y] and agents [..., K, A, Y]: the error of the best single agent (cone: of no agent), and
+    what of it may be rounding."""
+    hers = ROUNDING * scale_of(user, rule)
     if not rule.simplex:
-        return float(size_of(centre(user, rule), rule.norm)), ROUNDING * float(scale_of(user, rule))
-    singles = size_of(centre(centre(agents, rule) - centre(user, rule), rule), rule.norm)
-    best = singles.argmin()
-    return float(singles[best]), ROUNDING * float(scale_of(user, rule) + scale_of(agents[best], rule))
+        return size_of(centre(user, rule), rule.norm), hers
+    singles = size_of(centre(centre(agents, rule) - centre(user, rule)[..., None, :, :], rule), rule.norm)
+    best = singles.argmin(-1)[..., None]
+    own = np.take_along_axis(scale_of(agents, rule), best, -1)[..., 0]
+    return np.take_along_axis(singles, best, -1)[..., 0], hers + ROUNDING * own

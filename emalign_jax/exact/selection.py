@@ -115,7 +115,6 @@ class SelectionRational(SelectionCheck):
         self._lp: Any = None
         self._tolerant: Any = None
         self._curves: frontier.Frontier | None = None
-        self.fallback = False  # whether the batched solver's curves failed their check
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
 
     @property
@@ -142,7 +141,7 @@ class SelectionRational(SelectionCheck):
         curves, least = frontier.trace(game, game.agents), -frontier.most(game, -game.agents)
         proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
         for n, check in enumerate(checks):
-            check.fallback = not proved[n]
+            check.fallback = not bool(proved[n])
             if proved[n]:
                 check._curves = curves.of(n)
                 found = curves.paid[n, :, 0] - least[n]

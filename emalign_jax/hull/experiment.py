@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -109,9 +109,9 @@ def run(job: HullJob, progress: Callable[[str, int, int], None] | None = None) -
     for s, targets in enumerate(parts):
         order, test = job.subset(s)
 
-        def note(offset, method, n, targets, split, gap, solved, s=s, test=test):
+        def note(offset, method, n, targets, split, gap, solved, fallback: Any = False, s=s, test=test):
             columns = {"offset": offset, "method": method, "agents": n, "subset": s, "target": targets}
-            rows.append(pd.DataFrame(columns | split._asdict() | {"gap": gap, "solved": solved}))
+            rows.append(pd.DataFrame(columns | split._asdict() | {"gap": gap, "solved": solved, "fallback": fallback}))
 
         for offset in job.offsets:
             rule = Rule(offset, job.norm)
@@ -128,7 +128,7 @@ def run(job: HullJob, progress: Callable[[str, int, int], None] | None = None) -
                     for method in FITTED:
                         found = fit(*train, method, rule, tell)
                         split = evaluate(found.weights, user, others, test, rule)
-                        note(offset, method, n, members, split, found.gap, found.solved)
+                        note(offset, method, n, members, split, found.gap, found.solved, found.fallback)
                         if (method, offset, n) == ("simplex", job.main_offset, job.sizes[-1]):
                             w = found.weights[found.solved]
                             np.add.at(met, agents, len(w))

@@ -35,12 +35,14 @@ class Rule(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Weights, the error they attain, and how far it may be from the least one (of the dual certificate)."""
+    """Weights, the error they attain, how far it may be from the least one (of the dual certificate), and whether the
+    batched solver's answer was not proved and the fit done again."""
 
     weights: Float[np.ndarray, "T K"]
     error: Float[np.ndarray, "T"]
     gap: Float[np.ndarray, "T"]
     solved: Bool[np.ndarray, "T"]
+    fallback: Bool[np.ndarray, "T"]
 
 
 def reduce(user, agents, rule: Rule) -> tuple[np.ndarray, np.ndarray, Rule, float]:
@@ -66,7 +68,7 @@ def fit(user, agents, weights: str, rule: Rule, progress=None) -> Fitted:
     user, agents, rule, scale = reduce(user, agents, rule)
     found = align(user, agents, weights=weights, **rule._asdict(), progress=progress)
     per_cell = scale / np.sqrt(user.shape[-1] * user.shape[-2]) if rule.norm == "l2" else 1.0
-    return Fitted(found.weights, found.error * per_cell, found.gap * per_cell, found.solved)
+    return Fitted(found.weights, found.error * per_cell, found.gap * per_cell, found.solved, found.fallback)
 
 
 def best_single(user, agents, rule: Rule) -> np.ndarray:

@@ -154,7 +154,7 @@ def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certifica
     never = np.zeros(solution.user.shape, bool)
     unverified = np.full(solution.user.shape, int(Result.UNVERIFIED))
     none, full = values[1], values[0]
-    return Certificate(solution.user, solution.agents, many, many, never, many, full, none, nan, nan, unverified)
+    return Certificate(solution.user, solution.agents, many, many, never, many, full, none, nan, nan, unverified, never)
 
 
 def _any_game(agents: int, knobs: dict[str, Any]) -> Game:
