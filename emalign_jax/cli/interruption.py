@@ -31,8 +31,8 @@ def kept() -> Iterator[None]:
 
 
 def _interrupt() -> None:
-    main = threading.main_thread()
-    if hasattr(signal, "pthread_kill") and main.is_alive():  # this one wakes a thread that waits
-        signal.pthread_kill(main.ident, signal.SIGINT)
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:  # this one wakes a thread that waits
+        signal.pthread_kill(main, signal.SIGINT)
     else:
         signal.raise_signal(signal.SIGINT)
