@@ -112,7 +112,7 @@ def test_where_babbling_turns_unstable_the_system_is_singular():
     game = em.random_games(jax.random.key(2), 1, family="hull", **SIZE)
     uniform = np.full((2, 2, 2), 0.5)
     system = smooth_play.System(em.reduce_game(game[0]), em.Pooled(), USER, jnp.asarray(0.0))
-    J = smooth_play.jacobian(jnp.zeros((2, 2, 2)), jnp.ones((2, 2, 2), bool), system)
+    _, J = smooth_play.jacobian(jnp.zeros((2, 2, 2)), jnp.ones((2, 2, 2), bool), system)
     critical = -np.linalg.eigvals(np.asarray(J)).real.min()  # temperature adds to all but the gauge
     assert critical > 0
     precisions = jnp.array([1, 0.9]) / critical
