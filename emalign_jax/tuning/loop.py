@@ -58,7 +58,7 @@ class Plan(NamedTuple):
                parameters of its own); None: as many as restarts
     polish:    points tried near the best when all have been moved, for values jump where gradients do not see it; None:
                half as many as draws, but none where every game has parameters of its own or without draws
-    finalists: of the moved points, how many are judged by certified equilibria; 1: by smoothed ones alone
+    finalists: of the points in the end, how many are judged by certified equilibria; 1: by smoothed ones alone
     """
 
     starts: int = 1
