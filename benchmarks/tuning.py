@@ -161,7 +161,7 @@ def grid(quick: bool):
     no compiling. Values jump where equilibria change, so that the best of many points is in part luck on the games it
     is best of. Evaluations: all games solved once; a step of a restart counts as one.
     """
-    count, points, steps, keep, draws = (16, 5, 2, 1, 2) if quick else (512, 21, 2, 2, 48)
+    count, points, steps, keep, draws = (16, 5, 2, 1, 2) if quick else (512, 21, 2, 2, 40)
     key = jax.random.key(0)
     for own, agents_precision in GRIDS:
         games = em.random_games(jax.random.key(6), count, agents=3, states=3, actions=3, **own)
