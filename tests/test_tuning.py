@@ -12,6 +12,8 @@ import emalign_jax as em
 from emalign_jax import mechanisms
 from emalign_jax.mechanisms._base import AbstractMechanism
 from emalign_jax.play import smooth_play
+from emalign_jax.tuning import restarts
+from emalign_jax.tuning.loop import first_schemes
 from emalign_jax.tuning.problem import make_problem
 
 USER = em.QuantalUser(5.0)
@@ -112,7 +114,7 @@ def test_where_babbling_turns_unstable_the_system_is_singular():
     game = em.random_games(jax.random.key(2), 1, family="hull", **SIZE)
     uniform = np.full((2, 2, 2), 0.5)
     system = smooth_play.System(em.reduce_game(game[0]), em.Pooled(), USER, jnp.asarray(0.0))
-    J = smooth_play.jacobian(jnp.zeros((2, 2, 2)), jnp.ones((2, 2, 2), bool), system)
+    _, J = smooth_play.jacobian(jnp.zeros((2, 2, 2)), jnp.ones((2, 2, 2), bool), system)
     critical = -np.linalg.eigvals(np.asarray(J)).real.min()  # temperature adds to all but the gauge
     assert critical > 0
     precisions = jnp.array([1, 0.9]) / critical
@@ -281,6 +283,26 @@ def test_restarts_find_what_one_start_does_not():
     assert (few >= one - 1e-5).all()
     assert (many >= few - 1e-5).all()
     assert many.mean() > one.mean() + 0.02
+
+
+@pytest.mark.slow
+def test_what_is_screened_and_tried_near_the_best_is_worth_what_it_is_said_to_be():
+    """Against playing the points directly, in all games: halving leaves no game out, and nothing better is given up."""
+    count, key = 40, jax.random.key(0)  # more than are looked at first
+    games = em.random_games(jax.random.key(3), count, family="shared_bias", **SIZE)
+    mechanism = mechanisms.UserPrecision(5.0, 1.0, 40.0)
+    problem = make_problem(games, em.Selection(0.3), USER, mechanism, None, em.SmoothPlay(5.0), 1, 0.1)
+    drawn = restarts.draw(problem, key, range(6))
+    first = first_schemes(problem, key, 1, drawn)
+    value = lambda points: np.asarray(points.user)[:, 0].mean(-1)  # noqa: E731
+    kept = restarts.screen(problem, drawn, first, key, 2)
+    near = restarts.near(problem, kept, first, key, range(6, 11))
+    for points in (kept, near):
+        assert np.isin(points.params["precision"], drawn["precision"]).all() == (points is kept)
+        again = restarts.play(problem, points.params, first)
+        np.testing.assert_allclose(points.user, again.user, atol=1e-5)
+        assert (np.diff(value(points)) <= 0).all()
+    assert value(near)[0] >= value(kept)[0] > np.median(value(restarts.play(problem, drawn, first)))
 
 
 def test_bad_input_is_refused():

@@ -23,8 +23,8 @@ def tune(
 ) -> None:
     """Tune what a user, a platform or a regulator can set, by gradients through equilibrium; certify the result.
 
-    Several starts of the parameters: in [tune], of `draws` random points the best `restarts` are moved, and the best
-    `finalists` of these are judged by certified equilibria.
+    Several starts of the parameters: in [tune], of `draws` random points the best `restarts` are moved, `polish` more
+    are tried near the best, and the best `finalists` of all are judged by certified equilibria.
 
     What is done is kept: after an interruption the same command goes on where it stopped, to the same numbers.
 

@@ -23,13 +23,12 @@ from jaxtyping import Float
 from emalign_jax.arguments import integer
 from emalign_jax.game import Array
 from emalign_jax.play import smooth_play
-from emalign_jax.play.smooth_play import SmoothPlay, System, jacobian, messages_in_use, residual, solve_linear, unit
+from emalign_jax.play.smooth_play import SmoothPlay, System, messages_in_use, residual, unit
 from emalign_jax.result import Result
 
 NEARLY = (1e-6, 1e-3)  # with unsmoothed agents: messages this rarely in use are about to leave, or have not quite left
 RANGE = 1e-6  # share of a right-hand side that may lie outside the range
 FORGOTTEN = 1e-5  # share of a probe of the start that may be left when play ends, for a derivative that is trusted
-REPEATED = 1e-9  # singular values below this share of the largest count as 0 (as the linear solver's)
 
 
 class Implicit(eqx.Module):
@@ -52,24 +51,20 @@ class Implicit(eqx.Module):
         fixed = jax.lax.stop_gradient((start, system))
         z = smooth_play.settle(solver, smooth_play.play(solver, *fixed), fixed[1])
         used = messages_in_use(solver, z, fixed[1])
-        z = smooth_play.newton(solver, z, used, fixed[1])
-        finite = jnp.isfinite(z).all()
-        z = jax.lax.stop_gradient(jnp.where(finite, z, 0))
-        J = jax.lax.stop_gradient(jacobian(z, used, fixed[1]))
-        n = len(J)
-        left = jnp.abs(residual(z, used, fixed[1])).max()
+        z, left, J, inverse = jax.lax.stop_gradient(smooth_play.newton(solver, z, used, fixed[1]))
+        finite, sound = jnp.isfinite(z).all(), jnp.isfinite(J).all()
+        z = jnp.where(finite, z, 0)
         reached = left <= solver.enough(z.dtype) * unit(system)
-        sound = jnp.isfinite(J).all()
-        J = jnp.where(sound, J, jnp.eye(n, dtype=J.dtype))
         if solver.plain:
-            boundary, singular = _faults_unsmoothed(z, used, fixed[1], J)
+            boundary, singular = _faults_unsmoothed(
+                z, used, fixed[1], jnp.where(sound, J, jnp.eye(len(J), dtype=J.dtype))
+            )
         else:
-            inverse = jnp.linalg.inv(J)
             condition = jnp.abs(J).sum(0).max() * jnp.abs(inverse).sum(0).max()
             # a crossing of the threshold of use is a change that nobody notices
             boundary, singular = jnp.array(False), ~(condition <= self.trusted(z.dtype))
-            J = jnp.where(jnp.isfinite(inverse).all(), J, jnp.eye(n, dtype=J.dtype))
-        step = solve_linear(solver, J, residual(z, used, system).ravel()).reshape(z.shape)
+        inverse = jnp.where(jnp.isfinite(inverse).all(), inverse, 0)
+        step = (inverse @ residual(z, used, system).ravel()).reshape(z.shape)
         scheme = smooth_play.to_scheme(z - step, used)
         result = jnp.full((), int(Result.SMOOTH))
         for wrong, code in (
@@ -144,7 +139,7 @@ def _faults_unsmoothed(z, used, system: System, J) -> tuple[JaxArray, JaxArray]:
     sent = (smooth_play.row_chance(system, z.shape) * scheme).sum(1, keepdims=True) > smooth_play.UNUSED
     tempting = ~used & sent & (worth > best - NEARLY[1] * unit(system))
     U, s, Vt = jnp.linalg.svd(J)
-    null = s <= REPEATED * s[0]
+    null = s <= smooth_play.REPEATED * s[0]
 
     def payoffs(flat):
         paid = system.protocol.payoffs(system.game, smooth_play.to_scheme(flat.reshape(z.shape), used), system.user)

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 import optax
 from jax.core import Tracer
@@ -34,6 +33,7 @@ from emalign_jax.users import AbstractUser
 UNUSED = 1e-10  # a message sent less often than this matters to nobody
 OUT_OF_USE = 1e-5  # with precision inf: play drives what does not pay to the floor, exp(FLOOR)
 FLOOR = -14.0
+REPEATED = 1e-9  # with precision inf: singular values below this share of the largest count as 0
 LONGEST = 4.0  # of a Newton step, in any logit
 SHARES = (1.0, 0.5, 0.2, 0.05)  # of a Newton step that are tried
 SETTLE_RATE = 0.1  # share of the way to the logit response
@@ -149,10 +149,10 @@ def messages_in_use(solver: SmoothPlay, z: Float[Array, "K rows M"], system: Sys
     return jnp.broadcast_to(sent, z.shape) | (z == z.max(-1, keepdims=True))
 
 
-def jacobian(z, used, system: System) -> Float[Array, "n n"]:
-    """dF / dz, with ones on the diagonal for messages out of use."""
+def jacobian(z, used, system: System) -> tuple[Float[Array, "K rows M"], Float[Array, "n n"]]:
+    """F(z), and dF / dz with ones on the diagonal for messages out of use."""
     shape = z.shape
-    _, along = jax.linearize(lambda flat: residual(flat.reshape(shape), used, system).ravel(), z.ravel())
+    F, along = jax.linearize(lambda flat: residual(flat.reshape(shape), used, system).ravel(), z.ravel())
     K, rows, M = shape
     unit_vectors = jnp.eye(z.size, dtype=z.dtype).reshape(K, rows, M, z.size)
     first = unit_vectors[:, :, :-1].reshape(-1, z.size)
@@ -163,17 +163,13 @@ def jacobian(z, used, system: System) -> Float[Array, "n n"]:
     last = shift - first.sum(2)
     J = jnp.concatenate([first, last[:, :, None]], 2).reshape(z.size, z.size).T
     keep = used.ravel()
-    return jnp.where(keep[:, None] & keep[None, :], J, jnp.eye(len(keep), dtype=J.dtype))
+    return F.reshape(shape), jnp.where(keep[:, None] & keep[None, :], J, jnp.eye(len(keep), dtype=J.dtype))
 
 
-def linear_solver(solver: SmoothPlay) -> lx.AbstractLinearSolver:
+def inverse(solver: SmoothPlay, J: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Unsmoothed agents have directions in which nothing changes, such as between messages that say the same: the
     shortest solution is taken there."""
-    return lx.SVD(rcond=1e-9) if solver.plain else lx.LU()
-
-
-def solve_linear(solver: SmoothPlay, J: Float[Array, "n n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
-    return lx.linear_solve(lx.MatrixLinearOperator(jnp.asarray(J)), right, linear_solver(solver), throw=False).value
+    return jnp.linalg.pinv(J, rtol=REPEATED) if solver.plain else jnp.linalg.inv(J)
 
 
 def play(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> Float[Array, "K rows M"]:
@@ -201,35 +197,50 @@ def settle(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> F
         return z
     everything = jnp.ones(z.shape, bool)
 
-    def step(z, _):
-        moved = z - SETTLE_RATE / system.temperature * residual(z, everything, system)
-        return moved - moved.mean(-1, keepdims=True), None  # the gauge term alone may overshoot
+    def step(state, _):
+        z, _ = state
+        F = residual(z, everything, system)
+        moved = z - SETTLE_RATE / system.temperature * F
+        return (moved - moved.mean(-1, keepdims=True), z), jnp.abs(F).max()  # the gauge term alone may overshoot
 
-    moved, _ = jax.lax.scan(step, z, None, length=solver.settle)
-    left = [jnp.abs(residual(x, everything, system)).max() for x in (moved, z)]
-    return jnp.where(left[0] < left[1], moved, z)
+    (_, moved), left = jax.lax.scan(step, (z, z), None, length=solver.settle + 1)
+    return jnp.where(left[-1] < left[0], moved, z)
 
 
-def newton(solver: SmoothPlay, z, used, system: System) -> Float[Array, "K rows M"]:
+class Root(NamedTuple):
+    """Where Newton's method ends. left: |F| there; J: dF / dz there, and its inverse"""
+
+    z: Float[Array, "K rows M"]
+    left: Float[Array, ""]
+    J: Float[Array, "n n"]
+    inverse: Float[Array, "n n"]
+
+
+def newton(solver: SmoothPlay, z, used, system: System) -> Root:
     """Newton's method; of each step the share that lowers |F| most is taken, and the search ends where none does."""
-    size = lambda z: jnp.abs(residual(z, used, system)).max()  # noqa: E731
     enough = 0.01 * solver.enough(z.dtype) * unit(system)
+    size = lambda z: jnp.abs(residual(z, used, system)).max()  # noqa: E731
 
     def going(state):
-        _, left, done, count = state
-        return ~done & (left > enough) & (count < solver.newton)
+        return state[1]
 
     def step(state):
-        z, left, _, count = state
-        move = -solve_linear(solver, jacobian(z, used, system), residual(z, used, system).ravel()).reshape(z.shape)
+        (z, *_), _, count = state
+        F, J = jacobian(z, used, system)
+        inverted, left = inverse(solver, J), jnp.abs(F).max()
+        root = Root(z, left, J, inverted)
+        if not solver.newton:
+            return root, jnp.array(False), count
+        move = -(inverted @ F.ravel()).reshape(z.shape)
         move = move * jnp.minimum(1, LONGEST / jnp.maximum(jnp.abs(move).max(), 1e-30))
         tried = jnp.stack([z + share * move for share in SHARES])
         sizes = jax.vmap(size)(tried)
         sizes = jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)
         best = sizes.argmin()
-        better = sizes[best] < left
-        return jnp.where(better, tried[best], z), jnp.minimum(sizes[best], left), ~better, count + 1
+        better = (sizes[best] < left) & (left > enough) & (count < solver.newton)
+        return root._replace(z=jnp.where(better, tried[best], z)), better, count + 1
 
-    if not solver.newton:
-        return z
-    return jax.lax.while_loop(going, step, (z, size(z), jnp.array(False), jnp.array(0)))[0]
+    n = z.size
+    square = jnp.zeros((n, n), z.dtype)
+    start = Root(z, jnp.zeros((), z.dtype), square, square)
+    return jax.lax.while_loop(going, step, (start, jnp.array(True), jnp.array(0)))[0]

@@ -25,6 +25,8 @@ from emalign_jax.protocols._base import (
 )
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 
+FEW = 5  # agents up to whom a CPU is faster one by one; beyond, that takes long to compile and is slower
+
 
 class Pooled(AbstractProtocol):
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser) -> Payoffs:
@@ -44,7 +46,6 @@ class Pooled(AbstractProtocol):
             raise ValueError(
                 "user: Pooled payoffs of a rational user jump; take user.smoothed(precision) for gradients"
             )
-        K, XB, M, N = schemes.shape
         mass, utility, goals = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N]
         weights = _joint(schemes)  # W [n, XB, N]
         by_cell = weights.swapaxes(0, 1)  # [XB, n, N]
@@ -61,14 +62,7 @@ class Pooled(AbstractProtocol):
             for x in range(len(mass))
         ]
         by_weight = functools.reduce(jnp.add, by_type)  # d U_i / d W [K, n, XB, N]
-        gradient = []
-        before, after = jnp.ones((1, XB, N), weights.dtype), _joint(schemes[1:])
-        for i in range(K):
-            rows = by_weight[i].reshape(len(before), M, len(after), XB, N)
-            others = before[:, None, None] * after[None, None]
-            gradient.append(add_up(add_up(rows * others, 2), 0).swapaxes(0, 1))
-            before, after = _outer(before, schemes[i]), _joint(schemes[i + 2 :])
-        return jnp.stack(gradient)
+        return (_each_agent if len(schemes) <= FEW else _all_agents)(by_weight, schemes)
 
     def written_out(self, game, messages):
         K, _, XB, A = game.agents.shape[-4:]
@@ -82,6 +76,29 @@ class Pooled(AbstractProtocol):
 
     def cells(self, game: Game, messages: int) -> int:
         return game.agents * game.user_features * messages**game.agents * game.actions
+
+
+def _each_agent(by_weight: Float[Array, "K n XB N"], schemes: Float[Array, "K XB M N"]):
+    """d U_i / d scheme_i [K, XB, M, N] from d U_i / d W: the sum over the others' messages, weighted by them."""
+    (K, XB, M, N), gradient = schemes.shape, []
+    before, after = jnp.ones((1, XB, N), by_weight.dtype), _joint(schemes[1:])
+    for i in range(K):
+        rows = by_weight[i].reshape(len(before), M, len(after), XB, N)
+        others = before[:, None, None] * after[None, None]
+        gradient.append(add_up(add_up(rows * others, 2), 0).swapaxes(0, 1))
+        before, after = _outer(before, schemes[i]), _joint(schemes[i + 2 :])
+    return jnp.stack(gradient)
+
+
+def _all_agents(by_weight: Float[Array, "K n XB N"], schemes: Float[Array, "K XB M N"]):
+    """The same by operations on all agents at once, joint messages in the order i, i + 1, ..., K, 1, ..., i - 1."""
+    K, XB, M, N = schemes.shape
+    turned = [x.reshape(M**i, -1, XB, N).swapaxes(0, 1).reshape(M, -1, XB, N) for i, x in enumerate(by_weight)]
+    others = jnp.ones((K, 1, XB, N), by_weight.dtype)
+    for ahead in range(1, K):
+        scheme = jnp.roll(schemes, -ahead, 0).swapaxes(1, 2)  # of the agent who is so many places on
+        others = (others[:, :, None] * scheme[:, None]).reshape(K, -1, XB, N)
+    return add_up(jnp.stack(turned) * others[:, None], 2).swapaxes(1, 2)
 
 
 def _outer(weights, scheme):

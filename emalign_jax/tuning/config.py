@@ -51,6 +51,7 @@ OPTIONS: dict[str, Option] = {
     "tune.starts": Option("whole", 1, 1),
     "tune.restarts": Option("whole", 1, 1),
     "tune.draws": Option("whole", None, 1),
+    "tune.polish": Option("whole", None, 0),
     "tune.finalists": Option("whole", 1, 1),
     "tune.agents_precision": Option("number", 10.0),
 }

@@ -21,8 +21,8 @@ from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.solve import check_sizes, solve
-from emalign_jax.tuning.problem import Problem, make_problem, score, settle
-from emalign_jax.tuning.restarts import choose, draw, ranked, take
+from emalign_jax.tuning.problem import Problem, by_game, make_problem, score, settle
+from emalign_jax.tuning.restarts import choose, draw, near, play, screen
 from emalign_jax.users import AbstractUser
 
 WARM_NEWTON = 1  # Newton steps from the last equilibrium; the derivative takes one more
@@ -56,23 +56,34 @@ class Plan(NamedTuple):
     restarts:  points that gradients move: the mechanism's `init` (or the given parameters) and random ones
     draws:     points drawn, of which those go on whose first equilibria are best (of every game its own, where it has
                parameters of its own); None: as many as restarts
-    finalists: of the moved points, how many are judged by certified equilibria; 1: by smoothed ones alone
+    polish:    points tried near the best when all have been moved, for values jump where gradients do not see it; None:
+               half as many as draws, but none where every game has parameters of its own or without draws
+    finalists: of the points in the end, how many are judged by certified equilibria; 1: by smoothed ones alone
     """
 
     starts: int = 1
     restarts: int = 1
     draws: int | None = None
+    polish: int | None = None
     finalists: int = 1
 
     def checked(self) -> Plan:
         starts, restarts = integer("starts", self.starts, 1), integer("restarts", self.restarts, 1)
         draws = integer("draws", restarts if self.draws is None else self.draws, 1)
+        polish = None if self.polish is None else integer("polish", self.polish, 0)
         finalists = integer("finalists", self.finalists, 1)
         if draws < restarts:
             raise ValueError(f"draws: expected at least restarts = {restarts}, got {draws}")
         if finalists > restarts:
             raise ValueError(f"finalists: expected at most restarts = {restarts}, got {finalists}")
-        return Plan(starts, restarts, draws, finalists)
+        return Plan(starts, restarts, draws, polish, finalists)
+
+    def tried(self, problem: Problem) -> range:
+        """The numbers of the draws towards which points near the best are tried."""
+        assert self.draws is not None
+        own = self.draws == 1 or by_game(problem.mechanism)
+        polish = self.polish if self.polish is not None else 0 if own else self.draws // 2
+        return range(self.draws, self.draws + polish)
 
 
 class State(NamedTuple):
@@ -105,6 +116,7 @@ def tune(
     starts: int = 1,
     restarts: int = 1,
     draws: int | None = None,
+    polish: int | None = None,
     finalists: int = 1,
     steps: int = 200,
     learning_rate: float = 0.05,
@@ -117,7 +129,7 @@ def tune(
 
     games:         a batch [N]
     solver:        finds the first equilibria; later ones start from the last with few steps
-    starts, restarts, draws, finalists: how widely to search, see `Plan`
+    starts, restarts, draws, polish, finalists: how widely to search, see `Plan`
     learning_rate: of Adam, falling to a tenth along a cosine; `optimizer` takes its place
     params:        to start from; those of the mechanism's `init` unless given
     progress:      called with (steps done, objective)
@@ -127,7 +139,7 @@ def tune(
     The result is of smoothed equilibria: `tuning.evaluate` certifies what the parameters are worth.
     Raises `ValueError` for what cannot be tuned. In the dtype of `games` (float64 needs x64).
     """
-    steps, plan = integer("steps", steps, 1), Plan(starts, restarts, draws, finalists).checked()
+    steps, plan = integer("steps", steps, 1), Plan(starts, restarts, draws, polish, finalists).checked()
     problem = make_problem(
         games, protocol, user, mechanism, objective, solver, steps, learning_rate, optimizer, differentiation
     )
@@ -152,20 +164,15 @@ def first_schemes(problem: Problem, key: jax.Array, starts: int, params: Any) ->
 def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> State:
     """The parameters to start from and their equilibria."""
     assert plan.draws is not None
-    params = draw(problem, key, plan.draws, params)
+    params = draw(problem, key, range(plan.draws), params)
     if plan.finalists > 1:  # nothing is begun that cannot be ended
         one = jax.tree.map(lambda x: x[0], params)
         games, _, user = problem.mechanism.apply(one, problem.games, problem.protocol, problem.user)
         check_sizes(games, problem.protocol, user, problem.protocol.messages(games), alone=False, exactly=True)
     first = first_schemes(problem, key, plan.starts, params)
-    schemes = jnp.broadcast_to(first, (plan.draws, *first.shape))
-    schemes, user, result = settle(problem, params, schemes, np.ones(schemes.shape[:3], bool))
-    user[result == Result.NOT_REACHED] = np.nan
-    if plan.draws > plan.restarts:
-        order = ranked(problem, params, user, result)[: plan.restarts]
-        params = take(problem, params, order)
-        schemes, user = take(problem, (schemes, jnp.asarray(user)), order, starts=True)
-    values = jnp.asarray(user, schemes.dtype)
+    points = screen(problem, params, first, key, plan.restarts)
+    params, schemes = points.params, jnp.asarray(points.schemes)
+    values = jnp.asarray(np.where(points.result == Result.NOT_REACHED, np.nan, points.user), schemes.dtype)
     worth = jax.vmap(lambda *x: score(problem, *x))(params, values, jnp.isfinite(values))
     lowest = jnp.full_like(worth, -jnp.inf)
     moments = jax.vmap(problem.optimizer.init)(params)
@@ -173,12 +180,13 @@ def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> S
 
 
 def finish(problem: Problem, state: State, key: jax.Array, plan: Plan, history: dict[str, np.ndarray]) -> Tuned:
-    """The best of all restarts, moved or as they began."""
+    """The best of all restarts, moved or as they began, and of the points near the best."""
     first = first_schemes(problem, key, plan.starts, state.params)
     both = jax.tree.map(lambda *x: jnp.concatenate(x), state.best, state.drawn)
-    params, schemes, result = choose(problem, both, first, key, plan.finalists)
+    points = near(problem, play(problem, both, first), first, key, plan.tried(problem))
+    params, schemes, _, result = choose(problem, points, key, plan.finalists)
     values = {name: np.asarray(value) for name, value in problem.mechanism.describe(params).items()}
-    return Tuned(params, values, history, schemes, result, int(history["skipped"].sum()))
+    return Tuned(params, values, history, jnp.asarray(schemes), np.asarray(result), int(history["skipped"].sum()))
 
 
 def step(problem: Problem, state: State, *, refresh: bool) -> tuple[State, dict[str, jax.Array]]:
