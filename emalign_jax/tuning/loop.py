@@ -176,7 +176,8 @@ def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> S
     worth = jax.vmap(lambda *x: score(problem, *x))(params, values, jnp.isfinite(values))
     lowest = jnp.full_like(worth, -jnp.inf)
     moments = jax.vmap(problem.optimizer.init)(params)
-    return State(params, moments, schemes, values, params, lowest, params, jnp.asarray(0))
+    begun = jnp.zeros((), int)  # of no weak type: with one, a run that goes on would compile anew
+    return State(params, moments, schemes, values, params, lowest, params, begun)
 
 
 def finish(problem: Problem, state: State, key: jax.Array, plan: Plan, history: dict[str, np.ndarray]) -> Tuned:
