@@ -21,7 +21,7 @@ from scipy.optimize import linprog
 
 import emalign_jax as em
 from emalign_jax.exact._base import Deviation
-from emalign_jax.exact.certificate import Examination, certify_game, make_check, stack_certificates
+from emalign_jax.exact.certificate import Examination, add_guarantees, certify_game, make_check, stack_certificates
 from emalign_jax.exact.dynamics import best_response_dynamics, outbid
 
 TIE = 1e-6  # of the largest difference between two actions: the users' tolerance
@@ -326,7 +326,7 @@ OTHERS = [
 
 def without_gains(games: em.Game, schemes, protocol, user) -> em.Certificate:
     """`em.certify` but for the deviation gains, whose proof takes most of its time: these are set to 0."""
-    reduced, rows = em.reduce_game(games, np), []
+    reduced, rows, terms = em.reduce_game(games, np), [], []
     for k, profile in enumerate(schemes):
         check = make_check(reduced, k, protocol, user)
         value, payoffs = check.payoffs(profile)
@@ -334,8 +334,10 @@ def without_gains(games: em.Game, schemes, protocol, user) -> em.Certificate:
         check._range = nothing + 1  # only gains are compared with it
         stay = [Deviation(payoff, payoff, own) for payoff, own in zip(payoffs, profile, strict=True)]
         examined = Examination(value, payoffs, stay, nothing, nothing, bracketed=True)
-        rows.append(certify_game(games[k], check, profile, 1.0, examined))
-    return stack_certificates(rows, games.batch_shape, games.agents)
+        row, of_guarantees = certify_game(games[k], check, profile, 1.0, examined)
+        rows.append(row)
+        terms.append(of_guarantees)
+    return stack_certificates(add_guarantees(rows, terms, "auto")[0], games.batch_shape, games.agents)
 
 
 def check_others(games: em.Game, protocol, user, key, rng, *, messages: int, search: bool):

@@ -214,7 +214,7 @@ def _problem(game: ReducedGame, floors, slack) -> _Problem:
         obey = np.zeros((len(xa), N, XA, XB, A))
         scaled = advantage / size[:, :, None]
         obey[np.arange(len(xa)), :, xa, :, a] = -scaled[:, xa, :, a, c]
-        rows.append(obey.swapaxes(0, 1).reshape(N, len(xa), -1))
+        rows.append(obey.swapaxes(0, 1).reshape(N, len(xa), cells * A))
         right.append(np.zeros((N, len(xa))))
     every, limits = np.concatenate(rows, 1), np.concatenate(right, 1)
     cost = -user.reshape(N, -1)
@@ -232,7 +232,7 @@ def _proved(problem: _Problem, dual, value, status) -> list[WorstLaw]:
     multipliers = np.maximum(dual[:, problem.cells :], 0)
     weights, commands = multipliers[:, :K], np.zeros((N, XA, A, A))
     if problem.asked:
-        commands[:, :, ~np.eye(A, dtype=bool)] = multipliers[:, K:].reshape(N, XA, -1)
+        commands[:, :, ~np.eye(A, dtype=bool)] = multipliers[:, K:].reshape(N, XA, A * (A - 1))
         commands /= problem.size
     paid = np.einsum("nk,nkxba->nxba", weights, game.agents)
     paid += np.einsum("nxac,nxbac->nxba", commands, problem.advantage)
