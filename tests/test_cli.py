@@ -14,7 +14,7 @@ import pytest
 from commands import refused
 
 import emalign_jax as em
-from emalign_jax.search import run_directory
+from emalign_jax.search import job, run_directory
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 
@@ -261,6 +261,19 @@ def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
     assert refused(run("search", *SMALL, "--out", "other"), "No space left")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert len(list((tmp_path / "mine").iterdir())) == 6, "the old run is untouched"
+
+
+def test_lps_done_again_are_counted(run, tmp_path, monkeypatch):
+    def solve(*arguments, **options):
+        found = em.solve(*arguments, **options)
+        again = np.arange(found.user.size) % 2 == 1
+        return found._replace(certificate=found.certificate._replace(fallback=again))
+
+    monkeypatch.setattr(job, "solve", solve)
+    quick = ("search", *SMALL, "--method", "best_responses")
+    assert "2 of 4 done again one by one" in run(*quick, "--out", "here")[1]
+    assert pd.read_parquet(tmp_path / "here" / "games.parquet")["fallback"].tolist() == [False, True] * 2
+    assert json.loads(run(*quick, "--json")[1])["summary"]["lp_fallbacks"] == 2
 
 
 def test_help_shows_examples(run):

@@ -20,6 +20,7 @@ from emalign_jax.cli.options import (
     ReplyToOption,
     RoundsOption,
     integers,
+    tell_fallbacks,
 )
 from emalign_jax.families import FAMILIES
 from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_solver, make_user
@@ -203,7 +204,7 @@ def search(
     if json_:
         summary = {
             "cells": found.lines.to_dict("records"), "failed": found.failures, "unverified": found.unverified,
-            "run": str(path), "tolerance": tolerance, "seconds": seconds,
+            "run": str(path), "tolerance": tolerance, "lp_fallbacks": found.fallbacks, "seconds": seconds,
         }  # fmt: skip
         _print_json(parts.entries(path), summary)
     else:
@@ -218,6 +219,7 @@ def search(
         if failed:
             print(f"\nNot within {tolerance:g} of the payoff range:\n{failed}")
         print(f"\n{found.games} games in {seconds:.1f} s. Table, schemes and certificates: {path}")
+        tell_fallbacks(found.fallbacks, found.games)
         print(f"Figure: {' and '.join(str(path / name) for name in drawn)}")
     if failed:
         raise typer.Exit(1)

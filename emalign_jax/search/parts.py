@@ -27,7 +27,7 @@ SHARE = 0.25  # of the free memory that a block may take
 LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")
 LIGHT = (  # columns of numbers that are read back for the printed table
     "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value", "relative_gain", "result",
-    "message", "ok", "certified", "seconds",
+    "message", "ok", "certified", "fallback", "seconds",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ class Tally(NamedTuple):
 
     lines: a row a family and number of agents; spread: rows at even quantiles, for the figure; failed: the first games
     that failed; and counts of rows: all, those that failed, that were not checked, that are not certified but have no
-    known gain, and without a normalised value.
+    known gain, without a normalised value, and whose batched LPs were done again by HiGHS.
     """
 
     lines: pd.DataFrame
@@ -34,6 +34,7 @@ class Tally(NamedTuple):
     unverified: int
     unproved: int
     worthless: int
+    fallbacks: int
 
 
 def search_blocks(
@@ -66,10 +67,11 @@ def tally(directory: Path, blocks: Sequence[Block]) -> Tally:
         lines.append(summary(rows))
         spread.append(_spread(rows))
         failed.append(bad.head(LISTED).astype({"family": str, "message": str, "result": str}))
-        counts.append((len(rows), len(bad), unverified.sum(), unproved.sum(), without.sum()))
+        others = (unverified, unproved, without, rows["fallback"])
+        counts.append((len(rows), len(bad), *(which.sum() for which in others)))
     games, failures, *others = [int(sum(column)) for column in zip(*counts, strict=True)]
     frames = [pd.concat(frames, ignore_index=True) for frames in (lines, spread, failed)]
-    return Tally(frames[0], frames[1], frames[2], games, failures, others[0], others[1], others[2])
+    return Tally(*frames, games, failures, *others)
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:

@@ -58,6 +58,7 @@ def game_rows(cell: Cell) -> pd.DataFrame:
             "message": [code.message for code in codes],
             "ok": [code.ok for code in codes],
             "certified": flat(certificate.result) == Result.CERTIFIED,
+            "fallback": flat(certificate.fallback),
             "seconds": cell.seconds / (S * N),
         }
     )
