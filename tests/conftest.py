@@ -1,12 +1,17 @@
 """Tests run in float64, and once more in float32 with EMALIGN_TEST_X64=0 (tests marked x64 are skipped then)."""
 
 import os
+import signal
 
 import jax
 import pytest
 
 X64 = os.environ.get("EMALIGN_TEST_X64", "1") == "1"
 jax.config.update("jax_enable_x64", X64)
+
+# a shell without job control starts background commands deaf to interrupts, and children would inherit that
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # shapes and dtypes of every annotated function and module are enforced here, and only here
 from jaxtyping import install_import_hook  # noqa: E402
