@@ -16,6 +16,7 @@ from emalign_jax import differentiable, parameters
 from emalign_jax.arguments import integer
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import frontier
+from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
 from emalign_jax.exact.outbidding import outbid_from_monopolies
 from emalign_jax.exact.outbidding import schemes as schemes_of
@@ -89,6 +90,7 @@ def solve(
               (`certify` the schemes afterwards); `result` says SMOOTH, or why the derivative cannot be trusted.
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
+    check_word(lp)
     starts, first = integer("starts", starts, 1), integer("first", first, 0)
     messages = None if messages is None else integer("messages", messages, 1)
     if differentiation is not None or isinstance(solver, SmoothPlay):
@@ -333,7 +335,9 @@ class _Search:
             kind.prepare([self.check(k) for k in some], profiles, bracket, self.solver.tolerance, tell)
             self.tell("look for deviations", at + len(some), len(pending))
             for done, k in enumerate(some):
-                self.now[k] = self.record(k, current[k], exact.examine(self.check(k), current[k]), found)
+                check = self.check(k)
+                self.now[k] = self.record(k, current[k], exact.examine(check, current[k]), found)
+                check.let_go()
                 self.tell("check", at + done + 1, len(pending))
         return pending[[not Result(self.result[k]).ok for k in pending]]
 
@@ -362,6 +366,7 @@ class _Search:
                 ended = best_response_dynamics(check, current[k], self.solver.tolerance, **limit)
             self.stats["best_responses"] += ended.steps
             self.record(k, ended.schemes, ended.examined, Result.DYNAMICS)
+            check.let_go()
             self.tell("best responses", done + 1, len(pending))
         return pending[[not Result(self.result[k]).ok for k in pending]]
 

@@ -108,6 +108,20 @@ def test_the_error_of_a_member_is_the_callers(monkeypatch):
         team.share(double, [{"x": np.array(n)} for n in range(30)])
 
 
+@pytest.mark.parametrize("interpreter", ["/bin/echo", "/nonexistent/python"])
+def test_without_members_the_caller_works_alone(monkeypatch, interpreter):
+    monkeypatch.setattr(team, "WORTH", 0.0)
+    monkeypatch.setattr(team, "cores", lambda: 3)
+    monkeypatch.setattr(team, "_team", [])
+    monkeypatch.setattr(team, "_failed", [0])
+    monkeypatch.setattr(sys, "executable", interpreter)
+    for _ in range(2):
+        answers = team.share(double, [{"x": np.array(n)} for n in range(30)])
+        assert [int(a["x"]) for a in answers] == list(range(0, 60, 2))
+    assert not team._able(), "not tried again"
+    team.dismiss()
+
+
 SCRIPT = """
 import sys
 import jax, numpy as np

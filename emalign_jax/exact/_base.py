@@ -84,9 +84,11 @@ class AbstractCheck(abc.ABC):
     def prepare_lps(cls, checks: list[Any], lp: str) -> int:
         """Solve the LPs of these checks together, where there is a batched solver for them and `lp` wants it; how many
         of them are left to HiGHS because an answer failed its check."""
-        if lp == "batched":
-            raise ValueError(f'lp: "batched" knows the LPs of Selection with a rational user, not {cls.__name__}')
         return 0
+
+    def let_go(self) -> None:
+        """Forget what only makes the next question about the same schemes faster, and would fill the memory."""
+        return
 
     @classmethod
     def prepare_monopolists(cls, checks: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax import parameters
 from emalign_jax.exact._base import AbstractCheck, Deviation, check_for
+from emalign_jax.exact.choice import check_word, for_all
 from emalign_jax.exact.guarantees import theorem_bounds, worst_laws
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
@@ -107,8 +109,10 @@ def certify(
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
     """
+    tolerance = float(tolerance)
     if not 0 < tolerance < np.inf:
         raise ValueError(f"tolerance: expected a finite number > 0, got {tolerance}")
+    check_word(lp)
     schemes = check_schemes(games, schemes, protocol)
     user.check(games, protocol, schemes.shape[-1])
     kind = check_for(protocol, user)
@@ -119,7 +123,7 @@ def certify(
     bad = np.broadcast_to(faults(games), batch).reshape(-1)
     protocol, user = parameters.flatten(protocol, batch), parameters.flatten(user, batch)
     reduced = reduce_game(flat, np)
-    rows, terms = [], []
+    rows, word = [], for_all(lp, len(profiles))
     for at in range(0, len(profiles), kind.together):
         some = range(at, min(at + kind.together, len(profiles)))
         checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
@@ -129,12 +133,14 @@ def certify(
         kind.prepare(
             [checks[k] for k in sound], [without_never(profiles[k]) for k in sound], BRACKET * tolerance, tell=tell
         )
+        found, terms = [], []
         for k in some:
-            row, of_guarantees = certify_game(flat[k], checks.get(k), profiles[k], tolerance)
-            rows.append(row)
+            row, of_guarantees = certify_game(flat[k], checks.pop(k, None), profiles[k], tolerance)
+            found.append(row)
             terms.append(of_guarantees)
-            tell(len(rows) - at)
-    return stack_certificates(add_guarantees(rows, terms, lp)[0], batch, games.agents)
+            tell(len(found))
+        rows += add_guarantees(found, terms, word)[0]
+    return stack_certificates(rows, batch, games.agents)
 
 
 class _Progress:
@@ -264,7 +270,7 @@ def certify_game(
 
 
 def add_guarantees(
-    rows: list[Certificate], terms: list[Terms | None], lp: str
+    rows: Sequence[Certificate], terms: Sequence[Terms | None], lp: str
 ) -> tuple[list[Certificate], Bool[np.ndarray, "N"]]:
     """The rows with both guarantees, the LPs of all games solved as `lp` says; and for which a batched answer failed
     its check."""

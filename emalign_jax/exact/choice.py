@@ -13,6 +13,13 @@ def check_word(lp: str) -> None:
         raise ValueError(f"lp: expected one of {', '.join(CHOICES)}, got {lp!r}")
 
 
+def for_all(lp: str, count: int) -> str:
+    """The word for each part of `count` LPs that are solved in parts: "auto" looks at all of them."""
+    if lp != "auto":
+        return lp
+    return "batched" if count >= FEWEST else "highs"
+
+
 def together(lp: str, count: int, cells: int) -> bool:
     """Whether to solve `count` LPs of so many rows * columns batched; too large ones never are."""
     check_word(lp)

@@ -65,12 +65,15 @@ class PooledCheck(AbstractCheck):
     def _monopolies(self) -> list[BeliefProblem]:
         return [monopoly_problem(self.game, i, self.user, self.scale) for i in range(len(self.game.agents))]
 
+    together = 2048  # enough groups for many cores
+
     @classmethod
     def prepare_monopolists(cls, checks):
         cls._search_monopolists([(check, 0, 1.0) for check in checks])
 
     @classmethod
     def prepare(cls, checks, profiles, bracket=None, tolerance=None, tell=lambda done: None):
+        bracket, tolerance = (None if x is None else float(x) for x in (bracket, tolerance))
         pooled_groups.prepare(checks, profiles, bracket, tolerance, tell)
 
     @classmethod
@@ -84,7 +87,10 @@ class PooledCheck(AbstractCheck):
             pairs = [p for p, e in zip(pairs, examined, strict=True) if e.worst <= tolerance and not e.bracketed]
         cls._search_open(pairs, bracket)
         for check in checks:
-            check._lps = {}  # those of many games would fill the memory
+            check.let_go()
+
+    def let_go(self) -> None:
+        self._lps = {}
 
     @classmethod
     def _prepare_ranges(cls, checks) -> None:
@@ -131,6 +137,7 @@ class PooledCheck(AbstractCheck):
 
     def deviations(self, schemes, agents, bracket=None):
         if bracket is not None:
+            bracket = float(bracket)
             self._prepare_ranges([self])
         self._search_deviations([(self, i) for i in self._open(schemes, agents, bracket)], bracket)
         return [self.responses[i, bracket] for i in agents]

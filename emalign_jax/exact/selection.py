@@ -131,8 +131,6 @@ class SelectionRational(SelectionCheck):
     @classmethod
     def prepare_lps(cls, checks, lp):
         if cls is not SelectionRational:  # whose LPs are others
-            if lp == "batched":
-                raise ValueError(f'lp: "batched" knows the LPs of Selection with a rational user, not {cls.__name__}')
             return 0
         checks = [check for check in checks if check._lp is None and check._curves is None and not check.fallback]
         if not checks or not frontier.choose(lp, len(checks), checks[0].game):

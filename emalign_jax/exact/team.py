@@ -3,7 +3,8 @@
 A member is a fresh interpreter that imports this package and nothing of the caller's: it neither forks nor runs the
 caller's script again. It gets arrays and answers with arrays, as .npz bytes over its own pipes; nothing is pickled.
 Members are started when there is work for seconds, stay for the next, ignore Control-C, and end when their pipe does,
-which is when the caller ends or is interrupted. The caller works along, so that nobody waits for them to start.
+which is when the caller ends, is killed or is interrupted. The caller works along, so that nobody waits for them to
+start; where none can be started it works alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import importlib
 import io
 import os
-import signal
+import queue
 import struct
 import subprocess
 import sys
@@ -29,9 +30,15 @@ import numpy as np
 from emalign_jax.workers import cores
 
 Arrays = dict[str, np.ndarray]
+PATIENCE = 0.2  # seconds between two looks at what the members have done
 WORTH = 2.0  # seconds of work, in all, for which members are started: to start takes one so much of a core
 ERRORS = {error.__name__: error for error in (ValueError, ArithmeticError, MemoryError, RuntimeError)}
-START = "import sys; sys.path[0] = sys.argv[1]; from emalign_jax.exact.team import serve; serve()"
+# nobody else's words on the pipe, no traceback of an interruption, and the caller's own way to find packages
+START = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); out = os.dup(1); os.dup2(2, 1); "
+    "sys.path[:] = sys.argv[1:]; from emalign_jax.exact.team import serve; serve(out)"
+)
+MARK = b"team"  # every message begins with it
 
 
 def share(
@@ -44,13 +51,18 @@ def share(
     Raises what `task` raises anywhere; MemoryError if a member is killed over its work, RuntimeError if it ends.
     """
     work = _Work(task, arguments, tell)
-    alone = len(arguments) < 2 or cores() == 1 or not sys.executable
-    if alone or not _members():
-        began = time.perf_counter()
-        work.some(1)
-        _seen[0] += len(arguments) * (time.perf_counter() - began)
-        alone = alone or _seen[0] < WORTH
-    return work.all([] if alone else _members(min(cores(), len(work.left)) - 1))
+    if len(arguments) < 2 or cores() == 1 or not _able() or not _busy.acquire(blocking=False):
+        return work.all([])
+    try:
+        if not _members():
+            began = time.perf_counter()
+            work.some(1)
+            _seen[0] += len(arguments) * (time.perf_counter() - began)
+            if _seen[0] < WORTH:
+                return work.all([])
+        return work.all(_members(min(cores(), len(work.left)) - 1))
+    finally:
+        _busy.release()
 
 
 class _Work:
@@ -69,12 +81,15 @@ class _Work:
             self.tell(len(self.answers))
 
     def all(self, members: list[Member]) -> list[Arrays]:
-        for member in members:
-            threading.Thread(target=self._take, args=(member,), daemon=True).start()
         try:
+            with contextlib.suppress(RuntimeError):  # no more threads can be started
+                for member in members:
+                    threading.Thread(target=self._take, args=(member,), daemon=True).start()
             self.some(len(self.arguments))
-            with self.changed:  # members that are still starting are not waited for
-                self.changed.wait_for(lambda: self.errors or len(self.answers) == len(self.arguments))
+            while not self.errors and len(self.answers) < len(self.arguments):
+                with self.changed:  # members that are still starting are not waited for
+                    self.changed.wait(PATIENCE)
+                self.tell(len(self.answers))
         except BaseException:
             self.left.clear()
             dismiss()  # they are in the middle of something that nobody will read
@@ -112,10 +127,13 @@ class Member:
 
     def __init__(self):
         here = str(Path(__file__).resolve().parents[2])
+        paths = [str(Path(path or ".").absolute()) for path in sys.path]
+        paths += [here] * (here not in paths)
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START, here], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+            [sys.executable, "-S", "-c", START, *paths],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+        )  # fmt: skip
         self.ready: bool | None = None
         self._lock = threading.Lock()
 
@@ -123,7 +141,12 @@ class Member:
         """Wait until it has started; False if it could not, and the others do without it."""
         with self._lock:
             if self.ready is None:
-                self.ready = _receive(self.process.stdout) is not None
+                try:
+                    self.ready = _receive(self.process.stdout) is not None
+                except (OSError, ValueError):
+                    self.ready = False
+                if not self.ready:
+                    _failed[0] = os.getpid()
             return self.ready
 
     def ask(self, task: str, arrays: Arrays) -> Arrays:
@@ -131,7 +154,7 @@ class Member:
             try:
                 _send(self.process.stdin, {"task": np.array(task), **arrays})
                 answer = _receive(self.process.stdout)
-            except OSError:
+            except (OSError, ValueError):  # ended, or closed by `end`
                 answer = None
         if answer is None:
             code = self.process.wait()
@@ -147,25 +170,46 @@ class Member:
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
+        self._close()
+
+    def disown(self) -> None:
+        """In a fork, whose parent it belongs to."""
+        self.process.returncode = 0
+        self._close()
+
+    def _close(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):  # something may be left in it
                 pipe.close()  # type: ignore[union-attr]
 
 
 _seen = [0.0]  # seconds of work that could have been shared, so far
+_failed = [0]  # the process whose members cannot be started: not tried again there
+_busy = threading.Lock()  # one thread shares its work at a time, others do theirs alone
 _team: list[Member] = []
 _owner = 0  # the process that started them: a fork of it has none
 
 
+def _able() -> bool:
+    return bool(sys.executable) and not getattr(sys, "frozen", False) and _failed[0] != os.getpid()
+
+
 def _members(count: int = 0) -> list[Member]:
-    """Those there are, and more to make up `count`."""
+    """Those there are, and more to make up `count`, if they can be started."""
     global _owner
     if _owner != os.getpid():
+        for member in _team:
+            member.disown()
         _team.clear()
         _owner = os.getpid()
-    _team[:] = [m for m in _team if m.ready is not False and m.process.poll() is None]
-    while len(_team) < count:
-        _team.append(Member())
+    for member in [m for m in _team if m.ready is False or m.process.poll() is not None]:
+        member.end()
+        _team.remove(member)
+    try:
+        while len(_team) < count:
+            _team.append(Member())
+    except OSError:
+        _failed[0] = os.getpid()
     return _team[: count or None]
 
 
@@ -177,35 +221,50 @@ def dismiss() -> None:
     _team.clear()
 
 
-def serve() -> None:
-    """What a member does: say that it is ready, then answer until its pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nobody else's words on the pipe
+def serve(pipe: int) -> None:
+    """What a member does: say that it is ready, then answer until its own input ends."""
+    out = os.fdopen(pipe, "wb")
     _send(out, {})
-    while (arrays := _receive(sys.stdin.buffer)) is not None:
+    requests: queue.SimpleQueue[Arrays] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    while True:
+        arrays = requests.get()
         module, name = str(arrays.pop("task")).split(":")
         try:
             answer = getattr(importlib.import_module(module), name)(arrays)
         except Exception as error:
-            answer = {"error": np.array(type(error).__name__), "message": np.array(str(error))}
+            kind = next((c.__name__ for c in type(error).__mro__ if c.__name__ in ERRORS), "RuntimeError")
+            answer = {"error": np.array(kind), "message": np.array(str(error))}
         try:
             _send(out, answer)
         except BrokenPipeError:
             os._exit(1)
 
 
+def _listen(requests: queue.SimpleQueue[Arrays]) -> None:
+    """Nobody is left to read an answer when the input ends, whatever is being done."""
+    try:
+        while (arrays := _receive(sys.stdin.buffer)) is not None:
+            requests.put(arrays)
+    finally:
+        os._exit(0)
+
+
 def _send(pipe: Any, arrays: Arrays) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    pipe.write(struct.pack("<q", buffer.tell()) + buffer.getvalue())
+    pipe.write(MARK + struct.pack("<q", buffer.tell()) + buffer.getvalue())
     pipe.flush()
 
 
 def _receive(pipe: Any) -> Arrays | None:
-    """None at the end of the pipe."""
-    head = _read(pipe, 8)
-    body = None if head is None else _read(pipe, struct.unpack("<q", head)[0])
+    """None at the end of the pipe. Raises `ValueError` where something else is said."""
+    head = _read(pipe, len(MARK) + 8)
+    if head is None:
+        return None
+    if not head.startswith(MARK):
+        raise ValueError("no message of a member")
+    body = _read(pipe, struct.unpack("<q", head[len(MARK) :])[0])
     if body is None:
         return None
     with np.load(io.BytesIO(body), allow_pickle=False) as arrays:

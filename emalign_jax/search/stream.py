@@ -69,9 +69,9 @@ def tally(directory: Path, blocks: Sequence[Block]) -> Tally:
         failed.append(bad.head(LISTED).astype({"family": str, "message": str, "result": str}))
         others = (unverified, unproved, without, rows["fallback"])
         counts.append((len(rows), len(bad), *(which.sum() for which in others)))
-    games, failures, *others = [int(sum(column)) for column in zip(*counts, strict=True)]
+    totals = [int(sum(column)) for column in zip(*counts, strict=True)]
     frames = [pd.concat(frames, ignore_index=True) for frames in (lines, spread, failed)]
-    return Tally(*frames, games, failures, *others)
+    return Tally._make([*frames, *totals])
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:
