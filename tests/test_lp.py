@@ -194,6 +194,7 @@ def test_words_and_sizes():
         lambda: em.certify(games, em.random_schemes(jax.random.key(0), 2, 2, 2, 2), SELECTION, RATIONAL, lp="fast"),
         lambda: em.align(np.zeros((2, 2)), np.zeros((1, 2, 2)), lp="fast"),
         lambda: em.coverage(games, lp="fast"),
+        lambda: em.solve(games, SELECTION, RATIONAL, key=jax.random.key(0), lp="fast"),
     ):
         with pytest.raises(ValueError, match="lp"):
             call()
@@ -201,8 +202,8 @@ def test_words_and_sizes():
         em.stability(games, lp="batched", exact=True)
     with pytest.raises(ValueError, match="lp"):
         em.worst_case(games, lp="batched", exact=True)
-    with pytest.raises(ValueError, match="lp"):
-        em.certify(games, np.full((2, 2, 2, 2), 0.5), em.Pooled(), em.QuantalUser(5.0), lp="batched")
+    here = games, np.full((2, 2, 2, 2), 0.5), em.Pooled(), em.QuantalUser(5.0)  # where only the guarantees are LPs
+    np.testing.assert_allclose(em.certify(*here, lp="batched").guarantee, em.certify(*here).guarantee, atol=1e-9)
 
 
 GAINS = np.random.default_rng(3).uniform(0, 0.2, (24, 3)) * (np.arange(24) % 2)[:, None]
