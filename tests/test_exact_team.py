@@ -108,6 +108,15 @@ def test_the_error_of_a_member_is_the_callers(monkeypatch):
         team.share(double, [{"x": np.array(n)} for n in range(30)])
 
 
+def test_who_works_alone_dismisses_nobody(monkeypatch):
+    def fails(done):
+        raise OSError("no")
+
+    monkeypatch.setattr(team, "dismiss", lambda: pytest.fail("the members work for another thread"))
+    with team._busy, pytest.raises(OSError, match="no"):
+        team.share(double, [{"x": np.array(n)} for n in range(3)], fails)
+
+
 @pytest.mark.parametrize("interpreter", ["/bin/echo", "/nonexistent/python"])
 def test_without_members_the_caller_works_alone(monkeypatch, interpreter):
     monkeypatch.setattr(team, "WORTH", 0.0)

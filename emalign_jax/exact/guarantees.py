@@ -174,9 +174,8 @@ def _worst_laws(game: ReducedGame, floors, slack) -> list[WorstLaw | None]:
     """None where the answer is not proved."""
     problem = _problem(game, floors, slack)
     A = game.user.shape[-1]
-    first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(
-        problem.cells
-    )  # a start that is dual feasible
+    # a start that is dual feasible
+    first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(problem.cells)
     found = batch.maximise(problem.cost, problem.rows, problem.right, equal=problem.cells, first=first.astype(np.int32))
     laws = _proved(problem, found.dual, found.value, ["Optimal" if ok else "Open" for ok in found.proved])
     return [law if law.status == "Optimal" else None for law in laws]

@@ -92,7 +92,8 @@ class _Work:
                 self.tell(len(self.answers))
         except BaseException:
             self.left.clear()
-            dismiss()  # they are in the middle of something that nobody will read
+            if members:  # those that are there may work for another thread
+                dismiss()  # they are in the middle of something that nobody will read
             raise
         if self.errors:
             dismiss()
@@ -135,6 +136,7 @@ class Member:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
         self.ready: bool | None = None
+        self.dismissed = False
         self._lock = threading.Lock()
 
     def is_ready(self) -> bool:
@@ -145,7 +147,7 @@ class Member:
                     self.ready = _receive(self.process.stdout) is not None
                 except (OSError, ValueError):
                     self.ready = False
-                if not self.ready:
+                if not self.ready and not self.dismissed:
                     _failed[0] = os.getpid()
             return self.ready
 
@@ -168,6 +170,7 @@ class Member:
         return answer
 
     def end(self) -> None:
+        self.dismissed = True
         self.process.kill()
         self.process.wait()
         self._close()
