@@ -141,30 +141,40 @@ stream.CACHED_CELLS = 16 * em.Pooled().cells(games, 2)  # tiles of 16: 13 of the
 def play(**given):
     solver = em.GradientPlay(steps=200, chunk=50)
     return em.solve(games, em.Pooled(), em.QuantalUser(20.0), solver, key=jax.random.key(0), verify=False).schemes
-used, advance = {}, gradient_play.advance
-def spy(solver, game, *rest):
+advance, take = gradient_play.advance, stream.Queue.take
+def spy_advance(solver, game, *rest):
     out = advance(solver, game, *rest)
     (device,) = out[1].schemes.devices()
-    used[device.id] = used.get(device.id, 0) + 1
-    if slow and device.id == 3:  # stuck until the others have taken all tiles but its one, of a chunk at least
-        assert enough.wait(100), used
-    elif sum(used[n] for n in used if n != 3) >= 13 - 1:
-        enough.set()
+    used.add(device.id)
+    if device.id == stuck:  # until the others have taken all that is left
+        assert empty.wait(100), taken
     return out
-gradient_play.advance, slow, enough = spy, False, threading.Event()
-eight = play()
-assert sorted(used) == list(range(8)), used
-used.clear()
-slow = True
-again = play()
-assert used.get(3, 0) <= 4, used
+def spy_take(queue, count):
+    out, device = take(queue, count), jax.config.jax_default_device.id
+    first = device not in taken
+    taken[device] = taken.get(device, 0) + len(out)
+    if first:
+        everybody.wait(100)  # nobody takes a second tile before each has one
+    if not len(out):
+        empty.set()
+    return out
+gradient_play.advance, stream.Queue.take = spy_advance, spy_take
+def start(slow):
+    global used, taken, empty, everybody, stuck
+    used, taken, empty, everybody, stuck = set(), {}, threading.Event(), threading.Barrier(8), slow
+    return play()
+eight = start(None)
+assert used == set(range(8)), used
+assert sum(taken.values()) == 200, taken
+again = start(3)
+assert taken[3] == 16, taken
 np.testing.assert_array_equal(again, eight)
-slow = False
-devices = jax.local_devices()
+stream.Queue.take, devices = take, jax.local_devices()
 jax.local_devices = lambda *a, **k: devices[:1]
 used.clear()
+stuck = None
 np.testing.assert_array_equal(play(), eight)
-assert sorted(used) == [0]
+assert used == {0}
 print("same")
 """
 
