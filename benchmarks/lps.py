@@ -278,7 +278,7 @@ def main() -> None:
         "simplex": lambda: least_squares_row("simplex", targets, by_scipy, repeats, False),
         "random": lambda: random_row(10_000, repeats),
     }
-    chosen = options.only or list(calls)[: 5 if quick else None]
+    chosen = options.only or list(calls)[: 3 if quick else None]
     document = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "device": jax.devices()[0].device_kind,
         "processors": os.cpu_count(), "threads": f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",

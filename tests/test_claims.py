@@ -34,7 +34,7 @@ def test_hard_cases_under_other_protocols_and_users(protocol, user):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("K", [pytest.param(1, marks=pytest.mark.nightly), 3])
 def test_search_on_hard_cases(K):
     """Gradient play and `solve` on all cases of one shape together."""
     alike = [g for g in HARD.values() if g.agent_utilities.shape == (K, 3, 3) and g.prior.shape == (1, 3, 3)]
@@ -45,7 +45,7 @@ def test_search_on_hard_cases(K):
 
 
 @pytest.mark.parametrize("XA", [1, 2])
-@pytest.mark.parametrize("K", [1, 2, 3, 5])
+@pytest.mark.parametrize("K", [1, 2, pytest.param(3, marks=pytest.mark.nightly), 5])
 def test_random_games_in_selection(K, XA):
     games = claims.all_families(jax.random.key(K), 10, agents=K, states=3, actions=3, user_features=XA)
     for where, found in claims.check_selection(games, jax.random.key(0), np.random.default_rng(3), search=False):

@@ -64,7 +64,13 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("K", "shape"), SHAPES, ids=[f"K{K}R{s.R}M{s.M}Q{s.Q}{s.to}" for K, s in SHAPES])
+@pytest.mark.parametrize(
+    ("K", "shape"),
+    [
+        pytest.param(K, s, id=f"K{K}R{s.R}M{s.M}Q{s.Q}{s.to}", marks=() if s.R == 3 or K == 3 else pytest.mark.nightly)
+        for K, s in SHAPES
+    ],
+)
 def test_payoffs_by_recursion(K, shape):
     games, rules = make(K, shape)
     for name in USERS if (K, shape.R) in ((1, 3), (2, 2)) else ("quantal", "agents"):

@@ -12,9 +12,9 @@ import emalign_jax as em
 from emalign_jax import mechanisms
 from emalign_jax.mechanisms._base import AbstractMechanism
 from emalign_jax.play import smooth_play
-from emalign_jax.tuning import restarts
+from emalign_jax.tuning import blocks, restarts
 from emalign_jax.tuning.loop import first_schemes
-from emalign_jax.tuning.problem import make_problem
+from emalign_jax.tuning.problem import make_problem, settle
 
 USER = em.QuantalUser(5.0)
 SIZE = {"agents": 2, "states": 2, "actions": 3}
@@ -303,6 +303,28 @@ def test_what_is_screened_and_tried_near_the_best_is_worth_what_it_is_said_to_be
         np.testing.assert_allclose(points.user, again.user, atol=1e-5)
         assert (np.diff(value(points)) <= 0).all()
     assert value(near)[0] >= value(kept)[0] > np.median(value(restarts.play(problem, drawn, first)))
+
+
+def test_each_game_gets_its_own_setting_and_answer(monkeypatch):
+    """Blocks of 64 of what is asked for, with a stand-in for the equilibrium that tells them apart."""
+
+    def stand_in(games, protocol, user, solver, start, differentiation):
+        told = np.asarray(games.prior)[:, 0, 0, 0] + np.asarray(user.precision)
+        return em.Solution(start / 2, told, None, (np.asarray(start)[:, 0, 0, 0] > 0.5).astype(int), {}, None)
+
+    monkeypatch.setattr(blocks, "solve", stand_in)
+    games = em.random_games(jax.random.key(3), 30, **SIZE)
+    mechanism = mechanisms.UserPrecision(5.0, 1.0, 40.0)
+    problem = make_problem(games, em.Pooled(), USER, mechanism, None, em.SmoothPlay(5.0), 1, 0.1)
+    params = {"precision": jnp.array([-1.0, 0.0, 2.0])}
+    schemes = np.random.default_rng(0).random((3, 2, 30, 2, 2, 2))
+    which = np.random.default_rng(1).random((3, 2, 30)) < 0.6
+    moved, user, result = settle(problem, params, jnp.asarray(schemes), which)
+    precisions = np.asarray(mechanism.describe(params)["precision"])
+    told = np.broadcast_to(precisions[:, None, None] + np.asarray(games.prior)[:, 0, 0, 0], which.shape)
+    np.testing.assert_allclose(user, np.where(which, told, np.nan), rtol=1e-6)
+    np.testing.assert_array_equal(result, np.where(which, schemes[..., 0, 0, 0] > 0.5, -1))
+    np.testing.assert_allclose(moved, np.where(which[..., None, None, None], 0.5, 1) * schemes, rtol=1e-6)
 
 
 def test_bad_input_is_refused():

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ def share(
 
     task: a function at the top of a module of this package, whose answer depends on its arrays alone.
     tell: called here now and then with how many are done.
-    Raises what `task` raises anywhere; MemoryError if a member is killed over its work, RuntimeError if it ends.
+    Raises what `task` raises anywhere. If a member is killed over its work or ends, the others do it, with a warning.
     """
     work = _Work(task, arguments, tell)
     if len(arguments) < 2 or cores() == 1 or not _able() or not _busy.acquire(blocking=False):
@@ -65,12 +66,17 @@ def share(
         _busy.release()
 
 
+class MemberLost(Exception):
+    """A member's process has ended."""
+
+
 class _Work:
     def __init__(self, task, arguments: list[Arrays], tell):
         self.task, self.arguments, self.tell = task, arguments, tell
         self.left = deque(range(len(arguments)))
         self.answers: dict[int, Arrays] = {}
         self.errors: list[BaseException] = []
+        self.lost: list[MemberLost] = []
         self.changed = threading.Condition()
 
     def some(self, most: int) -> None:
@@ -85,10 +91,11 @@ class _Work:
             with contextlib.suppress(RuntimeError):  # no more threads can be started
                 for member in members:
                     threading.Thread(target=self._take, args=(member,), daemon=True).start()
-            self.some(len(self.arguments))
             while not self.errors and len(self.answers) < len(self.arguments):
+                self.some(len(self.arguments))
                 with self.changed:  # members that are still starting are not waited for
-                    self.changed.wait(PATIENCE)
+                    if not self.left and len(self.answers) < len(self.arguments):
+                        self.changed.wait(PATIENCE)
                 self.tell(len(self.answers))
         except BaseException:
             self.left.clear()
@@ -98,6 +105,8 @@ class _Work:
         if self.errors:
             dismiss()
             raise self.errors[0]
+        if self.lost:
+            warnings.warn(f"{self.lost[0]}: the others do its work", RuntimeWarning, stacklevel=2)
         return [self.answers[n] for n in range(len(self.arguments))]
 
     def _take(self, member: Member) -> None:
@@ -106,6 +115,8 @@ class _Work:
             if member.is_ready():
                 while self.left:
                     self._do(lambda arrays: member.ask(name, arrays))
+        except MemberLost:
+            pass
         except BaseException as error:
             self.left.clear()
             with self.changed:
@@ -117,7 +128,12 @@ class _Work:
             n = self.left.popleft()
         except IndexError:  # another was faster
             return
-        answer = call(self.arguments[n])
+        try:
+            answer = call(self.arguments[n])
+        except MemberLost as error:
+            self.lost.append(error)
+            self.left.append(n)
+            raise
         with self.changed:
             self.answers[n] = answer
             self.changed.notify_all()
@@ -160,11 +176,8 @@ class Member:
                 answer = None
         if answer is None:
             code = self.process.wait()
-            if code == -9:
-                raise MemoryError(
-                    "a process that checks games was killed, as a rule for want of memory: take fewer cores"
-                )
-            raise RuntimeError(f"a process that checks games ended with code {code}: what it said is on standard error")
+            why = "was killed, as a rule for want of memory" if code == -9 else f"ended with code {code}"
+            raise MemberLost(f"a process that checks games {why}")
         if "error" in answer:
             raise ERRORS.get(str(answer["error"]), RuntimeError)(str(answer["message"]))
         return answer

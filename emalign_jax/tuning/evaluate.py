@@ -5,21 +5,23 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import parameters
+from emalign_jax.differentiable import check, starts_of
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import certify
 from emalign_jax.game import Game
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.mechanisms.channel import Channel
-from emalign_jax.play import Implicit, SmoothPlay
+from emalign_jax.play import SmoothPlay
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.solve import solve
+from emalign_jax.tuning.blocks import equilibria
 from emalign_jax.users import AbstractUser
-
-NEWTON = 20
 
 
 class Evaluation(NamedTuple):
@@ -57,12 +59,7 @@ def evaluate(
     if mechanism is not None:
         cost = np.broadcast_to(np.asarray(mechanism.cost(params, games), np.float64), games.batch_shape)
         under = mechanism.apply(params, games, protocol, user)
-    solver = SmoothPlay(
-        solver.agents_precision, steps=solver.steps, learning_rate=solver.learning_rate, newton=NEWTON,
-        tolerance=solver.tolerance,
-    )  # fmt: skip
-    found = solve(*under, solver, key=key, start="random" if start is None else start, differentiation=Implicit())
-    schemes = np.asarray(found.schemes, np.float64)
+    schemes = _smooth(*under, solver, key, start)
     through = isinstance(under[1], Channel)
     if smooth or through:
         if through and mechanism is not None:
@@ -77,6 +74,18 @@ def evaluate(
     gain = np.where(ranges > 0, certificate.gain_upper / np.where(ranges > 0, ranges, 1), 0).max(-1)
     bad = certificate.result >= Result.MALFORMED_GAME
     return Evaluation(np.where(bad, np.nan, certificate.user), cost, np.where(bad, np.nan, gain), certificate)
+
+
+def _smooth(games: Game, protocol, user, solver: SmoothPlay, key, start) -> Float[np.ndarray, "N K rows M"]:
+    """Schemes of smoothed equilibria, in float64."""
+    check(protocol, user, solver)
+    if start is None:
+        start = starts_of(games, protocol, key, 1, protocol.messages(games))
+    batch, start = games.batch_shape, np.asarray(start)
+    setting = games, *(parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
+    setting = jax.tree.map(jnp.asarray, setting)
+    schemes, _, _ = equilibria(len(start), lambda n: (*jax.tree.map(lambda x: x[n], setting), start[n]))
+    return np.asarray(schemes, np.float64)
 
 
 def _plain(games: Game) -> Game:

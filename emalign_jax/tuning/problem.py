@@ -18,10 +18,9 @@ from emalign_jax.mechanisms import AbstractMechanism, Several
 from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.solve import solve
+from emalign_jax.tuning.blocks import equilibria
 from emalign_jax.users import AbstractUser
 
-BLOCK = 64  # games played together, so that one size is compiled
 NOT_PLAYED = -1
 
 
@@ -104,11 +103,13 @@ def settle(
         return schemes, user, result
     setting = _under(problem, params)
     solver = parameters.flatten(problem.solver, problem.games.batch_shape, jnp)
-    for at in range(0, len(asked), BLOCK):
-        restart, _, game = where = tuple(np.resize(asked[at : at + BLOCK], (BLOCK, 3)).T)
-        games, *rest = jax.tree.map(lambda x, restart=restart, game=game: x[restart, game], setting)
-        own = jax.tree.map(lambda x, game=game: x[game], solver)
-        found = solve(games, rest[0], rest[1], own, start=schemes[where], differentiation=Implicit())
-        schemes = schemes.at[where].set(jnp.where(jnp.isfinite(found.schemes), found.schemes, schemes[where]))
-        user[where], result[where] = found.user, found.result
-    return schemes, user, result
+    moved = np.array(schemes)
+
+    def take(numbers):
+        restart, start, game = asked[numbers].T
+        games, protocol, user = jax.tree.map(lambda x: x[restart, game], setting)
+        return games, protocol, user, jax.tree.map(lambda x: x[game], solver), moved[restart, start, game]
+
+    found, user[which], result[which] = equilibria(len(asked), take)
+    moved[which] = np.where(np.isfinite(found), found, moved[which])
+    return jnp.asarray(moved), user, result
