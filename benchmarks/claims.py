@@ -21,8 +21,9 @@ from scipy.optimize import linprog
 
 import emalign_jax as em
 from emalign_jax.exact._base import Deviation
-from emalign_jax.exact.certificate import Examination, add_guarantees, certify_game, make_check, stack_certificates
+from emalign_jax.exact.certificate import add_guarantees, certify_game, make_check, stack_certificates
 from emalign_jax.exact.dynamics import best_response_dynamics, outbid
+from emalign_jax.exact.examination import Examination
 
 TIE = 1e-6  # of the largest difference between two actions: the users' tolerance
 LP = 1e-7  # of a stake: two answers to the same LP

@@ -18,6 +18,7 @@ from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import frontier
 from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
+from emalign_jax.exact.examination import Examination, examine, without_never
 from emalign_jax.exact.outbidding import outbid_from_monopolies
 from emalign_jax.exact.outbidding import schemes as schemes_of
 from emalign_jax.exact.selection import SelectionCheck, SelectionRational
@@ -174,7 +175,7 @@ class _Search:
         self.result[np.broadcast_to(faults(games), self.batch).ravel() != ""] = Result.MALFORMED_GAME
         self.sound = np.flatnonzero(self.result != Result.MALFORMED_GAME)
         self.schemes = np.full((self.N, self.K, self.rows, self.M), np.nan)
-        self.best: list[exact.Examination | None] = [None] * self.N  # of self.schemes
+        self.best: list[Examination | None] = [None] * self.N  # of self.schemes
         self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0, "lp_fallbacks": 0}
         self._checks: dict[int, exact.AbstractCheck] = {}
         self.first_result = Result.START  # of what is found good before play
@@ -330,22 +331,22 @@ class _Search:
         kind, bracket = exact.check_for(self.protocol, self.user), exact.BRACKET * self.solver.tolerance
         for at in range(0, len(pending), kind.together):
             some = pending[at : at + kind.together]
-            profiles = [exact.without_never(current[k]) for k in some]
+            profiles = [without_never(current[k]) for k in some]
             tell = functools.partial(self._tell_of, "look for deviations", at, len(pending))
             kind.prepare([self.check(k) for k in some], profiles, bracket, self.solver.tolerance, tell)
             self.tell("look for deviations", at + len(some), len(pending))
             for done, k in enumerate(some):
                 check = self.check(k)
-                self.now[k] = self.record(k, current[k], exact.examine(check, current[k]), found)
+                self.now[k] = self.record(k, current[k], examine(check, current[k]), found)
                 check.let_go()
                 self.tell("check", at + done + 1, len(pending))
         return pending[[not Result(self.result[k]).ok for k in pending]]
 
-    def record(self, k, schemes, examined, found: Result) -> exact.Examination:
+    def record(self, k, schemes, examined, found: Result) -> Examination:
         """Keep the profile if it is the best yet, certify it if it is good; returns what is known of it in the end."""
         if examined.worst <= self.solver.tolerance and not examined.bracketed:
             # the work for upper bounds may yet find a better deviation
-            examined = exact.examine(self.check(k), schemes, exact.BRACKET * self.solver.tolerance)
+            examined = examine(self.check(k), schemes, exact.BRACKET * self.solver.tolerance)
         if self.best[k] is None or examined.worst < self.best[k].worst:
             self.best[k], self.schemes[k] = examined, schemes
         worst = self.best[k].worst

@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 
 import emalign_jax as em
 from emalign_jax.exact._base import check_for
-from emalign_jax.exact.certificate import examine
+from emalign_jax.exact.examination import examine
 from emalign_jax.exact.obedience import ObedienceLP
 from emalign_jax.exact.responses import VALUE_TIE, selection_table, value_scale
 from emalign_jax.sweep import cell

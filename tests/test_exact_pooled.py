@@ -7,7 +7,7 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax.exact._base import check_for
-from emalign_jax.exact.certificate import examine
+from emalign_jax.exact.examination import examine
 from emalign_jax.exact.responses import pooled_payoffs, value_scale
 
 RATIONAL = em.RationalUser("agents")

@@ -7,7 +7,7 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax.exact._base import check_for
-from emalign_jax.exact.certificate import examine
+from emalign_jax.exact.examination import examine
 
 RATIONAL = em.RationalUser("agents")
 EXACT = 1e-7  # LP feasibility 1e-9, numbers of size 1

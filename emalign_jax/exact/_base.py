@@ -55,13 +55,12 @@ class AbstractCheck(abc.ABC):
     revealing_is_picked = True  # whoever reveals all informs her of all, as the guarantees need
     fallback = False  # HiGHS does what the batched solver's answer did not prove
     exact_responses = True  # found by an exact method, one by one; else by search, in batches
+    together = 256  # games whose checks are prepared, and kept, at a time
 
     @classmethod
     def check_size(cls, games: Game, protocol: Any, user: Any, messages: int) -> None:
         """Raise `ValueError` before any work if the method cannot do games of this size; this one has no limit."""
         return
-
-    together = 256  # games whose checks are prepared, and kept, at a time
 
     @classmethod
     def prepare(

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax import parameters
-from emalign_jax.exact._base import AbstractCheck, Deviation, check_for
+from emalign_jax.exact._base import AbstractCheck, check_for
 from emalign_jax.exact.choice import check_word, for_all
+from emalign_jax.exact.examination import Examination, examine, relative, without_never
 from emalign_jax.exact.guarantees import theorem_bounds, worst_laws
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
@@ -19,7 +20,6 @@ from emalign_jax.schemes import check_schemes
 from emalign_jax.standard import standard_form
 from emalign_jax.users import AbstractUser, RationalUser
 
-NEVER = 1e-60  # a message of smaller probability is never sent
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
 NARROWEST = 1e-3  # and at the closest, where a gain is nearly the tolerance
 
@@ -79,11 +79,6 @@ def worth(no_information, full_information) -> np.ndarray:
     difference = full_information - no_information
     scale = np.maximum(np.abs(full_information), np.abs(no_information))
     return np.where(difference > 1e-12 * scale, difference, np.nan)
-
-
-def relative(gains, ranges):
-    matters = ranges > 0
-    return np.where(matters | np.isnan(ranges), gains / np.where(matters, ranges, np.nan), 0.0)
 
 
 def certify(
@@ -172,44 +167,6 @@ def make_check(
     check.form = form
     check.messages = check.messages if messages is None else messages
     return check
-
-
-class Examination(NamedTuple):
-    """One profile of one game: payoffs, every agent's best response, and what he gains by it."""
-
-    user: float
-    agents: Float[np.ndarray, "K"]
-    deviations: list[Deviation]
-    gains: Float[np.ndarray, "K"]
-    relative: Float[np.ndarray, "K"]
-    bracketed: bool  # whether the deviations' upper bounds were worked for, or need no work
-
-    @property
-    def upper(self) -> Float[np.ndarray, "K"]:
-        """No deviation gains more."""
-        return np.maximum([d.upper for d in self.deviations] - self.agents, self.gains)
-
-    @property
-    def worst(self) -> float:
-        """The largest relative gain; inf where an LP failed."""
-        return float(self.relative.max()) if np.isfinite(self.relative).all() else np.inf
-
-
-def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket: float | None = None) -> Examination:
-    """bracket: how close the upper bounds of the gains are to be brought to the lower ones (None: no work for it)."""
-    schemes = without_never(schemes)
-    value, payoffs = check.payoffs(schemes)
-    deviations = check.deviations(schemes, range(len(schemes)), bracket)
-    solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
-    gains = np.maximum(solved - payoffs, 0)
-    room = np.nan_to_num(solved) + 1e-9 * check.dictated  # as `certify_game` allows
-    bracketed = bracket is not None or all(d.upper <= most for d, most in zip(deviations, room, strict=True))
-    return Examination(value, payoffs, deviations, gains, relative(gains, check.known_range(gains)), bracketed)
-
-
-def without_never(schemes):
-    """Schemes without messages that are never sent: products of a few would overflow where they are divided by."""
-    return np.where(schemes < NEVER, 0, schemes)
 
 
 class Terms(NamedTuple):

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from emalign_jax.arguments import integer
 from emalign_jax.exact._base import AbstractCheck
-from emalign_jax.exact.certificate import Examination, examine
+from emalign_jax.exact.examination import Examination, examine
 from emalign_jax.exact.responses import VALUE_TIE
 from emalign_jax.exact.selection import SelectionCheck
 

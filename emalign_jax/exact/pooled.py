@@ -16,8 +16,8 @@ import numpy as np
 from emalign_jax.exact import pooled_groups
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import MAX_KINKS, BeliefProblem, monopoly_problem, pooled_problem
-from emalign_jax.exact.certificate import examine
 from emalign_jax.exact.columns import BeliefLP, BeliefOptimum
+from emalign_jax.exact.examination import examine
 from emalign_jax.exact.lockstep import Search, side_by_side
 from emalign_jax.exact.milp import MAX_BINARIES
 from emalign_jax.exact.responses import pooled_payoffs
