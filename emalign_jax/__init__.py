@@ -43,6 +43,7 @@ from emalign_jax.protocols import (
     SampledGradient,
     SampledPayoffs,
     Selection,
+    options_of,
 )
 from emalign_jax.replies import FixedReplies
 from emalign_jax.result import Result
@@ -51,7 +52,7 @@ from emalign_jax.several_users import several_users
 from emalign_jax.solve import Solution, solve
 from emalign_jax.transcripts import transcript_tree
 from emalign_jax.tuning import Tuned, evaluate, tune
-from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users import AbstractUser, Options, QuantalUser, RationalUser
 
 __version__ = "0.1.0"
 
@@ -73,6 +74,7 @@ __all__ = [
     "GradientPlay",
     "Implicit",
     "Objective",
+    "Options",
     "Payoffs",
     "Pooled",
     "Premises",
@@ -102,6 +104,7 @@ __all__ = [
     "load_schemes",
     "mechanisms",
     "no_information",
+    "options_of",
     "payoffs",
     "premises",
     "pseudo_gradient",

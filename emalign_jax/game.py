@@ -19,6 +19,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
+from emalign_jax import units
+
 Array = jax.Array | np.ndarray
 
 LARGEST = 1e100  # of a utility: products of a few must not overflow
@@ -108,16 +110,65 @@ class ReducedGame(NamedTuple):
 
 
 def reduce_game(game: Game, xp=jnp) -> ReducedGame:
-    """Sum the outcome out of `game`; `xp=numpy` does it in float64 on the host."""
+    """Sum the outcome out of `game`; `xp=numpy` does it in float64 on the host.
+
+    Actions that are worth the same in a cell but for rounding are made exactly so.
+    """
+    reduced, user_zero, agents_zero = centred_game(game, xp)
+    with np.errstate(invalid="ignore", over="ignore"):  # as there
+        user, agents = reduced.user + user_zero[..., None], reduced.agents + agents_zero[..., None]
+    return ReducedGame(reduced.mass, user, agents)
+
+
+class CentredGame(NamedTuple):
+    """A reduced game less what does not depend on the action, which would cost precision.
+
+    game:        payoffs less those of one action, the best to take when nothing is known
+    user_zero:   [..., XA, XB] payoff of that action to the user
+    agents_zero: [..., K, XA, XB] and to the agents
+    """
+
+    game: ReducedGame
+    user_zero: Float[Array, "*batch XA XB"]
+    agents_zero: Float[Array, "*batch K XA XB"]
+
+
+def centred_game(game: Game, xp=jnp) -> CentredGame:
+    """As `reduce_game`, with payoffs counted from those of one action: payoff = centred + zero."""
     if xp is np:
         p, u, v = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
     else:
         p, u, v = (xp.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
-    # products and sums, not matrix products: no TF32 on an accelerator, and XLA fuses them
-    with np.errstate(invalid="ignore"):  # a malformed game, 0 * inf, is not NumPy's to report
-        g = (p[..., None, :] * u[..., None, None, :, :]).sum(-1)
-        G = (p[..., None, :, :, None, :] * v[..., :, None, None, :, :]).sum(-1)
-    return ReducedGame(p.sum(-1), g, G)
+    with np.errstate(invalid="ignore", over="ignore"):  # a malformed game, 0 * inf, is not NumPy's to report
+        likely = p.sum((-3, -2))
+        expected = (likely[..., None, :] * u).sum(-1)
+        origin = xp.argmax(expected, -1)[..., None, None]
+        user, user_zero = _sum_out(p, u, origin, xp)
+        agents, agents_zero = _sum_out(p[..., None, :, :, :], v, origin[..., None, :, :], xp)
+    return CentredGame(ReducedGame(p.sum(-1), user, agents), user_zero, agents_zero)
+
+
+def _sum_out(p, utility, origin, xp):
+    """Totals of every action less those of the action `origin`, and those, [..., XA, XB, A] and [..., XA, XB]."""
+    base = xp.take_along_axis(utility, xp.broadcast_to(origin, (*utility.shape[:-2], 1, 1)), -2)
+    eps = float(xp.finfo(utility.dtype).eps)
+
+    def total(of):  # products and sums, not matrix products: no TF32 on an accelerator, and XLA fuses them
+        return (p[..., None, :] * of[..., None, None, :, :]).sum(-1)
+
+    payoff = total(utility - base)
+    rounding = total((4 + utility.shape[-1]) * eps * abs(utility - base) + eps * (abs(utility) + abs(base)))
+    merged = units.merge_noise(payoff, rounding, xp)
+    if xp is not np:  # equal numbers still have derivatives of their own
+        merged = payoff + jax.lax.stop_gradient(merged - payoff)
+    return merged, total(base)[..., 0]
+
+
+def possible_utilities(game: Game) -> tuple[Float[np.ndarray, "*batch A Y"], Float[np.ndarray, "*batch K A Y"]]:
+    """The user's utility and the agents', 0 at outcomes that cannot happen; NumPy float64."""
+    happens = np.asarray(game.prior).sum((-3, -2)) > 0
+    user, agents = (np.asarray(x, np.float64) for x in (game.user_utility, game.agent_utilities))
+    return np.where(happens[..., None, :], user, 0), np.where(happens[..., None, None, :], agents, 0)
 
 
 def faults(game: Game) -> np.ndarray:

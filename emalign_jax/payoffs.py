@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax import parameters
-from emalign_jax.game import Array, Game, ReducedGame, reduce_game
+from emalign_jax.game import Array, Game, ReducedGame, centred_game, reduce_game
 from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs
 from emalign_jax.schemes import check_shape
 from emalign_jax.users import AbstractUser
@@ -62,7 +62,8 @@ def _over_batch(method: str, games, schemes, protocol, user):
 @partial(jax.jit, static_argnums=0)  # one compilation a size; operation by operation, the first call takes seconds
 def _compiled(method: str, games, schemes, protocol, user):
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
-    reduced = reduce_game(games)
+    centred = centred_game(games) if protocol.offsets_pass else None
+    reduced = reduce_game(games) if centred is None else centred.game
 
     def flat(x, core):
         return jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - core :])).reshape(-1, *x.shape[x.ndim - core :])
@@ -75,4 +76,8 @@ def _compiled(method: str, games, schemes, protocol, user):
     )
     with jax.default_matmul_precision("highest"):
         out = jax.vmap(lambda g, s, p, u: getattr(p, method)(g, s, u))(*arguments)
-    return jax.tree.map(lambda x: x.reshape((*batch, *x.shape[1:])), out)
+    out = jax.tree.map(lambda x: x.reshape((*batch, *x.shape[1:])), out)
+    if centred is not None and hasattr(out, "user"):
+        user, agents = centred.user_zero.sum((-2, -1)), centred.agents_zero.sum((-2, -1))
+        out = out._replace(user=out.user + user, agents=out.agents + agents)
+    return out

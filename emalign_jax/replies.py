@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
+from emalign_jax import units
 from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.tree import Tree
 from emalign_jax.users import AbstractUser
@@ -58,8 +59,20 @@ class FixedReplies(AbstractUser):
                 where = [int(x) for x in np.argwhere(wrong)[0][:-1]]
                 raise ValueError(f"rule{where}: expected probabilities >= 0 that sum to 1 over the replies")
 
-    def respond(self, values, favour, scale):
-        return self.acting.respond(values, favour, scale)
+    def respond(self, options, favour):
+        return self.acting.respond(options, favour)
+
+    @property
+    def compares(self):
+        return self.acting.compares
+
+    @property
+    def most_forgone(self):
+        return self.acting.most_forgone
+
+    @property
+    def tie_tolerance(self):
+        return self.acting.tie_tolerance
 
     @property
     def plans(self):
@@ -67,7 +80,7 @@ class FixedReplies(AbstractUser):
 
     def reply(self, game: ReducedGame, tree: Tree, r: int, order: np.ndarray):
         law = self.reply_law(game, tree, r, jnp)[:, order]
-        return lambda values, favour, scale: jnp.broadcast_to(jnp.asarray(law, values.dtype), values.shape)
+        return lambda options, favour: jnp.broadcast_to(jnp.asarray(law, options.value.dtype), options.value.shape)
 
     def reply_law(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA nodes q"]:
         """P(joint reply) in round r; xp: numpy or jax.numpy."""
@@ -139,8 +152,9 @@ def _questions(user: Float[Array, "XA XB A"], count: int, xp) -> Array:
     """Which question each x_A asks, counted from 0 (see `FixedReplies`)."""
     XA = user.shape[0]
     most = user.max(-1)
-    tied = 1e-6 * (most - user.min(-1)).max()  # rounding must not decide, float32's no more than float64's
-    best = (user >= most[..., None] - tied).argmax(-1)  # [XA, XB]: what each type would do at each x_B
+    # rounding must not decide, float32's no more than float64's
+    tied = 10 * units.TIE * units.unit(user, units.most_likely(user, xp=xp), xp)
+    best = units.as_good(units.advantages(user, xp), 0.0, xp).all(-1).argmax(-1)  # [XA, XB]
     taken = xp.take_along_axis(user[:, None], xp.broadcast_to(best[None, :, :, None], (XA, XA, *best.shape[1:], 1)), -1)
     loss = most.sum(-1)[:, None] - taken[..., 0].sum(-1)  # [type, question]
     nearest, asked = xp.full(XA, xp.inf), xp.zeros(XA, int)

@@ -5,6 +5,7 @@ The only module that knows both the accelerated part (`play`) and the exact part
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from emalign_jax import differentiable, parameters
 from emalign_jax.arguments import integer
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import frontier
+from emalign_jax.exact._base import default_tolerance
 from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
 from emalign_jax.exact.examination import Examination, examine, without_never
@@ -97,6 +99,8 @@ def solve(
     if differentiation is not None or isinstance(solver, SmoothPlay):
         return _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages, first)
     solver = GradientPlay() if solver is None else solver
+    if solver.tolerance is None:
+        solver = dataclasses.replace(solver, tolerance=default_tolerance(protocol, user))
     given = None if isinstance(start, str) else check_schemes(games, start, protocol)
     if given is None and start not in STARTS:
         raise ValueError(f"start: expected {' or '.join(STARTS)} or an array of schemes, got {start!r}")

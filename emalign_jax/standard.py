@@ -1,8 +1,9 @@
 """Games in standard units, so that no tolerance depends on how utilities are scaled or shifted.
 
-What matters to a choice of action is differences between actions: in every cell (x_A, x_B) the best action of
-the user is worth 0 and the worst of an agent 0, and the largest difference in any cell is 1. The law of the
-cells is the same whatever anyone does, so equilibria and gains (in these units) do not change.
+What matters to a choice of action is differences between actions: in every cell (x_A, x_B) the best action of the user
+is worth 0, to the user and to every agent, and the unit of each utility is how much its expectation can vary with what
+the user is told, at most (`units.unit`). The distribution of the cells is the same whatever anyone does, so equilibria
+and gains (in these units) do not change.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import units
 from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users import AbstractUser
@@ -33,17 +35,26 @@ def standard_form(game: ReducedGame, protocol: Any, user: Any) -> StandardForm:
     """`game` (NumPy float64, any batch axes) in standard units; parameters of protocol and user follow."""
     mass, g, G = (np.asarray(x) for x in game)
     with np.errstate(invalid="ignore", over="ignore"):
-        best = g.max(-1, keepdims=True)
-        worst = G.min(-1, keepdims=True)
-        user_unit = _largest_spread(g, mass)
-        agent_unit = _largest_spread(G, mass[..., None, :, :])
-        standard = ReducedGame(
-            mass, (g - best) / user_unit[..., None, None, None], (G - worst) / agent_unit[..., None, None, None]
-        )
-        zeros = best[..., 0].sum((-2, -1)), worst[..., 0].sum((-2, -1))
+        likely = likely_actions(game, user)
+        best = g.argmax(-1)[..., None]
+        user_best = np.take_along_axis(g, best, -1)
+        agent_best = np.take_along_axis(G, np.broadcast_to(best[..., None, :, :, :], (*G.shape[:-1], 1)), -1)
+        g, G = g - user_best, G - agent_best
+        user_unit, agent_unit = _unit(g, likely), _unit(G, likely[..., None, :, :, :])
+        standard = ReducedGame(mass, g / user_unit[..., None, None, None], G / agent_unit[..., None, None, None])
+        zeros = user_best[..., 0].sum((-2, -1)), agent_best[..., 0].sum((-2, -1))
     return StandardForm(
         standard, protocol.in_units(user_unit), user.in_units(user_unit), user_unit, zeros[0], agent_unit, zeros[1]
     )
+
+
+def _unit(payoff: np.ndarray, likely: np.ndarray) -> np.ndarray:
+    """Where nothing that is said matters, what it would be worth to choose the action; 1 where that is 0 too, or where
+    the game is malformed."""
+    found, dictated = units.unit(payoff, likely), np.ptp(payoff, axis=-1).sum((-2, -1))
+    for each in (dictated, 1.0):
+        found = np.where(np.isfinite(found) & (found > 0), found, each)
+    return found
 
 
 def raw_form(game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser) -> StandardForm:
@@ -53,8 +64,14 @@ def raw_form(game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser) 
     return StandardForm(game, protocol, user, np.asarray(1.0), np.asarray(0.0), one, zero)
 
 
-def _largest_spread(payoff: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """Largest difference between two actions in any cell that can happen; 1 where there is none."""
-    spread = np.ptp(payoff, axis=-1)
-    largest = np.where(mass > 0, spread / np.where(mass > 0, mass, 1), 0).max((-2, -1))
-    return np.where(np.isfinite(largest) & (largest > 0), largest, 1.0)
+def user_unit(game: ReducedGame, user: AbstractUser) -> float:
+    """How much the user's value can vary with what the user is told (`units.unit`)."""
+    return float(units.unit(game.user, likely_actions(game, user)))
+
+
+def likely_actions(game: ReducedGame, user: Any) -> Float[np.ndarray, "*batch XA XB A"]:
+    """The largest probability with which this user takes each action in a cell (`units.most_likely`)."""
+    mass = np.asarray(game.mass).sum(-1)
+    forgone = np.asarray(user.most_forgone)[..., None]
+    with np.errstate(invalid="ignore"):
+        return units.most_likely(np.asarray(game.user), np.where(mass > 0, forgone * mass, 0), user.tie_tolerance)

@@ -10,12 +10,13 @@ from jaxtyping import Float
 
 from emalign_jax import parameters
 from emalign_jax.arguments import integer
-from emalign_jax.exact.responses import choose, respond, value_scale
-from emalign_jax.exact.talk import law_of_actions, reach
+from emalign_jax.exact.responses import choose
+from emalign_jax.exact.talk import law_of_actions, reach, talk
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol, Selection
 from emalign_jax.replies import FixedReplies
 from emalign_jax.schemes import check_schemes
+from emalign_jax.standard import user_unit
 from emalign_jax.tree import Tree
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
 
@@ -81,10 +82,9 @@ def transcript_tree(
     types = _types(reduced.mass, user_feature)
     words = _words(game, names)
     tree = conversation.tree(game.agents if conversation is protocol else 1, schemes.shape[-1])
-    scale = value_scale(reduced)
     title, favoured, picked = None, [0], np.ones(1)
     if isinstance(protocol, Selection):
-        picked = _picked(reduced, schemes, tree, user, scale, float(parameters.item(protocol, 0).temperature))
+        picked = _picked(reduced, schemes, tree, user, float(parameters.item(protocol, 0).temperature))
         favoured = [i for i in range(game.agents) if picked[i] > NEVER]
         title = f"She picks {_listed([f'agent {i} ({_chance(picked[i])})' for i in favoured])}."
     elif user.favours and game.agents > 1:
@@ -93,7 +93,7 @@ def transcript_tree(
     for i in favoured:
         rules = schemes if conversation is protocol else schemes[i : i + 1]
         speaker = "agents say" if len(rules) > 1 else f"agent {i} says" if game.agents > 1 else "agent says"
-        talks.append(_Talk(reduced, rules, tree, user, scale, reduced.agents[i], speaker, words))
+        talks.append(_Talk(reduced, rules, tree, user, reduced.agents[i], speaker, words))
     start = _start(talks, [float(picked[i]) for i in favoured], favoured, types, user_feature is not None)
     return "\n".join(([title] if title else []) + _table(start, at_least, words, game.agents))
 
@@ -127,12 +127,12 @@ def _words(game: Game, names: Mapping[str, Sequence[str]] | None) -> dict[str, l
     return words
 
 
-def _picked(game: ReducedGame, schemes, tree: Tree, user, scale: float, temperature: float) -> Float[np.ndarray, "K"]:
+def _picked(game: ReducedGame, schemes, tree: Tree, user, temperature: float) -> Float[np.ndarray, "K"]:
     values = [
-        float((law_of_actions(game, scheme[None], tree, user, scale, own) * game.user).sum())
+        float((law_of_actions(game, scheme[None], tree, user, own) * game.user).sum())
         for scheme, own in zip(schemes, game.agents, strict=True)
     ]
-    return choose(np.array(values), temperature, scale)
+    return choose(np.array(values), temperature, user_unit(game, user))
 
 
 class _Step(NamedTuple):
@@ -153,30 +153,20 @@ class _Step(NamedTuple):
 class _Talk:
     """All transcripts with the agents she talks to: chances, her laws, and what it pays to go on from there."""
 
-    def __init__(self, game: Any, rules, tree: Tree, user, scale, favour, speaker: str, words):
+    def __init__(self, game: Any, rules, tree: Tree, user, favour, speaker: str, words):
         self.game: Any = game  # NumPy float64
         self.tree, self.speaker, self.words = tree, speaker, words
         self.levels = reach(tree, rules)
+        told = talk(game, rules, tree, user, favour)
+        self.action, self.replies, self.going_on = told.action, told.replies, []
         everybody = np.concatenate([game.user[None], game.agents])  # [1 + K, XA, XB, A]
         totals = np.einsum("pxba,tb->pxta", everybody, self.levels[-1])
-        own = np.einsum("xba,tb->xta", favour, self.levels[-1])
-        self.action = respond(user.acting, totals[0], self.game.mass @ self.levels[-1].T, own, scale)
-        after = [(self.action * totals).sum(-1)]  # by round: [1 + K, XA, T], once she has heard the messages
-        own = (self.action * own).sum(-1)
-        self.replies, self.going_on = [], []
+        self.after = [(self.action * totals).sum(-1)]  # by round: [1 + K, XA, T], once the messages are heard
         for r in range(tree.rounds - 2, -1, -1):
             split = (tree.reply_nodes(r), tree.joint_replies, tree.joint_messages)
-            options = after[0].reshape(*after[0].shape[:2], *split).sum(-1)
-            own = own.reshape(len(game.mass), *split).sum(-1)
-            if isinstance(user, FixedReplies):
-                law = np.asarray(user.reply_law(game, tree, r, np), float)
-            else:
-                law = respond(user, options[0], self.game.mass @ self.levels[r].T, own, scale)
-            own = (law * own).sum(-1)
-            self.replies.insert(0, law)
+            options = self.after[0].reshape(*self.after[0].shape[:2], *split).sum(-1)
             self.going_on.insert(0, options)
-            after.insert(0, (law * options).sum(-1))
-        self.after = after
+            self.after.insert(0, (self.replies[r] * options).sum(-1))
 
     def begin(self, xa: int, share: float) -> tuple[np.ndarray, np.ndarray, Iterator[_Step]]:
         """mass, paid and the first messages of x_A; share: of all probability, over that of x_A."""

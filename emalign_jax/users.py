@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,26 +13,55 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
+from emalign_jax import units
 from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.tree import Tree
 
-Respond = Callable[[Any, Any, Any], Any]  # (values, favour, scale) to a law, see `AbstractUser.respond`
-TIES = ("agents", "lowest", "uniform")
+TIES = ("agents", "lowest", "highest", "uniform")
+
+
+class Options(NamedTuple):
+    """What is to be chosen from, as one party sees it.
+
+    value:     [..., A] posterior expected utility of each option
+    advantage: [..., A, A] by how much option a beats option c, in expectation over the cells (x_A, x_B) in which it
+               does, in any unit (`units.as_good` compares it with its transpose); None where the user does not ask
+    """
+
+    value: Float[Array, "*shape A"]
+    advantage: Float[Array, "*shape A A"] | None
+
+
+Respond = Callable[[Options, Options], Any]  # as `AbstractUser.respond`
 
 
 class AbstractUser(eqx.Module):
-    """A user maps the posterior expected utility of each action to a law over actions."""
+    """A user maps what the actions are worth to a distribution over actions."""
 
     @abc.abstractmethod
-    def respond(
-        self, values: Float[Array, "*shape A"], favour: Float[Array, "*shape A"], scale: Float[Array, ""]
-    ) -> Float[Array, "*shape A"]:
-        """The law over actions.
+    def respond(self, options: Options, favour: Options) -> Float[Array, "*shape A"]:
+        """The distribution over actions.
 
-        values: posterior expected utility of each action.
-        favour: what the agent in whose favour ties may be broken gets from each action.
-        scale:  largest difference between two actions to the user; tolerances are relative to it.
+        options: what each action is worth to the user.
+        favour:  what each is worth to the agent in whose favour ties may be broken.
         """
+
+    @property
+    def compares(self) -> bool:
+        """Whether `respond` needs to know by how much each option beats each other one, `Options.advantage`."""
+        return True
+
+    @property
+    def most_forgone(self) -> Any:
+        """What the user gives up at most, in expected utility, by taking any one action with the probability that it
+        has: P(a) (max_c E[u(c)] - E[u(a)]), but for ties. A scalar or an array over the batch; inf where nothing is
+        known."""
+        return np.inf
+
+    @property
+    def tie_tolerance(self) -> float:
+        """Share of what two actions differ by within which they are tied (`units.as_good`)."""
+        return 0.0
 
     @abc.abstractmethod
     def smoothed(self, precision: Float[Array, ""]) -> AbstractUser:
@@ -44,21 +73,21 @@ class AbstractUser(eqx.Module):
 
     @property
     def plans(self) -> bool:
-        """Whether she replies as she acts, by what it is worth to go on; otherwise by `reply_law`."""
+        """Whether replies are chosen as actions are, by what it is worth to go on; otherwise by `reply_law`."""
         return True
 
     def reply(self, game: ReducedGame, tree: Tree, r: int, order: np.ndarray) -> Respond:
-        """How she replies in round r of a conversation, to values [XA, nodes, joint replies] of what it is worth to go
-        on; `order` lists the nodes by their number in the tree."""
+        """How the user replies in round r of a conversation, to options [XA, nodes, joint replies] of what it is worth
+        to go on; `order` lists the nodes by their number in the tree."""
         return self.respond
 
     def check(self, games: Game, protocol: Any, messages: int) -> None:
-        """Raise `ValueError` before any work if she cannot take part in this."""
+        """Raise `ValueError` before any work if the user cannot take part in this."""
         return
 
     @property
     def acting(self) -> AbstractUser:
-        """How she takes her final action."""
+        """How the user takes the final action."""
         return self
 
     @property
@@ -90,8 +119,16 @@ class QuantalUser(AbstractUser):
                 )
         self.precision = precision
 
-    def respond(self, values, favour, scale):
-        return jax.nn.softmax(jnp.asarray(self.precision, values.dtype) * values, axis=-1)
+    def respond(self, options, favour):
+        return jax.nn.softmax(jnp.asarray(self.precision, options.value.dtype) * options.value, axis=-1)
+
+    @property
+    def compares(self):
+        return False
+
+    @property
+    def most_forgone(self):
+        return 1 / (np.e * self.precision)  # x exp(-precision x) is at most this
 
     def smoothed(self, precision):
         return self
@@ -104,15 +141,17 @@ class RationalUser(AbstractUser):
     """Plays a best action; the tie rule is explicit because optimal persuasion sits on ties.
 
     ties: "agents"   the best action for the selected agent, or in Pooled, for the agent whose payoff
-                     is asked (the supremum)
+                     is asked (the supremum); the lowest index of those that are tied for the agent too
           "lowest"   the lowest index
+          "highest"  the highest index
           "uniform"  all best actions with equal probability
-    tolerance: actions within tolerance * (largest difference between actions) of the best are tied. The
-        default, 1e-6, covers float32 rounding and the feasibility tolerance of the LPs.
+    tolerance: two actions are tied if one beats the other by at most tolerance * (what they differ by), both in
+        expectation over the cells (x_A, x_B), see "Units and tolerances" in docs/model.md. The default, 1e-7, covers
+        schemes that were rounded to float32; payoffs in float32 use 8 units of rounding, 1e-6.
     """
 
     ties: str = eqx.field(static=True, default="agents")
-    tolerance: float = eqx.field(static=True, default=1e-6)
+    tolerance: float = eqx.field(static=True, default=units.TIE)
 
     def __check_init__(self):
         if self.ties not in TIES:
@@ -120,12 +159,40 @@ class RationalUser(AbstractUser):
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance: expected a number in [0, 1), got {self.tolerance}")
 
-    def respond(self, values, favour, scale):
-        tied = values >= values.max(-1, keepdims=True) - self.tolerance * scale
+    def respond(self, options, favour):
+        return self.choose(options, favour, jnp)
+
+    def choose(self, options: Options, favour: Options | None, xp) -> Any:
+        """`respond` in NumPy or jax.numpy (`xp`)."""
+        tied = self.best(options, None, xp)
+        dtype = options.value.dtype
         if self.ties == "uniform":
-            return tied / tied.sum(-1, keepdims=True, dtype=values.dtype)
-        rank = jnp.where(tied, favour, -jnp.inf) if self.ties == "agents" else tied
-        return jax.nn.one_hot(jnp.argmax(rank, -1), values.shape[-1], dtype=values.dtype)
+            return tied / tied.sum(-1, keepdims=True, dtype=dtype)
+        if self.ties == "agents":
+            assert favour is not None
+            tied = self.best(favour, tied, xp)
+        A = tied.shape[-1]
+        at = A - 1 - xp.argmax(tied[..., ::-1], -1) if self.ties == "highest" else xp.argmax(tied, -1)
+        return (at[..., None] == xp.arange(A)).astype(dtype)
+
+    def best(self, options: Options, among: Any = None, xp=np) -> Any:
+        """[..., A]: whether each option is best, within the tolerance, of those in `among`."""
+        assert options.advantage is not None
+        good = units.as_good(options.advantage, self.tolerance, xp)
+        value = options.value
+        if among is not None:
+            good, value = good | ~among[..., None, :], xp.where(among, value, -xp.inf)
+        best = good.all(-1) if among is None else good.all(-1) & among
+        # rounding may leave no option that is as good as all the others
+        return xp.where(best.any(-1, keepdims=True), best, value == value.max(-1, keepdims=True))
+
+    @property
+    def most_forgone(self):
+        return 0.0
+
+    @property
+    def tie_tolerance(self):
+        return self.tolerance
 
     @property
     def favours(self):

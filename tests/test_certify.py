@@ -187,8 +187,8 @@ def test_a_size_beyond_the_obedience_lp():
 
 def test_unsupported_pairs_name_what_is_supported():
     class Deaf(em.AbstractUser):
-        def respond(self, values, favour, scale):
-            return values
+        def respond(self, options, favour):
+            return options.value
 
         def smoothed(self, precision):
             return self

@@ -14,7 +14,8 @@ import emalign_jax as em
 from emalign_jax.exact._base import check_for
 from emalign_jax.exact.examination import examine
 from emalign_jax.exact.obedience import ObedienceLP
-from emalign_jax.exact.responses import VALUE_TIE, selection_table, value_scale
+from emalign_jax.exact.responses import selection_table
+from emalign_jax.units import VALUE_TIE
 from emalign_jax.sweep import cell
 from emalign_jax.sweep import config as configs
 
@@ -89,7 +90,7 @@ def test_payoffs_are_those_of_all_subsets(compared, temperature):
         game = random_game(seed, XA=2)
         reduced = em.reduce_game(game, np)
         schemes = np.random.default_rng(seed).dirichlet(np.ones(3), (4, 3))
-        value, agents = enumerated(selection_table(reduced, schemes, user, value_scale(reduced)), compared, pick)
+        value, agents = enumerated(selection_table(reduced, schemes, user), compared, pick)
         got = em.payoffs(game, schemes, em.Comparison(compared, temperature), user)
         np.testing.assert_allclose(got.user, value, atol=CLOSE)
         np.testing.assert_allclose(got.agents, agents, atol=CLOSE)

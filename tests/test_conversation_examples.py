@@ -220,13 +220,14 @@ class ByInformant(em.RationalUser):
     """Of equally good routes she takes a (action 1) when told by agent 0, else b: told by him whose message moves her
     values more, over all that could be sent."""
 
-    def respond(self, values, favour, scale):
+    def respond(self, options, favour):
+        values = options.value
         A = values.shape[-1]
         M = round(values.shape[-2] ** 0.5)
         table = values.reshape(*values.shape[:-2], M, M, A)
         moved = [jnp.max(table.max(axis) - table.min(axis), axis=(-1, -2)) for axis in (-3, -2)]
         rank = jnp.where((moved[0] > moved[1])[..., None], jnp.array([0, 2, 1]), jnp.array([0, 1, 2]))[..., None, :]
-        tied = values >= values.max(-1, keepdims=True) - self.tolerance * scale
+        tied = self.best(options, xp=jnp)
         return jax.nn.one_hot(jnp.where(tied, rank, -1).argmax(-1), A, dtype=values.dtype)
 
 

@@ -12,7 +12,7 @@ from emalign_jax.exact.climbing import Climb, _Climbs
 from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.lattice import GRID, simplex_grid, simplex_lattice
 from emalign_jax.exact.obedience import ObedienceLP
-from emalign_jax.exact.responses import pooled_payoffs, value_scale
+from emalign_jax.exact.responses import pooled_payoffs
 
 
 def random_game(seed, K=2, XA=1, XB=3, A=3):
@@ -23,7 +23,7 @@ def random_game(seed, K=2, XA=1, XB=3, A=3):
 
 def monopoly(game, user, agent=0):
     small = em.reduce_game(game, np)
-    return monopoly_problem(small, agent, user, value_scale(small))
+    return monopoly_problem(small, agent, user)
 
 
 def sigmoid(x):
@@ -158,7 +158,7 @@ def test_slope_is_the_gradient(goal):
     game = random_game(1, K=3, XA=2)
     small = em.reduce_game(game, np)
     rng = np.random.default_rng(0)
-    problem = pooled_problem(small, rng.dirichlet(np.ones(2), (3, 3)), 1, em.QuantalUser(4.0), value_scale(small))
+    problem = pooled_problem(small, rng.dirichlet(np.ones(2), (3, 3)), 1, em.QuantalUser(4.0))
     beliefs = rng.dirichlet(np.ones(3), 10) * rng.uniform(0.1, 2, (10, 1))  # of any mass
     wanted = problem.goal(*goal)
     step = 1e-6
@@ -179,7 +179,7 @@ def climbs(count, XB):
         game = random_game(k, K=2, XB=XB)
         small = em.reduce_game(game, np)
         user = em.QuantalUser(float(2 + 3 * k))
-        problem = pooled_problem(small, rng.dirichlet(np.ones(2), (2, XB)), 0, user, value_scale(small))
+        problem = pooled_problem(small, rng.dirichlet(np.ones(2), (2, XB)), 0, user)
         start = rng.dirichlet(np.ones(XB), 5 + k)
         yield Climb(problem, problem.goal(*rng.normal(size=2)), rng.normal(size=XB), start, 0.1)
 

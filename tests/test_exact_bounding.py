@@ -7,7 +7,6 @@ import pytest
 import emalign_jax as em
 from emalign_jax.exact.beliefs import BeliefProblem, pooled_problem
 from emalign_jax.exact.bounding import bound_cells, bound_pricing
-from emalign_jax.exact.responses import value_scale
 
 ROUNDING = 1e-10  # of payoffs of size 1 to 10
 
@@ -23,7 +22,7 @@ def random_problem(rng, XB, XA, precision, purity):
     shape = (game.agents, XB)
     schemes = np.eye(2)[rng.integers(2, size=shape)] if purity == 0 else rng.dirichlet(np.full(2, purity), shape)
     small = em.reduce_game(game, np)
-    return pooled_problem(small, schemes, 0, em.QuantalUser(precision), value_scale(small))
+    return pooled_problem(small, schemes, 0, em.QuantalUser(precision))
 
 
 def random_cells(rng, B, count):

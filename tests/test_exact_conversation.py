@@ -10,7 +10,6 @@ import emalign_jax as em
 from emalign_jax import Result
 from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
 from emalign_jax.exact.obedience import ObedienceLP
-from emalign_jax.exact.responses import value_scale
 from emalign_jax.exact.talk import law_of_actions, reach, spell, unspell
 from emalign_jax.tree import Tree
 
@@ -65,7 +64,7 @@ def test_law_of_actions_by_recursion(K, shape, fixed):
         elif fixed:
             user = em.FixedReplies(fixed, user)
         favour = small.agents[-1]
-        got = law_of_actions(small, rules, tree_of(shape, K), user, value_scale(small), favour)
+        got = law_of_actions(small, rules, tree_of(shape, K), user, favour)
         expected = brute.law(brute.reduced(game), rules, shape, user, favour)
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11)
         if fixed is not None and user.acting is not QUANTAL:
@@ -80,10 +79,10 @@ def test_law_of_actions_with_ties():
     tree = tree_of(shape, 1)
     for ties in ("agents", "lowest", "uniform"):
         user = em.RationalUser(ties)
-        got = law_of_actions(small, rules, tree, user, 1.0, small.agents[0])
+        got = law_of_actions(small, rules, tree, user, small.agents[0])
         np.testing.assert_allclose(got, brute.law(brute.reduced(game), rules, shape, user, small.agents[0]), atol=1e-12)
     paid = {
-        ties: (law_of_actions(small, rules, tree, em.RationalUser(ties), 1.0, small.agents[0]) * small.agents[0]).sum()
+        ties: (law_of_actions(small, rules, tree, em.RationalUser(ties), small.agents[0]) * small.agents[0]).sum()
         for ties in ("agents", "uniform")
     }
     assert paid["agents"] > paid["uniform"] + 1e-3
@@ -155,7 +154,7 @@ def attained(game, rule, tree):
     """The agent's payoff, by recursion over what is said, with ties for him."""
     user = em.RationalUser("agents", tolerance=1e-8)
     small = reduced(game)
-    law = law_of_actions(small, rule[None], tree, user, value_scale(small), small.agents[0])
+    law = law_of_actions(small, rule[None], tree, user, small.agents[0])
     return float((law * small.agents[0]).sum()), float((law * small.user).sum())
 
 
@@ -172,8 +171,8 @@ def test_mechanisms_are_carried_out(xa, Q, R):
             rule, wide = rule_of(advice.scheme.reshape(small.user.shape), tree)
             assert wide == tree
             own, hers = attained(game, rule, wide)
-            assert own == pytest.approx(advice.value, abs=1e-6 * value_scale(small) + EXACT)
-            assert hers >= value - 1e-6 * value_scale(small)
+            assert own == pytest.approx(advice.value, abs=1e-6 + EXACT)
+            assert hers >= value - 1e-6
 
 
 def test_a_mechanism_in_too_few_messages_is_carried_out_in_a_wider_tree():
@@ -185,7 +184,7 @@ def test_a_mechanism_in_too_few_messages_is_carried_out_in_a_wider_tree():
     # a user who tells the truth and obeys, because nothing else pays, takes the actions with these chances
     eager = small._replace(user=np.zeros_like(small.user))
     user = em.FixedReplies("truthful", em.RationalUser("agents"))
-    law = law_of_actions(eager, rule[None], wide, user, 1.0, small.agents[0])
+    law = law_of_actions(eager, rule[None], wide, user, small.agents[0])
     assert law.shape == told.shape
     np.testing.assert_allclose(law.sum(-1), 1, atol=1e-12)
 
@@ -244,7 +243,7 @@ def test_slack_only_adds():
     for seed in range(3):
         small = reduced(random_games(seed=seed))
         found = [
-            MechanismLP(small, slack=s, nodes=n).best(small.agents[0]) for s, n in ((0.0, 1), (1e-3, 1), (1e-3, 3))
+            MechanismLP(small, ease=s, nodes=n).best(small.agents[0]) for s, n in ((0.0, 1), (1e-3, 1), (1e-3, 3))
         ]
         values = np.array([advice.value for advice in found])
         assert (np.diff(values) >= -EXACT).all()
@@ -439,8 +438,8 @@ def test_selection_needs_to_hear_her_type():
 class Stubborn(em.QuantalUser):
     """Not how the checks believe that she acts."""
 
-    def respond(self, values, favour, scale):
-        return super().respond(-values, favour, scale)
+    def respond(self, options, favour):
+        return super().respond(options._replace(value=-options.value), favour)
 
 
 @pytest.mark.parametrize("user", [Stubborn(4.0), em.FixedReplies("babbling", Stubborn(4.0))])

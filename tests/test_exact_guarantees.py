@@ -104,7 +104,7 @@ def test_prosecutor_against_defender_is_half_a_unit_from_the_hull():
     assert found.value == pytest.approx(0, abs=1e-9)
     # while the sharp form knows that each of them holds the other to the full verdicts' shares
     small = em.reduce_game(game, np)
-    sharp = worst_law(small, np.array([0.3, 0.7]), obedience_slack=0.0)
+    sharp = worst_law(small, np.array([0.3, 0.7]), ease=0.0)
     assert sharp.status == "Optimal"
     assert sharp.value > 0.7 - 1e-6
 
@@ -139,7 +139,7 @@ def test_the_sharp_bound_is_attained(seed, obedient):
     m, g, G = em.reduce_game(game, np)
     informed = np.eye(3)[g.argmax(-1)]
     floors = (G * informed).sum((1, 2, 3)) - 0.1
-    found = worst_law(em.ReducedGame(m, g, G), floors, obedience_slack=0.0 if obedient else None)
+    found = worst_law(em.ReducedGame(m, g, G), floors, ease=0.0 if obedient else None)
     bound = found.value
     assert found.status == "Optimal"
     value, law = linprog_worst_law(game, floors, obedient)

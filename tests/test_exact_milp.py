@@ -9,7 +9,7 @@ import emalign_jax as em
 from emalign_jax.exact import beliefs, milp
 from emalign_jax.exact.beliefs import BeliefProblem, monopoly_problem, pooled_problem
 from emalign_jax.exact.milp import bound_rational_pricing
-from emalign_jax.exact.responses import pooled_payoffs, value_scale
+from emalign_jax.exact.responses import pooled_payoffs
 
 RATIONAL = em.RationalUser("agents")
 TIE = 1e-5  # her tie tolerance, 1e-6 of her range, may be used on one side and not on the other
@@ -25,14 +25,14 @@ def rational_problem(seed, XA=1, XB=3, K=2, purity=1.0, ties="agents"):
     game = random_game(seed, K, XA, XB)
     small = em.reduce_game(game, np)
     schemes = np.random.default_rng(seed).dirichlet(np.full(2, purity), (K, XB))
-    return pooled_problem(small, schemes, 0, em.RationalUser(ties), value_scale(small))
+    return pooled_problem(small, schemes, 0, em.RationalUser(ties))
 
 
 @pytest.mark.parametrize("purity", [1.0, 0.05])
 @pytest.mark.parametrize(("seed", "XA", "XB"), [(0, 1, 3), (1, 1, 3), (2, 2, 3), (3, 1, 4)])
 def test_the_milp_agrees_with_enumeration(seed, XA, XB, purity):
     problem = rational_problem(seed, XA, XB, purity=purity)
-    assert problem.knows_all_kinks or purity < 1
+    assert problem.knows_all_edges or purity < 1
     rng = np.random.default_rng(seed)
     for goal in (problem.goal(1.0, 0.0), problem.goal(-1.0, 0.5)):
         price = rng.normal(size=XB)
@@ -53,7 +53,7 @@ def test_whole_brackets_by_milp_and_by_enumeration(seed, XA, monkeypatch):
     game = random_game(seed, XA=XA)
     schemes = np.random.default_rng(seed).dirichlet(np.ones(2), (2, 3))
     listed = em.best_response(game, schemes, 0, em.Pooled(), RATIONAL)
-    monkeypatch.setattr(beliefs.BeliefProblem, "knows_all_kinks", False)
+    monkeypatch.setattr(beliefs.BeliefProblem, "knows_all_edges", False)
     called = []
     solve = milp._solve
     monkeypatch.setattr(milp, "_solve", lambda *args: called.append(1) or solve(*args))
@@ -78,7 +78,7 @@ def test_the_belief_of_a_milp_survives_rounding(K, M, A):
     profile[:, :, :M] = schemes
     profile[0] = np.pad(found.scheme, ((0, 0), (0, wide - found.scheme.shape[1])))
     small = em.reduce_game(game, np)
-    paid = pooled_payoffs(small, profile, RATIONAL, value_scale(small))[1][0]
+    paid = pooled_payoffs(small, profile, RATIONAL)[1][0]
     assert paid == pytest.approx(found.value, abs=1e-5)
 
 
@@ -167,7 +167,7 @@ def test_a_supremum_that_lowest_ties_deny():
         assert attained == pytest.approx(found.value, abs=1e-9)
     kink = np.array([[0.5, 0.5]])
     small = em.reduce_game(game, np)
-    problem = monopoly_problem(small, 0, em.RationalUser("lowest"), value_scale(small))
+    problem = monopoly_problem(small, 0, em.RationalUser("lowest"))
     assert problem.value(kink, problem.goal(1.0, 0.0))[0] == pytest.approx(0, abs=1e-12)
 
 
@@ -184,7 +184,7 @@ def test_no_kink_is_lost_where_planes_nearly_agree(tilt):
     goal, price = problem.goal(1.0, 0.0), np.array([0, -0.1, 0.05, 0])
     proof = bound_rational_pricing(problem, goal, price, 1e-8, 10**9)
     assert proof.upper == pytest.approx(1.0125, abs=3e-4)  # the tie tolerance is a thousandth of the smaller tilt
-    assert problem.knows_all_kinks == (tilt == 1e-2)
+    assert problem.knows_all_edges == (tilt == 1e-2)
 
 
 def test_an_agent_with_one_message_to_send_is_known_exactly():
@@ -212,7 +212,7 @@ def test_a_short_time_leaves_a_valid_bound():
     game = random_game(1, K=3, XA=2, XB=4, A=3)
     schemes = np.random.default_rng(1).dirichlet(np.ones(3), (3, 4))
     small = em.reduce_game(game, np)
-    problem = pooled_problem(small, schemes, 0, RATIONAL, value_scale(small))
+    problem = pooled_problem(small, schemes, 0, RATIONAL)
     goal, price = problem.goal(1.0, 0.0), np.zeros(4)
     cut = milp._solve(problem, goal, price, 1e-9, 1)
     points = np.random.default_rng(0).dirichlet(np.full(4, 0.4), 20_000)

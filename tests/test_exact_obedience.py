@@ -9,7 +9,7 @@ from scipy.optimize import linprog
 import emalign_jax as em
 from emalign_jax.exact.compress import compress
 from emalign_jax.exact.obedience import MAX_COLUMNS, ObedienceLP, check_size
-from emalign_jax.exact.responses import selection_table, value_scale
+from emalign_jax.exact.responses import selection_table
 
 # LP feasibility 1e-9, a few dozen rows, numbers of size 1
 EXACT = 1e-7
@@ -29,7 +29,7 @@ def attained(game, agent, scheme):
     """(user value, agent's payoff) of talking under `scheme`, ties for the agent; the tie tolerance 1e-8 covers
     the feasibility tolerance of the LP and is too small to be worth anything."""
     table = selection_table(
-        game, np.repeat(scheme[None], len(game.agents), 0), em.RationalUser("agents", 1e-8), value_scale(game)
+        game, np.repeat(scheme[None], len(game.agents), 0), em.RationalUser("agents", 1e-8)
     )
     return table.values[agent], table.payoffs[agent, agent]
 

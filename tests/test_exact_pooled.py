@@ -8,7 +8,7 @@ import pytest
 import emalign_jax as em
 from emalign_jax.exact._base import check_for
 from emalign_jax.exact.examination import examine
-from emalign_jax.exact.responses import pooled_payoffs, value_scale
+from emalign_jax.exact.responses import pooled_payoffs
 
 RATIONAL = em.RationalUser("agents")
 
@@ -30,7 +30,7 @@ def payoff(game, schemes, agent, scheme, user):
     profile = np.zeros((*schemes.shape[:2], M))
     profile[:, :, : schemes.shape[2]] = schemes
     profile[agent] = np.pad(scheme, ((0, 0), (0, M - scheme.shape[1])))
-    return pooled_payoffs(small, profile, user, value_scale(small))[1][agent]
+    return pooled_payoffs(small, profile, user)[1][agent]
 
 
 @pytest.mark.parametrize("XA", [1, 2])

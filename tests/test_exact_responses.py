@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact.responses import choose, pooled_payoffs, selection_table, value_scale
+from emalign_jax.exact.responses import choose, pooled_payoffs, selection_table
+from emalign_jax.standard import user_unit
 
 USERS = [
     em.QuantalUser(0.5),
     em.QuantalUser(40.0),
     em.RationalUser("agents"),
     em.RationalUser("lowest"),
+    em.RationalUser("highest"),
     em.RationalUser("uniform"),
 ]
-IDS = ["quantal0.5", "quantal40", "agents", "lowest", "uniform"]
+IDS = ["quantal0.5", "quantal40", "agents", "lowest", "highest", "uniform"]
 # sums of a few hundred products of size 1, in another order; quantal laws amplify rounding by the precision
 ROUNDING = 1e-12
 
@@ -49,7 +51,9 @@ def law(user, expected, favour):
     best = [a for a, e in enumerate(expected) if e > max(expected) - 1e-6]
     if user.ties == "uniform":
         return [(a in best) / len(best) for a in range(len(expected))]
-    chosen = min(best) if user.ties == "lowest" else max(best, key=lambda a: favour[a])
+    if user.ties == "agents":  # of those that are equally good for the agent too, the lowest
+        best = [a for a in best if favour[a] > max(favour[b] for b in best) - 1e-9]
+    chosen = max(best) if user.ties == "highest" else min(best)
     return [float(a == chosen) for a in range(len(expected))]
 
 
@@ -103,11 +107,10 @@ def slow_selection(prior, u, U, schemes, user, temperature):
 
 def exact(game, schemes, protocol, user):
     reduced = em.reduce_game(game, np)
-    scale = value_scale(reduced)
     if isinstance(protocol, em.Pooled):
-        return pooled_payoffs(reduced, schemes, user, scale)
-    table = selection_table(reduced, schemes, user, scale)
-    chosen = choose(table.values, float(protocol.temperature), scale)
+        return pooled_payoffs(reduced, schemes, user)
+    table = selection_table(reduced, schemes, user)
+    chosen = choose(table.values, float(protocol.temperature), user_unit(reduced, user))
     return float(chosen @ table.values), table.payoffs @ chosen
 
 
@@ -149,19 +152,11 @@ def test_tie_rules_differ_where_they_should():
     """She is indifferent always; agent i wants action i: every rule gives another, known, answer."""
     game = em.Game(np.full((1, 1, 1), 1.0), np.zeros((3, 1)), np.eye(3)[1:, :, None])
     silent = np.ones((2, 1, 1))
-    expected = {"agents": [1, 1], "lowest": [0, 0], "uniform": [1 / 3, 1 / 3]}
+    expected = {"agents": [1, 1], "lowest": [0, 0], "highest": [0, 1], "uniform": [1 / 3, 1 / 3]}
     for ties, payoffs in expected.items():
         np.testing.assert_allclose(exact(game, silent, em.Pooled(), em.RationalUser(ties))[1], payoffs, atol=1e-15)
     # in Selection the holder (lowest index of equals) has the tie, for everybody
     np.testing.assert_array_equal(exact(game, silent, em.Selection(), em.RationalUser("agents"))[1], [1, 0])
-
-
-def test_value_scale_ignores_what_cannot_happen():
-    prior = np.array([[[0.5], [0.5], [0.0]]])
-    game = em.Game(prior, np.array([[1.0], [3.5]]), np.zeros((1, 2, 1)))
-    assert value_scale(em.reduce_game(game, np)) == 2.5
-    never = em.reduce_game(em.Game(np.full((1, 1, 1), 1.0), np.ones((2, 1)), np.zeros((1, 2, 1))), np)
-    assert value_scale(never) == 0
 
 
 def test_equal_values_go_to_the_lowest_index():

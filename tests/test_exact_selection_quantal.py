@@ -7,7 +7,7 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax.exact._base import check_for
-from emalign_jax.exact.responses import choose, selection_table, value_scale
+from emalign_jax.exact.responses import choose, selection_table
 from emalign_jax.exact.selection_quantal import soft_bound
 
 USER = em.QuantalUser(8.0)
@@ -34,8 +34,8 @@ def switched(schemes, agent, scheme):
 
 def by_table(game, schemes, user, temperature):
     small = em.reduce_game(game, np)
-    table = selection_table(small, schemes, user, value_scale(small))
-    return table.payoffs @ choose(table.values, temperature, value_scale(small))
+    table = selection_table(small, schemes, user)
+    return table.payoffs @ choose(table.values, temperature)
 
 
 def by_hand(game, scheme, agent, precision):

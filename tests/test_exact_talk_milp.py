@@ -6,7 +6,6 @@ import pytest
 import emalign_jax as em
 from emalign_jax.exact import talk_milp
 from emalign_jax.exact.mechanism import MechanismLP
-from emalign_jax.exact.responses import value_scale
 from emalign_jax.exact.talk import law_of_actions, spell
 from emalign_jax.exact.talk_milp import best_rule, binaries
 from emalign_jax.game import ReducedGame
@@ -35,7 +34,7 @@ def random_rules(rng, protocol, agents, xb, messages):
 def paid(game, rules, tree, user, agent, rule):
     rules = rules.copy()
     rules[agent] = rule
-    law = law_of_actions(game, rules, tree, user, value_scale(game), game.agents[agent])
+    law = law_of_actions(game, rules, tree, user, game.agents[agent])
     return float((law * game.agents[agent]).sum())
 
 
@@ -139,7 +138,7 @@ def test_the_bound_allows_all_of_her_tolerance():
     silent = np.zeros_like(good)
     silent[:, 0] = 1
     reduced = em.reduce_game(game, np)
-    found = best_rule(reduced, silent[None], 0, talk.tree(1, 2), user, 0.02 * value_scale(reduced), 1e-6)
+    found = best_rule(reduced, silent[None], 0, talk.tree(1, 2), user, 0.02, 1e-6)
     assert found.upper >= 1 - 1e-9
     best = em.best_response(game, silent[None], 0, talk, user)
     assert best.upper >= 1 - 1e-9
@@ -157,10 +156,10 @@ def test_no_rule_beats_the_bound_with_a_large_tolerance(ties):
         game, rng = make(seed, 1)
         tree = protocol.tree(1, 2)
         rules = random_rules(rng, protocol, 1, 2, 2)
-        found = best_rule(game, rules, 0, tree, user, slack * value_scale(game), 1e-3)
+        found = best_rule(game, rules, 0, tree, user, slack, 1e-3)
         tries = np.concatenate([random_rules(rng, protocol, 300, 2, 2), np.eye(2)[rng.integers(0, 2, (300, 10))]])
         best = -np.inf
         for rule in tries:
-            law = law_of_actions(game, rule[None], tree, user, value_scale(game), game.agents[0])
+            law = law_of_actions(game, rule[None], tree, user, game.agents[0])
             best = max(best, float((law * game.agents[0]).sum()))
         assert best <= found.upper + 1e-7

@@ -13,11 +13,10 @@ class Lottery(em.AbstractProtocol):
     """The user talks to one agent, drawn uniformly."""
 
     def _own(self, game, scheme, user):
-        """Her value and everybody's payoff when she talks to an agent who uses `scheme`."""
+        """The user's value and everybody's payoff when the user talks to an agent who uses `scheme`."""
         mass = jnp.einsum("bs,xb->xs", scheme, game.mass)
-        total = jnp.einsum("bs,xba->xsa", scheme, game.user)
-        posterior = total / jnp.maximum(mass, 1e-30)[..., None]
-        response = user.respond(posterior, jnp.zeros_like(posterior), jnp.ones((), total.dtype))
+        options = em.options_of(user, lambda x: jnp.einsum("bs,xbn->xsn", scheme, x), game.user, mass)
+        response = user.respond(options, em.Options(jnp.zeros_like(options.value), None))
         law = jnp.einsum("xsa,bs->xba", response, scheme)
         return (law * game.user).sum(), (law * game.agents).sum((1, 2, 3))
 

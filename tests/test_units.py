@@ -89,16 +89,15 @@ def test_one_malformed_or_huge_game_leaves_the_derived_numbers_of_the_others_alo
     assert np.isnan(mixed.relative_gain[1]).all()
 
 
-def test_other_tie_rules_are_bracketed_not_called_exact():
-    """She has two copies of an action; the agent wants the second, the lowest-index rule never plays it."""
+def test_an_action_that_a_tie_rule_never_plays():
+    """The user has two copies of an action; the agent wants the second, which the lowest-index rule never plays."""
     u = np.array([[1.0, 0], [1, 0], [0, 1]])
     U = np.array([[[0.0, 0], [1, 1], [0, 0]]])
     game = em.Game(np.diag([0.5, 0.5])[None], u, U)
     certificate = em.certify(game, em.full_revelation(1, 2, 2), em.Selection(), em.RationalUser("lowest"))
-    assert certificate.gain_lower == pytest.approx([0])
-    assert certificate.gain_upper == pytest.approx([1])
-    assert certificate.result == em.Result.UNREFUTED
-    assert not certificate.closed
+    assert certificate.gain_lower == certificate.gain_upper == [0]
+    assert certificate.payoff_range == [0]
+    assert certificate.result == em.Result.CERTIFIED
     with pytest.raises(ValueError, match="tolerance"):
         em.certify(game, em.full_revelation(1, 2, 2), em.Selection(), em.RationalUser(tolerance=0.1))
 

@@ -1,4 +1,4 @@
-"""Users: the quantal law and its regret, the rational tie rules."""
+"""Users: the quantal distribution and its regret, the rational tie rules."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,16 @@ from scipy.special import lambertw
 import emalign_jax as em
 
 ROUNDING = 50 * float(jnp.finfo(jnp.result_type(float)).eps)  # sums of a few exponentials of size about 1
-ONE = jnp.ones(())
+
+
+def options(values):
+    """Where nothing is uncertain: one option beats another by the difference of their values."""
+    values = jnp.asarray(values, float)
+    return em.Options(values, jnp.maximum(values[..., :, None] - values[..., None, :], 0))
 
 
 def respond(user, values, favour=None):
-    values = jnp.asarray(values, float)
-    favour = jnp.zeros_like(values) if favour is None else jnp.asarray(favour, float)
-    return np.asarray(user.respond(values, favour, ONE))
+    return np.asarray(user.respond(options(values), options(np.zeros_like(values) if favour is None else favour)))
 
 
 def regret(precision, values):
@@ -59,7 +62,7 @@ def test_bad_precision(precision):
 
 def test_precision_may_be_traced_and_mapped():
     values = jnp.array([0.2, 0.6, 0.1])
-    each = jax.jit(jax.vmap(lambda L: em.QuantalUser(L).respond(values, values, ONE)))(jnp.array([1.0, 5.0]))
+    each = jax.jit(jax.vmap(lambda L: em.QuantalUser(L).respond(options(values), options(values))))(jnp.array([1.0, 5.0]))
     for law, precision in zip(each, (1.0, 5.0), strict=True):
         np.testing.assert_allclose(law, respond(em.QuantalUser(precision), values), atol=ROUNDING)
 
@@ -69,20 +72,27 @@ def test_precision_may_be_traced_and_mapped():
     [
         ("agents", [[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0]]),
         ("lowest", [[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]),
+        ("highest", [[0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]]),
         ("uniform", [[1 / 2, 0, 1 / 2, 0], [1 / 3, 0, 1 / 3, 1 / 3], [0, 1, 0, 0]]),
     ],
 )
 def test_rational_tie_rules(ties, expected):
     values = [[2, 1, 2, 0], [2, 1, 2, 2], [0, 3, 1, 2]]
-    favour = [[0, 9, 1, 0], [7, 9, 7, 6], [9, 0, 9, 9]]  # never enough to make her take a worse action
+    favour = [[0, 9, 1, 0], [7, 9, 7, 6], [9, 0, 9, 9]]  # never enough for a worse action
     np.testing.assert_allclose(respond(em.RationalUser(ties), values, favour), expected, atol=ROUNDING)
 
 
-def test_tolerance_of_ties_is_relative_to_the_range():
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_tolerance_of_ties_is_relative_to_what_two_options_differ_by(unit):
+    """Option 0 is ahead by 3 half the time and behind by 3 - d half the time: tied if d <= tolerance * (6 - d). A third
+    option, however bad, changes nothing, nor does one that is never better."""
     user = em.RationalUser("uniform", tolerance=1e-3)
-    values, favour = jnp.array([1.0, 0.995]), jnp.zeros(2)
-    np.testing.assert_array_equal(user.respond(values, favour, jnp.array(1.0)), [1, 0])
-    np.testing.assert_array_equal(user.respond(values, favour, jnp.array(10.0)), [0.5, 0.5])
+    for behind, tied in ((3 - 0.005, True), (3 - 0.007, False)):
+        utility = unit * np.array([[3.0, 0.0, -1e6, 2.0], [0.0, behind, -1e6, 0.0]])  # in two cells
+        ahead = np.maximum(utility[:, :, None] - utility[:, None, :], 0).sum(0) / 2
+        expected = [0.5, 0.5, 0, 0] if tied else [1, 0, 0, 0]
+        answer = user.respond(em.Options(jnp.asarray(utility.mean(0)), jnp.asarray(ahead)), options(np.zeros(4)))
+        np.testing.assert_array_equal(answer, expected)
 
 
 def test_ties_agents_is_the_supremum_over_best_actions():
@@ -97,7 +107,7 @@ def test_ties_agents_is_the_supremum_over_best_actions():
 
 @pytest.mark.parametrize("ties", ["", "agent", "random", "Lowest"])
 def test_bad_ties(ties):
-    with pytest.raises(ValueError, match=r"^ties: expected one of agents, lowest, uniform, got"):
+    with pytest.raises(ValueError, match=r"^ties: expected one of agents, lowest, highest, uniform, got"):
         em.RationalUser(ties)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
@@ -10,16 +11,17 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.responses import respond, value_scale
+from emalign_jax import units
+from emalign_jax.exact.responses import respond, weighed
 from emalign_jax.game import Game, ReducedGame
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.standard import raw_form
+from emalign_jax.standard import likely_actions, raw_form
+from emalign_jax.units import NOTHING
 from emalign_jax.users import AbstractUser
 
 # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
 WORK = 120_000_000
 DENORMAL = 1e-300
-NOTHING = 1e-6  # a payoff range below this share of what dictating her actions is worth is rounding
 
 
 class Deviation(NamedTuple):
@@ -46,7 +48,8 @@ class AbstractCheck(abc.ABC):
         self.game: Any = without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in game)))  # NumPy float64
         self.protocol: Any = protocol  # of the types that the check is registered for
         self.user: Any = user
-        self.scale = value_scale(game)
+        self.likely = likely_actions(self.game, user)  # [XA, XB, A] the largest probability of each action
+        self.scale = float(units.unit(self.game.user, self.likely))  # the user's unit, to which tolerances are relative
         self.form = raw_form(self.game, protocol, user)  # how to read the numbers; `make_check` sets another
         self.messages = self.game.mass.shape[1]  # M where it matters to what a deviation may be; `make_check` sets it
         self._range: np.ndarray | None = None
@@ -56,6 +59,7 @@ class AbstractCheck(abc.ABC):
     fallback = False  # HiGHS does what the batched solver's answer did not prove
     exact_responses = True  # found by an exact method, one by one; else by search, in batches
     together = 256  # games whose checks are prepared, and kept, at a time
+    tolerance = 1e-3  # of the payoff range, within which a profile counts as an equilibrium unless told otherwise
 
     @classmethod
     def check_size(cls, games: Game, protocol: Any, user: Any, messages: int) -> None:
@@ -129,7 +133,7 @@ class AbstractCheck(abc.ABC):
             # all the best first, then all the worst: agents are alike, so a kept LP has less to change
             most, least = ([self._most_paid(i, sign) for i in range(K)] for sign in (1.0, -1.0))
             found = np.subtract(most, least)
-            self._range = np.where(found <= NOTHING * self.dictated, 0.0, found)
+            self._range = np.where(found <= NOTHING * self.stakes, 0.0, found)
         return self._range
 
     def _most_paid(self, agent: int, sign: float) -> float:
@@ -143,33 +147,33 @@ class AbstractCheck(abc.ABC):
     @property
     def negligible(self) -> Float[np.ndarray, "K"]:
         """Payoffs below it are rounding to an agent who has no payoff range."""
-        return np.where(self.payoff_range > 0, 0.0, NOTHING * self.dictated)
+        return np.where(self.payoff_range > 0, 0.0, NOTHING * self.stakes)
 
     def _width(self, agent: int, bracket: float | None) -> float | None:
         """`bracket` in payoffs."""
         return None if bracket is None else bracket * self.payoff_range[agent] + self.negligible[agent] / 2
 
-    @property
-    def dictated(self) -> Float[np.ndarray, "K"]:
-        """What it is worth to each agent to choose her action himself: best minus worst."""
-        return np.ptp(self.game.agents, axis=-1).sum((1, 2))
+    @functools.cached_property
+    def stakes(self) -> Float[np.ndarray, "K"]:
+        """The unit of each agent (`units.unit`): 1 in standard units, 0 where nothing matters."""
+        return np.asarray(units.unit(self.game.agents, self.likely))
+
+    @functools.cached_property
+    def most(self) -> Float[np.ndarray, "K"]:
+        """What no scheme pays more than (`units.attainable`)."""
+        return np.asarray(units.attainable(self.game.agents, self.likely)[1])
 
     def informed(self, informed: bool) -> tuple[float, Float[np.ndarray, "K"]]:
         """User value and agents' payoffs if x_B is revealed (or nothing is told). Ties go as the user's
         rule says, under "agents" to the agent whose payoff it is."""
         if informed not in self._informed:
-            mass, user, agents = self.game
-            if not informed:
-                mass, user, agents = (
-                    mass.sum(1, keepdims=True),
-                    user.sum(1, keepdims=True),
-                    agents.sum(2, keepdims=True),
-                )
-            each = (len(agents), *np.shape(mass))
-            laws = respond(
-                self.user.acting, np.broadcast_to(user, agents.shape), np.broadcast_to(mass, each), agents, self.scale
-            )
-            self._informed[informed] = float((laws[0] * user).sum()), (laws * agents).sum((1, 2, 3))
+            together = (lambda x: x) if informed else (lambda x: x.sum(1, keepdims=True))  # over x_B
+            user, ahead = weighed(together, self.game.user)
+            mass = self.game.mass if informed else self.game.mass.sum(1, keepdims=True)
+            each = [weighed(together, own) for own in self.game.agents]
+            laws = np.stack([respond(self.user.acting, user, mass, ahead, *own) for own in each])
+            paid = np.array([(law * own).sum() for law, (own, _) in zip(laws, each, strict=True)])
+            self._informed[informed] = float((laws[0] * user).sum()), paid
         return self._informed[informed]
 
 
@@ -213,6 +217,14 @@ def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCh
         raise ValueError(
             f"protocol, user: no exact check for {_name(protocol.kind)} with {whom}; there is one for {known}"
         ) from None
+
+
+def default_tolerance(protocol: AbstractProtocol, user: AbstractUser) -> float:
+    """The tolerance of the check for this protocol and user."""
+    try:
+        return check_for(protocol, user).tolerance
+    except ValueError:
+        return AbstractCheck.tolerance
 
 
 def _name(kind: tuple[type, ...]) -> str:

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from emalign_jax import units
 from emalign_jax.exact.responses import respond
 from emalign_jax.game import ReducedGame
-from emalign_jax.users import AbstractUser, QuantalUser
+from emalign_jax.users import AbstractUser
 
 MAX_KINKS = 4000  # indifference points that are all looked at; of more, a fixed sample
+MAX_EDGES = 16_000  # the same of points at which ties end
 IMPOSSIBLE = 1e-200  # x_B that are less likely cannot occur: their inverse would overflow
 MERGE = 1e-9  # beliefs closer than this are one
 REGULAR = 1e-9  # determinant of planes, scaled to largest entry 1, whose meeting point is known well
@@ -30,8 +32,8 @@ SAME_TYPE = 1e-13  # types whose posteriors differ by less are one
 class BeliefProblem:
     """Types t = (x_A, joint message of the others): mass[b, t], and payoffs[b, t, a], a unit of belief in each x_B.
 
-    target [B]: the prior of the x_B that can occur; `possible` says which. spread: what dictating every action is
-    worth to the agent, best minus worst.
+    target [B]: the prior of the x_B that can occur; `possible` says which. spread: by how much the agent's payoff can
+    vary, at most (`units.unit`).
     """
 
     def __init__(
@@ -40,14 +42,14 @@ class BeliefProblem:
         user_payoff: Float[np.ndarray, "T XB A"],
         own_payoff: Float[np.ndarray, "T XB A"],
         user: AbstractUser,
-        scale: float,
     ):
         self.prior = mass.sum(0)
         self.possible = self.prior > IMPOSSIBLE
         self.user: Any = user
         self.target = self.prior[self.possible]
-        self.spread = float((np.ptp(own_payoff, axis=-1)).sum())
-        self._scale = scale
+        forgone = np.where(mass.sum(1) > 0, user.most_forgone * mass.sum(1), 0)
+        likely = units.most_likely(user_payoff, forgone, user.tie_tolerance)
+        self.spread = float(units.unit(own_payoff, likely))
         seen = mass[:, self.possible].sum(1) > 0
         mass, user_payoff, own_payoff = (x[seen][:, self.possible] for x in (mass, user_payoff, own_payoff))
         mass, user_payoff, own_payoff = _merge(mass, user_payoff, own_payoff)
@@ -57,52 +59,53 @@ class BeliefProblem:
         self.user_payoff = (user_payoff * inverse[:, None]).transpose(1, 0, 2).reshape(shape)
         self.own_payoff = (own_payoff * inverse[:, None]).transpose(1, 0, 2).reshape(shape)
 
-    @functools.cached_property
-    def _planes(self) -> Float[np.ndarray, "P B"]:
-        """Where a type is torn between two actions, or an x_B is ruled out: plane @ belief = 0."""
+    def _planes(self, ease: float) -> Float[np.ndarray, "P B"]:
+        """Where a type is torn between two actions, or an x_B is ruled out: plane @ belief = 0.
+
+        ease: where one action falls short of another one by this much of what they differ by (`units.eased`).
+        """
         B, _, A = self.user_payoff.shape
-        a, b = np.triu_indices(A, 1)
-        planes = (self.user_payoff[:, :, a] - self.user_payoff[:, :, b]).reshape(B, -1).T
+        a, c = np.triu_indices(A, 1) if ease == 0 else np.nonzero(~np.eye(A, dtype=bool))
+        planes = units.eased(self.user_payoff, ease)[..., a, c].reshape(B, -1).T
         size = np.abs(planes).max(1, keepdims=True)
         return np.concatenate([np.eye(B), (planes / np.where(size > 0, size, 1))[size[:, 0] > 0]])
-
-    @property
-    def _few_planes(self) -> bool:
-        return math.comb(len(self._planes), len(self.target) - 1) <= MAX_KINKS
-
-    @functools.cached_property
-    def knows_all_kinks(self) -> bool:
-        """Whether `kinks` holds them all: a rational user's agent then does best at some of them."""
-        if len(self.target) == 1 or not self._few_planes:
-            return len(self.target) == 1
-        systems, size = self._corners
-        blurred = systems[(size > PARALLEL) & (size <= REGULAR)]  # planes that meet, too flat to tell where
-        return not (_meeting(blurred) > -0.01).all(1).any()
 
     @functools.cached_property
     def kinks(self) -> Float[np.ndarray, "N B"]:
         """Beliefs at which B - 1 of the planes meet: where a rational user's response turns, and near where a quantal
         one's does. A fixed sample if there are more than `MAX_KINKS`."""
-        if len(self.target) == 1:
-            return np.ones((1, 1))
-        systems, size = self._corners
-        found = _meeting(systems[size > REGULAR])
-        found = np.maximum(found[(found > -1e-9).all(1)], 0)
-        found = np.concatenate([np.eye(len(self.target)), found / found.sum(1, keepdims=True)])
-        return found[distinct(found)]
-
-    @functools.cached_property
-    def _corners(self) -> tuple[np.ndarray, np.ndarray]:
-        """Equations [N, B, B] of the points at which B - 1 planes meet, and how far from dependent they are [N]."""
-        B, planes = len(self.target), self._planes
-        chosen = _choices(len(planes), B - 1)
-        systems = np.concatenate([planes[chosen], np.ones((len(chosen), 1, B))], axis=1)
-        return systems, np.abs(np.linalg.det(systems))
+        return self._corners(0.0)[0]
 
     @property
-    def tie_tolerance(self) -> float:
-        """By how much a unit of mass may fall short of a rational user's best action and still be tied with it."""
-        return self.user.tolerance * self._scale
+    def knows_all_edges(self) -> bool:
+        """Whether `edges` holds them all: a rational user's agent then does best at some of them."""
+        return self._edges[1]
+
+    @property
+    def edges(self) -> Float[np.ndarray, "N B"]:
+        """As `kinks`, of the planes on which two actions cease to be tied within the user's tolerance."""
+        return self._edges[0]
+
+    @functools.cached_property
+    def _edges(self) -> tuple[Float[np.ndarray, "N B"], bool]:
+        return self._corners(self.user.tie_tolerance)
+
+    def _corners(self, ease: float) -> tuple[Float[np.ndarray, "N B"], bool]:
+        """The points at which B - 1 planes meet, and whether all of them are known."""
+        B = len(self.target)
+        if B == 1:
+            return np.ones((1, 1)), True
+        planes = self._planes(ease)
+        most = MAX_KINKS if ease == 0 else MAX_EDGES
+        chosen = _choices(len(planes), B - 1, most)
+        systems = np.concatenate([planes[chosen], np.ones((len(chosen), 1, B))], axis=1)
+        size = np.abs(np.linalg.det(systems))
+        found = _meeting(systems[size > REGULAR])
+        found = np.maximum(found[(found > -1e-9).all(1)], 0)
+        found = np.concatenate([np.eye(B), found / found.sum(1, keepdims=True)])
+        blurred = systems[(size > PARALLEL) & (size <= REGULAR)]  # planes that meet, too flat to tell where
+        known = count_corners(len(planes), B) <= most and not (_meeting(blurred) > -0.01).all(1).any()
+        return found[distinct(found)], known
 
     def payoffs(self, beliefs: Float[np.ndarray, "N B"]) -> tuple[np.ndarray, np.ndarray]:
         """Agent's F and user's V at each (unnormalised) belief: [N], [N]."""
@@ -137,19 +140,33 @@ class BeliefProblem:
         user = (beliefs @ self.user_payoff.reshape(B, T * A)).reshape(-1, T, A)
         return beliefs @ self.mass, user, (beliefs @ goal).reshape(-1, T, A)
 
+    def ahead(self, beliefs: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "N T A A"]:
+        """By how much the user prefers each action to each other one, where it does."""
+        return _ahead(beliefs, self.user_payoff)
+
     def responses(self, beliefs: Float[np.ndarray, "N B"]):
         """mass [N, T], the user's total of each action [N, T, A], and her law over actions [N, T, A]."""
         B, T, A = self.own_payoff.shape
         mass = beliefs @ self.mass
         user_total = (beliefs @ self.user_payoff.reshape(B, T * A)).reshape(-1, T, A)
         own_total = user_total  # of no interest to a quantal user's response
-        if not isinstance(self.user, QuantalUser):
+        if self.user.favours:
             own_total = (beliefs @ self.own_payoff.reshape(B, T * A)).reshape(-1, T, A)
-        return mass, user_total, respond(self.user, user_total, mass, own_total, self._scale)
+
+        user_ahead, own_ahead = (
+            functools.partial(_ahead, beliefs, payoff) for payoff in (self.user_payoff, self.own_payoff)
+        )
+        return mass, user_total, respond(self.user, user_total, mass, user_ahead, own_total, own_ahead)
+
+
+def _ahead(beliefs: Float[np.ndarray, "N B"], payoff: Float[np.ndarray, "B T A"]) -> Float[np.ndarray, "N T A A"]:
+    """By how much each action beats each other one, at each belief and type."""
+    B, T, A = payoff.shape
+    return (beliefs @ units.advantages(payoff).reshape(B, -1)).reshape(-1, T, A, A)
 
 
 def pooled_problem(
-    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], agent: int, user: AbstractUser, scale: float
+    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], agent: int, user: AbstractUser
 ) -> BeliefProblem:
     """Agent `agent` among the others' `schemes` in Pooled; with no others, the monopolist's problem."""
     XB, A = game.user.shape[1:]
@@ -161,13 +178,13 @@ def pooled_problem(
     user_payoff = weights[:, None, :, None] * game.user
     own_payoff = weights[:, None, :, None] * game.agents[agent]
     return BeliefProblem(
-        mass.reshape(-1, XB), user_payoff.reshape(-1, XB, A), own_payoff.reshape(-1, XB, A), user, scale
+        mass.reshape(-1, XB), user_payoff.reshape(-1, XB, A), own_payoff.reshape(-1, XB, A), user
     )
 
 
-def monopoly_problem(game: ReducedGame, agent: int, user: AbstractUser, scale: float) -> BeliefProblem:
+def monopoly_problem(game: ReducedGame, agent: int, user: AbstractUser) -> BeliefProblem:
     """Agent `agent` alone with the user: a monopolist, or a partner in Selection."""
-    return pooled_problem(game, np.empty((0, game.mass.shape[1], 1)), agent, user, scale)
+    return pooled_problem(game, np.empty((0, game.mass.shape[1], 1)), agent, user)
 
 
 def distinct(points: Float[np.ndarray, "N B"]) -> Int[np.ndarray, "D"]:
@@ -180,10 +197,15 @@ def distinct(points: Float[np.ndarray, "N B"]) -> Int[np.ndarray, "D"]:
     return np.sort(order[np.concatenate([[True], new])])
 
 
+def count_corners(planes: int, agent_features: int) -> int:
+    """In how many ways so many planes, those of the simplex among them, may meet in a point."""
+    return math.comb(planes, agent_features - 1)
+
+
 @functools.lru_cache(maxsize=64)
-def _choices(planes: int, some: int) -> Int[np.ndarray, "N some"]:
-    """So many of the planes, in all ways, or in a fixed sample of them."""
-    if math.comb(planes, some) <= MAX_KINKS:
+def _choices(planes: int, some: int, most: int) -> Int[np.ndarray, "N some"]:
+    """So many of the planes, in all ways, or in a fixed sample of `MAX_KINKS` of them if there are more than `most`."""
+    if math.comb(planes, some) <= most:
         return np.array(list(itertools.combinations(range(planes), some)), int).reshape(-1, some)
     draws = np.random.default_rng(0).random((MAX_KINKS, planes))
     return np.sort(draws.argpartition(some - 1, axis=1)[:, :some], axis=1)

@@ -15,6 +15,7 @@ from emalign_jax.game import Game, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
+from emalign_jax.units import LP_ERROR
 from emalign_jax.users import AbstractUser
 
 
@@ -80,7 +81,7 @@ def best_response(
     unit, zero = float(check.form.agent_unit[agent]), float(check.form.agent_zero[agent])
     if found.status != "Optimal":
         return BestResponse(np.nan, np.nan, found.scheme, False, Result.LP_FAILED, None)
-    allowed = bracket * check.payoff_range[agent] + check.negligible[agent] + 1e-9 * check.dictated[agent]
+    allowed = bracket * check.payoff_range[agent] + check.negligible[agent] + LP_ERROR * check.stakes[agent]
     closed = bool(found.upper - found.value <= allowed)
     rational = None if found.exact is None else Fraction(unit) * found.exact + Fraction(zero)
     return BestResponse(

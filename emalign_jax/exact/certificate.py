@@ -9,15 +9,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax import parameters
-from emalign_jax.exact._base import AbstractCheck, check_for
+from emalign_jax.exact._base import AbstractCheck, check_for, default_tolerance
 from emalign_jax.exact.choice import check_word, for_all
 from emalign_jax.exact.examination import Examination, examine, relative, without_never
 from emalign_jax.exact.guarantees import theorem_bounds, worst_laws
-from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
 from emalign_jax.standard import standard_form
+from emalign_jax.units import LP_ERROR, WORTHLESS
 from emalign_jax.users import AbstractUser, RationalUser
 
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
@@ -75,10 +76,9 @@ def normalise(value, no_information, full_information) -> np.ndarray:
 
 
 def worth(no_information, full_information) -> np.ndarray:
-    """V_full - V_none, NaN where it is nothing."""
-    difference = full_information - no_information
-    scale = np.maximum(np.abs(full_information), np.abs(no_information))
-    return np.where(difference > 1e-12 * scale, difference, np.nan)
+    """V_full - V_none, NaN where it is nothing (then the two are the same number, see `WORTHLESS`)."""
+    difference = np.asarray(full_information - no_information)
+    return np.where(difference > 0, difference, np.nan)
 
 
 def certify(
@@ -87,14 +87,14 @@ def certify(
     protocol: AbstractProtocol,
     user: AbstractUser,
     *,
-    tolerance: float = 1e-3,
+    tolerance: float | None = None,
     lp: str = "auto",
     progress=None,
 ) -> Certificate:
     """Check `schemes` [..., K, XB, M] of `games` in float64 (batch axes are broadcast).
 
     tolerance: of the payoff range; a profile is CERTIFIED if every gain_upper is at most this, UNREFUTED if only
-        every gain_lower is; brackets are `closed` within it.
+        every gain_lower is; brackets are `closed` within it. None: 1e-5 in Selection with a rational user, else 1e-3.
     lp:        how the best responses of Selection with a rational user, and the two guarantees, are found: "batched"
                (the LPs of all games together, each answer proved by its multipliers, HiGHS for what fails, and for
                guarantees too large for that), "highs" (one by one), or "auto": batched for many small games.
@@ -104,7 +104,7 @@ def certify(
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
     """
-    tolerance = float(tolerance)
+    tolerance = default_tolerance(protocol, user) if tolerance is None else float(tolerance)
     if not 0 < tolerance < np.inf:
         raise ValueError(f"tolerance: expected a finite number > 0, got {tolerance}")
     check_word(lp)
@@ -176,7 +176,7 @@ class Terms(NamedTuple):
     floors: Float[np.ndarray, "K"]  # what each agent gets, or what full revelation pays him if that is less
     informed: Float[np.ndarray, "K"]
     full: float
-    slack: float | None  # her tie tolerance; None for a user who is not rational
+    ease: float | None  # the tie tolerance; None for a user who is not rational
     user_utility: Float[np.ndarray, "A Y"]
     agent_utilities: Float[np.ndarray, "K A Y"]
     unit: float
@@ -195,7 +195,7 @@ def certify_game(
         return _failed(K, Result.NO_SCHEMES), None
     if examined is None or not examined.bracketed:
         examined = examine(check, schemes, BRACKET * tolerance)
-    allowed = tolerance * check.payoff_range + check.negligible + 1e-9 * check.dictated
+    allowed = tolerance * check.payoff_range + check.negligible + LP_ERROR * check.stakes
     room = tolerance - examined.worst
     if 0 < room < BRACKET * tolerance and not (examined.upper <= allowed).all():  # more work may tell
         examined = examine(check, schemes, max(room / 2, NARROWEST * tolerance))
@@ -207,20 +207,21 @@ def certify_game(
     if examined.worst <= tolerance:
         proved = (upper <= allowed).all()
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED
-    full, informed = check.informed(True)
+    (full, informed), none = check.informed(True), check.informed(False)[0]
+    none = full if abs(full - none) <= WORTHLESS * max(check.scale, 1.0) else none
     unit, zero, units, zeros = check.form[3:]
     terms = None
     if check.revealing_is_picked:
         rational = isinstance(check.user.acting, RationalUser)
+        user_utility, agent_utilities = possible_utilities(game)
         terms = Terms(
             check.game, np.minimum(check.common_law_payoffs(schemes), informed), informed, full,
-            float(check.user.acting.tolerance * check.scale) if rational else None,
-            np.asarray(game.user_utility, np.float64) / unit,
-            np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1)), float(unit), float(zero),
+            check.user.tie_tolerance if rational else None,
+            user_utility / unit, agent_utilities / np.reshape(units, (-1, 1, 1)), float(unit), float(zero),
         )  # fmt: skip
     row = _row(
         unit * examined.user + zero, units * examined.agents + zeros, units * examined.gains, units * upper, closed,
-        units * check.known_range(examined.gains), unit * full + zero, unit * check.informed(False)[0] + zero,
+        units * check.known_range(examined.gains), unit * full + zero, unit * none + zero,
         np.nan, np.nan, int(verdict), check.fallback,
     )  # fmt: skip
     return row, terms
@@ -237,9 +238,8 @@ def add_guarantees(
         return rows, failed
     games, *numbers, _, _ = zip(*(of for _, of in known), strict=True)
     game = ReducedGame(*(np.stack(x) for x in zip(*games, strict=True)))
-    slack = None if numbers[3][0] is None else np.array(numbers[3])
     floors, informed, full, user, agents = (np.stack(numbers[i]) for i in (0, 1, 2, 4, 5))
-    laws = worst_laws(game, floors, obedience_slack=slack, lp=lp)
+    laws = worst_laws(game, floors, ease=numbers[3][0], lp=lp)
     bounds = theorem_bounds(user, agents, full, informed - floors, lp=lp)
     for (n, of), law, bound in zip(known, laws, bounds, strict=True):
         failed[n] = law.fallback or bound.fallback

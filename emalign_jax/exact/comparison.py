@@ -14,10 +14,11 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact._base import Deviation, register
-from emalign_jax.exact.responses import VALUE_TIE, choose
+from emalign_jax.exact._base import AbstractCheck, Deviation, register
+from emalign_jax.exact.responses import choose
 from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.protocols import Comparison
+from emalign_jax.units import VALUE_TIE
 from emalign_jax.users import RationalUser
 
 HAIR = 1e-6  # of her range: how far inside its interval a scheme is put that loses its rank on the edge
@@ -29,6 +30,7 @@ class ComparisonRational(SelectionRational):
     """As `SelectionRational`: the supremum over all schemes, with ties for the picked agent; the scheme attains it, or
     comes within a hair of her value."""
 
+    tolerance = AbstractCheck.tolerance
     otherwise = "gradient play anneals one by itself; a positive temperature needs verify=False"
 
     def __init__(self, game, protocol, user):

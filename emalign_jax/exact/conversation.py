@@ -20,19 +20,20 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import units
 from emalign_jax.exact import mechanism
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import monopoly_problem, pooled_problem
 from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
 from emalign_jax.exact.pooled import PooledCheck
-from emalign_jax.exact.selection import MATERIAL
 from emalign_jax.exact.talk import law_of_actions, spell, unspell
 from emalign_jax.exact.talk_milp import MAX_BINARIES, best_rule, binaries
 from emalign_jax.game import ReducedGame
 from emalign_jax.play.ascent import ascend
 from emalign_jax.protocols import Conversation
 from emalign_jax.replies import FixedReplies
+from emalign_jax.units import IMMATERIAL, LP_ERROR
 from emalign_jax.users import QuantalUser, RationalUser
 
 RANDOM_STARTS = 4
@@ -157,7 +158,7 @@ class SearchedCheck(AbstractCheck):
             unit = 1.0 if rare else share
             game = ReducedGame(mass[[xa]] / unit, user[[xa]] / unit, agents[:, [xa]] / unit)
             dictated = float(sign * (sign * game.agents[agent]).max(-1).sum())
-            yield unit, dictated, None if rare else monopoly_problem(game, agent, self.user.acting, self.scale)
+            yield unit, dictated, None if rare else monopoly_problem(game, agent, self.user.acting)
 
     @property
     def plans_rationally(self) -> bool:
@@ -171,25 +172,22 @@ class SearchedCheck(AbstractCheck):
     @functools.cached_property
     def _tolerant(self) -> MechanismLP:
         """With her tie tolerance at every node."""
-        return MechanismLP(self.game, slack=self._slack, nodes=self.protocol.conversation.rounds)
-
-    @property
-    def _slack(self) -> float:
-        return self.user.acting.tolerance * self.scale
+        return MechanismLP(self.game, ease=self.user.tie_tolerance, nodes=self.protocol.conversation.rounds)
 
     def _mechanism_bound(self, agent: int, by_type: Float[np.ndarray, "XA"] | None = None) -> float:
-        """No mechanism pays him more; what her tie tolerance may add counts where it is more than `MATERIAL`."""
+        """No mechanism pays him more; what the tie tolerance may add counts where it is more than
+        `IMMATERIAL`."""
         own = self.game.agents[agent]
         advice = self.mechanism.best(own, by_type=by_type)
-        immaterial = MATERIAL * self.payoff_range[agent] + self.negligible[agent] / 2
-        if not (advice.optimal and self._slack * advice.slack_price <= immaterial):
+        immaterial = IMMATERIAL * self.payoff_range[agent] + self.negligible[agent] / 2
+        if not (advice.optimal and self.user.tie_tolerance * advice.slack_price <= immaterial):
             advice = self._tolerant.best(own, by_type=by_type)
-        return advice.value if advice.optimal else float(own.max(-1).sum())
+        return advice.value if advice.optimal else float(self.most[agent])
 
     def _most_paid(self, agent, sign):
         """What one agent can make of a single message, out of many, on a lattice of beliefs, to each type by itself if
         she tells him hers: a unit, no larger than what is attainable, so no gain looks smaller than it is."""
-        problems = [(1.0, 0.0, monopoly_problem(self.game, agent, self.user.acting, self.scale))]
+        problems = [(1.0, 0.0, monopoly_problem(self.game, agent, self.user.acting))]
         if not self.strategic and self.user.rule == "truthful":
             problems = self._by_type(agent, sign)
         revealing = np.eye(self.game.mass.shape[1])
@@ -214,9 +212,9 @@ class ConversationCheck(SearchedCheck):
         tree = self.protocol.tree(K, schemes.shape[2])
         if self.user.favours:  # each payoff is a supremum of its own
             asked = range(K) if agent is None else [agent]
-            laws = {i: law_of_actions(game, schemes, tree, self.user, self.scale, game.agents[i]) for i in asked}
+            laws = {i: law_of_actions(game, schemes, tree, self.user, game.agents[i]) for i in asked}
         else:
-            law = law_of_actions(game, schemes, tree, self.user, self.scale, game.agents[0])
+            law = law_of_actions(game, schemes, tree, self.user, game.agents[0])
             laws = dict.fromkeys(range(K), law)
         paid = np.array([(laws[i] * game.agents[i]).sum() if i in laws else np.nan for i in range(K)])
         return float((next(iter(laws.values())) * game.user).sum()), paid
@@ -225,7 +223,7 @@ class ConversationCheck(SearchedCheck):
         if not self.user.favours:
             return self.payoffs(schemes)[1]
         tree = self.protocol.tree(len(schemes), schemes.shape[2])
-        law = law_of_actions(self.game, schemes, tree, self.of_one_law, self.scale, self.game.agents[0])
+        law = law_of_actions(self.game, schemes, tree, self.of_one_law, self.game.agents[0])
         return np.einsum("xba,ixba->i", law, self.game.agents)
 
     @property
@@ -271,9 +269,9 @@ class ConversationCheck(SearchedCheck):
         if not isinstance(acting, RationalUser) or size > MAX_BINARIES:
             return found
         upper = found.upper
-        for slack in (self._slack, 0.0):  # for the bound; and where that rule lies on the edge of her tolerance
+        for slack in (self.user.tie_tolerance, 0.0):  # for the bound; and where that rule lies on the edge of her tolerance
             best = best_rule(self.game, schemes, i, tree, self.user, slack, gap)
-            upper = min(upper, best.upper) if slack == self._slack else upper
+            upper = min(upper, best.upper) if slack == self.user.tie_tolerance else upper
             if best.rule is not None:
                 # a tie rule may deny him what the program's ties grant, but not what is beside them
                 aside = (schemes[i], *_starts(self, schemes, i)[1:2], np.full_like(best.rule, 1 / tree.messages))
@@ -288,10 +286,10 @@ class ConversationCheck(SearchedCheck):
     def _as_one_message(self, schemes, i, tree, present, bracket) -> Deviation:
         """The belief LP of Pooled, with words for messages."""
         words = np.array([unspell(tree, rule) for rule in schemes])
-        problem = pooled_problem(self.game, words, i, self.user.acting, self.scale)
+        problem = pooled_problem(self.game, words, i, self.user.acting)
         now = (words[i] * problem.prior[:, None]).T
         optimum = concavify(problem, now, bracket=self._width(i, bracket), work=WORK)
-        upper = min(optimum.upper, float(self.game.agents[i].max(-1).sum()))
+        upper = min(optimum.upper, float(self.most[i]))
         used = optimum.scheme[:, optimum.scheme.max(0) > 0]
         rule = spell(tree, used) if optimum.optimal else None
         if not optimum.optimal:
@@ -311,13 +309,13 @@ class ConversationCheck(SearchedCheck):
             rule, wide = rule_of(advice.scheme.reshape(self.game.user.shape), tree)
             if wide.messages == tree.messages:
                 best = max(best, (self._switch(schemes, 0, rule), rule), key=lambda x: x[0])
-        if best[0] < upper - (self._width(0, bracket) or 1e-6 * self.dictated[0]):
+        if best[0] < upper - (self._width(0, bracket) or 1e-6 * self.stakes[0]):
             best = max(best, self._best_found(schemes, 0), key=lambda x: x[0])
         return Deviation(best[0], max(upper, best[0]), best[1])
 
     def _upper(self, schemes, i, bracket) -> float:
         if bracket is None:
-            return float(self.game.agents[i].max(-1).sum())
+            return float(self.most[i])
         upper = self.limit(i)
         if self.plans_rationally and len(schemes) > 1:
             upper = min(upper, self._mechanism_bound(i, self._without(schemes, i)))
@@ -327,10 +325,10 @@ class ConversationCheck(SearchedCheck):
         """What each type can have if she takes no notice of agent i, less her tie tolerance."""
         others = np.delete(schemes, i, axis=0)
         tree = self.protocol.tree(len(others), schemes.shape[2])
-        law = law_of_actions(self.game, others, tree, self.user, self.scale, self.game.user)
-        # her tie tolerance, and rounding: what the LP asks for must be within reach
-        slack = (tree.rounds * self._slack + 1e-9 * self.scale) * np.asarray(self.game.mass).sum(1)
-        return (law * self.game.user).sum((1, 2)) - slack
+        law = law_of_actions(self.game, others, tree, self.user, self.game.user)
+        # the tie tolerance, and rounding: what the LP asks for must be within reach
+        unit = np.array([units.unit(g[None], x[None]) for g, x in zip(self.game.user, self.likely, strict=True)])
+        return (law * self.game.user).sum((1, 2)) - (tree.rounds * self.user.tie_tolerance + LP_ERROR) * unit
 
 
 @register(Conversation, QuantalUser)

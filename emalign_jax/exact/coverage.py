@@ -6,16 +6,17 @@ equilibrium. By duality she gets at least full_information - slack - sum_i weigh
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax import parameters
+from emalign_jax import parameters, units
 from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.guarantees import WorstLaw, worst_law, worst_laws
-from emalign_jax.exact.responses import respond, value_scale
+from emalign_jax.exact.responses import respond
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.result import Result
@@ -146,6 +147,13 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp
             f"protocol: the guarantee needs whoever reveals all to be picked; with compared = {protocol.compared} of "
             f"K = {games.agents} agents she may not even meet him: take Selection(), or compared = {games.agents}"
         )
+    if protocol is not None:
+        said = "full_revelation_is_heard" in vars(type(protocol))
+        if not (said and protocol.full_revelation_is_heard(games.agents)):
+            raise ValueError(
+                f"protocol: the guarantee needs whoever reveals all to be heard by the user; {type(protocol).__name__} "
+                "does not say so itself (full_revelation_is_heard)"
+            )
     if isinstance(protocol, Pooled | Conversation) and user.favours:
         raise ValueError(
             f'user: in {type(protocol).__name__} with ties="agents" no single law answers for all agents; take '
@@ -171,26 +179,27 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp
 
 def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, lp: str) -> list[_Bound]:
     whole = standard_form(reduced, Selection(), user)
-    forms, informed, scales = [], [], np.zeros(len(gains))
+    forms, informed = [], []
     for k in range(len(gains)):
         game: Any = ReducedGame(*(x[k] for x in whole.game))
         her, rest = parameters.item(whole.user, k), (x[k] for x in whole[3:])
         forms.append(StandardForm(game, whole.protocol, her, *rest))
-        scales[k] = value_scale(game)
-        all_agents = np.broadcast_to(game.user, game.agents.shape), np.broadcast_to(game.mass, game.agents.shape[:-1])
-        informed.append(respond(her, *all_agents, game.agents, scales[k]))
+        ahead = functools.partial(units.advantages, game.user)
+        informed.append([
+            respond(her, game.user, game.mass, ahead, own, functools.partial(units.advantages, own))
+            for own in game.agents
+        ])  # fmt: skip
     floors = np.einsum("nkxba,nkxba->nk", np.array(informed), whole.game.agents) - gains / whole.agent_unit
-    slack = np.zeros(len(gains)) if obedience else None
+    ease = user.tie_tolerance if obedience else None
     if exact:
-        one = {"obedience_slack": 0.0 if obedience else None, "exact": True}
-        laws = [worst_law(form.game, own, **one) for form, own in zip(forms, floors, strict=True)]
+        laws = [worst_law(form.game, own, ease=ease and 0.0, exact=True) for form, own in zip(forms, floors, strict=True)]
     else:
-        laws = worst_laws(whole.game, floors, obedience_slack=slack, lp=lp)
+        laws = worst_laws(whole.game, floors, ease=ease, lp=lp)
     bounds = []
-    for form, law, all_ways, own, scale in zip(forms, laws, informed, floors, scales, strict=True):
-        if law.status == "Infeasible" and obedience:  # what she takes for tied when informed may not be, quite
-            again = worst_law(form.game, own, obedience_slack=user.tolerance * float(scale), exact=exact)
+    for form, law, all_ways, own in zip(forms, laws, informed, floors, strict=True):
+        if law.status == "Infeasible" and obedience:  # what the user takes for tied when informed may not be, quite
+            again = worst_law(form.game, own, ease=ease, exact=exact)
             law = again._replace(fallback=law.fallback)
         full = float((all_ways[0] * form.game.user).sum())
-        bounds.append(_Bound(form, full, all_ways, law))
+        bounds.append(_Bound(form, full, np.array(all_ways), law))
     return bounds

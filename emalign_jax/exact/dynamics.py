@@ -19,8 +19,8 @@ from jaxtyping import Float
 from emalign_jax.arguments import integer
 from emalign_jax.exact._base import AbstractCheck
 from emalign_jax.exact.examination import Examination, examine
-from emalign_jax.exact.responses import VALUE_TIE
 from emalign_jax.exact.selection import SelectionCheck
+from emalign_jax.units import VALUE_TIE
 
 FIRST_MARGIN = 1e-3  # of V_full - V_none
 GROWTH = 1.5
@@ -36,18 +36,18 @@ class BestResponseDynamics(eqx.Module):
 
     steps:        best responses from one start, at most
     fresh_starts: how many new random starts, one after the other, a game gets that did not settle
-    tolerance:    a profile is done if every gain is at most this share of the payoff range
+    tolerance:    a profile is done if every gain is at most this share of the payoff range; None: as in `GradientPlay`
     """
 
     steps: int = eqx.field(static=True, default=100)
     fresh_starts: int = eqx.field(static=True, default=10)
-    tolerance: float = eqx.field(static=True, default=1e-3)
+    tolerance: float | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         integer("steps", self.steps, 1)
         integer("fresh_starts", self.fresh_starts, 0)
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance: expected a number between 0 and 1, or None, got {self.tolerance}")
 
 
 class Ended(NamedTuple):

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact._base import AbstractCheck, Deviation
+from emalign_jax.units import LP_ERROR
 
 NEVER = 1e-60  # a message of smaller probability is never sent
 
@@ -40,7 +41,7 @@ def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket:
     deviations = check.deviations(schemes, range(len(schemes)), bracket)
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
     gains = np.maximum(solved - payoffs, 0)
-    room = np.nan_to_num(solved) + 1e-9 * check.dictated  # as `certify_game` allows
+    room = np.nan_to_num(solved) + LP_ERROR * check.stakes  # as `certify_game` allows
     bracketed = bracket is not None or all(d.upper <= most for d, most in zip(deviations, room, strict=True))
     return Examination(value, payoffs, deviations, gains, relative(gains, check.known_range(gains)), bracketed)
 

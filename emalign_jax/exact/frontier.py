@@ -14,18 +14,19 @@ This file, `guarantees`, `sup_norm` and `alignment` are where the exact part han
 
 from __future__ import annotations
 
-import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax import units
+from emalign_jax.exact import obedience, recommendations
 from emalign_jax.exact.choice import check_word
-from emalign_jax.exact.obedience import check_size
+from emalign_jax.exact.obedience import bound_of, check_size
 from emalign_jax.game import ReducedGame
 from emalign_jax.lp import batch, simplex
 
-TOLERANCE = 1e-9  # of what dictating her actions is worth to whom a curve is about, and of obedience
+TOLERANCE = 1e-9  # of the unit of whom a curve is about, and of obedience
 POINTS = 24  # breakpoints of a curve for each x_A, at most (degenerate pivots included)
 TOGETHER = 256  # games at a time
 MOST_CELLS = 6_000  # rows * columns of a game's LP: beyond it HiGHS, which knows sparsity, is faster
@@ -106,22 +107,29 @@ class Frontier(NamedTuple):
 
 def spread(payoff: Float[np.ndarray, "*any XA XB A"]) -> Float[np.ndarray, "*any XB R"]:
     """Expected payoff of x_B under each recommendation (an action for every x_A)."""
-    XA, A = payoff.shape[-3], payoff.shape[-1]
-    advice = _recommendations(XA, A)
-    return np.add.reduce([payoff[..., xa, :, :][..., advice[:, xa]] for xa in range(XA)])
+    return recommendations.spread(payoff, recommendations.single_actions(payoff.shape[-3], payoff.shape[-1]))
 
 
 def trace(
-    game: ReducedGame, payoffs: Float[np.ndarray, "N C XA XB A"], sign: Float[np.ndarray, "C"] | None = None
+    game: ReducedGame,
+    payoffs: Float[np.ndarray, "N C XA XB A"],
+    sign: Float[np.ndarray, "C"] | None = None,
+    *,
+    allowed: Bool[np.ndarray, "N R"] | None = None,
+    ease: Any = 0.0,
 ) -> Frontier:
     """The curves of `payoffs` in the games of a batch, in standard units.
 
-    sign: [C] 1, or -1 for user value at most: worth is then minus her value, and it ends at -V_none."""
+    sign:    [C] 1, or -1 for user value at most: worth is then minus the user's value, and it ends at -V_none.
+    allowed: the recommendations that may be made; all by default.
+    ease:    see `obedience.ObedienceLP`.
+    """
     sign = np.ones(payoffs.shape[1]) if sign is None else sign
+    allowed = np.ones((len(payoffs), 1), bool) if allowed is None else allowed
     parts = []
     for at in range(0, len(payoffs), TOGETHER):
         some = slice(at, at + TOGETHER)
-        parts.append(_trace(ReducedGame(*(x[some] for x in game)), payoffs[some], sign))
+        parts.append(_trace(ReducedGame(*(x[some] for x in game)), payoffs[some], sign, allowed[some], ease))
     most = max(part.worth.shape[2] for part in parts)
     widths = [((0, 0), (0, 0), (0, most - part.worth.shape[2])) for part in parts]
     cut = [
@@ -135,108 +143,140 @@ def trace(
     return Frontier(*(np.concatenate(x) for x in zip(*cut, strict=True)))
 
 
-def _trace(game: ReducedGame, payoffs, sign) -> Frontier:
+def _trace(game: ReducedGame, payoffs, sign, allowed, ease) -> Frontier:
     N, C = payoffs.shape[:2]
-    rows, own, her, limit, relief = _lps(game, payoffs, sign)
-    XB, R = own.shape[2:]
-    n, m = XB * R, rows.shape[1] + 1
-    every = np.concatenate([np.broadcast_to(rows[:, None], (N, C, m - 1, n)), -her.reshape(N, C, 1, n)], 2)
-    lowest = her.min(-1).sum(-1) - 1  # of her value: there its row does not bind
+    lps = _lps(game, payoffs, sign, allowed, ease)
+    XB, R = lps.own.shape[2:]
+    n, m = XB * R, lps.rows.shape[1] + 1
+    every = np.concatenate(
+        [np.broadcast_to(lps.rows[:, None], (N, C, m - 1, n)), -lps.in_columns(lps.hers).reshape(N, C, 1, n)], 2
+    )
     right = np.zeros((N, C, m))
-    right[..., :XB], right[..., -1] = 1, -lowest
+    right[..., :XB], right[..., -1] = 1, 1 - lps.least  # where the row of the user's value does not bind
     direction = np.zeros((N * C, m))
     direction[:, -1] = -1
     _, x, dual, count, status, _ = batch.run(
-        (own.reshape(-1, n), every.reshape(-1, m, n), right.reshape(-1, m), direction, _first(own)),
+        (lps.in_columns(lps.own).reshape(-1, n), every.reshape(-1, m, n), right.reshape(-1, m), direction, lps.first()),
         equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=POINTS * payoffs.shape[2],
     )  # fmt: skip
     ended = (status == simplex.OPTIMAL) & (count > 0)
     most = max(int(count.max()), 1)
     last = np.minimum(np.arange(most), np.maximum(count - 1, 0)[:, None])[..., None]  # what lies beyond repeats it
-    law = np.maximum(np.take_along_axis(x, last, 1), 0).reshape(N, C, most, XB, R)
+    law = np.maximum(np.take_along_axis(x, last, 1), 0).reshape(N, C, most, XB, R) * lps.possible[:, None, None]
     dual = np.maximum(np.take_along_axis(dual, last, 1)[..., XB:], 0).reshape(N, C, most, -1)
     total = law.sum(-1, keepdims=True)
     law = law / np.where(total > 0, total, 1)
-    paid, worth = (np.einsum("ncpbr,ncbr->ncp", law, payoff) for payoff in (own, her))
-    tilted = own[:, :, None] + dual[..., -1, None, None] * her[:, :, None]
-    tilted = tilted - np.einsum("ncpm,nmx->ncpx", dual[..., :-1], rows[:, XB:]).reshape(law.shape)
-    bound = tilted.max(-1).sum(-1)
+    paid, worth = (np.einsum("ncpbr,ncbr->ncp", law, payoff) for payoff in (lps.own, lps.hers))
+    tilted = lps.in_columns(lps.own)[:, :, None] + dual[..., -1, None, None] * lps.in_columns(lps.hers)[:, :, None]
+    tilted = tilted - np.einsum("ncpm,nmx->ncpx", dual[..., :-1], lps.rows[:, XB:]).reshape(law.shape)
+    bound = bound_of(tilted, lps.possible[:, None, None])
     before = np.concatenate([worth[..., :1], worth[..., :-1]], -1)
     ends = [bound - dual[..., -1] * worth - paid, bound - dual[..., -1] * before - np.concatenate(
         [paid[..., :1], paid[..., :-1]], -1)]  # fmt: skip
     excess = np.max(ends, 0).max(-1)
-    missed = np.einsum("nmx,ncpx->ncpm", rows[:, XB:], law.reshape(N, C, most, n)).max((-2, -1), initial=0.0)
     grouped = dual[..., :-1].reshape(N, C, most, R, -1)  # as they are listed
-    price = np.einsum("ncprm,nrmb->ncprb", grouped, relief).max(3).sum(-1)
-    stake = np.ptp(payoffs, axis=-1).sum((2, 3))
+    eased = np.einsum("ncprm,nrmb->ncpbr", grouped, lps.relief)
+    price = bound_of(eased, lps.possible[:, None, None])
     ended = (
-        ended.reshape(N, C) & (np.abs(worth[..., -1] - limit) <= TOLERANCE) & (np.abs(total - 1) < 1e-6).all((2, 3, 4))
+        ended.reshape(N, C)
+        & (np.abs(worth[..., -1] - lps.limit) <= TOLERANCE)
+        & (np.abs(total - 1) < 1e-6).all((2, 3, 4))
     )
-    proved = ended & (excess <= TOLERANCE * stake) & (missed <= TOLERANCE)
+    proved = ended & (excess <= TOLERANCE) & (lps.missed(law) <= TOLERANCE)
     return Frontier(worth, paid, law, count.reshape(N, C), price, excess, proved)
 
 
-def most(game: ReducedGame, payoffs: Float[np.ndarray, "N C XA XB A"]) -> Float[np.ndarray, "N C"]:
-    """The most that obedient laws pay; NaN where that is not proved."""
+def most(
+    game: ReducedGame, payoffs: Float[np.ndarray, "N C XA XB A"], *, allowed: Bool[np.ndarray, "N R"] | None = None
+) -> Float[np.ndarray, "N C"]:
+    """The most that obedient distributions pay; NaN where that is not proved."""
+    allowed = np.ones((len(payoffs), 1), bool) if allowed is None else allowed
     parts = []
     for at in range(0, len(payoffs), 4 * TOGETHER):
         some = slice(at, at + 4 * TOGETHER)
-        parts.append(_most(ReducedGame(*(x[some] for x in game)), payoffs[some]))
+        parts.append(_most(ReducedGame(*(x[some] for x in game)), payoffs[some], allowed[some]))
     return np.concatenate(parts)
 
 
-def _most(game, payoffs):
+def _most(game, payoffs, allowed):
     N, C = payoffs.shape[:2]
-    rows, own, *_ = _lps(game, payoffs, np.ones(C))
-    XB = own.shape[2]
-    m, n = rows.shape[1:]
+    lps = _lps(game, payoffs, np.ones(C), allowed, 0.0)
+    XB = lps.own.shape[2]
+    m, n = lps.rows.shape[1:]
     right = np.zeros((N * C, m))
     right[:, :XB] = 1
-    every = np.broadcast_to(rows[:, None], (N, C, m, n)).reshape(-1, m, n)
+    every = np.broadcast_to(lps.rows[:, None], (N, C, m, n)).reshape(-1, m, n)
     x, dual, _, status, _ = batch.run(
-        (own.reshape(-1, n), every, right, np.zeros((N * C, m)), _first(own)),
+        (lps.in_columns(lps.own).reshape(-1, n), every, right, np.zeros((N * C, m)), lps.first()),
         equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=0,
     )  # fmt: skip
-    law = np.maximum(x, 0).reshape(own.shape)
+    law = np.maximum(x, 0).reshape(lps.own.shape) * lps.possible[:, None]
     law = law / np.maximum(law.sum(-1, keepdims=True), 1e-300)
-    value = (law * own).sum((2, 3))
-    priced = np.einsum("ncm,nmx->ncx", np.maximum(dual, 0).reshape(N, C, m)[..., XB:], rows[:, XB:]).reshape(own.shape)
-    bound = (own - priced).max(-1).sum(-1)
-    missed = np.einsum("nmx,ncx->ncm", rows[:, XB:], law.reshape(N, C, n)).max(-1, initial=0.0)
-    stake = np.ptp(payoffs, axis=-1).sum((2, 3))
-    sound = (status.reshape(N, C) == simplex.OPTIMAL) & (bound - value <= TOLERANCE * stake) & (missed <= TOLERANCE)
+    value = (law * lps.own).sum((2, 3))
+    dual = np.maximum(dual, 0).reshape(N, C, m)[..., XB:]
+    priced = np.einsum("ncm,nmx->ncx", dual, lps.rows[:, XB:]).reshape(lps.own.shape)
+    bound = bound_of(lps.in_columns(lps.own) - priced, lps.possible[:, None])
+    ended = status.reshape(N, C) == simplex.OPTIMAL
+    sound = ended & (bound - value <= TOLERANCE) & (lps.missed(law[:, :, None]) <= TOLERANCE)
     return np.where(sound, value, np.nan)
 
 
-def _lps(game: ReducedGame, payoffs, sign):
-    """Rows [N, XB + obedience, XB R] (laws first, with =, then <= 0), costs [N, C, XB, R], her value with its sign
-    [N, C, XB, R], the most that this can be [N, C], and what slack adds to the rows of each recommendation."""
+class _LPs(NamedTuple):
+    """rows:     [N, XB + obedience, XB R] the sums with =, then obedience with <= 0, per unit of a column
+    own, hers: [N, C, XB, R] the payoff, and the user's value with its sign
+    possible:  [N, XB, R] a unit of a column is so much probability; 0 where the recommendation may not be made
+    least:     [N, C] no distribution has a user value (with its sign) below it; limit: the largest
+    relief:    [N, R, rows of a recommendation, XB] what an ease adds to its rows
+    """
+
+    rows: Float[np.ndarray, "N m n"]
+    own: Float[np.ndarray, "N C XB R"]
+    hers: Float[np.ndarray, "N C XB R"]
+    possible: Float[np.ndarray, "N XB R"]
+    least: Float[np.ndarray, "N C"]
+    limit: Float[np.ndarray, "N C"]
+    relief: Float[np.ndarray, "N R k XB"]
+
+    def in_columns(self, payoff: Float[np.ndarray, "N C XB R"]) -> Float[np.ndarray, "N C XB R"]:
+        """Of a unit of each column."""
+        return payoff * self.possible[:, None]
+
+    def first(self) -> Int[np.ndarray, "NC XB"]:
+        """Of each x_B the recommendation that pays most: a dictionary that is dual feasible."""
+        XB, R = self.own.shape[2:]
+        best = np.where(self.possible[:, None] > 0, self.own, -np.inf).argmax(-1)
+        return (best + R * np.arange(XB)).reshape(-1, XB).astype(np.int32)
+
+    def missed(self, law: Float[np.ndarray, "N C P XB R"]) -> Float[np.ndarray, "N C"]:
+        """By how much obedience is violated, at most."""
+        XB = law.shape[3]
+        columns = law / np.where(self.possible > 0, self.possible, 1)[:, None, None]
+        columns = columns.reshape(*law.shape[:3], -1)
+        return np.einsum("nmx,ncpx->ncpm", self.rows[:, XB:], columns).max((-2, -1), initial=0.0)
+
+
+def _lps(game: ReducedGame, payoffs, sign, allowed, ease) -> _LPs:
     user = np.asarray(game.user)
     N, XA, XB, A = user.shape
-    recommended = _recommendations(XA, A)
-    R = len(recommended)
-    advantage = user[..., :, None] - user[..., None, :]  # [N, XA, XB, a, b]
-    size = np.abs(advantage).max(2)
+    sets = recommendations.single_actions(XA, A)
+    likely = units.most_likely(user, tolerance=obedience.TOLERANCE)
+    possible = recommendations.possible(likely, sets) * allowed[:, None]
+    r, xa, a, c = recommendations.comparisons(sets)
+    R, each = len(sets), np.arange(len(r))
+    columns = possible[:, :, r].swapaxes(1, 2)  # [N, rows, XB]
+    advantage = units.eased(user, ease)[:, xa, :, a, c].swapaxes(0, 1) * columns
+    relief = np.abs(user[:, xa, :, a] - user[:, xa, :, c]).swapaxes(0, 1) * columns
+    size = np.abs(advantage).max(-1, keepdims=True)
     unit = np.exp2(np.frexp(np.where(size > 0, size, 1))[1])  # powers of two, so that nothing is rounded
-    advantage = advantage / unit[:, :, None]
-    listed = [(r, xa, b) for r in range(R) for xa in range(XA) for b in range(A) if b != recommended[r, xa]]
-    rows = np.zeros((N, XB + len(listed), XB, R))
-    relief = np.zeros((N, len(listed), XB))
-    rows[:, np.arange(XB), np.arange(XB)] = 1
-    for k, (r, xa, b) in enumerate(listed):
-        rows[:, XB + k, :, r] = -advantage[:, xa, :, recommended[r, xa], b]
-        relief[:, k] = np.asarray(game.mass)[:, xa] / unit[:, xa, recommended[r, xa], b, None]
+    rows = np.zeros((N, XB + len(r), XB, R))
+    rows[:, np.arange(XB), np.arange(XB)] = possible
+    rows[:, XB + each, :, r] = -(advantage / unit).swapaxes(0, 1)
     informed, silent = user.max(-1).sum((1, 2)), user.sum(2).max(-1).sum(1)
     limit = np.where(sign > 0, informed[:, None], -silent[:, None])
-    her = sign[:, None, None] * spread(user)[:, None]
-    return rows.reshape(N, -1, XB * R), spread(payoffs), her, limit, relief.reshape(N, R, -1, XB)
-
-
-def _first(own: Float[np.ndarray, "N C XB R"]) -> Int[np.ndarray, "NC XB"]:
-    """Of each x_B the recommendation that pays most: a dictionary that is dual feasible."""
-    XB, R = own.shape[2:]
-    return (own.argmax(-1) + R * np.arange(XB)).reshape(-1, XB).astype(np.int32)
-
-
-def _recommendations(XA: int, A: int) -> Int[np.ndarray, "R XA"]:
-    return np.array(list(itertools.product(range(A), repeat=XA)))
+    ends = units.attainable(user, likely)
+    least = np.where(sign > 0, ends[0][:, None], -ends[1][:, None])
+    hers = sign[:, None, None] * spread(user)[:, None]
+    return _LPs(
+        rows.reshape(N, -1, XB * R), spread(payoffs), hers, possible, least, limit,
+        (relief / unit).reshape(N, R, -1, XB),
+    )  # fmt: skip

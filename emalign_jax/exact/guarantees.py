@@ -14,15 +14,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import units
 from emalign_jax.exact import sup_norm
 from emalign_jax.exact.choice import together
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.residuals import Rule
 from emalign_jax.game import ReducedGame
 from emalign_jax.lp import batch
+from emalign_jax.units import LP_ERROR
 
-ROUNDING = 1e-9  # of an agent's stake: the law at hand pays its floors up to that
-CLOSED = 1e-7  # of her stake: how far the multipliers' bound may be from the LP's value
+CLOSED = 1e-7  # of what all actions may differ by to the user: how far the multipliers' bound may be from the LP's value
 SAME = 1e-8  # what the 2 eps bound that weights prove may lack of the LP's value, in units of what it is made of
 TOGETHER = 1024  # games at a time
 FITS = Rule("cone", "per_state", "sup")  # the w and c of the theorem
@@ -123,16 +124,14 @@ class WorstLaw(NamedTuple):
 
 
 def worst_law(
-    game: ReducedGame, floors: Float[np.ndarray, "K"], *, obedience_slack: float | None, exact: bool = False
+    game: ReducedGame, floors: Float[np.ndarray, "K"], *, ease: float | None, exact: bool = False
 ) -> WorstLaw:
-    """Minimise her value over laws q[a | x_A, x_B] that pay agent i at least floors[i] (his payoff under full
-    revelation less his gain from it).
+    """Minimise the user's value over distributions q[a | x_A, x_B] that pay agent i at least floors[i] (the payoff under
+    full revelation less the gain from it), in standard units.
 
-    obedience_slack: by how much (in utility) a rational user may miss her best action, her tie tolerance;
-        None for a user who is not rational.
+    ease: a rational user's tie tolerance (`units.eased`), or 0 for true ties alone; None for a user who is not rational.
     """
-    slack = None if obedience_slack is None else np.array([obedience_slack])
-    problem = _problem(ReducedGame(*(np.asarray(x)[None] for x in game)), floors[None], slack)
+    problem = _problem(ReducedGame(*(np.asarray(x)[None] for x in game)), floors[None], ease)
     right = problem.right[0]
     lower = np.concatenate([right[: problem.cells], np.full(len(right) - problem.cells, -np.inf)])
     needed = problem.rows[0].any(1)
@@ -148,31 +147,29 @@ def worst_laws(
     game: ReducedGame,
     floors: Float[np.ndarray, "N K"],
     *,
-    obedience_slack: Float[np.ndarray, "N"] | None,
+    ease: float | None,
     lp: str = "auto",
 ) -> list[WorstLaw]:
     """`worst_law` of a batch of games, by the batched simplex where `lp` and their size say so."""
     N, XA, XB, A = np.shape(game.user)
-    rows = XA * XB + floors.shape[1] + (0 if obedience_slack is None else XA * A * (A - 1))
+    rows = XA * XB + floors.shape[1] + (0 if ease is None else XA * A * (A - 1))
     use_batch = together(lp, N, rows * XA * XB * A)
     laws: list[WorstLaw] = []
     for at in range(0, N, TOGETHER):
         some = np.arange(at, min(at + TOGETHER, N))
-        slack = None if obedience_slack is None else obedience_slack[some]
         mine, own = ReducedGame(*(np.asarray(x)[some] for x in game)), floors[some]
-        found = _worst_laws(mine, own, slack) if use_batch else [None] * len(some)
+        found = _worst_laws(mine, own, ease) if use_batch else [None] * len(some)
         for k, law in enumerate(found):
             if law is None:
                 one = ReducedGame(*(x[k] for x in mine))
-                law = worst_law(one, own[k], obedience_slack=None if slack is None else float(slack[k]))
-                law = law._replace(fallback=use_batch)
+                law = worst_law(one, own[k], ease=ease)._replace(fallback=use_batch)
             laws.append(law)
     return laws
 
 
-def _worst_laws(game: ReducedGame, floors, slack) -> list[WorstLaw | None]:
+def _worst_laws(game: ReducedGame, floors, ease) -> list[WorstLaw | None]:
     """None where the answer is not proved."""
-    problem = _problem(game, floors, slack)
+    problem = _problem(game, floors, ease)
     A = game.user.shape[-1]
     # a start that is dual feasible
     first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(problem.cells)
@@ -190,25 +187,23 @@ class _Problem(NamedTuple):
     rows: Float[np.ndarray, "N rows cols"]
     right: Float[np.ndarray, "N rows"]
     cells: int
-    advantage: Float[np.ndarray, "N XA XB A A"]  # of a over c, with her slack
+    advantage: Float[np.ndarray, "N XA XB A A"]  # of a over c, eased
     size: Float[np.ndarray, "N XA A A"]  # what a row of obedience is divided by; 1 where it is empty
     asked: bool  # for obedience
 
 
-def _problem(game: ReducedGame, floors, slack) -> _Problem:
-    mass, user, agents = (np.asarray(x) for x in game)
+def _problem(game: ReducedGame, floors, ease) -> _Problem:
+    _, user, agents = (np.asarray(x) for x in game)
     N, XA, XB, A = user.shape
     cells = XA * XB
     total = np.zeros((cells, cells, A))
     total[np.arange(cells), np.arange(cells)] = 1
     rows = [np.broadcast_to(total.reshape(cells, -1), (N, cells, cells * A)), -agents.reshape(N, -1, cells * A)]
-    right = [np.ones((N, cells)), -_given_way(game, floors)]
-    advantage = user[..., :, None] - user[..., None, :]
-    if slack is not None:
-        advantage = advantage + slack[:, None, None, None, None] * mass[..., None, None]
+    right = [np.ones((N, cells)), -_given_way(floors)]
+    advantage = units.eased(user, ease or 0.0)
     size = np.abs(advantage).max(2)
     size = np.where(size > 0, size, 1.0)
-    if slack is not None:
+    if ease is not None:
         xa, a, c = np.nonzero(np.broadcast_to(~np.eye(A, dtype=bool), (XA, A, A)))
         obey = np.zeros((len(xa), N, XA, XB, A))
         scaled = advantage / size[:, :, None]
@@ -217,11 +212,12 @@ def _problem(game: ReducedGame, floors, slack) -> _Problem:
         right.append(np.zeros((N, len(xa))))
     every, limits = np.concatenate(rows, 1), np.concatenate(right, 1)
     cost = -user.reshape(N, -1)
-    return _Problem(game, floors, cost, every, limits, cells, advantage, size, slack is not None)
+    return _Problem(game, floors, cost, every, limits, cells, advantage, size, ease is not None)
 
 
-def _given_way(game: ReducedGame, floors):
-    return floors - ROUNDING * np.ptp(game.agents, axis=-1).sum((-2, -1))
+def _given_way(floors):
+    """The distribution at hand pays its floors up to this."""
+    return floors - LP_ERROR
 
 
 def _proved(problem: _Problem, dual, value, status) -> list[WorstLaw]:
@@ -237,7 +233,7 @@ def _proved(problem: _Problem, dual, value, status) -> list[WorstLaw]:
     paid += np.einsum("nxac,nxbac->nxba", commands, problem.advantage)
     left = (game.user - paid).min(-1)
     proved = left.sum((1, 2)) + (weights * floors).sum(1)  # any multipliers >= 0 prove this of the floors themselves
-    of_lp = left.sum((1, 2)) + (weights * _given_way(game, floors)).sum(1)
+    of_lp = left.sum((1, 2)) + (weights * _given_way(floors)).sum(1)
     stake = np.maximum(np.ptp(game.user, axis=-1).sum((1, 2)), 1e-300)
     closed = np.abs(of_lp + value) <= CLOSED * stake  # False for NaN
     laws = []

@@ -17,8 +17,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import units
 from emalign_jax.exact.lp import KeptLP
-from emalign_jax.exact.obedience import NEGLIGIBLE, Advice, Price
+from emalign_jax.exact.obedience import NEGLIGIBLE, TOLERANCE, Advice, Price
 from emalign_jax.game import Game, ReducedGame
 from emalign_jax.tree import Tree
 
@@ -39,21 +40,24 @@ def check_size(games: Game) -> None:
 class MechanismLP:
     """The kept model of one game, with the interface of `ObedienceLP`.
 
-    slack: by how much (in her utility) a node of the conversation may miss her best choice, times `nodes` of them.
+    ease: the tie tolerance of the user, who may miss the best choice by it at `nodes` nodes of the conversation.
     """
 
-    def __init__(self, game: ReducedGame, exact: bool = False, slack: float = 0.0, nodes: int = 1):
-        user, mass = np.asarray(game.user), np.asarray(game.mass)
+    def __init__(self, game: ReducedGame, exact: bool = False, ease: float = 0.0, nodes: int = 1):
+        user = np.asarray(game.user)
         self._user = user
+        advantage = units.eased(user, ease)  # [XA, XB, A, A]
+        likely = units.most_likely(user, tolerance=TOLERANCE)
+        spread = nodes * np.array([units.unit(g[None], x[None]) for g, x in zip(user, likely, strict=True)])
         XA, XB, A = user.shape
         self._shape = XA, XB, A
         self._told = XA * XB * A
         lies = [(xa, r) for xa in range(XA) for r in range(XA) if r != xa]
         columns = self._told + len(lies) * A
         at = np.arange(self._told).reshape(XA, XB, A)
-        rows, lower, relief = [], [], []
+        rows, lower, relief, stakes = [], [], [], []
 
-        def add(entries, least=0.0, gives=0.0):
+        def add(entries, least=0.0, gives=0.0, stake=None):
             row = np.zeros(columns)
             for where, what in entries:
                 row[where] += what
@@ -62,8 +66,11 @@ class MechanismLP:
                 return
             unit = np.exp2(np.frexp(size)[1]) if least == 0 else 1.0  # a power of two, so that nothing is rounded
             rows.append(row / unit)
-            lower.append(least - nodes * slack * gives / unit)
-            relief.append(nodes * gives / unit)
+            lower.append(least - ease * gives / unit)
+            relief.append(gives / unit)
+            stakes.append(np.zeros((XA, XB, A)))
+            if stake is not None:
+                stakes[-1][stake[0], :, stake[1]] = stake[2] / unit
 
         for xa in range(XA):
             for xb in range(XB):
@@ -73,14 +80,15 @@ class MechanismLP:
             for a in range(A):
                 for c in range(A):
                     if a != c:
-                        add([(at[xa, :, a], user[xa, :, a] - user[xa, :, c])], gives=mass[xa].sum())
+                        apart = np.abs(user[xa, :, a] - user[xa, :, c])
+                        add([(at[xa, :, a], advantage[xa, :, a, c])], stake=(xa, a, apart))
         for n, (xa, r) in enumerate(lies):
             gets = self._told + n * A + np.arange(A)
             for a in range(A):
                 for c in range(A):
                     add([(gets[a], 1.0), (at[r, :, a], -user[xa, :, c])])
-            add([(at[xa], user[xa]), (gets, -1.0)], gives=mass[xa].sum())
-        self._relief = np.array(relief)
+            add([(at[xa], user[xa]), (gets, -1.0)], gives=spread[xa])
+        self._relief, self._stakes = np.array(relief), np.array(stakes)
         self._by_type = len(rows)
         for xa in range(XA):
             row = np.zeros(columns)
@@ -113,7 +121,8 @@ class MechanismLP:
         told /= told.sum(1, keepdims=True)
         multipliers = np.maximum(-result.row_dual[: self._by_type], 0)
         multipliers[: self._first] = 0
-        price = float(multipliers @ self._relief)
+        eased = np.tensordot(multipliers, self._stakes, 1)  # what an ease adds to the price of each column
+        price = float(multipliers @ self._relief + eased.max(-1).sum())
         return Advice(True, result.value, told, result.status, result.exact, price)
 
     def price(

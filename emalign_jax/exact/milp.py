@@ -1,12 +1,13 @@
 """An upper bound of what any belief pays a rational user's agent (section 5.4 of the model).
 
 phi is piecewise linear: the law over actions is constant between the hyperplanes on which a type is indifferent, and
-with ties for the agent phi is largest at a vertex of that arrangement. Where `BeliefProblem.kinks` holds all vertices
-they are looked at; beyond, the best belief is the optimum of a mixed-integer program,
+with ties for the agent phi is largest at a vertex of that arrangement, the hyperplanes moved to where ties end, the
+user's tolerance included. Where `BeliefProblem.edges` holds all vertices they are looked at; beyond, the best belief is
+the optimum of a mixed-integer program,
 
     maximise  sum_{t,a,b} y[t,a,b] H[b,t,a] - price @ mu
     subject to  sum_a y[t,a,b] = mu[b],  sum_b mu[b] = 1,  sum_b y[t,a,b] = z[t,a] in {0, 1},
-                sum_b y[t,a,b] (u[b,t,a] - u[b,t,c]) >= 0  for all t, a, c,
+                sum_b y[t,a,b] (u[b,t,a] - u[b,t,c]) >= 0  for all t, a, c, eased by the tolerance,
 
 z the action that type t takes, y = mu z. HiGHS's dual bound is the upper bound, also where it stops early. Finding the
 best belief is NP-hard in general, hence `MAX_BINARIES`.
@@ -18,12 +19,14 @@ import highspy
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import units
 from emalign_jax.exact.beliefs import BeliefProblem
 from emalign_jax.exact.bounding import PricingBound
 from emalign_jax.exact.lp import new_highs
 
 MAX_BINARIES = 256  # types times actions
 WORK_PER_SECOND = 1e7  # how the budget of `bound_pricing` is turned into time
+BLUR = 1e-6  # of what two actions differ by: how exactly it is known whether they are tied at an edge
 NUDGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)  # the optimum is on the edge of ties, which rounding may lose
 
 
@@ -31,37 +34,34 @@ def bound_rational_pricing(
     problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
 ) -> PricingBound:
     """Bound max over the simplex of what the goal pays, ties in its favour, less price @ mu."""
-    if not problem.knows_all_kinks:
+    if not problem.knows_all_edges:
         return _solve(problem, goal, price, target, work)
-    kinks = problem.kinks
-    excess = _suprema(problem, goal, kinks) - kinks @ price
+    edges, kinks = problem.edges, problem.kinks
+    excess = _suprema(problem, goal, edges) - edges @ price
     attained = problem.value(kinks, goal) - kinks @ price
     best = int(attained.argmax())
     return PricingBound(float(max(excess.max(), attained[best])), float(attained[best]), kinks[best : best + 1], 0)
 
 
 def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "N"]:
-    """The limit superior of the goal's payoff at `points`, which are kinks."""
+    """The limit superior of the goal's payoff at `points`, which are edges."""
     B, T, A = problem.own_payoff.shape
-    mass, user, law = problem.responses(points)
     total = (points @ goal).reshape(-1, T, A)
-    if B <= 2 and problem.user.ties != "agents":  # what the response is on either side of a kink
+    if B <= 2 and problem.user.ties != "agents":  # what the response is on either side of an edge
         order = np.argsort(points[:, 0])
         middles = (points[order[1:]] + points[order[:-1]]) / 2
         beside = problem.responses(middles)[2]
-        best = (law * total).sum((1, 2))
+        best = (problem.responses(points)[2] * total).sum((1, 2))
         best[order[1:]] = np.maximum(best[order[1:]], (beside * total[order[1:]]).sum((1, 2)))
         best[order[:-1]] = np.maximum(best[order[:-1]], (beside * total[order[:-1]]).sum((1, 2)))
         return best
-    tied = user >= user.max(-1, keepdims=True) - problem.tie_tolerance * mass[..., None]
+    tied = units.as_good(problem.ahead(points), problem.user.tie_tolerance + BLUR).all(-1)
     return np.where(tied, total, -np.inf).max(-1).sum(-1)
 
 
 def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     B, T, A = problem.own_payoff.shape
-    user = problem.user_payoff
-    # half her tie tolerance: the best belief lies on the edge of it, and must still be tied after rounding
-    advantage = user[:, :, :, None] - user[:, :, None, :] + problem.tie_tolerance / 2 * problem.mass[:, :, None, None]
+    advantage = units.eased(problem.user_payoff, problem.user.tie_tolerance)
     sent, taken = T * A * B, T * A  # columns: y[t, a, b], then z[t, a], then mu[b]
     y, z = np.arange(sent).reshape(T, A, B), sent + np.arange(taken).reshape(T, A, 1)
     mu = sent + taken + np.arange(B)

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact import frontier
-from emalign_jax.exact._base import NOTHING, without_nearly_nothing
+from emalign_jax.exact._base import without_nearly_nothing
 from emalign_jax.exact.compress import compress
 from emalign_jax.exact.dynamics import FIRST_MARGIN, GROWTH, LOWERINGS
 from emalign_jax.exact.obedience import NEGLIGIBLE
-from emalign_jax.exact.responses import VALUE_TIE
 from emalign_jax.game import ReducedGame
+from emalign_jax.units import NOTHING, VALUE_TIE
 
 BEHIND = 1e-7  # of V_full - V_none: how much less than the holder's his shadow's offer is worth
 
@@ -40,9 +40,8 @@ def outbid_from_monopolies(games: ReducedGame, tolerance: float, *, max_steps: i
     curves = frontier.trace(game, game.agents)
     least = -frontier.most(game, -game.agents)
     proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
-    stakes = np.ptp(game.agents, axis=-1).sum((2, 3))
     ranges = curves.paid[:, :, 0] - least
-    ranges = np.where(ranges <= NOTHING * stakes, 0.0, ranges)
+    ranges = np.where(ranges <= NOTHING, 0.0, ranges)
     state = _State(game, curves, ranges)
     left = np.flatnonzero(proved)
     for _ in range(max_steps):
@@ -62,8 +61,7 @@ class _State:
         self.curves, self.ranges, self.game = curves, ranges, game
         self.user, self.own = frontier.spread(user), frontier.spread(np.asarray(game.agents))
         self.most, self.least = user.max(-1).sum((1, 2)), user.sum(2).max(-1).sum(1)
-        spread, mass = np.ptp(user, axis=-1), np.asarray(game.mass)
-        self.tie = VALUE_TIE * np.where(mass > 0, spread / np.where(mass > 0, mass, 1), 0).max((1, 2))
+        self.tie = np.full(len(user), VALUE_TIE)
         self.silent = np.zeros_like(self.user)
         np.put_along_axis(
             self.silent, self.user.sum(1, keepdims=True).argmax(-1)[:, None].repeat(user.shape[2], 1), 1, 2

@@ -27,7 +27,7 @@ from emalign_jax.users import QuantalUser, RationalUser
 def column(check: AbstractCheck, rule: Float[np.ndarray, "rows M"], j: int) -> tuple[float, Float[np.ndarray, "K"]]:
     """Her value of talking with agent j alone under `rule`, and all agents' payoffs then."""
     tree = check.protocol.conversation.tree(1, rule.shape[1])
-    law = law_of_actions(check.game, rule[None], tree, check.user, check.scale, check.game.agents[j])
+    law = law_of_actions(check.game, rule[None], tree, check.user, check.game.agents[j])
     return float((law * check.game.user).sum()), np.einsum("xba,ixba->i", law, check.game.agents)
 
 
@@ -54,11 +54,23 @@ class PartnerRational(SelectionRational):
             )
         mechanism.check_size(games)
 
-    def _model(self, exact=False, slack=0.0):
+    sets = None  # every recommendation: what other tie rules rule out is not known here
+
+    @property
+    def recommends(self):
+        return True
+
+    def _model(self, exact=False, ease=0.0):
         tree = self._tree
         if _listens(tree):
-            return ObedienceLP(self.game, exact, slack)
-        return MechanismLP(self.game, exact, slack, nodes=tree.rounds)
+            return ObedienceLP(self.game, exact, ease)
+        return MechanismLP(self.game, exact, ease, nodes=tree.rounds)
+
+    def deviations(self, schemes, agents, bracket=None):
+        found = super().deviations(schemes, agents, bracket)
+        return found if self.user.ties == "agents" else [
+            self._attained(schemes, i, d) for i, d in zip(agents, found, strict=True)
+        ]  # fmt: skip
 
     @property
     def _tree(self) -> Tree:

@@ -8,14 +8,13 @@ rational one. Else it is what the agent would have if he chose her action himsel
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from emalign_jax.exact import pooled_groups
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
-from emalign_jax.exact.beliefs import MAX_KINKS, BeliefProblem, monopoly_problem, pooled_problem
+from emalign_jax.exact.beliefs import MAX_EDGES, BeliefProblem, count_corners, monopoly_problem, pooled_problem
 from emalign_jax.exact.columns import BeliefLP, BeliefOptimum
 from emalign_jax.exact.examination import examine
 from emalign_jax.exact.lockstep import Search, side_by_side
@@ -44,7 +43,7 @@ class PooledCheck(AbstractCheck):
             )
 
     def payoffs(self, schemes):
-        return pooled_payoffs(self.game, schemes, self.user, self.scale)
+        return pooled_payoffs(self.game, schemes, self.user)
 
     def monopolist(self, agent, sign=1.0):
         if (agent, sign) not in self._alone:
@@ -63,7 +62,7 @@ class PooledCheck(AbstractCheck):
 
     @functools.cached_property
     def _monopolies(self) -> list[BeliefProblem]:
-        return [monopoly_problem(self.game, i, self.user, self.scale) for i in range(len(self.game.agents))]
+        return [monopoly_problem(self.game, i, self.user) for i in range(len(self.game.agents))]
 
     together = 2048  # enough groups for many cores
 
@@ -124,13 +123,13 @@ class PooledCheck(AbstractCheck):
     def _search_deviations(asked: list[tuple[PooledCheck, int]], bracket: float | None) -> None:
         found = side_by_side([check._search_response(i, bracket) for check, i in asked])
         for (check, i), optimum in zip(asked, found, strict=True):
-            upper = min(optimum.upper, float(check.game.agents[i].max(-1).sum()))
+            upper = min(optimum.upper, float(check.most[i]))
             check.responses[i, bracket] = Deviation(optimum.value, upper, optimum.scheme, optimum.status)
 
     def _search_response(self, agent: int, bracket: float | None) -> Search[BeliefOptimum]:
         """The agent's best response to the kept schemes; his belief LP is kept too."""
         if agent not in self._lps:
-            problem = pooled_problem(self.game, self._schemes, agent, self.user, self.scale)
+            problem = pooled_problem(self.game, self._schemes, agent, self.user)
             present = (self._schemes[agent] * problem.prior[:, None]).T
             self._lps[agent] = BeliefLP(problem, present)
         return (yield from self._lps[agent].search(bracket=self._width(agent, bracket), work=WORK))
@@ -156,8 +155,8 @@ class PooledRational(PooledCheck):
     def check_size(cls, games, protocol, user, messages):
         super().check_size(games, protocol, user, messages)
         types, A = games.user_features * messages ** (games.agents - 1), games.actions
-        planes = games.agent_features + types * A * (A - 1) // 2
-        if math.comb(planes, games.agent_features - 1) > MAX_KINKS and types * A > MAX_BINARIES:
+        planes = games.agent_features + types * A * (A - 1)
+        if count_corners(planes, games.agent_features) > MAX_EDGES and types * A > MAX_BINARIES:
             raise ValueError(
                 f"messages: the best response to {games.agents - 1} rivals with {messages} messages is a MILP of XA * "
                 f"M^(K-1) * A = {types * A} binaries, the limit is {MAX_BINARIES}: take fewer agents, messages or user "
@@ -167,5 +166,5 @@ class PooledRational(PooledCheck):
     def common_law_payoffs(self, schemes):
         if self.user.ties == "agents":  # each payoff is a supremum of its own
             lowest = RationalUser(ties="lowest", tolerance=self.user.tolerance)  # worth the same to the user
-            return pooled_payoffs(self.game, schemes, lowest, self.scale)[1]
+            return pooled_payoffs(self.game, schemes, lowest)[1]
         return self.payoffs(schemes)[1]

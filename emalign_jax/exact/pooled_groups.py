@@ -33,7 +33,7 @@ def prepare(
 def respond(arrays: Arrays) -> Arrays:
     """What any process does for one group."""
     bracket, gains = (None if np.isnan(arrays[name]) else float(arrays[name]) for name in ("bracket", "gains"))
-    checks = [_check(arrays, k) for k in range(len(arrays["scale"]))]
+    checks = [_check(arrays, k) for k in range(len(arrays["range"]))]
     type(checks[0]).prepare_group(checks, list(arrays["schemes"]), bracket, gains)
     found = [(k, i, b is not None, d) for k, check in enumerate(checks) for (i, b), d in check.responses.items()]
     return {
@@ -51,7 +51,6 @@ def respond(arrays: Arrays) -> Arrays:
 def _pack(checks: list[Any], profiles: list[np.ndarray]) -> Arrays:
     arrays = {name: np.stack([getattr(check.game, name) for check in checks]) for name in ReducedGame._fields}
     arrays["schemes"] = np.stack(profiles)
-    arrays["scale"] = np.array([check.scale for check in checks])
     unknown = np.full(len(profiles[0]), np.nan)
     arrays["range"] = np.stack([unknown if check._range is None else check._range for check in checks])
     user = checks[0].user
@@ -64,7 +63,7 @@ def _check(arrays: Arrays, k: int) -> Any:
     user = _user(arrays, k)
     check = check_for(Pooled(), user)(ReducedGame(*(arrays[name][k] for name in ReducedGame._fields)), Pooled(), user)
     known = arrays["range"][k]
-    check.scale, check._range = float(arrays["scale"][k]), None if np.isnan(known).any() else known
+    check._range = None if np.isnan(known).any() else known
     return check
 
 

@@ -24,7 +24,7 @@ from emalign_jax.exact._base import AbstractCheck, Deviation
 from emalign_jax.exact.certificate import flatten_games, make_check
 from emalign_jax.exact.guarantees import theorem_bound
 from emalign_jax.exact.talk import law_of_actions, spell, talk
-from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
@@ -118,10 +118,10 @@ def _measure(game: Game, check, aligned_value, rule, profile) -> Premises:
     for i in range(K):
         switched = profile.copy()
         switched[i] = rule
-        happened = talk(reduced, switched, tree, check.of_one_law, check.scale, reduced.agents[0])
+        happened = talk(reduced, switched, tree, check.of_one_law, reduced.agents[0])
         laws.append(happened.law())
         eta[i] = _error(reduced, happened)
-        own = law_of_actions(reduced, switched, tree, check.user, check.scale, reduced.agents[i])
+        own = law_of_actions(reduced, switched, tree, check.user, reduced.agents[i])
         gains[i] = max(float((own * reduced.agents[i]).sum()) - paid[i], 0.0)
     distance = max((_variation(reduced, a, b) for a in laws for b in laws), default=0.0)
     unit, zero, units, _ = check.form[3:]
@@ -132,11 +132,13 @@ def _measure(game: Game, check, aligned_value, rule, profile) -> Premises:
         from scipy.special import lambertw  # a tenth of a second that importing the package need not cost
 
         regret = float(lambertw((reduced.user.shape[2] - 1) / np.e).real / acting.precision)
-        short = gains + float(acting.precision) * eta / 2  # in standard units the spread of each agent is 1
+        happens = reduced.mass > 0
+        spread = (np.ptp(reduced.agents, axis=-1)[:, happens] / reduced.mass[happens]).max(-1, initial=0.0)
+        short = gains + spread * float(acting.precision) * eta / 2
     most = float(np.asarray(reduced.user).max(-1).sum())
-    user_utility = np.asarray(game.user_utility, np.float64) / unit
-    agent_utilities = np.asarray(game.agent_utilities, np.float64) / np.reshape(units, (-1, 1, 1))
-    bound = unit * theorem_bound(user_utility, agent_utilities, most - regret, short).value + zero
+    user_utility, agent_utilities = possible_utilities(game)
+    agent_utilities = agent_utilities / np.reshape(units, (-1, 1, 1))
+    bound = unit * theorem_bound(user_utility / unit, agent_utilities, most - regret, short).value + zero
     numbers = (
         unit * aligned_value + zero, unit * full + zero, aligned_value >= full - LEARNT * check.scale, distance,
         unit * eta, units * gains, unit * value + zero, bound, unit * regret, int(Result.CERTIFIED),

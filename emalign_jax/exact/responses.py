@@ -1,47 +1,57 @@
 """The users' responses and every protocol's payoffs once more, in NumPy float64.
 
-Written apart from `protocols/` on purpose: certificates share no code with the play that they check.
+Written apart from `protocols/` on purpose: certificates share no code with the play that they check, but for the rule
+by which a rational user breaks ties, which has one meaning and so one place (`RationalUser.choose`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import units
 from emalign_jax.game import ReducedGame
-from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users import AbstractUser, Options, QuantalUser, RationalUser
 
-VALUE_TIE = 1e-9  # user values closer than this, relative to her range, are equal
+Ahead = Callable[[], Any]  # by how much each option beats each other one, computed where it is needed
 
 
 def respond(
     user: AbstractUser,
     user_total: Float[np.ndarray, "*shape A"],
     mass: Float[np.ndarray, "*shape"],
-    favour: Float[np.ndarray, "*shape A"],
-    scale: float,
+    ahead: Ahead,
+    favour_total: Float[np.ndarray, "*shape A"],
+    favour_ahead: Ahead,
 ) -> Float[np.ndarray, "*shape A"]:
-    """The law over actions at unnormalised beliefs: total = mass times the expected utility."""
-    if isinstance(user, QuantalUser):
+    """The distribution over actions at unnormalised beliefs: total = mass times the expected utility.
+
+    ahead, favour_ahead: [*shape, A, A] the advantages of the actions over each other, to the user and to the agent in
+        whose favour ties may be broken (`units.as_good`).
+    """
+    if type(user) is QuantalUser:  # of a subclass nothing is known
         with np.errstate(over="ignore", invalid="ignore"):  # at a mass of 1e-320, which then shows as NaN
             rate = float(user.precision) / np.where(mass > 0, mass, np.inf)[..., None]
             law = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))  # scipy's softmax takes twice as long
         return law / law.sum(-1, keepdims=True)
-    if not isinstance(user, RationalUser):
+    if type(user) is not RationalUser:
         raise ValueError(f"user: the exact checks know QuantalUser and RationalUser, got {type(user).__name__}")
-    tied = user_total >= user_total.max(-1, keepdims=True) - user.tolerance * scale * mass[..., None]
-    if user.ties == "uniform":
-        return tied / tied.sum(-1, keepdims=True)
-    rank = np.where(tied, favour, -np.inf) if user.ties == "agents" else tied
-    return np.eye(user_total.shape[-1])[rank.argmax(-1)]
+    favour = Options(favour_total, favour_ahead()) if user.favours else None
+    return user.choose(Options(user_total, ahead()), favour, np)
 
 
-def value_scale(game: ReducedGame) -> float:
-    """Largest difference between two actions to the user in any cell (x_A, x_B) that can happen."""
-    happens = game.mass > 0
-    return float((np.ptp(game.user[happens], axis=-1) / game.mass[happens]).max(initial=0.0))
+def weighed(weigh: Callable[[Any], Any], payoff: Float[np.ndarray, "*cells A"]) -> tuple[np.ndarray, Ahead]:
+    """Totals of payoffs [..., A] after each message, and their advantages; weigh: the sum over x_B of [..., n]."""
+
+    def ahead():
+        A = payoff.shape[-1]
+        found = weigh(units.advantages(payoff).reshape(*payoff.shape[:-1], A * A))
+        return found.reshape(*found.shape[:-1], A, A)
+
+    return weigh(payoff), ahead
 
 
 class SelectionTable(NamedTuple):
@@ -52,36 +62,42 @@ class SelectionTable(NamedTuple):
 
 
 def selection_table(
-    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser, scale: float
+    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser
 ) -> SelectionTable:
     mass, own_user, agents = (np.asarray(x) for x in game)
-    totals = np.einsum("jbm,xba->jxma", schemes, own_user)  # [K, XA, M, A] under each scheme j
-    agents_totals = np.einsum("jbm,ixba->jixma", schemes, agents)  # [K, K, XA, M, A] of agent i under scheme j
+    totals, ahead = weighed(lambda x: np.einsum("jbm,xbn->jxmn", schemes, x), own_user)  # under each scheme j
+    own, own_ahead = weighed(lambda x: np.einsum("jbm,jxbn->jxmn", schemes, x), agents)  # of j
     sent = np.einsum("jbm,xb->jxm", schemes, mass)
-    each = np.arange(len(schemes))
-    law = respond(user, totals, sent, agents_totals[each, each], scale)
+    law = respond(user, totals, sent, ahead, own, own_ahead)
+    agents_totals = np.einsum("jbm,ixba->jixma", schemes, agents)  # [K, K, XA, M, A] of agent i under scheme j
     return SelectionTable((law * totals).sum((1, 2, 3)), np.einsum("jxma,jixma->ij", law, agents_totals))
 
 
 def choose(values: Float[np.ndarray, "K"], temperature: float, scale: float) -> Float[np.ndarray, "K"]:
-    """Her law over agents: softmax(V / temperature), or the lowest index among the best."""
+    """The distribution over agents: softmax(V / temperature), or the lowest index among the best; scale: the unit of
+    the user's utility."""
     if temperature > 0:
         from scipy.special import softmax  # a tenth of a second that importing the package need not cost
 
         return softmax(values / temperature)
-    return np.eye(len(values))[int((values >= values.max() - VALUE_TIE * scale).argmax())]
+    return np.eye(len(values))[int((values >= values.max() - units.VALUE_TIE * scale).argmax())]
 
 
 def pooled_payoffs(
-    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser, scale: float
+    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser
 ) -> tuple[float, Float[np.ndarray, "K"]]:
-    """User value and agents' payoffs [K] when she sees every message."""
+    """User value and agents' payoffs [K] when the user sees every message."""
     weights = np.ones((1, schemes.shape[1]))
     for scheme in schemes:
         weights = np.concatenate([weights * scheme[:, s] for s in range(scheme.shape[1])])
-    totals = np.tensordot(weights, game.user, (1, 1)).swapaxes(0, 1)  # [XA, N, A]
+
+    def weigh(payoff):  # [XA, N, n]
+        return np.tensordot(weights, payoff, (1, 1)).swapaxes(0, 1)
+
+    totals, ahead = weighed(weigh, np.asarray(game.user))
     mass = np.asarray(game.mass) @ weights.T
-    agents_totals = np.tensordot(weights, game.agents, (1, 2)).transpose(1, 2, 0, 3)
-    laws = [respond(user, totals, mass, own, scale) for own in agents_totals]
+    each = [weighed(weigh, own) for own in np.asarray(game.agents)]
+    laws = [respond(user, totals, mass, ahead, *own) for own in (each if user.favours else each[:1])]
     value = float((laws[0] * totals).sum())
-    return value, np.array([(law * own).sum() for law, own in zip(laws, agents_totals, strict=True)])
+    laws = laws if user.favours else laws * len(each)
+    return value, np.array([(law * own).sum() for law, (own, _) in zip(laws, each, strict=True)])

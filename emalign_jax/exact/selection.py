@@ -1,28 +1,29 @@
 """Best responses in Selection with a rational user: the obedience LP (section 5.1 of the model).
 
-The holder is the agent whom the user picks. A rival takes over by being worth more to her, at least the
-holder's value v: his payoff is then f_i(v), the most an agent gets at user value >= v. The holder may
-lower his offer to the best rival's value.
+The holder is the agent whom the user picks. A rival takes over by being worth more to the user, at least the
+holder's value v: the rival's payoff is then f_i(v), the most an agent gets at user value >= v. The holder may
+lower the offer to the best rival's value.
 """
 
 from __future__ import annotations
 
 import abc
+import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from emalign_jax.exact import frontier
-from emalign_jax.exact._base import NOTHING, AbstractCheck, Deviation, register
-from emalign_jax.exact.obedience import Advice, ObedienceLP, check_size, cut
-from emalign_jax.exact.responses import VALUE_TIE, SelectionTable, choose, selection_table
+from emalign_jax.exact import frontier, recommendations
+from emalign_jax.exact._base import AbstractCheck, Deviation, register
+from emalign_jax.exact.obedience import TOLERANCE, Advice, ObedienceLP, check_size, cut
+from emalign_jax.exact.responses import SelectionTable, choose, selection_table
 from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import Selection
+from emalign_jax.units import IMMATERIAL, NOTHING, VALUE_TIE
 from emalign_jax.users import RationalUser
 
-MATERIAL = 1e-4  # of an agent's payoff range: what a tie tolerance may be worth to him without a word
-MOST_TOLERANCE = 1e-5  # a user who forgoes more than this is not the LP's
+STRICT = 2.0  # tie tolerances by which a scheme stays clear of ties that the user would break otherwise
 
 
 class SelectionCheck(AbstractCheck):
@@ -39,7 +40,7 @@ class SelectionCheck(AbstractCheck):
     def table(self, schemes) -> SelectionTable:
         """values V [K] and payoffs O [K, K]; the last profile's is kept, for it is asked for again and again."""
         if self._last is None or not np.array_equal(self._last[0], schemes):
-            self._last = schemes.copy(), selection_table(self.game, schemes, self.user, self.scale)
+            self._last = schemes.copy(), selection_table(self.game, schemes, self.user)
         return self._last[1]
 
     def payoffs(self, schemes):
@@ -91,13 +92,13 @@ class SelectionCheck(AbstractCheck):
 
 @register(Selection, RationalUser)
 class SelectionRational(SelectionCheck):
-    """Exact with ties for the selected agent: the gain is the supremum over all schemes (section 5.1).
+    """Exact: the gain is the supremum over all schemes, under every tie rule (sections 5.1 and 10 of the model).
 
-    Under other tie rules the LP is an upper bound, and what its scheme attains the lower one. The LP knows true ties
-    only; what her tie tolerance may add to it is bounded by the LP's dual, left out where it is at most `MATERIAL`, and
-    part of `upper` where it is more (a game in which actions are all but tied).
+    The LP knows true ties only. What the user's tie tolerance may add to it is bounded by the LP's dual, left out where
+    it is at most `IMMATERIAL`, and part of `upper` where it is more.
     """
 
+    tolerance = 1e-5  # a profile within 1e-3 may be worth far less to the user than the worst exact equilibrium
     otherwise = "with a positive temperature take a QuantalUser"
 
     def __init__(self, game, protocol, user):
@@ -107,14 +108,14 @@ class SelectionRational(SelectionCheck):
                 f"temperature: the exact check of {type(self.protocol).__name__} with a rational user needs "
                 f"temperature 0; {self.otherwise}"
             )
-        if self.user.tolerance > MOST_TOLERANCE:
+        if self.user.tolerance > TOLERANCE:
             raise ValueError(
-                f"tolerance: the exact check of Selection needs a tie tolerance of at most {MOST_TOLERANCE:g}, got "
+                f"tolerance: the exact check of Selection needs a tie tolerance of at most {TOLERANCE:g}, got "
                 f"{self.user.tolerance}"
             )
         self._lp: Any = None
-        self._tolerant: Any = None
         self._curves: frontier.Frontier | None = None
+        self._strict_curves: frontier.Frontier | None = None
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
 
     @property
@@ -128,6 +129,34 @@ class SelectionRational(SelectionCheck):
             self._lp = self._model()
         return self._lp
 
+    @functools.cached_property
+    def _tolerant(self) -> Any:
+        """With actions recommended that are tied only within the tolerance."""
+        return self._model(ease=self.user.tolerance)
+
+    @functools.cached_property
+    def _strict(self) -> Any:
+        """With actions recommended that the user's tie rule is sure to take."""
+        return self._model(ease=self.strictness)
+
+    @functools.cached_property
+    def sets(self) -> Bool[np.ndarray, "R XA A"]:
+        """The recommendations that the tie rule lets happen."""
+        return recommendations.played(self.game, self.user)
+
+    @property
+    def strictness(self) -> Float[np.ndarray, "A A"]:
+        """The ease of each action over each other one with which the tie rule is sure to take the former."""
+        A = self.game.user.shape[-1]
+        before = {"agents": np.zeros((A, A)), "uniform": 1 - np.eye(A)}
+        before |= {"lowest": np.tri(A, k=-1), "highest": np.tri(A, k=-1).T}
+        return -STRICT * self.user.tolerance * before[self.user.ties]
+
+    @property
+    def recommends(self) -> bool:
+        """Whether ties are decided as recommended, so that the LP's own scheme will do."""
+        return self.user.ties == "agents"
+
     @classmethod
     def prepare_lps(cls, checks, lp):
         if cls is not SelectionRational:  # whose LPs are others
@@ -135,15 +164,36 @@ class SelectionRational(SelectionCheck):
         checks = [check for check in checks if check._lp is None and check._curves is None and not check.fallback]
         if not checks or not frontier.choose(lp, len(checks), checks[0].game):
             return 0
+        single = recommendations.single_actions(*checks[0].game.user.shape[::2])
+        keys = {tuple(map(int, sets.argmax(-1))): r for r, sets in enumerate(single)}
+        allowed = np.ones((len(checks), len(single)), bool)
+        for n, check in enumerate(checks):
+            if check.recommends:
+                continue
+            if (check.sets.sum(-1) > 1).any():  # a column for a set of actions: for HiGHS
+                allowed[n] = False
+                continue
+            allowed[n] = False
+            allowed[n, [keys[tuple(map(int, sets.argmax(-1)))] for sets in check.sets]] = True
+        some = np.flatnonzero(allowed.any(1))
+        if not len(some):
+            return 0
+        checks, allowed = [checks[n] for n in some], allowed[some]
         game: Any = ReducedGame(*(np.stack(x) for x in zip(*(check.game for check in checks), strict=True)))
-        curves, least = frontier.trace(game, game.agents), -frontier.most(game, -game.agents)
+        curves = frontier.trace(game, game.agents, allowed=allowed)
+        least = -frontier.most(game, -game.agents, allowed=allowed)
         proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
+        strict = None
+        if not checks[0].recommends:
+            strict = frontier.trace(game, game.agents, allowed=allowed, ease=checks[0].strictness)
+            proved &= strict.proved.all(1)
         for n, check in enumerate(checks):
             check.fallback = not bool(proved[n])
             if proved[n]:
                 check._curves = curves.of(n)
+                check._strict_curves = None if strict is None else strict.of(n)
                 found = curves.paid[n, :, 0] - least[n]
-                check._range = np.where(found <= NOTHING * check.dictated, 0.0, found)
+                check._range = np.where(found <= NOTHING * check.stakes, 0.0, found)
         return int((~proved).sum())
 
     def confirm(self) -> None:
@@ -151,44 +201,65 @@ class SelectionRational(SelectionCheck):
         self._lp, self._curves = self._model(exact=True), None
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
-        return self._deviate(self._best(agent, self._reachable(value)))
+        return self._deviate(self._witnessed(agent, self._best(agent, self._reachable(value)), self._reachable(value)))
 
     def _best(self, agent: int, value: float = -np.inf, *at_most: float) -> Advice:
-        """The most he gets while she gets at least `value`: off his curve if it has been traced, else by HiGHS."""
+        """The most an agent gets while the user gets at least `value`: off the curve if it has been traced, else by
+        HiGHS."""
         if self._curves is None or at_most:
             return self.lp.best(self.game.agents[agent], value, *at_most)
-        paid, law, price, excess = self._curves.best(agent, value)
-        own, user = frontier.spread(self.game.agents[agent]), frontier.spread(self.game.user)
+        return self._read(self._curves, agent, value)
+
+    def _read(self, curves: frontier.Frontier, agent: int, value: float) -> Advice:
+        paid, law, price, excess = curves.best(agent, value)
+        own, user = (recommendations.spread(x, self.single) for x in (self.game.agents[agent], self.game.user))
         return Advice(True, paid, cut(law, own, user), "Optimal", None, price, excess)
+
+    @property
+    def single(self) -> Bool[np.ndarray, "R XA A"]:
+        return recommendations.single_actions(*self.game.user.shape[::2])
+
+    def _witnessed(self, agent: int, advice: Advice, value: float = -np.inf, *at_most: float) -> Advice:
+        """The same with a scheme to whose recommendations the user's tie rule keeps, and which is worth more than a
+        rival's to the user, at a small loss."""
+        if self.recommends or not advice.optimal:
+            return advice
+        above = value + 4 * VALUE_TIE * self.scale
+        if self._strict_curves is not None and not at_most:
+            return advice._replace(scheme=self._read(self._strict_curves, agent, above).scheme)
+        for least in (above, value):
+            strict = self._strict.best(self.game.agents[agent], least, *at_most)
+            if strict.optimal:
+                return advice._replace(scheme=strict.scheme)
+        return advice
 
     def _reachable(self, value: float) -> float:
         """Rounding must not make full revelation infeasible."""
         return min(value, self.most_value - VALUE_TIE * self.scale)
 
-    def _model(self, exact: bool = False, slack: float = 0.0) -> Any:
+    def _model(self, exact: bool = False, ease: Any = 0.0) -> Any:
         """The LP of all that an agent can do."""
-        return ObedienceLP(self.game, exact, slack)
+        return ObedienceLP(self.game, exact, ease, self.sets)
 
     def _deviate(self, advice: Advice) -> Deviation:
         return Deviation(advice.value, advice.value + advice.excess, advice.scheme, advice.status, advice.exact)
 
     def _bracketed(self, agent: int, value: float = -np.inf, *at_most: float) -> Deviation:
-        """`at_least` with an upper bound that holds for her tie tolerance too; `at_most` bounds her value."""
+        """`at_least` with an upper bound that holds for the user's tie tolerance too; `at_most` bounds the user's
+        value."""
         value = self._reachable(value)
-        advice = self._best(agent, value, *at_most)
-        upper, slack = advice.value + advice.excess, self.user.tolerance * self.scale
-        immaterial = MATERIAL * self.payoff_range[agent] + self.negligible[agent]
-        if advice.optimal and slack * advice.slack_price > immaterial:
-            self._tolerant = self._tolerant or self._model(slack=slack)
-            relaxed = self._tolerant.best(self.game.agents[agent], value - slack, *(most + slack for most in at_most))
-            upper = relaxed.value if relaxed.value > advice.value + immaterial else upper
-            if not relaxed.optimal:
-                upper = float(self.game.agents[agent].max(-1).sum())
-        return self._deviate(advice)._replace(upper=upper)
+        advice = self._witnessed(agent, self._best(agent, value, *at_most), value, *at_most)
+        upper, immaterial = advice.value + advice.excess, IMMATERIAL * self.payoff_range[agent] + self.negligible[agent]
+        worth = self.user.tolerance * advice.slack_price
+        if advice.optimal and worth > immaterial:
+            relaxed = self._tolerant.best(self.game.agents[agent], value, *at_most)
+            upper = relaxed.value + relaxed.excess if relaxed.optimal else advice.value + worth
+            upper = max(upper, advice.value)
+        return self._deviate(advice)._replace(upper=min(upper, max(self.most[agent], advice.value)))
 
     def monopolist(self, agent, sign=1.0):
         if sign > 0:
-            return self._deviate(self._best(agent))
+            return self._deviate(self._witnessed(agent, self._best(agent)))
         advice = self.lp.best(sign * self.game.agents[agent])
         return Deviation(sign * advice.value, sign * advice.value, advice.scheme, advice.status)
 
@@ -197,20 +268,27 @@ class SelectionRational(SelectionCheck):
 
     def deviations(self, schemes, agents, bracket=None):
         found = self._suprema(schemes, agents)
-        if self.user.ties == "agents":
+        return found if self.recommends else [
+            self._attained(schemes, i, d) for i, d in zip(agents, found, strict=True)
+        ]  # fmt: skip
+
+    def _attained(self, schemes, agent: int, found: Deviation) -> Deviation:
+        """A supremum is believed if its scheme comes near to it; else `value` is what is attained."""
+        if not found.status == "Optimal":
             return found
-        attained, payoffs = [], self.payoffs(schemes)[1]
-        for i, d in zip(agents, found, strict=True):
-            stay, switch = payoffs[i], self._switch(schemes, i, d.scheme)
-            attained.append(d._replace(value=switch) if switch > stay else d._replace(value=stay, scheme=schemes[i]))
-        return attained
+        stay, switch = self.payoffs(schemes)[1][agent], self._switch(schemes, agent, found.scheme)
+        if max(stay, switch) >= found.value - IMMATERIAL * self.payoff_range[agent] - self.negligible[agent]:
+            return found
+        if switch > stay:
+            return found._replace(value=switch)
+        return found._replace(value=stay, scheme=schemes[agent])
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
         check_size(games.user_features, games.agent_features, games.actions)
 
     def _suprema(self, schemes, agents) -> list[Deviation]:
-        """Best responses if ties go to the selected agent."""
+        """Best responses, as suprema."""
         values, payoffs, holder, rival = self.standing(schemes)
         return [self._deviation(i, values, payoffs, holder, rival, schemes[i]) for i in agents]
 

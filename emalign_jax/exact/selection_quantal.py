@@ -19,9 +19,10 @@ from jaxtyping import Float
 from emalign_jax.exact._base import WORK, Deviation, register
 from emalign_jax.exact.beliefs import monopoly_problem
 from emalign_jax.exact.columns import BeliefLP, BeliefOptimum
-from emalign_jax.exact.responses import VALUE_TIE, choose
+from emalign_jax.exact.responses import choose
 from emalign_jax.exact.selection import SelectionCheck
 from emalign_jax.protocols import Selection
+from emalign_jax.units import VALUE_TIE
 from emalign_jax.users import QuantalUser
 
 BELIEF_SLACK = 1e-7  # of her range: values found by column generation are not known better
@@ -70,13 +71,13 @@ class SelectionQuantal(SelectionCheck):
     def _her_lps(self) -> dict[float, BeliefLP]:
         """By sign, the belief LP of an agent who wants what she wants, or the opposite."""
         as_agent = self.game._replace(agents=self.game.user[None])
-        problem = monopoly_problem(as_agent, 0, self.user, self.scale)
+        problem = monopoly_problem(as_agent, 0, self.user)
         return {sign: BeliefLP(problem, self._revealed, sign=sign) for sign in (1.0, -1.0)}
 
     def lp(self, agent: int) -> BeliefLP:
         """The agent's belief LP, which keeps the beliefs it has found."""
         if agent not in self._lps:
-            problem = monopoly_problem(self.game, agent, self.user, self.scale)
+            problem = monopoly_problem(self.game, agent, self.user)
             hers = [(optimum.scheme * problem.prior[:, None]).T for optimum in self._her_optima.values()]
             self._lps[agent] = BeliefLP(problem, np.concatenate([self._revealed, *hers]))
         return self._lps[agent]
@@ -99,7 +100,7 @@ class SelectionQuantal(SelectionCheck):
         present = self.payoffs(schemes)[1]
         result = []
         for i in agents:
-            best = Deviation(present[i], self.game.agents[i].max(-1).sum(), schemes[i])
+            best = Deviation(present[i], self.most[i], schemes[i])
             for scheme in (np.ones((len(self._revealed), 1)), self._revealed):
                 best = self._better(best, schemes, i, scheme)
             others = np.delete(values, i), np.delete(payoffs[i], i)

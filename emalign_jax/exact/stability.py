@@ -31,22 +31,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax import units
 from emalign_jax.exact import frontier
-from emalign_jax.exact._base import NOTHING, without_nearly_nothing
+from emalign_jax.exact._base import without_nearly_nothing
 from emalign_jax.exact.certificate import flatten_games, make_check, normalise
 from emalign_jax.exact.obedience import ObedienceLP, check_size
-from emalign_jax.exact.responses import VALUE_TIE
 from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import Selection
 from emalign_jax.result import Result
-from emalign_jax.standard import StandardForm, standard_form
+from emalign_jax.standard import StandardForm, likely_actions, standard_form
+from emalign_jax.units import NOTHING, VALUE_TIE, WORTHLESS
 from emalign_jax.users import RationalUser
 
-# shares of what it is worth to an agent to choose her action himself; LPs are solved to 1e-9
+# in units of the agents; LPs are solved to 1e-9
 ON_THE_LINE = 1e-11  # a curve this close to its chord is straight
 ZERO = 1e-8  # a gap, summed over agents, at most this is none (in random games: below 1e-11, or above 1e-6)
-WORTHLESS = 10 * VALUE_TIE  # V_full - V_none, in units of her largest difference in a cell, at most this is 0
 
 
 class Stability(NamedTuple):
@@ -221,23 +221,23 @@ def _crossing(left: Point, right: Point) -> float | None:
 
 
 class _Curves(NamedTuple):
-    """All that a profile is made of, of one game in standard units; agents in units of their stakes."""
+    """All that a profile is made of, of one game in standard units."""
 
     form: StandardForm
     payoff_range: Float[np.ndarray, "K"]
     fair: Curve | None  # M; None where information is worthless
-    raw: Curve | None  # M with every agent in units of the largest stake
+    raw: Curve | None  # M with every agent in the largest unit of any
     own: list[Curve]  # f_i; the constant max U_1 of a single agent
 
 
-def _in_stakes(game: Any, form: Any):
-    """Agents' payoffs in units of their stakes, their weights in units of the largest, and that."""
-    stakes = np.ptp(game.agents, axis=-1).sum((-2, -1))
-    payoffs = game.agents / np.where(stakes > 0, stakes, 1)[..., None, None, None]
-    weights = form.agent_unit * stakes
+def _weights(game: Any, form: Any):
+    """The agents' units, in units of the largest, and that; an agent to whom nothing matters has none."""
+    likely = likely_actions(game, RationalUser())
+    matters = units.unit(game.agents, likely[..., None, :, :, :]) > NOTHING
+    weights = form.agent_unit * matters
     largest = weights.max(-1, keepdims=True)
     largest = np.where(largest > 0, largest, 1.0)
-    return payoffs, weights / largest, largest[..., 0]
+    return weights / largest, largest[..., 0]
 
 
 def _worth(user) -> Any:
@@ -253,7 +253,7 @@ def _by_highs(check: SelectionRational) -> _Curves:
     form = check.form._replace(game=check.game)
     if high - low <= WORTHLESS:
         return _Curves(form, payoff_range, None, None, [])
-    payoffs, weights, _ = _in_stakes(check.game, form)
+    payoffs, weights = check.game.agents, _weights(check.game, form)[0]
     fair = sharing(check.lp, payoffs.sum(0), low, high)
     raw = sharing(check.lp, np.tensordot(weights, payoffs, 1), low, high)
     return _Curves(form, payoff_range, fair, raw, [outbidding(check.lp, payoff, low, high) for payoff in payoffs])
@@ -264,16 +264,15 @@ def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Cur
     raw_form = standard_form(ReducedGame(*(x[sound] for x in reduced)), Selection(), RationalUser())
     form: Any = raw_form._replace(game=without_nearly_nothing(raw_form.game))
     game = form.game
-    payoffs, weights, _ = _in_stakes(game, form)
+    payoffs, weights = game.agents, _weights(game, form)[0]
     fair, raw = payoffs.sum(1), np.einsum("nk,nkxba->nxba", weights, payoffs)
     K = payoffs.shape[1]
     shared = np.stack([fair, raw, fair, raw], 1)
     sign = np.array([1.0] * (K + 2) + [-1.0] * 2)
     found = frontier.trace(game, np.concatenate([payoffs, shared], 1), sign)
-    stakes = np.ptp(game.agents, axis=-1).sum((2, 3))
     least = -frontier.most(game, -payoffs)
-    ranges = (found.paid[:, :K, 0] - least) * stakes
-    ranges = np.where(ranges <= NOTHING * stakes, 0.0, ranges)
+    ranges = found.paid[:, :K, 0] - least
+    ranges = np.where(ranges <= NOTHING, 0.0, ranges)
     low, high = _worth(game.user)
     done = found.proved.all(1) & np.isfinite(least).all(1)
     curves = {}
@@ -311,7 +310,7 @@ def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
     form = curves.form
     low, high = map(float, _worth(form.game.user))
     if curves.fair is None or curves.raw is None:  # every law is worth the same to her
-        v, gap, zero = np.array([high]), np.zeros(1), np.ones(1, bool)
+        low, v, gap, zero = high, np.array([high]), np.zeros(1), np.ones(1, bool)
     else:
         v, gap, zero = _profile(form, curves.fair, curves.raw, curves.own, high)
     unit, origin, agent_unit = form.user_unit, form.user_zero, form.agent_unit
@@ -325,9 +324,9 @@ def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
 def _profile(form: StandardForm, fair: Curve, raw: Curve, own: list[Curve], high: float):
     """v [P] in standard units, gap [P] in the units of the utilities, and which are zeros [P].
 
-    fair decides the zeros, every agent in units of his stake."""
-    payoffs, weights, largest = _in_stakes(form.game, form)
-    K = len(payoffs)
+    fair decides the zeros, every agent in its own unit."""
+    weights, largest = _weights(form.game, form)
+    K = len(weights)
     own = own if K > 1 else []  # one agent is outbid by nobody
     v = _distinct(np.concatenate([curve.v for curve in (fair, raw, *own)]))
     most = np.array([curve.at(v) for curve in own]) if K > 1 else np.full((1, len(v)), fair.value.max())

@@ -6,12 +6,14 @@ forward, along the transcripts, as one law over actions for each x_A and x_B.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.responses import respond
+from emalign_jax import units
+from emalign_jax.exact.responses import respond, weighed
 from emalign_jax.game import ReducedGame
 from emalign_jax.replies import FixedReplies
 from emalign_jax.tree import Tree
@@ -37,14 +39,16 @@ def reach(tree: Tree, rules: Float[np.ndarray, "K rows M"]) -> list[Float[np.nda
 class Talk(NamedTuple):
     """What happens at the transcripts T at which she acts.
 
-    heard:  [XA, T] chance of her replies, given the messages
-    chance: [T, XB] of the messages, given her replies
-    action: [XA, T, A] her law over actions
+    heard:   [XA, T] chance of the user's replies, given the messages
+    chance:  [T, XB] of the messages, given the replies
+    action:  [XA, T, A] the distribution over actions
+    replies: by round, [XA, nodes, q] that over joint replies
     """
 
     heard: Float[np.ndarray, "XA T"]
     chance: Float[np.ndarray, "T XB"]
     action: Float[np.ndarray, "XA T A"]
+    replies: list[Float[np.ndarray, "XA N q"]]
 
     def law(self) -> Float[np.ndarray, "XA XB A"]:
         """P(a | x_A, x_B)."""
@@ -56,39 +60,51 @@ def talk(
     rules: Float[np.ndarray, "K rows M"],
     tree: Tree,
     user: Any,
-    scale: float,
     favour: Float[np.ndarray, "XA XB A"],
 ) -> Talk:
-    """Under ties="agents" her ties, of replies too, go to `favour`."""
+    """Under ties="agents" ties, of replies too, go to `favour`.
+
+    Two replies are compared as two actions are: by what follows from either in each cell (x_A, x_B).
+    """
     levels, mass = reach(tree, rules), np.asarray(game.mass)
     XA = len(mass)
 
-    def totals(weights, payoff):
-        return np.tensordot(payoff, weights, (1, 1)).swapaxes(1, 2)  # [XA, T, A]
+    def weigh(payoff):
+        return np.tensordot(payoff, levels[-1], (1, 1)).swapaxes(1, 2)  # [XA, T, n]
 
-    hers, his = totals(levels[-1], game.user), totals(levels[-1], favour)
-    action = respond(user.acting, hers, mass @ levels[-1].T, his, scale)
-    worth, worth_him = (action * hers).sum(-1), (action * his).sum(-1)
-    plans = []
+    both = weighed(weigh, np.asarray(game.user)), weighed(weigh, np.asarray(favour))
+    action = respond(user.acting, both[0][0], mass @ levels[-1].T, both[0][1], *both[1])
+    # what each transcript leads to in each cell, [XA, T, XB]
+    worth, worth_favoured = (
+        np.einsum("xta,tb,xba->xtb", action, levels[-1], np.asarray(x), optimize=True) for x in (game.user, favour)
+    )
+    plans: list[np.ndarray] = []
     for r in range(tree.rounds - 2, -1, -1):
-        split = (XA, tree.reply_nodes(r), tree.joint_replies, tree.joint_messages)
-        hers, his = worth.reshape(split).sum(-1), worth_him.reshape(split).sum(-1)
+        split = (XA, tree.reply_nodes(r), tree.joint_replies, tree.joint_messages, mass.shape[1])
+        hers, his = worth.reshape(split).sum(3), worth_favoured.reshape(split).sum(3)  # [XA, nodes, q, XB]
         if isinstance(user, FixedReplies):
             plan = np.asarray(user.reply_law(game, tree, r, np), float)
         else:
-            plan = respond(user, hers, mass @ levels[r].T, his, scale)
-        worth, worth_him = (plan * hers).sum(-1), (plan * his).sum(-1)
-        plans.append(plan)
+            plan = respond(
+                user, hers.sum(-1), mass @ levels[r].T, functools.partial(_ahead, hers),
+                his.sum(-1), functools.partial(_ahead, his),
+            )  # fmt: skip
+        worth, worth_favoured = (np.einsum("xnq,xnqb->xnb", plan, x) for x in (hers, his))
+        plans.insert(0, plan)
     heard = np.ones((XA, 1))
-    for plan in reversed(plans):
+    for plan in plans:
         heard = np.repeat(heard, tree.joint_messages, axis=1)[..., None] * plan
         heard = heard.reshape(XA, -1)
-    return Talk(np.repeat(heard, tree.joint_messages, axis=1), levels[-1], action)
+    return Talk(np.repeat(heard, tree.joint_messages, axis=1), levels[-1], action, plans)
 
 
-def law_of_actions(game: ReducedGame, rules, tree: Tree, user: Any, scale: float, favour) -> np.ndarray:
+def _ahead(worth: Float[np.ndarray, "XA N q XB"]) -> Float[np.ndarray, "XA N q q"]:
+    return units.advantages(worth.swapaxes(-1, -2)).sum(2)
+
+
+def law_of_actions(game: ReducedGame, rules, tree: Tree, user: Any, favour) -> np.ndarray:
     """P(a | x_A, x_B) [XA, XB, A], arguments as of `talk`."""
-    return talk(game, rules, tree, user, scale, favour).law()
+    return talk(game, rules, tree, user, favour).law()
 
 
 def spell(tree: Tree, scheme: Float[np.ndarray, "XB S"]) -> Float[np.ndarray, "rows M"] | None:

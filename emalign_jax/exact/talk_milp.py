@@ -1,16 +1,16 @@
 """The best rule of one agent in a small conversation with a rational user, by a mixed-integer program.
 
-His rule is written as probabilities of his own sequences, y_r[xb, h, s] = P(he gets to say s after h | x_B, her
-replies), in which every transcript's weight is linear. She picks one action at each transcript and x_A, and one reply
-at each node: binaries d. With T_c what she gets from option c and H_c what he gets (times the probability),
+The rule is written as probabilities of the agent's own sequences, y_r[xb, h, s] = P(the agent gets to say s after h |
+x_B, the user's replies), in which every transcript's weight is linear. The user picks one action at each transcript and
+x_A, and one reply at each node: binaries d. With T_c what the user gets from option c and H_c what the agent gets (times
+the probability), sum_c d_c = 1 and
 
-    v >= T_c,   v <= T_c + B_c (1 - d_c),   w <= H_c + B'_c (1 - d_c),   sum_c d_c = 1
+    |v - T_c| <= B_c (1 - d_c),   T_b - T_c <= e_bc + B_c (1 - d_c) for all b,   w <= H_c + B'_c (1 - d_c)
 
-make v her value and w his, with ties for him; further up T_c and H_c are sums of v and w. Her tie tolerance, a utility
-times the probability of the node, is linear too: v may exceed T_c by it at the transcripts at which she acts. What she
-then gets falls short of v by as much at most, and options are compared by v: one round before they may differ by twice
-the tolerance, and so on. Unlike the other bounds this one knows how few messages he has. HiGHS's dual bound counts,
-also where it stops early.
+make v the user's value and w the agent's, with ties for the agent; further up T_c and H_c are sums of v and w. The ease
+e_bc is the user's tie tolerance times what b and c differ by (`units.as_good`): linear in y for two actions, and bounded
+by the spread of all actions in a cell for two replies. Unlike the other bounds this one knows how few messages the agent
+has. HiGHS's dual bound counts, also where it stops early.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import highspy
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import units
 from emalign_jax.exact.lp import new_highs
 from emalign_jax.exact.talk import reach
 from emalign_jax.game import ReducedGame
@@ -50,8 +51,8 @@ def binaries(tree: Tree, user_features: int, actions: int, fixed: bool) -> int:
 def best_rule(
     game: ReducedGame, rules: Float[np.ndarray, "K rows M"], agent: int, tree: Tree, user, slack: float, gap: float
 ) -> BestRule:
-    """Agent `agent`'s best rule against the others'. slack: by how much (in utility) her choice at a node may miss the
-    best one, whatever the tie rule; gap: how closely to solve, in his payoff."""
+    """Agent `agent`'s best rule against the others'. slack: the user's tie tolerance, or 0 for true ties alone, whatever
+    the tie rule; gap: how closely to solve, in the agent's payoff."""
     program = _Program(game, rules, agent, tree, user, slack)
     return program.solve(gap)
 
@@ -61,6 +62,9 @@ class _Program:
         self.game, self.tree, self.slack = game, tree, slack
         self.own = np.asarray(game.agents[agent])
         self.XA, self.XB, self.A = np.shape(game.user)
+        taken = units.most_likely(np.asarray(game.user), tolerance=user.tie_tolerance) > 0
+        ends = [(sign * np.where(taken, sign * game.user, -np.inf)).max(-1) for sign in (1, -1)]
+        self.spread = ends[0] + ends[1]  # [XA, XB] of the actions that are ever taken
         self.lower, self.upper, self.integer, self.cost = [], [], [], []
         self.rows: list[tuple[dict[int, float], float, float]] = []
         alone = tree.alone()
@@ -118,15 +122,18 @@ class _Program:
         hers = np.ptp(self.game.user[xa], axis=-1) @ chance  # what all options may differ by
         his = np.ptp(self.own[xa], axis=-1) @ chance
         y = self.said[r][:, self.sequence[r][0][t], self.sequence[r][1][t]]
-        levels = self.tree.rounds - r if self.laws is None else 1
-        slack = dict(zip(y.tolist(), levels * self.slack * self.game.mass[xa] * chance, strict=True))
         if r == self.tree.rounds - 1:
+            apart = np.abs(self.game.user[xa, :, :, None] - self.game.user[xa, :, None])  # [XB, a, c]
+            ease = {
+                (a, c): dict(zip(y.tolist(), self.slack * apart[:, a, c] * chance, strict=True))
+                for a, c in itertools.permutations(range(self.A), 2)
+            }
             forms = [
                 tuple({int(c): float(p) for c, p in zip(y, chance * payoff[xa, :, a], strict=True)} for payoff in both)
                 for both in [(np.asarray(self.game.user), self.own)]
                 for a in range(self.A)
             ]
-            return self.choice(forms, hers, his, slack)
+            return self.choice(forms, hers, his, ease)
         forms = []
         for q in range(self.tree.joint_replies):
             total: tuple[dict, dict] = {}, {}
@@ -143,19 +150,27 @@ class _Program:
                     for column, what in part.items():
                         into[column] = into.get(column, 0.0) + float(share) * what
             return mixed
-        return self.choice(forms, hers, his, slack)
+        spread = dict(zip(y.tolist(), self.slack * self.spread[xa] * chance, strict=True))
+        return self.choice(forms, hers, his, dict.fromkeys(itertools.permutations(range(len(forms)), 2), spread))
 
-    def choice(self, forms, hers, his, slack):
+    def choice(self, forms, hers, his, ease):
+        """One option is taken; ease[c, b]: by how much c may fall short of b, as a linear form."""
         if len(forms) == 1:
             return forms[0]
         v, w = (int(x) for x in self.columns(-np.inf, np.inf, 2))
         picks = self.columns(0.0, 1.0, len(forms), integer=True)
         self.row(dict.fromkeys(picks.tolist(), 1.0), 1.0, 1.0)
-        for pick, (to_her, to_him) in zip(picks.tolist(), forms, strict=True):
-            self.row({v: 1.0} | {c: -x for c, x in to_her.items()}, 0.0, np.inf)
-            short = {c: -to_her.get(c, 0.0) - slack.get(c, 0.0) for c in to_her.keys() | slack.keys()}
-            self.row({v: 1.0, pick: hers} | short, -np.inf, hers)
-            self.row({w: 1.0, pick: his} | {c: -x for c, x in to_him.items()}, -np.inf, his)
+        for c, (pick, (to_her, to_him)) in enumerate(zip(picks.tolist(), forms, strict=True)):
+            less = {column: -x for column, x in to_her.items()}
+            self.row({v: 1.0, pick: hers} | less, -np.inf, hers)
+            self.row({v: 1.0, pick: -hers} | less, -hers, np.inf)
+            for b, (other, _) in enumerate(forms):
+                if b != c:
+                    ahead = {k: other.get(k, 0.0) - to_her.get(k, 0.0) for k in other.keys() | to_her.keys()}
+                    for column, x in ease[c, b].items():
+                        ahead[column] = ahead.get(column, 0.0) - x
+                    self.row(ahead | {pick: hers}, -np.inf, hers)
+            self.row({w: 1.0, pick: his} | {column: -x for column, x in to_him.items()}, -np.inf, his)
         return {v: 1.0}, {w: 1.0}
 
     def solve(self, gap) -> BestRule:

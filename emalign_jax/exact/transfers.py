@@ -6,20 +6,26 @@ S = sum_i w_i t_i, range over |S| <= budget * sum_i w_i, so both problems are li
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax import parameters, units
 from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.lp import KeptLP
-from emalign_jax.exact.responses import respond, value_scale
+from emalign_jax.exact.responses import respond
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.protocols import Selection
+from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import AbstractUser, RationalUser
 
 KINDS = ("action", "outcome")
 WEIGHTS = ("simplex", "cone")
 NO_WEIGHT = 1e-9  # agents of less weight in all cannot be paid to matter
+NOT_BY_ACTION = 1e-7  # of the utilities: what may be left that varies with the outcome
+REFINEMENTS, COARSE = 5, 0.1  # solves in smaller units, where the budget is less than this share of the unit
 
 
 class BestTransfers(NamedTuple):
@@ -48,10 +54,11 @@ def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex"
     if weights not in WEIGHTS:
         raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
     flat = flatten_games(games, games.batch_shape)
-    found = [
-        np.nan if fault else _least(np.asarray(u, np.float64), np.asarray(U, np.float64), kind, weights)
-        for u, U, fault in zip(flat.user_utility, flat.agent_utilities, faults(flat), strict=True)
-    ]
+    found = []
+    for p, u, U, fault in zip(flat.prior, flat.user_utility, flat.agent_utilities, faults(flat), strict=True):
+        happens = np.asarray(p).sum((0, 1)) > 0  # what cannot happen needs no payment
+        u, U = (np.asarray(x, np.float64)[..., happens] for x in (u, U))
+        found.append(np.nan if fault else _least(u, U, kind, weights))
     return np.array(found).reshape(games.batch_shape)
 
 
@@ -68,17 +75,16 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
     user = RationalUser(ties="lowest") if user is None else user
     batch = np.broadcast_shapes(games.batch_shape, budget.shape)
     flat, budgets = flatten_games(games, batch), np.broadcast_to(budget, batch).ravel()
-    reduced = reduce_game(flat, np)
+    reduced, users = reduce_game(flat, np), parameters.flatten(user, batch)
     K, A, Z = games.agents, games.actions, games.outcomes if kind == "outcome" else 1
     rows = []
     for k, fault in enumerate(faults(flat)):
         if fault:
             rows.append((np.nan, np.nan, np.full((K, A, Z), np.nan), np.full(K, np.nan)))
             continue
-        own = ReducedGame(*(np.asarray(x[k]) for x in reduced))
-        prior = np.asarray(flat.prior[k], np.float64)
-        best = _best(own, prior, user, budgets[k], kind)
-        rows.append((best[0], _best(own, prior, user, 0.0, kind)[0], *best[1:]))
+        one = parameters.item(users, k)
+        form = standard_form(ReducedGame(*(np.asarray(x[k]) for x in reduced)), Selection(), one)
+        rows.append(_best(form, np.asarray(flat.prior[k], np.float64), form.user, float(budgets[k]), kind))
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return BestTransfers(*(x.reshape(*batch, *x.shape[1:]) for x in columns))
 
@@ -89,10 +95,48 @@ def _check(kind: str) -> None:
 
 
 def _least(u, U, kind, weights) -> float:
-    """Columns: w [K], scale of u, c [Y], S by action [A] (kind "action" alone), budget. Minimise the budget subject to
-    scale * u + c - sum_i w_i U_i = S with |S| <= budget, sum w = 1."""
+    """In a unit that is made smaller until the budget is of its size: that of the agents may be far from it."""
+    u, U = u - u.mean(0), U - U.mean(1, keepdims=True)  # offsets by outcome are free
+    user_unit, unit = _spread(u), max(_spread(x) for x in U)
+    if not unit > 0:  # no agent wants anything
+        return 0.0 if weights == "cone" else _needed(u, U, np.full(len(U), 1 / len(U)), 1.0, kind)
+    best = np.inf
+    for _ in range(REFINEMENTS):
+        found = _solve_least(u, U, kind, weights, user_unit or 1.0, unit)
+        needed = np.inf if found is None else _needed(u, U, *found, kind)
+        if not needed < best:
+            break
+        best, refine = needed, 0 < needed < COARSE * unit
+        if not refine:
+            break
+        unit = needed
+    return best
+
+
+def _spread(utility: Float[np.ndarray, "A Y"]) -> float:
+    """Largest difference between two actions."""
+    return float(np.ptp(utility, axis=0).max(initial=0.0))
+
+
+def _needed(u, U, w, scale, kind) -> float:
+    """The budget that agents of these weights need to be paid into scale * u; inf where none does it."""
+    gap = scale * u - np.tensordot(w, U, 1)
+    if kind == "outcome":
+        return _spread(gap) / 2
+    gap = gap - gap[:1]
+    varies = np.ptp(gap, axis=1).max(initial=0.0)
+    if varies > NOT_BY_ACTION * max(scale * _spread(u), max(w_i * _spread(x) for w_i, x in zip(w, U, strict=True))):
+        return np.inf
+    return float(np.ptp(gap.mean(1)) / 2)
+
+
+def _solve_least(u, U, kind, weights, user_unit: float, unit: float):
+    """(weights, scale) that minimise the budget subject to scale * u + c - sum_i w_i U_i = S with |S| <= budget and
+    sum w = 1, or None. Columns, in `unit`: w [K], scale of u, c [Y], S by action [A] (kind "action" alone), budget."""
     K, A, Y = U.shape
-    base = np.concatenate([-U.reshape(K, -1).T, u.reshape(-1, 1), np.tile(np.eye(Y), (A, 1))], 1)  # [A Y, K + 1 + Y]
+    base = np.concatenate(
+        [-U.reshape(K, -1).T / unit, u.reshape(-1, 1) / user_unit, np.tile(np.eye(Y), (A, 1))], 1
+    )  # [A Y, K + 1 + Y]
     n = base.shape[1]
     if kind == "action":
         base = np.concatenate([base, -np.repeat(np.eye(A), Y, 0), np.zeros((A * Y, 1))], 1)
@@ -111,45 +155,83 @@ def _least(u, U, kind, weights) -> float:
     lower[: K + 1], lower[-1] = 0, 0
     upper = np.full(columns, np.inf)
     if weights == "simplex":
-        lower[K] = upper[K] = 1
+        lower[K] = upper[K] = user_unit / unit
     cost = np.zeros(columns)
     cost[-1] = -1
-    lp = KeptLP(
+    solved = KeptLP(
         np.concatenate([*rows, total]), np.concatenate([*low, [1.0]]), np.concatenate([*high, [1.0]]),
         cost=cost, col_lower=lower, col_upper=upper,
-    )  # fmt: skip
-    solved = lp.solve()
-    return np.inf if solved.status == "Infeasible" else -solved.value
+    ).solve()  # fmt: skip
+    if solved.status == "Infeasible":
+        return None
+    w = np.maximum(solved.x[:K], 0)
+    return w / w.sum(), 1.0 if weights == "simplex" else max(float(solved.x[K]), 0.0) * unit / user_unit
 
 
-def _best(game: ReducedGame, prior, user, budget: float, kind: str):
-    """(guarantee, transfers, weights): columns w [K], S [A, Z], slack [cells]. Minimise the slacks subject to, for all
-    cells and actions, slack >= g(a*) - g(a) - sum_i w_i (G_i(a*) - G_i(a)) - (S(a*) - S(a)) and |S| <= budget sum w."""
-    XA, XB, A = game.user.shape
-    K, Y = len(game.agents), prior.shape[-1]
-    cells = XA * XB
-    scale = value_scale(game)
-    law = respond(user, np.asarray(game.user), np.asarray(game.mass), np.zeros((XA, XB, A)), scale).reshape(
-        cells, A
-    )  # a*, or a law
-    g, G = game.user.reshape(cells, A), game.agents.reshape(K, cells, A)
-    p = prior.reshape(cells, Y) if kind == "outcome" else prior.sum(-1).reshape(cells, 1)
-    Z = p.shape[1]
-    step = law[:, None, :] - np.eye(A)  # [cells, a, b]: how what is done differs from a
-    own = np.einsum("cab,kcb->cak", step, G)
-    paid = np.einsum("cab,cz->cabz", step, p).reshape(cells * A, A * Z)
-    pays = np.concatenate([own.reshape(cells * A, K), paid, np.repeat(np.eye(cells), A, 0)], 1)
-    bound = np.zeros((2, A * Z, pays.shape[1]))
-    bound[0, :, K : K + A * Z], bound[1, :, K : K + A * Z] = np.eye(A * Z), -np.eye(A * Z)
-    bound[:, :, :K] = -budget
-    low = np.concatenate([np.einsum("cab,cb->ca", step, g).ravel(), np.full(2 * A * Z, -np.inf)])
-    high = np.concatenate([np.full(cells * A, np.inf), np.zeros(2 * A * Z)])
-    lower = np.concatenate([np.zeros(K), np.full(A * Z, -np.inf), np.zeros(cells)])
-    cost = np.concatenate([np.zeros(K + A * Z), -np.ones(cells)])
-    solved = KeptLP(np.concatenate([pays, *bound]), low, high, cost=cost, col_lower=lower).solve()
-    if not solved.optimal:
-        return np.nan, np.full((K, A, Z), np.nan), np.full(K, np.nan)
-    weights, S = solved.x[:K], solved.x[K : K + A * Z].reshape(A, Z)
-    whole = weights.sum()
-    transfers = np.zeros((K, A, Z)) if whole < NO_WEIGHT else np.broadcast_to(S / whole, (K, A, Z))
-    return float((law * g).sum() + solved.value), np.clip(transfers, -budget, budget), weights
+class _Secured(NamedTuple):
+    """What weights and a sum of transfers secure, in standard units; proved by evaluating it, whoever found them."""
+
+    value: float
+    weights: Float[np.ndarray, "K"]
+    paid: Float[np.ndarray, "A Z"]
+
+
+class _Problem:
+    """One game in standard units: guarantees by transfers within a budget."""
+
+    def __init__(self, form: StandardForm, prior, user, kind: str):
+        self.form, game = form, form.game
+        XA, XB, A = game.user.shape
+        cells, (K, Y) = XA * XB, (len(game.agents), prior.shape[-1])
+        ahead = functools.partial(units.advantages, game.user)
+        nothing = np.zeros((XA, XB, A))
+        law = respond(user, game.user, game.mass, ahead, nothing, functools.partial(units.advantages, nothing))
+        self.law, self.g = law.reshape(cells, A), game.user.reshape(cells, A)  # a*, or a distribution
+        self.p = prior.reshape(cells, Y) if kind == "outcome" else prior.sum(-1).reshape(cells, 1)
+        self.step = self.law[:, None, :] - np.eye(A)  # [cells, a, b]: how what is done differs from a
+        self.lost = np.einsum("cab,cb->ca", self.step, self.g)
+        self.own = np.einsum("cab,kcb->cak", self.step, game.agents.reshape(K, cells, A))
+        self.full = float((self.law * self.g).sum())
+
+    def best(self, budget: float) -> _Secured | None:
+        """Columns w [K], S [A, Z], slack [cells]: minimise the slacks subject to, for all cells and actions,
+        slack >= g(a*) - g(a) - sum_i w_i (G_i(a*) - G_i(a)) - (S(a*) - S(a)) and |S| <= sum_i w_i budget / unit_i."""
+        (cells, A, K), Z = self.own.shape, self.p.shape[1]
+        limit = budget / self.form.agent_unit
+        moved = np.einsum("cab,cz->cabz", self.step, self.p).reshape(cells * A, A * Z)
+        pays = np.concatenate([self.own.reshape(cells * A, K), moved, np.repeat(np.eye(cells), A, 0)], 1)
+        bound = np.zeros((2, A * Z, pays.shape[1]))
+        bound[0, :, K : K + A * Z], bound[1, :, K : K + A * Z] = np.eye(A * Z), -np.eye(A * Z)
+        bound[:, :, :K] = -limit
+        low = np.concatenate([self.lost.ravel(), np.full(2 * A * Z, -np.inf)])
+        high = np.concatenate([np.full(cells * A, np.inf), np.zeros(2 * A * Z)])
+        lower = np.concatenate([np.zeros(K), np.full(A * Z, -np.inf), np.zeros(cells)])
+        cost = np.concatenate([np.zeros(K + A * Z), -np.ones(cells)])
+        solved = KeptLP(np.concatenate([pays, *bound]), low, high, cost=cost, col_lower=lower).solve()
+        if not solved.optimal:
+            return None
+        weights = np.maximum(solved.x[:K], 0)
+        weights = np.where(weights.sum() < NO_WEIGHT, 0, weights)
+        most = float(weights @ limit)
+        return self.secured(weights, np.clip(solved.x[K : K + A * Z].reshape(A, Z), -most, most))
+
+    def secured(self, weights, paid) -> _Secured:
+        moved = np.einsum("cab,bz,cz->ca", self.step, paid, self.p)
+        slack = (self.lost - self.own @ weights - moved).max(1)
+        return _Secured(self.full - float(np.maximum(slack, 0).sum()), weights, paid)
+
+
+def _best(form: StandardForm, prior, user, budget: float, kind: str):
+    """guarantee, the same without transfers, transfers, weights; NaN if an LP failed."""
+    problem = _Problem(form, prior, user, kind)
+    without, found = problem.best(0.0), problem.best(budget)
+    K, Z = len(form.agent_unit), problem.p.shape[1]
+    if without is None or found is None:
+        return np.nan, np.nan, np.full((K, form.game.user.shape[-1], Z), np.nan), np.full(K, np.nan)
+    best = max(found, without, key=lambda secured: secured.value)
+    each = best.weights / form.agent_unit
+    happens = problem.p.sum(0) > 0
+    transfers = best.paid * happens / each.sum() if each.sum() > 0 else np.zeros_like(best.paid)
+    raw = (float(form.user_unit * secured.value + form.user_zero) for secured in (best, without))
+    transfers = np.broadcast_to(np.clip(transfers, -budget, budget), (K, *best.paid.shape))
+    return *raw, transfers, form.user_unit * each

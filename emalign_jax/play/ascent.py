@@ -19,7 +19,6 @@ from emalign_jax.game import ReducedGame
 from emalign_jax.play.step import LOGIT_FLOOR
 from emalign_jax.play.stream import bucket
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.protocols._base import user_scale
 from emalign_jax.schemes import to_logits
 from emalign_jax.users import AbstractUser
 
@@ -48,7 +47,7 @@ def ascend(
     user: AbstractUser,
     cells: int,
 ) -> Climbed:
-    """Agent agents[p] climbs his own payoff from schemes[p]. Parameters of protocol and user are scalars or [P].
+    """Agent agents[p] climbs its own payoff from schemes[p], in games in standard units. Parameters of protocol and user are scalars or [P].
 
     cells: numbers in one game's largest tensor, for the size of the blocks.
     """
@@ -71,35 +70,33 @@ def ascend(
 
 @filter_jit
 def _ascend(game, schemes, agents, protocol, user):
-    scale = jax.vmap(user_scale)(game)
-    scale = jnp.where(scale > 0, scale, 1)
     agents = jax.nn.one_hot(agents, schemes.shape[1], dtype=schemes.dtype)
     start = to_logits(jnp.einsum("pi,pirm->prm", agents, schemes), EXPLORE)
 
-    def setting(logits, schemes, agent, protocol, user, scale, row):
+    def setting(logits, schemes, agent, protocol, user, row):
         rule = jax.nn.softmax(logits, axis=-1)
         profile = jnp.where(agent[:, None, None] > 0, rule, schemes)
-        return rule, profile, protocol.smoothed(row[2] * scale), user.smoothed(row[1] / scale)
+        return rule, profile, protocol.smoothed(row[2]), user.smoothed(row[1])
 
-    def slope_of(logits, schemes, agent, game, protocol, user, scale, row):
-        rule, schemes, protocol, user = setting(logits, schemes, agent, protocol, user, scale, row)
+    def slope_of(logits, schemes, agent, game, protocol, user, row):
+        rule, schemes, protocol, user = setting(logits, schemes, agent, protocol, user, row)
         slope = protocol.own_slope(game, schemes, agent, user)
         return rule * (slope - (rule * slope).sum(-1, keepdims=True))
 
-    def payoff(logits, schemes, agent, game, protocol, user, scale, row):
-        _, schemes, protocol, user = setting(logits, schemes, agent, protocol, user, scale, row)
+    def payoff(logits, schemes, agent, game, protocol, user, row):
+        _, schemes, protocol, user = setting(logits, schemes, agent, protocol, user, row)
         return protocol.payoffs(game, schemes, user).agents @ agent
 
     def step(state, row):
         logits, moments = state
-        slope = jax.vmap(slope_of, (0,) * 7 + (None,))(logits, *fixed, row)
+        slope = jax.vmap(slope_of, (0,) * 6 + (None,))(logits, *fixed, row)
         update, moments = jax.vmap(ADAM.update)(-slope, moments)
         moved = logits - row[0] * update
         moved = jnp.maximum(moved - moved.max(-1, keepdims=True), LOGIT_FLOOR)
         return (jnp.where(jnp.isfinite(moved), moved, logits), moments), None
 
-    fixed = (schemes, agents, game, protocol, user, scale)
+    fixed = (schemes, agents, game, protocol, user)
     rows = jnp.stack([jnp.geomspace(*pair, STEPS) for pair in (LEARNING_RATE, PRECISION, TEMPERATURE)], axis=1)
     (logits, _), _ = jax.lax.scan(step, (start, jax.vmap(ADAM.init)(start)), rows.astype(start.dtype))
-    reached = jax.vmap(payoff, (0,) * 7 + (None,))(logits, *fixed, rows[-1].astype(start.dtype))
+    reached = jax.vmap(payoff, (0,) * 6 + (None,))(logits, *fixed, rows[-1].astype(start.dtype))
     return jax.nn.softmax(logits, axis=-1), reached

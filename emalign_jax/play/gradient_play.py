@@ -28,6 +28,7 @@ from emalign_jax.users import AbstractUser
 
 NARROW_FROM = 1024  # lanes; below this a smaller tile saves less time than its compilation costs
 EXTRAPOLATIONS = ("none", "optimistic", "extragradient")
+LOOSE = 1e-3  # the tolerance of a solver that names none
 ADAM = optax.scale_by_adam(b1=0.3, b2=0.7)  # little momentum: games turn, unlike losses
 
 
@@ -42,7 +43,8 @@ class GradientPlay(eqx.Module):
                          the largest difference between two actions to her
     extrapolation:       "none", "optimistic" or "extragradient"
     optimizer:           any optax transformation of the gradient, without a learning rate; applied game by game
-    tolerance:           a profile is done if every gain is at most this share of the payoff range
+    tolerance:           a profile is done if every gain is at most this share of the payoff range; None: 1e-5 in Selection
+                         with a rational user, 1e-3 elsewhere
     best_responses:      how often a game that is not done may be moved by an exact best response (a sixth as often
                          in conversations, where they are searched for)
     fresh_starts:        after every so many of those, a new random start instead
@@ -56,7 +58,7 @@ class GradientPlay(eqx.Module):
     temperature: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.003))
     extrapolation: str = eqx.field(static=True, default="none")
     optimizer: optax.GradientTransformation = eqx.field(static=True, default=ADAM)
-    tolerance: float = eqx.field(static=True, default=1e-3)
+    tolerance: float | None = eqx.field(static=True, default=None)
     best_responses: int = eqx.field(static=True, default=72)
     fresh_starts: int = eqx.field(static=True, default=2)
     chunk: int = eqx.field(static=True, default=100)
@@ -70,8 +72,8 @@ class GradientPlay(eqx.Module):
             pair = getattr(self, name)
             if len(pair) != 2 or not all(np.isfinite(x) and x > 0 for x in pair):
                 raise ValueError(f"{name}: expected two finite numbers > 0 (first, last), got {pair}")
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance: expected a number between 0 and 1, or None, got {self.tolerance}")
         if self.extrapolation not in EXTRAPOLATIONS:
             raise ValueError(f"extrapolation: expected one of {', '.join(EXTRAPOLATIONS)}, got {self.extrapolation!r}")
         if self.dtype not in ("float32", "float64"):
@@ -141,7 +143,7 @@ class _Play:
         self.start = np.asarray(schemes, dtype)
         self.solver, self.schedule, self.progress = solver, _cast(schedule, dtype), progress
         self.annealed = type(user.smoothed(1.0)) is not type(user) or protocol.smoothed(1.0) is not protocol
-        self.enough = 0.1 * solver.tolerance * np.ptp(game.agents, axis=-1).sum((2, 3))  # [N, K]
+        self.enough = 0.1 * (solver.tolerance or LOOSE)  # in units of each agent
         self.schemes = np.array(schemes, np.float64)
         self.gap = np.full(schemes.shape[:2], np.inf)
         self.finite = np.ones(N, bool)
@@ -164,7 +166,7 @@ class _Play:
             self.schemes[now], self.gap[now], self.finite[now] = ends, gap, finite
             self.taken[now] += chunk
             self.tell(chunk * len(now))
-            done = ~finite | (self.taken[now] >= total) | ((gap <= self.enough[now]).all(1) & (not self.annealed))
+            done = ~finite | (self.taken[now] >= total) | ((gap <= self.enough).all(1) & (not self.annealed))
             free = np.flatnonzero(alive)[done]
             games = queue.take(len(free))
             fresh = len(games) > 0

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.compiling import filter_jit, one_kernel
 from emalign_jax.game import Array
-from emalign_jax.protocols._base import dot, softmax, user_scale
+from emalign_jax.protocols._base import dot, softmax
 from emalign_jax.schemes import to_logits
 
 LOGIT_FLOOR = -14.0  # below the largest logit: messages of probability 1e-6 are as good as never sent
@@ -57,19 +57,17 @@ def begin(solver, schemes: Float[jax.Array, "N K rows M"]) -> State:
 def advance(
     solver, game, protocol, user, state: State, schedule: Schedule, taken: Int[jax.Array, "N"], whole: bool = False
 ):
-    """`solver.chunk` steps from `state`, in games that have taken so many before; (state, Reached).
+    """`solver.chunk` steps from `state`, in games (in standard units) that have taken so many before; (state, Reached).
 
     whole: the steps as one kernel, see `compiling.one_kernel`.
     """
-    scale = jax.vmap(user_scale, -1)(game)
-    scale = jnp.where(scale > 0, scale, 1)  # 0 where she is indifferent between all actions
 
     def gradient(logits, row):
         """d payoff / d logits and the stationarity gap of every game."""
         scheme = softmax(logits, 2)
         smoothed = lambda protocol, step, temperature: protocol.at_step(step).smoothed(temperature)  # noqa: E731
-        smooth = jax.vmap(smoothed, -1, -1)(protocol, row.step, row.temperature * scale)
-        slope = smooth.slopes(game, scheme, user.smoothed(row.precision / scale))
+        smooth = jax.vmap(smoothed, -1, -1)(protocol, row.step, row.temperature)
+        slope = smooth.slopes(game, scheme, user.smoothed(row.precision))
         mean = dot(scheme, slope, 2)[:, :, None]
         return scheme * (slope - mean), (slope.max(2) - mean[:, :, 0]).sum(1)
 

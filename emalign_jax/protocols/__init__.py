@@ -1,6 +1,6 @@
 """How the user talks to the agents: one file a protocol."""
 
-from emalign_jax.protocols._base import AbstractProtocol, Payoffs
+from emalign_jax.protocols._base import AbstractProtocol, Payoffs, options_of
 from emalign_jax.protocols.comparison import Comparison
 from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.protocols.pooled import Pooled
@@ -17,4 +17,5 @@ __all__ = [
     "SampledGradient",
     "SampledPayoffs",
     "Selection",
+    "options_of",
 ]

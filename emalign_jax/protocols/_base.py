@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import abc
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from emalign_jax import units
 from emalign_jax.game import Array, Game, ReducedGame
-from emalign_jax.users import AbstractUser
+from emalign_jax.users import AbstractUser, Options
 
 MAX_CELLS = 2**24  # of one game's largest tensor: 128 MB in float64
 UNROLLED = 16  # additions written out, at most
@@ -27,7 +28,14 @@ class Payoffs(NamedTuple):
 
 
 class AbstractProtocol(eqx.Module):
-    """How the user talks to the agents. Methods see one game (no batch axes) and are vmapped outside."""
+    """How the user talks to the agents. Methods see one game (no batch axes) and are vmapped outside.
+
+    offsets_pass: whether payoffs are expected utilities, so that a constant added to a utility is added to the payoff.
+        Payoffs are then computed without what is common to all actions, which costs precision. Where this is not
+        declared it is not assumed.
+    """
+
+    offsets_pass: ClassVar[bool] = False
 
     @abc.abstractmethod
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
@@ -76,6 +84,12 @@ class AbstractProtocol(eqx.Module):
         """How many axes of its own each parameter has, behind those of the batch."""
         return jax.tree.map(lambda _: 0, self)
 
+    def full_revelation_is_heard(self, agents: int) -> bool:
+        """Whether any one of so many agents, by revealing x_B, informs the user of it whatever the others do, so that the
+        user then acts as if x_B was known. All guarantees rest on that. It is believed of a class that says so itself: a
+        subclass, which may be heard otherwise, must say it again."""
+        return False
+
     @property
     def conversation(self) -> Any:
         """The conversation in which she replies to agents; None where she only listens."""
@@ -113,10 +127,27 @@ class AbstractProtocol(eqx.Module):
         return
 
 
-def user_scale(game: ReducedGame) -> Float[Array, ""]:
-    """Largest difference between two actions in any cell (x_A, x_B); tolerances are relative to it."""
-    spread = game.user.max(-1) - game.user.min(-1)
-    return jnp.where(game.mass > TINY, spread / jnp.where(game.mass > TINY, game.mass, 1), 0).max()
+def user_unit(game: ReducedGame, user: AbstractUser) -> Float[Array, ""]:
+    """How much the user's value can vary with what the user is told (`units.unit`)."""
+    forgone = jnp.where(game.mass.sum(-1) > 0, jnp.asarray(user.most_forgone) * game.mass.sum(-1), 0)
+    return units.unit(game.user, units.most_likely(game.user, forgone, user.tie_tolerance, jnp), jnp)
+
+
+def options_of(user: AbstractUser, weigh, payoff: Float[Array, "*cells A"], mass: Float[Array, "*shape"]) -> Options:
+    """What each action is worth after each message, to whom gets `payoff`.
+
+    weigh: the sum over x_B of payoffs [..., n], with the weights of the messages; mass: of the messages.
+    """
+    return Options(posterior_mean(weigh(payoff), mass), compared(user, weigh, payoff))
+
+
+def compared(user: AbstractUser, weigh, payoff: Float[Array, "*cells A"]) -> Any:
+    """By how much each action beats each other one after each message, if the user asks for it."""
+    if not user.compares:
+        return None
+    A = payoff.shape[-1]
+    ahead = weigh(units.advantages(payoff, jnp).reshape(*payoff.shape[:-1], A * A))
+    return ahead.reshape(*ahead.shape[:-1], A, A)
 
 
 def posterior_mean(total: Float[Array, "*shape A"], mass: Float[Array, "*shape"]) -> Float[Array, "*shape A"]:

@@ -45,7 +45,7 @@ class Comparison(Selection):
             chosen, left = chosen + chance * best, jnp.where(best > 0, -jnp.inf, left)
         return chosen
 
-    def _choice(self, values, table, scale):
+    def _choice(self, values, table):
         softly = self._softly(values)
         pull = (softly * (jnp.diagonal(table) - softly @ table.T)).mean(0) / self.temperature
         return softly.mean(0), pull
@@ -76,6 +76,9 @@ class Comparison(Selection):
 
     def _at(self, temperature) -> Comparison:
         return Comparison(self.compared, temperature)
+
+    def full_revelation_is_heard(self, agents):
+        return self.sharp and self.compared >= agents
 
     @property
     def kind(self):

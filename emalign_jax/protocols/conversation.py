@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from emalign_jax import units
 from emalign_jax.arguments import integer
 from emalign_jax.game import Array, Game, ReducedGame
-from emalign_jax.protocols._base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, add_up, posterior_mean, user_scale
+from emalign_jax.protocols._base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, add_up, compared, posterior_mean
 from emalign_jax.tree import Tree
-from emalign_jax.users import AbstractUser, QuantalUser
+from emalign_jax.users import AbstractUser, Options, QuantalUser
 
 TO = ("each", "all")
 MAX_SELECTOR = 2**16  # histories times nodes
@@ -30,6 +31,8 @@ MAX_SELECTOR = 2**16  # histories times nodes
 
 class AbstractConversation(AbstractProtocol):
     """What conversations have in common, however they are evaluated."""
+
+    offsets_pass = True
 
     rounds: int = eqx.field(static=True)
     replies: int = eqx.field(static=True, default=2)
@@ -64,6 +67,9 @@ class Conversation(AbstractConversation):
 
     to: "each" agent hears a reply of his own and nothing of the others; or one reply goes to "all".
     """
+
+    def full_revelation_is_heard(self, agents):
+        return True
 
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
         tree = self.tree(len(schemes), schemes.shape[-1])
@@ -193,33 +199,54 @@ def _reply_order(tree: Tree, r: int) -> np.ndarray:
 
 
 def converse(tree: Tree, levels, game: ReducedGame, goals: Float[Array, "G XA XB A"], user: AbstractUser) -> Talk:
-    """Backward induction. Ties may be broken in favour of each goal, so replies and responses can be one a goal."""
-    XA = game.mass.shape[0]
-    scale = user_scale(game)
+    """Backward induction. Ties may be broken in favour of each goal, so replies and responses can be one a goal, on a
+    leading axis F (G or 1)."""
+    XA, acting = game.mass.shape[0], user.acting
     mass = jnp.einsum("bt,xb->xt", levels[-1], game.mass)
     total = jnp.einsum("bt,xba->xta", levels[-1], game.user)
     own_total = jnp.einsum("bt,ixba->ixta", levels[-1], goals)
-    response = _respond(user.acting.respond, posterior_mean(total, mass), own_total, scale, user)
-    values = (response * total).sum(-1)  # [F, XA, t], the same for all F but for rounding
-    own = (response * own_total).sum(-1)
+    options = Options(
+        posterior_mean(total, mass), compared(acting, lambda x: jnp.einsum("bt,xbn->xtn", levels[-1], x), game.user)
+    )
+    favoured = goals if user.favours else jnp.zeros_like(goals[:1])
+    own_ahead = compared(acting, lambda x: jnp.einsum("bt,ixbn->ixtn", levels[-1], x), favoured)
+    favour = (own_total if user.favours else jnp.zeros_like(total)[None], own_ahead)
+    response = jax.vmap(lambda *own: acting.respond(options, Options(*own)))(*favour)
+    values, own = (response * total).sum(-1), (response * own_total).sum(-1)  # [F, XA, t], [G, XA, t]
+    by_cell = None
+    if user.plans and user.compares:  # what a transcript leads to, cell by cell, [F, XA, t, XB]
+        by_cell = tuple(
+            jnp.einsum("fxta,bt,fxba->fxtb", response, levels[-1], jnp.broadcast_to(x, (len(response), *x.shape[-3:])))
+            for x in (game.user, favoured)
+        )
     replies = []
     for r in reversed(range(tree.rounds - 1)):
         split = (XA, tree.joint_messages, tree.joint_replies, levels[r].shape[1])
-        options = values[0].reshape(split).sum(1).swapaxes(-1, -2)  # [XA, t, q]
-        own_options = own.reshape(len(own), *split).sum(2).swapaxes(-1, -2)
+
+        def of_replies(x, split=split):
+            """[n, XA, transcript, ...] summed over what the agents say next: [n, XA, t, q, ...]."""
+            x = x.reshape(len(x), *split, *x.shape[3:]).sum(2)
+            return x.swapaxes(2, 3)
+
+        hers, his = of_replies(values), of_replies(own)
         mass = jnp.einsum("bt,xb->xt", levels[r], game.mass)
         respond = user.reply(game, tree, r, _reply_order(tree, r))
-        reply = _respond(respond, posterior_mean(options, mass), own_options, scale, user)
-        values, own = (reply * options).sum(-1), (reply * own_options).sum(-1)
+        cells = None if by_cell is None else tuple(of_replies(x) for x in by_cell)
+        ahead = (None, None) if cells is None else tuple(_ahead(x) for x in cells)
+        favour = (his if user.favours else jnp.zeros_like(hers), ahead[1])
+        reply = jax.vmap(lambda *x, respond=respond: respond(Options(*x[:2]), Options(*x[2:])))(
+            posterior_mean(hers, jnp.broadcast_to(mass, hers.shape[:-1])), ahead[0], *favour
+        )
+        values, own = (reply * hers).sum(-1), (reply * his).sum(-1)
+        if cells is not None:
+            by_cell = tuple((reply[..., None] * x).sum(3) for x in cells)
         replies.insert(0, reply)
     return Talk(values[0], own, replies, response)
 
 
-def _respond(respond, means, favours, scale, user):
-    """[F, ...]: one law for all goals, or one a goal where ties go to the agent whose payoff it is."""
-    if not user.favours:
-        return respond(means, jnp.zeros_like(means), scale)[None]
-    return respond(jnp.broadcast_to(means, favours.shape), favours, scale)
+def _ahead(worth: Float[Array, "F XA t q XB"]) -> Float[Array, "F XA t q q"]:
+    """By how much each reply beats each other one, over the cells in which it does."""
+    return units.advantages(jnp.moveaxis(worth, 3, -1), jnp).sum(3)
 
 
 def slopes_in_weights(

@@ -17,21 +17,25 @@ from emalign_jax.protocols._base import (
     AbstractProtocol,
     Payoffs,
     add_up,
+    compared,
     dot,
     inverse,
-    posterior_mean,
+    options_of,
     softmax,
-    user_scale,
 )
-from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users import AbstractUser, Options, QuantalUser
 
 FEW = 5  # agents up to whom a CPU is faster one by one; beyond, that takes long to compile and is slower
 
 
 class Pooled(AbstractProtocol):
+    offsets_pass = True
+
+    def full_revelation_is_heard(self, agents):
+        return True
+
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser) -> Payoffs:
-        _, _, agents_total, _, user_value, _, favoured = _forward(game, schemes, user)
-        return Payoffs(user_value, (favoured * agents_total).sum((-3, -2, -1)))
+        return Payoffs(*_forward(game, schemes, user))
 
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser
@@ -115,14 +119,16 @@ def _joint(schemes):
 
 
 def _forward(game, schemes, user):
+    """The user's value, and the agents' payoffs [K]."""
     weights = _joint(schemes)  # W [N, XB]
     mass = jnp.einsum("nb,xb->xn", weights, game.mass)  # D [XA, N]
     user_total = jnp.einsum("nb,xba->xna", weights, game.user)  # T
     agents_total = jnp.einsum("nb,ixba->ixna", weights, game.agents)  # H
-    means = posterior_mean(user_total, mass)  # E
-    scale = user_scale(game)
-    response = user.respond(means, jnp.zeros_like(means), scale)
-    favoured = response
-    if isinstance(user, RationalUser) and user.ties == "agents":
-        favoured = user.respond(jnp.broadcast_to(means, agents_total.shape), agents_total, scale)
-    return weights, mass, agents_total, means, (response * user_total).sum(), response, favoured
+    options = options_of(user, lambda x: jnp.einsum("nb,xba->xna", weights, x), game.user, mass)
+    own = [Options(jnp.zeros_like(user_total), None)]
+    if user.favours:  # each payoff is a supremum of its own
+        weigh = lambda x: jnp.einsum("nb,ixba->ixna", weights, x)  # noqa: E731
+        ahead = compared(user, weigh, game.agents)
+        own = [Options(total, None if ahead is None else ahead[i]) for i, total in enumerate(agents_total)]
+    responses = jnp.stack([user.respond(options, favour) for favour in own])  # [K or 1, XA, N, A]
+    return (responses[0] * user_total).sum(), (responses * agents_total).sum((-3, -2, -1))

@@ -96,6 +96,9 @@ class SampledConversation(AbstractConversation):
         if not 0 <= self.explore < 1:
             raise ValueError(f"explore: expected a number in [0, 1), got {self.explore}")
 
+    def full_revelation_is_heard(self, agents):
+        return True
+
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
         got = self.sampled_payoffs(game, schemes, user)
         return Payoffs(got.user, got.agents)

@@ -25,14 +25,13 @@ from emalign_jax.protocols._base import (
     add_up,
     dot,
     inverse,
-    posterior_mean,
+    options_of,
     softmax,
-    user_scale,
+    user_unit,
 )
 from emalign_jax.protocols.conversation import Conversation
+from emalign_jax.units import ROUNDING_OF_TIES, VALUE_TIE
 from emalign_jax.users import AbstractUser, QuantalUser
-
-TIE_TOLERANCE = 1e-9  # values closer than this, relative to the user's range, are equal (float64)
 
 
 class Selection(AbstractProtocol):
@@ -41,6 +40,8 @@ class Selection(AbstractProtocol):
     then: the `Conversation` that she has with the agent she picks; None is one message. Exact checks count deviations
         with any number of messages, so a search needs M >= max(XB, A), the default.
     """
+
+    offsets_pass = True
 
     temperature: Float[Array, "*batch"]
     then: Conversation | None
@@ -63,17 +64,17 @@ class Selection(AbstractProtocol):
 
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
         if self.then is None:
-            *_, values, table = evaluate_agents(game, schemes, user)
+            values, table = evaluate_agents(game, schemes, user)
         else:
             values, table = self._evaluate_talks(self.then, game, schemes, user)
-        chosen = self.choose(values, user_scale(game))
+        chosen = self.choose(values, user_unit(game, user))
         return Payoffs((chosen * values).sum(), (chosen * table).sum(-1))
 
     def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
-        """The law over agents, given the user's value of each."""
+        """The distribution over agents, given the user's value of each; scale: the unit of the user's utility."""
         if not self.sharp:
             return jax.nn.softmax(values / jnp.asarray(self.temperature, values.dtype))
-        tolerance = max(TIE_TOLERANCE, 4 * float(jnp.finfo(values.dtype).eps))
+        tolerance = max(VALUE_TIE, ROUNDING_OF_TIES * float(jnp.finfo(values.dtype).eps))
         best = values >= values.max() - tolerance * scale
         return jax.nn.one_hot(jnp.argmax(best), values.shape[-1], dtype=values.dtype)
 
@@ -106,8 +107,7 @@ class Selection(AbstractProtocol):
         law = dot(response[:, :, None], sent[:, :, :, :, None], 3)  # P(a | x_A, x_B) under j [K, XA, XB, A, N]
         values = functools.reduce(add_up, (1, 1), dot(law, utility[None], 3))
         table = functools.reduce(add_up, (2, 2), dot(goals[:, None], law[None], 4))
-        scale = jax.vmap(user_scale, in_axes=-1)(games)
-        chosen, pull = jax.vmap(type(self)._choice, in_axes=-1, out_axes=-1)(self, values, table, scale)
+        chosen, pull = jax.vmap(type(self)._choice, in_axes=-1, out_axes=-1)(self, values, table)
         goal = chosen[:, None, None, None] * goals + pull[:, None, None, None] * utility
         worth = dot(sent[:, :, :, :, None], goal[:, :, :, None], 2) * per_mass
         C = user.precision * response * (worth - dot(response, worth, 3)[:, :, :, None])
@@ -127,12 +127,12 @@ class Selection(AbstractProtocol):
     def _goals(self, game, values, table):
         """d U_i = s_i dO_ii + s_i (O_ii - U_i) / tau dV_i: the gradient of one agent alone whose utility is
         s_i U_i + pull_i u. These utilities [K, XA, XB, A], and (s, pull)."""
-        chosen, pull = self._choice(values, table, user_scale(game))
+        chosen, pull = self._choice(values, table)
         return chosen[:, None, None, None] * game.agents + pull[:, None, None, None] * game.user, (chosen, pull)
 
-    def _choice(self, values, table, scale):
+    def _choice(self, values, table):
         """s and pull [K] of a soft choice."""
-        chosen = self.choose(values, scale)
+        chosen = self.choose(values, jnp.ones((), values.dtype))
         return chosen, chosen * (jnp.diagonal(table) - (chosen * table).sum(-1)) / self.temperature
 
     @staticmethod
@@ -140,6 +140,9 @@ class Selection(AbstractProtocol):
         """Her value V [K] of talking with each agent j, and the table O [K, K] of i's payoff when she does."""
         law = jax.vmap(lambda scheme, own: then.law(game, scheme, own, user))(schemes, game.agents)
         return jnp.einsum("jxba,xba->j", law, game.user), jnp.einsum("ixba,jxba->ij", game.agents, law)
+
+    def full_revelation_is_heard(self, agents):
+        return self.sharp  # who reveals all is picked, or somebody else who is worth as much
 
     def smoothed(self, temperature) -> Selection:
         return self._at(temperature) if self.sharp else self
@@ -187,13 +190,11 @@ class Selection(AbstractProtocol):
         return max(game.agent_features, min(game.agent_features + 1, game.actions**game.user_features))
 
 
-def evaluate_agents(game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser):
-    """Each agent j alone: mass [K, XA, M], totals [K, XA, M, A] for the user and for j himself, the
-    user's response (ties for j), her value V [K], and the table O [K, K] of i's payoff under j."""
+def evaluate_agents(game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser):
+    """Each agent j alone: the user's value V [K], and the table O [K, K] of agent i's payoff under j (ties for j)."""
     mass = jnp.einsum("jbs,xb->jxs", schemes, game.mass)
-    user_total = jnp.einsum("jbs,xba->jxsa", schemes, game.user)
-    own_total = jnp.einsum("jbs,jxba->jxsa", schemes, game.agents)
-    response = user.respond(posterior_mean(user_total, mass), own_total, user_scale(game))
+    options = options_of(user, lambda x: jnp.einsum("jbs,xbn->jxsn", schemes, x), game.user, mass)
+    own = options_of(user, lambda x: jnp.einsum("jbs,jxbn->jxsn", schemes, x), game.agents, mass)
+    response = user.respond(options, own)
     law = jnp.einsum("jxsa,jbs->jxba", response, schemes)  # P(a | x_A, x_B) under j
-    values = jnp.einsum("jxba,xba->j", law, game.user)
-    return mass, user_total, own_total, response, values, jnp.einsum("ixba,jxba->ij", game.agents, law)
+    return jnp.einsum("jxba,xba->j", law, game.user), jnp.einsum("ixba,jxba->ij", game.agents, law)

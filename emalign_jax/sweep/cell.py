@@ -16,7 +16,7 @@ from emalign_jax import families
 from emalign_jax.exact import align, coverage, stability
 from emalign_jax.exact.certificate import make_check, normalise, worth
 from emalign_jax.families import random_games
-from emalign_jax.game import Game, reduce_game
+from emalign_jax.game import Game, possible_utilities, reduce_game
 from emalign_jax.monopoly import monopoly
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.search import job
@@ -152,7 +152,7 @@ def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.n
     found = {name: np.full(certificate.user.shape, np.nan) for name in (*VALUES[:3], *LOSSES)}
     found["best_monopolist"][:] = alone.max(1)
     if values["measure.eps"]:
-        found["eps"][:] = align(games.user_utility, games.agent_utilities, offset="per_state").error
+        found["eps"][:] = align(*possible_utilities(games), offset="per_state").error
     if values["measure.coverage"] and bounded:
         cover = coverage(games, user=user, protocol=protocol, obedience=rational)
         found["coverage_slack"][:] = cover.slack

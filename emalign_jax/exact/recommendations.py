@@ -1,0 +1,162 @@
+"""What a rational user can be made to do: one recommendation for all types, and which of them a tie rule lets happen.
+
+A recommendation names for each x_A a set of actions, one action as a rule. By the revelation principle every scheme is
+one whose messages are recommendations that the user obeys. Ties are broken as recommended under "agents". Other rules
+play recommendation r, as a limit, at all beliefs at which r is optimal, or nowhere (section 10 of the model):
+
+* "lowest" ("highest"): nowhere if, for some x_A, a lower (higher) action ties wherever r is optimal;
+* "uniform": all of a set are played alike. Sets of one action suffice unless some action is never uniquely best.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from emalign_jax import units
+from emalign_jax.exact.lp import KeptLP
+from emalign_jax.game import ReducedGame
+from emalign_jax.users import RationalUser
+
+MOST_SETS = 4096  # recommendations of sets that are looked at, under ties "uniform"
+STRICTLY = 1e-12  # share of the largest difference between two actions by which one must be better
+
+
+class Comparisons(NamedTuple):
+    """The rows of obedience, one for each recommendation r, type x_A, action a in r's set and other action c."""
+
+    recommendation: Int[np.ndarray, "rows"]
+    user_feature: Int[np.ndarray, "rows"]
+    action: Int[np.ndarray, "rows"]
+    other: Int[np.ndarray, "rows"]
+
+
+@functools.lru_cache(maxsize=64)
+def single_actions(user_features: int, actions: int) -> Bool[np.ndarray, "R XA A"]:
+    """Every recommendation of one action for each type."""
+    chosen = np.array(list(itertools.product(range(actions), repeat=user_features)))
+    return chosen[:, :, None] == np.arange(actions)
+
+
+def comparisons(sets: Bool[np.ndarray, "R XA A"]) -> Comparisons:
+    r, xa, a, c = np.nonzero(sets[..., None] & ~np.eye(sets.shape[-1], dtype=bool))
+    return Comparisons(r, xa, a, c)
+
+
+def spread(payoff: Float[np.ndarray, "*any XA XB A"], sets: Bool[np.ndarray, "R XA A"]) -> Any:
+    """Expected payoff [..., XB, R] of x_B under each recommendation."""
+    if (sets.sum(-1) == 1).all():
+        advice = sets.argmax(-1)
+        return np.add.reduce([payoff[..., xa, :, :][..., advice[:, xa]] for xa in range(sets.shape[1])])
+    return np.einsum("...xba,rxa->...br", payoff, sets / sets.sum(-1, keepdims=True))
+
+
+def possible(likely: Float[np.ndarray, "*any XA XB A"], sets: Bool[np.ndarray, "R XA A"]) -> Any:
+    """[..., XB, R] at least the largest probability of each recommendation at each x_B, as a power of two."""
+    most = np.min([np.where(s, x, -np.inf).max(-1) for x, s in _by_type(likely, sets)], 0)
+    exponent = np.frexp(np.where(most > 0, most, 1))[1]
+    return np.where(most > 0, np.minimum(np.exp2(exponent), 1), 0)
+
+
+def _by_type(likely, sets):
+    for xa in range(sets.shape[1]):
+        yield likely[..., xa, :, None, :], sets[:, xa]
+
+
+def played(game: ReducedGame, user: RationalUser) -> Bool[np.ndarray, "R XA A"]:
+    """The recommendations that this user follows, as a limit, wherever they are optimal; NumPy, one game."""
+    XA, XB, A = np.shape(game.user)
+    single = single_actions(XA, A)
+    if user.ties == "agents":
+        return single
+    rule = _Rule(game, user)
+    counted = np.array([rule.plays(sets) for sets in single])
+    if user.ties != "uniform" or counted.all():
+        return single[counted]
+    return np.concatenate([single[counted], *rule.larger_sets(single[counted])])
+
+
+class _Rule:
+    """Where this user's tie rule plays a recommendation, by one small LP over beliefs each."""
+
+    def __init__(self, game: ReducedGame, user: RationalUser):
+        mass, payoff = np.asarray(game.mass), np.asarray(game.user)
+        self.user, self.types = user, mass.sum(1) > 0
+        self.ahead = units.advantages(payoff[:, mass.sum(0) > 0])  # [XA, XB, A, A]
+
+    def plays(self, sets: Bool[np.ndarray, "XA A"]) -> bool:
+        """Whether, at some belief, exactly `sets` are played by the types that occur."""
+        rows, strictly, equal = [], [], []
+        for xa in np.flatnonzero(self.types):
+            ahead, inside = self.ahead[xa], sets[xa]
+            for a, c in itertools.product(np.flatnonzero(inside), range(len(inside))):
+                if a == c:
+                    continue
+                better, worse = ahead[:, a, c], ahead[:, c, a]
+                scale = max(better.max(), worse.max())
+                if inside[c]:
+                    if scale > 0 and a < c:
+                        equal.append((better - worse) / scale)
+                    continue
+                strict = self._must_lose(c, inside)
+                if scale == 0:
+                    if strict:
+                        return False
+                    continue
+                tolerance = self.user.tolerance * strict
+                rows.append((better * (1 - tolerance) - worse * (1 + tolerance)) / scale)
+                strictly.append(strict)
+        return self._feasible(np.array(rows), np.array(strictly, bool), np.array(equal))
+
+    def _must_lose(self, other: int, inside) -> bool:
+        """Whether an action outside the set may not even tie with those inside."""
+        if self.user.ties == "lowest":
+            return bool(other < np.flatnonzero(inside)[0])
+        return self.user.ties == "uniform" or bool(other > np.flatnonzero(inside)[-1])
+
+    def _feasible(self, rows, strictly, equal) -> bool:
+        """Whether some belief b has rows @ b >= 0, > 0 where `strictly`, and equal @ b = 0."""
+        B = self.ahead.shape[1]
+        if not len(rows) and not len(equal):
+            return True
+        if not len(equal) and ((rows > 0) | ((rows == 0) & ~strictly[:, None])).all(0).any():
+            return True  # when this x_B is known
+        rows, equal = rows.reshape(-1, B), equal.reshape(-1, B)
+        matrix = np.concatenate(
+            [
+                np.concatenate([np.ones((1, B)), np.zeros((1, 1))], 1),
+                np.concatenate([equal, np.zeros((len(equal), 1))], 1),
+                np.concatenate([rows, -np.where(strictly, 1.0, 0.0)[:, None]], 1),
+            ]
+        )
+        low = np.concatenate([[1.0], np.zeros(len(equal) + len(rows))])
+        high = np.concatenate([[1.0], np.zeros(len(equal)), np.full(len(rows), np.inf)])
+        cost, upper = np.append(np.zeros(B), 1.0), np.append(np.full(B, np.inf), 1.0)
+        lower = np.append(np.zeros(B), -1.0)
+        found = KeptLP(matrix, low, high, cost=cost, col_lower=lower, col_upper=upper).solve()
+        return found.optimal and (found.value > STRICTLY or not strictly.any())
+
+    def larger_sets(self, single: Bool[np.ndarray, "R XA A"]) -> list[Bool[np.ndarray, "S XA A"]]:
+        """Under "uniform", recommendations of sets that no choice from them by single actions stands for."""
+        XA, A = single.shape[1:]
+        if (2**A - 1) ** XA > MOST_SETS:
+            raise ValueError(
+                f'ties: under "uniform", with an action that is never uniquely best, A = {A} and XA = {XA} have '
+                f"{(2**A - 1) ** XA} sets of tied actions, the limit is {MOST_SETS}: take fewer actions or user "
+                'features, or ties="lowest"'
+            )
+        known = {tuple(sets.argmax(-1)) for sets in single}
+        subsets = [np.array(s) for s in itertools.product([False, True], repeat=A) if any(s)]
+        found = []
+        for chosen in itertools.product(subsets, repeat=XA):
+            sets = np.array(chosen)
+            if (sets.sum(-1) == 1).all():
+                continue
+            stands = all(pick in known for pick in itertools.product(*(np.flatnonzero(s) for s in sets)))
+            if not stands and self.plays(sets):
+                found.append(sets)
+        return [np.array(found)] if found else []
