@@ -18,6 +18,8 @@ from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users import AbstractUser
 
+DENORMAL = 1e-300
+
 
 class StandardForm(NamedTuple):
     """game, protocol and user in standard units; a raw payoff is unit * standard + zero."""
@@ -33,7 +35,7 @@ class StandardForm(NamedTuple):
 
 def standard_form(game: ReducedGame, protocol: Any, user: Any) -> StandardForm:
     """`game` (NumPy float64, any batch axes) in standard units; parameters of protocol and user follow."""
-    mass, g, G = (np.asarray(x) for x in game)
+    mass, g, G = (np.asarray(x) for x in without_nearly_nothing(game))
     with np.errstate(invalid="ignore", over="ignore"):
         likely = likely_actions(game, user)
         best = g.argmax(-1)[..., None]
@@ -49,12 +51,21 @@ def standard_form(game: ReducedGame, protocol: Any, user: Any) -> StandardForm:
 
 
 def _unit(payoff: np.ndarray, likely: np.ndarray) -> np.ndarray:
-    """Where nothing that is said matters, what it would be worth to choose the action; 1 where that is 0 too, or where
-    the game is malformed."""
-    found, dictated = units.unit(payoff, likely), np.ptp(payoff, axis=-1).sum((-2, -1))
-    for each in (dictated, 1.0):
-        found = np.where(np.isfinite(found) & (found > 0), found, each)
-    return found
+    """1 where actions do not matter, or where the game is malformed."""
+    found = units.unit(payoff, likely)
+    return np.where(np.isfinite(found) & (found > 0), found, 1.0)
+
+
+def without_nearly_nothing(game: Any) -> ReducedGame:
+    """Cells (x_A, x_B) so rare that to divide by their probability overflows count as impossible."""
+    mass, user, agents = (np.asarray(x) for x in game)
+    nothing = (mass < DENORMAL) & (mass > 0)
+    if not nothing.any():
+        return ReducedGame(mass, user, agents)
+    return ReducedGame(
+        np.where(nothing, 0, mass), np.where(nothing[..., None], 0, user),
+        np.where(nothing[..., None, :, :, None], 0, agents),
+    )  # fmt: skip
 
 
 def raw_form(game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser) -> StandardForm:

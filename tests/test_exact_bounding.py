@@ -95,7 +95,7 @@ def turns_early():
     user[0, :, 1] = [2.0, -10.0]
     user[1, :, 0] = 50 * mass[1]
     own[:, :, 1] = mass
-    return BeliefProblem(mass, user, own, em.QuantalUser(1.0), 1.0)
+    return BeliefProblem(mass, user, own, em.QuantalUser(1.0))
 
 
 def test_a_rare_type_that_turns_far_from_where_it_is_rare():

@@ -103,8 +103,8 @@ def test_what_fails_its_check_is_done_by_highs_and_counted(monkeypatch):
     third = standard_form(em.reduce_game(games, np), SELECTION, RATIONAL).game.user[2]
     trace = frontier.trace
 
-    def doubted(game, *rest):
-        found, right = trace(game, *rest), ~np.isclose(game.user, third).all((1, 2, 3))
+    def doubted(game, *rest, **more):
+        found, right = trace(game, *rest, **more), ~np.isclose(game.user, third).all((1, 2, 3))
         return found._replace(proved=found.proved & right[:, None])
 
     monkeypatch.setattr(frontier, "trace", doubted)

@@ -15,13 +15,12 @@ from emalign_jax import units
 from emalign_jax.exact.responses import respond, weighed
 from emalign_jax.game import Game, ReducedGame
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.standard import likely_actions, raw_form
+from emalign_jax.standard import likely_actions, raw_form, without_nearly_nothing
 from emalign_jax.units import NOTHING
 from emalign_jax.users import AbstractUser
 
 # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
 WORK = 120_000_000
-DENORMAL = 1e-300
 
 
 class Deviation(NamedTuple):
@@ -45,7 +44,7 @@ class AbstractCheck(abc.ABC):
     """One game under one protocol and user. LPs are built once and kept for all profiles of the game."""
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
-        self.game: Any = without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in game)))  # NumPy float64
+        self.game: Any = without_nearly_nothing(game)  # NumPy float64
         self.protocol: Any = protocol  # of the types that the check is registered for
         self.user: Any = user
         self.likely = likely_actions(self.game, user)  # [XA, XB, A] the largest probability of each action
@@ -155,7 +154,7 @@ class AbstractCheck(abc.ABC):
 
     @functools.cached_property
     def stakes(self) -> Float[np.ndarray, "K"]:
-        """The unit of each agent (`units.unit`): 1 in standard units, 0 where nothing matters."""
+        """The unit of each agent (`units.unit`): 1 in standard units, 0 where actions do not matter."""
         return np.asarray(units.unit(self.game.agents, self.likely))
 
     @functools.cached_property
@@ -175,18 +174,6 @@ class AbstractCheck(abc.ABC):
             paid = np.array([(law * own).sum() for law, (own, _) in zip(laws, each, strict=True)])
             self._informed[informed] = float((laws[0] * user).sum()), paid
         return self._informed[informed]
-
-
-def without_nearly_nothing(game: ReducedGame) -> ReducedGame:
-    """Cells (x_A, x_B) so rare that to divide by their probability overflows count as impossible."""
-    mass, user, agents = game
-    nothing = (mass < DENORMAL) & (mass > 0)
-    if not nothing.any():
-        return game
-    return ReducedGame(
-        np.where(nothing, 0, mass), np.where(nothing[..., None], 0, user),
-        np.where(nothing[..., None, :, :, None], 0, agents),
-    )  # fmt: skip
 
 
 Check = TypeVar("Check", bound=AbstractCheck)

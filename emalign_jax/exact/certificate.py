@@ -13,6 +13,7 @@ from emalign_jax.exact._base import AbstractCheck, check_for, default_tolerance
 from emalign_jax.exact.choice import check_word, for_all
 from emalign_jax.exact.examination import Examination, examine, relative, without_never
 from emalign_jax.exact.guarantees import theorem_bounds, worst_laws
+from emalign_jax.exact.lp import LPFailed
 from emalign_jax.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
@@ -193,6 +194,16 @@ def certify_game(
         return _failed(K, Result.MALFORMED_GAME), None
     if not np.isfinite(schemes).all():
         return _failed(K, Result.NO_SCHEMES), None
+    try:
+        return _certified(game, check, schemes, tolerance, examined)
+    except LPFailed:
+        return _failed(K, Result.LP_FAILED), None
+
+
+def _certified(
+    game: Game, check: AbstractCheck, schemes, tolerance: float, examined: Examination | None
+) -> tuple[Certificate, Terms | None]:
+    K = len(schemes)
     if examined is None or not examined.bracketed:
         examined = examine(check, schemes, BRACKET * tolerance)
     allowed = tolerance * check.payoff_range + check.negligible + LP_ERROR * check.stakes

@@ -9,7 +9,7 @@ multipliers must prove its values, and to HiGHS where they do not. The public `w
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +23,9 @@ from emalign_jax.game import ReducedGame
 from emalign_jax.lp import batch
 from emalign_jax.units import LP_ERROR
 
-CLOSED = 1e-7  # of what all actions may differ by to the user: how far the multipliers' bound may be from the LP's value
+CLOSED = (
+    1e-7  # of what all actions may differ by to the user: how far the multipliers' bound may be from the LP's value
+)
 SAME = 1e-8  # what the 2 eps bound that weights prove may lack of the LP's value, in units of what it is made of
 TOGETHER = 1024  # games at a time
 FITS = Rule("cone", "per_state", "sup")  # the w and c of the theorem
@@ -48,25 +50,43 @@ def theorem_bound(
     """The 2 eps form: minimise 2 eps + sum_i w_i e_i over w >= 0 and offsets c(y), where
     |sum_i w_i U_i + c - u| <= eps everywhere. NaN where the LP is not solved."""
     K, A, Y = agent_utilities.shape
-    # offsets are free, so take the mean out of each outcome: large ones would cost the LP its precision
-    user_utility = user_utility - user_utility.mean(0)
-    agent_utilities = agent_utilities - agent_utilities.mean(1, keepdims=True)
+    user, agents, size, sizes = _of_size_one(user_utility, agent_utilities)
     cells = A * Y
-    span = agent_utilities.reshape(K, cells).T
+    span = agents.reshape(K, cells).T
     half = np.concatenate([span, np.tile(np.eye(Y), (A, 1))], axis=1)
     rows = np.empty((2, cells, K + Y + 1))
     rows[:, :, :-1] = half
     rows[0, :, -1], rows[1, :, -1] = 1, -1
-    target = user_utility.ravel()
+    target = user.ravel()
     lp = KeptLP(
         rows.reshape(2 * cells, -1),
         np.concatenate([target, np.full(cells, -np.inf)]),
         np.concatenate([np.full(cells, np.inf), target]),
-        cost=-np.concatenate([reveal_gains, np.zeros(Y), [2.0]]),
+        cost=-np.concatenate([reveal_gains / sizes, np.zeros(Y), [2.0]]),
         col_lower=np.concatenate([np.zeros(K), np.full(Y, -np.inf), [0.0]]),
     )
     result = lp.solve()
-    return Theorem(full_information + result.value, float(result.x[-1]), result.x[:K])
+    if not result.optimal:
+        return Theorem(np.nan, np.nan, np.full(K, np.nan))
+    value, eps, weights = _proved_by(
+        user_utility, agent_utilities, full_information, reveal_gains, result.x[:K] * (size / sizes)
+    )
+    return Theorem(float(value), float(eps), weights)
+
+
+def _of_size_one(user: Float[np.ndarray, "*N A Y"], agents: Float[np.ndarray, "*N K A Y"]) -> tuple[Any, Any, Any, Any]:
+    """Utilities without offsets, each divided by its largest number, and those numbers [..., 1] and [..., K]: large
+    offsets and units far apart would cost the LP its precision."""
+    user, agents = user - user.mean(-2, keepdims=True), agents - agents.mean(-2, keepdims=True)
+    size, sizes = (np.where(x > 0, x, 1.0) for x in (abs(user).max((-2, -1)), abs(agents).max((-2, -1))))
+    return user / size[..., None, None], agents / sizes[..., None, None], size[..., None], sizes
+
+
+def _proved_by(user, agents, full, gains, weights) -> tuple[Any, Any, Any]:
+    """The 2 eps bound that any weights prove: (value, eps, weights >= 0)."""
+    weights = np.maximum(weights, 0)
+    eps = np.ptp(np.einsum("...k,...kay->...ay", weights, agents) - user, axis=-2).max(-1) / 2
+    return full - 2 * eps - (weights * gains).sum(-1), eps, weights
 
 
 def theorem_bounds(
@@ -91,14 +111,13 @@ def theorem_bounds(
 
 def _theorems(user, agents, full, gains) -> list[Theorem | None]:
     """None where the LP's value is not proved, or the weights, whatever they are, attain less."""
-    user, agents = user - user.mean(1, keepdims=True), agents - agents.mean(2, keepdims=True)
-    found = sup_norm.propose(user, agents, FITS, gains / 2)
+    own, theirs, size, sizes = _of_size_one(user, agents)
+    found = sup_norm.propose(own, theirs, FITS, gains / sizes / 2)
     with np.errstate(invalid="ignore"):
-        eps = np.ptp(np.einsum("nk,nkay->nay", found.weights, agents) - user, axis=1).max(1) / 2
-        paid = (found.weights * gains).sum(1)
-        best = found.proved & (2 * eps + paid - 2 * found.value <= SAME * (1 + paid))
-    return [Theorem(float(full[n] - 2 * eps[n] - paid[n]), float(eps[n]), found.weights[n]) if best[n] else None
-            for n in range(len(best))]  # fmt: skip
+        value, eps, weights = _proved_by(user, agents, full, gains, found.weights * (size / sizes))
+        short = _proved_by(own, theirs, 0.0, gains / sizes, found.weights)[0] + 2 * found.value
+        best = found.proved & (-short <= SAME * (1 + (found.weights * gains / sizes).sum(1)))
+    return [Theorem(float(value[n]), float(eps[n]), weights[n]) if best[n] else None for n in range(len(best))]
 
 
 class WorstLaw(NamedTuple):

@@ -29,6 +29,10 @@ FEASIBILITY = 1e-9  # primal and dual tolerance handed to HiGHS
 MAX_EXACT = 8_000  # rows * columns with exact=True: 5 s a solve if all is dense, 0.05 s in an obedience LP
 
 
+class LPFailed(ValueError):
+    """An LP of a game was not solved, or could not even be written: of a batch, this game alone fails."""
+
+
 class LPResult(NamedTuple):
     """With exact=True the floats are those nearest to the exact rationals, and `exact` is the value itself."""
 
@@ -73,7 +77,7 @@ class KeptLP:
         cost = np.zeros(self.num_cols) if cost is None else _finite(cost)
         lower, upper = _bounds(col_lower, self.num_cols), _bounds(col_upper, self.num_cols)
         if highspy.HighsStatus.kError in (refused, self._pass_columns(cost, lower, upper, rows)):
-            raise ValueError("HiGHS refused the model: a bound is NaN")
+            raise LPFailed("HiGHS refused the model: a bound is NaN")
 
     def _pass_columns(self, cost, lower, upper, columns) -> highspy.HighsStatus:
         """By arrays: HiGHS's objects take numbers one by one."""
@@ -148,7 +152,7 @@ def _bounds(values, count: int) -> np.ndarray:
 def _finite(values) -> np.ndarray:
     values = np.ascontiguousarray(values, np.float64)
     if not np.isfinite(values).all():  # HiGHS would call such an LP unbounded, or never return
-        raise ValueError("an LP needs finite costs and coefficients, got NaN or inf")
+        raise LPFailed("an LP needs finite costs and coefficients, got NaN or inf")
     return values
 
 

@@ -25,6 +25,7 @@ from emalign_jax.game import ReducedGame
 
 MAX_COLUMNS = 4096
 NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0
+ROUNDING = 1e-13  # in standard units: a bound is not known better
 TOLERANCE = 1e-5  # of the user's ties, at most: what is possible is bounded for it
 
 
@@ -134,7 +135,8 @@ class ObedienceLP:
         scheme = cut(law, own, self._user_spread, value_at_most)
         multipliers = np.maximum(-result.row_dual[self._value_row - len(self._of) : self._value_row], 0)
         bound = self._bound(own, multipliers, float(result.row_dual[-1]), value_at_least, value_at_most)
-        excess = 0.0 if result.exact is not None else max(bound - result.value, 0.0)
+        excess = 0.0 if result.exact is not None else bound - result.value
+        excess = excess if excess > ROUNDING else 0.0
         slack_price = float(bound_of(self._priced(self._relief, multipliers), self._possible))
         return Advice(True, result.value, scheme, result.status, result.exact, slack_price, excess)
 

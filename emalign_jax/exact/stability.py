@@ -33,8 +33,8 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax import units
 from emalign_jax.exact import frontier
-from emalign_jax.exact._base import without_nearly_nothing
 from emalign_jax.exact.certificate import flatten_games, make_check, normalise
+from emalign_jax.exact.lp import LPFailed
 from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
@@ -109,10 +109,6 @@ def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> lis
     edges = np.diff(np.concatenate([[0], zero, [0]]).astype(int))
     first, after = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
-
-
-class LPFailed(Exception):
-    """HiGHS did not solve an LP of this game."""
 
 
 def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=None) -> Stability:
@@ -231,10 +227,9 @@ class _Curves(NamedTuple):
 
 
 def _weights(game: Any, form: Any):
-    """The agents' units, in units of the largest, and that; an agent to whom nothing matters has none."""
-    likely = likely_actions(game, RationalUser())
-    matters = units.unit(game.agents, likely[..., None, :, :, :]) > NOTHING
-    weights = form.agent_unit * matters
+    """The agents' units, in units of the largest, and that; an agent to whom nothing that is said matters has none."""
+    least, most = units.attainable(game.agents, likely_actions(game, RationalUser())[..., None, :, :, :])
+    weights = form.agent_unit * (most - least > NOTHING)
     largest = weights.max(-1, keepdims=True)
     largest = np.where(largest > 0, largest, 1.0)
     return weights / largest, largest[..., 0]
@@ -261,8 +256,7 @@ def _by_highs(check: SelectionRational) -> _Curves:
 
 def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Curves]:
     """The curves of those of the games whose batched LPs pass every check."""
-    raw_form = standard_form(ReducedGame(*(x[sound] for x in reduced)), Selection(), RationalUser())
-    form: Any = raw_form._replace(game=without_nearly_nothing(raw_form.game))
+    form: Any = standard_form(ReducedGame(*(x[sound] for x in reduced)), Selection(), RationalUser())
     game = form.game
     payoffs, weights = game.agents, _weights(game, form)[0]
     fair, raw = payoffs.sum(1), np.einsum("nk,nkxba->nxba", weights, payoffs)

@@ -63,7 +63,7 @@ class _Program:
         self.own = np.asarray(game.agents[agent])
         self.XA, self.XB, self.A = np.shape(game.user)
         taken = units.most_likely(np.asarray(game.user), tolerance=user.tie_tolerance) > 0
-        ends = [(sign * np.where(taken, sign * game.user, -np.inf)).max(-1) for sign in (1, -1)]
+        ends = [np.where(taken, sign * game.user, -np.inf).max(-1) for sign in (1, -1)]
         self.spread = ends[0] + ends[1]  # [XA, XB] of the actions that are ever taken
         self.lower, self.upper, self.integer, self.cost = [], [], [], []
         self.rows: list[tuple[dict[int, float], float, float]] = []

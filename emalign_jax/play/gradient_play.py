@@ -28,6 +28,7 @@ from emalign_jax.users import AbstractUser
 
 NARROW_FROM = 1024  # lanes; below this a smaller tile saves less time than its compilation costs
 EXTRAPOLATIONS = ("none", "optimistic", "extragradient")
+FAR = 1e6  # units: differences that are larger are as good as this one to play
 LOOSE = 1e-3  # the tolerance of a solver that names none
 ADAM = optax.scale_by_adam(b1=0.3, b2=0.7)  # little momentum: games turn, unlike losses
 
@@ -139,6 +140,8 @@ class _Play:
         N = len(schemes)
         self.width, self.whole = width, whole
         modules = parameters.flatten(protocol, (N,)), parameters.flatten(user, (N,))
+        # a disaster that nobody can be led into may be larger than float32 holds
+        game = game._replace(user=np.clip(game.user, -FAR, FAR), agents=np.clip(game.agents, -FAR, FAR))
         self.inputs = _cast((game, *modules), dtype)
         self.start = np.asarray(schemes, dtype)
         self.solver, self.schedule, self.progress = solver, _cast(schedule, dtype), progress
