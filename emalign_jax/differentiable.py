@@ -1,4 +1,8 @@
-"""`solve` with `differentiation`: smoothed equilibria as pure JAX, to be used under jit, vmap and grad."""
+"""`solve` with `differentiation`: smoothed equilibria as pure JAX, to be used under jit, vmap and grad.
+
+In float64 inside, whatever the session and the dtype of the games: in float32, rounding decides which equilibrium is
+found, and what its derivative is.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax import parameters
+from emalign_jax.double import in_float64
 from emalign_jax.game import Array, Game, ReducedGame, reduce_game
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.smooth_play import System
@@ -35,7 +40,7 @@ def solve_smooth(
     those of the games. Derivatives are those of the equilibrium by the game and the parameters of protocol, user and
     solver (with `Unrolled` also by the start).
 
-    A game with numbers that are not finite gets NaN, the code NOT_FINITE, and derivatives 0.
+    In the dtype of the games. A game with numbers that are not finite gets NaN, the code NOT_FINITE, and derivatives 0.
     """
     return _solve(games, protocol, user, solver, differentiation, jnp.asarray(start))
 
@@ -68,6 +73,12 @@ def starts_of(games: Game, protocol: AbstractProtocol, key, starts: int, message
 
 @eqx.filter_jit
 def _solve(games, protocol, user, solver, differentiation, start):
+    dtype = jnp.result_type(games.prior, games.user_utility, games.agent_utilities)
+    arguments = games, protocol, user, solver, start
+    return in_float64(lambda *arguments: _solve_all(*arguments, differentiation), *arguments, dtype=dtype)
+
+
+def _solve_all(games, protocol, user, solver, start, differentiation):
     batch = np.broadcast_shapes(games.batch_shape, start.shape[:-3])
 
     def flat(x, core):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import abc
 import functools
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -26,11 +25,12 @@ from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import monopoly_problem, pooled_problem
 from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
+from emalign_jax.exact.openings import answering, revealing, silent, telling
 from emalign_jax.exact.pooled import PooledCheck
+from emalign_jax.exact.searching import Ascent, search
 from emalign_jax.exact.talk import law_of_actions, spell, unspell
 from emalign_jax.exact.talk_milp import MAX_BINARIES, best_rule, binaries
 from emalign_jax.game import ReducedGame
-from emalign_jax.play.ascent import ascend
 from emalign_jax.protocols import Conversation
 from emalign_jax.replies import FixedReplies
 from emalign_jax.units import IMMATERIAL, LP_ERROR
@@ -41,7 +41,6 @@ POOL = 3  # deviations of an agent that are remembered and tried again at other 
 RARE = 1e-11  # below this probability of a type, the LPs' tolerances are all there is
 RELAXED = 0.02  # how closely a relaxation is solved, as a share of what dictating to one type is worth
 NUDGES = (1e-5, 1e-4)
-VERIFIED = 2  # of the starts of an ascent, those that ended highest are evaluated in float64
 
 
 class SearchedCheck(AbstractCheck):
@@ -53,7 +52,9 @@ class SearchedCheck(AbstractCheck):
         super().__init__(game, protocol, user)
         self.strategic = isinstance(user, QuantalUser | RationalUser)  # her replies are her own
         self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}
-        self._pool: dict[int, list[tuple[float, np.ndarray]]] = {}
+        self._pool: dict[int, list[np.ndarray]] = {}
+        self._openings: dict[int, list[np.ndarray]] = {}
+        self._alone: dict[int, Deviation | None] = {}
         self._limits: dict[int, float] = {}
 
     @classmethod
@@ -71,12 +72,24 @@ class SearchedCheck(AbstractCheck):
             if check._is_searched(schemes):
                 continue
             check._searched = schemes.copy(), {}
-            asked += [(check, schemes, i) for i in range(len(schemes)) if check.needs_search(schemes)]
-        by_size: dict[tuple, list] = {}
-        for one in asked:
-            by_size.setdefault((one[1].shape, np.shape(one[0].game.user)), []).append(one)
+            if check.needs_search(schemes):
+                asked += [(check, schemes, i) for i in range(len(schemes))]
+        cls._search(asked)
+
+    @classmethod
+    def _search(cls, asked: list[tuple[SearchedCheck, np.ndarray, int]]) -> None:
+        """Candidates for the best rule of each agent: openings, and where ascents from them end."""
+        cls._prepare_alone([check for check, schemes, _ in asked if len(schemes) > 1])
+        by_size: dict[tuple, list[Ascent]] = {}
+        for check, schemes, i in asked:
+            size = schemes.shape, np.shape(check.game.user)
+            by_size.setdefault(size, []).append(Ascent(check, schemes, i, check._starts(schemes, i)))
         for group in by_size.values():
-            _search(group)
+            for ascent, found in zip(group, search(group), strict=True):
+                check, schemes, i, starts = ascent
+                check._searched[1][i] = [*starts[1:], *check._openings.get(i, []), *found]
+                if len(schemes) == 1 and i not in check._openings:  # they lead to the same whatever the present rule
+                    check._openings[i] = [*starts[1:], *found]
 
     def _is_searched(self, schemes) -> bool:
         return np.array_equal(self._searched[0], schemes)
@@ -85,18 +98,42 @@ class SearchedCheck(AbstractCheck):
         """Whether no exact method finds the best rule with so many messages."""
         return True
 
+    def _starts(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
+        """The present rule, openings, the monopolist's rule, and fixed points all over the simplex."""
+        if len(schemes) == 1 and agent in self._openings:
+            return [schemes[agent]]
+        alone = self._alone.get(agent)
+        own = [] if alone is None else [alone.scheme]
+        _, rows, M = schemes.shape
+        random = np.random.default_rng(agent).dirichlet(np.full(M, 0.7), (RANDOM_STARTS, rows))
+        return [schemes[agent], *self.openings(schemes, agent), *own, *random]
+
+    def openings(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
+        """Silence, full revelation as far as the messages go, and what is best to say in so many words if nobody else
+        is heard."""
+        tree = self.protocol.conversation.tree(1, schemes.shape[2])
+        features = self.game.mass.shape[1]
+        problem = monopoly_problem(self.game, agent, self.user.acting)
+        found = [silent(tree, features), revealing(tree, features), *telling(problem, tree)]
+        if tree.rounds > 1 and tree.replies > 1:
+            found.append(answering([problem for _, _, problem in self._by_type(agent)], tree))
+        return found
+
     def _best_found(self, schemes, agent: int) -> tuple[float, np.ndarray]:
         """The best rule that was found for `agent`, evaluated here."""
         if not self._is_searched(schemes):
             self.prepare([self], [schemes])
+        if agent not in self._searched[1]:
+            self._search([(self, schemes, agent)])
         best = float(self.payoffs(schemes)[1][agent]), schemes[agent]
-        pool = [rule for _, rule in self._pool.get(agent, ())]
-        for rule in (*self._searched[1].get(agent, ()), *pool):
-            if rule.shape == schemes[agent].shape:
+        pool = self._pool.setdefault(agent, [])
+        tried = {}
+        for rule in (*self._searched[1][agent], *np.delete(schemes, agent, 0), *pool):
+            if rule.shape == schemes[agent].shape and rule.tobytes() not in tried:
+                tried[rule.tobytes()] = rule
                 best = max(best, (self._switch(schemes, agent, rule), rule), key=lambda x: x[0])
-        if best[1] is not schemes[agent] and not any(best[1] is rule for rule in pool):
-            kept = [(best[0], best[1]), *self._pool.get(agent, [])]
-            self._pool[agent] = kept[:POOL]
+        if best[1] is not schemes[agent] and not any(np.array_equal(best[1], rule) for rule in pool):
+            self._pool[agent] = [best[1], *pool][:POOL]
         return best
 
     def _switch(self, schemes, agent: int, rule) -> float:
@@ -106,26 +143,52 @@ class SearchedCheck(AbstractCheck):
 
     @abc.abstractmethod
     def payoffs(self, schemes, agent: int | None = None) -> tuple[float, np.ndarray]:
-        """As in every check; `agent`: only his payoff need be right."""
+        """As in every check; `agent`: only that agent's payoff need be right."""
 
     def monopolist(self, agent, sign=1.0):
         if sign < 0:
             raise ValueError("sign: the worst that a conversation can do to an agent is not searched for")
-        alone = self
-        if len(self.game.agents) > 1:
-            alone = type(self)(self.game._replace(agents=self.game.agents[agent : agent + 1]), self.protocol, self.user)
-            alone.messages = self.messages
-        return alone.deviations(alone._silent()[None], range(1))[0]
+        if len(self.game.agents) == 1:
+            return self.deviations(self._silent()[None], range(1))[0]
+        self._prepare_alone([self])
+        alone = self._alone[agent]
+        if alone is None:
+            raise ValueError("user: a reply rule to several agents says nothing of a monopolist's conversation")
+        return alone
 
     @classmethod
     def prepare_monopolists(cls, checks):
         cls.prepare(checks, [check._silent()[None] for check in checks])
 
+    @classmethod
+    def _prepare_alone(cls, checks: list[SearchedCheck]) -> None:
+        """What each agent of these games would do with no rival; None where the user's rule is for several agents."""
+        asked, alone = [], []
+        for check in checks:
+            for i in range(0 if check._alone else len(check.game.agents)):
+                check._alone[i] = None
+                if check._fits_one:
+                    asked.append((check, i))
+                    alone.append(check._of_one(i))
+        if alone:
+            cls.prepare_monopolists(alone)
+        for (check, i), one in zip(asked, alone, strict=True):
+            found = one.monopolist(0)
+            check._alone[i] = found if found.status == "Optimal" else None
+
+    def _of_one(self, agent: int) -> SearchedCheck:
+        """The same game with this agent alone."""
+        check = type(self)(self.game._replace(agents=self.game.agents[[agent]]), self.protocol, self.user)
+        check.messages = self.messages
+        return check
+
+    @property
+    def _fits_one(self) -> bool:
+        """Whether the user can also talk with one agent alone."""
+        return getattr(self.user, "given", None) is None or self.protocol.conversation is not self.protocol
+
     def _silent(self) -> Float[np.ndarray, "rows M"]:
-        tree = self.protocol.conversation.tree(1, self.messages)
-        rule = np.zeros((self.game.mass.shape[1] * tree.information_sets, self.messages))
-        rule[:, 0] = 1
-        return rule
+        return silent(self.protocol.conversation.tree(1, self.messages), self.game.mass.shape[1])
 
     # upper bounds
 
@@ -241,6 +304,15 @@ class ConversationCheck(SearchedCheck):
         """She has nothing to say, so that it is all one long message."""
         return tree.rounds == 1 or tree.replies == 1
 
+    def openings(self, schemes, agent):
+        """With what the others say, where the user only listens."""
+        found, tree = super().openings(schemes, agent), self.protocol.tree(len(schemes), schemes.shape[2])
+        if len(schemes) > 1 and self._listens(tree):
+            words = np.array([unspell(tree, rule) for rule in schemes])
+            problem = pooled_problem(self.game, words, agent, self.user.acting)
+            found += telling(problem, tree.alone())
+        return found
+
     def needs_search(self, schemes) -> bool:
         tree = self.protocol.tree(len(schemes), schemes.shape[2])
         return not (self._listens(tree) and tree.messages**tree.rounds >= self.game.mass.shape[1])
@@ -259,22 +331,34 @@ class ConversationCheck(SearchedCheck):
                 found.append(Deviation(value, max(self._upper(schemes, i, bracket), value), rule))
             width = self._width(i, bracket)
             if width is not None and found[-1].upper - found[-1].value > width:
-                found[-1] = self._by_program(schemes, i, tree, found[-1], width / 4)
+                found[-1] = self._by_program(schemes, i, tree, found[-1], width / 4, bracket)
         return found
 
-    def _by_program(self, schemes, i, tree, found: Deviation, gap: float) -> Deviation:
+    def _as_alone(self, schemes, i, found: Deviation, bracket) -> Deviation:
+        """The same, or what the MILP finds for the agent alone: that is smaller."""
+        if len(schemes) == 1 or not self._fits_one:
+            return found
+        one = self._of_one(i)
+        rule = one.deviations(one._silent()[None], range(1), bracket)[0].scheme
+        paid = self._switch(schemes, i, rule) if rule.shape == schemes[i].shape else -np.inf
+        return found._replace(value=paid, upper=max(found.upper, paid), scheme=rule) if paid > found.value else found
+
+    def _by_program(self, schemes, i, tree, found: Deviation, gap: float, bracket) -> Deviation:
         """The same with the MILP's bound and rule, where it is small enough."""
         acting = self.user.acting
         size = binaries(tree, len(self.game.mass), self.game.user.shape[2], not self.strategic)
-        if not isinstance(acting, RationalUser) or size > MAX_BINARIES:
+        if not isinstance(acting, RationalUser):
             return found
+        if size > MAX_BINARIES:
+            return self._as_alone(schemes, i, found, bracket)
         upper = found.upper
-        for slack in (self.user.tie_tolerance, 0.0):  # for the bound; and where that rule lies on the edge of her tolerance
+        for slack in (self.user.tie_tolerance, 0.0):  # for the bound; and where that rule lies on the edge of ties
             best = best_rule(self.game, schemes, i, tree, self.user, slack, gap)
             upper = min(upper, best.upper) if slack == self.user.tie_tolerance else upper
             if best.rule is not None:
-                # a tie rule may deny him what the program's ties grant, but not what is beside them
-                aside = (schemes[i], *_starts(self, schemes, i)[1:2], np.full_like(best.rule, 1 / tree.messages))
+                # a tie rule may deny the agent what the program's ties grant, but not what is beside them
+                revealed = revealing(tree.alone(), self.game.mass.shape[1])
+                aside = (schemes[i], revealed, np.full_like(best.rule, 1 / tree.messages))
                 near = [best.rule, *((1 - share) * best.rule + share * other for other in aside for share in NUDGES)]
                 paid = [self._switch(schemes, i, rule) for rule in near]
                 if max(paid) > found.value:
@@ -344,50 +428,3 @@ class ConversationRational(ConversationCheck):
 @register(Conversation, FixedReplies)
 class ConversationFixed(ConversationCheck):
     """Her replies are given."""
-
-
-def _search(asked: list) -> None:
-    """Ascents for (check, schemes, agent), all of one size; what ended highest is left in the checks."""
-    starts = [_starts(check, schemes, i) for check, schemes, i in asked]
-    n = len(starts[0])
-    game, protocol, user = (
-        _stack([getattr(check, name) for check, _, _ in asked for _ in range(n)])
-        for name in ("game", "protocol", "user")
-    )
-    profiles = np.repeat(np.array([schemes for _, schemes, _ in asked]), n, axis=0)
-    agents = np.repeat([i for _, _, i in asked], n)
-    profiles[np.arange(len(profiles)), agents] = np.concatenate(starts)
-    check, schemes, _ = asked[0]
-    tree = check.protocol.conversation.tree(len(schemes), schemes.shape[2])
-    XA, _, A = np.shape(check.game.user)
-    found = ascend(game, profiles, agents, protocol, user, tree.cells(XA, A))
-    payoffs = np.where(np.isfinite(found.payoffs), found.payoffs, -np.inf).reshape(len(asked), n)
-    rules = found.schemes.reshape(len(asked), n, *found.schemes.shape[1:])
-    for (check, _, i), own, paid in zip(asked, rules, payoffs, strict=True):
-        best = np.argsort(-paid, kind="stable")[:VERIFIED]
-        check._searched[1][i] = [rule for k in best for rule in (own[k], _sharpened(own[k]))]
-
-
-def _starts(check: SearchedCheck, schemes, agent: int) -> Float[np.ndarray, "S rows M"]:
-    """The present rule, full revelation as far as the messages go, and fixed points all over the simplex."""
-    rows, M = schemes.shape[1:]
-    tree = check.protocol.conversation.tree(1, M)
-    XB = rows // tree.information_sets
-    reveal = np.asarray(spell(tree, _partition(XB, M**tree.rounds)))
-    random = np.random.default_rng(agent).dirichlet(np.full(M, 0.7), (RANDOM_STARTS, rows))
-    return np.concatenate([schemes[agent][None], reveal[None], random])
-
-
-def _partition(features: int, words: int) -> Float[np.ndarray, "XB S"]:
-    S = min(features, words)
-    return np.eye(S)[np.arange(features) % S]
-
-
-def _sharpened(rule: Float[np.ndarray, "rows M"]) -> Float[np.ndarray, "rows M"]:
-    """Without the small probabilities that the floor of the logits leaves."""
-    kept = np.where(rule < 1e-3 * rule.max(-1, keepdims=True), 0, rule)
-    return kept / kept.sum(-1, keepdims=True)
-
-
-def _stack(items: list):
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *items)

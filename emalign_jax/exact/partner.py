@@ -2,10 +2,13 @@
 
 A rational user: one LP a best response, as in Selection, over all that a conversation with her can bring about (the
 persuasion-mechanism LP; the obedience LP where she only listens). It is exact for any number of messages, where she can
-tell an agent her type. Other users: as in conversations, found by search and bounded by relaxation.
+tell an agent her type. Other users: as in conversations, found by search and bounded by relaxation; where they only
+listen, by the exact method for Selection.
 """
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 from jaxtyping import Float
@@ -14,10 +17,11 @@ from emalign_jax.exact import mechanism
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
 from emalign_jax.exact.conversation import SearchedCheck
 from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
-from emalign_jax.exact.obedience import ObedienceLP
+from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.responses import SelectionTable, choose
-from emalign_jax.exact.selection import SelectionRational
-from emalign_jax.exact.talk import law_of_actions, spell
+from emalign_jax.exact.selection import SelectionCheck, SelectionRational
+from emalign_jax.exact.selection_quantal import SelectionQuantal
+from emalign_jax.exact.talk import law_of_actions, spell, unspell
 from emalign_jax.protocols import Conversation, Selection
 from emalign_jax.replies import FixedReplies
 from emalign_jax.tree import Tree
@@ -126,7 +130,12 @@ class PartnerSearched(SearchedCheck):
         chosen = choose(values, float(self.protocol.temperature), self.scale)
         return float(chosen @ values), payoffs @ chosen
 
+    def needs_search(self, schemes):
+        return self._spoken is None or self._tree.messages**self._tree.rounds < self.game.mass.shape[1]
+
     def deviations(self, schemes, agents, bracket=None):
+        if self._spoken is not None:
+            return self._as_one_message(self._spoken, schemes, agents, bracket)
         table = evaluate(self, schemes).payoffs
         found = []
         for i in agents:
@@ -135,6 +144,36 @@ class PartnerSearched(SearchedCheck):
             if bracket is not None:
                 upper = max(self.limit(i), np.delete(table[i], i).max(initial=-np.inf))
             found.append(Deviation(value, max(upper, value), rule))
+        return found
+
+    @property
+    def _tree(self) -> Tree:
+        return self.protocol.conversation.tree(1, self.messages)
+
+    @functools.cached_property
+    def _spoken(self) -> SelectionCheck | None:
+        """Selection with words for messages, where the user has nothing to say and that can be checked."""
+        if not _listens(self._tree):
+            return None
+        picks = Selection(self.protocol.temperature)
+        if isinstance(self.user.acting, QuantalUser):
+            return SelectionQuantal(self.game, picks, self.user.acting)
+        try:
+            check_size(*np.shape(self.game.user))
+            return SelectionRational(self.game, picks, self.user.acting)
+        except ValueError:  # too large, or a soft choice
+            return None
+
+    def _as_one_message(self, spoken: SelectionCheck, schemes, agents, bracket) -> list[Deviation]:
+        """The exact method for any number of messages; a search only where its answer takes more than there are."""
+        words = np.array([unspell(self._tree, rule) for rule in schemes])
+        found = []
+        for i, best in zip(agents, spoken.deviations(words, agents, bracket), strict=True):
+            rule = spell(self._tree, best.scheme[:, best.scheme.max(0) > 0]) if best.status == "Optimal" else schemes[i]
+            if rule is None:
+                value, rule = self._best_found(schemes, i)
+                best = best._replace(value=value, upper=max(best.upper, value))
+            found.append(best._replace(scheme=rule))
         return found
 
 

@@ -33,7 +33,8 @@ LARGEST = 256  # games a call: larger blocks are no faster, and the last one is 
 
 
 class Climbed(NamedTuple):
-    """schemes [P, rows, M] of the agents who climbed, payoffs [P] as play counts them (stand-ins, float32)."""
+    """schemes [P, rows, M] of the agents who climbed, payoffs [P] as play counts them (with stand-ins for a
+    rational user and for the choice of the best agent)."""
 
     schemes: Float[np.ndarray, "P rows M"]
     payoffs: Float[np.ndarray, "P"]
@@ -50,20 +51,22 @@ def ascend(
     """Agent agents[p] climbs its own payoff from schemes[p], in games in standard units. Parameters of protocol and user are scalars or [P].
 
     cells: numbers in one game's largest tensor, for the size of the blocks.
+    In float64, so that where an ascent ends does not depend on what else is in the block: in float32 rounding grows, on
+    the way to a sharp choice, until it leads elsewhere.
     """
     P = len(schemes)
     everything = (
         game, schemes, np.asarray(agents), parameters.flatten(protocol, (P,)), parameters.flatten(user, (P,)),
     )  # fmt: skip
-    everything = jax.tree.map(lambda x: x if x.dtype.kind == "i" else np.asarray(x, np.float32), everything)
+    everything = jax.tree.map(lambda x: x if x.dtype.kind == "i" else np.asarray(x, np.float64), everything)
     block = min(LARGEST, max(16, BLOCK_CELLS // cells))
     found = []
     for at in range(0, P, block):
         some = np.arange(at, min(at + block, P))
         rows = np.pad(some, (0, min(bucket(len(some)), block) - len(some)), mode="edge")
-        with jax.default_matmul_precision("highest"):
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
             climbed = _ascend(*jax.tree.map(lambda x, rows=rows: x[rows], everything))
-        found.append([np.asarray(x, np.float64)[: len(some)] for x in climbed])
+            found.append([np.asarray(x)[: len(some)] for x in climbed])
     rules, payoffs = (np.concatenate(x) for x in zip(*found, strict=True))
     return Climbed(rules / rules.sum(-1, keepdims=True), payoffs)
 

@@ -28,13 +28,15 @@ from emalign_jax.result import Result
 
 NEARLY = (1e-6, 1e-3)  # with unsmoothed agents: messages this rarely in use are about to leave, or have not quite left
 RANGE = 1e-6  # share of a right-hand side that may lie outside the range
+ROUNDING = 64  # roundings that may have gone into a number of F
+DOUBT = 1e-3  # of a logit, and of the derivative: what the place of the root may be in doubt by
 FORGOTTEN = 1e-5  # share of a probe of the start that may be left when play ends, for a derivative that is trusted
 
 
 class Implicit(eqx.Module):
     """The implicit function theorem at the equilibrium.
 
-    condition: of the linear system, at most, for a gradient that is trusted; None: 1e10 in float64, 1e5 in float32
+    condition: of the linear system, at most, for a gradient that is trusted; None: 1e10
     """
 
     condition: float | None = eqx.field(static=True, default=None)
@@ -43,8 +45,9 @@ class Implicit(eqx.Module):
         if self.condition is not None and not 1 <= self.condition < np.inf:
             raise ValueError(f"condition: expected a finite number >= 1 or None, got {self.condition}")
 
-    def trusted(self, dtype) -> float:
-        return self.condition or (1e10 if jnp.finfo(dtype).bits == 64 else 1e5)
+    @property
+    def trusted(self) -> float:
+        return self.condition or 1e10
 
     def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
         """(scheme, result) of one game."""
@@ -54,7 +57,7 @@ class Implicit(eqx.Module):
         z, left, J, inverse = jax.lax.stop_gradient(smooth_play.newton(solver, z, used, fixed[1]))
         finite, sound = jnp.isfinite(z).all(), jnp.isfinite(J).all()
         z = jnp.where(finite, z, 0)
-        reached = left <= solver.enough(z.dtype) * unit(system)
+        reached = left <= solver.enough * unit(system)
         if solver.plain:
             boundary, singular = _faults_unsmoothed(
                 z, used, fixed[1], jnp.where(sound, J, jnp.eye(len(J), dtype=J.dtype))
@@ -62,7 +65,7 @@ class Implicit(eqx.Module):
         else:
             condition = jnp.abs(J).sum(0).max() * jnp.abs(inverse).sum(0).max()
             # a crossing of the threshold of use is a change that nobody notices
-            boundary, singular = jnp.array(False), ~(condition <= self.trusted(z.dtype))
+            boundary, singular = jnp.array(False), ~(condition <= self.trusted) | _in_doubt(z, used, fixed[1], inverse)
         inverse = jnp.where(jnp.isfinite(inverse).all(), inverse, 0)
         step = (inverse @ residual(z, used, system).ravel()).reshape(z.shape)
         scheme = smooth_play.to_scheme(z - step, used)
@@ -109,10 +112,12 @@ class Unrolled(eqx.Module):
             return move(z, system), None
 
         @jax.checkpoint
-        def several(z, _):
+        def several(z, early):
+            z = jnp.where(early, smooth_play.snap(z), z)
             return jax.lax.scan(jax.checkpoint(step), z, None, length=each)
 
-        z, _ = jax.lax.scan(several, start, None, length=-(-self.steps // each))
+        chunks = -(-self.steps // each)
+        z, _ = jax.lax.scan(several, start, 2 * np.arange(chunks) < chunks)
         fixed = jax.lax.stop_gradient((z, system))
         left = jnp.abs(residual(fixed[0], used, fixed[1])).max()
         # with A the derivative of a step, that of n steps is short of the equilibrium's by A^n of itself
@@ -121,9 +126,23 @@ class Unrolled(eqx.Module):
         probe = probe - probe.mean(-1, keepdims=True)
         memory = jax.lax.fori_loop(0, self.steps, lambda _, v: along(v), probe)
         forgotten = jnp.linalg.norm(memory.ravel()) <= FORGOTTEN * jnp.linalg.norm(probe.ravel())
-        reached = (left <= solver.enough(z.dtype) * scale) & forgotten
+        reached = (left <= solver.enough * scale) & forgotten
         result = jnp.where(reached, int(Result.SMOOTH), int(Result.NOT_REACHED))
         return smooth_play.to_scheme(z, used), jnp.where(jnp.isfinite(z).all(), result, int(Result.NOT_FINITE))
+
+
+def _in_doubt(z, used, system: System, inverse) -> JaxArray:
+    """Whether the derivative may be another one within the distance from z at which the root may lie, for F is known
+    up to rounding alone. Near a bifurcation both are large, for J changes most along what it is nearly singular in."""
+    F, here = jax.linearize(lambda z: residual(z, used, system), z)
+    game = system.game
+    size = jnp.abs(game.agents).max(-1) / jnp.where(game.mass > 0, game.mass, jnp.inf)
+    noise = ROUNDING * jnp.finfo(z.dtype).eps * (size.max() + jnp.abs(system.temperature * z).max())
+    off = (inverse @ (F.ravel() + noise * jnp.cos(1.0 + jnp.arange(z.size)))).reshape(z.shape)
+    _, there = jax.linearize(lambda z: residual(z, used, system), z + off)
+    change = inverse @ (there(off) - here(off)).ravel()
+    far = jnp.abs(off).max()
+    return ~((far <= DOUBT) & (jnp.abs(change).max() <= DOUBT * far))
 
 
 def _faults_unsmoothed(z, used, system: System, J) -> tuple[JaxArray, JaxArray]:

@@ -10,6 +10,11 @@ With precision inf, F says that all messages in use are worth the same; those no
 
 The root is neared by play (Adam along -F, which is natural-gradient ascent) and finished by damped Newton steps. That
 it is a root says nothing about gains from large deviations: `em.certify` does.
+
+All of it is in float64, whatever the session (`double.py`). Play may pass close to equilibria that are not stable, and
+what rounding has left then grows until it decides where play ends. So that the same game ends the same whatever it is
+compiled or batched with, logits are snapped to a grid on the way: one much coarser than rounding, which is so forgotten
+at every step, and much finer than anything that matters.
 """
 
 from __future__ import annotations
@@ -38,6 +43,8 @@ LONGEST = 4.0  # of a Newton step, in any logit
 SHARES = (1.0, 0.5, 0.2, 0.05)  # of a Newton step that are tried
 SETTLE_RATE = 0.1  # share of the way to the logit response
 ADAM = optax.scale_by_adam(b1=0.5, b2=0.9)  # as in `GradientPlay`
+GRID = 2.0**-30  # of logits during play, and of Newton's while its steps are longer than `FAR`
+FAR = 1e-3
 
 
 class SmoothPlay(eqx.Module):
@@ -51,7 +58,7 @@ class SmoothPlay(eqx.Module):
     settle:           damped logit responses after play, which are kept if they lower |F|
     newton:           steps at most
     tolerance:        |F| of an equilibrium, in units of the largest difference between two actions to any agent;
-                      None: 1e-9 in float64 and 1e-4 in float32
+                      None: 1e-9
     """
 
     agents_precision: Float[Array, "*batch"]
@@ -92,9 +99,10 @@ class SmoothPlay(eqx.Module):
             raise ValueError(f"tolerance: expected a finite number > 0 or None, got {tolerance}")
         self.tolerance = tolerance
 
-    def enough(self, dtype) -> float:
-        """The tolerance in this dtype."""
-        return self.tolerance or (1e-9 if jnp.finfo(dtype).bits == 64 else 1e-4)
+    @property
+    def enough(self) -> float:
+        """The tolerance."""
+        return self.tolerance or 1e-9
 
 
 class System(NamedTuple):
@@ -115,6 +123,11 @@ def unit(system: System) -> Float[Array, ""]:
     spread = game.agents.max(-1) - game.agents.min(-1)
     most = jnp.where(game.mass > TINY, spread / jnp.where(game.mass > TINY, game.mass, 1), 0).max()
     return jax.lax.stop_gradient(jnp.where(most > 0, most, 1))
+
+
+def snap(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The nearest point of the grid; the derivative is that of leaving z as it is."""
+    return z + jax.lax.stop_gradient(jnp.round(z / GRID) * GRID - z)
 
 
 def to_scheme(z: Float[Array, "K rows M"], used: Bool[Array, "K rows M"]) -> Float[Array, "K rows M"]:
@@ -184,7 +197,7 @@ def play(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> Flo
         moved = z - rate * update
         if solver.plain:
             moved = jnp.maximum(moved - moved.max(-1, keepdims=True), FLOOR)
-        moved = moved - moved.mean(-1, keepdims=True)
+        moved = snap(moved - moved.mean(-1, keepdims=True))
         return (jnp.where(jnp.isfinite(moved).all(), moved, z), moments), None
 
     rates = jnp.asarray(np.geomspace(*solver.learning_rate, solver.steps), z.dtype)
@@ -218,7 +231,7 @@ class Root(NamedTuple):
 
 def newton(solver: SmoothPlay, z, used, system: System) -> Root:
     """Newton's method; of each step the share that lowers |F| most is taken, and the search ends where none does."""
-    enough = 0.01 * solver.enough(z.dtype) * unit(system)
+    enough = 0.01 * solver.enough * unit(system)
     size = lambda z: jnp.abs(residual(z, used, system)).max()  # noqa: E731
 
     def going(state):
@@ -238,7 +251,9 @@ def newton(solver: SmoothPlay, z, used, system: System) -> Root:
         sizes = jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)
         best = sizes.argmin()
         better = (sizes[best] < left) & (left > enough) & (count < solver.newton)
-        return root._replace(z=jnp.where(better, tried[best], z)), better, count + 1
+        near = jnp.abs(tried[best] - z).max() <= FAR
+        chosen = jnp.where(near, tried[best], snap(tried[best]))
+        return root._replace(z=jnp.where(better, chosen, z)), better, count + 1
 
     n = z.size
     square = jnp.zeros((n, n), z.dtype)
