@@ -10,45 +10,43 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax import parameters
-from emalign_jax.game import Array, Game, ReducedGame, reduce_game
+from emalign_jax.game import Game, ReducedGame, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs
 from emalign_jax.schemes import check_shape
 from emalign_jax.users import AbstractUser
 
 
-def payoffs(
-    games: Game, schemes: Float[Array, "*batch K XB M"], protocol: AbstractProtocol, user: AbstractUser
-) -> Payoffs:
+def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Payoffs:
     """User value [...] and agents' payoffs [..., K] of `schemes` [..., K, XB, M] (in conversations [..., K, rows, M]).
 
-    Batch axes of games and schemes are broadcast against each other. Pure JAX: works under jit, vmap and grad
-    (grad needs a quantal user, and in Selection a temperature > 0), in the dtype of its inputs.
+    Schemes may also be a `Solution`. Batch axes of games and schemes are broadcast against each other. Pure JAX: works
+    under jit, vmap and grad (grad needs a quantal user, and in Selection a temperature > 0), in the dtype of its inputs.
     """
     return _over_batch("payoffs", games, schemes, protocol, user)
 
 
 def pseudo_gradient(
-    games: Game, schemes: Float[Array, "*batch K XB M"], protocol: AbstractProtocol, user: AbstractUser
+    games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser
 ) -> Float[jax.Array, "*both K XB M"]:
     """d U_i / d scheme_i of every agent i, in closed form (section 2 of the model); batch axes as in `payoffs`."""
     return _over_batch("pseudo_gradient", games, schemes, protocol, user)
 
 
-def sampled_payoffs(
-    games: Game, schemes: Float[Array, "*batch K rows M"], protocol: SampledConversation, user: AbstractUser
-) -> SampledPayoffs:
+def sampled_payoffs(games: Game, schemes, protocol: SampledConversation, user: AbstractUser) -> SampledPayoffs:
     """`payoffs` in a `SampledConversation`, with standard errors; batch axes as there."""
     return _over_batch("sampled_payoffs", games, schemes, protocol, user)
 
 
-def sampled_gradient(
-    games: Game, schemes: Float[Array, "*batch K rows M"], protocol: SampledConversation, user: AbstractUser
-) -> SampledGradient:
+def sampled_gradient(games: Game, schemes, protocol: SampledConversation, user: AbstractUser) -> SampledGradient:
     """`pseudo_gradient` in a `SampledConversation`, with standard errors; batch axes as there."""
     return _over_batch("sampled_gradient", games, schemes, protocol, user)
 
 
 def _over_batch(method: str, games, schemes, protocol, user):
+    games, schemes, protocol, user = checked(games=games, schemes=schemes, protocol=protocol, user=user)
+    if not hasattr(protocol, method):
+        raise ValueError(f"protocol: expected a SampledConversation, got {type(protocol).__name__}: write em.payoffs")
     schemes = jnp.asarray(schemes)
     if schemes.ndim and schemes.shape[-1]:
         protocol.check(games, schemes.shape[-1])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from emalign_jax.game import Game
+from emalign_jax.given import checked
 
 
 def several_users(games: Game, *, anonymous: bool) -> Game:
@@ -21,6 +22,7 @@ def several_users(games: Game, *, anonymous: bool) -> Game:
     anonymous ones are not provided.
     Raises `ValueError` if there is no batch axis.
     """
+    (games,) = checked(games=games)
     if not games.batch_shape:
         raise ValueError("games: expected a batch whose last axis is the users, got one game")
     prior, user, agents = (np.asarray(x) for x in (games.prior, games.user_utility, games.agent_utilities))

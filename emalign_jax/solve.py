@@ -6,7 +6,7 @@ The only module that knows both the accelerated part (`play`) and the exact part
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from emalign_jax.exact.outbidding import outbid_from_monopolies
 from emalign_jax.exact.outbidding import schemes as schemes_of
 from emalign_jax.exact.selection import SelectionCheck, SelectionRational
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, play
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
@@ -64,7 +65,7 @@ def solve(
     user: AbstractUser,
     solver: Solver | None = None,
     *,
-    key: jax.Array | None = None,
+    key: jax.Array | SupportsIndex | None = None,
     starts: int = 1,
     start: Any = "random",
     messages: int | None = None,
@@ -78,7 +79,7 @@ def solve(
 
     solver:   `GradientPlay` (the default), whose results are checked and moved on by exact best responses, or
               `BestResponseDynamics`, exact from the first step.
-    key:      needed for random starts; game i's start depends on (key, start, i) alone.
+    key:      a key or an integer seed, needed for random starts; game i's start depends on (key, start, i) alone.
     start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
               schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
@@ -91,6 +92,8 @@ def solve(
               (`certify` the schemes afterwards); `result` says SMOOTH, or why the derivative cannot be trusted.
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
+    games, protocol, user, solver = checked(games=games, protocol=protocol, user=user, solver=solver)
+    key, start, differentiation = checked(key=key, start=start, differentiation=differentiation)
     check_word(lp)
     starts, first = integer("starts", starts, 1), integer("first", first, 0)
     messages = None if messages is None else integer("messages", messages, 1)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.tree import Tree
 
 Respond = Callable[[Any, Any, Any], Any]  # (values, favour, scale) to a law, see `AbstractUser.respond`
@@ -81,6 +81,7 @@ class QuantalUser(AbstractUser):
 
     def __init__(self, precision):
         if not isinstance(precision, Tracer):
+            precision = as_float_array("precision", precision)
             if not isinstance(precision, jax.Array):
                 precision = np.asarray(precision, np.float64)
             if not bool((precision > 0).all()) or not bool(np.isfinite(precision).all()):

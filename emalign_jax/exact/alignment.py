@@ -33,6 +33,7 @@ from emalign_jax.exact.residuals import (
     unit_of,
 )
 from emalign_jax.game import LARGEST
+from emalign_jax.given import checked
 from emalign_jax.lp import least_squares
 from emalign_jax.workers import each
 
@@ -379,12 +380,7 @@ def _row(*values) -> Alignment:
 
 
 def _table(name: str, value, core: str) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{name}: expected a rectangular array of numbers, got ragged rows") from None
-    if array.dtype.kind not in "iubf":
-        raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    array = np.asarray(checked(**{name: value})[0])
     if array.ndim < core.count(",") or 0 in array.shape[-core.count(",") :]:
         raise ValueError(f"{name}: expected shape {core} with no empty axis of these, got {list(array.shape)}")
     return array.astype(np.float64, copy=False)

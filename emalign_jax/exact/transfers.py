@@ -15,6 +15,7 @@ from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.responses import respond, value_scale
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.users import AbstractUser, RationalUser
 
 KINDS = ("action", "outcome")
@@ -44,6 +45,7 @@ def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex"
     kind: "action" or "outcome", what transfers may depend on; inf where no payment by action alone does it
     Raises `ValueError` for an unknown word; NaN where the game is malformed or its LP failed.
     """
+    (games,) = checked(games=games)
     _check(kind=kind)
     if weights not in WEIGHTS:
         raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
@@ -61,11 +63,12 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
     The guarantee is V_full less the coverage slack (without a rational user's obedience), as in `coverage`; it holds in
     Pooled, and in Selection with temperature 0, and V_full does not change with transfers if her ties are her own.
     """
+    user = RationalUser(ties="lowest") if user is None else user
+    games, budget, user = checked(games=games, budget=budget, user=user)
     _check(kind=kind)
     budget = np.asarray(budget, np.float64)
     if not ((budget >= 0) & np.isfinite(budget)).all():
         raise ValueError(f"budget: expected finite numbers >= 0, got {budget}")
-    user = RationalUser(ties="lowest") if user is None else user
     batch = np.broadcast_shapes(games.batch_shape, budget.shape)
     flat, budgets = flatten_games(games, batch), np.broadcast_to(budget, batch).ravel()
     reduced = reduce_game(flat, np)

@@ -16,7 +16,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.arguments import shown
+from emalign_jax.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.protocols._base import (
     MAX_CELLS,
     UNROLLED,
@@ -49,6 +50,7 @@ class Selection(AbstractProtocol):
     def __init__(self, temperature: Any = 0.0, then: Conversation | None = None):
         traced = isinstance(temperature, Tracer)
         if not traced:
+            temperature = as_float_array("temperature", temperature)
             if not isinstance(temperature, jax.Array):
                 temperature = np.asarray(temperature, np.float64)
             if not bool(np.isfinite(temperature).all()) or not bool((temperature >= 0).all()):
@@ -56,7 +58,7 @@ class Selection(AbstractProtocol):
             if bool((temperature == 0).any()) and not bool((temperature == 0).all()):
                 raise ValueError("temperature: expected all 0 or all > 0 over the batch, got a mixture")
         if not (then is None or isinstance(then, Conversation)):
-            raise ValueError(f"then: expected a Conversation or None, got {type(then).__name__}")
+            raise ValueError(f"then: expected a Conversation or None, got {shown(then)}")
         self.temperature = temperature
         self.then = then
         self.sharp = not traced and bool((temperature == 0).all())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from emalign_jax.differentiable import check, starts_of
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import certify
 from emalign_jax.game import Game
+from emalign_jax.given import as_key, checked
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.mechanisms.channel import Channel
 from emalign_jax.play import SmoothPlay
@@ -44,7 +45,7 @@ def evaluate(
     params: Any,
     solver: SmoothPlay,
     *,
-    key: jax.Array,
+    key: jax.Array | SupportsIndex,
     smooth: bool = False,
     start=None,
     progress=None,
@@ -54,6 +55,10 @@ def evaluate(
     smooth: certify the smoothed equilibrium itself; False goes on from it to an equilibrium of agents who are not
         smoothed, by `solve` (not through a channel, where the smoothed one is kept).
     """
+    games, protocol, user, mechanism, params, solver = checked(
+        games=games, protocol=protocol, user=user, mechanism=mechanism, params=params, solver=solver
+    )
+    key = as_key(key)
     cost = np.zeros(games.batch_shape)
     under = games, protocol, user
     if mechanism is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from emalign_jax.arguments import integer
 from emalign_jax.differentiable import starts_of
 from emalign_jax.game import Game
+from emalign_jax.given import as_key, checked
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
@@ -112,7 +113,7 @@ def tune(
     objective: Objective | None = None,
     solver: SmoothPlay | None = None,
     *,
-    key: jax.Array,
+    key: jax.Array | SupportsIndex,
     starts: int = 1,
     restarts: int = 1,
     draws: int | None = None,
@@ -139,6 +140,10 @@ def tune(
     The result is of smoothed equilibria: `tuning.evaluate` certifies what the parameters are worth.
     Raises `ValueError` for what cannot be tuned. In the dtype of `games` (float64 needs x64).
     """
+    games, protocol, user, mechanism, objective, solver = checked(
+        games=games, protocol=protocol, user=user, mechanism=mechanism, objective=objective, solver=solver
+    )
+    key = as_key(key)
     steps, plan = integer("steps", steps, 1), Plan(starts, restarts, draws, polish, finalists).checked()
     problem = make_problem(
         games, protocol, user, mechanism, objective, solver, steps, learning_rate, optimizer, differentiation
