@@ -21,7 +21,7 @@ def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser
     """User value [...] and agents' payoffs [..., K] of `schemes` [..., K, XB, M] (in conversations [..., K, rows, M]).
 
     Schemes may also be a `Solution`. Batch axes of games and schemes are broadcast against each other. Pure JAX: works
-    under jit, vmap and grad (grad needs a quantal user, and in Selection a temperature > 0), in the dtype of its inputs.
+    under jit, vmap and grad (grad needs a quantal user, and in Selection a temperature > 0), in its inputs' dtype.
     """
     return _over_batch("payoffs", games, schemes, protocol, user)
 
@@ -54,13 +54,13 @@ def _over_batch(method: str, games, schemes, protocol, user):
     user.check(games, protocol, schemes.shape[-1])
     protocol.check_user(games, user, schemes.shape[-1])
     np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
-    return _compiled(method, games, schemes, protocol, user)
+    return compiled(method, games, schemes, protocol, user)
 
 
 @partial(jax.jit, static_argnums=0)  # one compilation a size; operation by operation, the first call takes seconds
-def _compiled(method: str, games, schemes, protocol, user):
-    batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
-    reduced = reduce_game(games)
+def compiled(method: str, games, schemes, protocol, user):
+    reduced = games if isinstance(games, ReducedGame) else reduce_game(games)
+    batch = np.broadcast_shapes(reduced.mass.shape[:-2], schemes.shape[:-3])
 
     def flat(x, core):
         return jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - core :])).reshape(-1, *x.shape[x.ndim - core :])

@@ -5,6 +5,7 @@ The only module that knows both the accelerated part (`play`) and the exact part
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -170,7 +171,7 @@ class _Search:
         self.protocol, self.user = (parameters.flatten(module, self.batch) for module in (protocol, user))
         self.reduced = reduce_game(self.flat, np)
         form = standard_form(self.reduced, self.protocol, self.user)  # play is in standard units, like the checks
-        self.standard = form.game, form.protocol, form.user
+        self.form, self.standard = form, (form.game, form.protocol, form.user)
         self.cells = protocol.cells(games, messages)
         self.certificates: list[exact.Certificate | None] = [None] * self.N
         self.terms: list[exact.Terms | None] = [None] * self.N  # of the certificates' guarantees
@@ -411,15 +412,18 @@ class _Search:
         return exact.stack_certificates(rows, self.batch, self.K)
 
     def values(self):
-        """Payoffs by the accelerated route, for schemes that are not checked."""
-        from emalign_jax.payoffs import payoffs
+        """Payoffs by the accelerated route, for schemes that are not checked; in standard units, for which float32 has
+        room whatever the utilities are."""
+        from emalign_jax.payoffs import compiled
 
-        everything = self.flat, self.schemes, self.protocol, self.user
+        game, protocol, user = self.standard
+        game = ReducedGame(*(np.asarray(x, self.solver.dtype) for x in game))
+        everything = game, self.schemes.astype(self.solver.dtype), protocol, user
         together = max(1, VALUED_CELLS // self.cells)
-        parts = []
-        for at in range(0, self.N, together):
-            games, *rest = jax.tree.map(lambda x, at=at: x[at : at + together], everything)
-            games = Game(*(np.asarray(x, self.solver.dtype) for x in games.__dict__.values()), check="shapes")
-            parts.append(payoffs(games, *rest))
-        user, agents = (np.concatenate([np.asarray(x, np.float64) for x in part]) for part in zip(*parts, strict=True))
-        return user.reshape(self.batch), agents.reshape((*self.batch, self.K))
+        value, paid = np.full(self.N, np.nan), np.full((self.N, self.K), np.nan)
+        with jax.enable_x64(True) if self.solver.dtype == "float64" else contextlib.nullcontext():
+            for at in range(0, self.N, together):
+                some = slice(at, at + together)
+                value[some], paid[some] = compiled("payoffs", *jax.tree.map(lambda x, some=some: x[some], everything))
+        unit, zero, units, zeros = self.form[3:]
+        return (unit * value + zero).reshape(self.batch), (units * paid + zeros).reshape((*self.batch, self.K))

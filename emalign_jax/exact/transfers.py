@@ -73,17 +73,17 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
     flat, budgets = flatten_games(games, batch), np.broadcast_to(budget, batch).ravel()
     reduced = reduce_game(flat, np)
     K, A, Z = games.agents, games.actions, games.outcomes if kind == "outcome" else 1
-    rows = []
+    shapes = (), (), (K, A, Z), (K,)
+    columns = [np.full((len(budgets), *shape), np.nan) for shape in shapes]
     for k, fault in enumerate(faults(flat)):
         if fault:
-            rows.append((np.nan, np.nan, np.full((K, A, Z), np.nan), np.full(K, np.nan)))
             continue
         own = ReducedGame(*(np.asarray(x[k]) for x in reduced))
         prior = np.asarray(flat.prior[k], np.float64)
         best = _best(own, prior, user, budgets[k], kind)
-        rows.append((best[0], _best(own, prior, user, 0.0, kind)[0], *best[1:]))
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    return BestTransfers(*(x.reshape(*batch, *x.shape[1:]) for x in columns))
+        for column, value in zip(columns, (best[0], _best(own, prior, user, 0.0, kind)[0], *best[1:]), strict=True):
+            column[k] = value
+    return BestTransfers(*(x.reshape((*batch, *shape)) for x, shape in zip(columns, shapes, strict=True)))
 
 
 def _check(kind: str) -> None:

@@ -59,6 +59,8 @@ def evaluate(
         games=games, protocol=protocol, user=user, mechanism=mechanism, params=params, solver=solver
     )
     key = as_key(key)
+    if len(games.batch_shape) != 1 or not games.batch_shape[0]:
+        raise ValueError(f"games: expected one batch axis, of at least one game, got {list(games.batch_shape)}")
     cost = np.zeros(games.batch_shape)
     under = games, protocol, user
     if mechanism is not None:
