@@ -37,7 +37,8 @@ def solve_smooth(
 
     A game with numbers that are not finite gets NaN, the code NOT_FINITE, and derivatives 0.
     """
-    return _solve(games, protocol, user, solver, differentiation, jnp.asarray(start))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its game a code
+        return _solve(games, protocol, user, solver, differentiation, jnp.asarray(start))
 
 
 def check(protocol: Any, user: Any, solver: Any) -> None:

@@ -145,7 +145,8 @@ def reduce_game(game: Game, xp=jnp) -> ReducedGame:
     if xp is np:
         p, u, v = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
     else:
-        p, u, v = (xp.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is not NumPy's to report
+            p, u, v = (xp.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
     # products and sums, not matrix products: no TF32 on an accelerator, and XLA fuses them
     with np.errstate(invalid="ignore"):  # a malformed game, 0 * inf, is not NumPy's to report
         g = (p[..., None, :] * u[..., None, None, :, :]).sum(-1)

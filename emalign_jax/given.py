@@ -55,6 +55,22 @@ def _check(name: str, value: Any, names: tuple[str, ...]) -> Any:
     return _an_instance(name, value, names) if name in _kinds() else value
 
 
+def check_precision(**given: Any) -> None:
+    """Raise `ValueError` where x64 is off and a number is too large for float32; it names the field."""
+    if jax.config.jax_enable_x64:
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        if not (isinstance(leaf, np.ndarray) and leaf.dtype == np.float64):
+            continue
+        large = leaf[np.isfinite(leaf) & (abs(leaf) > np.finfo(np.float32).max)]
+        if large.size:
+            name = getattr(path[-1], "name", None) or getattr(path[-1], "key", "")
+            raise ValueError(
+                f"{name}: {large[0]:g} is too large for float32, in which jax computes here: take a larger unit, or "
+                'switch float64 on by jax.config.update("jax_enable_x64", True)'
+            )
+
+
 def as_key(key: Any) -> jax.Array:
     """A jax key from a key or an integer seed."""
     return _key("key", key, ())

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from emalign_jax import parameters
 from emalign_jax.game import Game, ReducedGame, reduce_game
-from emalign_jax.given import checked
+from emalign_jax.given import check_precision, checked
 from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs
 from emalign_jax.schemes import check_shape
 from emalign_jax.users import AbstractUser
@@ -47,6 +47,7 @@ def _over_batch(method: str, games, schemes, protocol, user):
     games, schemes, protocol, user = checked(games=games, schemes=schemes, protocol=protocol, user=user)
     if not hasattr(protocol, method):
         raise ValueError(f"protocol: expected a SampledConversation, got {type(protocol).__name__}: write em.payoffs")
+    check_precision(games=games, schemes=schemes, protocol=protocol, user=user)
     schemes = jnp.asarray(schemes)
     if schemes.ndim and schemes.shape[-1]:
         protocol.check(games, schemes.shape[-1])

@@ -421,7 +421,8 @@ class _Search:
         everything = game, self.schemes.astype(self.solver.dtype), protocol, user
         together = max(1, VALUED_CELLS // self.cells)
         value, paid = np.full(self.N, np.nan), np.full((self.N, self.K), np.nan)
-        with jax.enable_x64(True) if self.solver.dtype == "float64" else contextlib.nullcontext():
+        x64 = jax.enable_x64(True) if self.solver.dtype == "float64" else contextlib.nullcontext()
+        with x64, np.errstate(over="ignore"):
             for at in range(0, self.N, together):
                 some = slice(at, at + together)
                 value[some], paid[some] = compiled("payoffs", *jax.tree.map(lambda x, some=some: x[some], everything))

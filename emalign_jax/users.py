@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from emalign_jax.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.tree import Tree
@@ -92,13 +92,27 @@ class QuantalUser(AbstractUser):
         self.precision = precision
 
     def respond(self, values, favour, scale):
-        return jax.nn.softmax(jnp.asarray(self.precision, values.dtype) * values, axis=-1)
+        return logit(values, self.precision)
 
     def smoothed(self, precision):
         return self
 
     def in_units(self, unit):
         return QuantalUser(self.precision * unit)
+
+
+def logit(
+    values: Float[Array, "*shape A"], rate: Float[Array, ""], among: Bool[Array, "*some A"] | bool = True
+) -> Float[Array, "*more A"]:
+    """softmax(rate * values) over those `among` which the choice is, at any rate.
+
+    Differences to the best come first, and its own is 0 by its index: what is compiled may compute values twice and
+    round them otherwise, which at a rate beyond 1 / eps would leave a best value above or far below the largest."""
+    best = jax.nn.one_hot(jnp.where(among, values, -jnp.inf).argmax(-1), values.shape[-1], dtype=bool)
+    short = values - jnp.where(best, values, 0).sum(-1, keepdims=True)
+    odds = jnp.exp(jnp.asarray(rate, values.dtype) * jnp.where(best | (short > 0), 0, short))
+    odds = jnp.where(among, odds, 0)
+    return odds / odds.sum(-1, keepdims=True)
 
 
 class RationalUser(AbstractUser):

@@ -31,7 +31,7 @@ from emalign_jax.protocols._base import (
     user_scale,
 )
 from emalign_jax.protocols.conversation import Conversation
-from emalign_jax.users import AbstractUser, QuantalUser
+from emalign_jax.users import AbstractUser, QuantalUser, logit
 
 TIE_TOLERANCE = 1e-9  # values closer than this, relative to the user's range, are equal (float64)
 
@@ -74,10 +74,14 @@ class Selection(AbstractProtocol):
     def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
         """The law over agents, given the user's value of each."""
         if not self.sharp:
-            return jax.nn.softmax(values / jnp.asarray(self.temperature, values.dtype))
+            return logit(values, self.rate(values.dtype))
         tolerance = max(TIE_TOLERANCE, 4 * float(jnp.finfo(values.dtype).eps))
         best = values >= values.max() - tolerance * scale
         return jax.nn.one_hot(jnp.argmax(best), values.shape[-1], dtype=values.dtype)
+
+    def rate(self, dtype) -> Float[jax.Array, "*batch"]:
+        """1 / temperature, as far as `dtype` has a number for it."""
+        return 1 / jnp.maximum(jnp.asarray(self.temperature, dtype), jnp.finfo(dtype).tiny)
 
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser

@@ -89,8 +89,9 @@ def _smooth(games: Game, protocol, user, solver: SmoothPlay, key, start) -> Floa
     if start is None:
         start = starts_of(games, protocol, key, 1, protocol.messages(games))
     batch, start = games.batch_shape, np.asarray(start)
-    setting = games, *(parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
-    setting = jax.tree.map(jnp.asarray, setting)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its game a code
+        setting = games, *(parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
+        setting = jax.tree.map(jnp.asarray, setting)
     schemes, _, _ = equilibria(len(start), lambda n: (*jax.tree.map(lambda x: x[n], setting), start[n]))
     return np.asarray(schemes, np.float64)
 

@@ -51,7 +51,8 @@ def make_problem(
     if not 0 < learning_rate < np.inf:
         raise ValueError(f"learning_rate: expected a finite number > 0, got {learning_rate}")
     mechanism.check(games, protocol, user)
-    games = jax.tree.map(jnp.asarray, games)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its game a code
+        games = jax.tree.map(jnp.asarray, games)
     optimizer = _adam(float(learning_rate), steps) if optimizer is None else optimizer
     return Problem(
         games, protocol, user, mechanism, Objective() if objective is None else objective,
