@@ -87,7 +87,8 @@ def _solve(games, protocol, user, solver, differentiation, start):
     reduced = ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4))
     dtype = reduced.user.dtype
     start = flat(start, 3).astype(dtype)
-    protocol, user, solver = (parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
+    modules = [parameters.flatten(module, batch, jnp) for module in (protocol, user, solver)]
+    protocol, user, solver = parameters.cast(modules, dtype)
 
     def one(game, start, protocol, user, solver, whole):
         leaves = jax.tree.leaves((game, start, protocol, user))

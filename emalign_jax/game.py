@@ -147,6 +147,9 @@ def reduce_game(game: Game, xp=jnp) -> ReducedGame:
     else:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is not NumPy's to report
             p, u, v = (xp.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.result_type(p, u, v)
+        p, u, v = (x.astype(dtype) for x in (p, u, v))
     # products and sums, not matrix products: no TF32 on an accelerator, and XLA fuses them
     with np.errstate(invalid="ignore"):  # a malformed game, 0 * inf, is not NumPy's to report
         g = (p[..., None, :] * u[..., None, None, :, :]).sum(-1)

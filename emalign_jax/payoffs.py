@@ -61,6 +61,8 @@ def _over_batch(method: str, games, schemes, protocol, user):
 @partial(jax.jit, static_argnums=0)  # one compilation a size; operation by operation, the first call takes seconds
 def compiled(method: str, games, schemes, protocol, user):
     reduced = games if isinstance(games, ReducedGame) else reduce_game(games)
+    dtype = parameters.common_dtype(*reduced, schemes)
+    reduced, schemes = parameters.cast((reduced, schemes), dtype)
     batch = np.broadcast_shapes(reduced.mass.shape[:-2], schemes.shape[:-3])
 
     def flat(x, core):
@@ -69,8 +71,7 @@ def compiled(method: str, games, schemes, protocol, user):
     arguments = (
         ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4)),
         flat(schemes, 3),
-        parameters.flatten(protocol, batch, jnp),
-        parameters.flatten(user, batch, jnp),
+        *(parameters.cast(parameters.flatten(module, batch, jnp), dtype) for module in (protocol, user)),
     )
     with jax.default_matmul_precision("highest"):
         out = jax.vmap(lambda g, s, p, u: getattr(p, method)(g, s, u))(*arguments)

@@ -138,7 +138,8 @@ class RationalUser(AbstractUser):
     def respond(self, values, favour, scale):
         tied = values >= values.max(-1, keepdims=True) - self.tolerance * scale
         if self.ties == "uniform":
-            return tied / tied.sum(-1, keepdims=True, dtype=values.dtype)
+            tied = tied.astype(values.dtype)
+            return tied / tied.sum(-1, keepdims=True)
         rank = jnp.where(tied, favour, -jnp.inf) if self.ties == "agents" else tied
         return jax.nn.one_hot(jnp.argmax(rank, -1), values.shape[-1], dtype=values.dtype)
 

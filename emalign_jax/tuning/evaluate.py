@@ -22,6 +22,7 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.solve import solve
 from emalign_jax.tuning.blocks import equilibria
+from emalign_jax.tuning.problem import on_device
 from emalign_jax.users import AbstractUser
 
 
@@ -64,8 +65,10 @@ def evaluate(
     cost = np.zeros(games.batch_shape)
     under = games, protocol, user
     if mechanism is not None:
-        cost = np.broadcast_to(np.asarray(mechanism.cost(params, games), np.float64), games.batch_shape)
-        under = mechanism.apply(params, games, protocol, user)
+        here = on_device(games) if jax.config.jax_enable_x64 else games  # float64 as given is certified as given
+        with np.errstate(over="ignore"):
+            cost = np.broadcast_to(np.asarray(mechanism.cost(params, here), np.float64), games.batch_shape)
+            under = mechanism.apply(params, here, protocol, user)
     schemes = _smooth(*under, solver, key, start)
     through = isinstance(under[1], Channel)
     if smooth or through:
