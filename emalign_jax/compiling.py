@@ -71,3 +71,10 @@ def _at_first_call(fun, wrap, own):
         return made[0](*args, **kwargs)
 
     return call
+
+
+def update_of(optimizer, *args):
+    """optimizer.update(*args): optax multiplies its integer counts by floats, which a session of strict promotion of
+    types (`jax_numpy_dtype_promotion`) refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        return optimizer.update(*args)

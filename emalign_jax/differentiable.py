@@ -42,7 +42,8 @@ def solve_smooth(
 
     In the dtype of the games. A game with numbers that are not finite gets NaN, the code NOT_FINITE, and derivatives 0.
     """
-    return _solve(games, protocol, user, solver, differentiation, jnp.asarray(start))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its game a code
+        return _solve(games, protocol, user, solver, differentiation, jnp.asarray(start))
 
 
 def check(protocol: Any, user: Any, solver: Any) -> None:
@@ -97,7 +98,8 @@ def _solve_all(games, protocol, user, solver, start, differentiation):
     reduced = ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4))
     dtype = reduced.user.dtype
     start = flat(start, 3).astype(dtype)
-    protocol, user, solver = (parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
+    modules = [parameters.flatten(module, batch, jnp) for module in (protocol, user, solver)]
+    protocol, user, solver = parameters.cast(modules, dtype)
 
     def one(game, start, protocol, user, solver, whole):
         leaves = jax.tree.leaves((game, start, protocol, user))

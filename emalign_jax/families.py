@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import numpy as np
 
 from emalign_jax.arguments import integer
 from emalign_jax.game import Game, reduce_game
+from emalign_jax.given import as_key
 
 MAX_REDRAWS = 1000
 REDRAW_BLOCK = 1024  # games redrawn in one call, so that one size is compiled
@@ -95,7 +97,7 @@ FAMILIES: dict[str, Callable] = {
 
 
 def random_games(
-    key: jax.Array,
+    key: jax.Array | SupportsIndex,
     count: int,
     *,
     first: int = 0,
@@ -128,6 +130,7 @@ def random_games(
     information_worth: redraw games in which V_full - V_none is below this share of the range of u
     Raises `ValueError` that names the argument and the rule.
     """
+    key = as_key(key)
     features = states if agent_features is None else agent_features
     first = integer("first", first, 0)
     check_arguments(

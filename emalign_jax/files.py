@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emalign_jax.game import Game, faults
+from emalign_jax.game import Game, as_float_array, faults
+from emalign_jax.given import checked
 
 GAME_FIELDS = ("prior", "user_utility", "agent_utilities")
 # what zipfile and zlib raise on damage; RuntimeError where a flipped bit asks for a password or an unknown method
@@ -58,6 +59,7 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
 
 def save_games(path: str | os.PathLike, games: Game) -> None:
     """Write games to an .npz, atomically. Raises `ValueError` for an unwritable place."""
+    (games,) = checked(games=games)
     save_arrays(path, {name: np.asarray(getattr(games, name)) for name in GAME_FIELDS})
 
 
@@ -78,7 +80,8 @@ def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.nd
 
 def save_schemes(path: str | os.PathLike, schemes) -> None:
     """Write schemes to an .npz, atomically."""
-    save_arrays(path, {"schemes": np.asarray(schemes)})
+    (schemes,) = checked(schemes=schemes)
+    save_arrays(path, {"schemes": np.asarray(as_float_array("schemes", schemes))})
 
 
 def sizes(path: str | os.PathLike) -> list[int | None]:

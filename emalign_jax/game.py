@@ -10,6 +10,7 @@ Letters used for shapes throughout the package:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import equinox as eqx
@@ -20,6 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax import units
+from emalign_jax.arguments import shown
 
 Array = jax.Array | np.ndarray
 
@@ -50,9 +52,9 @@ class Game(eqx.Module):
     def __init__(self, prior, user_utility, agent_utilities, *, check: str = "values"):
         if check not in ("values", "shapes"):
             raise ValueError(f'check: expected "values" or "shapes", got {check!r}')
-        self.prior = _as_float_array("prior", prior)
-        self.user_utility = _as_float_array("user_utility", user_utility)
-        self.agent_utilities = _as_float_array("agent_utilities", agent_utilities)
+        self.prior = as_float_array("prior", prior)
+        self.user_utility = as_float_array("user_utility", user_utility)
+        self.agent_utilities = as_float_array("agent_utilities", agent_utilities)
         _check_shapes(self)
         if check == "values" and not any(isinstance(x, Tracer) for x in jax.tree.leaves(self)):
             for index, fault in zip(np.ndindex(self.batch_shape), faults(self).ravel(), strict=True):
@@ -89,11 +91,39 @@ class Game(eqx.Module):
         """Agent 0 alone with the user: for checks of sizes, where agents do not differ."""
         return Game(self.prior, self.user_utility, self.agent_utilities[..., :1, :, :], check="shapes")
 
+    def __len__(self) -> int:
+        """Games along the first batch axis."""
+        if not self.batch_shape:
+            raise TypeError("this is one game, not a batch: it has no length")
+        return self.batch_shape[0]
+
+    def __bool__(self) -> bool:
+        return not self.batch_shape or len(self) > 0
+
+    def __iter__(self) -> Iterator[Game]:
+        """The games along the first batch axis."""
+        if not self.batch_shape:
+            raise TypeError("this is one game, not a batch: there is nothing to go through")
+        return (self[k] for k in range(len(self)))
+
     def __getitem__(self, index) -> Game:
-        """The games at `index` of the batch axes."""
+        """The games at `index` of the batch axes, as NumPy would have it: numbers, slices, arrays, masks."""
         if not self.batch_shape:
             raise IndexError("this is one game, not a batch: there is nothing to index")
-        return jax.tree.map(lambda x: x[index], self)
+        parts = index if isinstance(index, tuple) else (index,)
+        parts = tuple(np.asarray(part, None if part else int) if isinstance(part, list) else part for part in parts)
+        if not any(isinstance(part, Tracer) for part in parts):
+            parts = tuple(np.asarray(part) if isinstance(part, jax.Array) else part for part in parts)
+            try:  # jax takes the nearest index there is; and an ellipsis must not reach beyond the batch axes
+                np.broadcast_to(False, self.batch_shape)[parts]
+            except IndexError as error:
+                raise IndexError(f"games with batch axes {list(self.batch_shape)}: {error}") from None
+        if any(part is Ellipsis for part in parts):
+            return Game(
+                *(x[(*parts, *(slice(None),) * (x.ndim - len(self.batch_shape)))] for x in jax.tree.leaves(self)),
+                check="shapes",
+            )
+        return jax.tree.map(lambda x: x[parts], self)
 
 
 class ReducedGame(NamedTuple):
@@ -114,6 +144,8 @@ def reduce_game(game: Game, xp=jnp) -> ReducedGame:
 
     Actions that are worth the same in a cell but for rounding are made exactly so.
     """
+    if not isinstance(game, Game):
+        raise ValueError(f"game: expected a Game, got {shown(game)}")
     reduced, user_zero, agents_zero = centred_game(game, xp)
     with np.errstate(invalid="ignore", over="ignore"):  # as there
         user, agents = reduced.user + user_zero[..., None], reduced.agents + agents_zero[..., None]
@@ -138,7 +170,11 @@ def centred_game(game: Game, xp=jnp) -> CentredGame:
     if xp is np:
         p, u, v = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
     else:
-        p, u, v = (xp.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is not NumPy's to report
+            p, u, v = (xp.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.result_type(p, u, v)
+        p, u, v = (x.astype(dtype) for x in (p, u, v))
     with np.errstate(invalid="ignore", over="ignore"):  # a malformed game, 0 * inf, is not NumPy's to report
         likely = p.sum((-3, -2))
         expected = (likely[..., None, :] * u).sum(-1)
@@ -199,7 +235,8 @@ def faults(game: Game) -> np.ndarray:
     return found
 
 
-def _as_float_array(field: str, value) -> Array:
+def as_float_array(field: str, value) -> Array:
+    """`value` as it is if it holds floats, integers as floats; `ValueError` for anything that is no array of reals."""
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jnp.floating):
             return value
@@ -213,7 +250,11 @@ def _as_float_array(field: str, value) -> Array:
     if array.dtype.kind in "iub":
         array = array.astype(np.float64)
     if array.dtype.kind != "f":
-        raise ValueError(f"{field}: expected real numbers, got dtype {array.dtype}")
+        what = shown(value) if array.dtype == object and not array.ndim else f"dtype {array.dtype}"
+        raise ValueError(f"{field}: expected real numbers, got {what}")
+    if array.dtype.itemsize > 8:  # jax knows no longer ones
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)
     return array
 
 

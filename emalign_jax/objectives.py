@@ -34,11 +34,11 @@ class Objective(eqx.Module):
     def __call__(self, values: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> Float[Array, ""]:
         """Values that are not counted, such as those of untrusted derivatives, may be NaN. 0 if none is."""
         game, games = self.of_games(values, counted), counted.any(0)
-        game, count = jnp.where(games, game, 0), jnp.maximum(games.sum(), 1)
+        game, count = jnp.where(games, game, 0), jnp.maximum(games.sum(dtype=values.dtype), 1)
         if self.over_games == "mean":
             return game.sum() / count
         order = jnp.sort(jnp.where(games, game, jnp.inf))
-        rank = jnp.arange(len(order))
+        rank = jnp.arange(len(order), dtype=values.dtype)
         if self.over_games == "cvar":
             share = jnp.clip(self.level * count - rank, 0, 1)  # the last game counts in part
             return (share * jnp.where(share > 0, order, 0)).sum() / share.sum()
@@ -51,7 +51,7 @@ class Objective(eqx.Module):
         safe = jnp.where(counted, values, 0)
         if self.over_starts == "worst":
             return jnp.where(counted, safe, jnp.inf).min(0)
-        return safe.sum(0) / jnp.maximum(counted.sum(0), 1)
+        return safe.sum(0) / jnp.maximum(counted.sum(0, dtype=values.dtype), 1)
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Module = TypeVar("Module")
@@ -19,6 +20,17 @@ def flatten(module: Module, batch: tuple[int, ...], xp=np) -> Module:
         return xp.broadcast_to(x, (*batch, *own)).reshape(-1, *own)
 
     return jax.tree.map(flat, module, _axes(module))
+
+
+def common_dtype(*arrays) -> Any:
+    """The float type of results from all of these, as jax promotes types unless told to be strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*arrays)
+
+
+def cast(tree: Any, dtype) -> Any:
+    """The floats of `tree`, arrays of jax's, as `dtype`; integers, such as seeds and steps, stay what they are."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def item(module: Module, index: Any) -> Module:

@@ -10,45 +10,44 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax import parameters
-from emalign_jax.game import Array, Game, ReducedGame, centred_game, reduce_game
+from emalign_jax.game import Game, ReducedGame, centred_game, reduce_game
+from emalign_jax.given import check_precision, checked
 from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs
 from emalign_jax.schemes import check_shape
 from emalign_jax.users import AbstractUser
 
 
-def payoffs(
-    games: Game, schemes: Float[Array, "*batch K XB M"], protocol: AbstractProtocol, user: AbstractUser
-) -> Payoffs:
+def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Payoffs:
     """User value [...] and agents' payoffs [..., K] of `schemes` [..., K, XB, M] (in conversations [..., K, rows, M]).
 
-    Batch axes of games and schemes are broadcast against each other. Pure JAX: works under jit, vmap and grad
-    (grad needs a quantal user, and in Selection a temperature > 0), in the dtype of its inputs.
+    Schemes may also be a `Solution`. Batch axes of games and schemes are broadcast against each other. Pure JAX: works
+    under jit, vmap and grad (grad needs a quantal user, and in Selection a temperature > 0), in its inputs' dtype.
     """
     return _over_batch("payoffs", games, schemes, protocol, user)
 
 
 def pseudo_gradient(
-    games: Game, schemes: Float[Array, "*batch K XB M"], protocol: AbstractProtocol, user: AbstractUser
+    games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser
 ) -> Float[jax.Array, "*both K XB M"]:
     """d U_i / d scheme_i of every agent i, in closed form (section 2 of the model); batch axes as in `payoffs`."""
     return _over_batch("pseudo_gradient", games, schemes, protocol, user)
 
 
-def sampled_payoffs(
-    games: Game, schemes: Float[Array, "*batch K rows M"], protocol: SampledConversation, user: AbstractUser
-) -> SampledPayoffs:
+def sampled_payoffs(games: Game, schemes, protocol: SampledConversation, user: AbstractUser) -> SampledPayoffs:
     """`payoffs` in a `SampledConversation`, with standard errors; batch axes as there."""
     return _over_batch("sampled_payoffs", games, schemes, protocol, user)
 
 
-def sampled_gradient(
-    games: Game, schemes: Float[Array, "*batch K rows M"], protocol: SampledConversation, user: AbstractUser
-) -> SampledGradient:
+def sampled_gradient(games: Game, schemes, protocol: SampledConversation, user: AbstractUser) -> SampledGradient:
     """`pseudo_gradient` in a `SampledConversation`, with standard errors; batch axes as there."""
     return _over_batch("sampled_gradient", games, schemes, protocol, user)
 
 
 def _over_batch(method: str, games, schemes, protocol, user):
+    games, schemes, protocol, user = checked(games=games, schemes=schemes, protocol=protocol, user=user)
+    if not hasattr(protocol, method):
+        raise ValueError(f"protocol: expected a SampledConversation, got {type(protocol).__name__}: write em.payoffs")
+    check_precision(games=games, schemes=schemes, protocol=protocol, user=user)
     schemes = jnp.asarray(schemes)
     if schemes.ndim and schemes.shape[-1]:
         protocol.check(games, schemes.shape[-1])
@@ -56,14 +55,16 @@ def _over_batch(method: str, games, schemes, protocol, user):
     user.check(games, protocol, schemes.shape[-1])
     protocol.check_user(games, user, schemes.shape[-1])
     np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
-    return _compiled(method, games, schemes, protocol, user)
+    return compiled(method, games, schemes, protocol, user)
 
 
 @partial(jax.jit, static_argnums=0)  # one compilation a size; operation by operation, the first call takes seconds
-def _compiled(method: str, games, schemes, protocol, user):
-    batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
-    centred = centred_game(games) if protocol.offsets_pass else None
-    reduced = reduce_game(games) if centred is None else centred.game
+def compiled(method: str, games, schemes, protocol, user):
+    centred = centred_game(games) if protocol.offsets_pass and isinstance(games, Game) else None
+    reduced = games if isinstance(games, ReducedGame) else reduce_game(games) if centred is None else centred.game
+    dtype = parameters.common_dtype(*reduced, schemes)
+    reduced, schemes = parameters.cast((reduced, schemes), dtype)
+    batch = np.broadcast_shapes(reduced.mass.shape[:-2], schemes.shape[:-3])
 
     def flat(x, core):
         return jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - core :])).reshape(-1, *x.shape[x.ndim - core :])
@@ -71,13 +72,12 @@ def _compiled(method: str, games, schemes, protocol, user):
     arguments = (
         ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4)),
         flat(schemes, 3),
-        parameters.flatten(protocol, batch, jnp),
-        parameters.flatten(user, batch, jnp),
+        *(parameters.cast(parameters.flatten(module, batch, jnp), dtype) for module in (protocol, user)),
     )
     with jax.default_matmul_precision("highest"):
         out = jax.vmap(lambda g, s, p, u: getattr(p, method)(g, s, u))(*arguments)
     out = jax.tree.map(lambda x: x.reshape((*batch, *x.shape[1:])), out)
     if centred is not None and hasattr(out, "user"):
-        user, agents = centred.user_zero.sum((-2, -1)), centred.agents_zero.sum((-2, -1))
+        user, agents = (x.sum((-2, -1)).astype(dtype) for x in (centred.user_zero, centred.agents_zero))
         out = out._replace(user=out.user + user, agents=out.agents + agents)
     return out

@@ -12,7 +12,8 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax import units
-from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.arguments import shown
+from emalign_jax.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.tree import Tree
 from emalign_jax.users import AbstractUser
 
@@ -40,6 +41,8 @@ class FixedReplies(AbstractUser):
     def __init__(self, rule: Any, acting: AbstractUser):
         if isinstance(acting, FixedReplies):
             raise ValueError("acting: expected a user who acts by herself, such as RationalUser(), got FixedReplies")
+        if not isinstance(acting, AbstractUser):
+            raise ValueError(f"acting: expected a user such as RationalUser(), got {shown(acting)}")
         self.actor = acting
         if isinstance(rule, str):
             if rule not in RULES:
@@ -48,8 +51,9 @@ class FixedReplies(AbstractUser):
             return
         self.rule = GIVEN
         try:
+            rule = as_float_array("rule", rule)
             self.given = rule if isinstance(rule, jax.Array) else np.asarray(rule, np.float64)
-        except (TypeError, ValueError):
+        except ValueError:
             raise ValueError("rule: expected a rectangular array of numbers or the name of a rule") from None
         if self.given.ndim < 3:
             raise ValueError(f"rule: expected an array [..., XA, nodes, replies], got shape {list(self.given.shape)}")

@@ -6,13 +6,16 @@ In a conversation they are whole rules, [..., K, XB * H, M]: a row for each x_B 
 from __future__ import annotations
 
 from functools import partial
+from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.game import Array, Game
+from emalign_jax.arguments import integer
+from emalign_jax.game import Array, Game, as_float_array
+from emalign_jax.given import as_key
 from emalign_jax.protocols import AbstractProtocol
 
 DRAWN = 256  # games drawn in one call
@@ -20,10 +23,18 @@ ROW_SUM_TOLERANCE = 1e-5  # float32 softmax rows miss 1 by about 1e-7; files may
 
 
 def random_schemes(
-    key: jax.Array, games: int, agents: int, features: int, messages: int, *, spread: float = 1.0, first: int = 0
+    key: jax.Array | SupportsIndex,
+    games: int,
+    agents: int,
+    features: int,
+    messages: int,
+    *,
+    spread: float = 1.0,
+    first: int = 0,
 ) -> Float[jax.Array, "N K XB M"]:
     """Softmax of normal logits; scheme n of the batch depends on (key, first + n) alone."""
-    return _softmax_of_normals(key, first + jnp.arange(games), (agents, features, messages), spread)
+    games, shape = integer("games", games, 0), _sizes(agents=agents, features=features, messages=messages)
+    return _softmax_of_normals(as_key(key), first + jnp.arange(games), shape, spread)
 
 
 def _softmax_of_normals(key, numbers, shape, spread=1.0):
@@ -51,8 +62,13 @@ def _drawn(key, first, agents, features, messages):
     return _softmax_of_normals(key, first + jnp.arange(DRAWN), (agents, features, messages))
 
 
+def _sizes(**sizes) -> tuple[int, ...]:
+    return tuple(integer(name, size, 1) for name, size in sizes.items())
+
+
 def full_revelation(agents: int, features: int, messages: int) -> Float[np.ndarray, "K XB M"]:
     """Every agent sends message x_B. Raises `ValueError` if M < XB."""
+    agents, features, messages = _sizes(agents=agents, features=features, messages=messages)
     if messages < features:
         raise ValueError(f"messages: full revelation of XB = {features} features needs as many, got M = {messages}")
     return np.broadcast_to(np.eye(features, messages), (agents, features, messages)).copy()
@@ -60,6 +76,7 @@ def full_revelation(agents: int, features: int, messages: int) -> Float[np.ndarr
 
 def no_information(agents: int, features: int, messages: int) -> Float[np.ndarray, "K XB M"]:
     """Every agent always sends message 0."""
+    agents, features, messages = _sizes(agents=agents, features=features, messages=messages)
     scheme = np.zeros((agents, features, messages))
     scheme[..., 0] = 1
     return scheme
@@ -90,7 +107,7 @@ def check_schemes(games: Game, schemes, protocol: AbstractProtocol | None = None
 
     Rows are rescaled to sum to 1 exactly. Profiles with NaN pass: they cost only their own game.
     """
-    array = np.asarray(schemes, np.float64)
+    array = np.asarray(as_float_array("schemes", schemes), np.float64)
     check_shape(games, array.shape, protocol)
     try:
         np.broadcast_shapes(games.batch_shape, array.shape[:-3])

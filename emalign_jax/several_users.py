@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from emalign_jax.game import Game
+from emalign_jax.given import checked
 
 
 def several_users(games: Game, *, anonymous: bool) -> Game:
@@ -19,17 +20,19 @@ def several_users(games: Game, *, anonymous: bool) -> Game:
     In Pooled, and in conversations, this is the market with J users. Not in Selection, where each user picks an agent
     for herself while the joined user would pick one for all: there personalised schemes are the J games apart, and
     anonymous ones are not provided.
-    Raises `ValueError` if there is no batch axis.
+    Raises `ValueError` if there is no batch axis, or no user.
     """
-    if not games.batch_shape:
-        raise ValueError("games: expected a batch whose last axis is the users, got one game")
+    (games,) = checked(games=games)
+    if not games.batch_shape or not games.batch_shape[-1]:
+        got = "an empty one" if games.batch_shape else "one game"
+        raise ValueError(f"games: expected a batch whose last axis is the users, got {got}")
     prior, user, agents = (np.asarray(x) for x in (games.prior, games.user_utility, games.agent_utilities))
     *batch, J, XA, XB, Y = prior.shape
     K, A = agents.shape[-3], agents.shape[-2]
     joint = np.zeros((*batch, J, XA, 1 if anonymous else J, XB, J, Y))
     for j in range(J):
         joint[..., j, :, 0 if anonymous else j, :, j, :] = prior[..., j, :, :, :] / J
-    prior = joint.reshape(*batch, J * XA, -1, J * Y)
+    prior = joint.reshape(*batch, J * XA, joint.shape[-4] * XB, J * Y)
     user = np.moveaxis(user, -3, -2).reshape(*batch, A, J * Y)
     agents = np.moveaxis(agents, -4, -2).reshape(*batch, K, A, J * Y)
     return Game(prior, user, agents)

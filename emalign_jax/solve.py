@@ -5,9 +5,10 @@ The only module that knows both the accelerated part (`play`) and the exact part
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from emalign_jax.exact.outbidding import outbid_from_monopolies
 from emalign_jax.exact.outbidding import schemes as schemes_of
 from emalign_jax.exact.selection import SelectionCheck, SelectionRational
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, play
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
@@ -66,7 +68,7 @@ def solve(
     user: AbstractUser,
     solver: Solver | None = None,
     *,
-    key: jax.Array | None = None,
+    key: jax.Array | SupportsIndex | None = None,
     starts: int = 1,
     start: Any = "random",
     messages: int | None = None,
@@ -80,7 +82,7 @@ def solve(
 
     solver:   `GradientPlay` (the default), whose results are checked and moved on by exact best responses, or
               `BestResponseDynamics`, exact from the first step.
-    key:      needed for random starts; game i's start depends on (key, start, i) alone.
+    key:      a key or an integer seed, needed for random starts; game i's start depends on (key, start, i) alone.
     start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
               schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
@@ -93,6 +95,8 @@ def solve(
               (`certify` the schemes afterwards); `result` says SMOOTH, or why the derivative cannot be trusted.
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
+    games, protocol, user, solver = checked(games=games, protocol=protocol, user=user, solver=solver)
+    key, start, differentiation = checked(key=key, start=start, differentiation=differentiation)
     check_word(lp)
     starts, first = integer("starts", starts, 1), integer("first", first, 0)
     messages = None if messages is None else integer("messages", messages, 1)
@@ -171,7 +175,7 @@ class _Search:
         self.protocol, self.user = (parameters.flatten(module, self.batch) for module in (protocol, user))
         self.reduced = reduce_game(self.flat, np)
         form = standard_form(self.reduced, self.protocol, self.user)  # play is in standard units, like the checks
-        self.standard = form.game, form.protocol, form.user
+        self.form, self.standard = form, (form.game, form.protocol, form.user)
         self.cells = protocol.cells(games, messages)
         self.certificates: list[exact.Certificate | None] = [None] * self.N
         self.terms: list[exact.Terms | None] = [None] * self.N  # of the certificates' guarantees
@@ -412,15 +416,19 @@ class _Search:
         return exact.stack_certificates(rows, self.batch, self.K)
 
     def values(self):
-        """Payoffs by the accelerated route, for schemes that are not checked."""
-        from emalign_jax.payoffs import payoffs
+        """Payoffs by the accelerated route, for schemes that are not checked; in standard units, for which float32 has
+        room whatever the utilities are."""
+        from emalign_jax.payoffs import compiled
 
-        everything = self.flat, self.schemes, self.protocol, self.user
+        game, protocol, user = self.standard
+        game = ReducedGame(*(np.asarray(x, self.solver.dtype) for x in game))
+        everything = game, self.schemes.astype(self.solver.dtype), protocol, user
         together = max(1, VALUED_CELLS // self.cells)
-        parts = []
-        for at in range(0, self.N, together):
-            games, *rest = jax.tree.map(lambda x, at=at: x[at : at + together], everything)
-            games = Game(*(np.asarray(x, self.solver.dtype) for x in games.__dict__.values()), check="shapes")
-            parts.append(payoffs(games, *rest))
-        user, agents = (np.concatenate([np.asarray(x, np.float64) for x in part]) for part in zip(*parts, strict=True))
-        return user.reshape(self.batch), agents.reshape((*self.batch, self.K))
+        value, paid = np.full(self.N, np.nan), np.full((self.N, self.K), np.nan)
+        x64 = jax.enable_x64(True) if self.solver.dtype == "float64" else contextlib.nullcontext()
+        with x64, np.errstate(over="ignore"):
+            for at in range(0, self.N, together):
+                some = slice(at, at + together)
+                value[some], paid[some] = compiled("payoffs", *jax.tree.map(lambda x, some=some: x[some], everything))
+        unit, zero, units, zeros = self.form[3:]
+        return (unit * value + zero).reshape(self.batch), (units * paid + zeros).reshape((*self.batch, self.K))

@@ -13,6 +13,7 @@ from emalign_jax.arguments import integer
 from emalign_jax.exact.responses import choose
 from emalign_jax.exact.talk import law_of_actions, reach, talk
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.protocols import AbstractProtocol, Selection
 from emalign_jax.replies import FixedReplies
 from emalign_jax.schemes import check_schemes
@@ -51,6 +52,7 @@ def transcript_tree(
     talks to all.
     Raises `ValueError` for a batch of games, a malformed game, wrong shapes, an x_A that there is not or never happens.
     """
+    game, schemes, protocol, user = checked(game=game, schemes=schemes, protocol=protocol, user=user)
     if game.batch_shape:
         raise ValueError(f"game: expected one game, got a batch of {list(game.batch_shape)}: take game[k]")
     fault = str(faults(game))

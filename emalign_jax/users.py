@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from emalign_jax import units
-from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.tree import Tree
 
 TIES = ("agents", "lowest", "highest", "uniform")
@@ -110,6 +110,7 @@ class QuantalUser(AbstractUser):
 
     def __init__(self, precision):
         if not isinstance(precision, Tracer):
+            precision = as_float_array("precision", precision)
             if not isinstance(precision, jax.Array):
                 precision = np.asarray(precision, np.float64)
             if not bool((precision > 0).all()) or not bool(np.isfinite(precision).all()):
@@ -120,7 +121,7 @@ class QuantalUser(AbstractUser):
         self.precision = precision
 
     def respond(self, options, favour):
-        return jax.nn.softmax(jnp.asarray(self.precision, options.value.dtype) * options.value, axis=-1)
+        return logit(options.value, self.precision)
 
     @property
     def compares(self):
@@ -135,6 +136,20 @@ class QuantalUser(AbstractUser):
 
     def in_units(self, unit):
         return QuantalUser(self.precision * unit)
+
+
+def logit(
+    values: Float[Array, "*shape A"], rate: Float[Array, ""], among: Bool[Array, "*some A"] | bool = True
+) -> Float[Array, "*more A"]:
+    """softmax(rate * values) over those `among` which the choice is, at any rate.
+
+    Differences to the best come first, and its own is 0 by its index: what is compiled may compute values twice and
+    round them otherwise, which at a rate beyond 1 / eps would leave a best value above or far below the largest."""
+    best = jax.nn.one_hot(jnp.where(among, values, -jnp.inf).argmax(-1), values.shape[-1], dtype=bool)
+    short = values - jnp.where(best, values, 0).sum(-1, keepdims=True)
+    odds = jnp.exp(jnp.asarray(rate, values.dtype) * jnp.where(best | (short > 0), 0, short))
+    odds = jnp.where(among, odds, 0)
+    return odds / odds.sum(-1, keepdims=True)
 
 
 class RationalUser(AbstractUser):
@@ -167,7 +182,8 @@ class RationalUser(AbstractUser):
         tied = self.best(options, None, xp)
         dtype = options.value.dtype
         if self.ties == "uniform":
-            return tied / tied.sum(-1, keepdims=True, dtype=dtype)
+            tied = tied.astype(dtype)
+            return tied / tied.sum(-1, keepdims=True)
         if self.ties == "agents":
             assert favour is not None
             tied = self.best(favour, tied, xp)

@@ -140,7 +140,7 @@ def test_any_dual_bounds_any_fit(rule):
             - u
             + {"none": 0, "constant": rng.normal(), "per_state": rng.normal(size=4)}[rule["offset"]]
         )
-        bound = dual_bound(dual, u, U, w, **rule)
+        bound = dual_bound(dual, u, U, **rule)
         assert bound <= (np.abs(miss).max() if rule["norm"] == "sup" else np.linalg.norm(miss)) + 1e-12
         assert bound <= found.error + 1e-12
         useful += bound > 0

@@ -63,7 +63,7 @@ def test_bad_values_are_named(field, index, value, message):
         ("user_utility", lambda x: "high", r"^user_utility: expected real numbers, got dtype <U4"),
         ("user_utility", lambda x: x.astype(str), r"^user_utility: expected real numbers, got dtype <U"),
         ("agent_utilities", lambda x: x + 0j, r"^agent_utilities: expected real numbers, got dtype complex128"),
-        ("agent_utilities", lambda x: None, r"^agent_utilities: expected real numbers, got dtype object"),
+        ("agent_utilities", lambda x: None, r"^agent_utilities: expected real numbers, got None"),
         ("prior", lambda x: jnp.asarray(x) + 0j, r"^prior: expected real numbers, got dtype complex"),
         ("user_utility", lambda x: x[None], r"^user_utility: batch axes are \[1\], but prior has \[\]"),
         ("agent_utilities", lambda x: np.stack([x] * 3), r"^agent_utilities: batch axes are \[3\], but prior has \[\]"),

@@ -17,25 +17,28 @@ from emalign_jax.exact import sup_norm
 from emalign_jax.exact.choice import check_word, together
 from emalign_jax.exact.one_fit import L2, Sup
 from emalign_jax.exact.residuals import (
-    REACH,
     ROUNDING,
+    Parts,
     Rule,
     admissible,
-    centre,
-    dual_bound,
+    apart,
+    bound,
+    inward,
     polished,
+    rounding_of,
     rule_of,
     scale_of,
     size_of,
     split,
-    total_of,
     unit_of,
 )
 from emalign_jax.game import LARGEST
+from emalign_jax.given import checked
 from emalign_jax.lp import least_squares
 from emalign_jax.workers import each
 
 SOLVED = 1e-6  # largest gap of an answer, in units of the error of the best single agent (cone: of no agent)
+BLURRED = 1e-3  # the same where agents in use nearly cancel, so that rounding hides more
 SHARP = 1e-10  # a gap beyond this, in the same units, is worth another try
 FEWEST = 64  # targets from which compiling least squares pays
 BLOCK = 512  # targets whose least squares are solved at a time
@@ -50,9 +53,11 @@ class Alignment(NamedTuple):
     weights:  [..., K]     w >= 0, of sum 1 (simplex) or any (cone)
     offset:   [..., Y]     c(y): zeros (none), one number repeated (constant) or one a state (per_state)
     error:    [...]        sup: the largest absolute residual, eps; l2: the residual's Frobenius norm. In the
-                           units of u, attained by these weights and this offset
-    gap:      [...]        no admissible weights and offset have an error below error - gap (up to rounding)
-    solved:   [...]        False: an entry is not finite or too large, or the solver failed
+                           units of u, attained by these weights and this offset but for the last digits of the entries
+    gap:      [...]        no admissible weights and offset have an error below error - gap: proved from the residual
+                           and the given numbers, rounding counted (on the cone agents that depend on each other but
+                           for the last digit of their entries count as dependent)
+    solved:   [...]        False: an entry is not finite or too large, or no answer was proved near enough to the best
     fallback: [...]        the batched solver's answer was not proved best, and this item was done again one by one
     residual: [..., A, Y]  sum_i w_i U_i + c - u
     dual:     [..., A, Y]  the certificate of the gap, see `dual_bound`
@@ -172,24 +177,22 @@ def _fit_sup(user: Float[np.ndarray, "N A Y"], agents: Float[np.ndarray, "N K A 
     size = np.maximum(np.abs(user).max((1, 2)), np.abs(agents).max((1, 2, 3)))
     sound = size < LARGEST  # False for NaN
     user, agents = np.where(sound[:, None, None], user, 0), np.where(sound[:, None, None, None], agents, 0)
-    unit, rounding = unit_of(user, agents, rule)
-    tables, offsets = split(agents, rule)
-    noise = size_of(tables, "sup") <= ROUNDING * scale_of(agents, rule)
-    tables[noise] = 0
-    goal, shift = split(user, rule)
+    parts = apart(user, agents, rule)
+    tables, offsets, goal, shift = parts
+    unit, rounding = unit_of(parts, user, agents, rule)
     tried = sound & (unit > rounding)
     scale = np.where(tried, unit, 1.0)[:, None, None]
     found = sup_norm.propose(goal / scale, tables / scale[..., None], rule)
     w = np.nan_to_num(found.weights)
-    w[noise & (not rule.simplex)] = 0
-    total = w.sum(1, keepdims=True)
-    w = np.where(total > 0, w / np.where(total > 0, total, 1), 1 / w.shape[1]) if rule.simplex else w
-    apart = tables - goal[:, None] if rule.simplex else tables
-    misfit = np.einsum("nk,nkay->nay", w, apart) - (0 if rule.simplex else goal)
-    residual, left = split(misfit, rule)
+    if rule.simplex:
+        total = w.sum(1, keepdims=True)
+        w = np.where(total > 0, w / np.where(total > 0, total, 1), 1 / w.shape[1])
+    else:
+        w = np.where(size_of(tables, "sup") > 0, w, 0)
+    residual, left = split(np.einsum("nk,nkay->nay", w, tables) - goal, rule)
     error = size_of(residual, "sup")
     dual = admissible(np.nan_to_num(found.dual), rule)
-    gap = np.maximum(error - dual_bound(dual, goal, tables, w, **rule._asdict()), 0)
+    gap = np.maximum(error - bound(dual, parts, rule), 0)
     offset = shift - np.einsum("nk,nky->ny", w, offsets) - left
     solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
     return Alignment(w, offset, error, gap, solved, residual, dual, tried & ~solved)
@@ -200,7 +203,8 @@ def verify(
 ) -> Bool[np.ndarray, "*batch"]:
     """Is each item's error attained by its weights and offset, and proved best by its dual? From the data alone.
 
-    tolerance: of the error of the best single agent (cone: of no agent), and of the entries for rounding.
+    tolerance: of the error of the best single agent (cone: of no agent). The rounding of the tables in use is allowed
+        beside it.
     """
     rule = rule_of(weights, offset, norm)
     user, agents = _tables(user_utility, agent_utilities)
@@ -214,17 +218,18 @@ def verify(
         allowed = (w >= 0).all() and (not rule.simplex or abs(w.sum() - 1) < 1e-12)
         allowed &= offset == "per_state" or (c == (c[0] if offset == "constant" else 0)).all()
         attained = size_of(np.tensordot(w, agents[k], 1) + c - user[k], norm)
-        unit, rounding = unit_of(user[k], agents[k], rule)
-        slack = tolerance * unit + 10 * rounding * (1 if rule.simplex else 1 + total_of(w, agents[k], user[k], rule))
-        bound = dual_bound(found.dual[k], user[k], agents[k], w, weights=weights, offset=offset, norm=norm)
-        verdict[k] = allowed and attained - slack <= found.error[k] <= bound + slack
+        parts = apart(user[k], agents[k], rule)
+        unit, rounding = unit_of(parts, user[k], agents[k], rule)
+        slack = tolerance * unit + 10 * rounding + rounding_of(user) * (w * scale_of(agents[k], rule)).sum()
+        proved = bound(admissible(found.dual[k], rule), parts, rule)
+        verdict[k] = allowed and attained - slack <= found.error[k] <= proved + slack
     return verdict
 
 
 class _Together(NamedTuple):
-    tables: Float[np.ndarray, "K cells"]  # less the middle
-    gram: Float[np.ndarray, "K K"]
-    size: Float[np.ndarray, "K"]
+    tables: Float[np.ndarray, "K cells"]
+    size: Float[np.ndarray, "K"]  # of each; 1 on the simplex, and where it is 0
+    longest: Float[np.ndarray, "K"]  # |tables|
     problem: least_squares.Problem  # in units of `size`
 
 
@@ -236,122 +241,124 @@ class _Agents:
         self.sound = _sound(agents)
         if not self.sound:
             return
-        self.tables, self.offsets = split(agents, rule)
-        self.sizes = size_of(self.tables, rule.norm)
-        # an agent who is all offset is 0, not the rounding that centring leaves
         self.scale = scale_of(agents, rule)
-        noise = self.sizes <= ROUNDING * self.scale
-        self.tables[noise], self.sizes[noise] = 0, 0
-        # simplex weights do not see a table taken from u and all U_i
-        self.middle = self.tables.mean(0) if rule.simplex else np.zeros(agents.shape[1:])
-        self.shared = None  # the solver that targets share, made when one needs it
+        # simplex weights do not see a table taken from u and all U_i; the smallest costs the others least rounding
+        self.middle = agents[size_of(agents, rule.norm).argmin()]
+        self.inward = np.inf if rule.simplex else inward(apart(agents[0], agents, rule).tables, rule)
+        self.shared: Sup | L2 | None = None  # the solver that targets share, made when one needs it
         self.together: _Together | None = None  # what all share who are fitted at once
 
     def fit(self, target: Float[np.ndarray, "A Y"]) -> Alignment:
         K, A, Y = self.raw.shape
         if not (self.sound and _sound(target)):
             return _unsolved(K, A, Y)
-        u, shift = split(target, self.rule)
-        singles = size_of(centre(self.tables - u, self.rule), self.rule.norm)
-        unit, rounding = map(float, unit_of(target, self.raw, self.rule))
+        parts = apart(target, self.raw, self.rule)
+        unit, rounding = map(float, unit_of(parts, target, self.raw, self.rule))
         if unit <= rounding:  # nothing is left to fit
-            w = np.eye(K)[singles.argmin()] if self.rule.simplex else np.zeros(K)
-            return self._answer(w, np.zeros((A, Y)), u, shift)
+            best = size_of(parts.tables, self.rule.norm).argmin()
+            w = np.eye(K)[best] if self.rule.simplex else np.zeros(K)
+            return self._answer(w, np.zeros((A, Y)), parts)
         best = _unsolved(K, A, Y)
         if not self.alone:
-            self.shared = self.shared or self._solver(self.middle)
-            best = self._try(self.shared, self.middle, u, shift, unit, best)
+            common = apart(target, self.raw, self.rule, self.middle)
+            self.shared = self.shared or self._solver(common)
+            best = self._try(self.shared, common.goal, parts, unit, best)
         if not best.gap <= SHARP * unit:
-            middle = u if self.rule.simplex else self.middle
-            alone, scale = self._solver(middle), unit
+            alone, scale = self._solver(parts), unit
             for _ in range(3):
-                best = self._try(alone, middle, u, shift, scale, best)
+                best = self._try(alone, parts.goal, parts, scale, best)
                 if best.gap <= SHARP * unit or not best.solved:
                     break
                 scale = max(float(best.error), 1e-6 * unit)  # a small error of large tables needs units of its own
-        return best if best.gap <= SOLVED * unit else _unsolved(K, A, Y)
+            if not best.gap <= SOLVED * unit and self.rule.norm == "sup" and Sup.can_be_exact(K, A * Y):
+                best = self._try(Sup(parts.tables, self.rule, exact=True), parts.goal, parts, unit, best)
+        # agents in use who nearly cancel: neither weights nor a dual of 53 bits can tell more than this
+        blurred = 10 * rounding_of(target) * float(best.weights @ size_of(parts.tables, self.rule.norm))
+        allowed = max(SOLVED * unit, min(blurred, BLURRED * unit))
+        return best if best.gap <= allowed else _unsolved(K, A, Y)
 
     def fit_together(self, targets: Float[np.ndarray, "T A Y"]) -> Iterator[tuple[slice, Alignment]]:
         """Least squares of many targets at once; `solved` only where that is proved to SHARP. Piece by piece."""
-        if self.together is None:
-            tables = (self.tables - self.middle).reshape(len(self.raw), -1)
-            size = np.ones(len(tables)) if self.rule.simplex else np.where(self.sizes > 0, self.sizes, 1.0)
-            gram = tables @ tables.T
-            problem = least_squares.prepare(gram / np.multiply.outer(size, size), self.rule.simplex)
-            self.together = _Together(tables, gram, size, problem)
-        pieces = [slice(at, at + PIECE) for at in range(0, len(targets), PIECE)]
-        cross = np.concatenate([self._goal(targets[piece])[2] @ self.together.tables.T for piece in pieces])
-        w = least_squares.solve(self.together.problem, cross / self.together.size)
-        for piece in pieces:
-            yield piece, self._proved(targets[piece], cross[piece], w[piece])
-
-    def _goal(self, targets):
-        """Which of the targets are numbers, their offsets, and what is to be fitted [T, A Y]."""
         sound = np.asarray((np.abs(targets) < LARGEST).all((1, 2)))  # False for NaN
-        u, shift = split(np.where(sound[:, None, None], targets, 0), self.rule)
-        return sound, shift, (u - self.middle).reshape(len(u), -1)
+        parts = apart(np.where(sound[:, None, None], targets, 0), self.raw, self.rule, self.middle)
+        goal = parts.goal.reshape(len(targets), -1)
+        if self.together is None:
+            self.together = self._prepared(parts.tables)
+        tables, size, _, problem = self.together
+        pieces = [slice(at, at + PIECE) for at in range(0, len(targets), PIECE)]
+        cross = np.concatenate([goal[piece] @ tables.T for piece in pieces])
+        w = np.maximum(least_squares.solve(problem, cross / size), 0) / size
+        for piece in pieces:
+            some = parts._replace(goal=parts.goal[piece], shift=parts.shift[piece])
+            yield piece, self._proved(targets[piece], sound[piece], some, cross[piece], w[piece])
 
-    def _proved(self, targets, cross, w) -> Alignment:
-        """The error of weights w [T, K], and what the residual, as a dual, proves of it."""
+    def _prepared(self, tables: Float[np.ndarray, "K A Y"]) -> _Together:
+        longest = size_of(tables, "l2")
+        flat = tables.reshape(len(tables), -1)
+        size = np.ones(len(flat)) if self.rule.simplex else np.where(longest > 0, longest, 1.0)
+        problem = least_squares.prepare((flat @ flat.T) / np.multiply.outer(size, size), self.rule.simplex)
+        return _Together(flat, size, longest, problem)
+
+    def _proved(self, targets, sound, parts: Parts, cross, w) -> Alignment:
+        """The error of weights w [T, K], and what the residual, as a dual, proves of it: as in `residuals.bound`, but
+        that all targets share the tables and their products."""
         rule, (_, A, Y) = self.rule, self.raw.shape
-        tables, gram, size, _ = self.together
-        sound, shift, goal = self._goal(targets)
-        if rule.simplex:  # the error of the best single agent
-            best = (np.diagonal(gram) - 2 * cross).argmin(1)
+        assert self.together is not None
+        tables, size, longest, _ = self.together
+        goal = parts.goal.reshape(len(w), -1)
+        lengths, slack = np.linalg.norm(goal, axis=1), rounding_of(self.raw)
+        w = w / w.sum(1, keepdims=True) if rule.simplex else np.where(longest > 0, w, 0)
+        residual, left = split((w @ tables - goal).reshape(-1, A, Y), rule)
+        error = size_of(residual, "l2")
+        dual = admissible(residual, rule)
+        q = dual.reshape(len(w), -1)
+        slopes, earned = q @ tables.T, np.einsum("tx,tx->t", q, goal) + slack * lengths
+        if rule.simplex:
+            proved = (slopes - slack * longest).min(1) - earned
+            best = (longest**2 - 2 * cross).argmin(1)  # the best single agent, or nearly
             unit = np.linalg.norm(tables[best] - goal, axis=1)
             rounding = ROUNDING * (scale_of(targets, rule) + self.scale[best])
         else:
-            unit, rounding = np.linalg.norm(goal, axis=1), ROUNDING * scale_of(targets, rule)
-        w = np.maximum(w, 0) / size
-        w = w / w.sum(1, keepdims=True) if rule.simplex else np.where(self.sizes > 0, w, 0)
-        residual, left = split((w @ tables - goal).reshape(-1, A, Y), rule)
-        flat = residual.reshape(len(w), -1)
-        error = np.linalg.norm(flat, axis=1)
-        length = np.where(error > 0, error, 1)[:, None]
-        dual = flat / length
-        slopes, earned = (w @ gram - cross) / length, np.einsum("tx,tx->t", dual, goal)
-        if rule.simplex:
-            bound = slopes.min(1) - earned
-        else:  # as in `dual_bound`
-            lack = (np.maximum(-slopes, 0) / size).max(1)
-            bound = -earned - REACH * np.maximum(w @ self.sizes, np.linalg.norm(goal, axis=1)) * lack
-        gap = np.maximum(error - np.maximum(bound, 0), 0)
-        offset = shift - w @ self.offsets - left
+            lack = np.maximum(slack - slopes / size, 0).max(1, initial=0.0, where=longest > 0)
+            wide = np.where(lack > 0, np.maximum(lack, 1e-300) * self.inward, 0)
+            proved = (-earned - (lengths + error) * wide) / (1 + wide)
+            unit, rounding = lengths, ROUNDING * scale_of(targets, rule)
+        gap = np.maximum(error - np.maximum(proved, 0) * (1 - slack), 0)
+        offset = parts.shift - w @ parts.offsets - left
         tried = sound & (unit > rounding)
         solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
-        return Alignment(w, offset, error, gap, solved, residual, dual.reshape(residual.shape), tried & ~solved)
+        return Alignment(w, offset, error, gap, solved, residual, dual, tried & ~solved)
 
-    def _solver(self, middle) -> Sup | L2:
-        return (Sup if self.rule.norm == "sup" else L2)(self.tables - middle, self.rule)
+    def _solver(self, parts: Parts) -> Sup | L2:
+        return (Sup if self.rule.norm == "sup" else L2)(parts.tables, self.rule)
 
-    def _try(self, solver: Sup | L2, middle, u, shift, unit: float, best: Alignment) -> Alignment:
-        """The answer of `solver` to u - middle, or `best` if that has the smaller gap."""
-        found = solver.fit(u - middle, unit)
+    def _try(self, solver: Sup | L2, goal, parts: Parts, unit: float, best: Alignment) -> Alignment:
+        """The answer of `solver` to `goal`, or `best` if that has the smaller gap."""
+        found = solver.fit(goal, unit)
         if found is None or not np.isfinite(found[0]).all():
             return best
         w = np.maximum(found[0], 0)
         if not self.rule.simplex:
-            w[self.sizes == 0] = 0
+            w[size_of(parts.tables, "sup") == 0] = 0
         elif w.sum() > 0:
             w = w / w.sum()
         else:
             return best
-        answer = self._answer(w, found[1], u, shift)
+        answer = self._answer(w, found[1], parts)
         if answer.gap > SHARP * unit:
-            closer = self._answer(w, polished(answer.dual, w, u, self.tables, self.rule), u, shift)
+            closer = self._answer(w, polished(answer.dual, w, parts, self.rule), parts)
             answer = min(answer, closer, key=lambda a: a.gap)
         return best if best.gap <= answer.gap else answer
 
-    def _answer(self, w, dual, u, shift) -> Alignment:
+    def _answer(self, w, dual, parts: Parts) -> Alignment:
         """The error that these weights attain with the best offset, and what `dual` proves of it."""
         rule = self.rule
-        misfit = np.tensordot(w, self.tables - u, 1) if rule.simplex else np.tensordot(w, self.tables, 1) - u
-        residual, left = split(misfit, rule)
+        residual, left = split(np.tensordot(w, parts.tables, 1) - parts.goal, rule)
         error = float(size_of(residual, rule.norm))
         dual = admissible(residual if dual is None else dual, rule)
-        bound = dual_bound(dual, u, self.tables, w, **rule._asdict())
-        offset = shift - np.tensordot(w, self.offsets, 1) - left
-        return _row(w, offset, error, max(error - float(bound), 0.0), True, residual, dual, False)
+        offset = parts.shift - np.tensordot(w, parts.offsets, 1) - left
+        gap = max(error - float(bound(dual, parts, rule, self.inward)), 0.0)
+        return _row(w, offset, error, gap, True, residual, dual, False)
 
 
 def _quietly():
@@ -373,12 +380,7 @@ def _row(*values) -> Alignment:
 
 
 def _table(name: str, value, core: str) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{name}: expected a rectangular array of numbers, got ragged rows") from None
-    if array.dtype.kind not in "iubf":
-        raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    array = np.asarray(checked(**{name: value})[0])
     if array.ndim < core.count(",") or 0 in array.shape[-core.count(",") :]:
         raise ValueError(f"{name}: expected shape {core} with no empty axis of these, got {list(array.shape)}")
     return array.astype(np.float64, copy=False)

@@ -12,6 +12,7 @@ from emalign_jax.arguments import integer
 from emalign_jax.exact._base import check_for
 from emalign_jax.exact.certificate import flatten_games, make_check
 from emalign_jax.game import Game, faults, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
@@ -56,6 +57,9 @@ def best_response(
     exact:   derive the LP's answer again in rational arithmetic: Selection with a rational user, small games.
     Raises `ValueError` for a batch of games, a malformed game, wrong shapes and sizes no exact method can do.
     """
+    game, schemes, agent, protocol, user = checked(
+        game=game, schemes=schemes, agent=agent, protocol=protocol, user=user
+    )
     if game.batch_shape:
         raise ValueError(f"game: expected one game, got a batch of {list(game.batch_shape)}: take game[k]")
     schemes = check_schemes(game, schemes, protocol)

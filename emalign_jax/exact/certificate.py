@@ -15,6 +15,7 @@ from emalign_jax.exact.examination import Examination, examine, relative, withou
 from emalign_jax.exact.guarantees import theorem_bounds, worst_laws
 from emalign_jax.exact.lp import LPFailed
 from emalign_jax.game import Game, ReducedGame, faults, possible_utilities, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
@@ -105,6 +106,7 @@ def certify(
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
     """
+    games, schemes, protocol, user = checked(games=games, schemes=schemes, protocol=protocol, user=user)
     tolerance = default_tolerance(protocol, user) if tolerance is None else float(tolerance)
     if not 0 < tolerance < np.inf:
         raise ValueError(f"tolerance: expected a finite number > 0, got {tolerance}")

@@ -18,6 +18,7 @@ from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.guarantees import WorstLaw, worst_law, worst_laws
 from emalign_jax.exact.responses import respond
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, standard_form
@@ -134,6 +135,8 @@ def _value(bound: _Bound) -> float:
 
 
 def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp: str):
+    protocol = Selection() if protocol is None else protocol
+    games, gains, user, protocol = checked(games=games, gains=gains, user=user, protocol=protocol)
     check_word(lp)
     if exact and lp == "batched":
         raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')

@@ -8,16 +8,19 @@ from jaxtyping import Float
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.residuals import Rule, size_of
 
+MOST_EXACT = 2_000  # rows * columns of an LP that may be solved in rational arithmetic, where HiGHS's answer is no good
+
 
 class Sup:
     """The LP: minimise eps subject to -eps <= sum_i w_i U_i + c - u <= eps in every cell.
 
-    The target is only in the bounds of the rows, so that one basis serves for the next; q is the rows' duals."""
+    The target is only in the bounds of the rows, so that one basis serves for the next; q is the rows' duals.
+    Sizes and units are powers of 2: dividing by them loses nothing, which matters to `exact` (see `KeptLP`)."""
 
-    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: Rule):
+    def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: Rule, *, exact: bool = False):
         K, A, Y = tables.shape
         self.rule, self.cells = rule, A * Y
-        size = size_of(tables, "sup")
+        size = _power_of_two(size_of(tables, "sup"))
         self.unit = float(size[size > 0].min()) if size.any() else 1.0
         self.size = np.where(size > 0, size, self.unit)
         fit = (tables / self.size[:, None, None]).reshape(K, -1).T
@@ -31,9 +34,15 @@ class Sup:
             np.concatenate([endless, np.zeros(A * Y + int(rule.simplex))]),
             cost=-np.eye(K + free.shape[1] + 1)[-1],
             col_lower=np.concatenate([np.zeros(K), np.full(free.shape[1], -np.inf), [0.0]]),
+            exact=exact,
         )
 
+    @staticmethod
+    def can_be_exact(K: int, cells: int) -> bool:
+        return (2 * cells + 1) * (K + cells + 1) <= MOST_EXACT
+
     def fit(self, target, unit: float) -> tuple[np.ndarray, np.ndarray | None] | None:
+        unit = float(_power_of_two(np.asarray(unit)))
         for row, value in enumerate(target.ravel() / unit):
             self.lp.set_row(row, value, np.inf)
             self.lp.set_row(self.cells + row, -np.inf, value)
@@ -44,6 +53,11 @@ class Sup:
             return None
         dual = result.row_dual[: 2 * self.cells].reshape(2, *target.shape).sum(0)
         return result.x[: len(self.size)] * unit / self.size, dual
+
+
+def _power_of_two(x: np.ndarray) -> np.ndarray:
+    """The next one; 0 stays 0."""
+    return np.where(x > 0, np.ldexp(1.0, np.frexp(x)[1]), 0.0)
 
 
 class L2:

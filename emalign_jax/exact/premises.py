@@ -25,6 +25,7 @@ from emalign_jax.exact.certificate import flatten_games, make_check
 from emalign_jax.exact.guarantees import theorem_bound
 from emalign_jax.exact.talk import law_of_actions, spell, talk
 from emalign_jax.game import Game, ReducedGame, faults, possible_utilities, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
@@ -68,6 +69,7 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     Raises `ValueError` for protocols other than Conversation and Pooled, wrong shapes and sizes, and for a given reply
     rule that does not fit one agent alone. A bad game costs only its own row.
     """
+    games, schemes, protocol, user = checked(games=games, schemes=schemes, protocol=protocol, user=user)
     if isinstance(protocol, Pooled):
         protocol = Conversation(1, 1)
     if not isinstance(protocol, Conversation):

@@ -38,6 +38,7 @@ from emalign_jax.exact.lp import LPFailed
 from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.protocols import Selection
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, likely_actions, standard_form
@@ -121,6 +122,7 @@ def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=No
     Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
     costs only its own row.
     """
+    (games,) = checked(games=games)
     check_size(games.user_features, games.agent_features, games.actions)
     batch = games.batch_shape
     flat = flatten_games(games, batch)

@@ -17,6 +17,7 @@ from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.responses import respond
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.given import checked
 from emalign_jax.protocols import Selection
 from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import AbstractUser, RationalUser
@@ -50,6 +51,7 @@ def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex"
     kind: "action" or "outcome", what transfers may depend on; inf where no payment by action alone does it
     Raises `ValueError` for an unknown word; NaN where the game is malformed or its LP failed.
     """
+    (games,) = checked(games=games)
     _check(kind=kind)
     if weights not in WEIGHTS:
         raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
@@ -68,25 +70,27 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
     The guarantee is V_full less the coverage slack (without a rational user's obedience), as in `coverage`; it holds in
     Pooled, and in Selection with temperature 0, and V_full does not change with transfers if her ties are her own.
     """
+    user = RationalUser(ties="lowest") if user is None else user
+    games, budget, user = checked(games=games, budget=budget, user=user)
     _check(kind=kind)
     budget = np.asarray(budget, np.float64)
     if not ((budget >= 0) & np.isfinite(budget)).all():
         raise ValueError(f"budget: expected finite numbers >= 0, got {budget}")
-    user = RationalUser(ties="lowest") if user is None else user
     batch = np.broadcast_shapes(games.batch_shape, budget.shape)
     flat, budgets = flatten_games(games, batch), np.broadcast_to(budget, batch).ravel()
     reduced, users = reduce_game(flat, np), parameters.flatten(user, batch)
     K, A, Z = games.agents, games.actions, games.outcomes if kind == "outcome" else 1
-    rows = []
+    shapes = (), (), (K, A, Z), (K,)
+    columns = [np.full((len(budgets), *shape), np.nan) for shape in shapes]
     for k, fault in enumerate(faults(flat)):
         if fault:
-            rows.append((np.nan, np.nan, np.full((K, A, Z), np.nan), np.full(K, np.nan)))
             continue
         one = parameters.item(users, k)
         form = standard_form(ReducedGame(*(np.asarray(x[k]) for x in reduced)), Selection(), one)
-        rows.append(_best(form, np.asarray(flat.prior[k], np.float64), form.user, float(budgets[k]), kind))
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    return BestTransfers(*(x.reshape(*batch, *x.shape[1:]) for x in columns))
+        found = _best(form, np.asarray(flat.prior[k], np.float64), form.user, float(budgets[k]), kind)
+        for column, value in zip(columns, found, strict=True):
+            column[k] = value
+    return BestTransfers(*(x.reshape((*batch, *shape)) for x, shape in zip(columns, shapes, strict=True)))
 
 
 def _check(kind: str) -> None:

@@ -87,7 +87,9 @@ def _project(gram, h, rate, simplex: bool):
         moved = ahead - rate * slope
         if simplex:  # one Newton step a time towards the level at which the sum is 1
             above = moved > level
-            level = (jnp.where(above, moved, 0).sum(1, keepdims=True) - 1) / jnp.maximum(above.sum(1, keepdims=True), 1)
+            level = (jnp.where(above, moved, 0).sum(1, keepdims=True) - 1) / jnp.maximum(
+                above.sum(1, keepdims=True, dtype=h.dtype), 1
+            )
             moved = moved - level
         new = jnp.maximum(moved, 0)
         uphill = ((ahead - new) * (new - w)).sum(1, keepdims=True) > 0
@@ -112,13 +114,17 @@ def _pivot(gram, h, w, simplex: bool):
         x = jnp.where(used, x, 0)
         if not simplex:
             return x
-        return jnp.where(used, x - x.sum(1, keepdims=True) / jnp.maximum(used.sum(1, keepdims=True), 1), 0)
+        return jnp.where(
+            used, x - x.sum(1, keepdims=True) / jnp.maximum(used.sum(1, keepdims=True, dtype=w.dtype), 1), 0
+        )
 
     def round_(state, _):
         w, used, _ = state
         w = jnp.where(used, w, 0)
         if simplex:
-            w = w + jnp.where(used, (1 - w.sum(1, keepdims=True)) / jnp.maximum(used.sum(1, keepdims=True), 1), 0)
+            w = w + jnp.where(
+                used, (1 - w.sum(1, keepdims=True)) / jnp.maximum(used.sum(1, keepdims=True, dtype=w.dtype), 1), 0
+            )
         residual = centred(centred(h - w @ gram, used), used)  # the first leaves rounding of the size of the mean
         left = jnp.maximum(jnp.abs(residual).max(1, keepdims=True), 1e-300)
         residual = (residual / left).astype(jnp.float32)
@@ -144,7 +150,9 @@ def _pivot(gram, h, w, simplex: bool):
         (change, *_), _ = jax.lax.scan(conjugate, start, length=CONJUGATE[simplex])
         w = w + left * centred(change.astype(w.dtype), used)  # float32 steps need not keep the sum
         slope = w @ gram - h
-        level = jnp.where(used, slope, 0).sum(1, keepdims=True) / jnp.maximum(used.sum(1, keepdims=True), 1)
+        level = jnp.where(used, slope, 0).sum(1, keepdims=True) / jnp.maximum(
+            used.sum(1, keepdims=True, dtype=w.dtype), 1
+        )
         slope = slope - level if simplex else slope
         unit = size * (jnp.abs(w) @ size + jnp.abs(h / jnp.where(size > 0, size, 1)).max(1))[:, None]
         wrong_in, wrong_out = used & (w < 0), ~used & (slope < -SIGN * unit)

@@ -57,12 +57,17 @@ def _start(cost, rows, right, direction, lean) -> _State:
     table = table.at[:m, n + 1].set(_general_position(m, 0)[:, None] * size_right)
     table = table.at[m + 1, :n].set(lean * _general_position(n, 1)[:, None] * size_cost)
     table = table.at[:m, n + 2].set(direction)
-    index = lambda k, at: jnp.broadcast_to(at + jnp.arange(k, dtype=jnp.int32)[:, None], (k, B))  # noqa: E731
+    index = lambda k, at: jnp.broadcast_to(at + _numbers(k)[:, None], (k, B))  # noqa: E731
     none = jnp.zeros(B, jnp.int32)
     return _State(
         table, index(m, n), index(n, 0), jnp.ones((m, B), bool), jnp.ones((n, B), bool),
         jnp.full(B, jnp.inf, rows.dtype), none + RUNNING, none,
     )  # fmt: skip
+
+
+def _numbers(count: int):
+    """0, 1, ...: of 32 bits, as all indices here are, whatever the session's integers."""
+    return jnp.arange(count, dtype=jnp.int32)
 
 
 def _at(x, index):
@@ -78,8 +83,8 @@ def _pivot(state: _State, r, s, active) -> _State:
     pivot = _at(row, s)
     inverse = jnp.where(active, 1 / jnp.where(active, pivot, 1), 0)
     scaled = row * inverse
-    in_row = (jnp.arange(table.shape[0])[:, None] == r)[:, None]
-    in_column = (jnp.arange(table.shape[1])[:, None] == s)[None]
+    in_row = (_numbers(table.shape[0])[:, None] == r)[:, None]
+    in_column = (_numbers(table.shape[1])[:, None] == s)[None]
     at_column = jnp.where(in_row[:, 0], inverse, -column * inverse)[:, None]
     moved = jnp.where(in_column, at_column, jnp.where(in_row, scaled[None], table - column[:, None] * scaled[None]))
     table = jnp.where(active, moved, table)
@@ -89,7 +94,7 @@ def _pivot(state: _State, r, s, active) -> _State:
         table=table,
         basic=jnp.where(r_here, into, state.basic),
         nonbasic=jnp.where(s_here, out, state.nonbasic),
-        pivots=state.pivots + active,
+        pivots=state.pivots + active.astype(state.pivots.dtype),
     )
 
 
@@ -100,33 +105,38 @@ def _crash(state: _State, equal: int, free: tuple[int, ...], first) -> _State:
     m, n = state.basic.shape[0], state.nonbasic.shape[0]
     for j in free:  # a free variable's column is still its own: nothing has been pivoted there
         entries = jnp.where(state.leaves, jnp.abs(state.table[:m, j]), 0)
-        r = entries.argmax(0)
+        r = _first(entries)
         active = entries.max(0) > PIVOT
         state = _pivot(state, r, jnp.full_like(r, j), active)
-        here = (jnp.arange(m)[:, None] == r) & active
-        barred = jnp.arange(n)[:, None] == j
+        here = (_numbers(m)[:, None] == r) & active
+        barred = _numbers(n)[:, None] == j
         was_equality = (_at(state.nonbasic, jnp.full_like(r, j)) - n < equal) & active
         state = state._replace(leaves=state.leaves & ~here, enters=state.enters & ~(barred & was_equality))
 
     def one(i, state):
         at = state.basic == n + i  # [m, B]: nowhere if it has left already
-        r = at.argmax(0)
+        r = _first(at)
         row = _at(state.table, r)[:n]
         entries = jnp.where(state.enters, jnp.abs(row), 0)
-        s = entries.argmax(0) if first is None else first[i]
+        s = _first(entries) if first is None else first[i]
         active = at.any(0) & (_at(entries, s) > PIVOT)
         state = _pivot(state, r, s, active)
         redundant = at & ~active  # an empty row: it stays as it is
         return state._replace(
-            leaves=state.leaves & ~redundant, enters=state.enters & ~((jnp.arange(n)[:, None] == s) & active)
+            leaves=state.leaves & ~redundant, enters=state.enters & ~((_numbers(n)[:, None] == s) & active)
         )
 
-    return jax.lax.fori_loop(0, equal, one, state) if equal else state
+    return jax.lax.fori_loop(np.int32(0), np.int32(equal), one, state) if equal else state
 
 
 def _largest(x):
     """Maximum along axis 0 and its first index."""
-    return x.max(0), x.argmax(0).astype(jnp.int32)
+    return x.max(0), _first(x)
+
+
+def _first(x):
+    """Index of the first of the largest along axis 0, of the type of all indices here."""
+    return x.argmax(0).astype(jnp.int32)
 
 
 def _smallest(ratio, size, allowed):
@@ -185,7 +195,7 @@ def _read(state: _State, t):
     """x [n, B] and dual [m, B] of the dictionary at t."""
     m, n = state.basic.shape[0], state.nonbasic.shape[0]
     B = state.basic.shape[1]
-    each = jnp.arange(B)
+    each = _numbers(B)
     zero = jnp.zeros((n + m, B), state.table.dtype)
     x = zero.at[state.basic, each].set(state.table[:m, n] + t * state.table[:m, n + 2])[:n]
     dual = zero.at[state.nonbasic, each].set(state.table[m, :n])[n:]
@@ -228,7 +238,7 @@ def _trace_tile(state: _State, points: int):
         t = jnp.where(ends, state.mu, t)
         x, dual = _read(state, t)
         ts, xs, duals = (jax.lax.dynamic_update_index_in_dim(a, b, k, 0) for a, b in ((ts, t), (xs, x), (duals, dual)))
-        count = count + (running & ~ends)
+        count = count + (running & ~ends).astype(count.dtype)
         active = running & some & ~ends
         moved = _pivot(state, r, s, active)
         status = jnp.where(running & ~active, OPTIMAL, state.status)
@@ -278,5 +288,5 @@ def polish(cost, rows, right, nonbasic):
     lu = jax.scipy.linalg.lu_factor(tight)
     x = jax.scipy.linalg.lu_solve(lu, jnp.take_along_axis(limits, nonbasic, 1)[..., None])[..., 0]
     price = jax.scipy.linalg.lu_solve(lu, cost[..., None], trans=1)[..., 0]
-    each = jnp.arange(len(rows))[:, None]
+    each = _numbers(len(rows))[:, None]
     return x, jnp.zeros((len(rows), n + m), rows.dtype).at[each, nonbasic].set(price)[:, n:]

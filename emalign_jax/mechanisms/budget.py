@@ -42,7 +42,7 @@ class MessageBudget(AbstractMechanism):
 
     def _law(self, params, messages: int):
         b = 1 + (messages - 1) * jax.nn.sigmoid(params["budget"])
-        passes = jax.nn.sigmoid((b + 0.5 - jnp.arange(1, messages + 1)) / self.width).at[0].set(1)
+        passes = jax.nn.sigmoid((b + 0.5 - jnp.arange(1, messages + 1, dtype=b.dtype)) / self.width).at[0].set(1)
         return jnp.diag(passes).at[:, 0].add(1 - passes)
 
     def describe(self, params):

@@ -5,6 +5,7 @@ What it finds is a lower bound of the best deviation once the exact part has eva
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import optax
 from jaxtyping import Float, Int
 
 from emalign_jax import parameters
-from emalign_jax.compiling import filter_jit
+from emalign_jax.compiling import filter_jit, update_of
 from emalign_jax.game import ReducedGame
 from emalign_jax.play.step import LOGIT_FLOOR
 from emalign_jax.play.stream import bucket
@@ -93,7 +94,7 @@ def _ascend(game, schemes, agents, protocol, user):
     def step(state, row):
         logits, moments = state
         slope = jax.vmap(slope_of, (0,) * 6 + (None,))(logits, *fixed, row)
-        update, moments = jax.vmap(ADAM.update)(-slope, moments)
+        update, moments = jax.vmap(functools.partial(update_of, ADAM))(-slope, moments)
         moved = logits - row[0] * update
         moved = jnp.maximum(moved - moved.max(-1, keepdims=True), LOGIT_FLOOR)
         return (jnp.where(jnp.isfinite(moved), moved, logits), moments), None

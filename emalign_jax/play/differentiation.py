@@ -168,7 +168,7 @@ def _faults_unsmoothed(z, used, system: System, J) -> tuple[JaxArray, JaxArray]:
     lost = jnp.where(null, slopes @ Vt.T, 0)
     outside = jnp.linalg.norm(lost) > RANGE * jnp.maximum(jnp.linalg.norm(slopes), unit(system))
     # left null directions, all at once with weights that do not cancel
-    weights = jnp.where(null, jnp.cos(1.0 + jnp.arange(len(s))), 0).astype(z.dtype)
+    weights = jnp.where(null, jnp.cos(1.0 + jnp.arange(len(s), dtype=z.dtype)), 0)
 
     def push(game):
         return residual(z, used, system._replace(game=game)).ravel()

@@ -208,5 +208,6 @@ class _Play:
 
 
 def _cast(tree, dtype):
-    """Integers, such as seeds and steps, stay what they are."""
-    return jax.tree.map(lambda x: x if np.asarray(x).dtype.kind in "iu" else np.asarray(x, dtype), tree)
+    """Integers, such as seeds and steps, stay what they are. What is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return jax.tree.map(lambda x: x if np.asarray(x).dtype.kind in "iu" else np.asarray(x, dtype), tree)

@@ -30,6 +30,7 @@ from jax.core import Tracer
 from jaxtyping import Bool, Float
 
 from emalign_jax.arguments import integer
+from emalign_jax.compiling import update_of
 from emalign_jax.game import Array, ReducedGame
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols._base import TINY
@@ -140,7 +141,7 @@ def residual(z: Float[Array, "K rows M"], used: Bool[Array, "K rows M"], system:
     slope = system.protocol.pseudo_gradient(system.game, to_scheme(z, used), system.user)
     chance = row_chance(system, z.shape)
     worth = jnp.where(chance > TINY, slope / jnp.where(chance > TINY, chance, 1), 0)
-    count = used.sum(-1, keepdims=True)
+    count = used.sum(-1, keepdims=True, dtype=z.dtype)
     center = lambda x: x - jnp.where(used, x, 0).sum(-1, keepdims=True) / count  # noqa: E731
     mean = jnp.where(used, z, 0).sum(-1, keepdims=True) / count
     return jnp.where(used, center(system.temperature * z - worth) + mean, 0)
@@ -172,7 +173,7 @@ def jacobian(z, used, system: System) -> tuple[Float[Array, "K rows M"], Float[A
     # over a batch of games map is four times as fast as jacfwd
     first = jax.lax.map(along, first).reshape(K, rows, M - 1, z.size)
     # the last column of a row is had from the gauge: a shift of the row changes nothing but its mean
-    shift = (unit_vectors * used[..., None]).sum(2)
+    shift = jnp.where(used[..., None], unit_vectors, 0).sum(2)
     last = shift - first.sum(2)
     J = jnp.concatenate([first, last[:, :, None]], 2).reshape(z.size, z.size).T
     keep = used.ravel()
@@ -193,7 +194,7 @@ def play(solver: SmoothPlay, z: Float[Array, "K rows M"], system: System) -> Flo
 
     def step(state, rate):
         z, moments = state
-        update, moments = ADAM.update(residual(z, everything, system), moments)
+        update, moments = update_of(ADAM, residual(z, everything, system), moments)
         moved = z - rate * update
         if solver.plain:
             moved = jnp.maximum(moved - moved.max(-1, keepdims=True), FLOOR)

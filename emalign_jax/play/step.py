@@ -5,6 +5,7 @@ The games are the last axis of every array here, so that XLA vectorises along th
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.compiling import filter_jit, one_kernel
+from emalign_jax.compiling import filter_jit, one_kernel, update_of
 from emalign_jax.game import Array
 from emalign_jax.protocols._base import dot, softmax
 from emalign_jax.schemes import to_logits
@@ -72,7 +73,9 @@ def advance(
         return scheme * (slope - mean), (slope.max(2) - mean[:, :, 0]).sum(1)
 
     def moved(logits, direction, optimizer_state, rate):
-        update, optimizer_state = jax.vmap(solver.optimizer.update, -1, -1)(-direction, optimizer_state)
+        update, optimizer_state = jax.vmap(functools.partial(update_of, solver.optimizer), -1, -1)(
+            -direction, optimizer_state
+        )
         logits = logits - rate * update
         logits = logits - logits.max(2, keepdims=True)  # fix the gauge: softmax does not see a shift
         return jnp.maximum(logits, LOGIT_FLOOR), optimizer_state

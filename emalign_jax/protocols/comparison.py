@@ -12,7 +12,6 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
@@ -20,6 +19,7 @@ from jaxtyping import Bool, Float
 from emalign_jax.arguments import integer
 from emalign_jax.game import Array, Game
 from emalign_jax.protocols.selection import Selection
+from emalign_jax.users import logit
 
 MOST_SUBSETS = 5000  # a soft choice averages over all of them
 
@@ -53,7 +53,7 @@ class Comparison(Selection):
     def _softly(self, values) -> Float[Array, "subsets K"]:
         """Her law over agents within each subset."""
         met = jnp.asarray(self._subsets(len(values)))
-        return jax.nn.softmax(jnp.where(met, values / jnp.asarray(self.temperature, values.dtype), -jnp.inf), axis=-1)
+        return logit(values, self.rate(values.dtype), met)
 
     def _subsets(self, agents: int) -> Bool[np.ndarray, "subsets K"]:
         self._check_subsets(agents)

@@ -178,7 +178,7 @@ class SampledConversation(AbstractConversation):
         here = jax.nn.one_hot(drawn.said, tree.messages, dtype=slope.dtype)[..., None, :]  # [S, r, K, 1, M]
         values = here * ((slope - level)[:, None] * drawn.others)[..., None]
         values += (level * drawn.weight[:, None])[:, None, ..., None]
-        partner = _partner(values) * (drawn.row == _partner(drawn.row))[..., None, None]
+        partner = jnp.where((drawn.row == _partner(drawn.row))[..., None, None], _partner(values), 0)
         where = np.arange(tree.agents), slice(None), drawn.row
         return tuple(jnp.zeros_like(rules).at[where].add(x) for x in (values, values * (values - partner)))
 
@@ -187,7 +187,7 @@ class SampledConversation(AbstractConversation):
         channels = 1 if tree.together else K
         key = jax.random.fold_in(jax.random.key(self.seed), self.step)
         noise = jax.random.uniform(key, (2 + depth * (K + channels), S), rules.dtype)
-        slices = (jnp.arange(S) % (S // 2) + noise[0]) / (S // 2)
+        slices = (jnp.asarray(np.arange(S) % (S // 2), noise.dtype) + noise[0]) / (S // 2)
         cell = _pick(game.mass.T.ravel(), slices)
         xb, xa = cell // len(game.mass), cell % len(game.mass)
         tried = jnp.floor(noise[1] / max(explore, 1e-6) * depth * K)  # which message is uniform, if any
@@ -201,7 +201,9 @@ class SampledConversation(AbstractConversation):
             law = rules[np.arange(K), :, rows[-1]]  # [S, K, XB, M]
             meant = law[jnp.arange(S), :, xb]
             if explore:
-                meant = jnp.where(tried[:, None, None] == r * K + np.arange(K)[:, None], 1 / M, meant)
+                meant = jnp.where(
+                    tried[:, None, None] == np.arange(r * K, r * K + K, dtype=tried.dtype)[:, None], 1 / M, meant
+                )
             said.append(_pick(meant, message_noise[r]))
             factors.append(jnp.take_along_axis(law, said[-1][..., None, None], -1)[..., 0])
             if r < depth - 1:

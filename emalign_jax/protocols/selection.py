@@ -16,7 +16,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.arguments import shown
+from emalign_jax.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.protocols._base import (
     MAX_CELLS,
     UNROLLED,
@@ -31,7 +32,7 @@ from emalign_jax.protocols._base import (
 )
 from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.units import ROUNDING_OF_TIES, VALUE_TIE
-from emalign_jax.users import AbstractUser, QuantalUser
+from emalign_jax.users import AbstractUser, QuantalUser, logit
 
 
 class Selection(AbstractProtocol):
@@ -50,6 +51,7 @@ class Selection(AbstractProtocol):
     def __init__(self, temperature: Any = 0.0, then: Conversation | None = None):
         traced = isinstance(temperature, Tracer)
         if not traced:
+            temperature = as_float_array("temperature", temperature)
             if not isinstance(temperature, jax.Array):
                 temperature = np.asarray(temperature, np.float64)
             if not bool(np.isfinite(temperature).all()) or not bool((temperature >= 0).all()):
@@ -57,7 +59,7 @@ class Selection(AbstractProtocol):
             if bool((temperature == 0).any()) and not bool((temperature == 0).all()):
                 raise ValueError("temperature: expected all 0 or all > 0 over the batch, got a mixture")
         if not (then is None or isinstance(then, Conversation)):
-            raise ValueError(f"then: expected a Conversation or None, got {type(then).__name__}")
+            raise ValueError(f"then: expected a Conversation or None, got {shown(then)}")
         self.temperature = temperature
         self.then = then
         self.sharp = not traced and bool((temperature == 0).all())
@@ -73,10 +75,14 @@ class Selection(AbstractProtocol):
     def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
         """The distribution over agents, given the user's value of each; scale: the unit of the user's utility."""
         if not self.sharp:
-            return jax.nn.softmax(values / jnp.asarray(self.temperature, values.dtype))
+            return logit(values, self.rate(values.dtype))
         tolerance = max(VALUE_TIE, ROUNDING_OF_TIES * float(jnp.finfo(values.dtype).eps))
         best = values >= values.max() - tolerance * scale
         return jax.nn.one_hot(jnp.argmax(best), values.shape[-1], dtype=values.dtype)
+
+    def rate(self, dtype) -> Float[jax.Array, "*batch"]:
+        """1 / temperature, as far as `dtype` has a number for it."""
+        return 1 / jnp.maximum(jnp.asarray(self.temperature, dtype), jnp.finfo(dtype).tiny)
 
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from emalign_jax.differentiable import check, starts_of
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import certify
 from emalign_jax.game import Game
+from emalign_jax.given import as_key, checked
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.mechanisms.channel import Channel
 from emalign_jax.play import SmoothPlay
@@ -21,6 +22,7 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.solve import solve
 from emalign_jax.tuning.blocks import equilibria
+from emalign_jax.tuning.problem import on_device
 from emalign_jax.users import AbstractUser
 
 
@@ -44,7 +46,7 @@ def evaluate(
     params: Any,
     solver: SmoothPlay,
     *,
-    key: jax.Array,
+    key: jax.Array | SupportsIndex,
     smooth: bool = False,
     start=None,
     progress=None,
@@ -54,11 +56,19 @@ def evaluate(
     smooth: certify the smoothed equilibrium itself; False goes on from it to an equilibrium of agents who are not
         smoothed, by `solve` (not through a channel, where the smoothed one is kept).
     """
+    games, protocol, user, mechanism, params, solver = checked(
+        games=games, protocol=protocol, user=user, mechanism=mechanism, params=params, solver=solver
+    )
+    key = as_key(key)
+    if len(games.batch_shape) != 1 or not games.batch_shape[0]:
+        raise ValueError(f"games: expected one batch axis, of at least one game, got {list(games.batch_shape)}")
     cost = np.zeros(games.batch_shape)
     under = games, protocol, user
     if mechanism is not None:
-        cost = np.broadcast_to(np.asarray(mechanism.cost(params, games), np.float64), games.batch_shape)
-        under = mechanism.apply(params, games, protocol, user)
+        here = on_device(games) if jax.config.jax_enable_x64 else games  # float64 as given is certified as given
+        with np.errstate(over="ignore"):
+            cost = np.broadcast_to(np.asarray(mechanism.cost(params, here), np.float64), games.batch_shape)
+            under = mechanism.apply(params, here, protocol, user)
     schemes = _smooth(*under, solver, key, start)
     through = isinstance(under[1], Channel)
     if smooth or through:
@@ -82,8 +92,9 @@ def _smooth(games: Game, protocol, user, solver: SmoothPlay, key, start) -> Floa
     if start is None:
         start = starts_of(games, protocol, key, 1, protocol.messages(games))
     batch, start = games.batch_shape, np.asarray(start)
-    setting = games, *(parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
-    setting = jax.tree.map(jnp.asarray, setting)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its game a code
+        setting = games, *(parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
+        setting = jax.tree.map(jnp.asarray, setting)
     schemes, _, _ = equilibria(len(start), lambda n: (*jax.tree.map(lambda x: x[n], setting), start[n]))
     return np.asarray(schemes, np.float64)
 

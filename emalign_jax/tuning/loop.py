@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -13,8 +13,10 @@ import optax
 from jaxtyping import Float
 
 from emalign_jax.arguments import integer
+from emalign_jax.compiling import update_of
 from emalign_jax.differentiable import starts_of
 from emalign_jax.game import Game
+from emalign_jax.given import as_key, checked
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
@@ -112,7 +114,7 @@ def tune(
     objective: Objective | None = None,
     solver: SmoothPlay | None = None,
     *,
-    key: jax.Array,
+    key: jax.Array | SupportsIndex,
     starts: int = 1,
     restarts: int = 1,
     draws: int | None = None,
@@ -137,8 +139,12 @@ def tune(
     Values may jump where equilibria change, so the best parameters on the way are kept, not the last; the best restart
     is judged by fresh equilibria, from the same starts for all.
     The result is of smoothed equilibria: `tuning.evaluate` certifies what the parameters are worth.
-    Raises `ValueError` for what cannot be tuned. In the dtype of `games` (float64 needs x64).
+    Raises `ValueError` for what cannot be tuned. In the session's float type.
     """
+    games, protocol, user, mechanism, objective, solver = checked(
+        games=games, protocol=protocol, user=user, mechanism=mechanism, objective=objective, solver=solver
+    )
+    key = as_key(key)
     steps, plan = integer("steps", steps, 1), Plan(starts, restarts, draws, polish, finalists).checked()
     problem = make_problem(
         games, protocol, user, mechanism, objective, solver, steps, learning_rate, optimizer, differentiation
@@ -217,13 +223,13 @@ def _step(problem: Problem, state: State):
             trusted = (found.result == int(Result.SMOOTH)) & jnp.isfinite(found.user)
             cost = problem.mechanism.cost(params, problem.games)
             counted = trusted.any(0)
-            mean_cost = jnp.where(counted, cost, 0).sum() / jnp.maximum(counted.sum(), 1)
+            mean_cost = jnp.where(counted, cost, 0).sum() / jnp.maximum(counted.sum(dtype=cost.dtype), 1)
             return problem.objective(found.user, trusted) - mean_cost, (found, mean_cost, trusted)
 
         (reached, (found, cost, trusted)), slope = jax.value_and_grad(objective, has_aux=True)(params)
         leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(slope)]
         ok = jnp.stack([*leaves, jnp.isfinite(reached)]).all() & trusted.any()
-        update, moments = problem.optimizer.update(jax.tree.map(jnp.negative, slope), optimizer, params)
+        update, moments = update_of(problem.optimizer, jax.tree.map(jnp.negative, slope), optimizer, params)
         moved = (optax.apply_updates(params, update), moments)
         keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731
         values = jnp.where(trusted, found.user, values)
@@ -234,13 +240,13 @@ def _step(problem: Problem, state: State):
         params, optimizer = jax.tree.map(keep, moved, (params, optimizer))
         schemes = jnp.where(jnp.isfinite(found.schemes), found.schemes, schemes)
         known = jnp.isfinite(values)  # of the same games in every step, so that the curve shows no change of who counts
-        value = jnp.where(known, values, 0).sum() / jnp.maximum(known.sum(), 1)
+        value = jnp.where(known, values, 0).sum() / jnp.maximum(known.sum(dtype=values.dtype), 1)
         row = {
             "objective": problem.objective(values, known) - cost,
             "value": value,
             "cost": cost,
             "trusted": trusted.mean(),
-            "skipped": 1.0 - ok,
+            "skipped": jnp.where(ok, 0.0, 1.0),
         }
         return (params, optimizer, schemes, values, best, jnp.maximum(worth, highest)), row, found.result
 

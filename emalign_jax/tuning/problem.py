@@ -51,13 +51,20 @@ def make_problem(
     if not 0 < learning_rate < np.inf:
         raise ValueError(f"learning_rate: expected a finite number > 0, got {learning_rate}")
     mechanism.check(games, protocol, user)
-    games = jax.tree.map(jnp.asarray, games)
+    games = on_device(games)
     optimizer = _adam(float(learning_rate), steps) if optimizer is None else optimizer
     return Problem(
         games, protocol, user, mechanism, Objective() if objective is None else objective,
         SmoothPlay() if solver is None else solver,
         Implicit() if differentiation is None else differentiation, optimizer,
     )  # fmt: skip
+
+
+def on_device(games: Game) -> Game:
+    """`games` in the session's float type, as parameters are. What float32 cannot hold becomes infinite, and its game
+    gets a code."""
+    with np.errstate(over="ignore"):
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), games)
 
 
 @functools.lru_cache
@@ -77,7 +84,7 @@ def score(problem: Problem, params: Any, user: Float[Array, "S N"], counted: Boo
     cost, games = problem.mechanism.cost(params, problem.games), counted.any(0)
     if by_game(problem.mechanism):
         return jnp.where(games, problem.objective.of_games(user, counted) - cost, -jnp.inf)
-    mean_cost = jnp.where(games, cost, 0).sum() / jnp.maximum(games.sum(), 1)
+    mean_cost = jnp.where(games, cost, 0).sum() / jnp.maximum(games.sum(dtype=user.dtype), 1)
     return jnp.where(games.any(), problem.objective(user, counted) - mean_cost, -jnp.inf)
 
 

@@ -1,0 +1,198 @@
+"""What public functions are given: games, schemes, protocols, users, keys. One sentence for whatever is something else.
+
+Each public function calls `checked` on its first lines, so that a slip (two arguments exchanged, a class for an
+instance, a word for a protocol) is answered by what to write, and not by an error from deep inside.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import numbers
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from emalign_jax.arguments import shown
+from emalign_jax.game import Game, as_float_array
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.users import AbstractUser
+
+SEEDS = 2**32  # jax folds larger integers into fewer bits, or refuses them, as its settings say
+NUMBERS = {
+    "gains": "a number or an array [..., K]",
+    "budget": "a number or an array over the batch",
+    "user_utility": "an array [..., A, Y]",
+    "agent_utilities": "an array [..., K, A, Y]",
+}
+OPTIONAL = ("key", "solver", "mechanism", "objective", "differentiation")
+
+
+def checked(**given: Any) -> tuple[Any, ...]:
+    """The arguments, in the order in which they are named here, which is that of the caller's signature.
+
+    The name says what each has to be: schemes (an array, or what holds one as `.schemes`, such as a `Solution`), start
+    (the same or a word), key (a jax key or an integer seed), numbers (see `NUMBERS`), or an instance (see `_kinds`).
+    Others pass, and so does None where it stands for a default.
+    Raises `ValueError` that says what to write.
+    """
+    return tuple(_check(name, value, tuple(given)) for name, value in given.items())
+
+
+def _check(name: str, value: Any, names: tuple[str, ...]) -> Any:
+    if value is None and name in OPTIONAL:
+        return None
+    if name in ("schemes", "start"):
+        return value if name == "start" and isinstance(value, str) else _schemes(name, value, names)
+    if name == "key":
+        return _key(name, value, names)
+    if name in NUMBERS:
+        return _numbers(name, value, names)
+    return _an_instance(name, value, names) if name in _kinds() else value
+
+
+def check_precision(**given: Any) -> None:
+    """Raise `ValueError` where x64 is off and a number is too large for float32; it names the field."""
+    if jax.config.jax_enable_x64:
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        if not (isinstance(leaf, np.ndarray) and leaf.dtype == np.float64):
+            continue
+        large = leaf[np.isfinite(leaf) & (abs(leaf) > np.finfo(np.float32).max)]
+        if large.size:
+            name = getattr(path[-1], "name", None) or getattr(path[-1], "key", "")
+            raise ValueError(
+                f"{name}: {large[0]:g} is too large for float32, in which jax computes here: take a larger unit, or "
+                'switch float64 on by jax.config.update("jax_enable_x64", True)'
+            )
+
+
+def as_key(key: Any) -> jax.Array:
+    """A jax key from a key or an integer seed."""
+    return _key("key", key, ())
+
+
+@functools.cache
+def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
+    """What arguments must be instances of, and what may be written; imported late, as their files import this one."""
+    from emalign_jax.exact.dynamics import BestResponseDynamics
+    from emalign_jax.mechanisms import AbstractMechanism
+    from emalign_jax.objectives import Objective
+    from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
+
+    game = (Game,), "a Game such as em.Game(prior, user_utility, agent_utilities)"
+    return {
+        "games": game,
+        "game": game,
+        "protocol": ((AbstractProtocol,), "a protocol such as em.Selection() or em.Pooled()"),
+        "user": ((AbstractUser,), "a user such as em.RationalUser() or em.QuantalUser(20.0)"),
+        "solver": ((GradientPlay, BestResponseDynamics, SmoothPlay), "a solver such as em.GradientPlay()"),
+        "mechanism": ((AbstractMechanism,), "a mechanism such as em.mechanisms.Transfers()"),
+        "objective": ((Objective,), "an objective such as em.Objective()"),
+        "differentiation": ((Implicit, Unrolled), "em.Implicit() or em.Unrolled()"),
+    }
+
+
+def _an_instance(name: str, value: Any, names: tuple[str, ...]) -> Any:
+    kinds, example = _kinds()[name]
+    if isinstance(value, kinds):
+        return value
+    if isinstance(value, type) and issubclass(value, kinds):
+        raise ValueError(f"{name}: got the class {value.__name__}, expected an instance: write {_call(value)}")
+    if isinstance(value, str) and (named := _named(value, kinds)):
+        raise ValueError(f"{name}: got the word {value!r}: write {_call(named)}")
+    if name == "user" and isinstance(value, numbers.Real):
+        written = "em.RationalUser()" if value == np.inf else f"em.QuantalUser({value})"
+        raise ValueError(f"user: got the number {value}: write {written}")
+    _refuse(name, value, names, example)
+
+
+def _schemes(name: str, value: Any, names: tuple[str, ...]) -> Any:
+    array = getattr(value, "schemes", value)
+    if isinstance(array, (list, tuple)) or hasattr(array, "__array__"):
+        return as_float_array(name, array)
+    _refuse(name, value, names, "an array [..., K, XB, M] or a Solution")
+
+
+def _numbers(name: str, value: Any, names: tuple[str, ...]) -> Any:
+    if isinstance(value, Game) and hasattr(value, name):
+        raise ValueError(f"{name}: got a Game: write {name} = game.{name}")
+    if _place(value) in (None, "schemes") and value is not None:
+        return as_float_array(name, value)
+    _refuse(name, value, names, NUMBERS[name])
+
+
+def _key(name: str, value: Any, names: tuple[str, ...]) -> Any:
+    expected = f"{name}: expected a key such as jax.random.key(0), or an integer seed"
+    if isinstance(value, jax.Array):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if value.shape:
+                raise ValueError(f"{expected}, got {list(value.shape)} keys: pass one of them")
+            return value
+        if value.dtype == np.uint32 and value.ndim == 1 and len(value) in (2, 4):  # of jax.random.PRNGKey
+            return value
+        if isinstance(value, Tracer) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer):
+            return jax.random.key(value)
+    if isinstance(value, (jax.Array, np.ndarray)) and (value.ndim or isinstance(value, Tracer)):
+        raise ValueError(f"{expected}, got an array of shape {list(value.shape)} and dtype {value.dtype}")
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        seed = operator.index(value)
+    except TypeError:
+        _refuse(name, value, names, "a key such as jax.random.key(0), or an integer seed")
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"{expected} from 0 to {SEEDS - 1}, got {seed}")
+    return jax.random.key(seed)
+
+
+def _refuse(name: str, value: Any, names: tuple[str, ...], example: str) -> Any:
+    """Raise the `ValueError`: it says where the value belongs, if that can be told."""
+    what, right = shown(value), _place(value)
+    if right is not None and right != name:
+        order = f"; the order is {', '.join(names)}" if right in names else ""
+        raise ValueError(f"{name}: expected {example}, got {what}, which is what `{right}` takes{order}")
+    raise ValueError(f"{name}: expected {example}, got {what}")
+
+
+def _place(value: Any) -> str | None:
+    """The argument that takes such a value."""
+    cls = value if isinstance(value, type) else type(value)
+    for name in ("games", "protocol", "user", "solver", "mechanism", "objective", "differentiation"):
+        if issubclass(cls, _kinds()[name][0]):
+            return name
+    return "schemes" if isinstance(value, (np.ndarray, jax.Array)) or hasattr(value, "schemes") else None
+
+
+def _named(word: str, kinds: tuple[type, ...]) -> type | None:
+    """The public class that the word means: its name, or how it begins ("rational" for RationalUser)."""
+    import emalign_jax
+
+    plain = word.lower().replace("_", "").replace(" ", "")
+    public = [getattr(emalign_jax, name) for name in emalign_jax.__all__]
+    public += [getattr(emalign_jax.mechanisms, name) for name in emalign_jax.mechanisms.__all__]
+    for cls in public:
+        if isinstance(cls, type) and issubclass(cls, kinds) and not inspect.isabstract(cls):
+            own = cls.__name__.lower()
+            if plain and (plain == own or (len(plain) > 3 and own.startswith(plain))):
+                return cls
+    return None
+
+
+def _call(cls: type) -> str:
+    """How an instance is made: the class with those arguments that it must have."""
+    import emalign_jax
+
+    needed = [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    where = "em." if hasattr(emalign_jax, cls.__name__) else ""
+    where = "em.mechanisms." if not where and hasattr(emalign_jax.mechanisms, cls.__name__) else where
+    return f"{where}{cls.__name__}({', '.join(needed)})"
