@@ -16,6 +16,7 @@ import pytest
 from commands import child, refused
 
 import emalign_jax as em
+from emalign_jax import memory
 from emalign_jax.search import hosts, parts
 
 SMALL = ["--family", "noise", "--agents", "1,2", "--count", "5", "--states", "3"]
@@ -111,7 +112,7 @@ def test_the_block_fits_the_memory_at_hand():
         assert sizes == sorted(sizes)
         assert sizes[-1] == (parts.MOST_CHECKED if verify else parts.MOST_PLAYED)
         assert all(size * need <= 2**n or size == parts.SMALLEST for n, size in zip(range(28, 40), sizes, strict=True))
-    assert parts.free_bytes() > 0
+    assert memory.free_bytes() > 0
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,7 @@ import os, threading
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, numpy as np
 import emalign_jax as em
+from emalign_jax import memory
 from emalign_jax.play import gradient_play, stream
 games = em.random_games(jax.random.key(0), 200, agents=1, states=2, actions=2)
 stream.CACHED_CELLS = 16 * em.Pooled().cells(games, 2)  # tiles of 16: 13 of them

@@ -19,6 +19,7 @@ from emalign_jax.exact.obedience import Advice, ObedienceLP, check_size, cut
 from emalign_jax.exact.responses import VALUE_TIE, SelectionTable, choose, selection_table
 from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import Selection
+from emalign_jax.protocols.selection import check_agents
 from emalign_jax.users import RationalUser
 
 MATERIAL = 1e-4  # of an agent's payoff range: what a tie tolerance may be worth to him without a word
@@ -35,6 +36,10 @@ class SelectionCheck(AbstractCheck):
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
         self.temperature = float(self.protocol.temperature)
+
+    @classmethod
+    def check_size(cls, games, protocol, user, messages):
+        check_agents(games)
 
     def table(self, schemes) -> SelectionTable:
         """values V [K] and payoffs O [K, K]; the last profile's is kept, for it is asked for again and again."""
@@ -207,6 +212,7 @@ class SelectionRational(SelectionCheck):
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
+        super().check_size(games, protocol, user, messages)
         check_size(games.user_features, games.agent_features, games.actions)
 
     def _suprema(self, schemes, agents) -> list[Deviation]:

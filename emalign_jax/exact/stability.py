@@ -39,6 +39,7 @@ from emalign_jax.exact.responses import VALUE_TIE
 from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.protocols import Selection
+from emalign_jax.protocols.selection import check_agents
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import RationalUser
@@ -125,6 +126,7 @@ def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=No
     Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
     costs only its own row.
     """
+    check_agents(games)
     check_size(games.user_features, games.agent_features, games.actions)
     batch = games.batch_shape
     flat = flatten_games(games, batch)

@@ -60,7 +60,7 @@ def run(config: Config, path: Path, progress: Callable[[str, int, int], None], w
         rows = _evaluate(made, tuned.params, key, progress)
     save_arrays(path / VALUES, tuned.values)
     with atomic(path / TABLE) as temporary:
-        rows.to_parquet(temporary, index=False)
+        rows.to_parquet(temporary, index=False, write_page_checksum=True)
     return Outcome(tuned.values, tuned.history, rows)
 
 
