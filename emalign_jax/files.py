@@ -112,12 +112,19 @@ def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place if the block ends well, and vanishes if not."""
     path = Path(path)
+    if _occupied(path):  # the rename would put a file in the place of a device for all programs
+        raise ValueError(f"{path}: cannot be written: expected a file, there is something else of that name")
     with contextlib.ExitStack() as stack:
         try:
             made = stack.enter_context(temporary.beside(path))
         except OSError as error:
             raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
-        yield made
+        try:
+            yield made
+        except OSError as error:
+            if error.filename is None and error.strerror:  # what fails in mid-file does not say in which
+                raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
+            raise
         with open(made, "rb") as file:
             os.fsync(file.fileno())
         made.chmod(0o666 & ~umask())
@@ -127,10 +134,15 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
             raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def _occupied(path: Path) -> bool:
+    """Whether a directory, a device, a pipe or a link to nothing is there, which no file may replace."""
+    return os.path.lexists(path) and not path.is_file()
+
+
 def check_output(path: Path, option: str, force: bool) -> None:
     """Raise `ValueError`, before any work, where the file cannot be written or (without `force`) is there already."""
-    if path.is_dir():
-        raise ValueError(f"{path}: {option}: expected a file, there is a directory of that name")
+    if _occupied(path):
+        raise ValueError(f"{path}: {option}: expected a file, there is something else of that name")
     if os.path.lexists(path) and not force:
         raise ValueError(f"{path}: {option}: is there already; choose another name or pass --force to replace it")
     try:
@@ -231,26 +243,8 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         raise ValueError(f"{path}: {name}: cannot be read, the file is damaged") from None
 
 
-def check_parquet(path: Path, columns: list[str] | None = None) -> None:
-    """Raise `ValueError` where the table, or these columns of it, would by its own account not fit into memory.
-
-    An error of pyarrow's where it gives no account."""
-    import pyarrow.parquet as pq
-
-    facts, needed = pq.read_metadata(path), 0
-    for group in range(facts.num_row_groups if facts.num_columns <= MOST_COLUMNS else 0):
-        held = facts.row_group(group)
-        for number in range(held.num_columns):
-            column = held.column(number)
-            name = column.path_in_schema
-            if columns is None or name in columns or name.split(".")[0] in columns:
-                each = 100 if column.physical_type == "BYTE_ARRAY" else 24  # in Python's hands, and as a number
-                needed += 2 * column.total_uncompressed_size + each * column.num_values
-    memory.require(needed, f"{path}: a table of {facts.num_rows} rows")
-
-
 def check_text(path: Path) -> None:
-    """The same for a table in text, by its size."""
+    """Raise `ValueError` where a table in text, by its size, would not fit into memory."""
     bytes_there = path.stat().st_size
     memory.require(TEXT_COPIES * bytes_there, f"{path}: a table of {memory.size(bytes_there)}")
 

@@ -79,7 +79,7 @@ def align(
     }
     began = time.perf_counter()
 
-    from emalign_jax import temporary
+    from emalign_jax import parquet, temporary
     from emalign_jax.hull import figure, removal, report, tables
     from emalign_jax.hull.experiment import SIZES, HullJob, run
     from emalign_jax.search import run_directory
@@ -129,7 +129,7 @@ def align(
     }  # fmt: skip
     with temporary.beside(path, directory=True) as directory:
         errors = outcome.errors.assign(target=[names[t] for t in outcome.errors["target"]])
-        errors.to_parquet(directory / "errors.parquet", index=False, write_page_checksum=True)
+        parquet.write(directory / "errors.parquet", errors)
         lines.to_csv(directory / "curves.csv", index=False)
         outcome.weights.to_csv(directory / "weights.csv", index=False)
         left = left.assign(target=[names[t] for t in left["target"]])

@@ -59,9 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with interruption.kept():
             code = app(arguments or ["--help"], prog_name="emalign", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read has seen enough, as `head` has; what was written to files is there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -70,6 +70,11 @@ def main(arguments: list[str] | None = None) -> None:
         _say(message)
     if code == 130:
         _say("interrupted; nothing half-written is left")
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # or Python tries once more as it ends, and says so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code or 0)
 
 
@@ -80,6 +85,8 @@ def _end(error: Exception) -> tuple[int, str]:
         return 2, error.format_message()
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return 2, f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return 2, f"could not be read or written: {error.strerror}"
     if isinstance(error, ValueError | OSError) and words:
         return 2, words
     if isinstance(error, MemoryError | OverflowError) or words.startswith("RESOURCE_EXHAUSTED"):
@@ -105,8 +112,9 @@ def launch() -> None:
     XLA's threads may be in the middle of a compilation then, and do not always survive an orderly shutdown.
     """
     for stream in (sys.stdout, sys.stderr):  # a name that is no text in this locale must not end the run
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        with contextlib.suppress(OSError):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except SystemExit as stop:

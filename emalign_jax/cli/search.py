@@ -134,11 +134,8 @@ def search(
     from emalign_jax.arguments import integer
     from emalign_jax.files import sizes
     from emalign_jax.search import hosts as meeting
-    from emalign_jax.search import parts, run_directory, table
-    from emalign_jax.search.drawing import attempt
-    from emalign_jax.search.figure import draw
-    from emalign_jax.search.job import SearchJob
-    from emalign_jax.search.stream import search_blocks, tally
+    from emalign_jax.search import run_directory
+    from emalign_jax.search.job import SearchJob, block_size
 
     families = tuple(part.strip() for part in family.split(","))
     for name in families:
@@ -168,7 +165,7 @@ def search(
         seed=seed,
         verify=verify,
     )
-    most = parts.block_size(verify) if block is None else integer("block", block, 1)
+    most = block_size(verify) if block is None else integer("block", block, 1)
     path = run_directory.choose(out, "search", force)
     if games is not None:
         read = [em.load_games(games, agents=k) for k in sizes(games)]
@@ -178,6 +175,12 @@ def search(
     several = distributed or any(option is not None for option in (hosts, host, coordinator))
     _check_hosts(distributed, hosts, host, coordinator, out)
     run_directory.require_room(path, job.check(most), "count: the run")
+
+    from emalign_jax.search import parts, table  # which take a second, as does what they load
+    from emalign_jax.search.drawing import attempt
+    from emalign_jax.search.figure import draw
+    from emalign_jax.search.stream import search_blocks, tally
+
     if several:
         terms = {name: config[name] for name in config if name not in ("host", "json_")}
         here = meeting.meet(coordinator, hosts, host, f"{em.__version__} {terms} {jnp.result_type(float)}", most)

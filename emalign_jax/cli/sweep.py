@@ -42,17 +42,21 @@ def sweep(
     if config is None:
         raise ValueError(f"CONFIG.toml: expected a file or one of {', '.join(configs.shipped())}")
 
-    from emalign_jax.search import table as documents
-    from emalign_jax.search.drawing import attempt
-    from emalign_jax.sweep import cell, directory, figures, run, table, threshold
-
     grid = configs.read(config).with_count(count)
+
+    from emalign_jax.sweep import cell, directory, run
+
     path = Path(f"sweep-{Path(config).stem}" if out is None else out)
     command = ["emalign", *sys.argv[1:]]
     began = directory.manifest(command, grid.plain(), 0.0, status="running")
     directory.check(path, began, force)
     cells = grid.cells()
     cell.check(grid, cells)
+
+    from emalign_jax.search import table as documents
+    from emalign_jax.search.drawing import attempt
+    from emalign_jax.sweep import figures, table, threshold
+
     with directory.held(path):
         directory.begin(path, began, force)
         work = run.blocks(grid, cells)

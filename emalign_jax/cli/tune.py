@@ -45,18 +45,22 @@ def tune(
 
     import time
 
-    from emalign_jax.search.drawing import attempt
-    from emalign_jax.search.table import JSON_SCHEMA, plain
-    from emalign_jax.sweep import directory
-    from emalign_jax.tuning import figure, run
-
     began = time.perf_counter()
     what = configs.read(config)
+
+    from emalign_jax.search.table import JSON_SCHEMA, plain
+    from emalign_jax.sweep import directory
+    from emalign_jax.tuning import run
+
     path = Path(f"tune-{Path(config).stem}" if out is None else out)
     command = ["emalign", *sys.argv[1:]]
     start = directory.manifest(command, what.plain(), 0.0, "tuning run", status="running")
     directory.check(path, start, force, run.RESULTS)
     configs.setup(what)  # nothing is begun that cannot be ended
+
+    from emalign_jax.search.drawing import attempt
+    from emalign_jax.tuning import figure
+
     with directory.held(path, "tuning run"):
         directory.begin(path, start, force, run.RESULTS)
         with ProgressBar("step") as bar:

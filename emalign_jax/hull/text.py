@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax.files import MOST_COLUMNS, check_input, check_parquet, check_text
+from emalign_jax import parquet
+from emalign_jax.files import MOST_COLUMNS, check_input, check_text
 from emalign_jax.game import LARGEST
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t"}
@@ -55,13 +56,8 @@ def source(path: Path, encoding: str) -> Source:
     """Look at the columns of a file, not at its contents."""
     check_input(path, "a table")
     if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return Source(path, _columns(path, list(pq.read_schema(path).names)), True, encoding)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: cannot be read as parquet, expected a whole .parquet file ({error})") from None
+        with parquet.opened(path) as file:
+            return Source(path, _columns(path, list(file.schema_arrow.names)), True, encoding)
     if path.suffix not in SEPARATORS:
         raise ValueError(f"{path}: expected a name that ends in .csv, .tsv, .parquet or .npz, or MovieLens' u.data")
     check_text(path)
@@ -108,7 +104,10 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
     """Columns `names` as text ("" where missing) and `numbers` as floats (NaN where missing), blank rows left out.
 
     The index counts rows of the file. hint: added where text stands in place of a number."""
-    frame = _parquet(source, names + numbers) if source.parquet else _csv(source, names, numbers)
+    if source.parquet:
+        frame = parquet.read(source.path, names + numbers).reset_index(drop=True)
+    else:
+        frame = _csv(source, names, numbers)
     for name in names:
         column = frame[name]
         try:
@@ -130,19 +129,6 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
         )
         raise ValueError(f"{source.path}: {found}; expected a table with at least one row of data")
     return frame.loc[~blank]
-
-
-def _parquet(source: Source, columns: list[str]) -> pd.DataFrame:
-    import pyarrow as pa
-
-    try:
-        check_parquet(source.path, columns)
-        read = pd.read_parquet(source.path, columns=columns, page_checksum_verification=True)
-        return read.reset_index(drop=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if str(error).startswith(str(source.path)):
-            raise
-        raise ValueError(f"{source.path}: cannot be read as parquet, the file is damaged ({error})") from None
 
 
 def _csv(source: Source, names: list[str], numbers: list[str]) -> pd.DataFrame:

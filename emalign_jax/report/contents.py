@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax import memory
-from emalign_jax.files import check_input, check_parquet, check_text
+from emalign_jax import memory, parquet
+from emalign_jax.files import check_input, check_text
 from emalign_jax.search import table as search_table
 
 MANIFEST = "manifest.json"
@@ -59,7 +59,7 @@ def read(directory: Path) -> Contents:
     check(directory)
     manifest = _manifest(directory / MANIFEST)
     name = manifest.get("kind") or ("align" if (directory / KINDS["align"].table).exists() else "search")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise ValueError(f"{directory / MANIFEST}: kind: expected one of {', '.join(KINDS)}, got {name!r}")
     kind = KINDS[name]
     if not (directory / kind.table).exists():
@@ -67,9 +67,16 @@ def read(directory: Path) -> Contents:
             f"{directory / kind.table}: not there, the {name} has not ended; run {_command(manifest)} again, which "
             "goes on where it stopped"
         )
-    found = kind.read(directory, manifest)
+    try:
+        found, facts = kind.read(directory, manifest), _facts(manifest)
+    except Exception as error:  # whatever is not as the command writes it
+        if str(error).startswith(str(directory)) or isinstance(error, MemoryError):
+            raise
+        raise ValueError(
+            f"{directory}: its tables or {MANIFEST} are not as {name} writes them ({type(error).__name__}: {error})"
+        ) from error
     return Contents(
-        found.pop("title"), name, _facts(manifest), found.pop("tables"), _figures(directory, kind.captions),
+        found.pop("title"), name, facts, found.pop("tables"), _figures(directory, kind.captions),
         found.pop("notes", []), _command(manifest), json.dumps(manifest, indent=2), found.pop("failed", 0),
     )  # fmt: skip
 
@@ -97,14 +104,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _parquet(path: Path, *columns: str) -> pd.DataFrame:
-    check_input(path, "a .parquet file")
-    try:
-        check_parquet(path)
-        rows = pd.read_parquet(path, page_checksum_verification=True)
-    except Exception as error:  # pyarrow raises what it likes
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
+    rows = parquet.read(path)
     for column in columns:
         if column not in rows:
             raise ValueError(f"{path}: {column}: no such column")

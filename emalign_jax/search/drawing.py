@@ -39,6 +39,7 @@ def attempt(draw: Callable[[], list[str]]) -> list[str]:
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
             return draw()
     except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
+        words = getattr(error, "strerror", None) or error
+        why = " ".join(f"{type(error).__name__}: {words}".split())
         print(f"emalign: no figure could be drawn ({why}); all else is as it should be", file=sys.stderr)
         return []

@@ -203,12 +203,12 @@ class Team:
     def _mark(self, name: str, text: str = "") -> None:
         with contextlib.suppress(OSError):
             temporary = self.path / f".{name}.{self.host}"
-            temporary.write_text(text)
+            temporary.write_bytes(os.fsencode(text))
             os.replace(temporary, self.path / name)
 
     def _read(self, name: str) -> str | None:
         try:
-            return (self.path / name).read_text()
+            return os.fsdecode((self.path / name).read_bytes())
         except OSError:
             return None
 

@@ -29,6 +29,9 @@ from emalign_jax.solve import Solution, Solver, check_sizes, solve
 from emalign_jax.users import AbstractUser
 
 STATED = "file"  # the family of games that were read, not drawn
+SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larger ones are no faster
+BYTES_CHECKED, BYTES_PLAYED = 1_000_000, 50_000  # a game of a block, at most: with its LPs, or just played
+SHARE = 0.25  # of the free memory that a block may take
 COPIES = 4  # of the games and schemes of a block, that solving holds
 ROW = 500  # bytes of a row of the table
 
@@ -107,6 +110,15 @@ class SearchJob:
             given, schemes = require_room(games, self.protocol, messages, at_once, self.starts)
             written += 2 * count * (8 * (given + self.starts * schemes) + ROW * self.starts)  # as parts, and merged
         return written
+
+
+def block_size(verify: bool, free: int | None = None) -> int:
+    """Games of a block, by the memory at hand."""
+    fit = int(SHARE * (memory.free_bytes() if free is None else free)) // (BYTES_CHECKED if verify else BYTES_PLAYED)
+    size = SMALLEST
+    while 2 * size <= min(fit, MOST_CHECKED if verify else MOST_PLAYED):
+        size *= 2
+    return size
 
 
 def require_room(games: Game, protocol: AbstractProtocol, messages: int, count: int, starts: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -64,14 +65,14 @@ def place(made: Path, path: Path, force: bool) -> Path:
     come there in the meantime."""
     made.chmod(0o777 & ~umask())
     if force and path.exists():
-        with temporary.beside(path, directory=True) as old:
+        with contextlib.suppress(OSError), temporary.beside(path, directory=True) as old:  # not where it is a volume
             os.replace(path, old / path.name)
             try:
                 os.replace(made, path)
             except BaseException:
                 os.replace(old / path.name, path)
                 raise
-        return path
+            return path
     goes, number = path, 2
     while os.path.lexists(goes):
         goes, number = path.with_name(f"{path.name}-{number}"), number + 1
@@ -79,7 +80,7 @@ def place(made: Path, path: Path, force: bool) -> Path:
     return goes
 
 
-def manifest(command: list[str], config: dict, seed: int, seconds: float) -> dict:
+def manifest(command: list[str], config: dict, seed: int | list[int], seconds: float) -> dict:
     device = jax.devices()[0]
     return {
         "schema": SCHEMA,

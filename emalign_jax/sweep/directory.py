@@ -20,6 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import pandas as pd
 
+from emalign_jax import parquet
 from emalign_jax.files import atomic, check_input
 from emalign_jax.search import run_directory
 
@@ -123,7 +124,7 @@ def write_manifest(path: Path, entries: dict[str, Any]) -> None:
 
 def write_part(path: Path, key: str, first: int, rows: pd.DataFrame) -> None:
     """The rows of a block, in a file whose name ends in a digest of what it holds."""
-    data = rows.to_parquet(None, index=False, write_page_checksum=True)
+    data = rows.to_parquet(None, index=False, **parquet.WRITTEN)
     with atomic(path / PARTS / f"{key}-{first:06d}-{_digest(data)}.parquet") as temporary:
         temporary.write_bytes(data)
 
@@ -135,7 +136,7 @@ def read_part(path: Path, key: str, first: int) -> tuple[pd.DataFrame | None, li
         check_input(part, "a part")
         data = part.read_bytes()
         if part.stem.endswith("-" + _digest(data)):
-            return pd.read_parquet(io.BytesIO(data), page_checksum_verification=True), damaged
+            return pd.read_parquet(io.BytesIO(data)), damaged
         damaged.append(part)
     return None, damaged
 
@@ -148,7 +149,7 @@ def write_table(path: Path, parts: list[pd.DataFrame]) -> pd.DataFrame:
     """games.parquet: the parts one after the other."""
     rows = pd.concat(parts, ignore_index=True)
     with atomic(path / TABLE) as temporary:
-        rows.to_parquet(temporary, index=False, write_page_checksum=True)
+        parquet.write(temporary, rows)
     return rows
 
 
