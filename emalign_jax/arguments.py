@@ -7,9 +7,12 @@ import operator
 import reprlib
 from typing import Any
 
+MOST = 2**31 - 1  # games are numbered in 32 bits, and nothing else is counted beyond
+CEILING = 10**30  # of counts of what cannot be made
 
-def integer(name: str, value: Any, least: int) -> int:
-    """`value` as an int, at least `least`."""
+
+def integer(name: str, value: Any, least: int, most: int = MOST) -> int:
+    """`value` as an int, at least `least` and at most `most`."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -18,6 +21,10 @@ def integer(name: str, value: Any, least: int) -> int:
         raise ValueError(f"{name}: expected an integer >= {least}, got {shown(value)}") from None
     if number < least:
         raise ValueError(f"{name}: expected an integer >= {least}, got {value}")
+    if number > most:
+        raise ValueError(
+            f"{name}: expected an integer <= {most}, got {number if number < CEILING else 'more than 1e30'}"
+        )
     return number
 
 
@@ -29,3 +36,20 @@ def shown(value: Any) -> str:
         return reprlib.repr(value)
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def power(base: int, exponent: int) -> int:
+    """base ** exponent, but no more than CEILING: the digits of what is far too large would fill the memory."""
+    if base > 1 and exponent * (base.bit_length() - 1) >= CEILING.bit_length():
+        return CEILING
+    return min(base**exponent, CEILING)
+
+
+def subsets(count: int, taken: int) -> int:
+    """Subsets of `taken` of `count` things, but no more than CEILING."""
+    found = 1
+    for n in range(min(taken, count - taken)):
+        found = found * (count - n) // (n + 1)
+        if found >= CEILING:
+            return CEILING
+    return found

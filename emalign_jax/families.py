@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emalign_jax import memory
 from emalign_jax.arguments import integer
 from emalign_jax.game import Game, reduce_game
 from emalign_jax.given import as_key
 
 MAX_REDRAWS = 1000
+BYTES = 80  # of memory that drawing takes for each number of a game
 REDRAW_BLOCK = 1024  # games redrawn in one call, so that one size is compiled
 
 
@@ -142,6 +144,9 @@ def random_games(
         _draw, key, family=family, sizes=(agents, states, actions, user_features, features),
         knobs=(user_information, agent_information, noise, bias, alignment),
     )  # fmt: skip
+    require_room(
+        count, agents=agents, states=states, actions=actions, user_features=user_features, agent_features=features
+    )
     parts = draw(np.arange(first, first + count), 0)
     block = min(count, REDRAW_BLOCK)
     poor = np.flatnonzero(_worth(parts) < information_worth)
@@ -159,6 +164,26 @@ def random_games(
     raise ValueError(
         f"information_worth: {len(poor)} of {count} games were below {information_worth} in {MAX_REDRAWS} redraws; ask "
         "for less, or make x_B more informative"
+    )
+
+
+def require_room(
+    count: int,
+    *,
+    agents: int,
+    states: int,
+    actions: int,
+    user_features: int = 1,
+    agent_features: int | None = None,
+    **_,
+) -> None:
+    """Raise `ValueError` where drawing so many games of this size would take more memory than is at hand."""
+    features = states if agent_features is None else agent_features
+    numbers = _needed(agents, states, actions, user_features, features) + user_features * features * states
+    memory.require(
+        BYTES * count * numbers,
+        f"count: {count} games with agents {agents}, states {states}, actions {actions}, user_features "
+        f"{user_features}, agent_features {features}",
     )
 
 
@@ -183,8 +208,7 @@ def _draw(key, index, attempt, *, family, sizes, knobs) -> tuple[np.ndarray, np.
     """prior, user_utility and agent_utilities of games `index` at redraw `attempt`, in float64."""
     agents, states, actions, user_features, agent_features = sizes
     user_information, agent_information, noise, bias, alignment = knobs
-    table = actions * states
-    needed = states * (1 + user_features + agent_features) + (agents + 2) * table + agents + 2 * actions
+    needed = _needed(agents, states, actions, user_features, agent_features)
     count = -(-needed // 256) * 256  # rounded up: few sizes to compile
     draws = _Draws(np.asarray(_uniforms(key, jnp.asarray(index), attempt, count)))
     outcome = draws.simplex(states)
@@ -193,6 +217,12 @@ def _draw(key, index, attempt, *, family, sizes, knobs) -> tuple[np.ndarray, np.
     prior = np.einsum("nyx,nyz,ny->nxzy", user_sees, agent_sees, outcome)
     u = draws.normal(actions, states)
     return prior / prior.sum((1, 2, 3), keepdims=True), u, FAMILIES[family](draws, u, agents, noise, bias, alignment)
+
+
+def _needed(agents: int, states: int, actions: int, user_features: int, agent_features: int) -> int:
+    """Uniform draws of a game."""
+    table = actions * states
+    return states * (1 + user_features + agent_features) + (agents + 2) * table + agents + 2 * actions
 
 
 @partial(jax.jit, static_argnames="count")

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
+import os
+import re
+import reprlib
 import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from emalign_jax.arguments import MOST
+from emalign_jax.files import check_input
+
 MOST_SEED = 2**32 - 1
+LONGEST = 2**20  # bytes of a config
+TOO_DEEP = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++\s*+\.\s*+){10}""")  # a dotted key, which costs its length squared
 
 
 class Option(NamedTuple):
@@ -37,12 +46,13 @@ def text_of(config: str, folder: str = "") -> str:
     path, known = Path(config), shipped(folder)
     if config in known and not path.is_file():  # a run may go to a directory of its config's name
         return (_shipped(folder) / f"{config}.toml").read_text("utf-8")
-    if path.is_dir():
-        raise ValueError(f"{config}: expected a TOML file, got a directory")
-    if not path.exists():
+    if not os.path.lexists(path):
         close = difflib.get_close_matches(config, known, 1)
         hint = f"did you mean {close[0]}?" if close else f"shipped configs: {', '.join(known)}"
         raise FileNotFoundError(f"{config}: no such file, and no shipped config of that name; {hint}")
+    check_input(path, "a TOML file")
+    if path.stat().st_size > LONGEST:
+        raise ValueError(f"{config}: expected a TOML file of at most {LONGEST} bytes, got {path.stat().st_size}")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -52,8 +62,12 @@ def text_of(config: str, folder: str = "") -> str:
 def document(text: str, path: str) -> dict[str, Any]:
     """The TOML text; `path` is what messages call it."""
     try:
+        if TOO_DEEP.search(text):
+            raise RecursionError
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ValueError(f"{path}: not a config: nested too deeply") from None
+    except ValueError as error:  # TOML's own, and Python's on numbers of too many digits
         reason = str(error).replace("at end of document", f"at line {len(text.splitlines())}, where the file ends")
         raise ValueError(f"{path}: not TOML: {reason}") from None
 
@@ -70,7 +84,7 @@ def flatten(document: dict, path: str, options: dict[str, Option], top: tuple[st
     for name, value in document.items():
         if name in sections:
             if not isinstance(value, dict):
-                raise ValueError(f"{path}: {name}: expected a section [{name}] with keys, got {value!r}")
+                raise ValueError(f"{path}: {name}: expected a section [{name}] with keys, got {reprlib.repr(value)}")
             for key, inner in value.items():
                 flat[f"{name}.{key}"] = inner
         elif isinstance(value, dict):
@@ -107,20 +121,22 @@ def value(path: str, name: str, option: Option, value: Any) -> Any:
             return str(value)
         close = difflib.get_close_matches(str(value), option.words, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{path}: {name}: expected one of {', '.join(option.words)}, got {value!r}{hint}")
+        raise ValueError(f"{path}: {name}: expected one of {', '.join(option.words)}, got {reprlib.repr(value)}{hint}")
     if option.kind == "flag":
         if isinstance(value, bool):
             return value
-        raise ValueError(f"{path}: {name}: expected true or false, got {value!r}")
+        raise ValueError(f"{path}: {name}: expected true or false, got {reprlib.repr(value)}")
     if option.kind == "whole":
-        if number and isinstance(value, int) and option.least <= value <= MOST_SEED:
+        most = MOST_SEED if name == "seed" else MOST
+        if number and isinstance(value, int) and option.least <= value <= most:
             return value
-        too_large = number and isinstance(value, int) and value > MOST_SEED
-        rule = f"<= {MOST_SEED}" if too_large else f">= {option.least}"
-        raise ValueError(f"{path}: {name}: expected an integer {rule}, got {value!r}")
-    if number and not math.isnan(value):
-        return float(value)
-    raise ValueError(f"{path}: {name}: expected a number, got {value!r}")
+        too_large = number and isinstance(value, int) and value > most
+        rule = f"<= {most}" if too_large else f">= {option.least}"
+        raise ValueError(f"{path}: {name}: expected an integer {rule}, got {reprlib.repr(value)}")
+    with contextlib.suppress(OverflowError):
+        if number and not math.isnan(value):
+            return float(value)
+    raise ValueError(f"{path}: {name}: expected a number, got {reprlib.repr(value)}")
 
 
 def plain_value(value):

@@ -18,6 +18,8 @@ import functools
 import numpy as np
 from jaxtyping import Int
 
+from emalign_jax.arguments import power
+
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
@@ -29,15 +31,15 @@ class Tree:
 
     @property
     def joint_messages(self) -> int:
-        return self.messages**self.agents
+        return power(self.messages, self.agents)
 
     @property
     def joint_replies(self) -> int:
-        return self.replies if self.together else self.replies**self.agents
+        return self.replies if self.together else power(self.replies, self.agents)
 
     def histories(self, r: int) -> int:
         """An agent's own histories at the start of round r (from 0)."""
-        return (self.messages * self.replies) ** r
+        return power(self.messages * self.replies, r)
 
     def first(self, r: int) -> int:
         """Where those of round r start among his H."""
@@ -50,7 +52,7 @@ class Tree:
 
     def nodes(self, r: int) -> int:
         """Joint histories at the start of round r."""
-        return (self.joint_messages * self.joint_replies) ** r
+        return power(self.joint_messages * self.joint_replies, r)
 
     def reply_nodes(self, r: int) -> int:
         """Transcripts at which she replies in round r < R - 1."""

@@ -16,7 +16,8 @@ import pytest
 from commands import child, refused
 
 import emalign_jax as em
-from emalign_jax.search import hosts, parts
+from emalign_jax import memory
+from emalign_jax.search import hosts, job
 
 SMALL = ["--family", "noise", "--agents", "1,2", "--count", "5", "--states", "3"]
 
@@ -105,13 +106,13 @@ def test_unverified_runs_say_so(run, tmp_path):
 
 
 def test_the_block_fits_the_memory_at_hand():
-    assert parts.block_size(True, free=8 * 2**30) == parts.block_size(True, free=8 * 2**30 + 1)
-    for verify, need in ((True, parts.BYTES_CHECKED), (False, parts.BYTES_PLAYED)):
-        sizes = [parts.block_size(verify, free=2**n) for n in range(28, 40)]
+    assert job.block_size(True, free=8 * 2**30) == job.block_size(True, free=8 * 2**30 + 1)
+    for verify, need in ((True, job.BYTES_CHECKED), (False, job.BYTES_PLAYED)):
+        sizes = [job.block_size(verify, free=2**n) for n in range(28, 40)]
         assert sizes == sorted(sizes)
-        assert sizes[-1] == (parts.MOST_CHECKED if verify else parts.MOST_PLAYED)
-        assert all(size * need <= 2**n or size == parts.SMALLEST for n, size in zip(range(28, 40), sizes, strict=True))
-    assert parts.free_bytes() > 0
+        assert sizes[-1] == (job.MOST_CHECKED if verify else job.MOST_PLAYED)
+        assert all(size * need <= 2**n or size == job.SMALLEST for n, size in zip(range(28, 40), sizes, strict=True))
+    assert memory.free_bytes() > 0
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,7 @@ import os, threading
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, numpy as np
 import emalign_jax as em
+from emalign_jax import memory
 from emalign_jax.play import gradient_play, stream
 games = em.random_games(jax.random.key(0), 200, agents=1, states=2, actions=2)
 stream.CACHED_CELLS = 16 * em.Pooled().cells(games, 2)  # tiles of 16: 13 of them

@@ -92,7 +92,7 @@ def test_games_are_the_same_whoever_plays_them():
         ("[user]\nzzz = 2", ["user.zzz", "expected user.precision, user.ties"]),
         ("games = 3", ["games", "expected a section [games]"]),
         ("[games]\nfamily = 'hul'", ["games.family", "hull, noise", "'hul'", "did you mean 'hull'?"]),
-        ("[games]\nagents = 5000000000", ["games.agents", "expected an integer <= 4294967295, got 5000000000"]),
+        ("[games]\nagents = 5000000000", ["games.agents", "expected an integer <= 2147483647, got 5000000000"]),
         ("[games]\nagents = 0", ["games.agents", "expected an integer >= 1, got 0"]),
         ("[games]\nagents = [1, 2.5]", ["games.agents", "expected an integer >= 1, got 2.5"]),
         ("[games]\nagents = true", ["games.agents", "expected an integer >= 1, got True"]),

@@ -79,9 +79,11 @@ def align(
     }
     began = time.perf_counter()
 
+    from emalign_jax import parquet, temporary
     from emalign_jax.hull import figure, removal, report, tables
     from emalign_jax.hull.experiment import SIZES, HullJob, run
     from emalign_jax.search import run_directory
+    from emalign_jax.search.drawing import attempt, shown
     from emalign_jax.search.table import JSON_SCHEMA, plain
 
     if not 0 < test_share < 1:
@@ -110,6 +112,7 @@ def align(
         tolerance=tolerance,
         seed=seed,
     )
+    job.check()
     with ProgressBar("fit") as progress:
         outcome = run(job, progress)
         left = removal.leave_out(job, progress)
@@ -124,9 +127,9 @@ def align(
         "items_are": read.items, "answers": read.utilities.shape[1], "targets": len(names), "held_out": job.tests,
         "targets_a_subset": max(map(len, job.assignment())), "left_out": list(read.notes),
     }  # fmt: skip
-    with run_directory.writing(path, force) as directory:
+    with temporary.beside(path, directory=True) as directory:
         errors = outcome.errors.assign(target=[names[t] for t in outcome.errors["target"]])
-        errors.to_parquet(directory / "errors.parquet", index=False)
+        parquet.write(directory / "errors.parquet", errors)
         lines.to_csv(directory / "curves.csv", index=False)
         outcome.weights.to_csv(directory / "weights.csv", index=False)
         left = left.assign(target=[names[t] for t in left["target"]])
@@ -135,9 +138,10 @@ def align(
         manifest |= {"kind": "align", "table": facts, "verdict": report.verdict(job, lines), "coverage": covered}
         run_directory.write_json(directory / "manifest.json", plain(manifest))
         targets_are = "1 target" if len(names) == 1 else f"{len(names)} targets"
-        title = f"{table.name}: {targets_are}, {read.item_count} {read.items}, {job.tests} of them held out"
+        title = f"{shown(table.name)}: {targets_are}, {read.item_count} {read.items}, {job.tests} of them held out"
         drawings = [directory / name for name in FIGURES]
-        figure.draw(job, lines, left, covered["tolerance"], drawings, title)
+        drawn = attempt(lambda: figure.draw(job, lines, left, covered["tolerance"], drawings, title))
+        path = run_directory.place(directory, path, force)
     if json_:
         value = {
             "table": facts, "curves": lines.to_dict("records"), "weights": outcome.weights.to_dict("records"),
@@ -151,8 +155,9 @@ def align(
         _print(job, lines, outcome.weights, covered, facts, failed)
         print(f"\n{len(outcome.errors)} errors in {seconds:.1f} s. Errors, curves, weights and who is covered: {path}")
         tell_fallbacks(fallbacks, len(outcome.errors))
-        print(f"Figure: {' and '.join(str(path / name) for name in FIGURES)}")
-    if failed:
+        if drawn:
+            print(f"Figure: {' and '.join(str(path / name) for name in drawn)}")
+    if failed or not drawn:
         raise typer.Exit(1)
 
 

@@ -1,9 +1,13 @@
-"""The commands, and how they end: 0 done, 1 some games failed, 2 bad input (one line), 130 interrupted."""
+"""The commands, and how they end: 0 done, 1 some games failed, 2 bad input, 70 a mistake of ours, 130 interrupted."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
+import tempfile
+import traceback
 
 import typer
 from typer.exceptions import TyperException
@@ -55,18 +59,51 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with interruption.kept():
             code = app(arguments or ["--help"], prog_name="emalign", standalone_mode=False)
-    except (TyperException, ValueError, OSError) as error:
-        message = error.format_message() if isinstance(error, TyperException) else str(error)
-        print("emalign: " + " ".join(message.split()), file=sys.stderr)
-        code = 2
-    except (MemoryError, OverflowError) as error:
-        print(f"emalign: too large for this machine: {' '.join(str(error).split())}", file=sys.stderr)
-        code = 2
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, as `head` has; what was written to files is there
+        code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except Exception as error:
+        code, message = _end(error)
+        _say(message)
     if code == 130:
-        print("emalign: interrupted; nothing half-written is left", file=sys.stderr)
+        _say("interrupted; nothing half-written is left")
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # or Python tries once more as it ends, and says so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code or 0)
+
+
+def _end(error: Exception) -> tuple[int, str]:
+    """The exit code, and what the one line says."""
+    words = str(error)
+    if isinstance(error, TyperException):
+        return 2, error.format_message()
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return 2, f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return 2, f"could not be read or written: {error.strerror}"
+    if isinstance(error, ValueError | OSError) and words:
+        return 2, words
+    if isinstance(error, MemoryError | OverflowError) or words.startswith("RESOURCE_EXHAUSTED"):
+        return 2, f"too large for this machine: {words or type(error).__name__}"
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="emalign-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write(f"emalign {__version__}\n{sys.argv}\n\n{text}")
+        where = f"please report it, with {file.name}"
+    except OSError:
+        where = "please report it"
+    return 70, f"unexpected {type(error).__name__}: {words[:200]}; this is a mistake of emalign's own: {where}"
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be listening
+        print("emalign: " + " ".join(message.split()), file=sys.stderr)
 
 
 def launch() -> None:
@@ -74,11 +111,16 @@ def launch() -> None:
 
     XLA's threads may be in the middle of a compilation then, and do not always survive an orderly shutdown.
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that is no text in this locale must not end the run
+        with contextlib.suppress(OSError):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except SystemExit as stop:
         if stop.code == 130:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(130)
         raise

@@ -22,19 +22,17 @@ def report(
       emalign report search-1
       emalign report competition --out competition.html
     """
-    from emalign_jax.files import atomic
+    from emalign_jax.files import atomic, check_output
     from emalign_jax.report import contents, page
     from emalign_jax.search.table import JSON_SCHEMA
 
     path = directory / "report.html" if out is None else out
-    if path.is_dir():
-        raise ValueError(f"{path}: --out: expected a file, there is a directory of that name")
-    if path.exists() and not force:
-        raise ValueError(f"{path}: --out: is there already; choose another name or pass --force to replace it")
+    contents.check(directory)
+    check_output(path, "--out", force)
     found = contents.read(directory)
     text = page.render(found)
     with atomic(path) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text, "utf-8", "backslashreplace")  # a file's name may hold what is no text
     if json_:
         summary = {"page": str(path), "kind": found.kind, "figures": len(found.figures), "failed": found.failed}
         print(json.dumps({"schema": JSON_SCHEMA, "summary": summary}))

@@ -130,12 +130,12 @@ def search(
     import jax.numpy as jnp
 
     import emalign_jax as em
+    from emalign_jax import temporary
+    from emalign_jax.arguments import integer
     from emalign_jax.files import sizes
     from emalign_jax.search import hosts as meeting
-    from emalign_jax.search import parts, run_directory, table
-    from emalign_jax.search.figure import draw
-    from emalign_jax.search.job import SearchJob
-    from emalign_jax.search.stream import search_blocks, tally
+    from emalign_jax.search import run_directory
+    from emalign_jax.search.job import SearchJob, block_size
 
     families = tuple(part.strip() for part in family.split(","))
     for name in families:
@@ -165,6 +165,8 @@ def search(
         seed=seed,
         verify=verify,
     )
+    most = block_size(verify) if block is None else integer("block", block, 1)
+    path = run_directory.choose(out, "search", force)
     if games is not None:
         read = [em.load_games(games, agents=k) for k in sizes(games)]
         job = dataclasses.replace(job, games={batch.agents: batch for batch in read})
@@ -172,9 +174,13 @@ def search(
         raise ValueError("--no-verify: belongs to --method play; best_responses consist of exact checks")
     several = distributed or any(option is not None for option in (hosts, host, coordinator))
     _check_hosts(distributed, hosts, host, coordinator, out)
-    job.check()
-    path = run_directory.choose(out, "search", force)
-    most = block or parts.block_size(verify)
+    run_directory.require_room(path, job.check(most), "count: the run")
+
+    from emalign_jax.search import parts, table  # which take a second, as does what they load
+    from emalign_jax.search.drawing import attempt
+    from emalign_jax.search.figure import draw
+    from emalign_jax.search.stream import search_blocks, tally
+
     if several:
         terms = {name: config[name] for name in config if name not in ("host", "json_")}
         here = meeting.meet(coordinator, hosts, host, f"{em.__version__} {terms} {jnp.result_type(float)}", most)
@@ -182,24 +188,26 @@ def search(
         here = meeting.Meeting(0, 1, secrets.randbits(32), most)
     shared = max(1, -(-max(count for _, _, count in job.cells()) // (4 * here.hosts))) if several else most
     blocks = job.blocks(min(here.block, max(shared, meeting.LEAST)) if block is None else here.block)
-    team = meeting.Team(path.parent / f".{path.name}.{here.token:08x}", here.host, here.hosts)
+    team = meeting.Team(here.directory(path), here.host, here.hosts)
     with team.at_work():
         with ProgressBar() as progress:
             done = search_blocks(job, blocks, team, progress)
         team.say("searched")
         if here.host > 0:
-            (code,) = team.wait("merged", [0])
-            print(f"emalign: host {here.host} did {done} of {len(blocks)} blocks; the run is {path}", file=sys.stderr)
+            code, _, where = team.wait("merged", [0])[0].partition(" ")
+            print(f"emalign: host {here.host} did {done} of {len(blocks)} blocks; the run is {where}", file=sys.stderr)
             raise typer.Exit(int(code))
         team.wait("searched")
-        with run_directory.writing(path, force) as directory:
+        with temporary.beside(path, directory=True) as directory:
             parts.merge(team.path, blocks, directory)
             found = tally(directory, blocks)
             seconds = time.perf_counter() - began
             manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
             run_directory.write_json(directory / "manifest.json", manifest | {"kind": "search", "title": _title(job)})
-            drawn = draw(found.spread, found.lines, directory, _title(job))
-        team.say("merged", str(int(found.failures > 0)))
+            drawn = attempt(lambda: draw(found.spread, found.lines, directory, _title(job)))
+            path = run_directory.place(directory, path, force)
+        code = int(found.failures > 0 or not drawn)
+        team.say("merged", f"{code} {path}")
     failed = table.failures(found.failed, count=found.failures)
     if json_:
         summary = {
@@ -220,9 +228,9 @@ def search(
             print(f"\nNot within {tolerance:g} of the payoff range:\n{failed}")
         print(f"\n{found.games} games in {seconds:.1f} s. Table, schemes and certificates: {path}")
         tell_fallbacks(found.fallbacks, found.games)
-        print(f"Figure: {' and '.join(str(path / name) for name in drawn)}")
-    if failed:
-        raise typer.Exit(1)
+        if drawn:
+            print(f"Figure: {' and '.join(str(path / name) for name in drawn)}")
+    raise typer.Exit(code)
 
 
 def _check_hosts(distributed: bool, hosts: int | None, host: int | None, coordinator: str | None, out) -> None:
@@ -233,8 +241,9 @@ def _check_hosts(distributed: bool, hosts: int | None, host: int | None, coordin
         raise ValueError("--hosts, --host, --coordinator: go together; give all three, or --distributed alone")
     if hosts is not None and host is not None and host >= hosts:
         raise ValueError(f"--host: expected a number from 0 to {hosts - 1}, got {host}")
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-        raise ValueError(f"--coordinator: expected ADDRESS:PORT, got {coordinator!r}")
+    address, _, port = (coordinator or "a:1").rpartition(":")
+    if not (address and port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
+        raise ValueError(f"--coordinator: expected ADDRESS:PORT, with a port from 1 to 65535, got {coordinator!r}")
     if (distributed or any(given)) and out is None:
         raise ValueError("--out: needed with several hosts, and the same for all: a place that all of them see")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from emalign_jax.cli.options import ProgressBar, tell_fallbacks
+from emalign_jax.files import check_output
 
 SHOWN = 50
 KINDS = (".png", ".pdf", ".svg")
@@ -45,6 +46,7 @@ def stability(
     from emalign_jax.files import atomic, sizes
     from emalign_jax.search import table
 
+    drawn: list[str] = []
     path = _choose(figure, force) if figure is not None or not json_ else None
     batches = [em.load_games(games, agents=k) for k in sizes(games)]
     answers = []
@@ -64,6 +66,7 @@ def stability(
     entries = [entry for batch, found in zip(batches, answers, strict=True) for entry in _entries(batch.agents, found)]
     if path is not None:
         from emalign_jax.search import stability_figure
+        from emalign_jax.search.drawing import attempt
 
         several = len(batches) > 1
         rows = [
@@ -71,10 +74,15 @@ def stability(
             for batch, found in zip(batches, answers, strict=True)
             for row in stability_figure.profiles(found, batch.agents, _names(batch.agents, found, several))
         ]
-        with atomic(path) as temporary:
-            stability_figure.draw(rows, temporary, path.suffix[1:])
-            if path.exists() and not force:
-                raise ValueError(f"{path}: --figure: appeared in the meantime; nothing was overwritten")
+
+        def draw(path=path):
+            with atomic(path) as temporary:
+                stability_figure.draw(rows, temporary, path.suffix[1:])
+                if path.exists() and not force:
+                    raise ValueError(f"{path} appeared in the meantime; nothing was overwritten")
+            return [str(path)]
+
+        drawn = attempt(draw)
     lines = [_summary(K, [entry for entry in entries if entry["K"] == K]) for K in sorted({e["K"] for e in entries})]
     failed = sum(line["failed"] for line in lines)
     fallbacks = sum(int(found.fallback.sum()) for found in answers)
@@ -84,7 +92,7 @@ def stability(
             "failed": failed,
             "lp_fallbacks": fallbacks,
             "by_agents": lines,
-            "figure": path and str(path),
+            "figure": drawn[0] if drawn else None,
         }
         print(json.dumps(table.document(entries, summary), allow_nan=False))
     else:
@@ -93,8 +101,9 @@ def stability(
         for line in lines:
             print(_sentence(line))
         tell_fallbacks(fallbacks, len(entries))
-        print(f"Figure: {path}")
-    if failed:
+        if drawn:
+            print(f"Figure: {path}")
+    if failed or (path is not None and not drawn):
         raise typer.Exit(1)
 
 
@@ -102,19 +111,11 @@ def _choose(figure: Path | None, force: bool) -> Path:
     """Where the figure goes, checked before any work."""
     if figure is None:
         figure, number = Path("stability.png"), 2
-        while figure.exists() and not force:
+        while os.path.lexists(figure) and not force:
             figure, number = Path(f"stability-{number}.png"), number + 1
     if figure.suffix not in KINDS:
         raise ValueError(f"{figure}: --figure: expected a name that ends in {', '.join(KINDS)}")
-    if figure.is_dir():
-        raise ValueError(f"{figure}: --figure: expected a file, there is a directory of that name")
-    if figure.exists() and not force:
-        raise ValueError(f"{figure}: --figure: is there already; choose another name or pass --force to replace it")
-    try:
-        with tempfile.NamedTemporaryFile(prefix=f".{figure.name}.", dir=figure.parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"{figure}: --figure: cannot be written: {error.strerror}") from None
+    check_output(figure, "--figure", force)
     return figure
 
 

@@ -42,16 +42,23 @@ def sweep(
     if config is None:
         raise ValueError(f"CONFIG.toml: expected a file or one of {', '.join(configs.shipped())}")
 
-    from emalign_jax.search import table as documents
-    from emalign_jax.sweep import cell, directory, figures, run, table, threshold
-
     grid = configs.read(config).with_count(count)
-    cells = grid.cells()
-    cell.check(grid, cells)
+
+    from emalign_jax.sweep import cell, directory, run
+
     path = Path(f"sweep-{Path(config).stem}" if out is None else out)
     command = ["emalign", *sys.argv[1:]]
+    began = directory.manifest(command, grid.plain(), 0.0, status="running")
+    directory.check(path, began, force)
+    cells = grid.cells()
+    cell.check(grid, cells)
+
+    from emalign_jax.search import table as documents
+    from emalign_jax.search.drawing import attempt
+    from emalign_jax.sweep import figures, table, threshold
+
     with directory.held(path):
-        directory.begin(path, directory.manifest(command, grid.plain(), 0.0, status="running"), force)
+        directory.begin(path, began, force)
         work = run.blocks(grid, cells)
         total = sum(block.rows for block in work)
         with _Bar(total) as bar:
@@ -65,7 +72,7 @@ def sweep(
         rows = directory.write_table(path, parts)
         lines = table.summary(grid, rows)
         stops = threshold.thresholds(grid, rows)
-        drawn = figures.draw(grid, rows, path)
+        drawn = attempt(lambda: figures.draw(grid, rows, path))
         seconds = float(rows["seconds"].to_numpy().sum())
         directory.write_manifest(
             path, directory.manifest(command, grid.plain(), seconds, status="done", cells=len(cells), rows=len(rows))
@@ -93,7 +100,7 @@ def sweep(
         print(f"\n{len(rows)} rows in {seconds:.1f} s of work. Table: {path / directory.TABLE}")
         for name in drawn:
             print(f"Figure: {path / name}")
-    if failed:
+    if failed or not drawn:
         raise typer.Exit(1)
 
 

@@ -45,21 +45,27 @@ def tune(
 
     import time
 
-    from emalign_jax.search.table import JSON_SCHEMA, plain
-    from emalign_jax.sweep import directory
-    from emalign_jax.tuning import figure, run
-
     began = time.perf_counter()
     what = configs.read(config)
-    configs.setup(what)  # nothing is begun that cannot be ended
+
+    from emalign_jax.search.table import JSON_SCHEMA, plain
+    from emalign_jax.sweep import directory
+    from emalign_jax.tuning import run
+
     path = Path(f"tune-{Path(config).stem}" if out is None else out)
     command = ["emalign", *sys.argv[1:]]
+    start = directory.manifest(command, what.plain(), 0.0, "tuning run", status="running")
+    directory.check(path, start, force, run.RESULTS)
+    configs.setup(what)  # nothing is begun that cannot be ended
+
+    from emalign_jax.search.drawing import attempt
+    from emalign_jax.tuning import figure
+
     with directory.held(path, "tuning run"):
-        start = directory.manifest(command, what.plain(), 0.0, "tuning run", status="running")
         directory.begin(path, start, force, run.RESULTS)
         with ProgressBar("step") as bar:
             found = run.run(what, path, bar, lambda sentence: print(f"emalign: {sentence}", file=sys.stderr))
-        drawn = figure.draw(found, what.title, path)
+        drawn = attempt(lambda: figure.draw(found, what.title, path))
         seconds = time.perf_counter() - began
         ended = directory.manifest(command, what.plain(), seconds, "tuning run", status="done")
         directory.write_manifest(path, ended)
@@ -85,5 +91,5 @@ def tune(
         print(f"derivatives trusted in {summary['trusted']:.0%} of games; {seconds:.1f} s. Table: {path / run.TABLE}")
         for name in drawn:
             print(f"Figure: {path / name}")
-    if failed:
+    if failed or not drawn:
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from emalign_jax import units
+from emalign_jax.arguments import power
 from emalign_jax.exact import recommendations
 from emalign_jax.exact.compress import compress
 from emalign_jax.exact.lp import KeptLP
@@ -55,7 +56,7 @@ class Price(NamedTuple):
 
 def check_size(user_features: int, agent_features: int, actions: int) -> None:
     """Raise `ValueError` where the LP would have more than `MAX_COLUMNS` columns."""
-    columns = actions**user_features * agent_features
+    columns = power(actions, user_features) * agent_features
     if columns > MAX_COLUMNS:
         raise ValueError(
             f"the obedience LP of A = {actions}, XA = {user_features}, XB = {agent_features} has A^XA * XB = {columns} "

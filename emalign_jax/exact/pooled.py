@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from emalign_jax.arguments import power
 from emalign_jax.exact import pooled_groups
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import MAX_EDGES, BeliefProblem, count_corners, monopoly_problem, pooled_problem
@@ -34,7 +35,7 @@ class PooledCheck(AbstractCheck):
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
-        cells = messages ** (games.agents - 1) * games.user_features * games.agent_features * games.actions
+        cells = power(messages, games.agents - 1) * games.user_features * games.agent_features * games.actions
         if cells > MAX_CELLS:
             raise ValueError(
                 f"messages: the belief LP of {games.agents} agents with {messages} messages has "

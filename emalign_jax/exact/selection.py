@@ -20,6 +20,7 @@ from emalign_jax.exact.obedience import TOLERANCE, Advice, ObedienceLP, check_si
 from emalign_jax.exact.responses import SelectionTable, choose, selection_table
 from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import Selection
+from emalign_jax.protocols.selection import check_agents
 from emalign_jax.units import IMMATERIAL, NOTHING, VALUE_TIE
 from emalign_jax.users import RationalUser
 
@@ -36,6 +37,10 @@ class SelectionCheck(AbstractCheck):
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
         self.temperature = float(self.protocol.temperature)
+
+    @classmethod
+    def check_size(cls, games, protocol, user, messages):
+        check_agents(games)
 
     def table(self, schemes) -> SelectionTable:
         """values V [K] and payoffs O [K, K]; the last profile's is kept, for it is asked for again and again."""
@@ -285,6 +290,7 @@ class SelectionRational(SelectionCheck):
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
+        super().check_size(games, protocol, user, messages)
         check_size(games.user_features, games.agent_features, games.actions)
 
     def _suprema(self, schemes, agents) -> list[Deviation]:

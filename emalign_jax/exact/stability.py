@@ -40,6 +40,7 @@ from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.given import checked
 from emalign_jax.protocols import Selection
+from emalign_jax.protocols.selection import check_agents
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, likely_actions, standard_form
 from emalign_jax.units import NOTHING, VALUE_TIE, WORTHLESS
@@ -123,6 +124,7 @@ def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=No
     costs only its own row.
     """
     (games,) = checked(games=games)
+    check_agents(games)
     check_size(games.user_features, games.agent_features, games.actions)
     batch = games.batch_shape
     flat = flatten_games(games, batch)

@@ -2,7 +2,8 @@
 
 Greedy: drop the person or item with the largest share of cells missing (ties: items first, later ones first) until
 none is; put back whoever fits. An item's share counts `balance` times a person's; of the blocks of all BALANCES that
-have the people and items asked for, the one with most cells is kept (ties: the first).
+have the people and items asked for, the one with most cells is kept (ties: the first). Of more than MOST people, or
+items, only those with most cells are looked at.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Int
 
+MOST = 10_000  # the work grows with the square of this
 BALANCES = tuple(2.0**k for k in range(-4, 5))
 
 
@@ -22,6 +24,8 @@ def dense_block(
     """
     if present.all():
         return np.arange(present.shape[0]), np.arange(present.shape[1])
+    some, what = _fullest(present, keep), _fullest(present.T, None)
+    present, keep = present[np.ix_(some, what)], None if keep is None else int(np.searchsorted(some, keep))
     blocks = [_greedy(present, balance, keep) for balance in BALANCES]
 
     def merit(block):
@@ -33,7 +37,16 @@ def dense_block(
             rows.size * columns.size,
         )
 
-    return max(blocks, key=merit)
+    rows, columns = max(blocks, key=merit)
+    return some[rows], what[columns]
+
+
+def _fullest(present: Bool[np.ndarray, "P I"], keep: int | None) -> Int[np.ndarray, "R"]:
+    """The rows with most cells, MOST of them at most, in order; row `keep` is one of them."""
+    cells = present.sum(1)
+    if keep is not None:
+        cells[keep] = present.shape[1] + 1
+    return np.sort(np.argsort(-cells, kind="stable")[:MOST])
 
 
 def _greedy(present, balance: float, keep: int | None):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from emalign_jax import memory
 from emalign_jax.hull.fits import Rule, best_single, evaluate, fit
 from emalign_jax.hull.tables import Table
 
@@ -22,6 +23,7 @@ FITTED = ("simplex", "cone")
 METHODS = ("best single", "mean", *FITTED)
 ALONE = "offset alone"  # no agent: what a number that is best on the training items is worth
 BUDGET = {"l2": 20_000, "sup": 3_000}  # fits, where the targets a subset are not given
+ROW = 500  # bytes that an error takes
 IN_USE = 1e-6  # weights beyond this count as used
 
 
@@ -42,6 +44,14 @@ class HullJob:
     targets: int | None = None
     tolerance: float | None = None
     seed: int = 0
+
+    def check(self) -> None:
+        """Raise `ValueError` where the errors alone would not fit into memory."""
+        T = len(self.table.targets)
+        targets = T if self.targets is None else min(self.targets, T)
+        least = max(self.subsets, T) if self.targets is None else self.subsets * targets
+        rows = least * len(self.offsets) * (1 + len(self.sizes) * len(METHODS))
+        memory.require(ROW * rows, f"--subsets: {self.subsets} subsets with {rows} errors")
 
     @property
     def tests(self) -> int:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from emalign_jax.hull.experiment import ALONE, FITTED, HullJob
+from emalign_jax.search.drawing import save
 from emalign_jax.search.figure import COLOURS
 
 # colour, marker, and how far beside n it is drawn, so that markers do not hide each other
@@ -24,8 +25,10 @@ OFFSETS = {"none": "no offset", "constant": "constant offset", "per_state": "an 
 
 def draw(
     job: HullJob, lines: pd.DataFrame, left: pd.DataFrame, tolerance: float, paths: list[Path], title: str
-) -> None:
-    """Write the figure to each of `paths` (.png, .pdf). lines, left: of `report.curves` and `removal.leave_out`."""
+) -> list[str]:
+    """Write the figure to each of `paths` (.png, .pdf); their names.
+
+    lines, left: of `report.curves` and `removal.leave_out`."""
     count = len(job.offsets)
     removed = bool(left["error"].notna().any())
     figure = Figure(figsize=(3.7 * (count + removed) + 0.4, 4.1), layout="constrained")
@@ -48,8 +51,7 @@ def draw(
         for axis in part.axes:
             axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=10.5)
-    for path in paths:
-        figure.savefig(path, dpi=160)
+    return save(figure, paths)
 
 
 def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax import memory
 from emalign_jax.files import read_arrays
 from emalign_jax.game import LARGEST
 from emalign_jax.hull import text
@@ -255,6 +256,7 @@ def _npz(path: Path, options: Options) -> Table:
     names += [f"target {t}" if single else f"game {t}" for t in range(T)]
     utilities = np.concatenate([np.nan_to_num(agents.reshape(-1, A, Y)), np.nan_to_num(user)])
     targets = G * K + np.flatnonzero(whole)
+    memory.require(targets.size * len(utilities), f"{path}: {targets.size} targets with agents of their own")
     allowed = np.zeros((len(targets), len(utilities)), bool)
     for t, game in enumerate(np.flatnonzero(whole)):
         g = owner[game]
@@ -275,6 +277,7 @@ def _dense(path, kind, table, names, items, words, notes, options, verb) -> Tabl
 
 def _in_turn(path, kind, utilities, names, item, words, notes, options) -> Table:
     P = len(names)
+    memory.require(P * (P if options.target is None else 1), f"{path}: {P} {words[0]}, each a target in turn,")
     targets = np.arange(P) if options.target is None else np.array([names.index(options.target)])
     agents = np.ones((len(targets), P), bool)
     agents[np.arange(len(targets)), targets] = False

@@ -9,12 +9,15 @@ import codecs
 import csv
 import re
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from emalign_jax import parquet
+from emalign_jax.files import MOST_COLUMNS, check_input, check_text
 from emalign_jax.game import LARGEST
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t"}
@@ -51,17 +54,13 @@ class Source(NamedTuple):
 
 def source(path: Path, encoding: str) -> Source:
     """Look at the columns of a file, not at its contents."""
-    check(path)
+    check_input(path, "a table")
     if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return Source(path, _distinct(path, list(pq.read_schema(path).names)), True, encoding)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: cannot be read as parquet, expected a whole .parquet file ({error})") from None
+        with parquet.opened(path) as file:
+            return Source(path, _columns(path, list(file.schema_arrow.names)), True, encoding)
     if path.suffix not in SEPARATORS:
         raise ValueError(f"{path}: expected a name that ends in .csv, .tsv, .parquet or .npz, or MovieLens' u.data")
+    check_text(path)
     try:
         codecs.lookup(encoding)
         with open(path, encoding=_signed(encoding), newline="") as file:
@@ -89,14 +88,7 @@ def source(path: Path, encoding: str) -> Source:
             if separator in first[0]:
                 wanted = "tabs" if path.suffix == ".tsv" else "commas (or tabs in a file named .tsv)"
                 raise ValueError(f"{path}: row 1: the columns are separated by {name}; expected {wanted}")
-    return Source(path, _distinct(path, first), True, encoding)
-
-
-def check(path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.is_dir():
-        raise ValueError(f"{path}: expected a table, got a directory; name a file in it")
+    return Source(path, _columns(path, first), True, encoding)
 
 
 def need(source: Source, named: dict[str, str]) -> None:
@@ -112,7 +104,10 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
     """Columns `names` as text ("" where missing) and `numbers` as floats (NaN where missing), blank rows left out.
 
     The index counts rows of the file. hint: added where text stands in place of a number."""
-    frame = _parquet(source, names + numbers) if source.parquet else _csv(source, names, numbers)
+    if source.parquet:
+        frame = parquet.read(source.path, names + numbers).reset_index(drop=True)
+    else:
+        frame = _csv(source, names, numbers)
     for name in names:
         column = frame[name]
         try:
@@ -134,15 +129,6 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
         )
         raise ValueError(f"{source.path}: {found}; expected a table with at least one row of data")
     return frame.loc[~blank]
-
-
-def _parquet(source: Source, columns: list[str]) -> pd.DataFrame:
-    import pyarrow as pa
-
-    try:
-        return pd.read_parquet(source.path, columns=columns).reset_index(drop=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{source.path}: cannot be read as parquet, the file is damaged ({error})") from None
 
 
 def _csv(source: Source, names: list[str], numbers: list[str]) -> pd.DataFrame:
@@ -208,12 +194,15 @@ def listed(names: list[str], most: int = 12) -> str:
     return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
-def _distinct(path: Path, names: list[str]) -> list[str]:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(
-                f"{path}: row 1: the column {name!r} is there {names.count(name)} times; expected distinct"
-            )
+def _columns(path: Path, names: list[str]) -> list[str]:
+    if len(names) > MOST_COLUMNS:
+        raise ValueError(
+            f"{path}: row 1: expected at most {MOST_COLUMNS} columns, got {len(names)}; write a row for each "
+            "(user, item, rating)"
+        )
+    name, count = Counter(names).most_common(1)[0] if names else ("", 1)
+    if count > 1:
+        raise ValueError(f"{path}: row 1: the column {name!r} is there {count} times; expected distinct")
     return names
 
 

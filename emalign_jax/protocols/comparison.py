@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax.arguments import integer
+from emalign_jax.arguments import integer, subsets
 from emalign_jax.game import Array, Game
 from emalign_jax.protocols.selection import Selection
 from emalign_jax.users import logit
@@ -61,11 +61,11 @@ class Comparison(Selection):
         return (subsets[:, :, None] == np.arange(agents)).any(1)
 
     def _check_subsets(self, agents: int) -> None:
-        subsets = math.comb(agents, self.compared)
-        if subsets > MOST_SUBSETS:
+        many = subsets(agents, self.compared)
+        if many > MOST_SUBSETS:
             raise ValueError(
                 f"compared: a soft choice, which gradients need, averages over all subsets; {self.compared} of "
-                f"{agents} agents have {subsets}, the limit is {MOST_SUBSETS}: take fewer agents, or temperature 0 and "
+                f"{agents} agents have {many}, the limit is {MOST_SUBSETS}: take fewer agents, or temperature 0 and "
                 "BestResponseDynamics"
             )
 
@@ -94,5 +94,4 @@ class Comparison(Selection):
         super().check(game, messages)
 
     def cells(self, game: Game, messages: int) -> int:
-        subsets = math.comb(game.agents, self.compared)
-        return max(super().cells(game, messages), game.agents * min(subsets, MOST_SUBSETS))
+        return max(super().cells(game, messages), game.agents * min(subsets(game.agents, self.compared), MOST_SUBSETS))

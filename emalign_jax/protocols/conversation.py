@@ -19,13 +19,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from emalign_jax import units
-from emalign_jax.arguments import integer
+from emalign_jax.arguments import integer, power
 from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.protocols._base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, add_up, compared, posterior_mean
 from emalign_jax.tree import Tree
 from emalign_jax.users import AbstractUser, Options, QuantalUser
 
 TO = ("each", "all")
+MOST_ROUNDS = 100  # of trees that fit into any memory, those with more have one message and no replies
 MAX_SELECTOR = 2**16  # histories times nodes
 
 
@@ -39,7 +40,7 @@ class AbstractConversation(AbstractProtocol):
     to: str = eqx.field(static=True, default="each")
 
     def __check_init__(self):
-        integer("rounds", self.rounds, 1)
+        integer("rounds", self.rounds, 1, MOST_ROUNDS)
         integer("replies", self.replies, 1)
         if self.to not in TO:
             raise ValueError(f"to: expected one of {', '.join(TO)}, got {self.to!r}")
@@ -56,7 +57,7 @@ class AbstractConversation(AbstractProtocol):
 
     def messages(self, game: Game) -> int:
         """Enough to tell all that he knows in R rounds."""
-        return next(m for m in range(1, game.agent_features + 1) if m**self.rounds >= game.agent_features)
+        return next(m for m in range(1, game.agent_features + 1) if power(m, self.rounds) >= game.agent_features)
 
     def rows(self, game: Game, messages: int) -> int:
         return game.agent_features * self.tree(1, messages).information_sets

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from emalign_jax.arguments import power
 from emalign_jax.game import Array, Game, ReducedGame
 from emalign_jax.protocols._base import (
     UNROLLED,
@@ -79,7 +80,7 @@ class Pooled(AbstractProtocol):
         return game.agent_features
 
     def cells(self, game: Game, messages: int) -> int:
-        return game.agents * game.user_features * messages**game.agents * game.actions
+        return game.agents * game.user_features * power(messages, game.agents) * game.actions
 
 
 def _each_agent(by_weight: Float[Array, "K n XB N"], schemes: Float[Array, "K XB M N"]):

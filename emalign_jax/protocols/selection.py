@@ -7,6 +7,7 @@ V_j is her value under agent j's scheme, O[i, j] agent i's payoff under it. She 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import equinox as eqx
@@ -177,6 +178,7 @@ class Selection(AbstractProtocol):
         return game.agents * self.then.tree(1, messages).cells(game.user_features, game.actions)
 
     def check(self, game: Game, messages: int) -> None:
+        check_agents(game)
         if self.then is not None:  # she talks to one agent, whose tree does not grow with the others
             self.then.check(game.of_one_agent, messages)
             cells = self.cells(game, messages)
@@ -194,6 +196,12 @@ class Selection(AbstractProtocol):
         # the optimum over beliefs has XB rows and one more, to be worth as much as the best rival;
         # a rational user needs no two messages with the same advice
         return max(game.agent_features, min(game.agent_features + 1, game.actions**game.user_features))
+
+
+def check_agents(game: Game) -> None:
+    """Raise `ValueError` where the table of what each agent is paid under each other would not fit."""
+    if game.agents**2 > MAX_CELLS:
+        raise ValueError(f"agents: expected at most {math.isqrt(MAX_CELLS)} to select from, got {game.agents}")
 
 
 def evaluate_agents(game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser):

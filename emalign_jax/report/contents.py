@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from emalign_jax import memory, parquet
+from emalign_jax.files import check_input, check_text
 from emalign_jax.search import table as search_table
 
 MANIFEST = "manifest.json"
@@ -54,13 +56,10 @@ def read(directory: Path) -> Contents:
 
     Raises `ValueError`, or `FileNotFoundError`, naming the file and what was expected.
     """
-    if not directory.exists():
-        raise FileNotFoundError(f"{directory}: no such directory")
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: expected the directory of a run or sweep, got a file")
+    check(directory)
     manifest = _manifest(directory / MANIFEST)
     name = manifest.get("kind") or ("align" if (directory / KINDS["align"].table).exists() else "search")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise ValueError(f"{directory / MANIFEST}: kind: expected one of {', '.join(KINDS)}, got {name!r}")
     kind = KINDS[name]
     if not (directory / kind.table).exists():
@@ -68,19 +67,36 @@ def read(directory: Path) -> Contents:
             f"{directory / kind.table}: not there, the {name} has not ended; run {_command(manifest)} again, which "
             "goes on where it stopped"
         )
-    found = kind.read(directory, manifest)
+    try:
+        found, facts = kind.read(directory, manifest), _facts(manifest)
+    except Exception as error:  # whatever is not as the command writes it
+        if str(error).startswith(str(directory)) or isinstance(error, MemoryError):
+            raise
+        raise ValueError(
+            f"{directory}: its tables or {MANIFEST} are not as {name} writes them ({type(error).__name__}: {error})"
+        ) from error
     return Contents(
-        found.pop("title"), name, _facts(manifest), found.pop("tables"), _figures(directory, kind.captions),
+        found.pop("title"), name, facts, found.pop("tables"), _figures(directory, kind.captions),
         found.pop("notes", []), _command(manifest), json.dumps(manifest, indent=2), found.pop("failed", 0),
     )  # fmt: skip
+
+
+def check(directory: Path) -> None:
+    """Raise `ValueError`, or `FileNotFoundError`, where there is no directory."""
+    if not directory.exists():
+        raise FileNotFoundError(f"{directory}: no such directory")
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: expected the directory of a run or sweep, got a file")
 
 
 def _manifest(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path}: not there; expected a directory written by emalign search, sweep or align")
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
+        found = json.loads(_bytes(path))
+    except (ValueError, RecursionError) as error:
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict) or "command" not in found:
         raise ValueError(f"{path}: command, config: not in the file; expected the manifest of a run")
@@ -88,10 +104,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _parquet(path: Path, *columns: str) -> pd.DataFrame:
-    try:
-        rows = pd.read_parquet(path)
-    except Exception as error:  # pyarrow raises what it likes
-        raise ValueError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
+    rows = parquet.read(path)
     for column in columns:
         if column not in rows:
             raise ValueError(f"{path}: {column}: no such column")
@@ -101,6 +114,8 @@ def _parquet(path: Path, *columns: str) -> pd.DataFrame:
 def _csv(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise ValueError(f"{path}: not there")
+    check_input(path, "a table")
+    check_text(path)
     try:
         return pd.read_csv(path)
     except (ValueError, OSError) as error:
@@ -227,9 +242,16 @@ def _figures(directory: Path, captions: dict[str, str]) -> list[Figure]:
     there = sorted(directory.glob("*.png"))
     for path in sorted(there, key=lambda path: [*captions, path.stem].index(path.stem)):  # main ones first
         pdf = path.with_suffix(".pdf")
-        data = pdf.read_bytes() if pdf.exists() else None
-        figures.append(Figure(path.stem, captions.get(path.stem, ""), path.read_bytes(), data))
+        data = _bytes(pdf) if pdf.exists() else None
+        figures.append(Figure(path.stem, captions.get(path.stem, ""), _bytes(path), data))
     return figures
+
+
+def _bytes(path: Path) -> bytes:
+    """All of a file; on the page it takes a few times its size."""
+    check_input(path, "a file")
+    memory.require(8 * path.stat().st_size, f"{path}: a file of {memory.size(path.stat().st_size)}")
+    return path.read_bytes()
 
 
 def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:

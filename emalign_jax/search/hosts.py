@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from emalign_jax import temporary
+
 CLEAN = "nothing half-written is left"
 MEETING = 240.0  # seconds to wait for the others; jax aborts after 300, with a stack trace
 BEAT = 1.0  # seconds between signs of life
@@ -29,12 +31,18 @@ SILENCE = 60.0  # seconds without one after which a host is taken for dead
 
 
 class Meeting(NamedTuple):
-    """host: this process's number, from 0; hosts: how many there are; token: the same number at all of them."""
+    """host: this process's number, from 0; hosts: how many there are; block: games; and what is the same at all of
+    them, token: a random number, and machine: a digest of the one they run on, or "hosts" if there are several."""
 
     host: int
     hosts: int
     token: int
     block: int
+    machine: str = temporary.HOST
+
+    def directory(self, path: Path) -> Path:
+        """Where they meet, beside the run to be. If all are killed, only those of one machine can be proved dead."""
+        return path.parent / f".{path.name}.{self.machine}-{self.token:08x}"
 
 
 class HostLost(OSError):
@@ -58,14 +66,16 @@ def meet(coordinator: str | None, hosts: int | None, host: int | None, terms: st
             me, count = jax.process_index(), jax.process_count()
         except (RuntimeError, ValueError, TypeError) as error:
             raise ValueError(f"--distributed, --hosts, --host, --coordinator: hosts did not meet: {error}") from None
-        said = np.asarray(process_allgather(np.array([digest, token, block], np.uint32))).reshape(count, 3)
+        mine = np.array([digest, token, block, int(temporary.HOST, 16)], np.uint32)
+        said = np.asarray(process_allgather(mine)).reshape(count, len(mine))
         jax.distributed.shutdown()  # which waits for all
     different = np.flatnonzero(said[:, 0] != said[0, 0])
     if len(different):
         raise ValueError(
             f"--hosts: every host needs the same options and versions; host {different[0]} has others than host 0"
         )
-    return Meeting(me, count, int(said[0, 1]), int(said[:, 2].min()))
+    machine = temporary.HOST if len(set(said[:, 3].tolist())) == 1 else "hosts"
+    return Meeting(me, count, int(said[0, 1]), int(said[:, 2].min()), machine)
 
 
 @contextlib.contextmanager
@@ -111,6 +121,7 @@ class Team:
         self._seen: dict[int, tuple[str, float]] = {}
         self._stop = threading.Event()
         self._looked = 0.0
+        self._lock: int | None = None
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[Team]:
@@ -133,12 +144,17 @@ class Team:
             self._mark(f"left-{self.host}")
             if all(self._read(f"left-{n}") is not None or self._silent(n) for n in range(self.hosts)):
                 shutil.rmtree(self.path, ignore_errors=True)
+            if self._lock is not None:
+                os.close(self._lock)
 
     def _gather(self) -> None:
-        if self.host == 0:
-            self.path.mkdir()
         until = time.monotonic() + SILENCE
-        while not self.path.exists():
+        while self._lock is None:
+            if self.host == 0:
+                self.path.mkdir(exist_ok=True)
+            self._lock = temporary.hold(self.path, shared=True)
+            if self._lock is not None:
+                return
             if time.monotonic() > until:
                 raise HostLost(
                     f"{self.path}: host 0 has made this directory, host {self.host} does not see it; --out must lie in "
@@ -187,12 +203,12 @@ class Team:
     def _mark(self, name: str, text: str = "") -> None:
         with contextlib.suppress(OSError):
             temporary = self.path / f".{name}.{self.host}"
-            temporary.write_text(text)
+            temporary.write_bytes(os.fsencode(text))
             os.replace(temporary, self.path / name)
 
     def _read(self, name: str) -> str | None:
         try:
-            return (self.path / name).read_text()
+            return os.fsdecode((self.path / name).read_bytes())
         except OSError:
             return None
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from emalign_jax import families, memory
+from emalign_jax.arguments import integer
 from emalign_jax.exact import Certificate
 from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.families import FAMILIES, check_arguments, random_games
@@ -27,6 +29,11 @@ from emalign_jax.solve import Solution, Solver, check_sizes, solve
 from emalign_jax.users import AbstractUser
 
 STATED = "file"  # the family of games that were read, not drawn
+SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larger ones are no faster
+BYTES_CHECKED, BYTES_PLAYED = 1_000_000, 50_000  # a game of a block, at most: with its LPs, or just played
+SHARE = 0.25  # of the free memory that a block may take
+COPIES = 4  # of the games and schemes of a block, that solving holds
+ROW = 500  # bytes of a row of the table
 
 
 def games_key(seed: int, family: str) -> jax.Array:
@@ -81,17 +88,47 @@ class SearchJob:
             agents=block.agents, **self.knobs,
         )  # fmt: skip
 
-    def check(self) -> None:
-        """Raise the `ValueError` of whatever cannot be done: nothing is begun that cannot be ended."""
-        for family, agents, _ in self.cells():
+    def check(self, most: int = 1) -> int:
+        """Raise the `ValueError` of whatever cannot be done: nothing is begun that cannot be ended.
+
+        most: games of a block. Returns about how many bytes the run takes on disk while it is written.
+        """
+        integer("starts", self.starts, 1)
+        written = 0
+        for family, agents, count in self.cells():
+            at_once = min(most, count)
             if self.games is None:
                 check_arguments(count=self.count, family=family, agents=agents, **self.knobs)
+                families.require_room(at_once, agents=agents, **self.knobs)
                 games = _any_game(agents, self.knobs)
             else:
                 games = self.games[agents]
-            messages = self.messages or self.protocol.messages(games)
+            messages = self.protocol.messages(games) if self.messages is None else self.messages
+            integer("messages", messages, 1)
             alone = self.verify or self.start == "monopolist"
             check_sizes(games, self.protocol, self.user, messages, alone=alone, exactly=alone)
+            given, schemes = require_room(games, self.protocol, messages, at_once, self.starts)
+            written += 2 * count * (8 * (given + self.starts * schemes) + ROW * self.starts)  # as parts, and merged
+        return written
+
+
+def block_size(verify: bool, free: int | None = None) -> int:
+    """Games of a block, by the memory at hand."""
+    fit = int(SHARE * (memory.free_bytes() if free is None else free)) // (BYTES_CHECKED if verify else BYTES_PLAYED)
+    size = SMALLEST
+    while 2 * size <= min(fit, MOST_CHECKED if verify else MOST_PLAYED):
+        size *= 2
+    return size
+
+
+def require_room(games: Game, protocol: AbstractProtocol, messages: int, count: int, starts: int) -> tuple[int, int]:
+    """Numbers of a game of this size and of its schemes. Raises `ValueError` where solving so many games at a time
+    would take more memory than is at hand."""
+    K, XA, XB, Y, A = games.agents, games.user_features, games.agent_features, games.outcomes, games.actions
+    given, schemes = XA * XB * Y + (K + 1) * A * Y, K * protocol.rows(games, messages) * messages
+    needed = 8 * COPIES * count * starts * (schemes + given + (K + 1) * XA * XB * A)
+    memory.require(needed, f"block, starts: {count} games at a time with {starts} starts each")
+    return given, schemes
 
 
 class Block(NamedTuple):

@@ -6,7 +6,6 @@ group a block), games.npz and schemes.npz.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,51 +15,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emalign_jax import parquet
 from emalign_jax.files import GAME_FIELDS, atomic, pad_agents
 from emalign_jax.search.job import Block, Cell
 from emalign_jax.search.table import game_rows
 
 TABLE = "games.parquet"
-SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larger ones are no faster
-BYTES_CHECKED, BYTES_PLAYED = 1_000_000, 50_000  # a game of a block, at most: with its LPs, or just played
-SHARE = 0.25  # of the free memory that a block may take
 LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")
 LIGHT = (  # columns of numbers that are read back for the printed table
     "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value", "relative_gain", "result",
     "message", "ok", "certified", "fallback", "seconds",
 )  # fmt: skip
-
-
-def block_size(verify: bool, free: int | None = None) -> int:
-    """Games of a block, by the memory at hand."""
-    fit = int(SHARE * (free_bytes() if free is None else free)) // (BYTES_CHECKED if verify else BYTES_PLAYED)
-    size = SMALLEST
-    while 2 * size <= min(fit, MOST_CHECKED if verify else MOST_PLAYED):
-        size *= 2
-    return size
-
-
-def free_bytes() -> int:
-    """Memory that this process may still take: of the machine, or of its control group where that is less."""
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else [2**30]
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):  # counts what caches would give back
-            free = [int(line.split()[1]) * 1024]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        numbers = [line for name in (limit, used) for line in _lines(f"/sys/fs/cgroup/{name}")]
-        if len(numbers) == 2 and all(number.isdigit() for number in numbers):
-            free.append(max(int(numbers[0]) - int(numbers[1]), 0))
-    return min(free)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def write(directory: Path, number: int, cell: Cell) -> None:
@@ -69,7 +34,7 @@ def write(directory: Path, number: int, cell: Cell) -> None:
         arrays = {name: np.asarray(getattr(cell.games, name)) for name in GAME_FIELDS}
         np.savez(file, allow_pickle=False, schemes=cell.solution.schemes, **arrays)
     with atomic(_path(directory, number, "parquet")) as temporary:
-        pq.write_table(_typed(game_rows(cell)), temporary)
+        parquet.write(temporary, _typed(game_rows(cell)))
 
 
 def _typed(rows: pd.DataFrame) -> pa.Table:
@@ -121,10 +86,12 @@ def merge(parts: Path, blocks: Sequence[Block], directory: Path) -> None:
 
 
 def _merge_rows(parts: Path, count: int, path: Path) -> None:
-    schema = pq.read_schema(_path(parts, 0, "parquet"))
-    with pq.ParquetWriter(path, schema) as writer:
+    with parquet.opened(_path(parts, 0, "parquet")) as first:
+        schema = first.schema_arrow
+    with open(path, "wb") as file, pq.ParquetWriter(file, schema, **parquet.WRITTEN) as writer:
         for number in range(count):
-            writer.write_table(pq.read_table(_path(parts, number, "parquet")).cast(schema))
+            with parquet.opened(_path(parts, number, "parquet")) as part:
+                writer.write_table(part.read().cast(schema))
 
 
 def _save(path: Path, arrays: dict[str, tuple]) -> None:
@@ -142,7 +109,8 @@ def _save(path: Path, arrays: dict[str, tuple]) -> None:
 
 def cells(directory: Path, blocks: Sequence[Block]) -> Iterator[pd.DataFrame]:
     """The rows of games.parquet, a family and number of agents at a time, without lists."""
-    with pq.ParquetFile(directory / TABLE, read_dictionary=["family", "result", "message"]) as file:
+    names = ["family", "result", "message"]
+    with parquet.opened(directory / TABLE, read_dictionary=names) as file:
         for number in sorted({block.cell for block in blocks}):
             groups = [n for n, block in enumerate(blocks) if block.cell == number]
             yield file.read_row_groups(groups, columns=list(LIGHT)).to_pandas(split_blocks=True)
@@ -155,7 +123,7 @@ def entries(directory: Path) -> Iterator[dict]:
         "no_information", "full_information", "gain_lower", "gain_upper", "closed", "guarantee", "family", "game",
         "start", "normalised_value", "relative_gain",
     )  # fmt: skip
-    with pq.ParquetFile(directory / TABLE) as file:
+    with parquet.opened(directory / TABLE) as file:
         for n in range(file.num_row_groups):
             rows: pa.Table = file.read_row_group(n, columns=[*names, *kept])
             for row in rows.to_pylist():

@@ -8,8 +8,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +15,8 @@ from pathlib import Path
 import jax
 
 import emalign_jax
+from emalign_jax import memory, temporary
+from emalign_jax.files import umask
 
 SCHEMA = 1
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "highspy")
@@ -33,7 +33,7 @@ def choose(out: str | None, default: str, force: bool) -> Path:
             number += 1
         out = f"{default}-{number}"
     path = Path(out)
-    if path.exists() and not path.is_dir():
+    if os.path.lexists(path) and not path.is_dir():
         raise ValueError(f"{path}: --out: expected a directory, there is a file of that name")
     if path.exists() and not force:
         raise ValueError(f"{path}: --out: is there already; choose another name or pass --force to replace it")
@@ -43,39 +43,44 @@ def choose(out: str | None, default: str, force: bool) -> Path:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent):
+        temporary.clear(path.parent)
+        with temporary.beside(path, directory=True):
             pass
     except OSError as error:
         raise ValueError(f"{path}: --out: cannot be written: {error.strerror}") from None
     return path
 
 
-@contextlib.contextmanager
-def writing(path: Path, force: bool) -> Iterator[Path]:
-    """A temporary directory beside `path` that takes its place when the block ends well."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            if not force:
-                raise ValueError(f"{path}: --out: appeared while the search ran; nothing was overwritten")
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+def require_room(path: Path, needed: int, what: str) -> None:
+    """Raise `ValueError` if `needed` bytes do not fit where the run goes."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise ValueError(
+            f"{what} would take about {memory.size(needed)} on disk, {path.parent} has {memory.size(free)}"
+        )
+
+
+def place(made: Path, path: Path, force: bool) -> Path:
+    """Put the directory `made` where it goes: to `path`, or to a name next to it if, without `force`, another run has
+    come there in the meantime."""
+    made.chmod(0o777 & ~umask())
+    if force and path.exists():
+        with contextlib.suppress(OSError), temporary.beside(path, directory=True) as old:  # not where it is a volume
             os.replace(path, old / path.name)
             try:
-                os.replace(temporary, path)
+                os.replace(made, path)
             except BaseException:
                 os.replace(old / path.name, path)
                 raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            return path
+    goes, number = path, 2
+    while os.path.lexists(goes):
+        goes, number = path.with_name(f"{path.name}-{number}"), number + 1
+    os.replace(made, goes)
+    return goes
 
 
-def manifest(command: list[str], config: dict, seed: int, seconds: float) -> dict:
+def manifest(command: list[str], config: dict, seed: int | list[int], seconds: float) -> dict:
     device = jax.devices()[0]
     return {
         "schema": SCHEMA,

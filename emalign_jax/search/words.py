@@ -5,12 +5,16 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+from emalign_jax import memory
+from emalign_jax.arguments import integer
 from emalign_jax.exact import BestResponseDynamics
 from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.replies import FixedReplies
 from emalign_jax.solve import Solver
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
+
+STEP = 64  # bytes that the schedule of play holds for a step
 
 
 class Protocol(enum.StrEnum):
@@ -99,6 +103,9 @@ def _acting(precision: str, ties: Ties) -> AbstractUser:
 
 def make_solver(method: Method, steps: int | None, tolerance: float, extrapolation: str = "none") -> Solver:
     """steps: of play, or best responses a start; None is the solver's default."""
+    if steps is not None:
+        integer("steps", steps, 1)
+        memory.require(STEP * steps, f"steps: the schedule of {steps} steps")
     own: dict[str, Any] = {} if steps is None else {"steps": steps}
     if method is Method.play:
         return GradientPlay(tolerance=tolerance, extrapolation=extrapolation, **own)

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pandas as pd
 
-from emalign_jax import families
+from emalign_jax import families, memory
+from emalign_jax.arguments import integer
 from emalign_jax.exact import align, coverage, stability
 from emalign_jax.exact.certificate import make_check, normalise, worth
 from emalign_jax.families import random_games
@@ -27,6 +28,9 @@ from emalign_jax.sweep.config import OPTIONS, Cell, Config, Values
 from emalign_jax.users import AbstractUser, RationalUser
 
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
+ROW = 2000  # bytes of memory of a row of the table
+NO_SIZES = ("seed", "games.count", *(f"games.{name}" for name in ("family", "user_information", "agent_information",
+            "noise", "bias", "alignment", "information_worth")))  # fmt: skip
 VALUES = ("best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee", "theorem")
 LOSSES = ("eps", "coverage_slack", "weighted_gain")  # in utility, so shares of V_full - V_none when normalised
 
@@ -50,9 +54,20 @@ def setup(values: Values) -> Setup:
 
 def check(config: Config, cells: list[Cell]) -> None:
     """Raise `ValueError` that names the file and the key for the first cell that cannot be done, before any work."""
+    rows = 0
     for cell in cells:
+        own = _section(cell.values, "games")
         with named(config, cell):
-            _check(cell.values)
+            families.check_arguments(**own)
+            families.require_room(**own)
+            rows += own["count"] * integer("starts", cell.values["solver.starts"], 1)
+            memory.require(ROW * rows, f"count: a table of {rows} rows")
+    sizes = {}  # of the cells that do not differ in what matters here, the first
+    for cell in cells:
+        sizes.setdefault(tuple(x for name, x in cell.values.items() if name not in NO_SIZES), cell)
+    for cell in sizes.values():
+        with named(config, cell):
+            _check(cell.values, min(config.block, cell.values["games.count"]))
 
 
 @contextlib.contextmanager
@@ -64,15 +79,15 @@ def named(config: Config, cell: Cell) -> Iterator[None]:
         raise ValueError(f"{config.path}: {_by_key(str(error))}{_where(config, cell)}") from None
 
 
-def _check(values: Values) -> None:
+def _check(values: Values, block: int) -> None:
     own = _section(values, "games")
-    families.check_arguments(**own)
     protocol, user, _ = setup(values)
     XA, XB, Y = own["user_features"], own["agent_features"] or own["states"], own["states"]
     utilities = np.random.default_rng(0).normal(size=(1 + own["agents"], own["actions"], Y))
     game = Game(np.full((XA, XB, Y), 1 / (XA * XB * Y)), utilities[0], utilities[1:])  # any of this size
     messages = values["protocol.messages"] or protocol.messages(game)
     check_sizes(game, protocol, user, messages, alone=values["solver.start"] == "monopolist", exactly=True)
+    job.require_room(game, protocol, messages, block, values["solver.starts"])
     one = Game(*(np.asarray(x)[None] for x in (game.prior, game.user_utility, game.agent_utilities)))
     make_check(reduce_game(one, np), 0, protocol, user, messages)
 

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +113,7 @@ def parse(text: str, path: str) -> Config:
     given = toml.flatten(toml.document(text, path), path, OPTIONS, ("title", "block"))
     title = given.pop("title", Path(path).stem)
     if not isinstance(title, str):
-        raise ValueError(f"{path}: title: expected text in quotes, got {title!r}")
+        raise ValueError(f"{path}: title: expected text in quotes, got {reprlib.repr(title)}")
     block = toml.value(path, "block", Option("whole", BLOCK, 1), given.pop("block", BLOCK))
     grid = {}
     for name, option in OPTIONS.items():
@@ -121,7 +122,7 @@ def parse(text: str, path: str) -> Config:
         if not values:
             raise ValueError(f"{path}: {name}: expected a value or a list of some, got an empty list")
         if len(set(values)) < len(values):
-            raise ValueError(f"{path}: {name}: expected distinct values, got {value}")
+            raise ValueError(f"{path}: {name}: expected distinct values, got {reprlib.repr(value)}")
         grid[name] = values
     count = math.prod(map(len, grid.values()))
     if count > MOST_CELLS:

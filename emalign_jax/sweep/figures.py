@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from emalign_jax.files import atomic
+from emalign_jax.search.drawing import save, shown
 from emalign_jax.search.figure import COLOURS, NAMES
 from emalign_jax.sweep.config import OPTIONS, Config
 from emalign_jax.sweep.directory import KINDS
@@ -55,7 +55,7 @@ def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
     K), two of them a map too."""
     numeric = [name for name in config.axes if OPTIONS[name].kind in ("whole", "number") and name != "seed"]
     figures = {}
-    title, off = config.title, int(np.sum(~rows["ok"].to_numpy(bool)))
+    title, off = shown(config.title), int(np.sum(~rows["ok"].to_numpy(bool)))
     if off:
         title += f"\n{off} of {len(rows)} profiles, in the means too, are no equilibria within the tolerance"
     if AGENTS in config.axes and set(config.axes) <= {AGENTS, FAMILY}:
@@ -68,10 +68,7 @@ def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
             figures["phase"] = phase(rows, x, other, title, thresholds(config, rows) if other == AGENTS else [])
     written = []
     for name, figure in figures.items():
-        for kind in KINDS:
-            with atomic(directory / f"{name}{kind}") as temporary:
-                figure.savefig(temporary, dpi=160, format=kind[1:])
-            written.append(f"{name}{kind}")
+        written += save(figure, [directory / f"{name}{kind}" for kind in KINDS])
     return written
 
 

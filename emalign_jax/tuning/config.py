@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from typing import Any, NamedTuple
 
 import jax
 
-from emalign_jax import families, toml
+from emalign_jax import families, memory, toml
+from emalign_jax.arguments import integer
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.game import Game
 from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
@@ -22,6 +24,8 @@ from emalign_jax.users import QuantalUser
 
 FOLDER = "tuning"
 WORDS = {"kind": KINDS, "start": STARTS}
+COPIES = 4  # of an equilibrium, that playing it holds
+POINT, HISTORY = 2000, 800  # bytes of a point, and of what a step leaves
 HELD_OUT = 2**30  # folded into the key of the games that are not tuned on
 OPTIONS: dict[str, Option] = {
     "seed": Option("whole", 0),
@@ -98,7 +102,7 @@ def parse(text: str, path: str) -> Config:
     given = toml.flatten(toml.document(text, path), path, OPTIONS, ("title",))
     title = given.pop("title", path)
     if not isinstance(title, str):
-        raise ValueError(f"{path}: title: expected text in quotes, got {title!r}")
+        raise ValueError(f"{path}: title: expected text in quotes, got {reprlib.repr(title)}")
     values = {}
     for name, option in OPTIONS.items():
         value = given.get(name, option.default)
@@ -106,7 +110,9 @@ def parse(text: str, path: str) -> Config:
             several = value if isinstance(value, list) else [value]
             values[name] = tuple(toml.value(path, name, option, x) for x in several)
             if not several or len(set(values[name])) < len(several):
-                raise ValueError(f"{path}: {name}: expected distinct mechanisms, at least one, got {value}")
+                raise ValueError(
+                    f"{path}: {name}: expected distinct mechanisms, at least one, got {reprlib.repr(value)}"
+                )
         else:
             values[name] = toml.value(path, name, option, value)
     unused = [
@@ -131,6 +137,8 @@ def _setup(values: dict[str, Any]) -> Setup:
     own = {name.partition(".")[2]: x for name, x in values.items() if name.startswith("games.")}
     held_out = own.pop("held_out")
     families.check_arguments(**own)
+    integer("held_out", held_out, 2)
+    families.require_room(**(own | {"count": own["count"] + held_out}))
     protocol = Pooled() if values["protocol.kind"] == "pooled" else Selection(values["protocol.temperature"])
     if isinstance(protocol, Selection) and protocol.sharp:
         raise ValueError(
@@ -149,12 +157,23 @@ def _setup(values: dict[str, Any]) -> Setup:
     games = random_games(key, **own)
     others = random_games(jax.random.fold_in(key, HELD_OUT), **(own | {"count": held_out}))
     mechanism.check(games, protocol, user)
-    Plan(*(values[f"tune.{name}"] for name in Plan._fields)).checked()
+    plan = Plan(*(values[f"tune.{name}"] for name in Plan._fields)).checked()
     small = jax.tree.map(lambda x: x[:1], games)
     under = mechanism.apply(mechanism.init(small), small, protocol, user)
     check_sizes(under[0], under[1], under[2], under[1].messages(under[0]), alone=False, exactly=False)
     check_sizes(under[0], protocol, user, protocol.messages(under[0]), alone=False, exactly=True)
+    _require_room(plan, integer("steps", values["tune.steps"], 1), under[0], under[1], own["count"])
     return Setup(games, games if mechanism.per_game else others, protocol, user, mechanism, objective, solver)
+
+
+def _require_room(plan: Plan, steps: int, game: Game, protocol: AbstractProtocol, count: int) -> None:
+    """Raise `ValueError` for more points, starts or steps than there is memory for."""
+    messages = protocol.messages(game)
+    equilibrium = 100 + 8 * COPIES * game.agents * protocol.rows(game, messages) * messages
+    points = (plan.draws or 0) + 3 * plan.restarts
+    needed = points * (POINT + plan.starts * count * equilibrium) + POINT * (plan.polish or 0)
+    memory.require(needed, f"tune: {points} points with {plan.starts} starts in {count} games")
+    memory.require(HISTORY * steps * plan.restarts, f"tune.steps: the history of {steps} steps")
 
 
 def _make(name: str, values: dict[str, Any]) -> AbstractMechanism:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from emalign_jax.objectives import confidence
+from emalign_jax.search.drawing import save, shown
 from emalign_jax.search.figure import COLOURS
 from emalign_jax.tuning.run import FIGURES, Outcome
 
@@ -47,7 +48,5 @@ def draw(outcome: Outcome, title: str, path: Path) -> list[str]:
     games.legend(frameon=False, fontsize=8, loc="upper left")
     for axis in (curve, games):
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=10.5)
-    for name in FIGURES:
-        figure.savefig(path / name, dpi=160)
-    return list(FIGURES)
+    figure.suptitle(shown(title), fontsize=10.5)
+    return save(figure, [path / name for name in FIGURES])

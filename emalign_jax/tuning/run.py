@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from emalign_jax import parquet
 from emalign_jax.files import atomic, read_arrays, save_arrays
 from emalign_jax.objectives import confidence
 from emalign_jax.tuning import loop
@@ -60,7 +61,7 @@ def run(config: Config, path: Path, progress: Callable[[str, int, int], None], w
         rows = _evaluate(made, tuned.params, key, progress)
     save_arrays(path / VALUES, tuned.values)
     with atomic(path / TABLE) as temporary:
-        rows.to_parquet(temporary, index=False)
+        parquet.write(temporary, rows)
     return Outcome(tuned.values, tuned.history, rows)
 
 
