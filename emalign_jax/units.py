@@ -52,9 +52,9 @@ def as_good(advantage: Any, tolerance: Any, xp=np) -> Any:
 
     advantage: [..., A, A] of a over c, summed over cells, weighted by how likely they are; any scale.
 
-    a falls short of c by no more than `tolerance` times what the two differ by in all, cell by cell: an error of at most
-    this share in every difference between two options in a cell. It does not depend on the unit or the origin of the
-    payoff, on other options, on cells in which the two are equal, or on what cannot happen.
+    a falls short of c by no more than `tolerance` times what the two differ by in all, cell by cell: an error of at
+    most this share in every difference between two options in a cell. It does not depend on the unit or the origin of
+    the payoff, on other options, on cells in which the two are equal, or on what cannot happen.
     """
     tolerance = xp.maximum(tolerance, ROUNDING_OF_TIES * xp.finfo(advantage.dtype).eps).astype(advantage.dtype)
     return advantage * (1 + tolerance) >= xp.swapaxes(advantage, -1, -2) * (1 - tolerance)

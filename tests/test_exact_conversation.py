@@ -242,9 +242,7 @@ def test_by_type():
 def test_slack_only_adds():
     for seed in range(3):
         small = reduced(random_games(seed=seed))
-        found = [
-            MechanismLP(small, ease=s, nodes=n).best(small.agents[0]) for s, n in ((0.0, 1), (1e-3, 1), (1e-3, 3))
-        ]
+        found = [MechanismLP(small, ease=s, nodes=n).best(small.agents[0]) for s, n in ((0.0, 1), (1e-3, 1), (1e-3, 3))]
         values = np.array([advice.value for advice in found])
         assert (np.diff(values) >= -EXACT).all()
         assert (values[1:] <= values[0] + found[0].slack_price * np.array([1e-3, 3e-3]) + EXACT).all()

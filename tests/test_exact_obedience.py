@@ -28,9 +28,7 @@ def reduced(game):
 def attained(game, agent, scheme):
     """(user value, agent's payoff) of talking under `scheme`, ties for the agent; the tie tolerance 1e-8 covers
     the feasibility tolerance of the LP and is too small to be worth anything."""
-    table = selection_table(
-        game, np.repeat(scheme[None], len(game.agents), 0), em.RationalUser("agents", 1e-8)
-    )
+    table = selection_table(game, np.repeat(scheme[None], len(game.agents), 0), em.RationalUser("agents", 1e-8))
     return table.values[agent], table.payoffs[agent, agent]
 
 

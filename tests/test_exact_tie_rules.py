@@ -1,4 +1,4 @@
-"""Best responses under every tie rule, in Selection: the supremum over schemes by another route, and a scheme near it."""
+"""Best responses under every tie rule, in Selection: the supremum by another route, and a scheme near it."""
 
 import itertools
 
@@ -86,7 +86,8 @@ def test_brackets_among_rivals_are_closed_and_no_scheme_beats_them(ties):
             certificate = em.certify(game, schemes, protocol, user)
             range_ = np.maximum(certificate.payoff_range, 1e-300)
             assert ((certificate.gain_upper - certificate.gain_lower) / range_ <= 1e-6).all()
-            check = make_check(em.reduce_game(em.Game(*(x[None] for x in (game.prior, game.user_utility, game.agent_utilities))), np), 0, protocol, user)
+            batch = em.Game(*(x[None] for x in (game.prior, game.user_utility, game.agent_utilities)))
+            check = make_check(em.reduce_game(batch, np), 0, protocol, user)
             paid = lambda profile, check=check: check.form.agent_unit * check.payoffs(profile)[1]  # noqa: E731
             for i in range(2):
                 best = em.best_response(game, schemes, i, protocol, user)
@@ -119,7 +120,8 @@ def test_batched_brackets_are_those_of_highs(ties):
     prior = rng.dirichlet(np.ones(9), 6).reshape(6, 1, 3, 3)
     games = em.Game(prior, rng.integers(-2, 3, (6, 3, 3)).astype(float), rng.normal(size=(6, 2, 3, 3)))
     schemes = rng.dirichlet(np.full(4, 0.4), (6, 2, 3))
-    one, other = (em.certify(games, schemes, em.Selection(), em.RationalUser(ties), lp=lp) for lp in ("batched", "highs"))
+    words = em.Selection(), em.RationalUser(ties)
+    one, other = (em.certify(games, schemes, *words, lp=lp) for lp in ("batched", "highs"))
     for name in ("gain_lower", "gain_upper", "payoff_range"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-8)
     np.testing.assert_array_equal(one.result, other.result)

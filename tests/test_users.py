@@ -62,7 +62,9 @@ def test_bad_precision(precision):
 
 def test_precision_may_be_traced_and_mapped():
     values = jnp.array([0.2, 0.6, 0.1])
-    each = jax.jit(jax.vmap(lambda L: em.QuantalUser(L).respond(options(values), options(values))))(jnp.array([1.0, 5.0]))
+    each = jax.jit(jax.vmap(lambda L: em.QuantalUser(L).respond(options(values), options(values))))(
+        jnp.array([1.0, 5.0])
+    )
     for law, precision in zip(each, (1.0, 5.0), strict=True):
         np.testing.assert_allclose(law, respond(em.QuantalUser(precision), values), atol=ROUNDING)
 
@@ -84,8 +86,8 @@ def test_rational_tie_rules(ties, expected):
 
 @pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
 def test_tolerance_of_ties_is_relative_to_what_two_options_differ_by(unit):
-    """Option 0 is ahead by 3 half the time and behind by 3 - d half the time: tied if d <= tolerance * (6 - d). A third
-    option, however bad, changes nothing, nor does one that is never better."""
+    """Option 0 is ahead by 3 half the time and behind by 3 - d half the time: tied if d <= tolerance * (6 - d). A
+    third option, however bad, changes nothing, nor does one that is never better."""
     user = em.RationalUser("uniform", tolerance=1e-3)
     for behind, tied in ((3 - 0.005, True), (3 - 0.007, False)):
         utility = unit * np.array([[3.0, 0.0, -1e6, 2.0], [0.0, behind, -1e6, 0.0]])  # in two cells

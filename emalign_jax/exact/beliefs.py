@@ -177,9 +177,7 @@ def pooled_problem(
     mass = weights[:, None, :] * game.mass  # [N, XA, XB]
     user_payoff = weights[:, None, :, None] * game.user
     own_payoff = weights[:, None, :, None] * game.agents[agent]
-    return BeliefProblem(
-        mass.reshape(-1, XB), user_payoff.reshape(-1, XB, A), own_payoff.reshape(-1, XB, A), user
-    )
+    return BeliefProblem(mass.reshape(-1, XB), user_payoff.reshape(-1, XB, A), own_payoff.reshape(-1, XB, A), user)
 
 
 def monopoly_problem(game: ReducedGame, agent: int, user: AbstractUser) -> BeliefProblem:

@@ -195,7 +195,8 @@ def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, l
     floors = np.einsum("nkxba,nkxba->nk", np.array(informed), whole.game.agents) - gains / whole.agent_unit
     ease = user.tie_tolerance if obedience else None
     if exact:
-        laws = [worst_law(form.game, own, ease=ease and 0.0, exact=True) for form, own in zip(forms, floors, strict=True)]
+        of_ties = None if ease is None else 0.0  # true ties alone, as rational numbers have them
+        laws = [worst_law(f.game, own, ease=of_ties, exact=True) for f, own in zip(forms, floors, strict=True)]
     else:
         laws = worst_laws(whole.game, floors, ease=ease, lp=lp)
     bounds = []

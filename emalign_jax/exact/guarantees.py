@@ -145,10 +145,11 @@ class WorstLaw(NamedTuple):
 def worst_law(
     game: ReducedGame, floors: Float[np.ndarray, "K"], *, ease: float | None, exact: bool = False
 ) -> WorstLaw:
-    """Minimise the user's value over distributions q[a | x_A, x_B] that pay agent i at least floors[i] (the payoff under
-    full revelation less the gain from it), in standard units.
+    """Minimise the user's value over distributions q[a | x_A, x_B] that pay agent i at least floors[i] (the payoff
+    under full revelation less the gain from it), in standard units.
 
-    ease: a rational user's tie tolerance (`units.eased`), or 0 for true ties alone; None for a user who is not rational.
+    ease: a rational user's tie tolerance (`units.eased`), or 0 for true ties alone; None for a user who is not
+        rational.
     """
     problem = _problem(ReducedGame(*(np.asarray(x)[None] for x in game)), floors[None], ease)
     right = problem.right[0]

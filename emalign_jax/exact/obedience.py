@@ -80,8 +80,8 @@ class ObedienceLP:
     """The kept model of one game.
 
     exact: answers in rational arithmetic, see `KeptLP` (ValueError if too large).
-    ease:  [A, A] or a number: the share of what they differ by, by which a recommended action a may fall short of action
-           c (`units.eased`); negative where it must be better by so much.
+    ease:  [A, A] or a number: the share of what they differ by, by which a recommended action a may fall short of
+           action c (`units.eased`); negative where it must be better by so much.
     sets:  the recommendations, by default one action for each type.
     """
 

@@ -69,7 +69,7 @@ def _by_type(likely, sets):
 
 def played(game: ReducedGame, user: RationalUser) -> Bool[np.ndarray, "R XA A"]:
     """The recommendations that this user follows, as a limit, wherever they are optimal; NumPy, one game."""
-    XA, XB, A = np.shape(game.user)
+    XA, _, A = np.shape(game.user)
     single = single_actions(XA, A)
     if user.ties == "agents":
         return single

@@ -61,9 +61,7 @@ class SelectionTable(NamedTuple):
     payoffs: Float[np.ndarray, "K K"]
 
 
-def selection_table(
-    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser
-) -> SelectionTable:
+def selection_table(game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser) -> SelectionTable:
     mass, own_user, agents = (np.asarray(x) for x in game)
     totals, ahead = weighed(lambda x: np.einsum("jbm,xbn->jxmn", schemes, x), own_user)  # under each scheme j
     own, own_ahead = weighed(lambda x: np.einsum("jbm,jxbn->jxmn", schemes, x), agents)  # of j

@@ -279,7 +279,7 @@ class SelectionRational(SelectionCheck):
 
     def _attained(self, schemes, agent: int, found: Deviation) -> Deviation:
         """A supremum is believed if its scheme comes near to it; else `value` is what is attained."""
-        if not found.status == "Optimal":
+        if found.status != "Optimal":
             return found
         stay, switch = self.payoffs(schemes)[1][agent], self._switch(schemes, agent, found.scheme)
         if max(stay, switch) >= found.value - IMMATERIAL * self.payoff_range[agent] - self.negligible[agent]:

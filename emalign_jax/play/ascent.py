@@ -49,7 +49,8 @@ def ascend(
     user: AbstractUser,
     cells: int,
 ) -> Climbed:
-    """Agent agents[p] climbs its own payoff from schemes[p], in games in standard units. Parameters of protocol and user are scalars or [P].
+    """Agent agents[p] climbs its own payoff from schemes[p], in games in standard units. Parameters of protocol and
+    user are scalars or [P].
 
     cells: numbers in one game's largest tensor, for the size of the blocks.
     In float64, so that where an ascent ends does not depend on what else is in the block: in float32 rounding grows, on

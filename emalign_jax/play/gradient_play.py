@@ -44,8 +44,8 @@ class GradientPlay(eqx.Module):
                          the largest difference between two actions to her
     extrapolation:       "none", "optimistic" or "extragradient"
     optimizer:           any optax transformation of the gradient, without a learning rate; applied game by game
-    tolerance:           a profile is done if every gain is at most this share of the payoff range; None: 1e-5 in Selection
-                         with a rational user, 1e-3 elsewhere
+    tolerance:           a profile is done if every gain is at most this share of the payoff range; None: 1e-5 in
+                         Selection with a rational user, 1e-3 elsewhere
     best_responses:      how often a game that is not done may be moved by an exact best response (a sixth as often
                          in conversations, where they are searched for)
     fresh_starts:        after every so many of those, a new random start instead

@@ -85,9 +85,9 @@ class AbstractProtocol(eqx.Module):
         return jax.tree.map(lambda _: 0, self)
 
     def full_revelation_is_heard(self, agents: int) -> bool:
-        """Whether any one of so many agents, by revealing x_B, informs the user of it whatever the others do, so that the
-        user then acts as if x_B was known. All guarantees rest on that. It is believed of a class that says so itself: a
-        subclass, which may be heard otherwise, must say it again."""
+        """Whether any one of so many agents, by revealing x_B, informs the user of it whatever the others do, so that
+        the user then acts as if x_B was known. All guarantees rest on that. It is believed of a class that says so
+        itself: a subclass, which may be heard otherwise, must say it again."""
         return False
 
     @property
