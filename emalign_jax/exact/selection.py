@@ -24,7 +24,7 @@ from emalign_jax.protocols.selection import check_agents
 from emalign_jax.units import IMMATERIAL, NOTHING, VALUE_TIE
 from emalign_jax.users import RationalUser
 
-STRICT = 2.0  # tie tolerances by which a scheme stays clear of ties that the user would break otherwise
+STRICT = 1.25  # tie tolerances by which a scheme stays clear of ties that the user would break otherwise
 
 
 class SelectionCheck(AbstractCheck):
