@@ -6,6 +6,7 @@ found, and what its derivative is.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -75,8 +76,8 @@ def starts_of(games: Game, protocol: AbstractProtocol, key, starts: int, message
 @eqx.filter_jit
 def _solve(games, protocol, user, solver, differentiation, start):
     dtype = jnp.result_type(games.prior, games.user_utility, games.agent_utilities)
-    arguments = games, protocol, user, solver, start
-    return in_float64(lambda *arguments: _solve_all(*arguments, differentiation), *arguments, dtype=dtype)
+    whole = functools.partial(_solve_all, differentiation=differentiation)
+    return in_float64(whole, games, protocol, user, solver, start, dtype=dtype)
 
 
 def _solve_all(games, protocol, user, solver, start, differentiation):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from emalign_jax import memory
 from emalign_jax.files import MOST_COLUMNS, check_input
 
-WRITTEN = {"write_page_checksum": True}
+WRITTEN: dict[str, Any] = {"write_page_checksum": True}
 TEXT, NUMBER = 100, 60  # bytes that a value takes while it is read
 
 

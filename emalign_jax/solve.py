@@ -166,8 +166,9 @@ def check_sizes(
 class _Search:
     """The flat list of (start, game) pairs and what is known of each."""
 
-    def __init__(self, games, protocol, user, solver, key, starts, messages, first, lp, progress):
+    def __init__(self, games, protocol, user, solver: Any, key, starts, messages, first, lp, progress):
         self.games, self.solver, self.key, self.M, self.lp = games, solver, key, messages, lp
+        self.tolerance = solver.tolerance
         self.batch = (starts, *games.batch_shape) if starts > 1 else games.batch_shape
         self.flat = exact.flatten_games(games, self.batch)
         self.N, self.K, self.rows = len(self.flat.prior), games.agents, protocol.rows(games, messages)
@@ -192,7 +193,7 @@ class _Search:
     def certify(self, k) -> None:
         """Write the certificate of game k, but for its guarantees, and let go of its LPs."""
         check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
-        row, terms = exact.certify_game(self.flat[k], check, self.schemes[k], self.solver.tolerance, self.best[k])
+        row, terms = exact.certify_game(self.flat[k], check, self.schemes[k], self.tolerance, self.best[k])
         self.certificates[k], self.terms[k] = row, terms
         if row.result == Result.LP_FAILED:
             self.result[k] = Result.LP_FAILED
@@ -248,7 +249,7 @@ class _Search:
         if not together or not frontier.choose(self.lp, len(first), self.standard[0]):
             return first
         game = ReducedGame(*(x[first] for x in self.standard[0]))
-        ended = outbid_from_monopolies(game, self.solver.tolerance, max_steps=self.solver.steps)
+        ended = outbid_from_monopolies(game, self.tolerance, max_steps=self.solver.steps)
         found = schemes_of(ended.laws, game, self.M)
         done = ended.proved & np.isfinite(found).all((1, 2, 3))
         self.schemes[first[done]] = found[done]
@@ -336,12 +337,12 @@ class _Search:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
         self.now = {}
         self.prepare_lps(pending)
-        kind, bracket = exact.check_for(self.protocol, self.user), exact.BRACKET * self.solver.tolerance
+        kind, bracket = exact.check_for(self.protocol, self.user), exact.BRACKET * self.tolerance
         for at in range(0, len(pending), kind.together):
             some = pending[at : at + kind.together]
             profiles = [without_never(current[k]) for k in some]
             tell = functools.partial(self._tell_of, "look for deviations", at, len(pending))
-            kind.prepare([self.check(k) for k in some], profiles, bracket, self.solver.tolerance, tell)
+            kind.prepare([self.check(k) for k in some], profiles, bracket, self.tolerance, tell)
             self.tell("look for deviations", at + len(some), len(pending))
             for done, k in enumerate(some):
                 check = self.check(k)
@@ -352,15 +353,15 @@ class _Search:
 
     def record(self, k, schemes, examined, found: Result) -> Examination:
         """Keep the profile if it is the best yet, certify it if it is good; returns what is known of it in the end."""
-        if examined.worst <= self.solver.tolerance and not examined.bracketed:
+        if examined.worst <= self.tolerance and not examined.bracketed:
             # the work for upper bounds may yet find a better deviation
-            examined = examine(self.check(k), schemes, exact.BRACKET * self.solver.tolerance)
+            examined = examine(self.check(k), schemes, exact.BRACKET * self.tolerance)
         if self.best[k] is None or examined.worst < self.best[k].worst:
             self.best[k], self.schemes[k] = examined, schemes
         worst = self.best[k].worst
         failed = Result.LP_FAILED if worst == np.inf else Result.GAIN_ABOVE_TOLERANCE
-        self.result[k] = found if worst <= self.solver.tolerance else failed
-        if worst <= self.solver.tolerance:
+        self.result[k] = found if worst <= self.tolerance else failed
+        if worst <= self.tolerance:
             self.certify(k)
         return examined
 
@@ -370,9 +371,9 @@ class _Search:
         for done, k in enumerate(pending):
             check = self.check(k)
             if isinstance(check, SelectionCheck) and check.can_outbid:
-                ended = outbid(check, current[k], self.solver.tolerance, **limit)
+                ended = outbid(check, current[k], self.tolerance, **limit)
             else:
-                ended = best_response_dynamics(check, current[k], self.solver.tolerance, **limit)
+                ended = best_response_dynamics(check, current[k], self.tolerance, **limit)
             self.stats["best_responses"] += ended.steps
             self.record(k, ended.schemes, ended.examined, Result.DYNAMICS)
             check.let_go()

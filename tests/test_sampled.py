@@ -131,16 +131,19 @@ def along_the_rows(schemes, slope):
 
 @pytest.mark.slow
 def test_the_baseline_removes_what_no_message_changes():
-    # a payoff of 5 whatever she does, and small differences on top
+    # a payoff of 5 whatever the user does adds nothing to the scatter, and the baseline takes some of what is left
     game, schemes = make(3, 2)
-    game = em.Game(game.prior, game.user_utility, 5 + 0.1 * game.agent_utilities)
     user = em.FixedReplies("questions", quantal)
-    scatter = []
+    scatter = {}
+    for offset in (0, 5):
+        moved = em.Game(game.prior, game.user_utility, offset + 0.1 * game.agent_utilities)
+        for baseline in (False, True):
+            protocol = em.SampledConversation(2, samples=64, seed=np.arange(SEEDS), baseline=baseline)
+            slopes = em.pseudo_gradient(copies(moved), schemes, protocol, user)
+            scatter[offset, baseline] = along_the_rows(schemes, slopes).std(0).mean()
     for baseline in (False, True):
-        protocol = em.SampledConversation(2, samples=64, seed=np.arange(SEEDS), baseline=baseline)
-        slopes = em.pseudo_gradient(copies(game), schemes, protocol, user)
-        scatter.append(along_the_rows(schemes, slopes).std(0).mean())
-    assert scatter[1] < scatter[0] / 20
+        assert scatter[5, baseline] == pytest.approx(scatter[0, baseline], rel=1e-6 if X64 else 1e-2)
+    assert scatter[0, True] < 0.8 * scatter[0, False]
     # and all of a payoff that is the same whatever anybody does
     game = em.Game(game.prior, game.user_utility, np.full_like(game.agent_utilities, 5))
     slope = em.pseudo_gradient(game, schemes, em.SampledConversation(2, samples=64), user)

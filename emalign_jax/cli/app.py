@@ -70,11 +70,12 @@ def main(arguments: list[str] | None = None) -> None:
         _say(message)
     if code == 130:
         _say("interrupted; nothing half-written is left")
+    out = sys.stdout
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        if out is not None:
+            out.flush()
     except OSError:  # or Python tries once more as it ends, and says so
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code or 0)
 
 

@@ -9,6 +9,7 @@ listen, by the exact method for Selection.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -58,7 +59,7 @@ class PartnerRational(SelectionRational):
             )
         mechanism.check_size(games)
 
-    sets = None  # every recommendation: what other tie rules rule out is not known here
+    sets: Any = None  # every recommendation: what other tie rules rule out is not known here
 
     @property
     def recommends(self):

@@ -197,7 +197,8 @@ class _Problem:
         cells, (K, Y) = XA * XB, (len(game.agents), prior.shape[-1])
         ahead = functools.partial(units.advantages, game.user)
         nothing = np.zeros((XA, XB, A))
-        law = respond(user, game.user, game.mass, ahead, nothing, functools.partial(units.advantages, nothing))
+        user_total, mass = np.asarray(game.user), np.asarray(game.mass)
+        law = respond(user, user_total, mass, ahead, nothing, functools.partial(units.advantages, nothing))
         self.law, self.g = law.reshape(cells, A), game.user.reshape(cells, A)  # a*, or a distribution
         self.p = prior.reshape(cells, Y) if kind == "outcome" else prior.sum(-1).reshape(cells, 1)
         self.step = self.law[:, None, :] - np.eye(A)  # [cells, a, b]: how what is done differs from a

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 from emalign_jax.files import atomic
 
 LONGEST = 100  # characters of a name or title from outside
-PLAIN = {"text.parse_math": False, "text.usetex": False}  # a dollar sign is one, also in `prices_$US_vs_$CA.csv`
+# a dollar sign is one, also in `prices_$US_vs_$CA.csv`
+PLAIN: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}
 
 
 def shown(words: str) -> str:

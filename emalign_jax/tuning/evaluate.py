@@ -65,7 +65,8 @@ def evaluate(
     cost = np.zeros(games.batch_shape)
     under = games, protocol, user
     if mechanism is not None:
-        here = on_device(games) if jax.config.jax_enable_x64 else games  # float64 as given is certified as given
+        # what was given in float64 is certified as given
+        here = on_device(games) if jnp.result_type(float) == jnp.float64 else games
         with np.errstate(over="ignore"):
             cost = np.broadcast_to(np.asarray(mechanism.cost(params, here), np.float64), games.batch_shape)
             under = mechanism.apply(params, here, protocol, user)
