@@ -1,6 +1,5 @@
 """Sampled conversations against enumerated ones, and where nothing can be enumerated."""
 
-import time
 
 import jax
 import jax.numpy as jnp
@@ -185,7 +184,6 @@ def test_outcomes_of_probability_zero_are_never_drawn():
 
 @pytest.mark.slow
 def test_ten_agents_and_six_rounds():
-    began = time.perf_counter()
     user = em.FixedReplies("questions", quantal)
     game, schemes = make(10, 6, sharp=0.3)
     got = em.sampled_payoffs(game, schemes, em.SampledConversation(6, samples=32), user)
@@ -193,7 +191,6 @@ def test_ten_agents_and_six_rounds():
     assert all(np.isfinite(x).all() for x in (*got, *slope))
     assert np.all(abs(np.asarray(got.agents)) <= abs(game.agent_utilities).max())
     assert np.abs(slope.mean).max() > 1e-3
-    assert time.perf_counter() - began < 60  # of compilation: about 15 s alone
 
 
 def test_a_long_tree_in_float32_keeps_its_small_weights():
