@@ -16,7 +16,7 @@ ROUNDING_OF_TIES = 8  # and always within so many units of rounding
 VALUE_TIE = 1e-9  # values of two agents to the user that differ by at most this, in units of the user, are equal
 WORTHLESS = 1e-8  # V_full - V_none of at most this, in units of the user, is 0
 NOTHING = 1e-8  # a payoff range of at most this, in units of the agent, is rounding
-FAINT = 1e-30  # of what all actions differ by: what may vary by no more than that is as good as constant
+FAINT = 1e-150  # of what all actions differ by: what may vary by no more than that is as good as constant
 LP_ERROR = 1e-9  # to which payoffs are known, in units of whose they are: the tolerance of the LPs
 IMMATERIAL = 1e-6  # of an agent's payoff range: what a tie tolerance may be worth to the agent without being counted
 
