@@ -1,5 +1,6 @@
-"""What certificates say where payoffs are of very different sizes, tied, or nothing: by brute force and closed forms."""
+"""Certificates where payoffs are of very different sizes, tied, or nothing, against brute force and closed forms."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -120,7 +121,8 @@ def test_a_disaster_that_nobody_takes_hides_no_gain(protocol, bad):
     first, second = (x.ravel() for x in np.meshgrid(steps, steps))
     tried = np.broadcast_to(profile, (len(first), 2, 2, 2)).copy()
     tried[:, 0] = np.stack([first, 1 - first, second, 1 - second], -1).reshape(-1, 2, 2)
-    gains = np.asarray(em.payoffs(game, tried, protocol, RATIONAL).agents)[:, 0] - float(after.agents[0])
+    with jax.enable_x64(True):
+        gains = np.asarray(em.payoffs(game, tried, protocol, RATIONAL).agents)[:, 0] - float(after.agents[0])
     assert gains.max() <= after.gain_upper[0] + 1e-6
 
 
@@ -178,7 +180,7 @@ def test_an_action_dominated_by_any_amount_is_never_taken(size):
 
 
 def test_a_profile_within_one_thousandth_may_be_far_below_the_worst_equilibrium():
-    """shared_bias, K = 3: silence leaves 9e-4 of a payoff range to gain, and the only exact equilibrium value is V_full.
+    """shared_bias, K = 3: silence leaves 9e-4 of a payoff range to gain, the only exact equilibrium value is V_full.
 
     The default tolerance must not call that an equilibrium."""
     u = [[-0.26, -0.58, -0.55], [0.18, 0.54, -1.95], [0.51, -0.37, 0.56]]
