@@ -33,8 +33,12 @@ class StandardForm(NamedTuple):
     agent_zero: Float[np.ndarray, "*batch K"]
 
 
-def standard_form(game: ReducedGame, protocol: Any, user: Any) -> StandardForm:
-    """`game` (NumPy float64, any batch axes) in standard units; parameters of protocol and user follow."""
+def standard_form(game: ReducedGame, protocol: Any, user: Any, *, lossless: bool = False) -> StandardForm:
+    """`game` (NumPy float64, any batch axes) in standard units; parameters of protocol and user follow.
+
+    lossless: with units that are powers of two, so that nothing is rounded; an exact answer is then one of the game
+        that was given.
+    """
     mass, g, G = (np.asarray(x) for x in without_nearly_nothing(game))
     with np.errstate(invalid="ignore", over="ignore"):
         likely = likely_actions(game, user)
@@ -43,6 +47,8 @@ def standard_form(game: ReducedGame, protocol: Any, user: Any) -> StandardForm:
         agent_best = np.take_along_axis(G, np.broadcast_to(best[..., None, :, :, :], (*G.shape[:-1], 1)), -1)
         g, G = g - user_best, G - agent_best
         user_unit, agent_unit = _unit(g, likely), _unit(G, likely[..., None, :, :, :])
+        if lossless:
+            user_unit, agent_unit = (np.asarray(np.exp2(np.floor(np.log2(x)))) for x in (user_unit, agent_unit))
         standard = ReducedGame(mass, g / user_unit[..., None, None, None], G / agent_unit[..., None, None, None])
         zeros = user_best[..., 0].sum((-2, -1)), agent_best[..., 0].sum((-2, -1))
     return StandardForm(

@@ -127,14 +127,19 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
     assert (tmp_path / "mine/manifest.json").read_text() != before
 
 
-def test_a_failure_while_drawing_leaves_nothing(run, tmp_path, monkeypatch):
+def test_a_failure_while_drawing_costs_no_result(run, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     save_long()
     monkeypatch.setattr(figure, "draw", full)
-    assert refused(run("align", "t.csv", *QUICK[:2]), "No space left")
-    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+    code, out, err = run("align", "t.csv", *QUICK[:2])
+    assert code == 1
+    assert "align-1" in out
+    assert err.count("\n") == 1
+    assert "no figure could be drawn (OSError: No space left on device)" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"t.csv", "align-1"}
+    assert "manifest.json" in {path.name for path in (tmp_path / "align-1").iterdir()}
 
 
 def test_the_progress_bar_is_for_terminals(run, monkeypatch):

@@ -35,7 +35,7 @@ def switched(schemes, agent, scheme):
 def by_table(game, schemes, user, temperature):
     small = em.reduce_game(game, np)
     table = selection_table(small, schemes, user)
-    return table.payoffs @ choose(table.values, temperature)
+    return table.payoffs @ choose(table.values, temperature, 1.0)
 
 
 def by_hand(game, scheme, agent, precision):

@@ -78,7 +78,7 @@ def best_response(
         raise ValueError("schemes: expected finite numbers")
     check_for(protocol, user).check_size(game, protocol, user, schemes.shape[-1])
     reduced = reduce_game(flatten_games(game, (1,)), np)
-    check = make_check(reduced, 0, protocol, user, schemes.shape[-1])
+    check = make_check(reduced, 0, protocol, user, schemes.shape[-1], lossless=exact)
     if exact:
         check.confirm()
     found = check.deviations(schemes, range(agent, agent + 1), bracket)[0]

@@ -159,13 +159,15 @@ def make_check(
     protocol: AbstractProtocol,
     user: AbstractUser,
     messages: int | None = None,
+    lossless: bool = False,
 ) -> AbstractCheck:
     """The exact check of game k of a flat batch, in standard units: read its numbers by its `form`.
 
     messages: M, where a conversation's deviations have no more (None: as many as x_B).
+    lossless: with units that round nothing (`standard_form`).
     """
     one = parameters.item(protocol, k), parameters.item(user, k)
-    form = standard_form(ReducedGame(*(x[k] for x in reduced)), *one)
+    form = standard_form(ReducedGame(*(x[k] for x in reduced)), *one, lossless=lossless)
     check = check_for(protocol, user)(form.game, form.protocol, form.user)
     check.form = form
     check.messages = check.messages if messages is None else messages

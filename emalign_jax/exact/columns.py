@@ -135,8 +135,17 @@ class BeliefLP:
             self._asked = asked, result
             if not result.optimal:
                 return self._nothing(result)
-        upper = max(upper, result.value)
-        return BeliefOptimum(True, self.sign * result.value, upper, self._scheme(result), result.status, level, worth)
+        upper, scheme = max(upper, result.value), self._scheme(result)
+        value = self.sign * min(result.value, self._attained(scheme))
+        return BeliefOptimum(True, value, upper, scheme, result.status, level, worth)
+
+    def _attained(self, scheme: Float[np.ndarray, "XB S"]) -> float:
+        """What the scheme pays when it is played (times `sign`): a belief at which actions are just tied may lose that
+        when it is put together again."""
+        if isinstance(self.problem.user, QuantalUser):
+            return np.inf  # whose response to rounding is continuous
+        beliefs = (scheme[self.problem.possible] * self.problem.target[:, None]).T
+        return float((self.sign * self.problem.payoffs(beliefs[beliefs.sum(1) > 0])[0]).sum())
 
     def _line(self, result, proof) -> tuple[tuple[float, float], float]:
         """((level, worth), bound at the value asked for) that `proof` gives to the prices it was made for."""

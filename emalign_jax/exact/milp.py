@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import highspy
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from emalign_jax import units
 from emalign_jax.exact.beliefs import BeliefProblem
 from emalign_jax.exact.bounding import PricingBound
-from emalign_jax.exact.lp import new_highs
+from emalign_jax.exact.lp import KeptLP, new_highs
 
 MAX_BINARIES = 256  # types times actions
 WORK_PER_SECOND = 1e7  # how the budget of `bound_pricing` is turned into time
@@ -57,6 +57,18 @@ def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> 
         return best
     tied = units.as_good(problem.ahead(points), problem.user.tie_tolerance + BLUR).all(-1)
     return np.where(tied, total, -np.inf).max(-1).sum(-1)
+
+
+def _tied_exactly(problem: BeliefProblem, goal, price, taken: Int[np.ndarray, "T"]) -> Float[np.ndarray, "N B"]:
+    """The best belief at which these actions are the types' best without any tolerance; none, if there is none."""
+    B, T, A = problem.own_payoff.shape
+    types = np.arange(T)
+    ahead = units.eased(problem.user_payoff, 0.0)[:, types, taken].reshape(B, T * A).T
+    paid = goal.reshape(B, T, A)[:, types, taken].sum(1) - price
+    rows = np.concatenate([ahead, np.ones((1, B))])
+    lower, upper = np.append(np.zeros(T * A), 1.0), np.append(np.full(T * A, np.inf), 1.0)
+    solved = KeptLP(rows, lower, upper, cost=paid).solve()
+    return np.maximum(solved.x, 0)[None] if solved.optimal else np.empty((0, B))
 
 
 def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
@@ -102,12 +114,16 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     proved = ended in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
     info = highs.getInfo()
     found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-    mu = np.array(highs.getSolution().col_value)[-B:] if found else problem.target
-    mu = np.maximum(mu, 0) / np.maximum(mu, 0).sum()
+    columns = np.array(highs.getSolution().col_value) if found else np.zeros(lp.num_col_)
+    mu = np.maximum(columns[mu], 0) if found else problem.target
+    mu = mu / mu.sum()
     beside = [mu[None], *(mu + share * (np.eye(B) - mu) for share in NUDGES)]
+    if found:
+        beside.insert(0, _tied_exactly(problem, goal, price, columns[z[..., 0]].argmax(1)))
     beside = np.concatenate(beside)
     excess = problem.value(beside, goal) - beside @ price
-    mu, best = beside[excess.argmax()], float(excess.max())
+    best = int((excess >= excess.max() - target / 8).argmax())  # the first that will do: it bears rounding best
+    mu, best = beside[best], float(excess[best])
     spent = int(highs.getRunTime() * WORK_PER_SECOND)
     bound = float(info.mip_dual_bound) if proved else np.inf
     return PricingBound(max(bound, best) if np.isfinite(bound) else np.inf, best, mu[None], spent)

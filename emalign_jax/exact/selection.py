@@ -24,7 +24,7 @@ from emalign_jax.protocols.selection import check_agents
 from emalign_jax.units import IMMATERIAL, NOTHING, VALUE_TIE
 from emalign_jax.users import RationalUser
 
-STRICT = 2.0  # tie tolerances by which a scheme stays clear of ties that the user would break otherwise
+STRICT = 1.25  # tie tolerances by which a scheme stays clear of ties that the user would break otherwise
 
 
 class SelectionCheck(AbstractCheck):
@@ -227,13 +227,14 @@ class SelectionRational(SelectionCheck):
     def _witnessed(self, agent: int, advice: Advice, value: float = -np.inf, *at_most: float) -> Advice:
         """The same with a scheme to whose recommendations the user's tie rule keeps, and which is worth more than a
         rival's to the user, at a small loss."""
-        if self.recommends or not advice.optimal:
+        if not advice.optimal or (self.recommends and value == -np.inf):
             return advice
         above = value + 4 * VALUE_TIE * self.scale
-        if self._strict_curves is not None and not at_most:
-            return advice._replace(scheme=self._read(self._strict_curves, agent, above).scheme)
-        for least in (above, value):
-            strict = self._strict.best(self.game.agents[agent], least, *at_most)
+        curves = self._curves if self.recommends else self._strict_curves
+        if curves is not None and not at_most:
+            return advice._replace(scheme=self._read(curves, agent, above).scheme)
+        for least in (above,) if self.recommends else (above, value):
+            strict = (self.lp if self.recommends else self._strict).best(self.game.agents[agent], least, *at_most)
             if strict.optimal:
                 return advice._replace(scheme=strict.scheme)
         return advice

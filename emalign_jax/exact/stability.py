@@ -142,7 +142,7 @@ def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=No
             elif k in traced:
                 rows.append(_stability_of_one(traced.pop(k)))
             else:
-                check: Any = make_check(reduced, k, Selection(), RationalUser())
+                check: Any = make_check(reduced, k, Selection(), RationalUser(), lossless=exact)
                 if exact:
                     check.confirm()
                 rows.append(_stability_of_one(_by_highs(check), fallback=batched))

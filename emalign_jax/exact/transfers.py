@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from emalign_jax import parameters, units
 from emalign_jax.exact.certificate import flatten_games
-from emalign_jax.exact.lp import KeptLP
+from emalign_jax.exact.lp import KeptLP, LPFailed
 from emalign_jax.exact.responses import respond
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.given import checked
@@ -26,6 +26,7 @@ KINDS = ("action", "outcome")
 WEIGHTS = ("simplex", "cone")
 NO_WEIGHT = 1e-9  # agents of less weight in all cannot be paid to matter
 NOT_BY_ACTION = 1e-7  # of the utilities: what may be left that varies with the outcome
+ROUNDING = 64 * np.finfo(float).eps  # of the utilities: a budget of no more is none
 REFINEMENTS, COARSE = 5, 0.1  # solves in smaller units, where the budget is less than this share of the unit
 
 
@@ -105,8 +106,13 @@ def _least(u, U, kind, weights) -> float:
     if not unit > 0:  # no agent wants anything
         return 0.0 if weights == "cone" else _needed(u, U, np.full(len(U), 1 / len(U)), 1.0, kind)
     best = np.inf
-    for _ in range(REFINEMENTS):
-        found = _solve_least(u, U, kind, weights, user_unit or 1.0, unit)
+    for refined in range(REFINEMENTS):
+        try:
+            found = _solve_least(u, U, kind, weights, user_unit or 1.0, unit)
+        except LPFailed:
+            if not refined:
+                return np.nan
+            break
         needed = np.inf if found is None else _needed(u, U, *found, kind)
         if not needed < best:
             break
@@ -125,6 +131,8 @@ def _spread(utility: Float[np.ndarray, "A Y"]) -> float:
 def _needed(u, U, w, scale, kind) -> float:
     """The budget that agents of these weights need to be paid into scale * u; inf where none does it."""
     gap = scale * u - np.tensordot(w, U, 1)
+    if _spread(gap) <= ROUNDING * (scale * np.abs(u).max() + w @ np.abs(U).max((1, 2))):
+        return 0.0
     if kind == "outcome":
         return _spread(gap) / 2
     gap = gap - gap[:1]
@@ -228,8 +236,11 @@ class _Problem:
 def _best(form: StandardForm, prior, user, budget: float, kind: str):
     """guarantee, the same without transfers, transfers, weights; NaN if an LP failed."""
     problem = _Problem(form, prior, user, kind)
-    without, found = problem.best(0.0), problem.best(budget)
     K, Z = len(form.agent_unit), problem.p.shape[1]
+    try:
+        without, found = problem.best(0.0), problem.best(budget)
+    except LPFailed:
+        without = found = None
     if without is None or found is None:
         return np.nan, np.nan, np.full((K, form.game.user.shape[-1], Z), np.nan), np.full(K, np.nan)
     best = max(found, without, key=lambda secured: secured.value)
