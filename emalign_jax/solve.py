@@ -422,7 +422,8 @@ class _Search:
         from emalign_jax.payoffs import compiled
 
         game, protocol, user = self.standard
-        game = ReducedGame(*(np.asarray(x, self.solver.dtype) for x in game))
+        with np.errstate(over="ignore"):  # what the solver's dtype cannot hold becomes infinite, and costs its own game
+            game = ReducedGame(*(np.asarray(x, self.solver.dtype) for x in game))
         everything = game, self.schemes.astype(self.solver.dtype), protocol, user
         together = max(1, VALUED_CELLS // self.cells)
         value, paid = np.full(self.N, np.nan), np.full((self.N, self.K), np.nan)

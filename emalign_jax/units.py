@@ -16,7 +16,7 @@ ROUNDING_OF_TIES = 8  # and always within so many units of rounding
 VALUE_TIE = 1e-9  # values of two agents to the user that differ by at most this, in units of the user, are equal
 WORTHLESS = 1e-8  # V_full - V_none of at most this, in units of the user, is 0
 NOTHING = 1e-8  # a payoff range of at most this, in units of the agent, is rounding
-FAINT = 1e-30  # of what all actions differ by: what may vary by no more than that is as good as constant
+FAINT = 1e-30  # actions that can be brought about with no larger probability than that count in no unit
 LP_ERROR = 1e-9  # to which payoffs are known, in units of whose they are: the tolerance of the LPs
 IMMATERIAL = 1e-6  # of an agent's payoff range: what a tie tolerance may be worth to the agent without being counted
 
@@ -102,12 +102,13 @@ def attainable(payoff: Any, likely: Any, xp=np) -> tuple[Any, Any]:
 
 def unit(payoff: Any, likely: Any, xp=np) -> Any:
     """The unit of a utility [...]: how much its expectation can vary with what the user is told, at most. Where that is
-    nothing (or a share of `FAINT`), what it would be worth to choose the action; 0 where actions do not matter at all.
+    nothing (`FAINT` actions aside), what it would be worth to choose the action; 0 where actions do not matter at all.
 
     payoff, likely: [..., XA, XB, A], see `attainable`.
     """
     # what is common to all actions of a cell cancels, and must not cost precision
+    likely = xp.where(likely > FAINT, likely, 0)
     best = xp.argmax(xp.broadcast_to(likely, payoff.shape), -1)[..., None]
     least, most = attainable(payoff - xp.take_along_axis(payoff, best, -1), likely, xp)
     dictated = (payoff.max(-1) - payoff.min(-1)).sum((-2, -1))
-    return xp.where(most - least > FAINT * dictated, most - least, dictated)
+    return xp.where(most > least, most - least, dictated)

@@ -45,6 +45,39 @@ class Discounted(Lottery):
         return em.Payoffs(got.user - self.cost, got.agents)
 
 
+class Declared(Lottery):
+    """It is not true of lotteries, but their author says so: whoever reveals all is heard."""
+
+    def full_revelation_is_heard(self, agents):
+        return agents == 1
+
+
+class StillDeclared(Declared):
+    """What was said of the class above is not believed of this one."""
+
+
+class QuietSelection(em.Selection):
+    """Nobody knows what it overrides."""
+
+
+class QuietPooled(em.Pooled):
+    pass
+
+
+class QuietConversation(em.Conversation):
+    pass
+
+
+class QuietComparison(em.Comparison):
+    pass
+
+
+UNKNOWN = [
+    Lottery(), StillDeclared(), QuietSelection(), QuietPooled(), QuietConversation(1, 1), QuietComparison(2),
+    QuietSelection(then=em.Conversation(1, 1)), em.Selection(then=QuietConversation(1, 1)),
+]  # fmt: skip
+
+
 def test_payoffs_of_a_new_protocol():
     game = em.catalog.prosecutor_against_defender()
     schemes = np.stack([np.eye(2), np.array([[1.0, 0], [1, 0]])])  # one reveals, the other is silent
@@ -73,3 +106,36 @@ def test_play_finds_the_equilibrium_of_a_new_protocol():
 def test_a_new_protocol_has_no_exact_check_yet():
     with pytest.raises(ValueError, match="no exact check for Lottery with QuantalUser"):
         em.solve(em.catalog.judge(), Lottery(), em.QuantalUser(5.0), key=jax.random.key(0))
+
+
+def test_a_lottery_breaks_the_guarantee_of_selection():
+    """Each agent does what is best alone, to tell all and nothing, and each is heard half of the time."""
+    game, alone = em.catalog.biased_advisers(), em.Selection()
+    schemes = np.stack([np.eye(2), np.array([[1.0, 0], [1, 0]])])
+    for i, scheme in enumerate(schemes):
+        one = em.Game(game.prior, game.user_utility, game.agent_utilities[[i]])
+        assert em.certify(one, scheme[None], alone, em.RationalUser("lowest")).result == em.Result.CERTIFIED
+    assert em.payoffs(game, schemes, Lottery(), em.RationalUser("lowest")).user < em.worst_case(game) - 0.1
+
+
+@pytest.mark.parametrize("protocol", UNKNOWN, ids=lambda p: type(p).__name__ + ("" if p.conversation is None else "+"))
+@pytest.mark.parametrize("function", [em.coverage, em.worst_case])
+def test_no_guarantee_for_a_protocol_that_does_not_declare_it(function, protocol):
+    with pytest.raises(ValueError, match="does not say so itself"):
+        function(em.catalog.biased_advisers(), protocol=protocol, user=em.RationalUser("lowest"))
+
+
+def test_a_protocol_that_declares_it_is_believed_for_so_many_agents():
+    game, judge = em.catalog.prosecutor_against_defender(), em.catalog.judge()
+    assert em.coverage(judge, protocol=Declared()).slack == em.coverage(judge).slack
+    with pytest.raises(ValueError, match="does not say so itself"):
+        em.coverage(game, protocol=Declared())
+
+
+@pytest.mark.parametrize("protocol", UNKNOWN, ids=lambda p: type(p).__name__ + ("" if p.conversation is None else "+"))
+def test_no_certificate_for_an_unknown_protocol(protocol):
+    game = em.catalog.prosecutor_against_defender()
+    with pytest.raises(ValueError, match="no exact check for"):
+        em.certify(game, em.no_information(2, 2, 2), protocol, em.RationalUser("lowest"))
+    with pytest.raises(ValueError, match="no exact check for"):
+        em.best_response(game, em.no_information(2, 2, 2), 0, protocol, em.RationalUser("lowest"))

@@ -20,13 +20,14 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax import units
+from emalign_jax.arguments import power
 from emalign_jax.exact import mechanism
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import monopoly_problem, pooled_problem
 from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
-from emalign_jax.exact.openings import answering, revealing, silent, telling
-from emalign_jax.exact.pooled import PooledCheck
+from emalign_jax.exact.openings import answering, first_words, revealing, silent, telling
+from emalign_jax.exact.pooled import MAX_CELLS, PooledCheck
 from emalign_jax.exact.searching import Ascent, search
 from emalign_jax.exact.talk import law_of_actions, spell, unspell
 from emalign_jax.exact.talk_milp import MAX_BINARIES, best_rule, binaries
@@ -128,7 +129,8 @@ class SearchedCheck(AbstractCheck):
         best = float(self.payoffs(schemes)[1][agent]), schemes[agent]
         pool = self._pool.setdefault(agent, [])
         tried = {}
-        for rule in (*self._searched[1][agent], *np.delete(schemes, agent, 0), *pool):
+        monopolists = [alone.scheme for alone in self._alone.values() if alone is not None]
+        for rule in (*self._searched[1][agent], *np.delete(schemes, agent, 0), *monopolists, *pool):
             if rule.shape == schemes[agent].shape and rule.tobytes() not in tried:
                 tried[rule.tobytes()] = rule
                 best = max(best, (self._switch(schemes, agent, rule), rule), key=lambda x: x[0])
@@ -305,10 +307,13 @@ class ConversationCheck(SearchedCheck):
         return tree.rounds == 1 or tree.replies == 1
 
     def openings(self, schemes, agent):
-        """With what the others say, where the user only listens."""
+        """And what is best to say to a user who knows what the others say, or their first words where the user answers
+        them."""
         found, tree = super().openings(schemes, agent), self.protocol.tree(len(schemes), schemes.shape[2])
-        if len(schemes) > 1 and self._listens(tree):
-            words = np.array([unspell(tree, rule) for rule in schemes])
+        said = schemes.shape[2] ** (tree.rounds if self._listens(tree) else 1)
+        if len(schemes) > 1 and power(said, len(schemes) - 1) * self.game.user.size <= MAX_CELLS:
+            listens = self._listens(tree)
+            words = np.array([unspell(tree, rule) for rule in schemes]) if listens else first_words(schemes, tree)
             problem = pooled_problem(self.game, words, agent, self.user.acting)
             found += telling(problem, tree.alone())
         return found

@@ -20,6 +20,7 @@ from emalign_jax.exact.responses import respond
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.given import checked
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
+from emalign_jax.protocols._base import declares_revelation
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import AbstractUser, RationalUser
@@ -150,13 +151,11 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp
             f"protocol: the guarantee needs whoever reveals all to be picked; with compared = {protocol.compared} of "
             f"K = {games.agents} agents she may not even meet him: take Selection(), or compared = {games.agents}"
         )
-    if protocol is not None:
-        said = "full_revelation_is_heard" in vars(type(protocol))
-        if not (said and protocol.full_revelation_is_heard(games.agents)):
-            raise ValueError(
-                f"protocol: the guarantee needs whoever reveals all to be heard by the user; {type(protocol).__name__} "
-                "does not say so itself (full_revelation_is_heard)"
-            )
+    if not declares_revelation(protocol, games.agents):
+        raise ValueError(
+            f"protocol: the guarantee needs whoever reveals all to be heard by the user; {type(protocol).__name__} "
+            "does not say so itself (full_revelation_is_heard)"
+        )
     if isinstance(protocol, Pooled | Conversation) and user.favours:
         raise ValueError(
             f'user: in {type(protocol).__name__} with ties="agents" no single law answers for all agents; take '

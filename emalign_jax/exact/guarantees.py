@@ -17,7 +17,7 @@ from jaxtyping import Float
 from emalign_jax import units
 from emalign_jax.exact import sup_norm
 from emalign_jax.exact.choice import together
-from emalign_jax.exact.lp import KeptLP
+from emalign_jax.exact.lp import KeptLP, LPFailed
 from emalign_jax.exact.residuals import Rule
 from emalign_jax.game import ReducedGame
 from emalign_jax.lp import batch
@@ -67,11 +67,15 @@ def theorem_bound(
     )
     result = lp.solve()
     if not result.optimal:
-        return Theorem(np.nan, np.nan, np.full(K, np.nan))
+        return _no_theorem(K)
     value, eps, weights = _proved_by(
         user_utility, agent_utilities, full_information, reveal_gains, result.x[:K] * (size / sizes)
     )
     return Theorem(float(value), float(eps), weights)
+
+
+def _no_theorem(K: int) -> Theorem:
+    return Theorem(np.nan, np.nan, np.full(K, np.nan))
 
 
 def _of_size_one(user: Float[np.ndarray, "*N A Y"], agents: Float[np.ndarray, "*N K A Y"]) -> tuple[Any, Any, Any, Any]:
@@ -105,7 +109,11 @@ def theorem_bounds(
         data = tuple(x[at : at + TOGETHER] for x in (user_utility, agent_utilities, full_information, reveal_gains))
         found = _theorems(*data) if use_batch else [None] * len(data[0])
         for known, u, U, full, gains in zip(found, *data, strict=True):
-            bounds.append(known or theorem_bound(u, U, float(full), gains)._replace(fallback=use_batch))
+            try:
+                bound = known or theorem_bound(u, U, float(full), gains)._replace(fallback=use_batch)
+            except LPFailed:  # its own game alone goes without
+                bound = _no_theorem(K)._replace(fallback=use_batch)
+            bounds.append(bound)
     return bounds
 
 
@@ -182,7 +190,10 @@ def worst_laws(
         for k, law in enumerate(found):
             if law is None:
                 one = ReducedGame(*(x[k] for x in mine))
-                law = worst_law(one, own[k], ease=ease)._replace(fallback=use_batch)
+                try:
+                    law = worst_law(one, own[k], ease=ease)._replace(fallback=use_batch)
+                except LPFailed:  # its own game alone goes without
+                    law = _no_law(one, "NotANumber")._replace(fallback=use_batch)
             laws.append(law)
     return laws
 
@@ -263,6 +274,11 @@ def _proved(problem: _Problem, dual, value, status) -> list[WorstLaw]:
             bound = float(proved[n]) if closed[n] else np.nan
             laws.append(WorstLaw(bound, weights[n], commands[n], left[n], state))
         else:
-            nothing = np.full(K, np.nan), np.zeros((XA, A, A)), np.full(left[n].shape, np.nan)
-            laws.append(WorstLaw(np.nan, *nothing, status[n]))
+            laws.append(_no_law(ReducedGame(*(x[n] for x in game)), status[n]))
     return laws
+
+
+def _no_law(game: ReducedGame, status: str) -> WorstLaw:
+    XA, XB, A = np.shape(game.user)
+    nothing = np.full(len(game.agents), np.nan), np.zeros((XA, A, A)), np.full((XA, XB), np.nan)
+    return WorstLaw(np.nan, *nothing, status)

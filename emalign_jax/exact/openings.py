@@ -21,7 +21,6 @@ from emalign_jax.exact.talk import spell
 from emalign_jax.tree import Tree
 
 EXACTLY = 8  # messages whose partitions are all looked at; of more, pairs are merged first
-ROUNDS = 3  # of column generation, for messages that are only a start
 
 Worth = Callable[[Float[np.ndarray, "N B"]], Float[np.ndarray, "N"]]  # of beliefs, homogeneous of degree one
 
@@ -42,13 +41,18 @@ def telling(problem: BeliefProblem, tree: Tree) -> list[Float[np.ndarray, "rows 
     the agent's best messages of any number, put into as many words as there are."""
     words, features = tree.messages**tree.rounds, len(problem.prior)
     known = np.eye(features)
-    best = concavify(problem, known, rounds=ROUNDS)
+    best = concavify(problem, known)
     messages = best.scheme if best.optimal else known
     agent, user = (lambda beliefs, k=k: problem.payoffs(beliefs)[k] for k in (0, 1))
     return [
         _spelt(tree, in_words(problem, scheme, words, worth))
         for scheme, worth in ((known, agent), (known, user), (messages, agent))
     ]
+
+
+def first_words(rules: Float[np.ndarray, "K rows M"], tree: Tree) -> Float[np.ndarray, "K XB M"]:
+    """What is said in the first round."""
+    return rules[:, :: tree.information_sets]
 
 
 def answering(problems: list[BeliefProblem | None], tree: Tree) -> Float[np.ndarray, "rows M"]:

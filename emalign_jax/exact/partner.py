@@ -19,6 +19,7 @@ from emalign_jax.exact._base import AbstractCheck, Deviation, register
 from emalign_jax.exact.conversation import SearchedCheck
 from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
 from emalign_jax.exact.obedience import ObedienceLP, check_size
+from emalign_jax.exact.openings import first_words
 from emalign_jax.exact.responses import SelectionTable, choose
 from emalign_jax.exact.selection import SelectionCheck, SelectionRational
 from emalign_jax.exact.selection_quantal import SelectionQuantal
@@ -131,6 +132,18 @@ class PartnerSearched(SearchedCheck):
         chosen = choose(values, float(self.protocol.temperature), self.scale)
         return float(chosen @ values), payoffs @ chosen
 
+    def openings(self, schemes, agent):
+        """And the exact answer in one message to the others' first words, and to what they are worth."""
+        found, tree = super().openings(schemes, agent), self._tree
+        if len(schemes) > 1 and isinstance(self.user.acting, QuantalUser):
+            best = self._one_message.deviations(first_words(schemes, tree), range(agent, agent + 1))
+            if self.protocol.sharp:
+                most = np.delete(evaluate(self, schemes).values, agent).max()
+                best.append(self._one_message.at_least(agent, most))
+            rules = [spell(tree, one.scheme[:, one.scheme.max(0) > 0]) for one in best if one.status == "Optimal"]
+            found += [rule for rule in rules if rule is not None]
+        return found
+
     def needs_search(self, schemes):
         return self._spoken is None or self._tree.messages**self._tree.rounds < self.game.mass.shape[1]
 
@@ -152,13 +165,18 @@ class PartnerSearched(SearchedCheck):
         return self.protocol.conversation.tree(1, self.messages)
 
     @functools.cached_property
+    def _one_message(self) -> SelectionQuantal:
+        """Selection by what is said in one message."""
+        return SelectionQuantal(self.game, Selection(self.protocol.temperature), self.user.acting)
+
+    @functools.cached_property
     def _spoken(self) -> SelectionCheck | None:
         """Selection with words for messages, where the user has nothing to say and that can be checked."""
         if not _listens(self._tree):
             return None
         picks = Selection(self.protocol.temperature)
         if isinstance(self.user.acting, QuantalUser):
-            return SelectionQuantal(self.game, picks, self.user.acting)
+            return self._one_message
         try:
             check_size(*np.shape(self.game.user))
             return SelectionRational(self.game, picks, self.user.acting)

@@ -70,7 +70,7 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     rule that does not fit one agent alone. A bad game costs only its own row.
     """
     games, schemes, protocol, user = checked(games=games, schemes=schemes, protocol=protocol, user=user)
-    if isinstance(protocol, Pooled):
+    if type(protocol) is Pooled:  # of a subclass nothing is known
         protocol = Conversation(1, 1)
     if not isinstance(protocol, Conversation):
         raise ValueError(f"protocol: expected Conversation or Pooled, got {type(protocol).__name__}")

@@ -127,6 +127,11 @@ class AbstractProtocol(eqx.Module):
         return
 
 
+def declares_revelation(protocol: AbstractProtocol, agents: int) -> bool:
+    """`full_revelation_is_heard`, as far as the protocol's own class says so."""
+    return "full_revelation_is_heard" in vars(type(protocol)) and protocol.full_revelation_is_heard(agents)
+
+
 def user_unit(game: ReducedGame, user: AbstractUser) -> Float[Array, ""]:
     """How much the user's value can vary with what the user is told (`units.unit`)."""
     forgone = jnp.where(game.mass.sum(-1) > 0, jnp.asarray(user.most_forgone) * game.mass.sum(-1), 0)

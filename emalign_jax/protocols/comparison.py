@@ -82,7 +82,7 @@ class Comparison(Selection):
 
     @property
     def kind(self):
-        return (Comparison,)
+        return (type(self),)
 
     def check(self, game: Game, messages: int) -> None:
         if self.compared > game.agents:

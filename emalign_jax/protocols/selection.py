@@ -25,6 +25,7 @@ from emalign_jax.protocols._base import (
     AbstractProtocol,
     Payoffs,
     add_up,
+    declares_revelation,
     dot,
     inverse,
     options_of,
@@ -149,7 +150,8 @@ class Selection(AbstractProtocol):
         return jnp.einsum("jxba,xba->j", law, game.user), jnp.einsum("ixba,jxba->ij", game.agents, law)
 
     def full_revelation_is_heard(self, agents):
-        return self.sharp  # who reveals all is picked, or somebody else who is worth as much
+        # who reveals all is picked, or somebody else who is worth as much
+        return self.sharp and (self.then is None or declares_revelation(self.then, 1))
 
     def smoothed(self, temperature) -> Selection:
         return self._at(temperature) if self.sharp else self
@@ -167,7 +169,7 @@ class Selection(AbstractProtocol):
 
     @property
     def kind(self):
-        return (Selection,) if self.then is None else (Selection, Conversation)
+        return (type(self),) if self.then is None else (type(self), type(self.then))
 
     def rows(self, game: Game, messages: int) -> int:
         return game.agent_features if self.then is None else self.then.rows(game, messages)
