@@ -47,7 +47,7 @@ class BestResponseDynamics(eqx.Module):
         integer("steps", self.steps, 1)
         integer("fresh_starts", self.fresh_starts, 0)
         if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance: expected a number between 0 and 1, or None, got {self.tolerance}")
+            raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
 
 
 class Ended(NamedTuple):

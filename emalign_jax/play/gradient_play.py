@@ -74,7 +74,7 @@ class GradientPlay(eqx.Module):
             if len(pair) != 2 or not all(np.isfinite(x) and x > 0 for x in pair):
                 raise ValueError(f"{name}: expected two finite numbers > 0 (first, last), got {pair}")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance: expected a number between 0 and 1, or None, got {self.tolerance}")
+            raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
         if self.extrapolation not in EXTRAPOLATIONS:
             raise ValueError(f"extrapolation: expected one of {', '.join(EXTRAPOLATIONS)}, got {self.extrapolation!r}")
         if self.dtype not in ("float32", "float64"):
