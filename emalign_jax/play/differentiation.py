@@ -138,7 +138,7 @@ def _in_doubt(z, used, system: System, inverse) -> JaxArray:
     game = system.game
     size = jnp.abs(game.agents).max(-1) / jnp.where(game.mass > 0, game.mass, jnp.inf)
     noise = ROUNDING * jnp.finfo(z.dtype).eps * (size.max() + jnp.abs(system.temperature * z).max())
-    off = (inverse @ (F.ravel() + noise * jnp.cos(1.0 + jnp.arange(z.size)))).reshape(z.shape)
+    off = (inverse @ (F.ravel() + noise * jnp.cos(1.0 + jnp.arange(z.size, dtype=z.dtype)))).reshape(z.shape)
     _, there = jax.linearize(lambda z: residual(z, used, system), z + off)
     change = inverse @ (there(off) - here(off)).ravel()
     far = jnp.abs(off).max()
