@@ -56,7 +56,7 @@ def require_room(path: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise ValueError(
-            f"{what} would take about {memory.size(needed)} on disk, {path.parent} has {memory.size(free)}"
+            f"{what} would take about {memory.size(needed)} on disk, in {path.parent} {memory.size(free)} are free"
         )
 
 
