@@ -230,7 +230,8 @@ def test_the_worst_exact_equilibrium_is_there_where_it_is_known(run):
     np.testing.assert_allclose(several["worst_equilibrium"], np.tile(every.worst, 2), atol=1e-9)
     expected = np.tile(every.normalise(every.worst), 2)
     np.testing.assert_allclose(several["normalised_worst_equilibrium"], expected, atol=1e-9)
-    for n, options in enumerate((("--ties", "lowest"), ("--compare", "1"), ("--precision", "9"), ("--no-verify",))):
+    without = (("--ties", "lowest"), ("--compare", "1"), ("--precision", "9"), ("--no-verify",), ("--no-stability",))
+    for n, options in enumerate(without):
         method = quick[:-2] if "--no-verify" in options else quick
         assert run(*method, *options, "--agents", "2", "--count", "2", "--out", f"other-{n}")[0] == 0
         assert pd.read_parquet(f"other-{n}/games.parquet")["worst_equilibrium"].isna().all()

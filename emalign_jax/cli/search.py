@@ -92,6 +92,14 @@ def search(
             help="Without checks play is as good as it ends: no gains, no certificates, no monopoly.",
         ),
     ] = True,
+    stability: Annotated[
+        bool,
+        typer.Option(
+            "--stability/--no-stability",
+            help="Set the worst exact equilibrium beside each value, where it can be computed (selection, one round, "
+            "rational).",
+        ),
+    ] = True,
     block: Annotated[
         int | None, typer.Option(min=1, help="Games in memory at a time; default by the memory at hand.")
     ] = None,
@@ -166,6 +174,7 @@ def search(
         messages=messages,
         seed=seed,
         verify=verify,
+        stability=stability,
     )
     most = block_size(verify) if block is None else integer("block", block, 1)
     path = run_directory.choose(out, "search", force)
