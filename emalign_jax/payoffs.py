@@ -21,7 +21,8 @@ def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser
     """User value [...] and agents' payoffs [..., K] of `schemes` [..., K, XB, M] (in conversations [..., K, rows, M]).
 
     Schemes may also be a `Solution`. Batch axes of games and schemes are broadcast against each other. Pure JAX: works
-    under jit, vmap and grad (grad needs a quantal user, and in Selection a temperature > 0), in its inputs' dtype.
+    under jit, vmap and grad (grad needs a quantal user, and in Selection a temperature > 0), in its inputs' dtype:
+    float32 in a session without x64 (certificates are in float64 always).
     """
     return _over_batch("payoffs", games, schemes, protocol, user)
 

@@ -5,6 +5,7 @@ In a conversation they are whole rules, [..., K, XB * H, M]: a row for each x_B 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import SupportsIndex
 
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.arguments import integer
+from emalign_jax.double import in_float64
 from emalign_jax.game import Array, Game, as_float_array
 from emalign_jax.given import as_key
 from emalign_jax.protocols import AbstractProtocol
@@ -38,9 +40,16 @@ def random_schemes(
 
 
 def _softmax_of_normals(key, numbers, shape, spread=1.0):
+    """From integers, and in float64: float32 rounds otherwise wherever it is compiled otherwise, and play from schemes
+    that differ by one rounding may end in another equilibrium."""
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
-    logits = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
-    return jax.nn.softmax(spread * logits, axis=-1)
+    drawn = jax.vmap(lambda k: jax.random.bits(k, shape, jnp.uint32))(keys)
+
+    def softmax(drawn, spread):
+        uniform = (drawn.astype(spread.dtype) + 0.5) * 2.0**-31 - 1  # in (-1, 1)
+        return jax.nn.softmax(spread * math.sqrt(2) * jax.scipy.special.erfinv(uniform), axis=-1)
+
+    return in_float64(softmax, drawn, spread, dtype=jnp.result_type(float))
 
 
 def numbered_schemes(

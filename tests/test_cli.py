@@ -14,7 +14,9 @@ import pytest
 from commands import refused
 
 import emalign_jax as em
-from emalign_jax.search import job, run_directory
+from emalign_jax.search import job, run_directory, table
+from emalign_jax.search.words import Ties
+from emalign_jax.users import TIES
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 
@@ -132,6 +134,107 @@ def test_a_profile_that_is_no_equilibrium_is_said_to_be_none(run):
     assert entry["gain_lower"] == pytest.approx([0.3], abs=1e-8)
     assert entry["full_information"] == pytest.approx(1)
     assert entry["no_information"] == pytest.approx(0.7)
+
+
+def test_the_tolerance_is_that_of_the_protocol_and_user_unless_it_is_given(run):
+    quick = ("search", *SMALL, "--states", "3", "--method", "best_responses", "--json")
+    pooled = ("--protocol", "pooled", "--precision", "20", "--messages", "2", "--agents", "1")
+    for number, (options, expected) in enumerate(
+        (
+            ((), 1e-5),
+            (("--ties", "highest"), 1e-5),
+            (("--compare", "2"), 1e-3),
+            (pooled, 1e-3),
+            ((*pooled, "--tolerance", "0.25"), 0.25),
+        ),
+        1,
+    ):
+        code, out, err = run(*quick, *options)
+        assert code in (0, 1)  # whether each game settles is not asked here
+        assert err == ""
+        assert json.loads(out)["summary"]["tolerance"] == expected
+        manifest = json.loads(Path(f"search-{number}/manifest.json").read_text())
+        assert manifest["config"]["tolerance"] == expected
+    assert "gain <= 1e-05" in run(*quick[:-1])[1]
+    slow = ("--tolerance", "1e-12", "--count", "3", "--steps", "1", "--agents", "3", "--starts", "9")
+    _, out, _ = run(*quick[:-1], *slow)
+    assert "Not within 1e-12 of the payoff range:" in out
+
+
+def test_certify_takes_the_same_default(run):
+    em.save_games("g.npz", em.catalog.judge())
+    rate = 3 / 7 - 1e-4  # of conviction if innocent; the prosecutor's best, 3/7, is worth .7e-4 more of a range of .6
+    em.save_schemes("s.npz", np.array([[[1 - rate, rate], [0, 1]]]))
+    code, out, _ = run("certify", "g.npz", "s.npz")
+    assert code == 1
+    assert "0 of 1 certified within 1e-05" in out
+    assert run("certify", "g.npz", "s.npz", "--tolerance", "1e-3")[0] == 0
+    code, out, _ = run("certify", "g.npz", "s.npz", "--json")
+    assert json.loads(out)["summary"]["tolerance"] == 1e-5
+    code, out, _ = run("certify", "g.npz", "s.npz", "--protocol", "pooled", "--precision", "1e3", "--json")
+    assert json.loads(out)["summary"]["tolerance"] == 1e-3
+
+
+def test_the_command_line_knows_every_tie_rule(run):
+    assert tuple(Ties) == TIES
+    em.save_games("g.npz", em.Game([[[1.0]]], [[1.0], [1.0], [0.0]], [[[0.0], [0.5], [1.0]]]))  # actions 0 and 1 tie
+    em.save_schemes("s.npz", np.ones((1, 1, 1)))
+    paid = {"agents": 0.5, "lowest": 0.0, "highest": 0.5, "uniform": 0.25}
+    for rule in TIES:
+        code, out, _ = run("certify", "g.npz", "s.npz", "--ties", rule, "--json")
+        assert code == 0
+        assert json.loads(out)["games"][0]["agents"] == pytest.approx([paid[rule]])
+
+
+def test_a_value_below_the_worst_exact_equilibrium_is_told(run):
+    """Prosecutor against defender: full information, worth 1, is the only equilibrium value; outbidding within nine
+    tenths of the payoff ranges ends well below it."""
+    em.save_games("g.npz", em.catalog.prosecutor_against_defender())
+    loose = ("search", "--games", "g.npz", "--method", "best_responses", "--tolerance", "0.9")
+    code, out, _ = run(*loose, "--out", "here")
+    assert code == 0
+    row = pd.read_parquet("here/games.parquet").iloc[0]
+    assert row["certified"]
+    assert row["user_value"] < 0.9
+    assert row["worst_equilibrium"] == pytest.approx(1, abs=1e-9)
+    assert row["normalised_worst_equilibrium"] == pytest.approx(1, abs=1e-9)
+    short = 1 - row["normalised_value"]
+    said = "1 certified profile is worth less to the user than the game's worst exact equilibrium (by at most "
+    assert f"{said}{short:.2g} of V_full" in out
+    document = json.loads(run(*loose, "--json")[1])
+    assert document["summary"]["below_worst"] == 1
+    assert document["summary"]["most_below_worst"] == pytest.approx(short)
+    assert document["games"][0]["worst_equilibrium"] == pytest.approx(1, abs=1e-9)
+    out = run("search", "--games", "g.npz", "--method", "best_responses")[1]
+    assert "worst exact equilibrium" not in out, "within 1e-5 outbidding ends where all is told"
+
+
+def test_only_certified_values_that_are_below_by_more_than_rounding_count():
+    rows = pd.DataFrame(
+        {
+            "normalised_worst_equilibrium": [0.9, 0.9, 0.9, 0.9, np.nan, 0.9],
+            "normalised_value": [0.5, 0.5, 0.9 - 5e-7, 0.95, 0.5, np.nan],
+            "certified": [True, False, True, True, True, True],
+        }
+    )
+    np.testing.assert_allclose(table.below_worst(rows), [0.4, 0, 0, 0, 0, 0])
+
+
+def test_the_worst_exact_equilibrium_is_there_where_it_is_known(run):
+    quick = ("search", *SMALL[:-2], "--family", "shared_bias", "--states", "3", "--method", "best_responses")
+    assert run(*quick, "--agents", "1,3", "--starts", "2", "--out", "here")[0] == 0
+    rows = pd.read_parquet("here/games.parquet")
+    assert rows.query("agents == 1")["worst_equilibrium"].isna().all()
+    every = em.stability(em.load_games("here/games.npz", agents=3))
+    several = rows.query("agents == 3").sort_values(["start", "game"])
+    np.testing.assert_allclose(several["worst_equilibrium"], np.tile(every.worst, 2), atol=1e-9)
+    expected = np.tile(every.normalise(every.worst), 2)
+    np.testing.assert_allclose(several["normalised_worst_equilibrium"], expected, atol=1e-9)
+    without = (("--ties", "lowest"), ("--compare", "1"), ("--precision", "9"), ("--no-verify",), ("--no-stability",))
+    for n, options in enumerate(without):
+        method = quick[:-2] if "--no-verify" in options else quick
+        assert run(*method, *options, "--agents", "2", "--count", "2", "--out", f"other-{n}")[0] == 0
+        assert pd.read_parquet(f"other-{n}/games.parquet")["worst_equilibrium"].isna().all()
 
 
 def np_fields(game):

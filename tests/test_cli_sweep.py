@@ -1,6 +1,7 @@
 """`emalign sweep` as a person meets it: files, going on, refusals, JSON, exit codes."""
 
 import fcntl
+import html
 import json
 import os
 import signal
@@ -82,6 +83,41 @@ def test_a_changed_config_is_refused_key_by_key_and_force_starts_anew(run, tmp_p
     assert len(list(Path("here/parts").iterdir())) == 4
 
 
+def test_a_sweep_that_was_begun_before_the_default_tolerance_goes_on_or_says_why_not(run):
+    """Manifests used to hold 1e-3 wherever the config said nothing, and nothing else of tolerances."""
+    quantal = GRID + "[user]\nprecision = 5\n"
+    for text, same in ((quantal, True), (GRID, False)):
+        Path("grid.toml").write_text(text)
+        assert run("sweep", "grid.toml", "--out", str(same))[0] == 0
+        manifest = json.loads((Path(str(same)) / "manifest.json").read_text())
+        assert manifest["tolerances"] == [manifest["config"]["solver.tolerance"]] == [1e-3 if same else 1e-5]
+        manifest["config"]["solver.tolerance"] = 1e-3
+        del manifest["tolerances"]
+        (Path(str(same)) / "manifest.json").write_text(json.dumps(manifest))
+    assert refused(run("sweep", "grid.toml", "--out", "False"), "solver.tolerance is 0.001 there and 1e-05 now")
+    parts = {path: path.stat().st_mtime_ns for path in Path("True/parts").iterdir()}
+    Path("grid.toml").write_text(quantal)
+    code, out, _ = run("sweep", "grid.toml", "--out", "True", "--json")
+    assert code == 0
+    assert [cell["tolerance"] for cell in json.loads(out)["cells"]] == [1e-3] * 4
+    assert parts == {path: path.stat().st_mtime_ns for path in Path("True/parts").iterdir()}, "nothing computed again"
+
+
+def test_values_below_the_worst_exact_equilibrium_are_told(run):
+    """Opposed agents: only full information is an equilibrium, and outbidding within .9 of the ranges stops before."""
+    loose = '[games]\nfamily = "opposed"\nagents = 2\ncount = 8\n[solver]\nmethod = "best_responses"\ntolerance = 0.9\n'
+    Path("grid.toml").write_text(loose)
+    code, out, _ = run("sweep", "grid.toml", "--out", "here")
+    assert code == 0
+    rows = table(Path("here"))
+    short = (rows["normalised_worst_equilibrium"] - rows["normalised_value"]).max()
+    assert short > 1e-3
+    said = f"worst exact equilibrium (by at most {short:.2g} of V_full - V_none)"
+    assert said in out
+    assert run("report", "here")[0] == 0
+    assert said in html.unescape(Path("here/report.html").read_text())
+
+
 def test_other_versions_are_a_difference(run):
     assert run("sweep", "grid.toml", "--out", "here")[0] == 0
     manifest = json.loads(Path("here/manifest.json").read_text())
@@ -149,6 +185,7 @@ def test_games_that_fail_are_listed_and_the_code_is_1(run):
     Path("grid.toml").write_text(slow.replace("count = 4", "count = 2\nstates = 2\nactions = 2"))
     code, out, _ = run("sweep", "grid.toml", "--json")
     assert code == 1
+    assert "Not within 1e-09 of the payoff range:" in run("sweep", "grid.toml")[1]
     document = json.loads(out)
     assert document["summary"]["failed"] > 0
     assert document["cells"][0]["worst"] is None, "not finite is null"

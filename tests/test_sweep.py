@@ -15,7 +15,7 @@ import pytest
 
 from emalign_jax.sweep import config as configs
 from emalign_jax.sweep import directory, figures, run, threshold
-from emalign_jax.sweep.cell import block_rows, check, draw_games
+from emalign_jax.sweep.cell import block_rows, check, draw_games, setup
 
 SMALL = """
 block = 3
@@ -70,6 +70,29 @@ def test_a_cell_has_the_same_key_in_any_grid():
     keys = {cell.key: cell.values for cell in grid.cells()}
     assert len(keys) == 8
     assert keys[alone.key] == alone.values
+
+
+def test_the_tolerance_of_a_cell_is_that_of_its_protocol_and_user():
+    text = '[user]\nprecision = [20, inf]\nties = ["agents", "highest"]\n[protocol]\nkind = ["selection", "pooled"]\n'
+    grid = configs.parse(text, "x")
+    for cell in grid.cells():
+        strict = cell.values["protocol.kind"] == "selection" and cell.values["user.precision"] == math.inf
+        assert cell.values["solver.tolerance"] == (1e-5 if strict else 1e-3)
+        assert setup(cell.values).solver.tolerance == cell.values["solver.tolerance"]
+    assert grid.tolerances == (1e-5, 1e-3)
+    assert grid.plain()["solver.tolerance"] is None
+    given = configs.parse(text + "[solver]\ntolerance = 0.01", "x")
+    assert given.tolerances == (0.01,)
+    assert given.plain()["solver.tolerance"] == 0.01
+    assert [configs.from_manifest(x.plain(), "x").cells() for x in (grid, given)] == [grid.cells(), given.cells()]
+
+
+def test_the_default_tolerance_is_the_same_as_its_number():
+    """So that what was begun with either goes on with the other."""
+    for text, number in (("", 1e-5), ("[user]\nprecision = 20\n", 1e-3), ("[protocol]\ncompare = 2\n", 1e-3)):
+        silent, said = (configs.parse(text + more, "x") for more in ("", f"[solver]\ntolerance = {number}"))
+        assert silent.plain() == said.plain()
+        assert silent.cells() == said.cells()
 
 
 def test_games_are_the_same_whoever_plays_them():

@@ -16,6 +16,7 @@ from emalign_jax.cli.options import (
     ReplyRuleOption,
     ReplyToOption,
     RoundsOption,
+    ToleranceOption,
     tell_fallbacks,
 )
 from emalign_jax.search.words import Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
@@ -35,9 +36,7 @@ def certify(
     replies: RepliesOption = None,
     reply_to: ReplyToOption = ReplyTo.each,
     reply_rule: ReplyRuleOption = ReplyRule.plans,
-    tolerance: Annotated[
-        float, typer.Option(help="Certified if every gain is at most this share of the agent's payoff range.")
-    ] = 1e-3,
+    tolerance: ToleranceOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """Check schemes exactly: payoffs, deviation gains, what information is worth, and the guarantee.
@@ -48,13 +47,16 @@ def certify(
       emalign certify games.npz schemes.npz --protocol pooled --precision 20 --json
     """
     import emalign_jax as em
+    from emalign_jax.exact import default_tolerance
     from emalign_jax.files import sizes
     from emalign_jax.search import table
 
-    if not 0 < tolerance < 1:
+    if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"--tolerance: expected a number between 0 and 1, got {tolerance}")
     rule = make_protocol(protocol, temperature, rounds, replies, reply_to, compare)
     user = make_user(precision, ties, reply_rule, rule)
+    if tolerance is None:
+        tolerance = default_tolerance(rule, user)
     present = sizes(games)
     if sizes(schemes) != present:
         raise ValueError(f"{schemes}: agents: the numbers of agents differ from those of {games}")

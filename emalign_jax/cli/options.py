@@ -20,6 +20,13 @@ CompareOption = Annotated[
     int | None, typer.Option(help="With selection: how many agents, drawn at random, she compares; default all.")
 ]
 ReplyToOption = Annotated[ReplyTo, typer.Option(help="Each agent hears a reply of his own, or one goes to all.")]
+ToleranceOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Certified if every gain is at most this share of the agent's payoff range; default 1e-5 with selection "
+        "and a rational user, else (also with --compare) 1e-3."
+    ),
+]
 ReplyRuleOption = Annotated[
     ReplyRule, typer.Option(help="How she replies: as she likes best (plans), or by a fixed rule.")
 ]

@@ -19,6 +19,7 @@ from emalign_jax.cli.options import (
     ReplyRuleOption,
     ReplyToOption,
     RoundsOption,
+    ToleranceOption,
     integers,
     tell_fallbacks,
 )
@@ -80,9 +81,7 @@ def search(
     ] = Method.play,
     steps: Annotated[int | None, typer.Option(help="Steps of gradient play, or best responses a start.")] = None,
     extrapolation: Annotated[str, typer.Option(help="none, optimistic or extragradient.")] = "none",
-    tolerance: Annotated[
-        float, typer.Option(help="Certified if every gain is at most this share of the agent's payoff range.")
-    ] = 1e-3,
+    tolerance: ToleranceOption = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of random games and starts.")] = 0,
     out: Annotated[str | None, typer.Option(help="Run directory; default search-1, search-2, ...")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run directory if it is there.")] = False,
@@ -91,6 +90,14 @@ def search(
         typer.Option(
             "--verify/--no-verify",
             help="Without checks play is as good as it ends: no gains, no certificates, no monopoly.",
+        ),
+    ] = True,
+    stability: Annotated[
+        bool,
+        typer.Option(
+            "--stability/--no-stability",
+            help="Set the worst exact equilibrium beside each value, where it can be computed (selection, one round, "
+            "rational).",
         ),
     ] = True,
     block: Annotated[
@@ -132,6 +139,7 @@ def search(
     import emalign_jax as em
     from emalign_jax import temporary
     from emalign_jax.arguments import integer
+    from emalign_jax.exact import default_tolerance
     from emalign_jax.files import sizes
     from emalign_jax.search import hosts as meeting
     from emalign_jax.search import run_directory
@@ -150,11 +158,13 @@ def search(
         config["user_features"] = 1 if rule.conversation is None else 3
     if start is None:
         start = "monopolist" if protocol is Protocol.selection and verify else "random"
-    solver = make_solver(method, steps, tolerance, extrapolation)
+    user = make_user(precision, ties, reply_rule, rule)
+    if tolerance is None:
+        tolerance = config["tolerance"] = default_tolerance(rule, user)
     job = SearchJob(
         protocol=rule,
-        user=make_user(precision, ties, reply_rule, rule),
-        solver=solver,
+        user=user,
+        solver=make_solver(method, steps, tolerance, extrapolation),
         families=families,
         agents=integers("--agents", agents, 1),
         count=count,
@@ -164,6 +174,7 @@ def search(
         messages=messages,
         seed=seed,
         verify=verify,
+        stability=stability,
     )
     most = block_size(verify) if block is None else integer("block", block, 1)
     path = run_directory.choose(out, "search", force)
@@ -213,6 +224,7 @@ def search(
         summary = {
             "cells": found.lines.to_dict("records"), "failed": found.failures, "unverified": found.unverified,
             "run": str(path), "tolerance": tolerance, "lp_fallbacks": found.fallbacks, "seconds": seconds,
+            "below_worst": found.below_worst, "most_below_worst": found.short,
         }  # fmt: skip
         _print_json(parts.entries(path), summary)
     else:
@@ -224,6 +236,8 @@ def search(
             print("\nGains here are the largest that were found; the certificates do not exclude larger ones.")
         if found.unverified:
             print("\nNot verified: these are the profiles that play ended with; nobody looked for deviations.")
+        if found.below_worst:
+            print(f"\n{table.below_worst_words(found.below_worst, found.short)}")
         if failed:
             print(f"\nNot within {tolerance:g} of the payoff range:\n{failed}")
         print(f"\n{found.games} games in {seconds:.1f} s. Table, schemes and certificates: {path}")

@@ -48,7 +48,8 @@ def sweep(
 
     path = Path(f"sweep-{Path(config).stem}" if out is None else out)
     command = ["emalign", *sys.argv[1:]]
-    began = directory.manifest(command, grid.plain(), 0.0, status="running")
+    known: dict[str, Any] = {"tolerances": list(grid.tolerances)}
+    began = directory.manifest(command, grid.plain(), 0.0, status="running", **known)
     directory.check(path, began, force)
     cells = grid.cells()
     cell.check(grid, cells)
@@ -75,12 +76,19 @@ def sweep(
         drawn = attempt(lambda: figures.draw(grid, rows, path))
         seconds = float(rows["seconds"].to_numpy().sum())
         directory.write_manifest(
-            path, directory.manifest(command, grid.plain(), seconds, status="done", cells=len(cells), rows=len(rows))
+            path,
+            directory.manifest(
+                command, grid.plain(), seconds, status="done", cells=len(cells), rows=len(rows), **known
+            ),
         )
     failed = documents.failures(rows, tuple(a for a in grid.axes if a not in ("games.family", "games.agents")))
     if json_:
         summary = {"failed": len(rows.query("not ok")), "rows": len(rows), "seconds": seconds, "run": str(path)}
-        entries = [line | {name: toml.plain_value(line[name]) for name in grid.axes} for line in lines]
+        tolerance = {one.key: {"tolerance": one.values["solver.tolerance"]} for one in cells}
+        entries = [
+            line | tolerance[line["cell"]] | {name: toml.plain_value(line[name]) for name in grid.axes}
+            for line in lines
+        ]
         document = {"schema": documents.JSON_SCHEMA, "cells": entries, "summary": summary}
         document["thresholds"] = [
             {name: configs.plain_value(x) for name, x in stop._asdict().items()} for stop in stops
@@ -95,8 +103,11 @@ def sweep(
         if len(rows.query("ok and not certified")):
             unproved = len(rows.query("ok and not certified"))
             print(f"\nOf {unproved} rows no gain above the tolerance was found, but none is excluded either.")
+        short = documents.below_worst(rows)
+        if short.any():
+            print(f"\n{documents.below_worst_words(int((short > 0).sum()), short.max())}")
         if failed:
-            print(f"\nNot within the tolerance:\n{failed}")
+            print(f"\nNot within {table.tolerance(grid)} of the payoff range:\n{failed}")
         print(f"\n{len(rows)} rows in {seconds:.1f} s of work. Table: {path / directory.TABLE}")
         for name in drawn:
             print(f"Figure: {path / name}")

@@ -68,6 +68,7 @@ def tune(
         drawn = attempt(lambda: figure.draw(found, what.title, path))
         seconds = time.perf_counter() - began
         ended = directory.manifest(command, what.plain(), seconds, "tuning run", status="done")
+        ended["tolerance"] = found.tolerance
         directory.write_manifest(path, ended)
     summary = run.summary(found)
     small = {name: values.tolist() for name, values in found.values.items() if values.size <= 16}
@@ -85,7 +86,10 @@ def tune(
         for name in small:
             shown = ", ".join(f"{x:.4g}" for x in found.values[name].ravel())
             print(f"  {name}: {shown}")
-        print(f"\n{summary['games']} games, {summary['certified']} both equilibria certified; {summary['steps']} steps")
+        print(
+            f"\n{summary['games']} games, {summary['certified']} both equilibria certified within "
+            f"{summary['tolerance']:g} of the payoff range; {summary['steps']} steps"
+        )
         if summary["skipped"]:
             print(f"{summary['skipped']} steps were skipped: their gradient was not finite")
         print(f"derivatives trusted in {summary['trusted']:.0%} of games; {seconds:.1f} s. Table: {path / run.TABLE}")

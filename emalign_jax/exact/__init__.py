@@ -1,6 +1,7 @@
 """The exact part: NumPy float64 and HiGHS. It shares no code with play beyond the definition of a game."""
 
 from emalign_jax.exact import comparison, conversation, partner, pooled, selection, selection_quantal  # noqa: F401 - they register their checks
+from emalign_jax.exact._base import default_tolerance
 from emalign_jax.exact.alignment import Alignment, align
 from emalign_jax.exact.best_response import BestResponse, best_response
 from emalign_jax.exact.certificate import Certificate, certify
@@ -24,6 +25,7 @@ __all__ = [
     "best_transfers",
     "certify",
     "coverage",
+    "default_tolerance",
     "least_budget",
     "premises",
     "stability",

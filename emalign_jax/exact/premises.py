@@ -31,7 +31,7 @@ from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
 from emalign_jax.users import AbstractUser, QuantalUser
 
-LEARNT = 1e-6  # of her largest difference between two actions: values closer than that to V_full are V_full
+LEARNT = 1e-6  # of the user's unit: values closer than that to V_full are V_full
 
 
 class Premises(NamedTuple):

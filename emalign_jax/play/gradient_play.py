@@ -38,10 +38,9 @@ class GradientPlay(eqx.Module):
 
     steps:               of the first play and of fresh starts; after a best-response step, the last half
     learning_rate:       (first, last), geometric in between
-    precision:           (first, last) of the quantal user that stands in for a rational one, times
-                         1 / (largest difference between two actions to her)
-    temperature:         (first, last) of the soft choice of an agent that stands in for the best one, times
-                         the largest difference between two actions to her
+    precision:           (first, last) of the quantal user that stands in for a rational one, over the user's unit
+    temperature:         (first, last) of the soft choice of an agent that stands in for the best one, times the user's
+                         unit ("The unit of a utility" in docs/model.md)
     extrapolation:       "none", "optimistic" or "extragradient"
     optimizer:           any optax transformation of the gradient, without a learning rate; applied game by game
     tolerance:           a profile is done if every gain is at most this share of the payoff range; None: 1e-5 in

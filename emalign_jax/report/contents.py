@@ -139,7 +139,7 @@ def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "title": manifest.get("title") or f"{str(config.get('protocol', 'search')).capitalize()}: user value",
         "tables": [
             _table("User value (0 no information, 1 full information), by family and K", lines, heads),
-            *_unsolved(rows),
+            *_unsolved(rows, f"{tolerance:g}"),
         ],
         "notes": _verdicts(rows),
         "failed": int(np.sum(~rows["ok"].to_numpy(bool))),
@@ -169,7 +169,7 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "tables": [
             _table("User value (0 no information, 1 full information), a line a cell", lines, heads),
             *([Table(threshold.explain(grid), ["family", "K", "beyond"], stops)] if stops else []),
-            *_unsolved(rows, axes),
+            *_unsolved(rows, sweep_table.tolerance(grid), axes),
         ],
         "notes": _verdicts(rows),
         "failed": int(np.sum(~rows["ok"].to_numpy(bool))),
@@ -273,15 +273,15 @@ def _command(manifest: dict[str, Any]) -> str:
     return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
 
 
-def _unsolved(rows: pd.DataFrame, axes: dict[str, str] | None = None) -> list[Table]:
-    """axes: further columns that tell rows apart."""
+def _unsolved(rows: pd.DataFrame, tolerance: str, axes: dict[str, str] | None = None) -> list[Table]:
+    """tolerance: of the payoff range, in words; axes: further columns that tell rows apart."""
     bad = rows.loc[~rows["ok"].to_numpy(bool)]
     if not len(bad):
         return []
     own = {name: head for name, head in (axes or {}).items() if name not in ("games.family", "games.agents")}
     heads = {"family": "family", "agents": "K"} | own | {"game": "game", "start": "start"}
     heads |= {"relative_gain": "largest gain", "message": "why"}
-    return [_table("Not within the tolerance", bad, heads)]
+    return [_table(f"Not within {tolerance} of the payoff range", bad, heads)]
 
 
 def _verdicts(rows: pd.DataFrame) -> list[str]:
@@ -294,6 +294,10 @@ def _verdicts(rows: pd.DataFrame) -> list[str]:
     ]
     if proved < len(ok):
         notes.append(f"In {len(ok) - proved} no larger gain was found, but none is excluded either.")
+    if {"certified", "normalised_worst_equilibrium"} <= set(rows):
+        short = search_table.below_worst(rows)
+        if short.any():
+            notes.append(search_table.below_worst_words(int(np.sum(short > 0)), float(short.max())))
     return notes
 
 

@@ -16,17 +16,17 @@ import numpy as np
 
 from emalign_jax import families, memory
 from emalign_jax.arguments import integer
-from emalign_jax.exact import Certificate
+from emalign_jax.exact import Certificate, Stability, stability
 from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.families import FAMILIES, check_arguments, random_games
 from emalign_jax.game import Game
 from emalign_jax.monopoly import monopoly
 from emalign_jax.payoffs import payoffs
-from emalign_jax.protocols import AbstractProtocol, Pooled
+from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selection
 from emalign_jax.result import Result
 from emalign_jax.schemes import full_revelation, no_information
 from emalign_jax.solve import Solution, Solver, check_sizes, solve
-from emalign_jax.users import AbstractUser
+from emalign_jax.users import AbstractUser, RationalUser
 
 STATED = "file"  # the family of games that were read, not drawn
 SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larger ones are no faster
@@ -46,7 +46,8 @@ class SearchJob:
     """What to search. `games` holds given games, one batch a number of agents; None draws random ones.
 
     The other fields of games (family, agents, count, knobs) are used for random games only. verify=False plays and
-    checks nothing: no gains, no monopoly.
+    checks nothing: no gains, no monopoly, no exact equilibria. stability=False leaves out the latter alone, which take
+    6 % of the time of many small games and up to half of it where LPs are solved one by one.
     """
 
     protocol: AbstractProtocol
@@ -62,6 +63,7 @@ class SearchJob:
     messages: int | None = None
     seed: int = 0
     verify: bool = True
+    stability: bool = True
 
     def cells(self) -> list[tuple[str, int, int]]:
         """(family, K, number of games), in the order of the table."""
@@ -151,6 +153,7 @@ class Cell:
     solution: Solution
     certificate: Certificate
     monopoly: np.ndarray  # [N, K] user value with each agent alone
+    worst: np.ndarray | None  # [N] user value in the worst pure equilibrium, NaN where it is not known; None: no column
     seconds: float
     first: int = 0  # number of the first game
 
@@ -171,9 +174,26 @@ def run(job: SearchJob, block: Block, progress: Callable[[str, int, int], None] 
         alone = monopoly(games, job.protocol, job.user, solution.schemes.shape[-1]).user
     else:
         alone = np.full((block.count, block.agents), np.nan)
+    exact = all_equilibria(games, job.protocol, job.user) if job.verify and job.stability else None
+    worst = np.full(block.count, np.nan) if exact is None else exact.worst
     certificate = solution.certificate or _unchecked(games, job.user, solution)
     seconds = time.perf_counter() - began
-    return Cell(block.family, block.agents, games, solution, certificate, alone, seconds, block.first)
+    return Cell(block.family, block.agents, games, solution, certificate, alone, worst, seconds, block.first)
+
+
+def all_equilibria(games: Game, protocol: AbstractProtocol, user: AbstractUser) -> Stability | None:
+    """The user's values in all pure equilibria, where they can be computed: in Selection of one message (or Comparison
+    of all agents) with a rational user whose ties go to the selected agent, and two or more agents."""
+    known = picks_the_best(games, protocol) and protocol.conversation is None
+    known = known and isinstance(user, RationalUser) and user.favours
+    return stability(games) if known and games.agents > 1 else None
+
+
+def picks_the_best(games: Game, protocol: AbstractProtocol) -> bool:
+    """Whether the user talks to the agent who is worth most of all."""
+    if not (isinstance(protocol, Selection) and protocol.sharp):
+        return False
+    return not isinstance(protocol, Comparison) or protocol.compared == games.agents
 
 
 def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certificate:

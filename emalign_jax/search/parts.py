@@ -23,8 +23,8 @@ from emalign_jax.search.table import game_rows
 TABLE = "games.parquet"
 LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")
 LIGHT = (  # columns of numbers that are read back for the printed table
-    "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value", "relative_gain", "result",
-    "message", "ok", "certified", "fallback", "seconds",
+    "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value",
+    "normalised_worst_equilibrium", "relative_gain", "result", "message", "ok", "certified", "fallback", "seconds",
 )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def entries(directory: Path) -> Iterator[dict]:
     names = {"user_value": "user", "agent_payoffs": "agents", "message": "result", "result": "code"}
     kept = (
         "no_information", "full_information", "gain_lower", "gain_upper", "closed", "guarantee", "family", "game",
-        "start", "normalised_value", "relative_gain",
+        "start", "normalised_value", "relative_gain", "worst_equilibrium", "normalised_worst_equilibrium",
     )  # fmt: skip
     with parquet.opened(directory / TABLE) as file:
         for n in range(file.num_row_groups):

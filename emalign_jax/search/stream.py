@@ -13,7 +13,7 @@ from emalign_jax.result import Result
 from emalign_jax.search import parts
 from emalign_jax.search.hosts import Team
 from emalign_jax.search.job import Block, SearchJob, run
-from emalign_jax.search.table import LISTED, summary
+from emalign_jax.search.table import LISTED, below_worst, summary
 
 DRAWN_POINTS = 2001  # of a family in the figure: more cannot be told apart
 
@@ -23,7 +23,8 @@ class Tally(NamedTuple):
 
     lines: a row a family and number of agents; spread: rows at even quantiles, for the figure; failed: the first games
     that failed; and counts of rows: all, those that failed, that were not checked, that are not certified but have no
-    known gain, without a normalised value, and whose batched LPs were done again by HiGHS.
+    known gain, without a normalised value, whose batched LPs were done again by HiGHS, and that are certified but worth
+    less than the worst exact equilibrium; short: by how much the last are so at most, as a share of V_full - V_none.
     """
 
     lines: pd.DataFrame
@@ -35,6 +36,8 @@ class Tally(NamedTuple):
     unproved: int
     worthless: int
     fallbacks: int
+    below_worst: int
+    short: float
 
 
 def search_blocks(
@@ -58,7 +61,7 @@ def search_blocks(
 
 def tally(directory: Path, blocks: Sequence[Block]) -> Tally:
     """Read a run's table, a family and number of agents at a time."""
-    lines, spread, failed, counts = [], [], [], []
+    lines, spread, failed, counts, most = [], [], [], [], 0.0
     for rows in parts.cells(directory, blocks):
         unverified = (rows["result"] == Result.UNVERIFIED.name).to_numpy()
         bad = rows[~rows["ok"].to_numpy() & ~unverified]
@@ -67,11 +70,13 @@ def tally(directory: Path, blocks: Sequence[Block]) -> Tally:
         lines.append(summary(rows))
         spread.append(_spread(rows))
         failed.append(bad.head(LISTED).astype({"family": str, "message": str, "result": str}))
-        others = (unverified, unproved, without, rows["fallback"])
+        short = below_worst(rows)
+        most = max(most, float(short.max(initial=0.0)))
+        others = (unverified, unproved, without, rows["fallback"], short > 0)
         counts.append((len(rows), len(bad), *(which.sum() for which in others)))
     totals = [int(sum(column)) for column in zip(*counts, strict=True)]
     frames = [pd.concat(frames, ignore_index=True) for frames in (lines, spread, failed)]
-    return Tally._make([*frames, *totals])
+    return Tally._make([*frames, *totals, most])
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from emalign_jax.result import Result
 from emalign_jax.search.job import Cell
 
 JSON_SCHEMA = 1
+VALUE_ROUNDING = 1e-6  # of V_full - V_none: by so much the values of two methods may differ
 LISTED = 20  # games that failed are printed one by one up to this many
 
 
@@ -20,7 +21,12 @@ def game_rows(cell: Cell) -> pd.DataFrame:
     """One row a game and start; gains and payoffs are lists, one entry an agent."""
     certificate, results = cell.certificate, cell.solution.result
     S, N = results.shape
-    alone = normalise(cell.monopoly.mean(1), certificate.no_information[0], certificate.full_information[0])
+    between = certificate.no_information[0], certificate.full_information[0]
+    alone = normalise(cell.monopoly.mean(1), *between)
+    exact = {}
+    if cell.worst is not None:
+        columns = {"worst_equilibrium": cell.worst, "normalised_worst_equilibrium": normalise(cell.worst, *between)}
+        exact = {name: np.repeat(column, S) for name, column in columns.items()}
 
     def flat(array) -> np.ndarray:
         """[S, N, ...] as rows of the table: starts of a game follow each other."""
@@ -46,6 +52,7 @@ def game_rows(cell: Cell) -> pd.DataFrame:
             "full_information": flat(certificate.full_information),
             "normalised_value": flat(certificate.normalised_value),
             "monopoly_value": np.repeat(alone, S),
+            **exact,
             "agent_payoffs": lists(certificate.agents),
             "gain_lower": lists(certificate.gain_lower),
             "gain_upper": lists(certificate.gain_upper),
@@ -89,6 +96,22 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def below_worst(rows: pd.DataFrame) -> np.ndarray:
+    """By how much, as a share of V_full - V_none, each certified profile is worth less to the user than the worst exact
+    equilibrium of its game; 0 where it is not, or nothing is known of that."""
+    short = rows["normalised_worst_equilibrium"].to_numpy(float) - rows["normalised_value"].to_numpy(float)
+    return np.where(rows["certified"].to_numpy(bool) & (short > VALUE_ROUNDING), short, 0.0)
+
+
+def below_worst_words(count: int, most: float) -> str:
+    """The sentence on `count` such profiles; `most`: the largest number of `below_worst`."""
+    profiles = "1 certified profile is" if count == 1 else f"{count} certified profiles are"
+    return (
+        f"{profiles} worth less to the user than the game's worst exact equilibrium (by at most {most:.2g} of V_full - "
+        "V_none): epsilon-equilibria with a value that no exact equilibrium has."
+    )
 
 
 def render(lines: pd.DataFrame, tolerance: float) -> str:

@@ -38,6 +38,7 @@ class ReplyRule(enum.StrEnum):
 class Ties(enum.StrEnum):
     agents = "agents"
     lowest = "lowest"
+    highest = "highest"
     uniform = "uniform"
 
 
@@ -101,8 +102,9 @@ def _acting(precision: str, ties: Ties) -> AbstractUser:
     return QuantalUser(number)
 
 
-def make_solver(method: Method, steps: int | None, tolerance: float, extrapolation: str = "none") -> Solver:
-    """steps: of play, or best responses a start; None is the solver's default."""
+def make_solver(method: Method, steps: int | None, tolerance: float | None, extrapolation: str = "none") -> Solver:
+    """steps: of play, or best responses a start; None is the solver's default. tolerance: None is that of protocol and
+    user, `exact.default_tolerance`."""
     if steps is not None:
         integer("steps", steps, 1)
         memory.require(STEP * steps, f"steps: the schedule of {steps} steps")

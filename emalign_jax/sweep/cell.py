@@ -14,17 +14,17 @@ import pandas as pd
 
 from emalign_jax import families, memory
 from emalign_jax.arguments import integer
-from emalign_jax.exact import align, coverage, stability
+from emalign_jax.exact import align, coverage
 from emalign_jax.exact.certificate import make_check, normalise, worth
 from emalign_jax.families import random_games
 from emalign_jax.game import Game, possible_utilities, reduce_game
 from emalign_jax.monopoly import monopoly
-from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.search import job
 from emalign_jax.search.table import game_rows
-from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_solver, make_user
+from emalign_jax.search.words import Method, make_solver
 from emalign_jax.solve import Solver, check_sizes, solve
-from emalign_jax.sweep.config import OPTIONS, Cell, Config, Values
+from emalign_jax.sweep.config import OPTIONS, Cell, Config, Values, modules
 from emalign_jax.users import AbstractUser, RationalUser
 
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
@@ -43,11 +43,7 @@ class Setup(NamedTuple):
 
 def setup(values: Values) -> Setup:
     """The modules that a cell's words stand for."""
-    protocol = make_protocol(
-        Protocol(values["protocol.kind"]), values["protocol.temperature"], values["protocol.rounds"],
-        values["protocol.replies"], ReplyTo.each, values["protocol.compare"],
-    )  # fmt: skip
-    user = make_user(str(values["user.precision"]), Ties(values["user.ties"]), ReplyRule.plans, protocol)
+    protocol, user = modules(values)
     solver = make_solver(Method(values["solver.method"]), values["solver.steps"], values["solver.tolerance"])
     return Setup(protocol, user, solver)
 
@@ -145,7 +141,9 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
         alone = monopoly(some, protocol, user, solution.schemes.shape[-1]).user
     certificate: Any = solution.certificate
     measured = _measures(values, some, certificate, alone)
-    rows = game_rows(job.Cell(values["games.family"], some.agents, some, solution, certificate, alone, 0.0, first))
+    rows = game_rows(
+        job.Cell(values["games.family"], some.agents, some, solution, certificate, alone, None, 0.0, first)
+    )
     rows["seconds"] = (time.perf_counter() - began) / len(rows)
     none, full = rows["no_information"].to_numpy(), rows["full_information"].to_numpy()
     columns = {name: array.T.ravel() for name, array in measured.items()}  # rows run over starts first
@@ -160,9 +158,7 @@ def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.n
     """Each [S, N]."""
     protocol, user, _ = setup(values)
     rational = isinstance(user, RationalUser)
-    chooses_best = isinstance(protocol, Selection) and protocol.sharp
-    if isinstance(protocol, Comparison):  # the bounds, and all equilibria, are those of comparing all
-        chooses_best = protocol.compared == games.agents
+    chooses_best = job.picks_the_best(games, protocol)  # the bounds, and all equilibria, are those of comparing all
     bounded = chooses_best or (isinstance(protocol, Pooled | Conversation) and not user.favours)
     found = {name: np.full(certificate.user.shape, np.nan) for name in (*VALUES[:3], *LOSSES)}
     found["best_monopolist"][:] = alone.max(1)
@@ -172,8 +168,7 @@ def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.n
         cover = coverage(games, user=user, protocol=protocol, obedience=rational)
         found["coverage_slack"][:] = cover.slack
         found["weighted_gain"][:] = (cover.weights * certificate.gain_upper).sum(-1)
-    one_message = chooses_best and protocol.conversation is None
-    if values["measure.stability"] and one_message and rational and user.favours and games.agents > 1:
-        exact = stability(games)
+    exact = job.all_equilibria(games, protocol, user) if values["measure.stability"] else None
+    if exact is not None:
         found["worst_equilibrium"][:], found["best_equilibrium"][:] = exact.worst, exact.best
     return found

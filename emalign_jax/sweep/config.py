@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from emalign_jax import toml
+from emalign_jax.exact import default_tolerance
 from emalign_jax.families import FAMILIES
-from emalign_jax.search.words import Method, Protocol, Ties
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
 from emalign_jax.solve import STARTS
 from emalign_jax.toml import Option, plain_value
+from emalign_jax.users import AbstractUser
 
 BLOCK = 50  # games done and written at a time, unless the config says otherwise
 MOST_CELLS = 10_000
@@ -48,13 +52,17 @@ OPTIONS: dict[str, Option] = {
     "solver.start": Option("word", None, words=STARTS),
     "solver.starts": Option("whole", 1, 1),
     "solver.steps": Option("whole", None, 1),
-    "solver.tolerance": Option("number", 1e-3),
+    "solver.tolerance": Option("number", None),
     "measure.monopoly": Option("flag", True),
     "measure.stability": Option("flag", True),
     "measure.coverage": Option("flag", True),
     "measure.eps": Option("flag", True),
 }
 
+WHO = (  # decide what a cell's modules are
+    "protocol.kind", "protocol.temperature", "protocol.compare", "protocol.rounds", "protocol.replies",
+    "user.precision", "user.ties",
+)  # fmt: skip
 Values = dict[str, Any]  # one value, of a plain type, for every key of OPTIONS
 
 
@@ -83,6 +91,11 @@ class Config:
         points = itertools.product(*self.grid.values())
         return [_cell(dict(zip(self.grid, point, strict=True))) for point in points]
 
+    @property
+    def tolerances(self) -> tuple[float, ...]:
+        """Those in effect, ascending: of each cell what the config says, else the default of its protocol and user."""
+        return tuple(sorted({_tolerance(cell.values) for cell in self.cells()} - {None}))
+
     def with_count(self, count: int | None) -> Config:
         """So many games a cell, unless None."""
         return self if count is None else dataclasses.replace(self, grid=self.grid | {"games.count": (count,)})
@@ -90,6 +103,8 @@ class Config:
     def plain(self) -> dict[str, Any]:
         """For the manifest: JSON that differs if and only if the table may."""
         grid = {name: [plain_value(x) for x in values] for name, values in self.grid.items()}
+        if self.grid["solver.tolerance"] == (None,) and len(self.tolerances) == 1:
+            grid["solver.tolerance"] = list(self.tolerances)  # one number, however it came about
         return {"title": self.title, "block": self.block} | {
             name: values if len(values) > 1 else values[0] for name, values in grid.items()
         }
@@ -143,8 +158,30 @@ def from_manifest(plain: dict[str, Any], path: str) -> Config:
     return Config(path, str(plain.get("title", "")), int(plain.get("block", BLOCK)), grid)
 
 
+def modules(values: Values) -> tuple[AbstractProtocol, AbstractUser]:
+    """The protocol and the user that a cell's words stand for."""
+    return _modules(*(values[name] for name in WHO))
+
+
+@functools.cache
+def _modules(kind, temperature, compare, rounds, replies, precision, ties) -> tuple[AbstractProtocol, AbstractUser]:
+    protocol = make_protocol(Protocol(kind), temperature, rounds, replies, ReplyTo.each, compare)
+    return protocol, make_user(str(precision), Ties(ties), ReplyRule.plans, protocol)
+
+
+def _tolerance(values: Values) -> float | None:
+    """None where there is no such protocol or user, which `cell.check` says in its own words."""
+    if values["solver.tolerance"] is not None:
+        return values["solver.tolerance"]
+    try:
+        return default_tolerance(*modules(values))
+    except ValueError:
+        return None
+
+
 def _cell(values: Values) -> Cell:
     if values["solver.start"] is None:
         values["solver.start"] = "monopolist" if values["protocol.kind"] == "selection" else "random"
+    values["solver.tolerance"] = _tolerance(values)
     text = json.dumps({name: plain_value(value) for name, value in values.items()}, sort_keys=True, allow_nan=False)
     return Cell(hashlib.sha256(text.encode()).hexdigest()[:16], values)

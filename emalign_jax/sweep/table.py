@@ -59,6 +59,12 @@ def render(config: Config, lines: list[dict[str, Any]]) -> str:
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 
 
+def tolerance(config: Config) -> str:
+    """In words: one number, or those of which each cell has one."""
+    shown = " or ".join(f"{number:g}" for number in config.tolerances)
+    return shown if len(config.tolerances) == 1 else f"the tolerance of its cell ({shown})"
+
+
 def _axis(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax import parquet
+from emalign_jax.exact import default_tolerance
 from emalign_jax.files import atomic, read_arrays, save_arrays
 from emalign_jax.objectives import confidence
 from emalign_jax.tuning import loop
@@ -21,15 +22,16 @@ STATE, TABLE, VALUES = "state.npz", "games.parquet", "tuned.npz"
 FIGURES = ("tuning.png", "tuning.pdf")
 RESULTS = (STATE, TABLE, VALUES, *FIGURES)
 EVERY = 10  # steps between two states on disk
-TOLERANCE = 1e-3  # largest gain, as a share of the payoff range, of a certified equilibrium
 
 
 class Outcome(NamedTuple):
-    """values: of the tuned parameters; history: [steps, R] a name; rows: a row a game, before and after"""
+    """values: of the tuned parameters; history: [steps, R] a name; rows: a row a game, before and after; tolerance: the
+    largest gain, as a share of the payoff range, of a certified equilibrium"""
 
     values: dict[str, np.ndarray]
     history: dict[str, np.ndarray]
     rows: pd.DataFrame
+    tolerance: float
 
 
 def run(config: Config, path: Path, progress: Callable[[str, int, int], None], warn: Callable[[str], None]) -> Outcome:
@@ -58,14 +60,15 @@ def run(config: Config, path: Path, progress: Callable[[str, int, int], None], w
             progress("tune", n + 1, steps)
         progress("choose", 0, 1)
         tuned = loop.finish(problem, state, key, plan, {name: np.array(x) for name, x in history.items()})
-        rows = _evaluate(made, tuned.params, key, progress)
+        tolerance = default_tolerance(made.protocol, made.user)
+        rows = _evaluate(made, tuned.params, key, tolerance, progress)
     save_arrays(path / VALUES, tuned.values)
     with atomic(path / TABLE) as temporary:
         parquet.write(temporary, rows)
-    return Outcome(tuned.values, tuned.history, rows)
+    return Outcome(tuned.values, tuned.history, rows, tolerance)
 
 
-def _evaluate(made, params, key, progress) -> pd.DataFrame:
+def _evaluate(made, params, key, tolerance: float, progress) -> pd.DataFrame:
     games, columns = made.held_out, {}
     held = {"before": (None, None), "after": (made.mechanism, params)}
     for name, (mechanism, own) in held.items():
@@ -73,7 +76,7 @@ def _evaluate(made, params, key, progress) -> pd.DataFrame:
         found = evaluate(games, made.protocol, made.user, mechanism, own, made.solver, key=jax.random.fold_in(key, 1))
         columns[f"user_{name}"], columns[f"cost_{name}"] = found.user, found.cost
         columns[f"gain_{name}"] = found.gain
-        columns[f"certified_{name}"] = found.gain <= TOLERANCE * 1.000001
+        columns[f"certified_{name}"] = found.gain <= tolerance * 1.000001
         columns[f"no_information_{name}"] = found.certificate.no_information
         columns[f"full_information_{name}"] = found.certificate.full_information
     return pd.DataFrame({"game": np.arange(len(games.prior))} | columns)
@@ -86,6 +89,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     found = {"before": rows["user_before"], "after": rows["user_after"], "change": change}
     entries: dict[str, Any] = {name: list(confidence(column)) for name, column in found.items()}
     return entries | {
+        "tolerance": outcome.tolerance,
         "cost": float(rows["cost_after"].mean()), "games": len(outcome.rows),
         "steps": len(outcome.history["objective"]),
         "skipped": int(outcome.history["skipped"].sum()), "trusted": float(outcome.history["trusted"].mean()),
