@@ -1,4 +1,4 @@
-"""Games made to be hard: stakes far apart, players who do not care, whole numbers. Batches [N], by a NumPy generator."""
+"""Games made to be hard: stakes far apart, players who do not care, whole numbers. Batches by a NumPy generator."""
 
 from __future__ import annotations
 
