@@ -35,6 +35,7 @@ from claims_base import (
     raw,
     selected,
     violations,
+    worth_of_ties,
 )
 
 import emalign_jax as em
@@ -92,11 +93,12 @@ def _coverage_claims(r: Raw, cover: em.Coverage, name: str, full) -> list[Claim]
     theirs = np.einsum("nk,nkxbc,nkxbca->nxba", weights, laws, r.E)
     commanded = np.einsum("nxac,nxbac->nxba", commands, r.D)
     eased = TIE * np.einsum("nxac,nxbac->nxba", commands, abs(r.D))  # obedience is up to the tie tolerance
+    theirs_blur = (weights * r.stakes * r.blurs).sum(1) / r.scale
     margin = (theirs + cover.by_cell[..., None] - commanded + eased - over).min((1, 2, 3)) / r.scale
     return [
         Claim(f"{name} solved", np.where(cover.result == em.Result.CERTIFIED, 0.0, -1)),
         Claim(f"{name}: V_full", -far(cover.full_information, full) / r.scale, VALUE + r.blur),
-        Claim(f"{name}: inequality in every cell", np.where(none, 0, margin), VALUE + r.blur),
+        Claim(f"{name}: inequality in every cell", np.where(none, 0, margin), VALUE + r.blur + theirs_blur),
         Claim(f"{name}: weights, multipliers >= 0", np.where(none, 0, weights.min(-1)), 0),
         Claim(f"{name}: weights, multipliers >= 0", np.where(none, 0, cover.commands.min((1, 2, 3))), 0),
         Claim(f"{name}: slack >= 0, the cells' sum", cover.slack / r.scale),
@@ -139,7 +141,7 @@ def selection_claims(
     table = selected(r, schemes, SELECTION[1])
     short = (r.full - value) / r.scale  # what the user misses
     reveal = (upper - (informed - certificate.agents)) / r.stakes
-    missed = table.forgone / r.scale
+    missed, picked = table.forgone / r.scale, short > 4 * VALUE + r.blur
     claims = bound_claims(games, certificate, *SELECTION)
     claims += _played_claims(r, table, certificate)
     claims += [
@@ -147,7 +149,7 @@ def selection_claims(
         Claim("V_none <= V <= V_full", short, VALUE + r.blur),
         Claim("0 <= gain_lower <= gain_upper", np.minimum(certificate.gain_lower, upper - certificate.gain_lower), 0),
         # nobody is picked for less than the tolerance of equal values, nor was bound to be for twice as much
-        Claim("telling all gains gain_upper at most", np.where(short > 4 * VALUE, reveal.min(-1), 0), 2 * VALUE),
+        Claim("telling all gains gain_upper at most", np.where(picked[:, None], reveal, 0), 2 * VALUE + r.blurs),
         Claim(f"gap(V) <= total gain_upper: {where}", _gap_margin(r, stability, value, upper, missed), IMMATERIAL),
     ]
     if where.startswith("solve"):
@@ -316,10 +318,27 @@ def check_brackets(rng, games: em.Game, user: em.RationalUser):
             [
                 *_played_claims(r, table, found),
                 Claim("Selection: certified", np.where(found.result < em.Result.MALFORMED_GAME, 0.0, -1)),
-                Claim(f"Selection, {user.ties}: brackets within 1e-6", -width / ranges, IMMATERIAL),
+                Claim(
+                    f"Selection, {user.ties}: brackets within 1e-6",
+                    -width / ranges,
+                    IMMATERIAL + _worth_of_ties(r, table, width / ranges, ranges),
+                ),
                 Claim("0 <= gain_lower <= gain_upper", np.minimum(found.gain_lower, width), 0),
             ],
         )
+
+
+def _worth_of_ties(r: Raw, table, widths, ranges) -> np.ndarray:
+    """[N, K] what the tie tolerance is worth to an agent, where a bracket is wide enough to contain it: `gain_upper`
+    counts it where it is more than IMMATERIAL."""
+    worth = np.zeros(widths.shape)
+    for n, i in np.argwhere(widths > IMMATERIAL):
+        rivals = np.delete(table.value[n], i)
+        floor = rivals.max() - VALUE * r.scale[n]
+        worth[n, i] = worth_of_ties(
+            r.g[n] / r.scale[n], r.G[n, i] / ranges[n, i], r.D[n] / r.scale[n], floor / r.scale[n]
+        )
+    return np.maximum(np.nan_to_num(worth), 0)
 
 
 def check_units(rng, count: int):
@@ -351,7 +370,7 @@ def check_impossible(rng, count: int):
 def check_tie_rules(rng, count: int):
     for size in SHAPES:
         for make in (mixed, claims_games.whole, claims_games.near_ties):
-            games = make(rng, count, size)
+            games = make(rng, max(count // 2, 3), size)
             for user in USERS:
                 for where, claims in check_brackets(rng, games, user):
                     yield f"{make.__name__}, {size}, {where}", claims

@@ -6,6 +6,7 @@ pair, units by a knapsack. Claims compare the library with these numbers, and co
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -257,3 +258,26 @@ def linprog_worst_case(m, g, G, D, floors, scale: float, stakes) -> float:
             proved = (own + np.tensordot(price, rows, 1)).min(-1).sum() - price @ least
             return float(g.max(-1).sum() + scale * proved)
     return np.inf if found.status == 2 else np.nan
+
+
+def worth_of_ties(g, own, D, floor: float) -> float:
+    """What one agent with one scheme gains at most, by linprog, if the user takes actions for best that fall short by
+    the tie tolerance, while the user gets at least `floor`. g, own [XA, XB, A] in units, D in the unit of g."""
+    (XA, XB, A), values = g.shape, []
+    advices = list(itertools.product(range(A), repeat=XA))
+    user, paid = (np.array([sum(t[x, :, r[x]] for x in range(XA)) for r in advices]).T for t in (g, own))
+    sums = np.kron(np.eye(XB), np.ones(len(advices)))
+    for ease in (0.0, TIE):
+        eased = np.maximum(D, 0) * (1 + ease) - np.maximum(-D, 0) * (1 - ease)
+        rows, least = [-user], [-floor]
+        for (k, r), x, c in itertools.product(enumerate(advices), range(XA), range(A)):
+            size = abs(eased[x, :, r[x], c]).max()
+            if size > 0:
+                row = np.zeros(user.shape)
+                row[:, k] = -eased[x, :, r[x], c] / size
+                rows.append(row)
+                least.append(0.0)
+        tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+        found = linprog(-paid.ravel(), np.array(rows).reshape(len(rows), -1), least, sums, np.ones(XB), options=tight)
+        values.append(-found.fun if found.status == 0 else np.nan)
+    return values[1] - values[0]
