@@ -260,14 +260,16 @@ def linprog_worst_case(m, g, G, D, floors, scale: float, stakes) -> float:
     return np.inf if found.status == 2 else np.nan
 
 
-def worth_of_ties(g, own, D, floor: float) -> float:
+def worth_of_tolerances(g, own, D, at_least: float) -> float:
     """What one agent with one scheme gains at most, by linprog, if the user takes actions for best that fall short by
-    the tie tolerance, while the user gets at least `floor`. g, own [XA, XB, A] in units, D in the unit of g."""
+    the tie tolerance, and is content with a little less than `at_least` instead of a little more: agents who are worth
+    the same within VALUE are equal. g, own [XA, XB, A] in units, D in the unit of g."""
     (XA, XB, A), values = g.shape, []
     advices = list(itertools.product(range(A), repeat=XA))
     user, paid = (np.array([sum(t[x, :, r[x]] for x in range(XA)) for r in advices]).T for t in (g, own))
     sums = np.kron(np.eye(XB), np.ones(len(advices)))
-    for ease in (0.0, TIE):
+    most = g.max(-1).sum()
+    for ease, floor in ((0.0, min(at_least + 5 * VALUE, most - VALUE / 4)), (TIE, min(at_least, most) - 2 * VALUE)):
         eased = np.maximum(D, 0) * (1 + ease) - np.maximum(-D, 0) * (1 - ease)
         rows, least = [-user], [-floor]
         for (k, r), x, c in itertools.product(enumerate(advices), range(XA), range(A)):

@@ -306,7 +306,7 @@ class SelectionRational(SelectionCheck):
             return found
         stay, switch = self.payoffs(schemes)[1][agent], self._switch(schemes, agent, found.scheme)
         if max(stay, switch) >= found.value - IMMATERIAL * self.payoff_range[agent] - self.negligible[agent]:
-            return found
+            return found._replace(value=max(found.value, min(switch, found.upper)))  # the LP's value has its error
         if switch > stay:
             return found._replace(value=switch)
         return found._replace(value=stay, scheme=schemes[agent])
