@@ -374,8 +374,8 @@ def check_tie_rules(rng, count: int):
 
 
 def check_whole(rng, count: int):
-    """XB = M = 2 and 3, all profiles; certificates of all 16 of the former, of some of the 729 of the latter. Fewer games
-    than elsewhere: certificates in Pooled take most of the time."""
+    """XB = M = 2 and 3, all profiles; certificates of all 16 of the former, of some of the 729 of the latter. Fewer
+    games than elsewhere: certificates in Pooled take most of the time."""
     count = max(2, count // 5)
     for protocol in (em.Selection(), em.Pooled()):
         for ties in claims_whole.TIES:
