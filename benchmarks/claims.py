@@ -375,13 +375,12 @@ def check_tie_rules(rng, count: int):
 
 def check_whole(rng, count: int):
     """XB = M = 2 and 3, all profiles; certificates of all 16 of the former, of some of the 729 of the latter. Fewer
-    games than elsewhere: certificates in Pooled take most of the time."""
-    count = max(2, count // 5)
-    for protocol in (em.Selection(), em.Pooled()):
+    games in Pooled, whose certificates take most of the time."""
+    for protocol, many in ((em.Selection(), count), (em.Pooled(), max(2, count // 4))):
         for ties in claims_whole.TIES:
             for features, actions, user_features, certified in ((2, 3, 1, 16), (2, 2, 2, 16), (3, 3, 1, 6)):
                 yield from claims_whole.whole_claims(
-                    rng, count, features=features, actions=actions, user_features=user_features, protocol=protocol,
+                    rng, many, features=features, actions=actions, user_features=user_features, protocol=protocol,
                     ties=ties, certified=certified,
                 )  # fmt: skip
 

@@ -100,8 +100,7 @@ def pure(scheme, messages: int) -> np.ndarray:
 
 def whole_games(rng, count: int, features: int, actions: int, user_features: int):
     """weights [N, XA, XB, Y], user [N, A, Y], agents [N, 2, A, Y], whole numbers; ties and copies are common."""
-    weights = rng.integers(0, 4, (count, user_features, features, features))
-    weights[:, 0, 0, 0] += 1
+    weights = rng.integers(0, 3, (count, user_features, features, features)) + 3 * np.eye(features, dtype=int)
     user = rng.integers(-2, 3, (count, actions, features))
     agents = rng.integers(-2, 3, (count, 2, actions, features))
     user[::3, -1] = user[::3, 0]

@@ -438,7 +438,7 @@ def test_the_claims_see_another_tie_rule(ties, monkeypatch):
     highest = lambda games, schemes, protocol, user: payoffs(games, schemes, protocol, em.RationalUser("highest"))  # noqa: E731
     monkeypatch.setattr(em, "payoffs", highest)
     found = claims_whole.whole_claims(
-        rng, 6, features=2, actions=3, user_features=1, protocol=em.Selection(), ties=ties, certified=1
+        rng, 12, features=2, actions=3, user_features=1, protocol=em.Selection(), ties=ties, certified=1
     )
     assert {"payoffs, float64", "payoffs, float32"} <= all_broken(found)
 
@@ -448,7 +448,7 @@ def test_the_claims_see_a_gain_that_is_too_small(monkeypatch):
     smaller = lambda found: found._replace(gain_upper=0.9 * found.gain_upper, gain_lower=0.9 * found.gain_lower)  # noqa: E731
     monkeypatch.setattr(em, "certify", tampered(em.certify, smaller))
     found = claims_whole.whole_claims(
-        rng, 4, features=2, actions=3, user_features=1, protocol=em.Selection(), ties="agents", certified=8
+        rng, 12, features=2, actions=3, user_features=1, protocol=em.Selection(), ties="agents", certified=16
     )
     assert "pure deviations gain gain_upper at most" in all_broken(found)
 
