@@ -1,11 +1,11 @@
 """What the library claims, held against thousands of random games: `python benchmarks/claims.py --games 2000`.
 
 Every claim is an inequality whose two sides come from different places (search, certificates, the equilibrium set, the
-sharp bound and its dual, linprog and NumPy on the raw arrays). Prints how often each was checked, how often it failed
-and the smallest margin in units of the user's or the agents' stakes; exit 1 if any failed.
-
-Slack: certificates count actions within 1e-6 of the best as tied, so a certified law obeys to 1e-6 of her scale. What
-that is worth to her is 1e-6 times the multipliers of obedience, so that is what a claim about her value is allowed.
+sharp bound and its dual, linprog, NumPy and fractions on the raw arrays), or says that what should not matter does not:
+units, offsets, what cannot happen. Prints how often each was checked, how often it failed and the smallest margin in
+units of the user or the agents; exit 1 if any failed. Here are the games, the profiles and what holds of them;
+`claims_base` has the sizes, `claims_same` what should not matter, `claims_games` games made to be hard,
+`claims_whole` games of whole numbers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,30 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
+import claims_games
+import claims_same
+import claims_whole
 import jax
 import numpy as np
-from scipy.optimize import linprog
+from claims_base import (
+    TIE,
+    VALUE,
+    Claim,
+    Raw,
+    Tally,
+    arrays_of,
+    concatenate,
+    far,
+    informed_law,
+    informed_payoffs,
+    linprog_worst_case,
+    raw,
+    selected,
+    violations,
+    worth_of_tolerances,
+)
 
 import emalign_jax as em
 from emalign_jax.exact._base import Deviation
@@ -25,197 +44,86 @@ from emalign_jax.exact.certificate import add_guarantees, certify_game, make_che
 from emalign_jax.exact.dynamics import best_response_dynamics, outbid
 from emalign_jax.exact.examination import Examination
 
-TIE = 1e-6  # of the largest difference between two actions: the users' tolerance
-LP = 1e-7  # of a stake: two answers to the same LP
+__all__ = ["Claim", "concatenate", "violations"]  # for the tests
+
+LP = 1e-7  # of a unit: two answers to the same LP, each proved to 1e-9 times multipliers of a hundred
+IMMATERIAL = 1e-6  # of an agent's range: what the tie tolerance may be worth without being computed
 SELECTION = em.Selection(), em.RationalUser()
-
-
-class Claim(NamedTuple):
-    """margin [n] >= 0 where it holds, `allowed` [n] below that is rounding; both as shares of a stake."""
-
-    name: str
-    margin: np.ndarray
-    allowed: Any = 1e-9
-
-
-class Violation(NamedTuple):
-    claim: str
-    index: int
-    by: float
-
-
-def violations(claims: list[Claim]) -> list[Violation]:
-    """Every claim that fails, and where; a margin of NaN fails."""
-    found = []
-    for claim in claims:
-        margin, allowed = np.broadcast_arrays(np.ravel(claim.margin), np.ravel(claim.allowed))
-        for k in np.flatnonzero(~(margin >= -allowed)):
-            found.append(Violation(claim.name, int(k), float(-margin[k])))
-    return found
-
-
-# the raw arrays
-
-
-class Raw(NamedTuple):
-    """m [N, XA, XB], g [N, XA, XB, A], G [N, K, XA, XB, A] by their definition, and sizes to compare with."""
-
-    m: np.ndarray
-    g: np.ndarray
-    G: np.ndarray
-    scale: np.ndarray  # [N] her largest difference between two actions in a cell; 1 if there is none
-    stakes: np.ndarray  # [N, K] what choosing her actions is worth to each agent; 1 if nothing
-    none: np.ndarray  # [N] V_none of a rational user
-    full: np.ndarray  # [N] V_full
-
-
-def raw(games: em.Game) -> Raw:
-    p, u, U = (np.asarray(x, np.float64) for x in (games.prior, games.user_utility, games.agent_utilities))
-    m, g, G = p.sum(-1), np.einsum("nxby,nay->nxba", p, u), np.einsum("nxby,nkay->nkxba", p, U)
-    scale = (np.ptp(g, axis=-1) / np.where(m > 0, m, np.inf)).max((1, 2))
-    stakes = np.ptp(G, axis=-1).sum((2, 3))
-    none, full = g.sum(2).max(-1).sum(-1), g.max(-1).sum((1, 2))
-    return Raw(m, g, G, np.where(scale > 0, scale, 1), np.where(stakes > 0, stakes, 1), none, full)
-
-
-def informed_law(r: Raw, user, favour: np.ndarray) -> np.ndarray:
-    """[N, XA, XB, A] what she plays when x_B is revealed."""
-    if isinstance(user, em.QuantalUser):
-        means = r.g / np.where(r.m > 0, r.m, 1)[..., None]
-        law = np.exp(float(user.precision) * (means - means.max(-1, keepdims=True)))
-        return law / law.sum(-1, keepdims=True)
-    tied = r.g >= r.g.max(-1, keepdims=True) - TIE * (r.scale[:, None, None] * r.m)[..., None]
-    if user.ties == "uniform":
-        return tied / tied.sum(-1, keepdims=True)
-    rank = np.where(tied, favour, -np.inf) if user.ties == "agents" else tied
-    return np.eye(r.g.shape[-1])[rank.argmax(-1)]
-
-
-def informed_payoffs(r: Raw, user) -> tuple[np.ndarray, np.ndarray]:
-    """V_full [N] under her own response rule, and what it pays the agents [N, K]."""
-    laws = [informed_law(r, user, own) for own in r.G.swapaxes(0, 1)]
-    payoffs = np.stack([(law * own).sum((1, 2, 3)) for law, own in zip(laws, r.G.swapaxes(0, 1), strict=True)], 1)
-    return (laws[0] * r.g).sum((1, 2, 3)), payoffs
-
-
-def selection_value(r: Raw, schemes: np.ndarray) -> np.ndarray:
-    """[N] what the best of the schemes [N, K, XB, M] is worth to a rational user."""
-    return np.einsum("nkbs,nxba->nkxsa", schemes, r.g).max(-1).sum((2, 3)).max(1)
-
-
-def linprog_worst_case(m, g, G, floors, obedient: bool) -> float:
-    """What linprog's multipliers prove of the least user value of a law that pays the floors; +inf if there is none."""
-    XA, XB, A = g.shape
-    rows, least = list(-G), list(-floors)
-    for xa in range(XA) if obedient else ():
-        for a in range(A):
-            for b in range(A):
-                row = np.zeros((XA, XB, A))
-                row[xa, :, a] = g[xa, :, b] - g[xa, :, a]
-                rows.append(row)
-                least.append(0.0)
-    rows, least = np.array(rows), np.array(least)
-    lowered = least + np.pad(1e-9 * np.ptp(G, axis=-1).sum((1, 2)), (0, len(least) - len(G)))  # lest it be infeasible
-    sums = np.kron(np.eye(XA * XB), np.ones(A))
-    tight = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
-    for options in (tight, {**tight, "presolve": False}):
-        found = linprog(
-            g.ravel(), rows.reshape(len(rows), -1), lowered, A_eq=sums, b_eq=np.ones(XA * XB), options=options
-        )
-        if found.status == 0:
-            price = np.maximum(-found.ineqlin.marginals, 0)
-            return float((g + np.tensordot(price, rows, 1)).min(-1).sum() - price @ least)
-    return np.inf if found.status == 2 else np.nan
 
 
 # claims
 
 
 def game_claims(games: em.Game, stability: em.Stability, check_linprog: bool = True) -> list[Claim]:
-    """Of games [N] alone: the equilibrium set, the sharp bound, and its dual. Shares of her scale."""
+    """Of games [N] alone: the equilibrium set, the sharp bound, and its dual. Shares of the user's unit."""
     r = raw(games)
     worst = em.worst_case(games)
     dual, plain = em.coverage(games, obedience=True), em.coverage(games)
     full, floors = informed_payoffs(r, SELECTION[1])
     claims = [
         Claim("stability solved", np.where(stability.result == em.Result.CERTIFIED, 0.0, -1)),
-        Claim("stability: V_none, V_full", -_far(stability.no_information, r.none) / r.scale, 1e-12),
-        Claim("stability: V_none, V_full", -_far(stability.full_information, r.full) / r.scale, 1e-12),
-        Claim("worst_case <= stability.worst", (stability.worst - worst) / r.scale, LP),
+        Claim("stability: V_none, V_full", -far(stability.no_information, r.none) / r.scale, VALUE + r.blur),
+        Claim("stability: V_none, V_full", -far(stability.full_information, r.full) / r.scale, VALUE + r.blur),
+        Claim("worst_case <= stability.worst", (stability.worst - worst) / r.scale, LP + r.blur),
         Claim("stability.worst <= best", (stability.best - stability.worst) / r.scale, 0),
-        Claim("stability.best <= V_full", (r.full - stability.best) / r.scale, 1e-12),
+        Claim("stability.best <= V_full", (r.full - stability.best) / r.scale, VALUE + r.blur),
         Claim("gap >= 0, 0 at its zeros", np.where(stability.zero, -abs(stability.gap), stability.gap).min(-1), 0),
-        Claim(
-            "dual closes: V_full - slack = worst_case",
-            -_far(dual.full_information - dual.slack, worst) / r.scale,
-            1e-9,
-        ),
+        Claim("dual closes: V_full - slack = worst_case", -far(dual.full_information - dual.slack, worst) / r.scale),
         Claim("without obedience <= worst_case", (worst - plain.full_information + plain.slack) / r.scale, LP),
     ]
     if games.agents > 1:
-        claims.append(Claim("V_full is an equilibrium value", -_far(stability.best, r.full) / r.scale, 1e-12))
+        claims.append(Claim("V_full is an equilibrium value", -far(stability.best, r.full) / r.scale, VALUE + r.blur))
     for cover, name in ((dual, "coverage with obedience"), (plain, "coverage")):
         claims += _coverage_claims(r, cover, name, full)
     if check_linprog:
         found = np.array([
-            linprog_worst_case(m, g, G, own, True) for m, g, G, own in zip(r.m, r.g, r.G, floors, strict=True)
+            linprog_worst_case(*one) for one in zip(r.m, r.g, r.G, r.D, floors, r.scale, r.stakes, strict=True)
         ])  # fmt: skip
-        allowed = LP + TIE * _obedience(dual, r)
-        claims.append(Claim("worst_case = linprog", -_far(worst, np.minimum(found, full)) / r.scale, allowed))
+        claims.append(Claim("worst_case = linprog", -far(worst, np.minimum(found, full)) / r.scale, LP + r.blur))
     return claims
-
-
-def _far(a, b):
-    return np.abs(np.asarray(a) - b)
-
-
-def _obedience(cover: em.Coverage, r: Raw) -> np.ndarray:
-    """[N] what one unit of disobedience is worth to her, by the multipliers; at most 10, which no game has needed."""
-    return np.minimum(np.nan_to_num((cover.commands.sum(-1).max(-1) * r.m.sum(2)).sum(-1)), 10)
 
 
 def _coverage_claims(r: Raw, cover: em.Coverage, name: str, full) -> list[Claim]:
     """The inequality that `coverage` states, cell by cell; where no law pays the floors there are no weights."""
     none = np.isnan(cover.weights).any(-1)
     weights = np.where(none[:, None], 0, cover.weights)
-    laws = np.stack([informed_law(r, SELECTION[1], own) for own in r.G.swapaxes(0, 1)], 1)  # [N, K, XA, XB, A]
-    hers = (laws[:, 0] * r.g).sum(-1)
-    theirs = np.einsum("nk,nkxba,nkxba->nxb", weights, laws, r.G)[..., None]
-    theirs = theirs - np.einsum("nk,nkxba->nxba", weights, r.G)
-    advantage = r.g[..., :, None] - r.g[..., None, :]
-    commanded = np.einsum("nxac,nxbac->nxba", np.where(none[:, None, None, None], 0, cover.commands), advantage)
-    right = theirs + cover.by_cell[..., None] - commanded
-    margin = (right - (hers[..., None] - r.g)).min((1, 2, 3)) / r.scale
+    commands = np.where(none[:, None, None, None], 0, cover.commands)
+    laws = np.stack([informed_law(r, SELECTION[1], k) for k in range(r.G.shape[1])], 1)  # [N, K, XA, XB, A]
+    over = np.einsum("nxbc,nxbca->nxba", laws[:, 0], r.D)  # by how much what is done is better than each action
+    theirs = np.einsum("nk,nkxbc,nkxbca->nxba", weights, laws, r.E)
+    commanded = np.einsum("nxac,nxbac->nxba", commands, r.D)
+    eased = TIE * np.einsum("nxac,nxbac->nxba", commands, abs(r.D))  # obedience is up to the tie tolerance
+    theirs_blur = (weights * r.stakes * r.blurs).sum(1) / r.scale
+    margin = (theirs + cover.by_cell[..., None] - commanded + eased - over).min((1, 2, 3)) / r.scale
     return [
         Claim(f"{name} solved", np.where(cover.result == em.Result.CERTIFIED, 0.0, -1)),
-        Claim(f"{name}: V_full", -_far(cover.full_information, full) / r.scale, 1e-12),
-        Claim(f"{name}: inequality in every cell", np.where(none, 0, margin)),
+        Claim(f"{name}: V_full", -far(cover.full_information, full) / r.scale, VALUE + r.blur),
+        Claim(f"{name}: inequality in every cell", np.where(none, 0, margin), VALUE + r.blur + theirs_blur),
         Claim(f"{name}: weights, multipliers >= 0", np.where(none, 0, weights.min(-1)), 0),
         Claim(f"{name}: weights, multipliers >= 0", np.where(none, 0, cover.commands.min((1, 2, 3))), 0),
         Claim(f"{name}: slack >= 0, the cells' sum", cover.slack / r.scale),
-        Claim(f"{name}: slack >= 0, the cells' sum", -_far(cover.by_cell.sum((1, 2)), cover.slack) / r.scale),
+        Claim(f"{name}: slack >= 0, the cells' sum", -far(cover.by_cell.sum((1, 2)), cover.slack) / r.scale),
     ]
 
 
 def bound_claims(games: em.Game, certificate: em.Certificate, protocol, user) -> list[Claim]:
     """Of any profile of each game, equilibrium or not, under any protocol and user: what the theorem promises."""
-    r = raw(games)
+    rational = isinstance(user, em.RationalUser)
+    r = raw(games, np.inf if rational else float(user.precision))
     full, informed = informed_payoffs(r, user)
     gains = np.maximum(informed - certificate.agents, 0)
-    rational = isinstance(user, em.RationalUser)
     cover = em.coverage(games, gains, user, obedience=rational)
     worst = em.worst_case(games, gains, user)
     kind = "rational" if rational else "quantal"
     tag = f"{type(protocol).__name__}, {kind}: "
-    allowed = LP + rational * TIE * (1 + _obedience(cover, r))
-    far = _far(certificate.full_information, full) / r.scale
+    far_off = far(certificate.full_information, full) / r.scale
     return [
         Claim(tag + "certified", np.where(certificate.result < em.Result.MALFORMED_GAME, 0.0, -1)),
-        Claim(tag + "V_full", -far, 1e-9),
-        Claim(tag + "V >= theorem", (certificate.user - certificate.theorem) / r.scale, LP + rational * TIE),
-        Claim(tag + "V >= guarantee", (certificate.user - certificate.guarantee) / r.scale, LP),
-        Claim(tag + "V >= worst_case(gains from telling all)", (certificate.user - worst) / r.scale, allowed),
-        Claim(tag + "dual closes at those gains", -_far(_promised(cover, gains), worst) / r.scale, LP),
+        Claim(tag + "V_full", -far_off, VALUE + r.blur),
+        Claim(tag + "V >= theorem", (certificate.user - certificate.theorem) / r.scale),
+        Claim(tag + "V >= guarantee", (certificate.user - certificate.guarantee) / r.scale),
+        Claim(tag + "V >= worst_case(gains from telling all)", (certificate.user - worst) / r.scale),
+        Claim(tag + "dual closes at those gains", -far(_promised(cover, gains), worst) / r.scale, LP),
     ]
 
 
@@ -230,30 +138,46 @@ def selection_claims(
     r = raw(games)
     value, upper = certificate.user, certificate.gain_upper
     _, informed = informed_payoffs(r, SELECTION[1])
-    short = (r.full - value) / r.scale  # what she misses
+    table = selected(r, schemes, SELECTION[1])
+    short = (r.full - value) / r.scale  # what the user misses
     reveal = (upper - (informed - certificate.agents)) / r.stakes
+    missed, picked = table.forgone / r.scale, short > 4 * VALUE + r.blur
     claims = bound_claims(games, certificate, *SELECTION)
+    claims += _played_claims(r, table, certificate)
     claims += [
-        Claim("V as NumPy has it", -_far(selection_value(r, schemes), value) / r.scale, 2 * TIE),
-        Claim("V_none <= V <= V_full", np.minimum(value - r.none, r.full - value) / r.scale, 2 * TIE),
+        Claim("V_none <= V <= V_full", (value - r.none) / r.scale, VALUE + r.blur + missed),
+        Claim("V_none <= V <= V_full", short, VALUE + r.blur),
         Claim("0 <= gain_lower <= gain_upper", np.minimum(certificate.gain_lower, upper - certificate.gain_lower), 0),
-        Claim("telling all gains gain_upper at most", np.where(short > 3 * TIE, reveal.min(-1), 0), 1e-8),
-        Claim(f"gap(V) <= total gain_upper: {where}", _gap_margin(r, stability, value, upper), 1e-6),
+        # nobody is picked for less than the tolerance of equal values, nor was bound to be for twice as much
+        Claim("telling all gains gain_upper at most", np.where(picked[:, None], reveal, 0), 2 * VALUE + r.blurs),
+        Claim(f"gap(V) <= total gain_upper: {where}", _gap_margin(r, stability, value, upper, missed), IMMATERIAL),
     ]
     if where.startswith("solve"):
         worst = em.worst_case(games, np.maximum(upper, 0))
-        cover = em.coverage(games, np.maximum(upper, 0), obedience=True)
-        allowed = LP + TIE * (1 + _obedience(cover, r))
-        claims.append(Claim("an equilibrium's V >= worst_case(its gains)", (value - worst) / r.scale, allowed))
+        claims.append(Claim("an equilibrium's V >= worst_case(its gains)", (value - worst) / r.scale, 4 * VALUE))
     return claims
 
 
-def _gap_margin(r: Raw, stability: em.Stability, value, upper) -> np.ndarray:
-    """[N] total gain less the least gap at a value that ties do not tell from V; shares of all stakes."""
+def _played_claims(r: Raw, table, certificate: em.Certificate) -> list[Claim]:
+    """What the profile pays, by the tie rules of docs/model.md; the user picks the lowest of the agents who are worth
+    the most. Which these are is left open where values are as close as their tolerance."""
+    most, short = table.value.max(1), (table.value.max(1)[:, None] - table.value) / r.scale[:, None]
+    close, sure = short <= 2 * VALUE + r.blur[:, None], short + r.blur[:, None] <= VALUE / 2
+    holders = close & (np.cumsum(sure, 1) - sure == 0)  # none after one that is surely tied
+    off = (far(table.payoffs, certificate.agents[:, None]) / r.stakes[:, None]).max(-1)
+    return [
+        Claim("V as NumPy has it", -far(most, certificate.user) / r.scale, 2 * VALUE + r.blur),
+        Claim("payoffs as NumPy has them", -np.where(holders, off, np.inf).min(1), VALUE + r.blurs.max(1)),
+    ]
+
+
+def _gap_margin(r: Raw, stability: em.Stability, value, upper, missed) -> np.ndarray:
+    """Total gain_upper less the least gap within rounding of V, in shares of the agents' units."""
     margins = []
     for n, v in enumerate(value):
         at, gap, _ = stability.profile((n,))
-        low, high = np.clip([v - 2 * TIE * r.scale[n], v + 2 * TIE * r.scale[n]], at[0], at[-1])
+        around = (2 * VALUE + missed[n]) * r.scale[n]
+        low, high = np.clip([v - around, v + around], at[0], at[-1])
         inside = gap[(at >= low) & (at <= high)]
         least = np.interp([low, high], at, gap).min()
         margins.append((upper[n].sum() - min(least, inside.min(initial=np.inf))) / r.stakes[n].sum())
@@ -276,12 +200,12 @@ def random_profiles(rng, games: em.Game, messages: int) -> dict[str, np.ndarray]
     }
 
 
-def dynamics_profiles(games: em.Game, schemes: np.ndarray, tolerance: float = 1e-3) -> dict[str, np.ndarray]:
-    """Where outbidding and ten best responses end, from `schemes`."""
+def dynamics_profiles(games: em.Game, schemes: np.ndarray, tolerance: float = 1e-3, user=SELECTION[1]):
+    """Where outbidding and ten best responses end, from `schemes`: {name: [N, K, XB, M]}."""
     reduced = em.reduce_game(games, np)
     ends: dict[str, list] = {"outbidding": [], "ten best responses": []}
     for k, start in enumerate(schemes):
-        check: Any = make_check(reduced, k, *SELECTION)
+        check: Any = make_check(reduced, k, SELECTION[0], user)
         ends["outbidding"].append(outbid(check, start, tolerance).schemes)
         ends["ten best responses"].append(best_response_dynamics(check, start, tolerance).schemes)
     return {name: np.array(end) for name, end in ends.items()}
@@ -318,9 +242,11 @@ def check_selection(games: em.Game, key, rng, *, search: bool = True, dynamics: 
 OTHERS = [
     (em.Pooled(), em.QuantalUser(8.0)),
     (em.Pooled(), em.RationalUser("lowest")),
+    (em.Pooled(), em.RationalUser("highest")),
     (em.Pooled(), em.RationalUser("uniform")),
     (em.Selection(), em.QuantalUser(8.0)),
     (em.Selection(), em.RationalUser("lowest")),
+    (em.Selection(), em.RationalUser("highest")),
     (em.Selection(), em.RationalUser("uniform")),
 ]
 
@@ -356,42 +282,123 @@ def check_others(games: em.Game, protocol, user, key, rng, *, messages: int, sea
         yield "solve, random", bound_claims(games, solution.certificate, protocol, user)
 
 
+# games made to be hard, and what should not matter
+
+
+USERS = [em.RationalUser(ties) for ties in claims_whole.TIES]
+SHAPES = [claims_games.Size(), claims_games.Size(3, 1, 2, 4, 3), claims_games.Size(2, 2, 2, 2, 3)]
+
+
+def check_hard(make, rng, count: int):
+    """All claims about Selection with a rational user on games by `make`; the search is left out."""
+    for size in SHAPES:
+        games = make(rng, count, size)
+        for where, claims in check_selection(games, None, rng, search=False, dynamics=max(2, count // 4)):
+            yield f"{size}, {where}", claims
+
+
+def check_brackets(rng, games: em.Game, user: em.RationalUser):
+    """In Selection gains are known exactly under every tie rule, at profiles that nobody optimised and at those where
+    dynamics ended."""
+    protocol = em.Selection()
+    profiles = random_profiles(rng, games, protocol.messages(games))
+    profiles["silence"] = np.zeros_like(profiles["random schemes"])
+    profiles["silence"][..., 0] = 1
+    profiles |= dynamics_profiles(games, profiles["random schemes"], user=user)
+    solution = em.solve(games, protocol, user, em.BestResponseDynamics(), start="monopolist")
+    profiles["solve, monopolist"] = solution.schemes
+    r = raw(games)
+    for name, schemes in profiles.items():
+        found = em.certify(games, schemes, protocol, user)
+        width = found.gain_upper - found.gain_lower
+        table = selected(r, schemes, user)
+        ranges = np.where(found.payoff_range > 0, found.payoff_range, r.stakes)
+        yield (
+            f"{name}, {user.ties}",
+            [
+                *_played_claims(r, table, found),
+                Claim("Selection: certified", np.where(found.result < em.Result.MALFORMED_GAME, 0.0, -1)),
+                Claim(
+                    f"Selection, {user.ties}: brackets within 1e-6",
+                    -width / ranges,
+                    IMMATERIAL + VALUE * r.stakes / ranges + _worth_of_tolerances(r, table, width / ranges, ranges),
+                ),
+                Claim("0 <= gain_lower <= gain_upper", np.minimum(found.gain_lower, width), 0),
+            ],
+        )
+
+
+def _worth_of_tolerances(r: Raw, table, widths, ranges) -> np.ndarray:
+    """[N, K] what the tolerances of ties and of equal values are worth to an agent, where a bracket is wide enough to
+    contain it: `gain_upper` counts it where it is more than IMMATERIAL."""
+    worth = np.zeros(widths.shape)
+    for n, i in np.argwhere(widths > IMMATERIAL):
+        to_beat = np.delete(table.value[n], i).max() / r.scale[n]
+        worth[n, i] = worth_of_tolerances(r.g[n] / r.scale[n], r.G[n, i] / ranges[n, i], r.D[n] / r.scale[n], to_beat)
+    return np.maximum(np.nan_to_num(worth), 0)
+
+
+def check_units(rng, count: int):
+    """On games of all kinds, but for those whose stakes rounding beside an offset of 1e3 would change."""
+    for size in SHAPES:
+        for make in (claims_games.whole, claims_games.indifferent, mixed):
+            games = make(rng, count, size)
+            profiles = random_profiles(rng, games, em.Selection().messages(games))
+            profiles |= dynamics_profiles(games, profiles["random schemes"])
+            for user in USERS[:1] if make is not claims_games.whole else USERS:
+                for where, claims in claims_same.unit_claims(rng, games, profiles, user):
+                    yield f"{make.__name__}, {size}, {where}", claims
+        yield from claims_same.transfer_claims(rng, mixed(rng, count, size))
+
+
+def mixed(rng, count: int, size: claims_games.Size) -> em.Game:
+    return claims_games.stack([claims_games.plain(rng, size) for _ in range(count)])
+
+
+def check_impossible(rng, count: int):
+    for size in SHAPES:
+        for make in (mixed, claims_games.whole):
+            games, huge = claims_games.with_impossible(rng, make(rng, count, size))
+            profiles = random_profiles(rng, games, em.Selection().messages(games))
+            for where, claims in claims_same.impossible_claims(rng, games, huge, profiles, USERS):
+                yield f"{make.__name__}, {size}, {where}", claims
+
+
+def check_tie_rules(rng, count: int):
+    for size in SHAPES:
+        for make in (mixed, claims_games.whole, claims_games.near_ties):
+            games = make(rng, max(count // 2, 3), size)
+            for user in USERS:
+                for where, claims in check_brackets(rng, games, user):
+                    yield f"{make.__name__}, {size}, {where}", claims
+
+
+def check_whole(rng, count: int):
+    """XB = M = 2 and 3, all profiles; certificates of all 16 of the former, of some of the 729 of the latter. Fewer
+    games in Pooled, whose certificates take most of the time."""
+    for protocol, many in ((em.Selection(), count), (em.Pooled(), max(2, count // 4))):
+        for ties in claims_whole.TIES:
+            for features, actions, user_features, certified in ((2, 3, 1, 16), (2, 2, 2, 16), (3, 3, 1, 6)):
+                yield from claims_whole.whole_claims(
+                    rng, many, features=features, actions=actions, user_features=user_features, protocol=protocol,
+                    ties=ties, certified=certified,
+                )  # fmt: skip
+
+
+FURTHER = {
+    "near ties": lambda rng, count: check_hard(claims_games.near_ties, rng, 2 * count),
+    "indifferent": lambda rng, count: check_hard(claims_games.indifferent, rng, 2 * count),
+    "units": check_units,
+    "impossible": check_impossible,
+    "tie rules": check_tie_rules,
+    "whole numbers": check_whole,
+}
+
+
 # the table
 
 
 SIZES = [(K, XA) for XA in (1, 2) for K in (2, 3, 5)]
-
-
-class Tally:
-    """Rows of the table by claim."""
-
-    def __init__(self):
-        self.rows: dict[str, list] = {}
-        self.failed: list[str] = []
-
-    def add(self, where: str, claims: list[Claim]) -> None:
-        for claim in claims:
-            row = self.rows.setdefault(claim.name, [0, 0, np.inf, 0.0])
-            bad = violations([claim])
-            row[0] += np.size(claim.margin)
-            row[1] += len(bad)
-            row[2] = min(row[2], float(np.min(claim.margin)))
-            row[3] = max(row[3], float(np.max(claim.allowed)))
-            self.failed += [f"{v.claim}: {where}, index {v.index}, by {v.by:.3g}" for v in bad]
-
-    def __str__(self) -> str:
-        width = max(map(len, self.rows))
-        lines = [f"{'claim':<{width}}  checked  violations  smallest margin  most allowed"]
-        for name, (checked, bad, margin, allowed) in self.rows.items():
-            lines.append(f"{name:<{width}}  {checked:7,}  {bad:10,}  {margin + 0.0:15.2e}  {allowed:12.1e}")
-        return "\n".join(lines)
-
-
-def concatenate(parts: list[em.Game]) -> em.Game:
-    fields = ("prior", "user_utility", "agent_utilities")
-    return em.Game(
-        *(np.concatenate([np.asarray(getattr(part, name), np.float64) for part in parts]) for name in fields)
-    )
 
 
 def all_families(key, count: int, **sizes) -> em.Game:
@@ -403,7 +410,13 @@ def all_families(key, count: int, **sizes) -> em.Game:
         if share
     ]
     games = concatenate(drawn)
-    return em.Game(games.prior / games.prior.sum((1, 2, 3), keepdims=True), games.user_utility, games.agent_utilities)
+    prior, user, agents = arrays_of(games)
+    return em.Game(prior / prior.sum((1, 2, 3), keepdims=True), user, agents)
+
+
+def run(tally: Tally, where: str, found) -> None:
+    for part, claims in found:
+        tally.add(f"{where}, {part}", claims)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -413,25 +426,31 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     began = time.perf_counter()
     key, rng, tally = jax.random.key(options.seed), np.random.default_rng(options.seed), Tally()
+
+    def said(what: str) -> None:
+        print(f"{what}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+
     counts = [len(part) for part in np.array_split(np.arange(options.games), len(SIZES))]
     for at, ((K, XA), count) in enumerate(zip(SIZES, counts, strict=True)):
         if not count:
             continue
         own = jax.random.fold_in(key, at)
         games = all_families(own, count, agents=K, states=4, actions=4 if XA == 1 else 3, user_features=XA)
-        for where, claims in check_selection(games, own, rng, dynamics=max(5, count // 5)):
-            tally.add(f"K = {K}, XA = {XA}, {where}", claims)
-        print(f"K = {K}, XA = {XA}: {count} games, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        found = check_selection(games, own, rng, dynamics=max(5, count // 5))
+        run(tally, f"K = {K}, XA = {XA}", found)
+        said(f"K = {K}, XA = {XA}: {count} games")
     some = max(5, options.games // 20)
     for at, (protocol, user) in enumerate(OTHERS):
         own = jax.random.fold_in(key, 100 + at)
         games = all_families(own, some, agents=2, states=3, actions=3, user_features=1 + at % 2)
         name = f"{type(protocol).__name__}, {user}"
-        for where, claims in check_others(games, protocol, user, own, rng, messages=3, search=True):
-            tally.add(f"{name}, {where}", claims)
-        print(f"{name}: {some} games, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        run(tally, name, check_others(games, protocol, user, own, rng, messages=3, search=True))
+        said(f"{name}: {some} games")
+    for name, make in FURTHER.items():
+        run(tally, name, make(rng, max(2, options.games // 50)))
+        said(name)
     print(tally)
-    print(f"\n{options.games} games and {some * len(OTHERS)} more, {time.perf_counter() - began:.0f} s")
+    print(f"\n{options.games} games and more, {time.perf_counter() - began:.0f} s")
     for line in tally.failed[:50]:
         print("VIOLATED", line)
     return 1 if tally.failed else 0

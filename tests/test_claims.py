@@ -4,6 +4,9 @@ Claims and their tolerances are those of `benchmarks/claims.py`, which runs the 
 """
 
 import claims
+import claims_games
+import claims_same
+import claims_whole
 import jax
 import numpy as np
 import pytest
@@ -69,6 +72,62 @@ def test_random_games_under_other_protocols_and_users(protocol, user):
             assert not claims.violations(found), where
 
 
+def no_violations(parts):
+    checked = 0
+    for where, found in parts:
+        assert not claims.violations(found), where
+        checked += sum(np.size(claim.margin) for claim in found)
+    assert checked
+
+
+MAKERS = [claims_games.near_ties, claims_games.indifferent]
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_hard_random_games(make, monkeypatch):
+    """Every kind of small stake, and of indifference, for every player."""
+    monkeypatch.setattr(claims, "SHAPES", claims.SHAPES[:1])
+    no_violations(claims.check_hard(make, np.random.default_rng(6), 16))
+
+
+@pytest.mark.parametrize("make", [claims_games.whole, claims_games.indifferent, claims.mixed])
+@pytest.mark.parametrize("size", claims.SHAPES[1:], ids=str)
+def test_units_and_offsets(make, size):
+    rng = np.random.default_rng(7)
+    games = make(rng, 6, size)
+    profiles = claims.random_profiles(rng, games, em.Selection().messages(games))
+    for user in claims.USERS:
+        no_violations(claims_same.unit_claims(rng, games, profiles, user))
+    no_violations(claims_same.transfer_claims(rng, claims.mixed(rng, 4, size)))
+
+
+@pytest.mark.parametrize("make", [claims_games.whole, claims.mixed])
+def test_impossible_outcomes(make):
+    rng = np.random.default_rng(8)
+    games, huge = claims_games.with_impossible(rng, make(rng, 6, claims_games.Size()))
+    profiles = claims.random_profiles(rng, games, 4)
+    no_violations(claims_same.impossible_claims(rng, games, huge, profiles, claims.USERS))
+
+
+@pytest.mark.parametrize("user", claims.USERS, ids=claims_whole.TIES)
+@pytest.mark.parametrize("make", [claims_games.whole, claims_games.near_ties])
+def test_brackets_under_every_tie_rule(make, user):
+    rng = np.random.default_rng(9)
+    for size in claims.SHAPES[1:]:
+        no_violations(claims.check_brackets(rng, make(rng, 8, size), user))
+
+
+@pytest.mark.parametrize("ties", claims_whole.TIES)
+@pytest.mark.parametrize("protocol", [em.Selection(), em.Pooled()], ids=["Selection", "Pooled"])
+def test_whole_numbers(protocol, ties):
+    rng = np.random.default_rng(10)
+    for features, actions, user_features, certified in ((2, 3, 1, 6), (2, 2, 2, 4)):
+        no_violations(claims_whole.whole_claims(
+            rng, 2, features=features, actions=actions, user_features=user_features, protocol=protocol, ties=ties,
+            certified=certified,
+        ))  # fmt: skip
+
+
 def test_a_violation_is_named():
     found = claims.violations([claims.Claim("sound", np.zeros(2)), claims.Claim("broken", np.array([0, -0.5, np.nan]))])
     assert [(v.claim, v.index) for v in found] == [("broken", 1), ("broken", 2)]
@@ -80,9 +139,16 @@ def test_the_script(capsys, monkeypatch):
     """Every family once in Selection, and Pooled with a quantal user; the other users are left to the long run."""
     monkeypatch.setattr(claims, "OTHERS", claims.OTHERS[:1])
     monkeypatch.setattr(claims, "SIZES", [(2, 1)])
+    monkeypatch.setattr(claims, "SHAPES", claims.SHAPES[2:])
+    monkeypatch.setattr(claims, "FURTHER", {name: claims.FURTHER[name] for name in ("near ties", "impossible")})
     assert claims.main(["--games", "5", "--seed", "3"]) == 0
     table = capsys.readouterr().out
-    for claim in ("an equilibrium's V >= worst_case(its gains)", "Pooled, quantal: V >= theorem", "dual closes"):
+    for claim in (
+        "an equilibrium's V >= worst_case(its gains)",
+        "Pooled, quantal: V >= theorem",
+        "dual closes",
+        "impossible outcomes: theorem",
+    ):
         assert claim in table
     assert "VIOLATED" not in table
 
@@ -90,6 +156,7 @@ def test_the_script(capsys, monkeypatch):
 @pytest.mark.slow
 def test_the_script_fails_on_a_violation(capsys, monkeypatch):
     monkeypatch.setattr(claims, "OTHERS", [])
+    monkeypatch.setattr(claims, "FURTHER", {})
     monkeypatch.setattr(claims, "SIZES", [(2, 1)])
     broken = [("here", [claims.Claim("broken", np.array([-1.0]))])]
     monkeypatch.setattr(claims, "check_selection", lambda *_, **__: broken)
@@ -99,7 +166,7 @@ def test_the_script_fails_on_a_violation(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_play_with_an_indifferent_user():
-    """Her scale is 0, and play divides by it."""
+    """The user's unit is 0, and play divides by it."""
     solver = em.GradientPlay(steps=2, chunk=2)
     game = HARD["all actions equal for the user"]
     found = em.solve(game, *claims.SELECTION, solver, key=jax.random.key(0), verify=False)

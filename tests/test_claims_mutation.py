@@ -7,6 +7,10 @@ multipliers of linprog, whose proof is a few lines of NumPy (weak duality: any m
 import itertools
 
 import claims
+import claims_base
+import claims_games
+import claims_same
+import claims_whole
 import jax
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ import emalign_jax as em
 
 SELECTION = em.Selection(), em.RationalUser()
 STEP = 1e-3
-NEAR = 2e-4  # what witnesses miss: mixing, ties within 1e-6 and LP tolerances times multipliers
+NEAR = 2e-4  # what witnesses miss: mixing, ties within 1e-7 and LP tolerances times multipliers
 
 
 def pinned(number, least, most):
@@ -28,7 +32,7 @@ def pinned(number, least, most):
 
 
 def random_game(seed, K=3, XA=1, XB=3, A=3, shared=0.0):
-    """shared: how much of her utility the agents have."""
+    """shared: how much of the user's utility the agents have."""
     rng = np.random.default_rng(seed)
     prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
     user, own = rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB))
@@ -324,7 +328,10 @@ def wrong_by(field, step):
     schemes = np.tile(em.full_revelation(2, 3, 3), (10, 1, 1, 1))
     certificate = em.certify(games, schemes, *SELECTION)
     wrong = certificate._replace(**{field: getattr(certificate, field) + step})
-    checked = claims.selection_claims(games, schemes, wrong, em.stability(games), "full revelation")
+    return broken(claims.selection_claims(games, schemes, wrong, em.stability(games), "full revelation"))
+
+
+def broken(checked):
     return {violation.claim.split(":")[-1].strip() for violation in claims.violations(checked)}
 
 
@@ -334,6 +341,7 @@ def wrong_by(field, step):
         ("user", STEP, "V as NumPy has it"),
         ("user", -STEP, "V as NumPy has it"),
         ("user", -STEP, "V >= worst_case(gains from telling all)"),
+        ("agents", STEP, "payoffs as NumPy has them"),
         ("gain_upper", -STEP, "0 <= gain_lower <= gain_upper"),
         ("theorem", STEP, "V >= theorem"),
         ("guarantee", STEP, "V >= guarantee"),
@@ -359,3 +367,111 @@ def test_the_claims_see_a_wrong_coverage(field, monkeypatch):
 
         monkeypatch.setattr(em, "coverage", tampered)
         assert claims.violations(claims.game_claims(games, found)), step
+
+
+def tampered(function, change):
+    """`function` with what it says changed, as `change` says."""
+    return lambda *arguments, **options: change(function(*arguments, **options))
+
+
+def all_broken(parts):
+    return set().union(*(broken(checked) for _, checked in parts))
+
+
+FIELDS = ("gain_lower", "gain_upper", "payoff_range", "theorem", "guarantee", "user")
+NAMES = dict(zip(FIELDS, (*FIELDS[:-1], "normalised value"), strict=True))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_claims_see_what_depends_on_units(field, monkeypatch):
+    """A millionth of the numbers' size, absolutely: as a tolerance that is no share of anything would."""
+    rng = np.random.default_rng(0)
+    games = claims.mixed(rng, 6, claims_games.Size())
+    profiles = {"random": rng.dirichlet(np.ones(4), (6, 2, 3))}
+    assert not all_broken(claims_same.unit_claims(np.random.default_rng(1), games, profiles))
+    change = lambda found: found._replace(**{field: getattr(found, field) + 1e-6})  # noqa: E731
+    monkeypatch.setattr(em, "certify", tampered(em.certify, change))
+    assert NAMES[field] in all_broken(claims_same.unit_claims(np.random.default_rng(1), games, profiles))
+
+
+@pytest.mark.parametrize("name", ["stability", "coverage", "certify"])
+def test_the_claims_see_a_verdict_that_depends_on_units(name, monkeypatch):
+    rng = np.random.default_rng(0)
+    games = claims.mixed(rng, 6, claims_games.Size())
+    profiles = {"random": rng.dirichlet(np.ones(4), (6, 2, 3))}
+
+    def of_size(games, *arguments, **options):
+        found = right(games, *arguments, **options)
+        large = np.ptp(games.user_utility, axis=(1, 2)) > 1e3
+        return found._replace(result=np.where(large, em.Result.LP_FAILED, found.result))
+
+    right = getattr(em, name)
+    monkeypatch.setattr(em, name, of_size)
+    assert "verdicts" in all_broken(claims_same.unit_claims(rng, games, profiles))
+
+
+def test_the_claims_see_utilities_of_impossible_outcomes(monkeypatch):
+    rng = np.random.default_rng(2)
+    games, huge = claims_games.with_impossible(rng, claims.mixed(rng, 4, claims_games.Size()))
+    least = em.least_budget
+
+    def counts_all(games, **options):
+        return least(games, **options) + 1e-9 * np.ptp(games.agent_utilities, axis=(1, 2, 3))
+
+    monkeypatch.setattr(em, "least_budget", counts_all)
+    assert "least_budget, outcome, cone" in all_broken(claims_same.impossible_claims(rng, games, huge, {}, []))
+
+
+@pytest.mark.parametrize("ties", ["lowest", "highest", "uniform"])
+def test_the_claims_see_an_open_bracket(ties, monkeypatch):
+    rng = np.random.default_rng(3)
+    games = claims_games.whole(rng, 4, claims_games.Size())
+    wider = lambda found: found._replace(gain_upper=found.gain_upper + 1e-5 * found.payoff_range)  # noqa: E731
+    monkeypatch.setattr(em, "certify", tampered(em.certify, wider))
+    assert "brackets within 1e-6" in all_broken(claims.check_brackets(rng, games, em.RationalUser(ties)))
+
+
+@pytest.mark.parametrize("ties", ["agents", "lowest"])
+def test_the_claims_see_another_tie_rule(ties, monkeypatch):
+    """Payoffs by the highest index instead."""
+    rng, payoffs = np.random.default_rng(4), em.payoffs
+    highest = lambda games, schemes, protocol, user: payoffs(games, schemes, protocol, em.RationalUser("highest"))  # noqa: E731
+    monkeypatch.setattr(em, "payoffs", highest)
+    found = claims_whole.whole_claims(
+        rng, 12, features=2, actions=3, user_features=1, protocol=em.Selection(), ties=ties, certified=1
+    )
+    assert {"payoffs, float64", "payoffs, float32"} <= all_broken(found)
+
+
+def test_the_claims_see_a_gain_that_is_too_small(monkeypatch):
+    rng = np.random.default_rng(5)
+    smaller = lambda found: found._replace(gain_upper=0.9 * found.gain_upper, gain_lower=0.9 * found.gain_lower)  # noqa: E731
+    monkeypatch.setattr(em, "certify", tampered(em.certify, smaller))
+    found = claims_whole.whole_claims(
+        rng, 12, features=2, actions=3, user_features=1, protocol=em.Selection(), ties="agents", certified=16
+    )
+    assert "pure deviations gain gain_upper at most" in all_broken(found)
+
+
+def test_ties_by_hand():
+    """The example of docs/model.md: what differs by .5 in every state is no tie, whatever a third action is worth."""
+    p = np.full((1, 1, 1, 2), 0.5)
+    u = np.array([[[0.2, 0.2], [-0.3, -0.3], [-1e6, 1.0]]])
+    D = claims_base.differences(p, u)
+    ahead = np.maximum(D, 0).sum(2)
+    assert claims_base.best(ahead)[0, 0].tolist() == [True, False, False]
+    # .1 + .2 - .3 is nothing
+    p, u = np.array([[[[0.1, 0.2, 0.3, 0.4]]]]), np.array([[[1.0, 1, 0, 0], [0, 0, 1, 0]]])
+    assert (claims_base.differences(p, u) == 0).all()
+    ahead = np.array([[0, 1.0], [1 + 1.9e-7, 0]])  # a falls short by 9.5e-8 of what the two differ by
+    assert claims_base.best(ahead).tolist() == [True, True]
+    ahead = np.array([[0, 1.0], [1 + 2.1e-7, 0]])
+    assert claims_base.best(ahead).tolist() == [False, True]
+
+
+def test_units_by_hand():
+    """The judge convicts the innocent with 3/7 at most: the unit is .3 (guilty) + .7 * 3/7 (innocent)."""
+    game = em.catalog.judge()
+    r = claims_base.raw(em.Game(*(np.asarray(x)[None] for x in (game.prior, game.user_utility, game.agent_utilities))))
+    np.testing.assert_allclose(r.scale, 0.6)
+    np.testing.assert_allclose(r.stakes, 0.6)

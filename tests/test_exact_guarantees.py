@@ -7,6 +7,7 @@ from scipy.optimize import linprog
 
 import emalign_jax as em
 from emalign_jax.exact._base import check_for
+from emalign_jax.exact.certificate import make_check
 from emalign_jax.exact.guarantees import theorem_bound, worst_law
 
 RATIONAL = em.RationalUser("agents")
@@ -175,3 +176,34 @@ def test_the_guarantee_of_a_certificate_uses_the_profiles_payoffs():
             assert c.theorem == pytest.approx(
                 by_hand(game, float(c.full_information), np.maximum(informed - c.agents, 0)), abs=1e-6
             )
+
+
+DISASTERS = [  # one outcome is as bad under one action as it is rare: prior, user's utility, agents' utilities
+    (
+        [[0.0505, 0.0669, 0.00297], [0.00324, 0.146, 0.0116], [0.00643, 0.0275, 0.685]],
+        [[-0.717, -8100000.0, -0.0952], [1.69, 1.04, -0.338], [1.18, -0.366, -0.197]],
+        [
+            [[0.593, 2.51, -0.0716], [1.99, -0.116, -8100000.0], [1.34, 0.803, 0.842]],
+            [[-0.101, -1.48, 0.169], [-8100000.0, 1.91, 0.238], [0.453, 0.676, -0.548]],
+        ],
+    ),
+    (
+        [[7.12e-13, 0.0317, 6.38e-09], [2.46e-13, 0.936, 5.83e-08], [1.71e-13, 0.032, 1.07e-06]],
+        [[-0.52, -0.946, 1.23], [-0.424, 0.429, 1.61], [0.723, 0.667, -624000.0]],
+        [
+            [[0.145, -2.42, 1.56], [-624000.0, 1.93, 4.35], [1.46, 1.65, 0.0345]],
+            [[-1.11, -1.75, 0.681], [1.21, 0.164, 2.24], [-624000.0, 2.05, -0.451]],
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("game", DISASTERS)
+def test_bounds_are_tight_beside_disasters(game):
+    """In units of the user, not of the disaster: multipliers of HiGHS are rounded where numbers of very different size
+    meet."""
+    prior, u, U = (np.array(x) for x in game)
+    game = em.Game(prior[None] / prior.sum(), u, U)
+    batch = em.reduce_game(em.Game(*(x[None] for x in (game.prior, u, U))), np)
+    unit = make_check(batch, 0, em.Selection(), em.RationalUser()).form.user_unit
+    assert 0 <= em.worst_case(game, exact=True) - em.worst_case(game) <= 1e-7 * unit  # what the tie tolerance is worth

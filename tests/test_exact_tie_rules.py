@@ -90,8 +90,10 @@ def test_brackets_among_rivals_are_closed_and_no_scheme_beats_them(ties):
             check = make_check(em.reduce_game(batch, np), 0, protocol, user)
             paid = lambda profile, check=check: check.form.agent_unit * check.payoffs(profile)[1]  # noqa: E731
             for i in range(2):
-                best = em.best_response(game, schemes, i, protocol, user)
-                tries = [best.scheme, *np.eye(3)[rng.integers(0, 3, (30, 3))], *rng.dirichlet(np.full(4, 0.3), (30, 3))]
+                best = em.best_response(game, schemes, i, protocol, user).scheme
+                if ties == "agents":  # it may be worth the same to the user as a rival's: a supremum is approached
+                    best = np.concatenate([(1 - 1e-7) * best, 1e-7 * np.eye(3)], 1)
+                tries = [best, *np.eye(3)[rng.integers(0, 3, (30, 3))], *rng.dirichlet(np.full(4, 0.3), (30, 3))]
                 gains = []
                 for scheme in tries:
                     M = max(4, scheme.shape[1])
@@ -125,3 +127,52 @@ def test_batched_brackets_are_those_of_highs(ties):
     for name in ("gain_lower", "gain_upper", "payoff_range"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-8)
     np.testing.assert_array_equal(one.result, other.result)
+
+
+TIED = {  # prior, user's utility, an agent's utility; the other agent wants the opposite
+    "two actions tie at one x_B, where the agent wants the one that the rule does not take": (
+        [[4, 2, 3], [0, 2, 1], [2, 1, 0]],
+        [[2, -1, 0], [-2, 1, 2], [0, 2, 0]],
+        [[2, 2, 0], [0, -2, 2], [-1, 1, 0]],
+    ),
+    "all tie at two x_B, where a set of actions is played": (
+        [[2, 0, 3], [0, 0, 1], [1, 2, 1]],
+        [[0, 0, 0], [2, -1, 0], [0, 0, 0]],
+        [[2, 2, -1], [0, 1, -1], [-1, -2, 0]],
+    ),
+    "at V_full a tie is broken at a cost to the user": (
+        [[2, 1, 0], [0, 2, 0], [2, 2, 3]],
+        [[1, -1, 0], [0, -1, 2], [1, -1, -2]],
+        [[0, 1, 0], [0, 0, -1], [-2, -1, -2]],
+    ),
+    "at V_full a tie is broken for nothing": (
+        [[1, 2, 2], [3, 3, 1], [1, 3, 2]],
+        [[2, -2, 2], [0, -2, 1], [0, 1, -1]],
+        [[-1, 1, 2], [-1, 1, -2], [-2, 0, -2]],
+    ),
+}
+
+
+@pytest.mark.parametrize("lp", ["highs", "batched"])
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("name", TIED)
+def test_where_actions_tie_in_whole_cells(name, ties, lp):
+    prior, u, own = (np.array(x, float) for x in TIED[name])
+    game = em.Game(prior[None] / prior.sum(), u, np.stack([own, -own]))
+    user, protocol = em.RationalUser(ties), em.Selection()
+    for schemes in (em.full_revelation(2, 3, 3), em.no_information(2, 3, 3)):
+        certificate = em.certify(game, schemes, protocol, user, lp=lp)
+        width = certificate.gain_upper - certificate.gain_lower
+        assert (width <= 1e-6 * certificate.payoff_range).all()
+        if ties == "agents":
+            continue
+        for i in range(2):
+            best = em.best_response(game, schemes, i, protocol, user)
+            profile = np.zeros((2, 3, max(3, best.scheme.shape[1])))
+            profile[:, :, :3] = schemes
+            profile[i] = 0
+            profile[i, :, : best.scheme.shape[1]] = best.scheme
+            paid = em.certify(game, profile, protocol, user).agents[i]
+            assert (
+                paid >= certificate.agents[i] + certificate.gain_lower[i] - 1e-6 * certificate.payoff_range[i] - 1e-12
+            )

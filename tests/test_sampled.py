@@ -1,6 +1,5 @@
 """Sampled conversations against enumerated ones, and where nothing can be enumerated."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

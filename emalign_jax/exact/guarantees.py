@@ -17,7 +17,7 @@ from jaxtyping import Float
 from emalign_jax import units
 from emalign_jax.exact import sup_norm
 from emalign_jax.exact.choice import together
-from emalign_jax.exact.lp import KeptLP, LPFailed
+from emalign_jax.exact.lp import MAX_EXACT, KeptLP, LPFailed
 from emalign_jax.exact.residuals import Rule
 from emalign_jax.game import ReducedGame
 from emalign_jax.lp import batch
@@ -26,6 +26,7 @@ from emalign_jax.units import LP_ERROR
 CLOSED = (
     1e-7  # of what all actions may differ by to the user: how far the multipliers' bound may be from the LP's value
 )
+TIGHT = 1e-8  # of the user's unit: within this of the LP's value multipliers are not asked for again, more exactly
 SAME = 1e-8  # what the 2 eps bound that weights prove may lack of the LP's value, in units of what it is made of
 TOGETHER = 1024  # games at a time
 FITS = Rule("cone", "per_state", "sup")  # the w and c of the theorem
@@ -163,12 +164,25 @@ def worst_law(
     right = problem.right[0]
     lower = np.concatenate([right[: problem.cells], np.full(len(right) - problem.cells, -np.inf)])
     needed = problem.rows[0].any(1)
-    result = KeptLP(problem.rows[0][needed], lower[needed], right[needed], cost=problem.cost[0], exact=exact).solve()
-    dual = np.zeros((1, len(right)))
-    if result.optimal:
-        dual[0, needed] = result.row_dual
-    law = _proved(problem, dual, np.array([result.value]), [result.status])[0]
-    return law._replace(exact=None if result.exact is None else -result.exact)
+
+    def solve(exactly: bool) -> tuple[WorstLaw, bool]:
+        """And whether its multipliers are as good as they should be."""
+        result = KeptLP(
+            problem.rows[0][needed], lower[needed], right[needed], cost=problem.cost[0], exact=exactly
+        ).solve()
+        dual = np.zeros((1, len(right)))
+        if result.optimal:
+            dual[0, needed] = result.row_dual
+        numbers = dual, np.array([result.value]), [result.status]
+        law, tight = _proved(problem, *numbers)[0], _proved(problem, *numbers, tight=True)[0]
+        return law._replace(exact=None if result.exact is None else -result.exact), tight.status != "Open"
+
+    law, good = solve(exact)
+    if not good and not exact and needed.sum() * len(problem.cost[0]) <= MAX_EXACT:
+        again, good = solve(True)  # what is rounded where numbers of very different size meet
+        if good and again.status == "Optimal":
+            return again._replace(exact=None)
+    return law
 
 
 def worst_laws(
@@ -205,7 +219,7 @@ def _worst_laws(game: ReducedGame, floors, ease) -> list[WorstLaw | None]:
     # a start that is dual feasible
     first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(problem.cells)
     found = batch.maximise(problem.cost, problem.rows, problem.right, equal=problem.cells, first=first.astype(np.int32))
-    laws = _proved(problem, found.dual, found.value, ["Optimal" if ok else "Open" for ok in found.proved])
+    laws = _proved(problem, found.dual, found.value, ["Optimal" if ok else "Open" for ok in found.proved], tight=True)
     return [law if law.status == "Optimal" else None for law in laws]
 
 
@@ -251,8 +265,9 @@ def _given_way(floors):
     return floors - LP_ERROR
 
 
-def _proved(problem: _Problem, dual, value, status) -> list[WorstLaw]:
-    """What the multipliers `dual` [N, rows] prove, against the `value` [N] of the LPs."""
+def _proved(problem: _Problem, dual, value, status, tight: bool = False) -> list[WorstLaw]:
+    """What the multipliers `dual` [N, rows] prove, against the `value` [N] of the LPs; "Open" where that is less by
+    more than `CLOSED` (`TIGHT`)."""
     game, floors = problem.game, problem.floors
     (N, K), (_, XA, _, A) = floors.shape, game.user.shape
     multipliers = np.maximum(dual[:, problem.cells :], 0)
@@ -266,7 +281,7 @@ def _proved(problem: _Problem, dual, value, status) -> list[WorstLaw]:
     proved = left.sum((1, 2)) + (weights * floors).sum(1)  # any multipliers >= 0 prove this of the floors themselves
     of_lp = left.sum((1, 2)) + (weights * _given_way(floors)).sum(1)
     stake = np.maximum(np.ptp(game.user, axis=-1).sum((1, 2)), 1e-300)
-    closed = np.abs(of_lp + value) <= CLOSED * stake  # False for NaN
+    closed = np.abs(of_lp + value) <= (np.minimum(TIGHT, CLOSED * stake) if tight else CLOSED * stake)  # NaN: no
     laws = []
     for n in range(N):
         if status[n] == "Optimal":

@@ -34,7 +34,8 @@ class Advice(NamedTuple):
     """value: of the objective (NaN unless optimal); scheme: [XB, S], at most max(A, XB + 1) messages, in floats;
     exact: the value of the LP as the rational number that it is (None unless asked for and optimal);
     slack_price: if the user misses the best action by an ease of e (see `ObedienceLP`), the value grows by e times this
-    at most; excess: no distribution does better than the value by more than this, as the multipliers prove."""
+    at most; excess: no distribution does better than the value by more than this, as the multipliers prove; law: over
+    recommendations, of which the scheme is made."""
 
     optimal: bool
     value: float
@@ -43,6 +44,7 @@ class Advice(NamedTuple):
     exact: Fraction | None = None
     slack_price: float = np.inf
     excess: float = 0.0
+    law: Float[np.ndarray, "XB R"] | None = None
 
 
 class Price(NamedTuple):
@@ -64,12 +66,16 @@ def check_size(user_features: int, agent_features: int, actions: int) -> None:
         )
 
 
+def without_noise(law: Float[np.ndarray, "XB R"]) -> Float[np.ndarray, "XB R"]:
+    law = np.where(law > NEGLIGIBLE, law, 0)
+    return law / law.sum(1, keepdims=True)
+
+
 def cut(
     law: Float[np.ndarray, "XB R"], own: Float[np.ndarray, "XB R"], user: Float[np.ndarray, "XB R"], at_most=np.inf
 ) -> Float[np.ndarray, "XB S"]:
     """The scheme of a law over recommendations, without noise and with at most max(A, XB + 1) messages."""
-    scheme = np.where(law > NEGLIGIBLE, law, 0)
-    scheme /= scheme.sum(1, keepdims=True)
+    scheme = without_noise(law)
     used = scheme.max(0) > 0
     if used.sum() > scheme.shape[0] + 1:
         return compress(scheme, (scheme * own).sum(0), (scheme * user).sum(0), at_most)
@@ -139,7 +145,7 @@ class ObedienceLP:
         excess = 0.0 if result.exact is not None else bound - result.value
         excess = excess if excess > ROUNDING else 0.0
         slack_price = float(bound_of(self._priced(self._relief, multipliers), self._possible))
-        return Advice(True, result.value, scheme, result.status, result.exact, slack_price, excess)
+        return Advice(True, result.value, scheme, result.status, result.exact, slack_price, excess, law)
 
     def _priced(self, rows: Float[np.ndarray, "rows XB"], multipliers: Float[np.ndarray, "rows"]) -> np.ndarray:
         """[XB, R] the rows' sum, each times its multiplier."""

@@ -57,7 +57,8 @@ def spread(payoff: Float[np.ndarray, "*any XA XB A"], sets: Bool[np.ndarray, "R 
 
 def possible(likely: Float[np.ndarray, "*any XA XB A"], sets: Bool[np.ndarray, "R XA A"]) -> Any:
     """[..., XB, R] at least the largest probability of each recommendation at each x_B, as a power of two."""
-    most = np.min([np.where(s, x, -np.inf).max(-1) for x, s in _by_type(likely, sets)], 0)
+    # all of a set are taken as often, so as seldom as the least likely one
+    most = np.min([np.where(s, x, np.inf).min(-1) for x, s in _by_type(likely, sets)], 0)
     exponent = np.frexp(np.where(most > 0, most, 1))[1]
     return np.where(most > 0, np.minimum(np.exp2(exponent), 1), 0)
 
@@ -73,23 +74,30 @@ def played(game: ReducedGame, user: RationalUser) -> Bool[np.ndarray, "R XA A"]:
     single = single_actions(XA, A)
     if user.ties == "agents":
         return single
-    rule = _Rule(game, user)
+    rule = Rule(game, user)
     counted = np.array([rule.plays(sets) for sets in single])
     if user.ties != "uniform" or counted.all():
         return single[counted]
     return np.concatenate([single[counted], *rule.larger_sets(single[counted])])
 
 
-class _Rule:
-    """Where this user's tie rule plays a recommendation, by one small LP over beliefs each."""
+class Rule:
+    """Where this user's tie rule plays a recommendation, by one small LP over beliefs each.
+
+    A belief is here the probability of a message at each x_B, up to a factor.
+    """
 
     def __init__(self, game: ReducedGame, user: RationalUser):
         mass, payoff = np.asarray(game.mass), np.asarray(game.user)
-        self.user, self.types = user, mass.sum(1) > 0
-        self.ahead = units.advantages(payoff[:, mass.sum(0) > 0])  # [XA, XB, A, A]
+        self.user, self.types, self.live = user, mass.sum(1) > 0, mass.sum(0) > 0
+        self.ahead = units.advantages(payoff[:, self.live])  # [XA, XB, A, A]
 
     def plays(self, sets: Bool[np.ndarray, "XA A"]) -> bool:
         """Whether, at some belief, exactly `sets` are played by the types that occur."""
+        return self.belief(sets) is not None
+
+    def belief(self, sets: Bool[np.ndarray, "XA A"]) -> Float[np.ndarray, "XB"] | None:
+        """A belief at which they are, if there is one."""
         rows, strictly, equal = [], [], []
         for xa in np.flatnonzero(self.types):
             ahead, inside = self.ahead[xa], sets[xa]
@@ -105,12 +113,17 @@ class _Rule:
                 strict = self._must_lose(c, inside)
                 if scale == 0:
                     if strict:
-                        return False
+                        return None
                     continue
                 tolerance = self.user.tolerance * strict
                 rows.append((better * (1 - tolerance) - worse * (1 + tolerance)) / scale)
                 strictly.append(strict)
-        return self._feasible(np.array(rows), np.array(strictly, bool), np.array(equal))
+        found = self._feasible(np.array(rows), np.array(strictly, bool), np.array(equal))
+        if found is None:
+            return None
+        belief = np.zeros(len(self.live))
+        belief[self.live] = np.maximum(found, 0)
+        return belief / belief.sum()
 
     def _must_lose(self, other: int, inside) -> bool:
         """Whether an action outside the set may not even tie with those inside."""
@@ -118,13 +131,15 @@ class _Rule:
             return bool(other < np.flatnonzero(inside)[0])
         return self.user.ties == "uniform" or bool(other > np.flatnonzero(inside)[-1])
 
-    def _feasible(self, rows, strictly, equal) -> bool:
-        """Whether some belief b has rows @ b >= 0, > 0 where `strictly`, and equal @ b = 0."""
+    def _feasible(self, rows, strictly, equal) -> Float[np.ndarray, "live"] | None:
+        """A belief b with rows @ b >= 0, > 0 where `strictly`, and equal @ b = 0, if there is one."""
         B = self.ahead.shape[1]
         if not len(rows) and not len(equal):
-            return True
-        if not len(equal) and ((rows > 0) | ((rows == 0) & ~strictly[:, None])).all(0).any():
-            return True  # when this x_B is known
+            return np.ones(B)
+        if not len(equal):
+            alone = ((rows > 0) | ((rows == 0) & ~strictly[:, None])).all(0)
+            if alone.any():
+                return alone.astype(float)  # each of these x_B will do, when it is known, and so will all of them
         rows, equal = rows.reshape(-1, B), equal.reshape(-1, B)
         matrix = np.concatenate(
             [
@@ -138,7 +153,7 @@ class _Rule:
         cost, upper = np.append(np.zeros(B), 1.0), np.append(np.full(B, np.inf), 1.0)
         lower = np.append(np.zeros(B), -1.0)
         found = KeptLP(matrix, low, high, cost=cost, col_lower=lower, col_upper=upper).solve()
-        return found.optimal and (found.value > STRICTLY or not strictly.any())
+        return found.x[:B] if found.optimal and (found.value > STRICTLY or not strictly.any()) else None
 
     def larger_sets(self, single: Bool[np.ndarray, "R XA A"]) -> list[Bool[np.ndarray, "S XA A"]]:
         """Under "uniform", recommendations of sets that no choice from them by single actions stands for."""

@@ -16,8 +16,10 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.exact import frontier, recommendations
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
-from emalign_jax.exact.obedience import TOLERANCE, Advice, ObedienceLP, check_size, cut
+from emalign_jax.exact.compress import compress
+from emalign_jax.exact.obedience import TOLERANCE, Advice, ObedienceLP, check_size, cut, without_noise
 from emalign_jax.exact.responses import SelectionTable, choose, selection_table
+from emalign_jax.exact.witness import Witness
 from emalign_jax.game import ReducedGame
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
@@ -218,26 +220,57 @@ class SelectionRational(SelectionCheck):
     def _read(self, curves: frontier.Frontier, agent: int, value: float) -> Advice:
         paid, law, price, excess = curves.best(agent, value)
         own, user = (recommendations.spread(x, self.single) for x in (self.game.agents[agent], self.game.user))
-        return Advice(True, paid, cut(law, own, user), "Optimal", None, price, excess)
+        return Advice(True, paid, cut(law, own, user), "Optimal", None, price, excess, law)
 
     @property
     def single(self) -> Bool[np.ndarray, "R XA A"]:
         return recommendations.single_actions(*self.game.user.shape[::2])
 
+    @functools.cached_property
+    def _witness(self) -> Witness:
+        return Witness(self.game, self.user, self.sets)
+
     def _witnessed(self, agent: int, advice: Advice, value: float = -np.inf, *at_most: float) -> Advice:
         """The same with a scheme to whose recommendations the user's tie rule keeps, and which is worth more than a
-        rival's to the user, at a small loss."""
-        if not advice.optimal or (self.recommends and value == -np.inf):
+        rival's to the user (or V_full), at a small loss."""
+        if not advice.optimal:
             return advice
+        if self.recommends:
+            return advice if value == -np.inf else self._outbidding(agent, advice, value, *at_most)
+        own, user = (recommendations.spread(x, self.sets) for x in (self.game.agents[agent], self.game.user))
+        law, room = None, VALUE_TIE * self.scale
+        if value >= self.most_value - 4 * room:
+            law, room = self._witness.at_the_most(own), room / 4
+        if law is None:
+            law = self._strict_law(agent, value, *at_most)
+        if law is None:
+            return advice
+        own_room = (IMMATERIAL * self.payoff_range[agent] + self.negligible[agent]) / 4
+        law = self._witness.followed(without_noise(law), own, room, own_room)
+        if (law.max(0) > 0).sum() > len(law) + 1:
+            return advice._replace(scheme=compress(law, (law * own).sum(0), (law * user).sum(0), *at_most))
+        return advice._replace(scheme=law[:, law.max(0) > 0])
+
+    def _outbidding(self, agent: int, advice: Advice, value: float, *at_most: float) -> Advice:
+        """The same with a scheme that is worth more than `value` to the user, if there is one."""
         above = value + 4 * VALUE_TIE * self.scale
-        curves = self._curves if self.recommends else self._strict_curves
-        if curves is not None and not at_most:
-            return advice._replace(scheme=self._read(curves, agent, above).scheme)
-        for least in (above,) if self.recommends else (above, value):
-            strict = (self.lp if self.recommends else self._strict).best(self.game.agents[agent], least, *at_most)
+        if self._curves is not None and not at_most:
+            better = self._read(self._curves, agent, above)
+        else:
+            better = self.lp.best(self.game.agents[agent], above, *at_most)
+        return advice._replace(scheme=better.scheme) if better.optimal else advice
+
+    def _strict_law(self, agent: int, value: float, *at_most: float) -> Float[np.ndarray, "XB R"] | None:
+        """Over `sets`, with ties clear of the tolerance; worth more than `value` to the user if that can be."""
+        above = value + 4 * VALUE_TIE * self.scale
+        if self._strict_curves is not None and not at_most:
+            law: Any = self._read(self._strict_curves, agent, above).law
+            return law[:, (self.sets[:, None] == self.single).all((2, 3)).argmax(1)]  # the others are not allowed
+        for least in (above, value):
+            strict = self._strict.best(self.game.agents[agent], least, *at_most)
             if strict.optimal:
-                return advice._replace(scheme=strict.scheme)
-        return advice
+                return strict.law
+        return None
 
     def _reachable(self, value: float) -> float:
         """Rounding must not make full revelation infeasible."""
@@ -284,7 +317,7 @@ class SelectionRational(SelectionCheck):
             return found
         stay, switch = self.payoffs(schemes)[1][agent], self._switch(schemes, agent, found.scheme)
         if max(stay, switch) >= found.value - IMMATERIAL * self.payoff_range[agent] - self.negligible[agent]:
-            return found
+            return found._replace(value=max(found.value, min(switch, found.upper)))  # the LP's value has its error
         if switch > stay:
             return found._replace(value=switch)
         return found._replace(value=stay, scheme=schemes[agent])
