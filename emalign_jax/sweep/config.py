@@ -94,7 +94,8 @@ class Config:
     @property
     def tolerances(self) -> tuple[float, ...]:
         """Those in effect, ascending: of each cell what the config says, else the default of its protocol and user."""
-        return tuple(sorted({_tolerance(cell.values) for cell in self.cells()} - {None}))
+        known = {cell.values["solver.tolerance"] for cell in self.cells()}
+        return tuple(sorted(number for number in known if number is not None))
 
     def with_count(self, count: int | None) -> Config:
         """So many games a cell, unless None."""
