@@ -159,7 +159,7 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp
     if isinstance(protocol, Pooled | Conversation) and user.favours:
         raise ValueError(
             f'user: in {type(protocol).__name__} with ties="agents" no single law answers for all agents; take '
-            'ties="lowest" or "uniform"'
+            'ties="lowest", "highest" or "uniform"'
         )
     gains = np.asarray(gains, np.float64)
     if gains.ndim and gains.shape[-1] != games.agents:
