@@ -7,8 +7,6 @@ is bounded by what the user may lose by it: an agent who is worth less than a ri
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -31,12 +29,14 @@ class Witness:
         self._user = recommendations.spread(payoff, sets)
         short = recommendations.spread((payoff < payoff.max(-1, keepdims=True)).astype(float), sets)
         self._best = short == 0  # [XB, R] whether all that is recommended is best there
+        self._beliefs: dict[int, np.ndarray] = {}
 
-    @functools.cache  # noqa: B019 (a game's witness goes with the game)
     def _belief(self, r: int) -> Float[np.ndarray, "XB"]:
-        """Of probability 0 if there is none."""
-        found = self._rule.belief(self.sets[r])
-        return np.zeros(len(self._user)) if found is None else found
+        """At which the rule plays recommendation r; of probability 0 if there is none."""
+        if r not in self._beliefs:
+            found = self._rule.belief(self.sets[r])
+            self._beliefs[r] = np.zeros(len(self._user)) if found is None else found
+        return self._beliefs[r]
 
     def _favourites(self, own: Float[np.ndarray, "XB R"]) -> Float[np.ndarray, "XB R"]:
         """Of the recommendations that cost the user nothing, the one that pays the agent most, for each x_B."""
@@ -51,6 +51,8 @@ class Witness:
     ) -> Float[np.ndarray, "XB R"]:
         """A law near `law` that the rule follows. own: the agent's payoffs; room, own_room: what it may cost the user
         and the agent at most."""
+        if not self._best.any(1).all():
+            return law
         rest = self._favourites(own)
         mixed = np.zeros_like(law)
         for r in np.flatnonzero((law + rest).any(0)):
