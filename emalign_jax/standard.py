@@ -57,9 +57,9 @@ def standard_form(game: ReducedGame, protocol: Any, user: Any, *, lossless: bool
 
 
 def _unit(payoff: np.ndarray, likely: np.ndarray) -> np.ndarray:
-    """1 where actions do not matter, or where the game is malformed."""
+    """1 where actions do not matter, or by so little that to divide by it overflows, or where the game is malformed."""
     found = units.unit(payoff, likely)
-    return np.where(np.isfinite(found) & (found > 0), found, 1.0)
+    return np.where(np.isfinite(found) & (found > DENORMAL), found, 1.0)
 
 
 def without_nearly_nothing(game: Any) -> ReducedGame:
