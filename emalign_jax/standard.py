@@ -46,20 +46,24 @@ def standard_form(game: ReducedGame, protocol: Any, user: Any, *, lossless: bool
         user_best = np.take_along_axis(g, best, -1)
         agent_best = np.take_along_axis(G, np.broadcast_to(best[..., None, :, :, :], (*G.shape[:-1], 1)), -1)
         g, G = g - user_best, G - agent_best
-        user_unit, agent_unit = _unit(g, likely), _unit(G, likely[..., None, :, :, :])
-        if lossless:
-            user_unit, agent_unit = (np.asarray(np.exp2(np.floor(np.log2(x)))) for x in (user_unit, agent_unit))
-        standard = ReducedGame(mass, g / user_unit[..., None, None, None], G / agent_unit[..., None, None, None])
+        g, user_unit = _in_units(g, likely, lossless)
+        G, agent_unit = _in_units(G, likely[..., None, :, :, :], lossless)
+        standard = ReducedGame(mass, g, G)
         zeros = user_best[..., 0].sum((-2, -1)), agent_best[..., 0].sum((-2, -1))
     return StandardForm(
         standard, protocol.in_units(user_unit), user.in_units(user_unit), user_unit, zeros[0], agent_unit, zeros[1]
     )
 
 
-def _unit(payoff: np.ndarray, likely: np.ndarray) -> np.ndarray:
-    """1 where actions do not matter, or where the game is malformed."""
-    found = units.unit(payoff, likely)
-    return np.where(np.isfinite(found) & (found > 0), found, 1.0)
+def _in_units(payoff: np.ndarray, likely: np.ndarray, lossless: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Payoffs in their unit, and that: 1 where actions do not matter or the game is malformed. Differences by which to
+    divide would overflow are none."""
+    unit = units.unit(payoff, likely)
+    nothing = unit <= DENORMAL
+    unit = np.where(np.isfinite(unit) & ~nothing, unit, 1.0)
+    if lossless:
+        unit = np.asarray(np.exp2(np.floor(np.log2(unit))))
+    return np.where(nothing[..., None, None, None], 0, payoff / unit[..., None, None, None]), unit
 
 
 def without_nearly_nothing(game: Any) -> ReducedGame:

@@ -81,6 +81,16 @@ def test_games_of_any_size_cost_only_themselves(name, unit, x64):
                 assert found.result[1] == em.Result.NOT_FINITE
 
 
+@pytest.mark.parametrize("who", ["user", "agent"])
+@pytest.mark.parametrize("protocol", [POOLED, em.Selection(0.1)], ids=["pooled", "soft selection"])
+def test_utilities_too_small_to_divide_by_are_nothing(protocol, who):
+    plain, tiny = (em.certify(games(unit, who), SCHEMES, protocol, QUANTAL) for unit in (1.0, 1e-320))
+    np.testing.assert_array_equal(tiny.result[::2], plain.result[::2])
+    assert tiny.result[1] in (em.Result.CERTIFIED, em.Result.GAIN_ABOVE_TOLERANCE)
+    transfers = em.best_transfers(games(1e-320, who), 0.1)
+    assert np.isfinite(transfers.guarantee).all()
+
+
 def test_a_smooth_equilibrium_that_float32_cannot_hold_is_a_code():
     solver = em.SmoothPlay(5.0, steps=2, settle=0, newton=1)
     with jax.enable_x64(False):

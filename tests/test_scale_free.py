@@ -109,6 +109,20 @@ def test_transfers_in_any_unit(factor):
                 np.testing.assert_allclose(found.without / unit, plain.without, atol=1e-6)
 
 
+@pytest.mark.parametrize("ratio", [1e-20, 1e-12, 1e-6, 1e6, 1e12, 1e20])
+def test_budgets_where_the_user_has_far_more_or_less_at_stake(ratio):
+    """Against u / ratio agents are nothing, or all there is: half the spread of what is left must be paid."""
+    for game in transfer_games():
+        u, U = game.user_utility * ratio, game.agent_utilities
+        found = em.least_budget(em.Game(game.prior, u, U))
+        if ratio > 1:
+            np.testing.assert_allclose(found, np.ptp(u, axis=0).max() / 2, rtol=10 / ratio + 1e-9)
+        else:
+            most_alike = em.least_budget(em.Game(game.prior, np.zeros_like(u), U))
+            np.testing.assert_allclose(found, most_alike, rtol=20 * ratio + 1e-7)
+        assert em.least_budget(em.Game(game.prior, u, U), weights="cone") <= found * (1 + 1e-9)
+
+
 def promised(game):
     """Every number that depends on outcomes and not on schemes alone."""
     certificate = em.certify(game, np.ones((game.agents, game.agent_features, 1)), em.Selection(), em.RationalUser())

@@ -28,6 +28,7 @@ CLOSED = (
 )
 TIGHT = 1e-8  # of the user's unit: within this of the LP's value multipliers are not asked for again, more exactly
 SAME = 1e-8  # what the 2 eps bound that weights prove may lack of the LP's value, in units of what it is made of
+TINY = 1e-200  # utilities of this size are nothing: to divide by them might overflow
 TOGETHER = 1024  # games at a time
 FITS = Rule("cone", "per_state", "sup")  # the w and c of the theorem
 
@@ -83,7 +84,7 @@ def _of_size_one(user: Float[np.ndarray, "*N A Y"], agents: Float[np.ndarray, "*
     """Utilities without offsets, each divided by its largest number, and those numbers [..., 1] and [..., K]: large
     offsets and units far apart would cost the LP its precision."""
     user, agents = user - user.mean(-2, keepdims=True), agents - agents.mean(-2, keepdims=True)
-    size, sizes = (np.where(x > 0, x, 1.0) for x in (abs(user).max((-2, -1)), abs(agents).max((-2, -1))))
+    size, sizes = (np.where(x > TINY, x, 1.0) for x in (abs(user).max((-2, -1)), abs(agents).max((-2, -1))))
     return user / size[..., None, None], agents / sizes[..., None, None], size[..., None], sizes
 
 

@@ -105,6 +105,8 @@ def _least(u, U, kind, weights) -> float:
     user_unit, unit = _spread(u), max(_spread(x) for x in U)
     if not unit > 0:  # no agent wants anything
         return 0.0 if weights == "cone" else _needed(u, U, np.full(len(U), 1 / len(U)), 1.0, kind)
+    if weights == "simplex":  # then agents must be paid as much as the user has at stake
+        unit = max(unit, user_unit)
     best = np.inf
     for refined in range(REFINEMENTS):
         try:
@@ -176,6 +178,8 @@ def _solve_least(u, U, kind, weights, user_unit: float, unit: float):
     ).solve()  # fmt: skip
     if solved.status == "Infeasible":
         return None
+    if not solved.optimal:
+        raise LPFailed(f"HiGHS did not solve the LP of the least budget: {solved.status}")
     w = np.maximum(solved.x[:K], 0)
     return w / w.sum(), 1.0 if weights == "simplex" else max(float(solved.x[K]), 0.0) * unit / user_unit
 
