@@ -108,3 +108,28 @@ def test_agents_ties_are_settled_for_whoever_asks():
     silent = np.ones((2, 1, 1))
     np.testing.assert_array_equal(examine(exact, silent).agents, [1, 1])
     np.testing.assert_array_equal(exact.common_law_payoffs(silent), [1, 0])
+
+
+def test_an_x_b_that_next_to_never_happens_costs_no_certificate():
+    """Beliefs that are kinks of it pay 1e10 times what it is worth, which HiGHS's dual method does not bear."""
+    prior = np.array(
+        [
+            [3.75719011e-11, 9.99999954e-01, 4.50346263e-08],
+            [1.06514934e-11, 1.09430585e-09, 0.0],
+            [0.0, 0.0, 5.55941226e-12],
+        ]
+    )
+    u = np.array(
+        [[0.35351157, 0.76311324, -0.54247766], [-0.31150634, 0.03776263, -0.19245933],
+         [-0.32470377, -0.78364921, 0.47036]]
+    )  # fmt: skip
+    U = np.array(
+        [[0.17542325, -0.6450299, -1.9652823], [-0.54761479, -0.36577354, 0.61350681],
+         [0.24882154, 1.29429791, -0.94982628]]
+    )  # fmt: skip
+    game = em.Game((prior / prior.sum())[None], u, np.stack([U, -U]))
+    silent = np.ones((2, 3, 1))
+    for ties in ("agents", "lowest", "highest", "uniform"):
+        certificate = em.certify(game, silent, em.Pooled(), em.RationalUser(ties))
+        assert certificate.result != em.Result.LP_FAILED
+        assert np.isfinite(certificate.payoff_range).all()

@@ -26,6 +26,7 @@ import numpy as np
 from emalign_jax.exact import rational
 
 FEASIBILITY = 1e-9  # primal and dual tolerance handed to HiGHS
+DUAL, PRIMAL = 1, 4  # HiGHS's numbers for its simplex methods
 MAX_EXACT = 8_000  # rows * columns with exact=True: 5 s a solve if all is dense, 0.05 s in an obedience LP
 
 
@@ -110,11 +111,16 @@ class KeptLP:
     def solve(self) -> LPResult:
         self._highs.run()
         status = self._highs.getModelStatus()
-        if status != highspy.HighsModelStatus.kOptimal:  # once more from scratch: a warm start can go wrong
+        # once more from scratch: a warm start can go wrong; and by the primal method, which bears larger costs
+        enough = {highspy.HighsModelStatus.kOptimal}
+        for option, other, usual in (("presolve", "on", "off"), ("simplex_strategy", PRIMAL, DUAL)):
+            if status in enough:
+                break
+            enough |= {highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnbounded}
             self._highs.clearSolver()
-            self._highs.setOptionValue("presolve", "on")
+            self._highs.setOptionValue(option, other)
             self._highs.run()
-            self._highs.setOptionValue("presolve", "off")
+            self._highs.setOptionValue(option, usual)
             status = self._highs.getModelStatus()
         solution = self._highs.getSolution()
         optimal = status == highspy.HighsModelStatus.kOptimal
