@@ -23,7 +23,8 @@ from emalign_jax.game import ReducedGame
 from emalign_jax.users import RationalUser
 
 MOST_SETS = 4096  # recommendations of sets that are looked at, under ties "uniform"
-STRICTLY = 1e-12  # share of the largest difference between two actions by which one must be better
+STRICTLY = 1e-12  # of the largest of its coefficients (`_levelled`), by which a row must be positive
+STEEPEST = 1e6  # a coefficient that is larger than the opposite ones by so much counts as so much larger
 
 
 class Comparisons(NamedTuple):
@@ -116,7 +117,7 @@ class Rule:
                         return None
                     continue
                 tolerance = self.user.tolerance * strict
-                rows.append((better * (1 - tolerance) - worse * (1 + tolerance)) / scale)
+                rows.append(_levelled(better * (1 - tolerance) - worse * (1 + tolerance)))
                 strictly.append(strict)
         found = self._feasible(np.array(rows), np.array(strictly, bool), np.array(equal))
         if found is None:
@@ -175,3 +176,15 @@ class Rule:
             if not stands and self.plays(sets):
                 found.append(sets)
         return [np.array(found)] if found else []
+
+
+def _levelled(row: Float[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
+    """The row with a largest coefficient of 1, those of either sign cut to `STEEPEST` times the largest of the other: a
+    disaster at one x_B would make all that happens at others look like ties. Where that lets a belief through, the
+    recommendation counts, which makes upper bounds larger, and is not attained."""
+    gains, losses = np.maximum(row, 0), np.maximum(-row, 0)
+    if not losses.any():
+        return (row > 0).astype(float)
+    if gains.any():
+        gains, losses = np.minimum(gains, STEEPEST * losses.max()), np.minimum(losses, STEEPEST * gains.max())
+    return (gains - losses) / max(gains.max(), losses.max())

@@ -312,15 +312,19 @@ class SelectionRational(SelectionCheck):
         ]  # fmt: skip
 
     def _attained(self, schemes, agent: int, found: Deviation) -> Deviation:
-        """A supremum is believed if its scheme comes near to it; else `value` is what is attained."""
+        """A supremum is believed if its scheme comes near to it; else `value` is the most that is attained by it, by
+        silence, by full revelation or by staying put."""
         if found.status != "Optimal":
             return found
         stay, switch = self.payoffs(schemes)[1][agent], self._switch(schemes, agent, found.scheme)
         if max(stay, switch) >= found.value - IMMATERIAL * self.payoff_range[agent] - self.negligible[agent]:
             return found._replace(value=max(found.value, min(switch, found.upper)))  # the LP's value has its error
-        if switch > stay:
-            return found._replace(value=switch)
-        return found._replace(value=stay, scheme=schemes[agent])
+        tried = [(stay, schemes[agent]), (switch, found.scheme)]
+        XB = self.game.mass.shape[1]
+        if schemes.shape[1] == XB:  # else they are rules of a conversation
+            tried += [(self._switch(schemes, agent, each), each) for each in (np.ones((XB, 1)), np.eye(XB))]
+        value, scheme = max(tried, key=lambda each: each[0])
+        return found._replace(value=value, scheme=scheme)
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):

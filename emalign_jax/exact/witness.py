@@ -14,7 +14,7 @@ from emalign_jax.exact import recommendations
 from emalign_jax.game import ReducedGame
 from emalign_jax.users import RationalUser
 
-MOST = 1e-7  # of a scheme that is mixed in
+MOST = 1e-6  # of a scheme that is mixed in
 
 
 class Witness:
