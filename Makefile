@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKERS ?= 2
 # the exact part is NumPy in float64 whatever JAX's default is: nothing new in the float32 pass
 HOST_ONLY := --ignore-glob='tests/test_exact_*' --ignore-glob='tests/test_hull_*' --ignore-glob='tests/test_cli_*' \
-	$(patsubst %,--ignore=tests/test_%.py,alignment benchmarks best_response certify claims claims_mutation files lp notebooks package premises stability sweep transcripts alignment_scales given large_numbers strict_promotion)
+	$(patsubst %,--ignore=tests/test_%.py,alignment benchmarks best_response certify claims claims_mutation files lp notebooks package premises stability sweep transcripts alignment_scales given large_numbers strict_promotion memory attained_gains scale_free units_certificates double)
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
 # what was compiled once is not compiled again: by another worker, by a command in a process of its own, the next time
 export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache

@@ -124,11 +124,17 @@ def check_lower_bounds(game, protocol, user, rng):
             assert gains.max() <= certificate.gain_upper[i] + 1e-9 * range_, (i, gains)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_no_lower_bound_is_under_what_is_attained(name):
-    protocol, user = CASES[name]
-    for seed in (4, 5, 14, 15):
-        check_lower_bounds(random_game(seed), protocol, user, np.random.default_rng(seed))
+def cost(name):
+    """Conversations take half a minute each."""
+    if "round" not in name and "soft" not in name:
+        return ()
+    return pytest.mark.slow if name in ("one round, rational", "two rounds, quantal") else pytest.mark.nightly
+
+
+@pytest.mark.parametrize("seed", [4, *(pytest.param(n, marks=pytest.mark.nightly) for n in (5, 14, 15))])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=cost(name)) for name in CASES])
+def test_no_lower_bound_is_under_what_is_attained(name, seed):
+    check_lower_bounds(random_game(seed), *CASES[name], np.random.default_rng(seed))
 
 
 DISASTERS = [0.0, -1e2, -1e6, -1e15, -1e60]

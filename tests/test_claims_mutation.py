@@ -448,7 +448,7 @@ def test_the_claims_see_a_gain_that_is_too_small(monkeypatch):
     smaller = lambda found: found._replace(gain_upper=0.9 * found.gain_upper, gain_lower=0.9 * found.gain_lower)  # noqa: E731
     monkeypatch.setattr(em, "certify", tampered(em.certify, smaller))
     found = claims_whole.whole_claims(
-        rng, 12, features=2, actions=3, user_features=1, protocol=em.Selection(), ties="agents", certified=16
+        rng, 6, features=2, actions=3, user_features=1, protocol=em.Selection(), ties="agents", certified=8
     )
     assert "pure deviations gain gain_upper at most" in all_broken(found)
 

@@ -142,8 +142,6 @@ def test_the_tolerance_is_that_of_the_protocol_and_user_unless_it_is_given(run):
     for number, (options, expected) in enumerate(
         (
             ((), 1e-5),
-            (("--ties", "highest"), 1e-5),
-            (("--compare", "2"), 1e-3),
             (pooled, 1e-3),
             ((*pooled, "--tolerance", "0.25"), 0.25),
         ),

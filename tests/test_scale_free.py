@@ -60,7 +60,7 @@ def test_integer_games_pay_the_fractions_in_any_unit(pooled, ties):
     rng = np.random.default_rng(2)
     protocol, user = em.Pooled() if pooled else em.Selection(), em.RationalUser(ties)
     drawn, expected = [], []
-    for _ in range(20 if pooled else 150):  # tenths and thirds, which floats do not have
+    for _ in range(10 if pooled else 60):  # tenths and thirds, which floats do not have
         prior, schemes = parts(rng, 10, 6).reshape(1, 2, 3), parts(rng, 3, 2, 2, 2)
         u, U = rng.integers(0, 2, (4, 3)).astype(object), rng.integers(0, 3, (3, 4, 3)).astype(object)[:2]
         u[2], u[3], U[0, 3] = u[1, [1, 0, 2]], u[1], U[0, 1]  # double ties of the user and agent 0

@@ -39,7 +39,7 @@ def test_random_schemes_are_laws_and_do_not_depend_on_the_batch():
 def test_random_schemes_are_the_same_however_they_are_compiled():
     """To the last bit: play from schemes that differ by one rounding may end in another equilibrium. Before they were
     made of integers in float64, a quarter of these differed between the first two."""
-    numbers = range(200)
+    numbers = range(40)
     with jax.enable_x64(False):
         eager = np.asarray(em.random_schemes(7, len(numbers), 2, 3, 4))
         compiled = jax.jit(lambda seed: em.random_schemes(seed, len(numbers), 2, 3, 4))(7)
@@ -53,7 +53,7 @@ def test_random_schemes_are_the_same_however_they_are_compiled():
         double = np.asarray(em.random_schemes(7, len(numbers), 2, 3, 4))
     np.testing.assert_array_equal(double.astype(np.float32), eager)
     logits = np.log(double) - np.log(double).mean(-1, keepdims=True)
-    np.testing.assert_allclose(logits.std(), np.sqrt(3 / 4), rtol=0.05)  # of normal numbers less the mean of four
+    np.testing.assert_allclose(logits.std(), np.sqrt(3 / 4), rtol=0.1)  # of normal numbers less the mean of four
 
 
 def test_spread_zero_is_uniform():

@@ -115,7 +115,14 @@ def test_searched_best_responses(user, strict):
 
 @pytest.mark.parametrize("differentiation", [em.Implicit(), em.Unrolled(steps=4)], ids=["implicit", "unrolled"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["pooled", "soft selection", "conversation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("pooled", marks=pytest.mark.nightly),
+        "soft selection",
+        pytest.param("conversation", marks=pytest.mark.nightly),
+    ],
+)
 def test_smooth_equilibria_and_their_derivatives(name, dtype, differentiation, strict):
     protocol = PROTOCOLS[name]
 
