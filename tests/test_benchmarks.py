@@ -9,7 +9,7 @@ from commands import child
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_search_benchmark_runs_small(tmp_path):
     out = child(ROOT / "benchmarks" / "search.py", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
@@ -19,7 +19,7 @@ def test_search_benchmark_runs_small(tmp_path):
         assert row["per_second"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_exact_benchmark_runs_small(tmp_path):
     out = child(ROOT / "benchmarks" / "exact.py", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
@@ -45,7 +45,7 @@ def test_tuning_benchmark_runs_small(tmp_path):
     assert sum(row.get("wrong but not flagged", 0) for row in rows) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lp_benchmark_runs_small(tmp_path):
     """It exits 1 if the two sides do not agree."""
     out = child(ROOT / "benchmarks" / "lps.py", "--quick", "--out", tmp_path / "rows.json")

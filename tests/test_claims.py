@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from hard_cases import HARD
+from nightly import one_in
 
 import emalign_jax as em
 
@@ -28,8 +29,9 @@ def test_hard_cases_in_selection(name):
         assert not claims.violations(found), where
 
 
-@pytest.mark.parametrize(("protocol", "user"), claims.OTHERS, ids=KINDS)
-def test_hard_cases_under_other_protocols_and_users(protocol, user):
+@pytest.mark.parametrize("setting", one_in(3, claims.OTHERS), ids=KINDS)
+def test_hard_cases_under_other_protocols_and_users(setting):
+    protocol, user = setting
     rng = np.random.default_rng(1)
     for name, game in HARD.items():
         for where, found in claims.check_others(one(game), protocol, user, None, rng, messages=3, search=False):
@@ -63,8 +65,9 @@ def test_search_on_random_games(K, XA):
         assert not claims.violations(found), where
 
 
-@pytest.mark.parametrize(("protocol", "user"), claims.OTHERS, ids=KINDS)
-def test_random_games_under_other_protocols_and_users(protocol, user):
+@pytest.mark.parametrize("setting", one_in(2, claims.OTHERS), ids=KINDS)
+def test_random_games_under_other_protocols_and_users(setting):
+    protocol, user = setting
     rng = np.random.default_rng(5)
     for XA in (1, 2):
         games = claims.all_families(jax.random.key(XA), 10, agents=2, states=3, actions=3, user_features=XA)
@@ -122,7 +125,7 @@ def test_brackets_under_every_tie_rule(make, user):
         no_violations(claims.check_brackets(rng, make(rng, 4, size), user))
 
 
-@pytest.mark.parametrize("ties", claims_whole.TIES)
+@pytest.mark.parametrize("ties", one_in(2, claims_whole.TIES))
 @pytest.mark.parametrize("protocol", [em.Selection(), em.Pooled()], ids=["Selection", "Pooled"])
 def test_whole_numbers(protocol, ties):
     rng = np.random.default_rng(10)

@@ -20,7 +20,7 @@ KEY = jax.random.key(5)
 QUANTAL, RATIONAL = em.QuantalUser(4.0), em.RationalUser()
 QUICK = em.GradientPlay(steps=100)
 
-SLOW, NIGHTLY = [pytest.mark.slow], [pytest.mark.nightly]
+NIGHTLY = [pytest.mark.nightly]
 
 payoffs = jax.jit(em.payoffs)
 
@@ -287,15 +287,15 @@ WHO = {
     "agents-one-nightly": (1, RATIONAL),
     "quantal": (2, QUANTAL),
     "agents": (2, RATIONAL),
-    "uniform-slow": (2, em.RationalUser("uniform")),
-    "fixed": (2, em.FixedReplies("truthful", QUANTAL)),
+    "uniform-nightly": (2, em.RationalUser("uniform")),
+    "fixed-nightly": (2, em.FixedReplies("truthful", QUANTAL)),
     "fixed-rational-nightly": (2, em.FixedReplies("questions", RATIONAL)),
 }
 
 
 @pytest.mark.parametrize(
     ("K", "user"),
-    [pytest.param(*WHO[name], id=name, marks=SLOW * ("slow" in name) + NIGHTLY * ("nightly" in name)) for name in WHO],
+    [pytest.param(*WHO[name], id=name, marks=NIGHTLY * ("nightly" in name)) for name in WHO],
 )
 def test_deviations_are_attained_and_bounded(K, user):
     shape = Shape(2, 2, 2)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from nightly import one_in
 
 import emalign_jax as em
 from emalign_jax import transcripts
@@ -58,7 +59,7 @@ def exactly(monkeypatch):
     return lines
 
 
-@pytest.mark.parametrize("user", USERS, ids=lambda u: type(u).__name__)
+@pytest.mark.parametrize("user", one_in(2, USERS), ids=lambda u: type(u).__name__)
 @pytest.mark.parametrize(
     "protocol",
     [pytest.param(p, marks=pytest.mark.nightly if n in (0, 3, 4) else ()) for n, p in enumerate(PROTOCOLS)],

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from nightly import one_in
 
 import emalign_jax as em
 
@@ -45,14 +46,15 @@ INDIFFERENT = {
 
 
 @pytest.mark.parametrize(
-    ("protocol", "user"),
-    [
+    "setting",
+    one_in(2, [
         (SELECTION, RATIONAL), (em.Pooled(), RATIONAL), (SELECTION, em.RationalUser("uniform")),
         (em.Pooled(), em.QuantalUser(3.0)), (em.Selection(0.1), em.QuantalUser(3.0)),
         (em.Conversation(2, 2), em.RationalUser("lowest")), (em.Comparison(1), RATIONAL),
-    ],
+    ]),
 )  # fmt: skip
-def test_who_is_indifferent_costs_no_other_game(protocol, user):
+def test_who_is_indifferent_costs_no_other_game(setting):
+    protocol, user = setting
     odd = [em.Game(p[None, None], u, np.array(U, float)) for p, u, U in INDIFFERENT.values()]
     usual = [ordinary(seed) for seed in range(3)]
     games = batch_of([usual[0], *odd, *usual[1:]])
