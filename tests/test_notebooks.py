@@ -9,7 +9,7 @@ SMALLER = {
     "does_competition_align": ("NUMBERS, GAMES = (1, 2, 3, 5, 8), 40", "NUMBERS, GAMES = (1, 2, 3), 8"),
     "tuning_a_market": ("steps=20)", "steps=2)"),
 }
-LONGEST = "conversations"
+LONGEST = ("conversations", "tuning_a_market")
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of jupyter's own machinery
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of jup
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.nightly if name == LONGEST else ())
+        pytest.param(name, marks=pytest.mark.nightly if name in LONGEST else ())
         for name in sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
     ],
 )

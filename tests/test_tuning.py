@@ -239,10 +239,7 @@ class Praise(AbstractMechanism):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
-    [
-        pytest.param(name, marks=() if name == "slope" else pytest.mark.nightly)
-        for name in ("", "a game", "slope", "value")
-    ],
+    [pytest.param(name, marks=pytest.mark.nightly) for name in ("", "a game", "slope", "value")],
 )
 def test_a_new_mechanism_is_tuned_and_a_gradient_that_is_not_finite_is_skipped(broken):
     games = em.random_games(jax.random.key(3), 6, family="shared_bias", **SIZE)
@@ -285,7 +282,7 @@ def test_restarts_find_what_one_start_does_not():
     assert many.mean() > one.mean() + 0.02
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_screened_and_tried_near_the_best_is_worth_what_it_is_said_to_be():
     """Against playing the points directly, in all games: halving leaves no game out, and nothing better is given up."""
     count, key = 40, jax.random.key(0)  # more than are looked at first
