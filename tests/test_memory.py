@@ -156,13 +156,12 @@ def test_text_is_measured_by_its_size(run, little):
     assert refused(run("align", "t.csv"), "t.csv", "a table of 120 kB would take about 1.8 MB of memory")
 
 
-@pytest.mark.parametrize("count", [10_001, 200_000])
-@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
-def test_a_table_has_so_many_columns(run, count, kind):
+@pytest.mark.parametrize(
+    ("kind", "count"), [("csv", 10_001), ("csv", 200_000), ("tsv", 10_001), ("tsv", 200_000), ("parquet", 10_001)]
+)
+def test_a_table_has_so_many_columns(run, kind, count):
     names = [f"p{n}" for n in range(count)]
     if kind == "parquet":
-        if count > 20_000:
-            pytest.skip("writing it takes long")
         pq.write_table(pa.table({name: [1.0] for name in names}), "t.parquet")
     else:
         separator = "\t" if kind == "tsv" else ","

@@ -200,8 +200,8 @@ def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, l
         laws = worst_laws(whole.game, floors, ease=ease, lp=lp)
     bounds = []
     for form, law, all_ways, own in zip(forms, laws, informed, floors, strict=True):
-        if law.status == "Infeasible" and obedience:  # what the user takes for tied when informed may not be, quite
-            again = worst_law(form.game, own, ease=ease, exact=exact)
+        if law.status == "Infeasible" and exact and obedience:  # ties of the informed may be none of rational numbers
+            again = worst_law(form.game, own, ease=ease, exact=True)
             law = again._replace(fallback=law.fallback)
         full = float((all_ways[0] * form.game.user).sum())
         bounds.append(_Bound(form, full, np.array(all_ways), law))

@@ -171,17 +171,7 @@ class SelectionRational(SelectionCheck):
         checks = [check for check in checks if check._lp is None and check._curves is None and not check.fallback]
         if not checks or not frontier.choose(lp, len(checks), checks[0].game):
             return 0
-        single = recommendations.single_actions(*checks[0].game.user.shape[::2])
-        keys = {tuple(map(int, sets.argmax(-1))): r for r, sets in enumerate(single)}
-        allowed = np.ones((len(checks), len(single)), bool)
-        for n, check in enumerate(checks):
-            if check.recommends:
-                continue
-            if (check.sets.sum(-1) > 1).any():  # a column for a set of actions: for HiGHS
-                allowed[n] = False
-                continue
-            allowed[n] = False
-            allowed[n, [keys[tuple(map(int, sets.argmax(-1)))] for sets in check.sets]] = True
+        allowed = np.array([check._columns for check in checks])
         some = np.flatnonzero(allowed.any(1))
         if not len(some):
             return 0
@@ -226,6 +216,18 @@ class SelectionRational(SelectionCheck):
     def single(self) -> Bool[np.ndarray, "R XA A"]:
         return recommendations.single_actions(*self.game.user.shape[::2])
 
+    @property
+    def of_single(self) -> Bool[np.ndarray, "R single"]:
+        """Which of `single` each of `sets` is, if it is one."""
+        return (self.sets[:, None] == self.single).all((2, 3))
+
+    @property
+    def _columns(self) -> Bool[np.ndarray, "single"]:
+        """Which of `single` the batched LP may recommend; none where a set of actions needs a column, which HiGHS has."""
+        if self.recommends:
+            return np.ones(len(self.single), bool)
+        return self.of_single.any(0) & (self.sets.sum(-1) == 1).all()
+
     @functools.cached_property
     def _witness(self) -> Witness:
         return Witness(self.game, self.user, self.sets)
@@ -265,7 +267,7 @@ class SelectionRational(SelectionCheck):
         above = value + 4 * VALUE_TIE * self.scale
         if self._strict_curves is not None and not at_most:
             law: Any = self._read(self._strict_curves, agent, above).law
-            return law[:, (self.sets[:, None] == self.single).all((2, 3)).argmax(1)]  # the others are not allowed
+            return law[:, self.of_single.argmax(1)]  # the others are not allowed
         for least in (above, value):
             strict = self._strict.best(self.game.agents[agent], least, *at_most)
             if strict.optimal:
