@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax import units
-from emalign_jax.exact.responses import respond, weighed
+from emalign_jax.exact.responses import by_agent
 from emalign_jax.game import Game, ReducedGame
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.standard import likely_actions, raw_form, without_nearly_nothing
@@ -167,12 +167,9 @@ class AbstractCheck(abc.ABC):
         rule says, under "agents" to the agent whose payoff it is."""
         if informed not in self._informed:
             together = (lambda x: x) if informed else (lambda x: x.sum(1, keepdims=True))  # over x_B
-            user, ahead = weighed(together, self.game.user)
-            mass = self.game.mass if informed else self.game.mass.sum(1, keepdims=True)
-            each = [weighed(together, own) for own in self.game.agents]
-            laws = np.stack([respond(self.user.acting, user, mass, ahead, *own) for own in each])
-            paid = np.array([(law * own).sum() for law, (own, _) in zip(laws, each, strict=True)])
-            self._informed[informed] = float((laws[0] * user).sum()), paid
+            laws = by_agent(self.user.acting, self.game, together)
+            paid = np.array([(law * together(own)).sum() for law, own in zip(laws, self.game.agents, strict=True)])
+            self._informed[informed] = float((laws[0] * together(self.game.user)).sum()), paid
         return self._informed[informed]
 
 

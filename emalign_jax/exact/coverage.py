@@ -6,17 +6,16 @@ equilibrium. By duality she gets at least full_information - slack - sum_i weigh
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax import parameters, units
+from emalign_jax import parameters
 from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.guarantees import WorstLaw, worst_law, worst_laws
-from emalign_jax.exact.responses import respond
+from emalign_jax.exact.responses import by_agent
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.given import checked
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
@@ -186,11 +185,7 @@ def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, l
         game: Any = ReducedGame(*(x[k] for x in whole.game))
         her, rest = parameters.item(whole.user, k), (x[k] for x in whole[3:])
         forms.append(StandardForm(game, whole.protocol, her, *rest))
-        ahead = functools.partial(units.advantages, game.user)
-        informed.append([
-            respond(her, game.user, game.mass, ahead, own, functools.partial(units.advantages, own))
-            for own in game.agents
-        ])  # fmt: skip
+        informed.append(by_agent(her, game))
     floors = np.einsum("nkxba,nkxba->nk", np.array(informed), whole.game.agents) - gains / whole.agent_unit
     ease = user.tie_tolerance if obedience else None
     if exact:
@@ -204,5 +199,5 @@ def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, l
             again = worst_law(form.game, own, ease=ease, exact=True)
             law = again._replace(fallback=law.fallback)
         full = float((all_ways[0] * form.game.user).sum())
-        bounds.append(_Bound(form, full, np.array(all_ways), law))
+        bounds.append(_Bound(form, full, all_ways, law))
     return bounds

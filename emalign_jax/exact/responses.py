@@ -54,6 +54,17 @@ def weighed(weigh: Callable[[Any], Any], payoff: Float[np.ndarray, "*cells A"]) 
     return weigh(payoff), ahead
 
 
+def by_agent(
+    user: AbstractUser, game: ReducedGame, weigh: Callable[[Any], Any] = lambda x: x
+) -> Float[np.ndarray, "K XA n A"]:
+    """The distributions over actions, ties as each agent would have them; weigh: as in `weighed`, of one game. By
+    default x_B is revealed."""
+    mass, own_user, agents = (np.asarray(x) for x in game)
+    totals, ahead = weighed(weigh, own_user)
+    sent = weigh(mass[..., None])[..., 0]
+    return np.stack([respond(user, totals, sent, ahead, *weighed(weigh, own)) for own in agents])
+
+
 class SelectionTable(NamedTuple):
     """values: V [K] of the user under each agent; payoffs: O [K, K] of agent i under scheme j."""
 

@@ -223,7 +223,7 @@ class SelectionRational(SelectionCheck):
 
     @property
     def _columns(self) -> Bool[np.ndarray, "single"]:
-        """Which of `single` the batched LP may recommend; none where a set of actions needs a column, which HiGHS has."""
+        """Which of `single` the batched LP may recommend: none where sets of actions need columns, which HiGHS has."""
         if self.recommends:
             return np.ones(len(self.single), bool)
         return self.of_single.any(0) & (self.sets.sum(-1) == 1).all()
