@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import parameters
-from emalign_jax.double import in_float64
 from emalign_jax.game import Array, Game, ReducedGame, reduce_game
+from emalign_jax.internal import batching
+from emalign_jax.internal.float64 import in_float64
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.smooth_play import System
 from emalign_jax.protocols import AbstractProtocol, SampledConversation
@@ -99,8 +99,8 @@ def _solve_all(games, protocol, user, solver, start, differentiation):
     reduced = ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4))
     dtype = reduced.user.dtype
     start = flat(start, 3).astype(dtype)
-    modules = [parameters.flatten(module, batch, jnp) for module in (protocol, user, solver)]
-    protocol, user, solver = parameters.cast(modules, dtype)
+    modules = [batching.flatten(module, batch, jnp) for module in (protocol, user, solver)]
+    protocol, user, solver = batching.cast(modules, dtype)
 
     def one(game, start, protocol, user, solver, whole):
         leaves = jax.tree.leaves((game, start, protocol, user))

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emalign_jax import memory
-from emalign_jax.arguments import integer
 from emalign_jax.game import Game, reduce_game
-from emalign_jax.given import as_key
+from emalign_jax.internal import memory
+from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.validation import as_key
 
 MAX_REDRAWS = 1000
 BYTES = 80  # of memory that drawing takes for each number of a game

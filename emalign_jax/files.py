@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from emalign_jax import memory, temporary
 from emalign_jax.game import Game, as_float_array, faults
-from emalign_jax.given import checked
+from emalign_jax.internal import memory, temporary
+from emalign_jax.internal.validation import checked
 
 GAME_FIELDS = ("prior", "user_utility", "agent_utilities")
 COPIES = 4  # of what a file holds, that are needed to check and use it

@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax import units
-from emalign_jax.arguments import shown
+from emalign_jax.internal.arguments import shown
 
 Array = jax.Array | np.ndarray
 

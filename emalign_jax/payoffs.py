@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import parameters
 from emalign_jax.game import Game, ReducedGame, centred_game, reduce_game
-from emalign_jax.given import check_precision, checked
+from emalign_jax.internal import batching
+from emalign_jax.internal.validation import check_precision, checked
 from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs
 from emalign_jax.schemes import check_shape
 from emalign_jax.users import AbstractUser
@@ -63,8 +63,8 @@ def _over_batch(method: str, games, schemes, protocol, user):
 def compiled(method: str, games, schemes, protocol, user):
     centred = centred_game(games) if protocol.offsets_pass and isinstance(games, Game) else None
     reduced = games if isinstance(games, ReducedGame) else reduce_game(games) if centred is None else centred.game
-    dtype = parameters.common_dtype(*reduced, schemes)
-    reduced, schemes = parameters.cast((reduced, schemes), dtype)
+    dtype = batching.common_dtype(*reduced, schemes)
+    reduced, schemes = batching.cast((reduced, schemes), dtype)
     batch = np.broadcast_shapes(reduced.mass.shape[:-2], schemes.shape[:-3])
 
     def flat(x, core):
@@ -73,7 +73,7 @@ def compiled(method: str, games, schemes, protocol, user):
     arguments = (
         ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4)),
         flat(schemes, 3),
-        *(parameters.cast(parameters.flatten(module, batch, jnp), dtype) for module in (protocol, user)),
+        *(batching.cast(batching.flatten(module, batch, jnp), dtype) for module in (protocol, user)),
     )
     with jax.default_matmul_precision("highest"):
         out = jax.vmap(lambda g, s, p, u: getattr(p, method)(g, s, u))(*arguments)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from emalign_jax.game import Game
-from emalign_jax.given import checked
+from emalign_jax.internal.validation import checked
 
 
 def several_users(games: Game, *, anonymous: bool) -> Game:

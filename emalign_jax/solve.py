@@ -14,8 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax import differentiable, parameters
-from emalign_jax.arguments import integer
+from emalign_jax import differentiable
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import frontier
 from emalign_jax.exact._base import default_tolerance
@@ -26,7 +25,9 @@ from emalign_jax.exact.outbidding import outbid_from_monopolies
 from emalign_jax.exact.outbidding import schemes as schemes_of
 from emalign_jax.exact.selection import SelectionCheck, SelectionRational
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.given import checked
+from emalign_jax.internal import batching
+from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.validation import checked
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, play
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
@@ -173,7 +174,7 @@ class _Search:
         self.flat = exact.flatten_games(games, self.batch)
         self.N, self.K, self.rows = len(self.flat.prior), games.agents, protocol.rows(games, messages)
         self.per_start, self.first = self.N // starts, first
-        self.protocol, self.user = (parameters.flatten(module, self.batch) for module in (protocol, user))
+        self.protocol, self.user = (batching.flatten(module, self.batch) for module in (protocol, user))
         self.reduced = reduce_game(self.flat, np)
         form = standard_form(self.reduced, self.protocol, self.user)  # play is in standard units, like the checks
         self.form, self.standard = form, (form.game, form.protocol, form.user)

@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emalign_jax.arguments import MOST
 from emalign_jax.files import check_input
+from emalign_jax.internal.arguments import MOST
 
 MOST_SEED = 2**32 - 1
 LONGEST = 2**20  # bytes of a config

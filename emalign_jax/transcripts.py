@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import parameters
-from emalign_jax.arguments import integer
 from emalign_jax.exact.responses import choose
 from emalign_jax.exact.talk import law_of_actions, reach, talk
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.given import checked
+from emalign_jax.internal import batching
+from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol, Selection
 from emalign_jax.replies import FixedReplies
 from emalign_jax.schemes import check_schemes
@@ -79,14 +79,14 @@ def transcript_tree(
         )
     if not 0 <= at_least < 1:
         raise ValueError(f"at_least: expected a probability in [0, 1), got {at_least}")
-    user = parameters.item(user, 0)
+    user = batching.item(user, 0)
     reduced: Any = reduce_game(game, np)
     types = _types(reduced.mass, user_feature)
     words = _words(game, names)
     tree = conversation.tree(game.agents if conversation is protocol else 1, schemes.shape[-1])
     title, favoured, picked = None, [0], np.ones(1)
     if isinstance(protocol, Selection):
-        picked = _picked(reduced, schemes, tree, user, float(parameters.item(protocol, 0).temperature))
+        picked = _picked(reduced, schemes, tree, user, float(batching.item(protocol, 0).temperature))
         favoured = [i for i in range(game.agents) if picked[i] > NEVER]
         title = f"She picks {_listed([f'agent {i} ({_chance(picked[i])})' for i in favoured])}."
     elif user.favours and game.agents > 1:

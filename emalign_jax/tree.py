@@ -18,7 +18,7 @@ import functools
 import numpy as np
 from jaxtyping import Int
 
-from emalign_jax.arguments import power
+from emalign_jax.internal.arguments import power
 
 
 @dataclasses.dataclass(frozen=True)

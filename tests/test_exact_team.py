@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact import pooled_groups, team
+from emalign_jax.exact import pooled_groups
 from emalign_jax.exact.certificate import make_check
+from emalign_jax.internal import processes
 
 TASK = "emalign_jax.exact.pooled_groups:respond"
 
@@ -44,7 +45,7 @@ def test_a_game_is_checked_alike_in_any_company(user):
 
 @pytest.mark.slow
 def test_a_member_answers_as_the_caller_would_until_it_is_killed():
-    member = team.Member()
+    member = processes.Member()
     try:
         assert member.is_ready()
         for user in (em.QuantalUser(10.0), em.RationalUser()):
@@ -60,13 +61,13 @@ def test_a_member_answers_as_the_caller_would_until_it_is_killed():
             member.ask(TASK, broken)
         assert str(its.value) == str(mine.value)
         member.process.kill()
-        with pytest.raises(team.MemberLost, match="was killed"):
+        with pytest.raises(processes.MemberLost, match="was killed"):
             member.ask(TASK, asked)
     finally:
         member.end()
 
 
-class Fake(team.Member):
+class Fake(processes.Member):
     """A member that is `late` to start, then does the work here, or fails."""
 
     def __init__(self, late=0.0, starts=True, error=None):
@@ -98,56 +99,56 @@ def test_answers_come_in_order_whoever_gave_them(monkeypatch, members):
             time.sleep(0.01)
         return double(asked)
 
-    monkeypatch.setattr(team, "WORTH", 0.0)
-    monkeypatch.setattr(team, "cores", lambda: 1 + len(members))
-    monkeypatch.setattr(team, "_members", lambda count=0: members)
+    monkeypatch.setattr(processes, "WORTH", 0.0)
+    monkeypatch.setattr(processes, "cores", lambda: 1 + len(members))
+    monkeypatch.setattr(processes, "_members", lambda count=0: members)
     began = time.perf_counter()
-    answers = team.share(double_late, [{"x": np.array(n)} for n in range(30)])
+    answers = processes.share(double_late, [{"x": np.array(n)} for n in range(30)])
     assert [int(a["x"]) for a in answers] == list(range(0, 60, 2))
     assert time.perf_counter() - began < 15  # nobody waits for one that is late
     assert all(m.done for m in quick)
 
 
 def test_what_a_lost_member_was_doing_is_done_by_another(monkeypatch):
-    monkeypatch.setattr(team, "WORTH", 0.0)
-    monkeypatch.setattr(team, "cores", lambda: 2)
-    lost = Fake(error=team.MemberLost("killed"))
-    monkeypatch.setattr(team, "_members", lambda count=0: [lost])
+    monkeypatch.setattr(processes, "WORTH", 0.0)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    lost = Fake(error=processes.MemberLost("killed"))
+    monkeypatch.setattr(processes, "_members", lambda count=0: [lost])
     with pytest.warns(RuntimeWarning, match="killed: the others do its work"):
-        answers = team.share(double, [{"x": np.array(n)} for n in range(100)])
+        answers = processes.share(double, [{"x": np.array(n)} for n in range(100)])
     assert [int(a["x"]) for a in answers] == list(range(0, 200, 2))
     assert lost.done == 1
 
 
 def test_the_error_of_a_member_is_the_callers(monkeypatch):
-    monkeypatch.setattr(team, "WORTH", 0.0)
-    monkeypatch.setattr(team, "cores", lambda: 2)
-    monkeypatch.setattr(team, "_members", lambda count=0: [Fake(error=ValueError("x: no"))] if count else [])
+    monkeypatch.setattr(processes, "WORTH", 0.0)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    monkeypatch.setattr(processes, "_members", lambda count=0: [Fake(error=ValueError("x: no"))] if count else [])
     with pytest.raises(ValueError, match="x: no"):
-        team.share(double, [{"x": np.array(n)} for n in range(30)])
+        processes.share(double, [{"x": np.array(n)} for n in range(30)])
 
 
 def test_who_works_alone_dismisses_nobody(monkeypatch):
     def fails(done):
         raise OSError("no")
 
-    monkeypatch.setattr(team, "dismiss", lambda: pytest.fail("the members work for another thread"))
-    with team._busy, pytest.raises(OSError, match="no"):
-        team.share(double, [{"x": np.array(n)} for n in range(3)], fails)
+    monkeypatch.setattr(processes, "dismiss", lambda: pytest.fail("the members work for another thread"))
+    with processes._busy, pytest.raises(OSError, match="no"):
+        processes.share(double, [{"x": np.array(n)} for n in range(3)], fails)
 
 
 @pytest.mark.parametrize("interpreter", ["/bin/echo", "/nonexistent/python"])
 def test_without_members_the_caller_works_alone(monkeypatch, interpreter):
-    monkeypatch.setattr(team, "WORTH", 0.0)
-    monkeypatch.setattr(team, "cores", lambda: 3)
-    monkeypatch.setattr(team, "_team", [])
-    monkeypatch.setattr(team, "_failed", [0])
+    monkeypatch.setattr(processes, "WORTH", 0.0)
+    monkeypatch.setattr(processes, "cores", lambda: 3)
+    monkeypatch.setattr(processes, "_team", [])
+    monkeypatch.setattr(processes, "_failed", [0])
     monkeypatch.setattr(sys, "executable", interpreter)
     for _ in range(2):
-        answers = team.share(double, [{"x": np.array(n)} for n in range(30)])
+        answers = processes.share(double, [{"x": np.array(n)} for n in range(30)])
         assert [int(a["x"]) for a in answers] == list(range(0, 60, 2))
-    assert not team._able(), "not tried again"
-    team.dismiss()
+    assert not processes._able(), "not tried again"
+    processes.dismiss()
 
 
 SCRIPT = """

@@ -79,9 +79,9 @@ def align(
     }
     began = time.perf_counter()
 
-    from emalign_jax import parquet, temporary
     from emalign_jax.hull import figure, removal, report, tables
     from emalign_jax.hull.experiment import SIZES, HullJob, run
+    from emalign_jax.internal import parquet, temporary
     from emalign_jax.search import run_directory
     from emalign_jax.search.drawing import attempt, shown
     from emalign_jax.search.table import JSON_SCHEMA, plain

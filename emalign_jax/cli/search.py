@@ -137,10 +137,10 @@ def search(
     import jax.numpy as jnp
 
     import emalign_jax as em
-    from emalign_jax import temporary
-    from emalign_jax.arguments import integer
     from emalign_jax.exact import default_tolerance
     from emalign_jax.files import sizes
+    from emalign_jax.internal import temporary
+    from emalign_jax.internal.arguments import integer
     from emalign_jax.search import hosts as meeting
     from emalign_jax.search import run_directory
     from emalign_jax.search.job import SearchJob, block_size

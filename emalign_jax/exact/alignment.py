@@ -33,9 +33,9 @@ from emalign_jax.exact.residuals import (
     unit_of,
 )
 from emalign_jax.game import LARGEST
-from emalign_jax.given import checked
+from emalign_jax.internal.processors import each
+from emalign_jax.internal.validation import checked
 from emalign_jax.lp import least_squares
-from emalign_jax.workers import each
 
 SOLVED = 1e-6  # largest gap of an answer, in units of the error of the best single agent (cone: of no agent)
 BLURRED = 1e-3  # the same where agents in use nearly cancel, so that rounding hides more

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax import parameters
 from emalign_jax.exact._base import AbstractCheck, check_for, default_tolerance
 from emalign_jax.exact.choice import check_word, for_all
 from emalign_jax.exact.examination import Examination, examine, relative, without_never
 from emalign_jax.exact.guarantees import theorem_bounds, worst_laws
 from emalign_jax.exact.lp import LPFailed
 from emalign_jax.game import Game, ReducedGame, faults, possible_utilities, reduce_game
-from emalign_jax.given import checked
+from emalign_jax.internal import batching
+from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
@@ -119,7 +119,7 @@ def certify(
     flat = flatten_games(games, batch)
     profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
     bad = np.broadcast_to(faults(games), batch).reshape(-1)
-    protocol, user = parameters.flatten(protocol, batch), parameters.flatten(user, batch)
+    protocol, user = batching.flatten(protocol, batch), batching.flatten(user, batch)
     reduced = reduce_game(flat, np)
     rows, word = [], for_all(lp, len(profiles))
     for at in range(0, len(profiles), kind.together):
@@ -166,7 +166,7 @@ def make_check(
     messages: M, where a conversation's deviations have no more (None: as many as x_B).
     lossless: with units that round nothing (`standard_form`).
     """
-    one = parameters.item(protocol, k), parameters.item(user, k)
+    one = batching.item(protocol, k), batching.item(user, k)
     form = standard_form(ReducedGame(*(x[k] for x in reduced)), *one, lossless=lossless)
     check = check_for(protocol, user)(form.game, form.protocol, form.user)
     check.form = form

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax import parameters
 from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.guarantees import WorstLaw, worst_law, worst_laws
 from emalign_jax.exact.responses import by_agent
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.given import checked
+from emalign_jax.internal import batching
+from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.protocols._base import declares_revelation
 from emalign_jax.result import Result
@@ -183,7 +183,7 @@ def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, l
     forms, informed = [], []
     for k in range(len(gains)):
         game: Any = ReducedGame(*(x[k] for x in whole.game))
-        her, rest = parameters.item(whole.user, k), (x[k] for x in whole[3:])
+        her, rest = batching.item(whole.user, k), (x[k] for x in whole[3:])
         forms.append(StandardForm(game, whole.protocol, her, *rest))
         informed.append(by_agent(her, game))
     floors = np.einsum("nkxba,nkxba->nk", np.array(informed), whole.game.agents) - gains / whole.agent_unit

@@ -16,10 +16,10 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.arguments import integer
 from emalign_jax.exact._base import AbstractCheck
 from emalign_jax.exact.examination import Examination, examine
 from emalign_jax.exact.selection import SelectionCheck
+from emalign_jax.internal.arguments import integer
 from emalign_jax.units import VALUE_TIE
 
 FIRST_MARGIN = 1e-3  # of V_full - V_none

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from emalign_jax import units
-from emalign_jax.arguments import power
 from emalign_jax.exact import recommendations
 from emalign_jax.exact.compress import compress
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.game import ReducedGame
+from emalign_jax.internal.arguments import power
 
 MAX_COLUMNS = 4096
 NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from emalign_jax.arguments import power
 from emalign_jax.exact import pooled_groups
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import MAX_EDGES, BeliefProblem, count_corners, monopoly_problem, pooled_problem
@@ -21,6 +20,7 @@ from emalign_jax.exact.examination import examine
 from emalign_jax.exact.lockstep import Search, side_by_side
 from emalign_jax.exact.milp import MAX_BINARIES
 from emalign_jax.exact.responses import pooled_payoffs
+from emalign_jax.internal.arguments import power
 from emalign_jax.protocols import Pooled
 from emalign_jax.users import QuantalUser, RationalUser
 

@@ -38,7 +38,7 @@ from emalign_jax.exact.lp import LPFailed
 from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.given import checked
+from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
 from emalign_jax.result import Result

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import parameters, units
+from emalign_jax import units
 from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.lp import KeptLP, LPFailed
 from emalign_jax.exact.responses import respond
 from emalign_jax.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.given import checked
+from emalign_jax.internal import batching
+from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import Selection
 from emalign_jax.standard import StandardForm, standard_form
 from emalign_jax.users import AbstractUser, RationalUser
@@ -79,14 +80,14 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
         raise ValueError(f"budget: expected finite numbers >= 0, got {budget}")
     batch = np.broadcast_shapes(games.batch_shape, budget.shape)
     flat, budgets = flatten_games(games, batch), np.broadcast_to(budget, batch).ravel()
-    reduced, users = reduce_game(flat, np), parameters.flatten(user, batch)
+    reduced, users = reduce_game(flat, np), batching.flatten(user, batch)
     K, A, Z = games.agents, games.actions, games.outcomes if kind == "outcome" else 1
     shapes = (), (), (K, A, Z), (K,)
     columns = [np.full((len(budgets), *shape), np.nan) for shape in shapes]
     for k, fault in enumerate(faults(flat)):
         if fault:
             continue
-        one = parameters.item(users, k)
+        one = batching.item(users, k)
         form = standard_form(ReducedGame(*(np.asarray(x[k]) for x in reduced)), Selection(), one)
         found = _best(form, np.asarray(flat.prior[k], np.float64), form.user, float(budgets[k]), kind)
         for column, value in zip(columns, found, strict=True):

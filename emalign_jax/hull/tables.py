@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax import memory
 from emalign_jax.files import read_arrays
 from emalign_jax.game import LARGEST
 from emalign_jax.hull import text
 from emalign_jax.hull.block import dense_block
+from emalign_jax.internal import memory
 
 MOST_CELLS = 60_000_000  # cells of a (user, item) table before the dense block is chosen
 SHARES = 0.02  # how far shares of a question may be from adding up to 1

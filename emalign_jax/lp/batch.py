@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax.internal.processors import each
 from emalign_jax.lp import simplex
-from emalign_jax.workers import each
 
 TOLERANCE = 1e-9  # of an answer's residuals and gap, relative to the LP's own numbers
 TILE = 64  # LPs whose dictionaries are in the cache of one core together

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.compiling import jit
+from emalign_jax.internal.xla import jit
 
 PROJECTED = 20  # accelerated steps
 CONJUGATE = {True: 12, False: 8}  # steps of conjugate gradients a round, on the simplex and on the cone

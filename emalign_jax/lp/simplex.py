@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emalign_jax.compiling import jit
+from emalign_jax.internal.xla import jit
 
 PIVOT = 1e-9  # smaller entries are not pivoted on
 ZERO = 1e-11  # a violation up to this is rounding

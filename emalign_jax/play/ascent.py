@@ -14,9 +14,9 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from emalign_jax import parameters
-from emalign_jax.compiling import filter_jit, update_of
 from emalign_jax.game import ReducedGame
+from emalign_jax.internal import batching
+from emalign_jax.internal.xla import filter_jit, update_of
 from emalign_jax.play.step import LOGIT_FLOOR
 from emalign_jax.play.stream import bucket
 from emalign_jax.protocols import AbstractProtocol
@@ -58,7 +58,7 @@ def ascend(
     """
     P = len(schemes)
     everything = (
-        game, schemes, np.asarray(agents), parameters.flatten(protocol, (P,)), parameters.flatten(user, (P,)),
+        game, schemes, np.asarray(agents), batching.flatten(protocol, (P,)), batching.flatten(user, (P,)),
     )  # fmt: skip
     everything = jax.tree.map(lambda x: x if x.dtype.kind == "i" else np.asarray(x, np.float64), everything)
     block = min(LARGEST, max(16, BLOCK_CELLS // cells))

@@ -18,9 +18,9 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float
 
-from emalign_jax import parameters
-from emalign_jax.arguments import integer
 from emalign_jax.game import ReducedGame
+from emalign_jax.internal import batching
+from emalign_jax.internal.arguments import integer
 from emalign_jax.play.step import Schedule, advance, begin
 from emalign_jax.play.stream import SMALLEST, Queue, bucket, run, tile_width
 from emalign_jax.protocols import AbstractProtocol
@@ -138,7 +138,7 @@ class _Play:
     def __init__(self, game, schemes, protocol, user, solver, schedule, dtype, progress, width, whole):
         N = len(schemes)
         self.width, self.whole = width, whole
-        modules = parameters.flatten(protocol, (N,)), parameters.flatten(user, (N,))
+        modules = batching.flatten(protocol, (N,)), batching.flatten(user, (N,))
         # a disaster that nobody can be led into may be larger than float32 holds
         game = game._replace(user=np.clip(game.user, -FAR, FAR), agents=np.clip(game.agents, -FAR, FAR))
         self.inputs = _cast((game, *modules), dtype)

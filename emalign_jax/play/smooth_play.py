@@ -29,9 +29,9 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Bool, Float
 
-from emalign_jax.arguments import integer
-from emalign_jax.compiling import update_of
 from emalign_jax.game import Array, ReducedGame
+from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.xla import update_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols._base import TINY
 from emalign_jax.users import AbstractUser

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from emalign_jax.workers import workers
+from emalign_jax.internal.processors import workers
 
 SMALLEST = 16  # lanes; tiles have 16, 64, 256, ... of them, on a CPU any power of two
 CACHED_CELLS = 2**16  # numbers in the largest tensor of a tile on a CPU: a quarter of a megabyte in float32

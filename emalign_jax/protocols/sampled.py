@@ -20,8 +20,8 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Float, Int
 
-from emalign_jax.arguments import integer
 from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.internal.arguments import integer
 from emalign_jax.protocols._base import MAX_CELLS, Payoffs
 from emalign_jax.protocols.conversation import (
     AbstractConversation,

@@ -17,8 +17,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from emalign_jax.arguments import shown
 from emalign_jax.game import Array, Game, ReducedGame, as_float_array
+from emalign_jax.internal.arguments import shown
 from emalign_jax.protocols._base import (
     MAX_CELLS,
     UNROLLED,

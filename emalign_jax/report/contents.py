@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax import memory, parquet
 from emalign_jax.files import check_input, check_text
+from emalign_jax.internal import memory, parquet
 from emalign_jax.search import table as search_table
 
 MANIFEST = "manifest.json"

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from emalign_jax import temporary
+from emalign_jax.internal import temporary
 
 CLEAN = "nothing half-written is left"
 MEETING = 240.0  # seconds to wait for the others; jax aborts after 300, with a stack trace

@@ -15,8 +15,8 @@ from pathlib import Path
 import jax
 
 import emalign_jax
-from emalign_jax import memory, temporary
 from emalign_jax.files import umask
+from emalign_jax.internal import memory, temporary
 
 SCHEMA = 1
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "highspy")

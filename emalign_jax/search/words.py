@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from emalign_jax import memory
-from emalign_jax.arguments import integer
 from emalign_jax.exact import BestResponseDynamics
+from emalign_jax.internal import memory
+from emalign_jax.internal.arguments import integer
 from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.replies import FixedReplies

@@ -20,8 +20,8 @@ from typing import Any
 import jax.numpy as jnp
 import pandas as pd
 
-from emalign_jax import parquet
 from emalign_jax.files import atomic, check_input
+from emalign_jax.internal import parquet
 from emalign_jax.search import run_directory
 
 MANIFEST, TABLE, PARTS, LOCK = "manifest.json", "games.parquet", "parts", ".lock"

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from emalign_jax import families, memory, toml
-from emalign_jax.arguments import integer
+from emalign_jax import families, toml
 from emalign_jax.families import FAMILIES, random_games
 from emalign_jax.game import Game
+from emalign_jax.internal import memory
+from emalign_jax.internal.arguments import integer
 from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
 from emalign_jax.mechanisms.transfers import KINDS, STARTS
 from emalign_jax.objectives import OVER_GAMES, OVER_STARTS, Objective

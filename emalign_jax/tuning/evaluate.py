@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import parameters
 from emalign_jax.differentiable import check, starts_of
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import certify
 from emalign_jax.game import Game
-from emalign_jax.given import as_key, checked
+from emalign_jax.internal import batching
+from emalign_jax.internal.validation import as_key, checked
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.mechanisms.channel import Channel
 from emalign_jax.play import SmoothPlay
@@ -94,7 +94,7 @@ def _smooth(games: Game, protocol, user, solver: SmoothPlay, key, start) -> Floa
         start = starts_of(games, protocol, key, 1, protocol.messages(games))
     batch, start = games.batch_shape, np.asarray(start)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its game a code
-        setting = games, *(parameters.flatten(module, batch, jnp) for module in (protocol, user, solver))
+        setting = games, *(batching.flatten(module, batch, jnp) for module in (protocol, user, solver))
         setting = jax.tree.map(jnp.asarray, setting)
     schemes, _, _ = equilibria(len(start), lambda n: (*jax.tree.map(lambda x: x[n], setting), start[n]))
     return np.asarray(schemes, np.float64)

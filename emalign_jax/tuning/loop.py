@@ -12,11 +12,11 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from emalign_jax.arguments import integer
-from emalign_jax.compiling import update_of
 from emalign_jax.differentiable import starts_of
 from emalign_jax.game import Game
-from emalign_jax.given import as_key, checked
+from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.validation import as_key, checked
+from emalign_jax.internal.xla import update_of
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled

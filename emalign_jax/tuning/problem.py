@@ -12,8 +12,8 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax import parameters
 from emalign_jax.game import Array, Game, faults
+from emalign_jax.internal import batching
 from emalign_jax.mechanisms import AbstractMechanism, Several
 from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
@@ -94,7 +94,7 @@ def _under(problem: Problem, params):
 
     def one(params):
         games, *rest = problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
-        return games, *(parameters.flatten(module, problem.games.batch_shape, jnp) for module in rest)
+        return games, *(batching.flatten(module, problem.games.batch_shape, jnp) for module in rest)
 
     return jax.vmap(one)(params)
 
@@ -109,7 +109,7 @@ def settle(
     if not len(asked):
         return schemes, user, result
     setting = _under(problem, params)
-    solver = parameters.flatten(problem.solver, problem.games.batch_shape, jnp)
+    solver = batching.flatten(problem.solver, problem.games.batch_shape, jnp)
     moved = np.array(schemes)
 
     def take(numbers):

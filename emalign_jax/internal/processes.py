@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from emalign_jax.workers import cores
+from emalign_jax.internal.processors import cores
 
 Arrays = dict[str, np.ndarray]
 PATIENCE = 0.2  # seconds between two looks at what the members have done
@@ -37,7 +37,7 @@ ERRORS = {error.__name__: error for error in (ValueError, ArithmeticError, Memor
 # nobody else's words on the pipe, no traceback of an interruption, and the caller's own way to find packages
 START = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); out = os.dup(1); os.dup2(2, 1); "
-    "sys.path[:] = sys.argv[1:]; from emalign_jax.exact.team import serve; serve(out)"
+    "sys.path[:] = sys.argv[1:]; from emalign_jax.internal.processes import serve; serve(out)"
 )
 MARK = b"team"  # every message begins with it
 
