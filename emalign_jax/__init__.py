@@ -6,7 +6,7 @@ and certified by exact linear programs. Data flows one way:
     game -> protocol, user -> payoffs -> solve (play) -> certify (exact) -> tables and figures
 """
 
-from emalign_jax import catalog, mechanisms
+from emalign_jax import mechanisms
 from emalign_jax.exact import (
     Alignment,
     BestResponse,
@@ -26,9 +26,11 @@ from emalign_jax.exact import (
     stability,
     worst_case,
 )
-from emalign_jax.families import FAMILIES, random_games
-from emalign_jax.files import load_games, load_schemes, save_games, save_schemes
-from emalign_jax.game import Game, ReducedGame, reduce_game
+from emalign_jax.games import catalog
+from emalign_jax.games.families import FAMILIES, random_games
+from emalign_jax.games.files import load_games, load_schemes, save_games, save_schemes
+from emalign_jax.games.game import Game, ReducedGame, reduce_game
+from emalign_jax.games.merged_users import several_users
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.objectives import Objective
 from emalign_jax.payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
@@ -48,7 +50,6 @@ from emalign_jax.protocols import (
 from emalign_jax.replies import FixedReplies
 from emalign_jax.result import Result
 from emalign_jax.schemes import full_revelation, no_information, random_schemes
-from emalign_jax.several_users import several_users
 from emalign_jax.solve import Solution, solve
 from emalign_jax.transcripts import transcript_tree
 from emalign_jax.tuning import Tuned, evaluate, tune

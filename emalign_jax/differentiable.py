@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.game import Array, Game, ReducedGame, reduce_game
+from emalign_jax.games.game import Array, Game, ReducedGame, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.float64 import in_float64
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax.game import Array
+from emalign_jax.games.game import Array
 
 OVER_GAMES = ("mean", "quantile", "cvar")
 OVER_STARTS = ("mean", "worst")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.game import Game, ReducedGame, centred_game, reduce_game
+from emalign_jax.games.game import Game, ReducedGame, centred_game, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import check_precision, checked
 from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs

@@ -11,8 +11,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from emalign_jax import units
-from emalign_jax.game import Array, Game, ReducedGame, as_float_array
+from emalign_jax.games import units
+from emalign_jax.games.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.internal.arguments import shown
 from emalign_jax.tree import Tree
 from emalign_jax.users import AbstractUser

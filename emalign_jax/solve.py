@@ -24,7 +24,7 @@ from emalign_jax.exact.examination import Examination, examine, without_never
 from emalign_jax.exact.outbidding import outbid_from_monopolies
 from emalign_jax.exact.outbidding import schemes as schemes_of
 from emalign_jax.exact.selection import SelectionCheck, SelectionRational
-from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked

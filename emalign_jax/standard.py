@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import units
-from emalign_jax.game import ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users import AbstractUser
 

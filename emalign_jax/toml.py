@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emalign_jax.files import check_input
+from emalign_jax.games.files import check_input
 from emalign_jax.internal.arguments import MOST
 
 MOST_SEED = 2**32 - 1

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from emalign_jax.exact.responses import choose
 from emalign_jax.exact.talk import law_of_actions, reach, talk
-from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked

@@ -13,8 +13,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Float
 
-from emalign_jax import units
-from emalign_jax.game import Array, Game, ReducedGame, as_float_array
+from emalign_jax.games import units
+from emalign_jax.games.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.tree import Tree
 
 TIES = ("agents", "lowest", "highest", "uniform")

@@ -6,8 +6,8 @@ import pytest
 from scipy.optimize import linprog
 
 import emalign_jax as em
-from emalign_jax import catalog
-from emalign_jax.game import faults
+from emalign_jax.games import catalog
+from emalign_jax.games.game import faults
 
 ATOL = 1e-6  # float32 in one of the two modes; the numbers are of size 1
 

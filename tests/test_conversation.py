@@ -11,7 +11,7 @@ import pytest
 from conversations import Shape
 
 import emalign_jax as em
-from emalign_jax.game import centred_game
+from emalign_jax.games.game import centred_game
 
 X64 = jax.config.jax_enable_x64
 ATOL = 1e-12 if X64 else 2e-5  # payoffs: sums of 1000 products of size 1 and below

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax import catalog
+from emalign_jax.games import catalog
 
 ATOL = 1e-5  # float32 in one of the two modes; numbers up to 10
 RATIONAL = em.RationalUser()

@@ -8,7 +8,7 @@ from emalign_jax.exact import talk_milp
 from emalign_jax.exact.mechanism import MechanismLP
 from emalign_jax.exact.talk import law_of_actions, spell
 from emalign_jax.exact.talk_milp import best_rule, binaries
-from emalign_jax.game import ReducedGame
+from emalign_jax.games.game import ReducedGame
 
 RATIONAL = em.RationalUser()
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import linprog
 
 import emalign_jax as em
-from emalign_jax import families
+from emalign_jax.games import families
 
 X64 = jax.config.jax_enable_x64
 ROUNDING = 1e-12 if X64 else 1e-5  # a few sums of normals of size up to 5

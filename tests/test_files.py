@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax import files
+from emalign_jax.games import files
 
 FIELDS = files.GAME_FIELDS
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.game import faults
+from emalign_jax.games.game import faults
 
 XA, XB, Y, A, K = 2, 3, 4, 5, 2
 FIELDS = ("prior", "user_utility", "agent_utilities")

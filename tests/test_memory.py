@@ -15,7 +15,7 @@ import pytest
 from commands import refused
 
 import emalign_jax as em
-from emalign_jax import files
+from emalign_jax.games import files
 from emalign_jax.hull import block, tables
 from emalign_jax.internal import arguments, memory, parquet
 from emalign_jax.search.words import Method, make_solver

@@ -48,7 +48,7 @@ def certify(
     """
     import emalign_jax as em
     from emalign_jax.exact import default_tolerance
-    from emalign_jax.files import sizes
+    from emalign_jax.games.files import sizes
     from emalign_jax.search import table
 
     if tolerance is not None and not 0 < tolerance < 1:

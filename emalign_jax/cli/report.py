@@ -22,7 +22,7 @@ def report(
       emalign report search-1
       emalign report competition --out competition.html
     """
-    from emalign_jax.files import atomic, check_output
+    from emalign_jax.games.files import atomic, check_output
     from emalign_jax.report import contents, page
     from emalign_jax.search.table import JSON_SCHEMA
 

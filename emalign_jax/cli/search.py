@@ -23,7 +23,7 @@ from emalign_jax.cli.options import (
     integers,
     tell_fallbacks,
 )
-from emalign_jax.families import FAMILIES
+from emalign_jax.games.families import FAMILIES
 from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_solver, make_user
 
 KNOBS = (
@@ -138,7 +138,7 @@ def search(
 
     import emalign_jax as em
     from emalign_jax.exact import default_tolerance
-    from emalign_jax.files import sizes
+    from emalign_jax.games.files import sizes
     from emalign_jax.internal import temporary
     from emalign_jax.internal.arguments import integer
     from emalign_jax.search import hosts as meeting

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from emalign_jax.cli.options import ProgressBar, tell_fallbacks
-from emalign_jax.files import check_output
+from emalign_jax.games.files import check_output
 
 SHOWN = 50
 KINDS = (".png", ".pdf", ".svg")
@@ -43,7 +43,7 @@ def stability(
       emalign stability games.npz --json > stability.json
     """
     import emalign_jax as em
-    from emalign_jax.files import atomic, sizes
+    from emalign_jax.games.files import atomic, sizes
     from emalign_jax.search import table
 
     drawn: list[str] = []

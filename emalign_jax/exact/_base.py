@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import units
 from emalign_jax.exact.responses import by_agent
-from emalign_jax.game import Game, ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import Game, ReducedGame
+from emalign_jax.games.units import NOTHING
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.standard import likely_actions, raw_form, without_nearly_nothing
-from emalign_jax.units import NOTHING
 from emalign_jax.users import AbstractUser
 
 # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so

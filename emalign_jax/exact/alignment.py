@@ -32,7 +32,7 @@ from emalign_jax.exact.residuals import (
     split,
     unit_of,
 )
-from emalign_jax.game import LARGEST
+from emalign_jax.games.game import LARGEST
 from emalign_jax.internal.processors import each
 from emalign_jax.internal.validation import checked
 from emalign_jax.lp import least_squares

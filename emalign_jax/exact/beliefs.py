@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax import units
 from emalign_jax.exact.responses import respond
-from emalign_jax.game import ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.users import AbstractUser
 
 MAX_KINKS = 4000  # indifference points that are all looked at; of more, a fixed sample

@@ -10,13 +10,13 @@ from jaxtyping import Float
 
 from emalign_jax.exact._base import check_for
 from emalign_jax.exact.certificate import flatten_games, make_check
-from emalign_jax.game import Game, faults, reduce_game
+from emalign_jax.games.game import Game, faults, reduce_game
+from emalign_jax.games.units import LP_ERROR
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
-from emalign_jax.units import LP_ERROR
 from emalign_jax.users import AbstractUser
 
 

@@ -13,14 +13,14 @@ from emalign_jax.exact.choice import check_word, for_all
 from emalign_jax.exact.examination import Examination, examine, relative, without_never
 from emalign_jax.exact.guarantees import theorem_bounds, worst_laws
 from emalign_jax.exact.lp import LPFailed
-from emalign_jax.game import Game, ReducedGame, faults, possible_utilities, reduce_game
+from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
+from emalign_jax.games.units import LP_ERROR, WORTHLESS
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
 from emalign_jax.standard import standard_form
-from emalign_jax.units import LP_ERROR, WORTHLESS
 from emalign_jax.users import AbstractUser, RationalUser
 
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from emalign_jax.exact._base import AbstractCheck, Deviation, register
 from emalign_jax.exact.responses import choose
 from emalign_jax.exact.selection import SelectionRational
+from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.protocols import Comparison
-from emalign_jax.units import VALUE_TIE
 from emalign_jax.users import RationalUser
 
 HAIR = 1e-6  # of her range: how far inside its interval a scheme is put that loses its rank on the edge

@@ -19,7 +19,6 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import units
 from emalign_jax.exact import mechanism
 from emalign_jax.exact._base import WORK, AbstractCheck, Deviation, register
 from emalign_jax.exact.beliefs import monopoly_problem, pooled_problem
@@ -30,11 +29,12 @@ from emalign_jax.exact.pooled import MAX_CELLS, PooledCheck
 from emalign_jax.exact.searching import Ascent, search
 from emalign_jax.exact.talk import law_of_actions, spell, unspell
 from emalign_jax.exact.talk_milp import MAX_BINARIES, best_rule, binaries
-from emalign_jax.game import ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import ReducedGame
+from emalign_jax.games.units import IMMATERIAL, LP_ERROR
 from emalign_jax.internal.arguments import power
 from emalign_jax.protocols import Conversation
 from emalign_jax.replies import FixedReplies
-from emalign_jax.units import IMMATERIAL, LP_ERROR
 from emalign_jax.users import QuantalUser, RationalUser
 
 RANDOM_STARTS = 4

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from emalign_jax.exact._base import AbstractCheck
 from emalign_jax.exact.examination import Examination, examine
 from emalign_jax.exact.selection import SelectionCheck
+from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.internal.arguments import integer
-from emalign_jax.units import VALUE_TIE
 
 FIRST_MARGIN = 1e-3  # of V_full - V_none
 GROWTH = 1.5

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact._base import AbstractCheck, Deviation
-from emalign_jax.units import LP_ERROR
+from emalign_jax.games.units import LP_ERROR
 
 NEVER = 1e-60  # a message of smaller probability is never sent
 

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax import units
 from emalign_jax.exact import obedience, recommendations
 from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.obedience import bound_of, check_size
-from emalign_jax.game import ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.lp import batch, simplex
 
 TOLERANCE = 1e-9  # of the unit of whom a curve is about, and of obedience

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import units
 from emalign_jax.exact import sup_norm
 from emalign_jax.exact.choice import together
 from emalign_jax.exact.lp import MAX_EXACT, KeptLP, LPFailed
 from emalign_jax.exact.residuals import Rule
-from emalign_jax.game import ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import ReducedGame
+from emalign_jax.games.units import LP_ERROR
 from emalign_jax.lp import batch
-from emalign_jax.units import LP_ERROR
 
 CLOSED = (
     1e-7  # of what all actions may differ by to the user: how far the multipliers' bound may be from the LP's value

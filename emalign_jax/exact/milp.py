@@ -19,10 +19,10 @@ import highspy
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax import units
 from emalign_jax.exact.beliefs import BeliefProblem
 from emalign_jax.exact.bounding import PricingBound
 from emalign_jax.exact.lp import KeptLP, new_highs
+from emalign_jax.games import units
 
 MAX_BINARIES = 256  # types times actions
 WORK_PER_SECOND = 1e7  # how the budget of `bound_pricing` is turned into time

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax import units
 from emalign_jax.exact import recommendations
 from emalign_jax.exact.compress import compress
 from emalign_jax.exact.lp import KeptLP
-from emalign_jax.game import ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal.arguments import power
 
 MAX_COLUMNS = 4096

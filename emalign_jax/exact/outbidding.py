@@ -16,9 +16,9 @@ from emalign_jax.exact import frontier
 from emalign_jax.exact.compress import compress
 from emalign_jax.exact.dynamics import FIRST_MARGIN, GROWTH, LOWERINGS
 from emalign_jax.exact.obedience import NEGLIGIBLE
-from emalign_jax.game import ReducedGame
+from emalign_jax.games.game import ReducedGame
+from emalign_jax.games.units import NOTHING, VALUE_TIE
 from emalign_jax.standard import without_nearly_nothing
-from emalign_jax.units import NOTHING, VALUE_TIE
 
 BEHIND = 1e-7  # of V_full - V_none: how much less than the holder's his shadow's offer is worth
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from emalign_jax.exact._base import Deviation, check_for
-from emalign_jax.game import ReducedGame
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal.processes import Arrays, share
 from emalign_jax.protocols import Pooled
 from emalign_jax.users import AbstractUser, QuantalUser, RationalUser

@@ -24,7 +24,7 @@ from emalign_jax.exact._base import AbstractCheck, Deviation
 from emalign_jax.exact.certificate import flatten_games, make_check
 from emalign_jax.exact.guarantees import theorem_bound
 from emalign_jax.exact.talk import law_of_actions, spell, talk
-from emalign_jax.game import Game, ReducedGame, faults, possible_utilities, reduce_game
+from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.result import Result

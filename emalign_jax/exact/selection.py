@@ -20,10 +20,10 @@ from emalign_jax.exact.compress import compress
 from emalign_jax.exact.obedience import TOLERANCE, Advice, ObedienceLP, check_size, cut, without_noise
 from emalign_jax.exact.responses import SelectionTable, choose, selection_table
 from emalign_jax.exact.witness import Witness
-from emalign_jax.game import ReducedGame
+from emalign_jax.games.game import ReducedGame
+from emalign_jax.games.units import IMMATERIAL, NOTHING, VALUE_TIE
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
-from emalign_jax.units import IMMATERIAL, NOTHING, VALUE_TIE
 from emalign_jax.users import RationalUser
 
 STRICT = 1.25  # tie tolerances by which a scheme stays clear of ties that the user would break otherwise

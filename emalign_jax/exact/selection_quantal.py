@@ -21,8 +21,8 @@ from emalign_jax.exact.beliefs import monopoly_problem
 from emalign_jax.exact.columns import BeliefLP, BeliefOptimum
 from emalign_jax.exact.responses import choose
 from emalign_jax.exact.selection import SelectionCheck
+from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.protocols import Selection
-from emalign_jax.units import VALUE_TIE
 from emalign_jax.users import QuantalUser
 
 BELIEF_SLACK = 1e-7  # of her range: values found by column generation are not known better

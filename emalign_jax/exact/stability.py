@@ -31,19 +31,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax import units
 from emalign_jax.exact import frontier
 from emalign_jax.exact.certificate import flatten_games, make_check, normalise
 from emalign_jax.exact.lp import LPFailed
 from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.selection import SelectionRational
-from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games import units
+from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games.units import NOTHING, VALUE_TIE, WORTHLESS
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, likely_actions, standard_form
-from emalign_jax.units import NOTHING, VALUE_TIE, WORTHLESS
 from emalign_jax.users import RationalUser
 
 # in units of the agents; LPs are solved to 1e-9

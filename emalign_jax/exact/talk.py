@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import units
 from emalign_jax.exact.responses import respond, weighed
-from emalign_jax.game import ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.replies import FixedReplies
 from emalign_jax.tree import Tree
 

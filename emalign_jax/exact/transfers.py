@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax import units
 from emalign_jax.exact.certificate import flatten_games
 from emalign_jax.exact.lp import KeptLP, LPFailed
 from emalign_jax.exact.responses import respond
-from emalign_jax.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games import units
+from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import Selection

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from emalign_jax.exact import recommendations
-from emalign_jax.game import ReducedGame
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.users import RationalUser
 
 MOST = 1e-6  # of a scheme that is mixed in

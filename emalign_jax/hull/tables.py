@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.files import read_arrays
-from emalign_jax.game import LARGEST
+from emalign_jax.games.files import read_arrays
+from emalign_jax.games.game import LARGEST
 from emalign_jax.hull import text
 from emalign_jax.hull.block import dense_block
 from emalign_jax.internal import memory

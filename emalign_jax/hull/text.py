@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax.files import MOST_COLUMNS, check_input, check_text
-from emalign_jax.game import LARGEST
+from emalign_jax.games.files import MOST_COLUMNS, check_input, check_text
+from emalign_jax.games.game import LARGEST
 from emalign_jax.internal import parquet
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t"}

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emalign_jax.files import MOST_COLUMNS, check_input
+from emalign_jax.games.files import MOST_COLUMNS, check_input
 from emalign_jax.internal import memory
 
 WRITTEN: dict[str, Any] = {"write_page_checksum": True}

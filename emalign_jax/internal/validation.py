@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from emalign_jax.game import Game, as_float_array
+from emalign_jax.games.game import Game, as_float_array
 from emalign_jax.internal.arguments import shown
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users import AbstractUser

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.game import Array, Game
+from emalign_jax.games.game import Array, Game
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users import AbstractUser
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from emalign_jax.game import Array
+from emalign_jax.games.game import Array
 from emalign_jax.protocols import AbstractProtocol
 
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from emalign_jax.game import Game
+from emalign_jax.games.game import Game
 from emalign_jax.mechanisms._base import AbstractMechanism, check_share, logit
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from emalign_jax.game import ReducedGame
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching
 from emalign_jax.internal.xla import filter_jit, update_of
 from emalign_jax.play.step import LOGIT_FLOOR

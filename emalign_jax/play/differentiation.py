@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
-from emalign_jax.game import Array
+from emalign_jax.games.game import Array
 from emalign_jax.internal.arguments import integer
 from emalign_jax.play import smooth_play
 from emalign_jax.play.smooth_play import SmoothPlay, System, messages_in_use, residual, unit

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float
 
-from emalign_jax.game import ReducedGame
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.play.step import Schedule, advance, begin

@@ -29,7 +29,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Bool, Float
 
-from emalign_jax.game import Array, ReducedGame
+from emalign_jax.games.game import Array, ReducedGame
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.xla import update_of
 from emalign_jax.protocols import AbstractProtocol

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.game import Array
+from emalign_jax.games.game import Array
 from emalign_jax.internal.xla import filter_jit, one_kernel, update_of
 from emalign_jax.protocols._base import dot, softmax
 from emalign_jax.schemes import to_logits

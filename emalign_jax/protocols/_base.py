@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from emalign_jax import units
-from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.users import AbstractUser, Options
 
 MAX_CELLS = 2**24  # of one game's largest tensor: 128 MB in float64

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax.game import Array, Game
+from emalign_jax.games.game import Array, Game
 from emalign_jax.internal.arguments import integer, subsets
 from emalign_jax.protocols.selection import Selection
 from emalign_jax.users import logit

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax import units
-from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.games import units
+from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import integer, power
 from emalign_jax.protocols._base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, add_up, compared, posterior_mean
 from emalign_jax.tree import Tree

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import power
 from emalign_jax.protocols._base import (
     UNROLLED,

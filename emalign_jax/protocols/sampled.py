@@ -20,7 +20,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Float, Int
 
-from emalign_jax.game import Array, Game, ReducedGame
+from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import integer
 from emalign_jax.protocols._base import MAX_CELLS, Payoffs
 from emalign_jax.protocols.conversation import (

@@ -17,7 +17,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from emalign_jax.game import Array, Game, ReducedGame, as_float_array
+from emalign_jax.games.game import Array, Game, ReducedGame, as_float_array
+from emalign_jax.games.units import ROUNDING_OF_TIES, VALUE_TIE
 from emalign_jax.internal.arguments import shown
 from emalign_jax.protocols._base import (
     MAX_CELLS,
@@ -33,7 +34,6 @@ from emalign_jax.protocols._base import (
     user_unit,
 )
 from emalign_jax.protocols.conversation import Conversation
-from emalign_jax.units import ROUNDING_OF_TIES, VALUE_TIE
 from emalign_jax.users import AbstractUser, QuantalUser, logit
 
 

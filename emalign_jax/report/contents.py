@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax.files import check_input, check_text
+from emalign_jax.games.files import check_input, check_text
 from emalign_jax.internal import memory, parquet
 from emalign_jax.search import table as search_table
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from emalign_jax import families
 from emalign_jax.exact import Certificate, Stability, stability
 from emalign_jax.exact.certificate import flatten_games
-from emalign_jax.families import FAMILIES, check_arguments, random_games
-from emalign_jax.game import Game
+from emalign_jax.games import families
+from emalign_jax.games.families import FAMILIES, check_arguments, random_games
+from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.monopoly import monopoly

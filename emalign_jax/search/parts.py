@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emalign_jax.files import GAME_FIELDS, atomic, pad_agents
+from emalign_jax.games.files import GAME_FIELDS, atomic, pad_agents
 from emalign_jax.internal import parquet
 from emalign_jax.search.job import Block, Cell
 from emalign_jax.search.table import game_rows

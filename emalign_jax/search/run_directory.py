@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 
 import emalign_jax
-from emalign_jax.files import umask
+from emalign_jax.games.files import umask
 from emalign_jax.internal import memory, temporary
 
 SCHEMA = 1

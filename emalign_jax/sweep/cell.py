@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pandas as pd
 
-from emalign_jax import families
 from emalign_jax.exact import align, coverage
 from emalign_jax.exact.certificate import make_check, normalise, worth
-from emalign_jax.families import random_games
-from emalign_jax.game import Game, possible_utilities, reduce_game
+from emalign_jax.games import families
+from emalign_jax.games.families import random_games
+from emalign_jax.games.game import Game, possible_utilities, reduce_game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.monopoly import monopoly

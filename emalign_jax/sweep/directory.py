@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import pandas as pd
 
-from emalign_jax.files import atomic, check_input
+from emalign_jax.games.files import atomic, check_input
 from emalign_jax.internal import parquet
 from emalign_jax.search import run_directory
 

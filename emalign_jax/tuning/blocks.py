@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax.game import Game
+from emalign_jax.games.game import Game
 from emalign_jax.play import Implicit, SmoothPlay
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.solve import solve

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from emalign_jax import families, toml
-from emalign_jax.families import FAMILIES, random_games
-from emalign_jax.game import Game
+from emalign_jax import toml
+from emalign_jax.games import families
+from emalign_jax.games.families import FAMILIES, random_games
+from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several

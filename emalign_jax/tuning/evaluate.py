@@ -12,7 +12,7 @@ from jaxtyping import Float
 from emalign_jax.differentiable import check, starts_of
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import certify
-from emalign_jax.game import Game
+from emalign_jax.games.game import Game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import as_key, checked
 from emalign_jax.mechanisms import AbstractMechanism

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Float
 
 from emalign_jax.differentiable import starts_of
-from emalign_jax.game import Game
+from emalign_jax.games.game import Game
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import as_key, checked
 from emalign_jax.internal.xla import update_of

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.game import Array, Game, faults
+from emalign_jax.games.game import Array, Game, faults
 from emalign_jax.internal import batching
 from emalign_jax.mechanisms import AbstractMechanism, Several
 from emalign_jax.objectives import Objective

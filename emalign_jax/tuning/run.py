@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.exact import default_tolerance
-from emalign_jax.files import atomic, read_arrays, save_arrays
+from emalign_jax.games.files import atomic, read_arrays, save_arrays
 from emalign_jax.internal import parquet
 from emalign_jax.objectives import confidence
 from emalign_jax.tuning import loop

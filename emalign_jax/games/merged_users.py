@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emalign_jax.game import Game
+from emalign_jax.games.game import Game
 from emalign_jax.internal.validation import checked
 
 

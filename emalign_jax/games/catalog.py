@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from emalign_jax.game import Game
+from emalign_jax.games.game import Game
 
 
 def _informed(prior, user_utility, agent_utilities) -> Game:

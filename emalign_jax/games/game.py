@@ -20,7 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from emalign_jax import units
+from emalign_jax.games import units
 from emalign_jax.internal.arguments import shown
 
 Array = jax.Array | np.ndarray

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from emalign_jax.game import Game, as_float_array, faults
+from emalign_jax.games.game import Game, as_float_array, faults
 from emalign_jax.internal import memory, temporary
 from emalign_jax.internal.validation import checked
 

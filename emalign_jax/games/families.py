@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emalign_jax.game import Game, reduce_game
+from emalign_jax.games.game import Game, reduce_game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import as_key
