@@ -47,13 +47,13 @@ from emalign_jax.protocols import (
     Selection,
     options_of,
 )
-from emalign_jax.replies import FixedReplies
 from emalign_jax.result import Result
 from emalign_jax.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.solve import Solution, solve
 from emalign_jax.transcripts import transcript_tree
 from emalign_jax.tuning import Tuned, evaluate, tune
-from emalign_jax.users import AbstractUser, Options, QuantalUser, RationalUser
+from emalign_jax.users.base import AbstractUser, Options, QuantalUser, RationalUser
+from emalign_jax.users.fixed_replies import FixedReplies
 
 __version__ = "0.1.0"
 

@@ -23,7 +23,7 @@ from emalign_jax.play.smooth_play import System
 from emalign_jax.protocols import AbstractProtocol, SampledConversation
 from emalign_jax.result import Result
 from emalign_jax.schemes import random_schemes
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 Differentiation = Implicit | Unrolled
 SMALLEST = 1e-30  # probability that a given start keeps

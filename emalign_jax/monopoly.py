@@ -11,7 +11,7 @@ from emalign_jax.exact._base import check_for
 from emalign_jax.exact.certificate import flatten_games, make_check
 from emalign_jax.games.game import Game, faults, reduce_game
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 
 class Monopoly(NamedTuple):

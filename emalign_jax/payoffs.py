@@ -14,7 +14,7 @@ from emalign_jax.internal import batching
 from emalign_jax.internal.validation import check_precision, checked
 from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs
 from emalign_jax.schemes import check_shape
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 
 def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Payoffs:

@@ -33,7 +33,7 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes, check_shape, numbered_schemes
 from emalign_jax.standard import standard_form
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 STARTS = ("random", "monopolist")
 Solver = GradientPlay | BestResponseDynamics | SmoothPlay

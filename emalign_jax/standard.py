@@ -16,7 +16,7 @@ from jaxtyping import Float
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 DENORMAL = 1e-300
 

@@ -15,11 +15,11 @@ from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol, Selection
-from emalign_jax.replies import FixedReplies
 from emalign_jax.schemes import check_schemes
 from emalign_jax.standard import user_unit
-from emalign_jax.tree import Tree
-from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users.base import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users.conversation_tree import Tree
+from emalign_jax.users.fixed_replies import FixedReplies
 
 NEVER = 1e-12  # a branch of smaller probability is rounding, and not shown
 COLUMNS = 8  # x_B, at most, with a column each; beliefs over more are written out

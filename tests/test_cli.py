@@ -16,7 +16,7 @@ from commands import refused
 import emalign_jax as em
 from emalign_jax.search import job, run_directory, table
 from emalign_jax.search.words import Ties
-from emalign_jax.users import TIES
+from emalign_jax.users.base import TIES
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 

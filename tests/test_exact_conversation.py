@@ -11,7 +11,7 @@ from emalign_jax import Result
 from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
 from emalign_jax.exact.obedience import ObedienceLP
 from emalign_jax.exact.talk import law_of_actions, reach, spell, unspell
-from emalign_jax.tree import Tree
+from emalign_jax.users.conversation_tree import Tree
 
 EXACT = 1e-7  # LP feasibility 1e-9, a few dozen rows, numbers of size 1
 TIES = 1e-5  # what a tie tolerance of 1e-6 at each of a few nodes may be worth

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from emalign_jax.exact.responses import respond
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 MAX_KINKS = 4000  # indifference points that are all looked at; of more, a fixed sample
 MAX_EDGES = 16_000  # the same of points at which ties end

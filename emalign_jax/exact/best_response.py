@@ -17,7 +17,7 @@ from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.schemes import check_schemes
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 
 class BestResponse(NamedTuple):

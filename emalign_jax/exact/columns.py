@@ -19,7 +19,7 @@ from emalign_jax.exact.lattice import simplex_lattice
 from emalign_jax.exact.lockstep import Search, alone
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.milp import bound_rational_pricing
-from emalign_jax.users import QuantalUser
+from emalign_jax.users.base import QuantalUser
 
 ROUNDS = 30  # of column generation
 PRICE_TOLERANCE = 1e-8  # relative to the spread of the agent's payoff

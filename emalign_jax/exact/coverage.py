@@ -22,7 +22,7 @@ from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Po
 from emalign_jax.protocols._base import declares_revelation
 from emalign_jax.result import Result
 from emalign_jax.standard import StandardForm, standard_form
-from emalign_jax.users import AbstractUser, RationalUser
+from emalign_jax.users.base import AbstractUser, RationalUser
 
 
 class Coverage(NamedTuple):

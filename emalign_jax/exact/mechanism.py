@@ -21,7 +21,7 @@ from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.obedience import NEGLIGIBLE, TOLERANCE, Advice, Price
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame
-from emalign_jax.tree import Tree
+from emalign_jax.users.conversation_tree import Tree
 
 MAX_ENTRIES = 4_000_000  # of the LP's matrix
 

@@ -18,7 +18,7 @@ from emalign_jax.exact.beliefs import BeliefProblem
 from emalign_jax.exact.columns import concavify
 from emalign_jax.exact.mechanism import rule_of
 from emalign_jax.exact.talk import spell
-from emalign_jax.tree import Tree
+from emalign_jax.users.conversation_tree import Tree
 
 EXACTLY = 8  # messages whose partitions are all looked at; of more, pairs are merged first
 

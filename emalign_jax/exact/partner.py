@@ -25,9 +25,9 @@ from emalign_jax.exact.selection import SelectionCheck, SelectionRational
 from emalign_jax.exact.selection_quantal import SelectionQuantal
 from emalign_jax.exact.talk import law_of_actions, spell, unspell
 from emalign_jax.protocols import Conversation, Selection
-from emalign_jax.replies import FixedReplies
-from emalign_jax.tree import Tree
-from emalign_jax.users import QuantalUser, RationalUser
+from emalign_jax.users.base import QuantalUser, RationalUser
+from emalign_jax.users.conversation_tree import Tree
+from emalign_jax.users.fixed_replies import FixedReplies
 
 
 def column(check: AbstractCheck, rule: Float[np.ndarray, "rows M"], j: int) -> tuple[float, Float[np.ndarray, "K"]]:

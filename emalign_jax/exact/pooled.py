@@ -22,7 +22,7 @@ from emalign_jax.exact.milp import MAX_BINARIES
 from emalign_jax.exact.responses import pooled_payoffs
 from emalign_jax.internal.arguments import power
 from emalign_jax.protocols import Pooled
-from emalign_jax.users import QuantalUser, RationalUser
+from emalign_jax.users.base import QuantalUser, RationalUser
 
 MAX_CELLS = 2**14
 

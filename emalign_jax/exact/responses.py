@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.users import AbstractUser, Options, QuantalUser, RationalUser
+from emalign_jax.users.base import AbstractUser, Options, QuantalUser, RationalUser
 
 Ahead = Callable[[], Any]  # by how much each option beats each other one, computed where it is needed
 

@@ -23,7 +23,7 @@ from emalign_jax.exact.responses import choose
 from emalign_jax.exact.selection import SelectionCheck
 from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.protocols import Selection
-from emalign_jax.users import QuantalUser
+from emalign_jax.users.base import QuantalUser
 
 BELIEF_SLACK = 1e-7  # of her range: values found by column generation are not known better
 CUTS = 30  # belief LPs a best response with a soft choice

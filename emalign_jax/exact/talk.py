@@ -15,8 +15,8 @@ from jaxtyping import Float
 from emalign_jax.exact.responses import respond, weighed
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.replies import FixedReplies
-from emalign_jax.tree import Tree
+from emalign_jax.users.conversation_tree import Tree
+from emalign_jax.users.fixed_replies import FixedReplies
 
 
 def reach(tree: Tree, rules: Float[np.ndarray, "K rows M"]) -> list[Float[np.ndarray, "T XB"]]:

@@ -26,8 +26,8 @@ from emalign_jax.exact.lp import new_highs
 from emalign_jax.exact.talk import reach
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.replies import FixedReplies
-from emalign_jax.tree import Tree
+from emalign_jax.users.conversation_tree import Tree
+from emalign_jax.users.fixed_replies import FixedReplies
 
 MAX_BINARIES = 128
 SECONDS = 2.0  # one program may take; a slower machine then leaves the bound, sound as it is, further off

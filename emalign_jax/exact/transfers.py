@@ -21,7 +21,7 @@ from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import Selection
 from emalign_jax.standard import StandardForm, standard_form
-from emalign_jax.users import AbstractUser, RationalUser
+from emalign_jax.users.base import AbstractUser, RationalUser
 
 KINDS = ("action", "outcome")
 WEIGHTS = ("simplex", "cone")

@@ -20,7 +20,7 @@ from jax.core import Tracer
 from emalign_jax.games.game import Game, as_float_array
 from emalign_jax.internal.arguments import shown
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 SEEDS = 2**32  # jax folds larger integers into fewer bits, or refuses them, as its settings say
 NUMBERS = {

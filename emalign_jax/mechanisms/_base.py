@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 Setting = tuple[Game, Any, Any]  # games, protocol, user
 

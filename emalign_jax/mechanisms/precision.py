@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from emalign_jax.mechanisms._base import AbstractMechanism, between, check_range, where_between
-from emalign_jax.users import QuantalUser
+from emalign_jax.users.base import QuantalUser
 
 
 class UserPrecision(AbstractMechanism):

@@ -21,7 +21,7 @@ from emalign_jax.play.step import LOGIT_FLOOR
 from emalign_jax.play.stream import bucket
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.schemes import to_logits
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 EXPLORE = 0.02  # weight of the uniform law mixed into each start
 STEPS = 120

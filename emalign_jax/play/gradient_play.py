@@ -24,7 +24,7 @@ from emalign_jax.internal.arguments import integer
 from emalign_jax.play.step import Schedule, advance, begin
 from emalign_jax.play.stream import SMALLEST, Queue, bucket, run, tile_width
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 NARROW_FROM = 1024  # lanes; below this a smaller tile saves less time than its compilation costs
 EXTRAPOLATIONS = ("none", "optimistic", "extragradient")

@@ -34,7 +34,7 @@ from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.xla import update_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols._base import TINY
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 UNUSED = 1e-10  # a message sent less often than this matters to nobody
 OUT_OF_USE = 1e-5  # with precision inf: play drives what does not pay to the floor, exp(FLOOR)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame
-from emalign_jax.users import AbstractUser, Options
+from emalign_jax.users.base import AbstractUser, Options
 
 MAX_CELLS = 2**24  # of one game's largest tensor: 128 MB in float64
 UNROLLED = 16  # additions written out, at most

@@ -24,7 +24,7 @@ from emalign_jax.protocols._base import (
     options_of,
     softmax,
 )
-from emalign_jax.users import AbstractUser, Options, QuantalUser
+from emalign_jax.users.base import AbstractUser, Options, QuantalUser
 
 FEW = 5  # agents up to whom a CPU is faster one by one; beyond, that takes long to compile and is slower
 

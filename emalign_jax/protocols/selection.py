@@ -34,7 +34,7 @@ from emalign_jax.protocols._base import (
     user_unit,
 )
 from emalign_jax.protocols.conversation import Conversation
-from emalign_jax.users import AbstractUser, QuantalUser, logit
+from emalign_jax.users.base import AbstractUser, QuantalUser, logit
 
 
 class Selection(AbstractProtocol):

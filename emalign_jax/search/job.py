@@ -27,7 +27,7 @@ from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selectio
 from emalign_jax.result import Result
 from emalign_jax.schemes import full_revelation, no_information
 from emalign_jax.solve import Solution, Solver, check_sizes, solve
-from emalign_jax.users import AbstractUser, RationalUser
+from emalign_jax.users.base import AbstractUser, RationalUser
 
 STATED = "file"  # the family of games that were read, not drawn
 SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larger ones are no faster

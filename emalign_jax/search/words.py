@@ -10,9 +10,9 @@ from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
-from emalign_jax.replies import FixedReplies
 from emalign_jax.solve import Solver
-from emalign_jax.users import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users.base import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users.fixed_replies import FixedReplies
 
 STEP = 64  # bytes that the schedule of play holds for a step
 

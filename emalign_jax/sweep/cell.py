@@ -26,7 +26,7 @@ from emalign_jax.search.table import game_rows
 from emalign_jax.search.words import Method, make_solver
 from emalign_jax.solve import Solver, check_sizes, solve
 from emalign_jax.sweep.config import OPTIONS, Cell, Config, Values, modules
-from emalign_jax.users import AbstractUser, RationalUser
+from emalign_jax.users.base import AbstractUser, RationalUser
 
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
 ROW = 2000  # bytes of memory of a row of the table

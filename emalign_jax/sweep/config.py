@@ -19,7 +19,7 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
 from emalign_jax.solve import STARTS
 from emalign_jax.toml import Option, plain_value
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 BLOCK = 50  # games done and written at a time, unless the config says otherwise
 MOST_CELLS = 10_000

@@ -11,7 +11,7 @@ from emalign_jax.games.game import Game
 from emalign_jax.play import Implicit, SmoothPlay
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.solve import solve
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 BLOCK = 64
 Setting = tuple[Game, AbstractProtocol, AbstractUser, SmoothPlay, Float[np.ndarray, "block K rows M"]]

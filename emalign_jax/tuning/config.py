@@ -22,7 +22,7 @@ from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
 from emalign_jax.solve import check_sizes
 from emalign_jax.toml import Option
 from emalign_jax.tuning.loop import Plan
-from emalign_jax.users import QuantalUser
+from emalign_jax.users.base import QuantalUser
 
 FOLDER = "tuning"
 WORDS = {"kind": KINDS, "start": STARTS}

@@ -23,7 +23,7 @@ from emalign_jax.result import Result
 from emalign_jax.solve import solve
 from emalign_jax.tuning.blocks import equilibria
 from emalign_jax.tuning.problem import on_device
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 
 class Evaluation(NamedTuple):

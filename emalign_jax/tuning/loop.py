@@ -25,7 +25,7 @@ from emalign_jax.result import Result
 from emalign_jax.solve import check_sizes, solve
 from emalign_jax.tuning.problem import Problem, by_game, make_problem, score, settle
 from emalign_jax.tuning.restarts import choose, draw, near, play, screen
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 WARM_NEWTON = 1  # Newton steps from the last equilibrium; the derivative takes one more
 WARM_TOLERANCE = 1e-5  # of |F|: the derivative is off by about as much

@@ -19,7 +19,7 @@ from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.tuning.blocks import equilibria
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
 
 NOT_PLAYED = -1
 

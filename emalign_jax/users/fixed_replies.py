@@ -14,8 +14,8 @@ from jaxtyping import Float
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.internal.arguments import shown
-from emalign_jax.tree import Tree
-from emalign_jax.users import AbstractUser
+from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.conversation_tree import Tree
 
 RULES = ("babbling", "truthful", "questions")
 GIVEN = "given"

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame, as_float_array
-from emalign_jax.tree import Tree
+from emalign_jax.users.conversation_tree import Tree
 
 TIES = ("agents", "lowest", "highest", "uniform")
 
