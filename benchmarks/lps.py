@@ -26,7 +26,7 @@ from emalign_jax.exact.certificate import make_check
 from emalign_jax.exact.dynamics import fit, outbid
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.lp import batch
-from emalign_jax.standard import standard_form
+from emalign_jax.protocols.standard_units import standard_form
 
 TOLERANCE = 1e-3
 ROWS = ("stability", "cone", "selection", "coverage", "fits", "shared", "certify", "triangle", "simplex", "random")

@@ -33,7 +33,6 @@ from emalign_jax.games.game import Game, ReducedGame, reduce_game
 from emalign_jax.games.merged_users import several_users
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.objectives import Objective
-from emalign_jax.payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import (
     AbstractProtocol,
@@ -47,8 +46,9 @@ from emalign_jax.protocols import (
     Selection,
     options_of,
 )
+from emalign_jax.protocols.batched_payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
+from emalign_jax.protocols.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.result import Result
-from emalign_jax.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.solve import Solution, solve
 from emalign_jax.transcripts import transcript_tree
 from emalign_jax.tuning import Tuned, evaluate, tune

@@ -21,8 +21,8 @@ from emalign_jax.internal.float64 import in_float64
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.smooth_play import System
 from emalign_jax.protocols import AbstractProtocol, SampledConversation
+from emalign_jax.protocols.schemes import random_schemes
 from emalign_jax.result import Result
-from emalign_jax.schemes import random_schemes
 from emalign_jax.users.base import AbstractUser
 
 Differentiation = Implicit | Unrolled

@@ -30,9 +30,9 @@ from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, play
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.schemes import check_schemes, check_shape, numbered_schemes
+from emalign_jax.protocols.standard_units import standard_form
 from emalign_jax.result import Result
-from emalign_jax.schemes import check_schemes, check_shape, numbered_schemes
-from emalign_jax.standard import standard_form
 from emalign_jax.users.base import AbstractUser
 
 STARTS = ("random", "monopolist")
@@ -420,7 +420,7 @@ class _Search:
     def values(self):
         """Payoffs by the accelerated route, for schemes that are not checked; in standard units, for which float32 has
         room whatever the utilities are."""
-        from emalign_jax.payoffs import compiled
+        from emalign_jax.protocols.batched_payoffs import compiled
 
         game, protocol, user = self.standard
         with np.errstate(over="ignore"):  # what the solver's dtype cannot hold becomes infinite, and costs its own game

@@ -15,8 +15,8 @@ from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol, Selection
-from emalign_jax.schemes import check_schemes
-from emalign_jax.standard import user_unit
+from emalign_jax.protocols.schemes import check_schemes
+from emalign_jax.protocols.standard_units import user_unit
 from emalign_jax.users.base import AbstractUser, QuantalUser, RationalUser
 from emalign_jax.users.conversation_tree import Tree
 from emalign_jax.users.fixed_replies import FixedReplies

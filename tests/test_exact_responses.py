@@ -9,7 +9,7 @@ from nightly import one_in
 
 import emalign_jax as em
 from emalign_jax.exact.responses import choose, pooled_payoffs, selection_table
-from emalign_jax.standard import user_unit
+from emalign_jax.protocols.standard_units import user_unit
 
 USERS = [
     em.QuantalUser(0.5),

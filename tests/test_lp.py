@@ -11,7 +11,7 @@ import emalign_jax as em
 from emalign_jax.exact import frontier, guarantees, outbidding
 from emalign_jax.exact.lp import KeptLP
 from emalign_jax.lp import batch, least_squares, simplex
-from emalign_jax.standard import standard_form
+from emalign_jax.protocols.standard_units import standard_form
 
 SELECTION, RATIONAL = em.Selection(), em.RationalUser()
 

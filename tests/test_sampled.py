@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.protocols.sampled import _pick
+from emalign_jax.protocols.sampled_conversation import _pick
 
 X64 = jax.config.jax_enable_x64
 XA, XB, Y, A, M = 2, 2, 3, 3, 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.schemes import check_schemes, to_logits
+from emalign_jax.protocols.schemes import check_schemes, to_logits
 
 
 def test_full_revelation_lets_x_B_be_read_off():

@@ -16,7 +16,7 @@ from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame
 from emalign_jax.games.units import NOTHING
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.standard import likely_actions, raw_form, without_nearly_nothing
+from emalign_jax.protocols.standard_units import likely_actions, raw_form, without_nearly_nothing
 from emalign_jax.users.base import AbstractUser
 
 # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so

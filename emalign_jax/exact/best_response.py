@@ -15,8 +15,8 @@ from emalign_jax.games.units import LP_ERROR
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
-from emalign_jax.schemes import check_schemes
 from emalign_jax.users.base import AbstractUser
 
 

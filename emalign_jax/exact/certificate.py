@@ -18,9 +18,9 @@ from emalign_jax.games.units import LP_ERROR, WORTHLESS
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.schemes import check_schemes
+from emalign_jax.protocols.standard_units import standard_form
 from emalign_jax.result import Result
-from emalign_jax.schemes import check_schemes
-from emalign_jax.standard import standard_form
 from emalign_jax.users.base import AbstractUser, RationalUser
 
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones

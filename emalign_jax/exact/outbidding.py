@@ -18,7 +18,7 @@ from emalign_jax.exact.dynamics import FIRST_MARGIN, GROWTH, LOWERINGS
 from emalign_jax.exact.obedience import NEGLIGIBLE
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import NOTHING, VALUE_TIE
-from emalign_jax.standard import without_nearly_nothing
+from emalign_jax.protocols.standard_units import without_nearly_nothing
 
 BEHIND = 1e-7  # of V_full - V_none: how much less than the holder's his shadow's offer is worth
 

@@ -42,8 +42,8 @@ from emalign_jax.games.units import NOTHING, VALUE_TIE, WORTHLESS
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
+from emalign_jax.protocols.standard_units import StandardForm, likely_actions, standard_form
 from emalign_jax.result import Result
-from emalign_jax.standard import StandardForm, likely_actions, standard_form
 from emalign_jax.users.base import RationalUser
 
 # in units of the agents; LPs are solved to 1e-9

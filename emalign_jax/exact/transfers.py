@@ -20,7 +20,7 @@ from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import Selection
-from emalign_jax.standard import StandardForm, standard_form
+from emalign_jax.protocols.standard_units import StandardForm, standard_form
 from emalign_jax.users.base import AbstractUser, RationalUser
 
 KINDS = ("action", "outcome")

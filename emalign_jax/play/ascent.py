@@ -20,7 +20,7 @@ from emalign_jax.internal.xla import filter_jit, update_of
 from emalign_jax.play.step import LOGIT_FLOOR
 from emalign_jax.play.stream import bucket
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.schemes import to_logits
+from emalign_jax.protocols.schemes import to_logits
 from emalign_jax.users.base import AbstractUser
 
 EXPLORE = 0.02  # weight of the uniform law mixed into each start

@@ -33,7 +33,7 @@ from emalign_jax.games.game import Array, ReducedGame
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.xla import update_of
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.protocols._base import TINY
+from emalign_jax.protocols.base import TINY
 from emalign_jax.users.base import AbstractUser
 
 UNUSED = 1e-10  # a message sent less often than this matters to nobody

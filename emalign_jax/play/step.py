@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.games.game import Array
 from emalign_jax.internal.xla import filter_jit, one_kernel, update_of
-from emalign_jax.protocols._base import dot, softmax
-from emalign_jax.schemes import to_logits
+from emalign_jax.protocols.base import dot, softmax
+from emalign_jax.protocols.schemes import to_logits
 
 LOGIT_FLOOR = -14.0  # below the largest logit: messages of probability 1e-6 are as good as never sent
 EXPLORE = 0.04  # weight of the uniform law mixed into given schemes, so that no logit starts at the floor

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import integer, power
-from emalign_jax.protocols._base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, add_up, compared, posterior_mean
+from emalign_jax.protocols.base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, add_up, compared, posterior_mean
 from emalign_jax.users.base import AbstractUser, Options, QuantalUser
 from emalign_jax.users.conversation_tree import Tree
 

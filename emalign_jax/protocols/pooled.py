@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import power
-from emalign_jax.protocols._base import (
+from emalign_jax.protocols.base import (
     UNROLLED,
     AbstractProtocol,
     Payoffs,

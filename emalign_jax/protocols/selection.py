@@ -20,7 +20,7 @@ from jaxtyping import Float
 from emalign_jax.games.game import Array, Game, ReducedGame, as_float_array
 from emalign_jax.games.units import ROUNDING_OF_TIES, VALUE_TIE
 from emalign_jax.internal.arguments import shown
-from emalign_jax.protocols._base import (
+from emalign_jax.protocols.base import (
     MAX_CELLS,
     UNROLLED,
     AbstractProtocol,

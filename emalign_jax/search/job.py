@@ -22,10 +22,10 @@ from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.monopoly import monopoly
-from emalign_jax.payoffs import payoffs
 from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selection
+from emalign_jax.protocols.batched_payoffs import payoffs
+from emalign_jax.protocols.schemes import full_revelation, no_information
 from emalign_jax.result import Result
-from emalign_jax.schemes import full_revelation, no_information
 from emalign_jax.solve import Solution, Solver, check_sizes, solve
 from emalign_jax.users.base import AbstractUser, RationalUser
 

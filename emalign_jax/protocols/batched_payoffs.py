@@ -13,7 +13,7 @@ from emalign_jax.games.game import Game, ReducedGame, centred_game, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import check_precision, checked
 from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs
-from emalign_jax.schemes import check_shape
+from emalign_jax.protocols.schemes import check_shape
 from emalign_jax.users.base import AbstractUser
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import integer
-from emalign_jax.protocols._base import MAX_CELLS, Payoffs
+from emalign_jax.protocols.base import MAX_CELLS, Payoffs
 from emalign_jax.protocols.conversation import (
     AbstractConversation,
     converse,
