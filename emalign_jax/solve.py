@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax import differentiable
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import frontier
 from emalign_jax.exact._base import default_tolerance
@@ -28,7 +27,7 @@ from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked
-from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, play
+from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, differentiable, play
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes, check_shape, numbered_schemes
 from emalign_jax.protocols.standard_units import standard_form

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import emalign_jax as em
-from emalign_jax.play import gradient_play, play, step, stream
+from emalign_jax.play import gradient_play, play, step, tiles
 
 JUDGE = {5.0: 0.38236599, 20.0: 0.49708735}  # one prosecutor, prior .3, quantal judge: section 9 of the model
 
@@ -93,16 +93,16 @@ def test_a_free_lane_takes_the_next_game_and_nobody_else_notices(monkeypatch, te
 
     original = step.advance
     monkeypatch.setattr(gradient_play, "advance", advance)
-    monkeypatch.setattr(stream, "workers", lambda devices: team)
-    monkeypatch.setattr(stream, "CACHED_CELLS", 16 * em.Pooled().cells(games, 2))
+    monkeypatch.setattr(tiles, "workers", lambda devices: team)
+    monkeypatch.setattr(tiles, "CACHED_CELLS", 16 * em.Pooled().cells(games, 2))
     told = []
     streamed = go(games, schemes, user, solver, progress=told.append)
     assert set(sizes) == {16}
     # 16 lanes: 280 games of one chunk and 20 of four fill 22.5 tiles; a batch that waits for its slowest takes 4 a tile
     assert 360 / 16 <= len(sizes) <= 360 / 16 + 4 * team + 1
     assert sum(told) == 50 * (280 + 4 * 20)
-    monkeypatch.setattr(stream, "CACHED_CELLS", 512 * em.Pooled().cells(games, 2))
-    monkeypatch.setattr(stream, "workers", lambda devices: 1)
+    monkeypatch.setattr(tiles, "CACHED_CELLS", 512 * em.Pooled().cells(games, 2))
+    monkeypatch.setattr(tiles, "workers", lambda devices: 1)
     sizes.clear()
     whole = go(games, schemes, user, solver)
     assert sizes == [256] * 5  # the games that found no lane at first begin a chunk later
@@ -117,7 +117,7 @@ def test_the_last_games_of_a_wide_tile_go_on_in_a_narrow_one(monkeypatch):
     games = batch(em.catalog.judge(), count)
     games.agent_utilities[3:] = 0
     schemes, user, solver = starts(count, 1), em.QuantalUser(5.0), em.GradientPlay(steps=200, chunk=50, tolerance=1e-6)
-    monkeypatch.setattr(stream, "workers", lambda devices: 1)
+    monkeypatch.setattr(tiles, "workers", lambda devices: 1)
     whole = go(games, schemes, user, solver)
     monkeypatch.setattr(gradient_play, "NARROW_FROM", 64)
     narrowed = go(games, schemes, user, solver)
@@ -126,7 +126,7 @@ def test_the_last_games_of_a_wide_tile_go_on_in_a_narrow_one(monkeypatch):
 
 
 def test_an_error_in_one_thread_comes_out_and_stops_the_others(monkeypatch):
-    monkeypatch.setattr(stream, "workers", lambda devices: 3)
+    monkeypatch.setattr(tiles, "workers", lambda devices: 3)
     seen = []
 
     def work(queue):
@@ -137,7 +137,7 @@ def test_an_error_in_one_thread_comes_out_and_stops_the_others(monkeypatch):
             time.sleep(0.01)
 
     with pytest.raises(RuntimeError, match="no more"):
-        stream.run(work, 20_000, 2, jax.local_devices(), contextlib.nullcontext)
+        tiles.run(work, 20_000, 2, jax.local_devices(), contextlib.nullcontext)
     assert len(seen) < 5000  # 33 s for all
 
 

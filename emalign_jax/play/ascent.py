@@ -18,7 +18,7 @@ from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching
 from emalign_jax.internal.xla import filter_jit, update_of
 from emalign_jax.play.step import LOGIT_FLOOR
-from emalign_jax.play.stream import bucket
+from emalign_jax.play.tiles import bucket
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import to_logits
 from emalign_jax.users.base import AbstractUser

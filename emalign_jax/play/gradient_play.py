@@ -22,7 +22,7 @@ from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.play.step import Schedule, advance, begin
-from emalign_jax.play.stream import SMALLEST, Queue, bucket, run, tile_width
+from emalign_jax.play.tiles import SMALLEST, Queue, bucket, run, tile_width
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.differentiable import check, starts_of
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import certify
 from emalign_jax.games.game import Game
@@ -18,6 +17,7 @@ from emalign_jax.internal.validation import as_key, checked
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.mechanisms.channel import Channel
 from emalign_jax.play import SmoothPlay
+from emalign_jax.play.differentiable import check, starts_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.solve import solve

@@ -12,7 +12,6 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from emalign_jax.differentiable import starts_of
 from emalign_jax.games.game import Game
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import as_key, checked
@@ -20,6 +19,7 @@ from emalign_jax.internal.xla import update_of
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
+from emalign_jax.play.differentiable import starts_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
 from emalign_jax.solve import check_sizes, solve
