@@ -24,8 +24,8 @@ import emalign_jax as em
 from emalign_jax.exact import outbidding
 from emalign_jax.exact.certificate import make_check
 from emalign_jax.exact.dynamics import fit, outbid
-from emalign_jax.exact.lp import KeptLP
-from emalign_jax.lp import batch
+from emalign_jax.lp import batched_lp
+from emalign_jax.lp.highs import KeptLP
 from emalign_jax.protocols.standard_units import standard_form
 
 TOLERANCE = 1e-3
@@ -247,7 +247,7 @@ def random_row(count: int, repeats: int) -> dict:
         )
 
     row = pairs(
-        lambda: together(lambda: [batch.maximise(*p[:3], equal=p[3]) for p in problems], count), theirs, repeats
+        lambda: together(lambda: [batched_lp.maximise(*p[:3], equal=p[3]) for p in problems], count), theirs, repeats
     )
     apart, failed = 0.0, 0
     for found, values in zip(row["answers"]["ours"], row["answers"]["theirs"], strict=True):

@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import frontier
 from emalign_jax.exact._base import default_tolerance
-from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
 from emalign_jax.exact.examination import Examination, examine, without_never
 from emalign_jax.exact.outbidding import outbid_from_monopolies
@@ -27,6 +26,7 @@ from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked
+from emalign_jax.lp.choice import check_word
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, differentiable, play
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes, check_shape, numbered_schemes

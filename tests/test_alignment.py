@@ -346,7 +346,7 @@ def test_bad_items_cost_only_themselves(rule):
 
 
 def test_a_program_that_is_not_solved_is_flagged(monkeypatch):
-    from emalign_jax.exact.lp import KeptLP
+    from emalign_jax.lp.highs import KeptLP
 
     u, U = some(17, 3)
     solve = KeptLP.solve

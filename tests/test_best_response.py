@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact.lp import KeptLP
+from emalign_jax.lp.highs import KeptLP
 
 RATIONAL = em.RationalUser("agents")
 QUANTAL = em.QuantalUser(6.0)

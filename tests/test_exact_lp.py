@@ -5,7 +5,7 @@ import pytest
 from commands import child
 from scipy.optimize import linprog
 
-from emalign_jax.exact.lp import KeptLP
+from emalign_jax.lp.highs import KeptLP
 
 # both solvers stop at feasibility 1e-9 or 1e-7 (scipy's default); the optima are of size 1 to 10
 TOLERANCE = 1e-6
@@ -156,5 +156,5 @@ def test_what_is_not_finite_is_refused():
 
 def test_standard_output_is_left_alone():
     """HiGHS 1.16 greets with the first model of a process; what others print is not lost."""
-    code = "from emalign_jax.exact.lp import new_highs; print('before'); new_highs().run(); new_highs(); print('after')"
+    code = "from emalign_jax.lp.highs import new_highs; print('before'); new_highs().run(); new_highs(); print('after')"
     assert child(code) == "before\nafter\n"

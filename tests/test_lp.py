@@ -9,8 +9,8 @@ from scipy.optimize import linprog, nnls
 
 import emalign_jax as em
 from emalign_jax.exact import frontier, guarantees, outbidding
-from emalign_jax.exact.lp import KeptLP
-from emalign_jax.lp import batch, least_squares, simplex
+from emalign_jax.lp import batched_lp, least_squares, simplex
+from emalign_jax.lp.highs import KeptLP
 from emalign_jax.protocols.standard_units import standard_form
 
 SELECTION, RATIONAL = em.Selection(), em.RationalUser()
@@ -28,7 +28,7 @@ def highs(cost, rows, right, equal, free=()):
 def test_random_lps_agree_with_highs(count):
     """General, integer, sparse, with repeated rows, and with nearly all constraints active, in four shapes."""
     for cost, rows, right, equal in random_lps(count, seed=1):
-        found = batch.maximise(cost, rows, right, equal=equal)
+        found = batched_lp.maximise(cost, rows, right, equal=equal)
         for k in range(len(cost)):
             exact = highs(cost[k], rows[k], right[k], equal)
             assert found.proved[k] or not exact.optimal  # nothing falls back here
@@ -40,29 +40,29 @@ def test_free_columns_and_lps_without_an_optimum():
     rows, x, price = rng.normal(size=(60, 8, 5)), rng.normal(size=(60, 5)), rng.random((60, 8))
     cost, right = (rows * price[..., None]).sum(1), (rows * x[:, None]).sum(2) + 0.1
     free = (0, 1, 2, 3, 4)
-    found = batch.maximise(cost, rows, right, free=free)
+    found = batched_lp.maximise(cost, rows, right, free=free)
     assert found.proved.all()
     for k in range(60):
         answer = linprog(-cost[k], rows[k], right[k], bounds=(None, None))
         assert found.value[k] == pytest.approx(-answer.fun, abs=1e-7)
     # x <= -1, x >= 0 has no point; maximise x with only -x <= 0 has no end
-    lost = batch.maximise([[1.0], [1.0]], [[[1.0]], [[-1.0]]], [[-1.0], [0.0]])
+    lost = batched_lp.maximise([[1.0], [1.0]], [[[1.0]], [[-1.0]]], [[-1.0], [0.0]])
     assert lost.status.tolist() == [simplex.INFEASIBLE, simplex.UNBOUNDED]
     assert not lost.proved.any()
     assert np.isnan(lost.value).all()
     with pytest.raises(ValueError, match="finite"):
-        batch.maximise([[np.nan]], [[[1.0]]], [[1.0]])
+        batched_lp.maximise([[np.nan]], [[[1.0]]], [[1.0]])
 
 
 def test_errors_see_what_is_wrong():
     """An answer that is off by 1e-6 in its point, its multipliers or its value is not proved."""
     (cost, rows, right, equal), *_ = random_lps(80, seed=2)
-    found = batch.maximise(cost, rows, right, equal=equal)
+    found = batched_lp.maximise(cost, rows, right, equal=equal)
     assert found.proved.all()
     up, down = found.x + 1e-6, found.dual - 1e-6
     for x, dual in ((up, found.dual), (found.x, down), (found.x * (1 + 1e-6), found.dual)):
         moved = ~((x == found.x).all(1) & (dual == found.dual).all(1))
-        assert (batch.errors(cost, rows, right, x, dual, equal, ())[moved] > batch.TOLERANCE).all()
+        assert (batched_lp.errors(cost, rows, right, x, dual, equal, ())[moved] > batched_lp.TOLERANCE).all()
 
 
 @pytest.mark.parametrize("simplex_weights", [False, True])
@@ -253,14 +253,14 @@ def test_sup_norm_fits_together_are_those_of_highs(rule):
 
 def test_multipliers_that_prove_too_little_are_left_to_highs_and_counted(monkeypatch):
     """Of every third LP the solver returns multipliers that are 1 % off, and claims that they are proved."""
-    maximise = batch.maximise
+    maximise = batched_lp.maximise
 
     def wrong(*args, **words):
         found = maximise(*args, **words)
         off = np.where(np.arange(len(found.dual)) % 3 == 0, 0.99, 1.0)[:, None]
         return found._replace(dual=found.dual * off)
 
-    monkeypatch.setattr(batch, "maximise", wrong)
+    monkeypatch.setattr(batched_lp, "maximise", wrong)
     games = em.random_games(jax.random.key(3), 24, family="goal", agents=3, states=3, actions=3, user_features=2)
     third = np.arange(24) % 3 == 0
     many, one = (em.coverage(games, 0.1, obedience=True, lp=lp) for lp in ("batched", "highs"))

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from emalign_jax.exact import sup_norm
-from emalign_jax.exact.choice import check_word, together
 from emalign_jax.exact.one_fit import L2, Sup
 from emalign_jax.exact.residuals import (
     ROUNDING,
@@ -36,6 +35,7 @@ from emalign_jax.games.game import LARGEST
 from emalign_jax.internal.processors import each
 from emalign_jax.internal.validation import checked
 from emalign_jax.lp import least_squares
+from emalign_jax.lp.choice import check_word, together
 
 SOLVED = 1e-6  # largest gap of an answer, in units of the error of the best single agent (cone: of no agent)
 BLURRED = 1e-3  # the same where agents in use nearly cancel, so that rounding hides more

@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact._base import AbstractCheck, check_for, default_tolerance
-from emalign_jax.exact.choice import check_word, for_all
 from emalign_jax.exact.examination import Examination, examine, relative, without_never
 from emalign_jax.exact.guarantees import theorem_bounds, worst_laws
-from emalign_jax.exact.lp import LPFailed
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.games.units import LP_ERROR, WORTHLESS
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked
+from emalign_jax.lp.choice import check_word, for_all
+from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.protocols.standard_units import standard_form

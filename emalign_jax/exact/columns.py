@@ -17,8 +17,8 @@ from emalign_jax.exact.bounding import PricingBound, pricing_bound
 from emalign_jax.exact.climbing import Climb
 from emalign_jax.exact.lattice import simplex_lattice
 from emalign_jax.exact.lockstep import Search, alone
-from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.milp import bound_rational_pricing
+from emalign_jax.lp.highs import KeptLP
 from emalign_jax.users.base import QuantalUser
 
 ROUNDS = 30  # of column generation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.lp import KeptLP
+from emalign_jax.lp.highs import KeptLP
 
 
 def compress(

@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.certificate import flatten_games
-from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.guarantees import WorstLaw, worst_law, worst_laws
 from emalign_jax.exact.responses import by_agent
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked
+from emalign_jax.lp.choice import check_word
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.protocols.base import declares_revelation
 from emalign_jax.protocols.standard_units import StandardForm, standard_form

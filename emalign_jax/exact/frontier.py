@@ -20,11 +20,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact import obedience, recommendations
-from emalign_jax.exact.choice import check_word
 from emalign_jax.exact.obedience import bound_of, check_size
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.lp import batch, simplex
+from emalign_jax.lp import batched_lp, simplex
+from emalign_jax.lp.choice import check_word
 
 TOLERANCE = 1e-9  # of the unit of whom a curve is about, and of obedience
 POINTS = 24  # breakpoints of a curve for each x_A, at most (degenerate pivots included)
@@ -155,7 +155,7 @@ def _trace(game: ReducedGame, payoffs, sign, allowed, ease) -> Frontier:
     right[..., :XB], right[..., -1] = 1, 1 - lps.least  # where the row of the user's value does not bind
     direction = np.zeros((N * C, m))
     direction[:, -1] = -1
-    _, x, dual, count, status, _ = batch.run(
+    _, x, dual, count, status, _ = batched_lp.run(
         (lps.in_columns(lps.own).reshape(-1, n), every.reshape(-1, m, n), right.reshape(-1, m), direction, lps.first()),
         equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=POINTS * payoffs.shape[2],
     )  # fmt: skip
@@ -206,7 +206,7 @@ def _most(game, payoffs, allowed):
     right = np.zeros((N * C, m))
     right[:, :XB] = 1
     every = np.broadcast_to(lps.rows[:, None], (N, C, m, n)).reshape(-1, m, n)
-    x, dual, _, status, _ = batch.run(
+    x, dual, _, status, _ = batched_lp.run(
         (lps.in_columns(lps.own).reshape(-1, n), every, right, np.zeros((N * C, m)), lps.first()),
         equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=0,
     )  # fmt: skip

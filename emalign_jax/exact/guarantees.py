@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact import sup_norm
-from emalign_jax.exact.choice import together
-from emalign_jax.exact.lp import MAX_EXACT, KeptLP, LPFailed
 from emalign_jax.exact.residuals import Rule
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import LP_ERROR
-from emalign_jax.lp import batch
+from emalign_jax.lp import batched_lp
+from emalign_jax.lp.choice import together
+from emalign_jax.lp.highs import MAX_EXACT, KeptLP, LPFailed
 
 CLOSED = (
     1e-7  # of what all actions may differ by to the user: how far the multipliers' bound may be from the LP's value
@@ -219,7 +219,9 @@ def _worst_laws(game: ReducedGame, floors, ease) -> list[WorstLaw | None]:
     A = game.user.shape[-1]
     # a start that is dual feasible
     first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(problem.cells)
-    found = batch.maximise(problem.cost, problem.rows, problem.right, equal=problem.cells, first=first.astype(np.int32))
+    found = batched_lp.maximise(
+        problem.cost, problem.rows, problem.right, equal=problem.cells, first=first.astype(np.int32)
+    )
     laws = _proved(problem, found.dual, found.value, ["Optimal" if ok else "Open" for ok in found.proved], tight=True)
     return [law if law.status == "Optimal" else None for law in laws]
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.obedience import NEGLIGIBLE, TOLERANCE, Advice, Price
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame
+from emalign_jax.lp.highs import KeptLP
 from emalign_jax.users.conversation_tree import Tree
 
 MAX_ENTRIES = 4_000_000  # of the LP's matrix

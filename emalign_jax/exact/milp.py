@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 
 from emalign_jax.exact.beliefs import BeliefProblem
 from emalign_jax.exact.bounding import PricingBound
-from emalign_jax.exact.lp import KeptLP, new_highs
 from emalign_jax.games import units
+from emalign_jax.lp.highs import KeptLP, new_highs
 
 MAX_BINARIES = 256  # types times actions
 WORK_PER_SECOND = 1e7  # how the budget of `bound_pricing` is turned into time

@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.exact import recommendations
 from emalign_jax.exact.compress import compress
-from emalign_jax.exact.lp import KeptLP
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal.arguments import power
+from emalign_jax.lp.highs import KeptLP
 
 MAX_COLUMNS = 4096
 NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0

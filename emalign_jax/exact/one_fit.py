@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.lp import KeptLP
 from emalign_jax.exact.residuals import Rule, size_of
+from emalign_jax.lp.highs import KeptLP
 
 MOST_EXACT = 2_000  # rows * columns of an LP that may be solved in rational arithmetic, where HiGHS's answer is no good
 

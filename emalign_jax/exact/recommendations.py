@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact.lp import KeptLP
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
+from emalign_jax.lp.highs import KeptLP
 from emalign_jax.users.base import RationalUser
 
 MOST_SETS = 4096  # recommendations of sets that are looked at, under ties "uniform"

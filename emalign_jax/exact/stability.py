@@ -33,13 +33,13 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact import frontier
 from emalign_jax.exact.certificate import flatten_games, make_check, normalise
-from emalign_jax.exact.lp import LPFailed
 from emalign_jax.exact.obedience import ObedienceLP, check_size
 from emalign_jax.exact.selection import SelectionRational
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.games.units import NOTHING, VALUE_TIE, WORTHLESS
 from emalign_jax.internal.validation import checked
+from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
 from emalign_jax.protocols.standard_units import StandardForm, likely_actions, standard_form

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from emalign_jax.exact.residuals import Rule, size_of
-from emalign_jax.lp import batch
+from emalign_jax.lp import batched_lp
 
 
 class Proposal(NamedTuple):
@@ -61,7 +61,7 @@ def propose(
     else:
         hers = user.reshape(N, -1)
         cost, level_at = np.concatenate([-hers, hers], 1), ()
-    found = batch.maximise(cost, rows, right, equal=k, free=level_at)
+    found = batched_lp.maximise(cost, rows, right, equal=k, free=level_at)
     dual = (found.x[:, : A * Y] - found.x[:, A * Y : 2 * A * Y]).reshape(N, A, Y)
     return Proposal(np.maximum(found.dual[:, k : k + K], 0) / size, dual, found.value, found.proved)
 

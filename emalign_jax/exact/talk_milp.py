@@ -22,10 +22,10 @@ import highspy
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.lp import new_highs
 from emalign_jax.exact.talk import reach
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
+from emalign_jax.lp.highs import new_highs
 from emalign_jax.users.conversation_tree import Tree
 from emalign_jax.users.fixed_replies import FixedReplies
 

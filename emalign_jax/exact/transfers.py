@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact.certificate import flatten_games
-from emalign_jax.exact.lp import KeptLP, LPFailed
 from emalign_jax.exact.responses import respond
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked
+from emalign_jax.lp.highs import KeptLP, LPFailed
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.standard_units import StandardForm, standard_form
 from emalign_jax.users.base import AbstractUser, RationalUser

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import highspy
 import numpy as np
 
-from emalign_jax.exact import rational
+from emalign_jax.lp import rational
 
 FEASIBILITY = 1e-9  # primal and dual tolerance handed to HiGHS
 DUAL, PRIMAL = 1, 4  # HiGHS's numbers for its simplex methods
