@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 import emalign_jax as em
-from emalign_jax.exact import conversation as searched
-from emalign_jax.exact.certificate import make_check
-from emalign_jax.exact.mechanism import MechanismLP
+from emalign_jax.exact.certificates.certificate import make_check
+from emalign_jax.exact.checks import conversation as searched
+from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP
 
 TOLERANCE = 1e-3
 SIZE = {"states": 3, "actions": 4, "user_features": 3, "information_worth": 0.02}

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 import emalign_jax as em
-from emalign_jax.exact.certificate import make_check
-from emalign_jax.exact.examination import examine
+from emalign_jax.exact.certificates.certificate import make_check
+from emalign_jax.exact.checks.examination import examine
 
 BRACKET = 1e-4
 SPREADS = (1.0, 0.3, 0.05)  # of the rivals' rows: from interior to nearly deterministic

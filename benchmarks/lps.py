@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 
 import emalign_jax as em
 from emalign_jax.exact import outbidding
-from emalign_jax.exact.certificate import make_check
+from emalign_jax.exact.certificates.certificate import make_check
 from emalign_jax.exact.dynamics import fit, outbid
 from emalign_jax.lp import batched_lp
 from emalign_jax.lp.highs import KeptLP

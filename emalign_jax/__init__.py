@@ -17,15 +17,13 @@ from emalign_jax.exact import (
     Premises,
     Stability,
     align,
-    best_response,
     best_transfers,
     certify,
-    coverage,
     least_budget,
-    premises,
-    stability,
     worst_case,
 )
+from emalign_jax.exact.certificates import best_responses
+from emalign_jax.exact.guarantees import conversation_premises, coverage_lp, equilibrium_set
 from emalign_jax.games import catalog
 from emalign_jax.games.families import FAMILIES, random_games
 from emalign_jax.games.files import load_games, load_schemes, save_games, save_schemes

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, reach, talk
 from emalign_jax.exact.responses import choose
-from emalign_jax.exact.talk import law_of_actions, reach, talk
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer

@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import linprog
 
 import emalign_jax as em
-from emalign_jax.exact.alignment import verify
-from emalign_jax.exact.residuals import dual_bound
+from emalign_jax.exact.alignment.fits import verify
+from emalign_jax.exact.alignment.residuals import dual_bound
 
 WEIGHTS, OFFSETS, NORMS = ("simplex", "cone"), ("none", "constant", "per_state"), ("sup", "l2")
 RULES = [{"weights": w, "offset": o, "norm": n} for w, o, n in product(WEIGHTS, OFFSETS, NORMS)]

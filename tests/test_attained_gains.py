@@ -6,7 +6,7 @@ import pytest
 from nightly import one_in
 
 import emalign_jax as em
-from emalign_jax.exact.talk import spell
+from emalign_jax.exact.checks.conversation_outcomes import spell
 from emalign_jax.monopoly import monopoly
 
 RATIONAL, QUANTAL = em.RationalUser(), em.QuantalUser(8.0)

@@ -11,9 +11,9 @@ import pytest
 from scipy.optimize import linprog
 
 import emalign_jax as em
-from emalign_jax.exact._base import check_for
-from emalign_jax.exact.examination import examine
-from emalign_jax.exact.obedience import ObedienceLP
+from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.checks.examination import examine
+from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.exact.responses import selection_table
 from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.sweep import cell

@@ -7,11 +7,11 @@ import pytest
 from scipy.optimize import brentq, linprog
 
 import emalign_jax as em
-from emalign_jax.exact.beliefs import monopoly_problem, pooled_problem
-from emalign_jax.exact.climbing import Climb, _Climbs
-from emalign_jax.exact.columns import concavify
-from emalign_jax.exact.lattice import GRID, simplex_grid, simplex_lattice
-from emalign_jax.exact.obedience import ObedienceLP
+from emalign_jax.exact.concavification.beliefs import monopoly_problem, pooled_problem
+from emalign_jax.exact.concavification.column_generation import concavify
+from emalign_jax.exact.concavification.lattice import GRID, simplex_grid, simplex_lattice
+from emalign_jax.exact.concavification.local_search import Climb, _Climbs
+from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.exact.responses import pooled_payoffs
 
 

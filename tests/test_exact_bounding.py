@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact.beliefs import BeliefProblem, pooled_problem
-from emalign_jax.exact.bounding import bound_cells, bound_pricing
+from emalign_jax.exact.concavification.beliefs import BeliefProblem, pooled_problem
+from emalign_jax.exact.concavification.branch_and_bound import bound_cells, bound_pricing
 
 ROUNDING = 1e-10  # of payoffs of size 1 to 10
 

@@ -8,9 +8,9 @@ from conversations import Shape
 
 import emalign_jax as em
 from emalign_jax import Result
-from emalign_jax.exact.mechanism import MechanismLP, can_report, rule_of
-from emalign_jax.exact.obedience import ObedienceLP
-from emalign_jax.exact.talk import law_of_actions, reach, spell, unspell
+from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, reach, spell, unspell
+from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, rule_of
+from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.users.conversation_tree import Tree
 
 EXACT = 1e-7  # LP feasibility 1e-9, a few dozen rows, numbers of size 1

@@ -6,9 +6,9 @@ import pytest
 from scipy.optimize import linprog
 
 import emalign_jax as em
-from emalign_jax.exact._base import check_for
-from emalign_jax.exact.certificate import make_check
-from emalign_jax.exact.guarantees import theorem_bound, worst_law
+from emalign_jax.exact.certificates.certificate import make_check
+from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.guarantees.bounds import theorem_bound, worst_law
 
 RATIONAL = em.RationalUser("agents")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact import beliefs, milp
-from emalign_jax.exact.beliefs import BeliefProblem, monopoly_problem, pooled_problem
-from emalign_jax.exact.milp import bound_rational_pricing
+from emalign_jax.exact.concavification import belief_milp, beliefs
+from emalign_jax.exact.concavification.belief_milp import bound_rational_pricing
+from emalign_jax.exact.concavification.beliefs import BeliefProblem, monopoly_problem, pooled_problem
 from emalign_jax.exact.responses import pooled_payoffs
 
 RATIONAL = em.RationalUser("agents")
@@ -37,7 +37,7 @@ def test_the_milp_agrees_with_enumeration(seed, XA, XB, purity):
     for goal in (problem.goal(1.0, 0.0), problem.goal(-1.0, 0.5)):
         price = rng.normal(size=XB)
         listed = bound_rational_pricing(problem, goal, price, 1e-7, 10**9)
-        solved = milp._solve(problem, goal, price, 1e-7, 10**9)
+        solved = belief_milp._solve(problem, goal, price, 1e-7, 10**9)
         assert solved.best == pytest.approx(listed.best, abs=TIE)
         assert solved.upper == pytest.approx(listed.upper, abs=TIE)
         assert solved.work > 0
@@ -55,8 +55,8 @@ def test_whole_brackets_by_milp_and_by_enumeration(seed, XA, monkeypatch):
     listed = em.best_response(game, schemes, 0, em.Pooled(), RATIONAL)
     monkeypatch.setattr(beliefs.BeliefProblem, "knows_all_edges", False)
     called = []
-    solve = milp._solve
-    monkeypatch.setattr(milp, "_solve", lambda *args: called.append(1) or solve(*args))
+    solve = belief_milp._solve
+    monkeypatch.setattr(belief_milp, "_solve", lambda *args: called.append(1) or solve(*args))
     solved = em.best_response(game, schemes, 0, em.Pooled(), RATIONAL)
     assert called
     assert listed.closed
@@ -214,7 +214,7 @@ def test_a_short_time_leaves_a_valid_bound():
     small = em.reduce_game(game, np)
     problem = pooled_problem(small, schemes, 0, RATIONAL)
     goal, price = problem.goal(1.0, 0.0), np.zeros(4)
-    cut = milp._solve(problem, goal, price, 1e-9, 1)
+    cut = belief_milp._solve(problem, goal, price, 1e-9, 1)
     points = np.random.default_rng(0).dirichlet(np.full(4, 0.4), 20_000)
     assert cut.upper >= problem.value(points, goal).max() - TIE
     assert cut.upper >= cut.best

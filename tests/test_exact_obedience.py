@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import linprog
 
 import emalign_jax as em
-from emalign_jax.exact.compress import compress
-from emalign_jax.exact.obedience import MAX_COLUMNS, ObedienceLP, check_size
+from emalign_jax.exact.obedience.fewer_messages import compress
+from emalign_jax.exact.obedience.program import MAX_COLUMNS, ObedienceLP, check_size
 from emalign_jax.exact.responses import selection_table
 
 # LP feasibility 1e-9, a few dozen rows, numbers of size 1

@@ -7,8 +7,8 @@ import pytest
 from nightly import one_in
 
 import emalign_jax as em
-from emalign_jax.exact._base import check_for
-from emalign_jax.exact.examination import examine
+from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.checks.examination import examine
 from emalign_jax.exact.responses import pooled_payoffs
 
 RATIONAL = em.RationalUser("agents")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact.obedience import ObedienceLP
+from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.lp import rational
 from emalign_jax.lp.highs import FEASIBILITY, MAX_EXACT, KeptLP
 from emalign_jax.lp.rational import BASIC, LOWER, UPPER, ZERO, ExactLP, maximise, proves

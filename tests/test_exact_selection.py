@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact._base import check_for
-from emalign_jax.exact.examination import examine
+from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.checks.examination import examine
 
 RATIONAL = em.RationalUser("agents")
 EXACT = 1e-7  # LP feasibility 1e-9, numbers of size 1

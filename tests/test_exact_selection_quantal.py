@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact._base import check_for
+from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.checks.selection_quantal import soft_bound
 from emalign_jax.exact.responses import choose, selection_table
-from emalign_jax.exact.selection_quantal import soft_bound
 
 USER = em.QuantalUser(8.0)
 

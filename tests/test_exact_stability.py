@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import linprog
 
 import emalign_jax as em
-from emalign_jax.exact.obedience import ObedienceLP, Price
+from emalign_jax.exact.obedience.program import ObedienceLP, Price
 
 # LPs of numbers of size 1, feasibility 1e-9 here and 1e-10 there, supergradients of size up to 100
 EXACT = 1e-7
@@ -369,7 +369,7 @@ def test_a_failed_lp_is_said(monkeypatch):
     def fail(self, *_):
         return Price(False, np.nan, np.nan, "Unknown")
 
-    monkeypatch.setattr("emalign_jax.exact.obedience.ObedienceLP.price", fail)
+    monkeypatch.setattr("emalign_jax.exact.obedience.program.ObedienceLP.price", fail)
     found = em.stability(em.catalog.two_prosecutors())
     assert found.result == em.Result.LP_FAILED
     assert np.isnan(found.worst)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact import talk_milp
-from emalign_jax.exact.mechanism import MechanismLP
-from emalign_jax.exact.talk import law_of_actions, spell
-from emalign_jax.exact.talk_milp import best_rule, binaries
+from emalign_jax.exact.checks import conversation_milp
+from emalign_jax.exact.checks.conversation_milp import best_rule, binaries
+from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell
+from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP
 from emalign_jax.games.game import ReducedGame
 
 RATIONAL = em.RationalUser()
@@ -23,7 +23,7 @@ def make(seed, agents=2, xa=2, xb=2, actions=2):
 @pytest.fixture(autouse=True)
 def _no_hurry(monkeypatch):
     """What a busy machine does not solve in two seconds is solved all the same."""
-    monkeypatch.setattr(talk_milp, "SECONDS", 60.0)
+    monkeypatch.setattr(conversation_milp, "SECONDS", 60.0)
 
 
 def random_rules(rng, protocol, agents, xb, messages):

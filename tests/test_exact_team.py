@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact import pooled_groups
-from emalign_jax.exact.certificate import make_check
+from emalign_jax.exact.certificates.certificate import make_check
+from emalign_jax.exact.checks import pooled_groups
 from emalign_jax.internal import processes
 
-TASK = "emalign_jax.exact.pooled_groups:respond"
+TASK = "emalign_jax.exact.checks.pooled_groups:respond"
 
 
 def profiles(count, agents=2, features=2, seed=0):

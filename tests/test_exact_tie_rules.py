@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact.certificate import make_check
-from emalign_jax.exact.recommendations import played
+from emalign_jax.exact.certificates.certificate import make_check
+from emalign_jax.exact.obedience.recommendations import played
 
 TIES = ["agents", "lowest", "highest", "uniform"]
 NEAR = 1e-5  # how far beside a kink brute force looks; what that costs is of this size

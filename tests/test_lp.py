@@ -8,7 +8,9 @@ from lps import random_lps
 from scipy.optimize import linprog, nnls
 
 import emalign_jax as em
-from emalign_jax.exact import frontier, guarantees, outbidding
+from emalign_jax.exact import outbidding
+from emalign_jax.exact.guarantees import bounds
+from emalign_jax.exact.obedience import frontier
 from emalign_jax.lp import batched_lp, least_squares, simplex
 from emalign_jax.lp.highs import KeptLP
 from emalign_jax.protocols.standard_units import standard_form
@@ -228,7 +230,7 @@ def test_theorems_together_are_those_of_highs():
     u, U, full = rng.normal(size=(20, 3, 4)), rng.normal(size=(20, 2, 3, 4)), rng.normal(size=20)
     U[0], U[1, 0], U[2, 1] = u[0], 0, U[2, 0]  # the hull, an agent to whom nothing matters, two who are one
     gains = rng.uniform(0, 1, (20, 2)) * (rng.random((20, 2)) < 0.5)
-    many, one = (guarantees.theorem_bounds(u, U, full, gains, lp=lp) for lp in ("batched", "highs"))
+    many, one = (bounds.theorem_bounds(u, U, full, gains, lp=lp) for lp in ("batched", "highs"))
     for n, (found, exact) in enumerate(zip(many, one, strict=True)):
         assert not found.fallback
         assert found.value == pytest.approx(exact.value, abs=1e-7)

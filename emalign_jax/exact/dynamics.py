@@ -16,9 +16,9 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact._base import AbstractCheck
-from emalign_jax.exact.examination import Examination, examine
-from emalign_jax.exact.selection import SelectionCheck
+from emalign_jax.exact.checks.base import AbstractCheck
+from emalign_jax.exact.checks.examination import Examination, examine
+from emalign_jax.exact.checks.selection_rational import SelectionCheck
 from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.internal.arguments import integer
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact import frontier
-from emalign_jax.exact.compress import compress
 from emalign_jax.exact.dynamics import FIRST_MARGIN, GROWTH, LOWERINGS
-from emalign_jax.exact.obedience import NEGLIGIBLE
+from emalign_jax.exact.obedience import frontier
+from emalign_jax.exact.obedience.fewer_messages import compress
+from emalign_jax.exact.obedience.program import NEGLIGIBLE
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import NOTHING, VALUE_TIE
 from emalign_jax.protocols.standard_units import without_nearly_nothing

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax.exact.alignment import align
-from emalign_jax.exact.residuals import best_offset, size_of
+from emalign_jax.exact.alignment.fits import align
+from emalign_jax.exact.alignment.residuals import best_offset, size_of
 
 CHUNK = 4_000_000  # cells in memory at once
 

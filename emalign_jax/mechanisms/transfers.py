@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emalign_jax.exact.transfers import KINDS, best_transfers
+from emalign_jax.exact.guarantees.optimal_transfers import KINDS, best_transfers
 from emalign_jax.mechanisms._base import AbstractMechanism, check_not_negative
 
 STARTS = ("nothing", "guarantee")

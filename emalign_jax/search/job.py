@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from emalign_jax.exact import Certificate, Stability, stability
-from emalign_jax.exact.certificate import flatten_games
+from emalign_jax.exact import Certificate, Stability
+from emalign_jax.exact.certificates.certificate import flatten_games
+from emalign_jax.exact.guarantees import equilibrium_set
 from emalign_jax.games import families
 from emalign_jax.games.families import FAMILIES, check_arguments, random_games
 from emalign_jax.games.game import Game
@@ -64,7 +65,7 @@ class SearchJob:
     messages: int | None = None
     seed: int = 0
     verify: bool = True
-    stability: bool = True
+    equilibrium_set: bool = True
 
     def cells(self) -> list[tuple[str, int, int]]:
         """(family, K, number of games), in the order of the table."""
@@ -187,7 +188,7 @@ def all_equilibria(games: Game, protocol: AbstractProtocol, user: AbstractUser) 
     of all agents) with a rational user whose ties go to the selected agent, and two or more agents."""
     known = picks_the_best(games, protocol) and protocol.conversation is None
     known = known and isinstance(user, RationalUser) and user.favours
-    return stability(games) if known and games.agents > 1 else None
+    return equilibrium_set(games) if known and games.agents > 1 else None
 
 
 def picks_the_best(games: Game, protocol: AbstractProtocol) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
-from emalign_jax.exact.stability import Stability, intervals
+from emalign_jax.exact.guarantees.equilibrium_set import Stability, intervals
 from emalign_jax.search.figure import COLOURS
 
 FEW = len(COLOURS)  # so many games are drawn one by one

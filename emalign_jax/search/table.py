@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emalign_jax.exact.certificate import Certificate, normalise
+from emalign_jax.exact.certificates.certificate import Certificate, normalise
 from emalign_jax.result import Result
 from emalign_jax.search.job import Cell
 

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pandas as pd
 
-from emalign_jax.exact import align, coverage
-from emalign_jax.exact.certificate import make_check, normalise, worth
+from emalign_jax.exact import align
+from emalign_jax.exact.certificates.certificate import make_check, normalise, worth
+from emalign_jax.exact.guarantees import coverage_lp
 from emalign_jax.games import families
 from emalign_jax.games.families import random_games
 from emalign_jax.games.game import Game, possible_utilities, reduce_game
@@ -166,7 +167,7 @@ def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.n
     if values["measure.eps"]:
         found["eps"][:] = align(*possible_utilities(games), offset="per_state").error
     if values["measure.coverage"] and bounded:
-        cover = coverage(games, user=user, protocol=protocol, obedience=rational)
+        cover = coverage_lp(games, user=user, protocol=protocol, obedience=rational)
         found["coverage_slack"][:] = cover.slack
         found["weighted_gain"][:] = (cover.weights * certificate.gain_upper).sum(-1)
     exact = job.all_equilibria(games, protocol, user) if values["measure.stability"] else None

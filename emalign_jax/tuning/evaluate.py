@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact import certificate as exact
 from emalign_jax.exact import certify
+from emalign_jax.exact.certificates import certificate as exact
 from emalign_jax.games.game import Game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import as_key, checked

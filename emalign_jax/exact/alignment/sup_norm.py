@@ -1,0 +1,77 @@
+"""The linear programs of sup-norm fits, many at once, by the batched simplex of `lp`.
+
+    minimise  eps + prices @ w   subject to   |sum_i w_i U_i + c - u| <= eps everywhere,  w >= 0 (simplex: of sum 1)
+
+They are solved in their dual form, which has one row an agent and not one a cell: over q = q+ - q- with |q| of sum at
+most 1 and orthogonal to offsets. Only weights and q come out; whoever asks works out for himself what they prove.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from emalign_jax.exact.alignment.residuals import Rule, size_of
+from emalign_jax.lp import batched_lp
+
+
+class Proposal(NamedTuple):
+    """weights: [N, K]; dual: [N, A, Y], the q of `residuals.dual_bound`; value: [N] of the LP; proved: [N] by its own
+    residuals and gap. NaN where the method did not end optimal."""
+
+    weights: Float[np.ndarray, "N K"]
+    dual: Float[np.ndarray, "N A Y"]
+    value: Float[np.ndarray, "N"]
+    proved: Bool[np.ndarray, "N"]
+
+
+def cells(K: int, A: int, Y: int, rule: Rule) -> int:
+    """Rows * columns of the LP of one fit."""
+    return (_free_count(A, Y, rule) + K + 1) * (2 * A * Y + rule.simplex)
+
+
+def propose(
+    user: Float[np.ndarray, "N A Y"],
+    agents: Float[np.ndarray, "N K A Y"],
+    rule: Rule,
+    prices: Float[np.ndarray, "N K"] | None = None,
+) -> Proposal:
+    """The fits of users whose tables are of size 1 or so (on the simplex: those of the agents less hers are)."""
+    N, K, A, Y = agents.shape
+    tables = agents - user[:, None] if rule.simplex else agents
+    size = size_of(tables, "sup")
+    size = np.where(size > 0, size, 1.0)
+    flat = (tables / size[..., None, None]).reshape(N, K, A * Y)
+    free = _free(A, Y, rule)
+    k = len(free)
+    q = np.concatenate([np.broadcast_to(free, (N, *free.shape)), -flat, np.ones((N, 1, A * Y))], 1)
+    rows = np.concatenate([q, -q], 2)
+    rows[:, -1] = 1
+    right = np.zeros((N, k + K + 1))
+    right[:, -1] = 1
+    if prices is not None:
+        right[:, k : k + K] = prices / size
+    if rule.simplex:  # the last column is the least of all <q, U_i - u>
+        level = np.zeros((N, k + K + 1, 1))
+        level[:, k : k + K, 0] = 1 / size
+        rows = np.concatenate([rows, level], 2)
+        cost, level_at = np.eye(rows.shape[2])[-1:], (rows.shape[2] - 1,)
+    else:
+        hers = user.reshape(N, -1)
+        cost, level_at = np.concatenate([-hers, hers], 1), ()
+    found = batched_lp.maximise(cost, rows, right, equal=k, free=level_at)
+    dual = (found.x[:, : A * Y] - found.x[:, A * Y : 2 * A * Y]).reshape(N, A, Y)
+    return Proposal(np.maximum(found.dual[:, k : k + K], 0) / size, dual, found.value, found.proved)
+
+
+def _free(A: int, Y: int, rule: Rule) -> np.ndarray:
+    """What q must be orthogonal to [k, A Y]: the offsets."""
+    if rule.offset == "none":
+        return np.zeros((0, A * Y))
+    return np.ones((1, A * Y)) if rule.offset == "constant" else np.tile(np.eye(Y), (1, A))
+
+
+def _free_count(A: int, Y: int, rule: Rule) -> int:
+    return {"none": 0, "constant": 1, "per_state": Y}[rule.offset]

@@ -1,0 +1,94 @@
+"""`best_response`: the best that one agent can do against given schemes, under any protocol and user with a check."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.certificates.certificate import flatten_games, make_check
+from emalign_jax.exact.checks.base import check_for
+from emalign_jax.games.game import Game, faults, reduce_game
+from emalign_jax.games.units import LP_ERROR
+from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.validation import checked
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.schemes import check_schemes
+from emalign_jax.result import Result
+from emalign_jax.users.base import AbstractUser
+
+
+class BestResponse(NamedTuple):
+    """Float64, in the units of the agent's utility.
+
+    value:  payoff that `scheme` attains, or approaches as a supremum; NaN if an LP failed
+    upper:  no scheme, with any number of messages, pays more
+    scheme: [XB, S]; S is what the optimum needs and may differ from M
+    closed: upper - value is within the bracket asked for
+    result: CERTIFIED if closed, UNREFUTED if the bracket stayed open, LP_FAILED
+    exact:  with exact=True, the optimum of the LP as a rational number (None where he does best to change nothing)
+    """
+
+    value: float
+    upper: float
+    scheme: Float[np.ndarray, "XB S"]
+    closed: bool
+    result: Result
+    exact: Fraction | None
+
+
+def best_response(
+    game: Game,
+    schemes,
+    agent: int,
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    *,
+    bracket: float = 1e-4,
+    exact: bool = False,
+) -> BestResponse:
+    """What `agent` can get at most against the others' `schemes` [K, XB, M] of one game (section 5 of the model).
+
+    bracket: how close the upper bound is to be brought to the value, as a share of the agent's payoff range.
+        Selection with a rational user is exact. Pooled: branch and bound (quantal user), enumeration or a MILP
+        (rational). Where the work it may take does not suffice the bracket stays open and `closed` is False.
+    exact:   derive the LP's answer again in rational arithmetic: Selection with a rational user, small games.
+    Raises `ValueError` for a batch of games, a malformed game, wrong shapes and sizes no exact method can do.
+    """
+    game, schemes, agent, protocol, user = checked(
+        game=game, schemes=schemes, agent=agent, protocol=protocol, user=user
+    )
+    if game.batch_shape:
+        raise ValueError(f"game: expected one game, got a batch of {list(game.batch_shape)}: take game[k]")
+    schemes = check_schemes(game, schemes, protocol)
+    user.check(game, protocol, schemes.shape[-1])
+    if schemes.ndim > 3:
+        raise ValueError(f"schemes: expected [K, XB, M] for one game, got {list(schemes.shape)}")
+    agent = integer("agent", agent, 0)
+    if agent >= game.agents:
+        raise ValueError(f"agent: expected an index below K = {game.agents}, got {agent}")
+    if not 0 < bracket < 1:
+        raise ValueError(f"bracket: expected a number between 0 and 1, got {bracket}")
+    fault = str(faults(game))
+    if fault:
+        raise ValueError(fault)
+    if not np.isfinite(schemes).all():
+        raise ValueError("schemes: expected finite numbers")
+    check_for(protocol, user).check_size(game, protocol, user, schemes.shape[-1])
+    reduced = reduce_game(flatten_games(game, (1,)), np)
+    check = make_check(reduced, 0, protocol, user, schemes.shape[-1], lossless=exact)
+    if exact:
+        check.confirm()
+    found = check.deviations(schemes, range(agent, agent + 1), bracket)[0]
+    unit, zero = float(check.form.agent_unit[agent]), float(check.form.agent_zero[agent])
+    if found.status != "Optimal":
+        return BestResponse(np.nan, np.nan, found.scheme, False, Result.LP_FAILED, None)
+    allowed = bracket * check.payoff_range[agent] + check.negligible[agent] + LP_ERROR * check.stakes[agent]
+    closed = bool(found.upper - found.value <= allowed)
+    rational = None if found.exact is None else Fraction(unit) * found.exact + Fraction(zero)
+    return BestResponse(
+        unit * found.value + zero, unit * max(found.upper, found.value) + zero, found.scheme, closed,
+        Result.CERTIFIED if closed else Result.UNREFUTED, rational,
+    )  # fmt: skip

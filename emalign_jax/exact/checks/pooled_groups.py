@@ -1,0 +1,88 @@
+"""Checks of Pooled in groups of games that are searched side by side, shared among processes as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from emalign_jax.exact.checks.base import Deviation, check_for
+from emalign_jax.games.game import ReducedGame
+from emalign_jax.internal.processes import Arrays, share
+from emalign_jax.protocols import Pooled
+from emalign_jax.users.base import AbstractUser, QuantalUser, RationalUser
+
+GROUP = 16  # games: enough for long NumPy loops, few enough to share
+
+
+def prepare(
+    checks: list[Any], profiles: list[np.ndarray], bracket: float | None, tolerance: float | None,
+    tell: Callable[[int], None],
+) -> None:  # fmt: skip
+    """As `AbstractCheck.prepare`, for games of one size and users of one kind."""
+    groups = [slice(at, at + GROUP) for at in range(0, len(checks), GROUP)]
+    terms = {"bracket": _number(bracket), "gains": _number(tolerance)}
+    asked = [_pack(checks[some], profiles[some]) | terms for some in groups]
+    for some, answer in zip(
+        groups, share(respond, asked, lambda done: tell(min(done * GROUP, len(checks)))), strict=True
+    ):
+        _unpack(answer, checks[some], profiles[some])
+
+
+def respond(arrays: Arrays) -> Arrays:
+    """What any process does for one group."""
+    bracket, gains = (None if np.isnan(arrays[name]) else float(arrays[name]) for name in ("bracket", "gains"))
+    checks = [_check(arrays, k) for k in range(len(arrays["range"]))]
+    type(checks[0]).prepare_group(checks, list(arrays["schemes"]), bracket, gains)
+    found = [(k, i, b is not None, d) for k, check in enumerate(checks) for (i, b), d in check.responses.items()]
+    return {
+        "range": np.array([check.payoff_range for check in checks]),
+        "which": np.array([(k, i, bracketed) for k, i, bracketed, _ in found], int).reshape(-1, 3),
+        "value": np.array([d.value for *_, d in found]),
+        "upper": np.array([d.upper for *_, d in found]),
+        "status": np.array([d.status for *_, d in found]),
+        "ends": np.cumsum([d.scheme.shape[1] for *_, d in found]),
+        "schemes": np.concatenate([d.scheme for *_, d in found], 1),
+        "bracket": arrays["bracket"],
+    }
+
+
+def _pack(checks: list[Any], profiles: list[np.ndarray]) -> Arrays:
+    arrays = {name: np.stack([getattr(check.game, name) for check in checks]) for name in ReducedGame._fields}
+    arrays["schemes"] = np.stack(profiles)
+    unknown = np.full(len(profiles[0]), np.nan)
+    arrays["range"] = np.stack([unknown if check._range is None else check._range for check in checks])
+    user = checks[0].user
+    if isinstance(user, RationalUser):
+        return arrays | {"ties": np.array(user.ties), "tolerance": np.array(user.tolerance)}
+    return arrays | {"precision": np.array([float(check.user.precision) for check in checks])}
+
+
+def _check(arrays: Arrays, k: int) -> Any:
+    user = _user(arrays, k)
+    check = check_for(Pooled(), user)(ReducedGame(*(arrays[name][k] for name in ReducedGame._fields)), Pooled(), user)
+    known = arrays["range"][k]
+    check._range = None if np.isnan(known).any() else known
+    return check
+
+
+def _user(arrays: Arrays, k: int) -> AbstractUser:
+    if "precision" in arrays:
+        return QuantalUser(arrays["precision"][k])
+    return RationalUser(str(arrays["ties"]), float(arrays["tolerance"]))
+
+
+def _unpack(answer: Arrays, checks: list[Any], profiles: list[np.ndarray]) -> None:
+    for check, schemes, known in zip(checks, profiles, answer["range"], strict=True):
+        check.start_on(schemes)
+        check._range = known
+    parts = np.split(answer["schemes"], answer["ends"][:-1], axis=1)
+    rows = zip(answer["which"], answer["value"], answer["upper"], answer["status"], parts, strict=True)
+    for (k, i, bracketed), value, upper, status, scheme in rows:
+        bracket = float(answer["bracket"]) if bracketed else None
+        checks[k].responses[int(i), bracket] = Deviation(float(value), float(upper), scheme, str(status))
+
+
+def _number(value: float | None) -> np.ndarray:
+    return np.array(np.nan if value is None else value)

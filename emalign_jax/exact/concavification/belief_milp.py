@@ -1,0 +1,129 @@
+"""An upper bound of what any belief pays a rational user's agent (section 5.4 of the model).
+
+phi is piecewise linear: the law over actions is constant between the hyperplanes on which a type is indifferent, and
+with ties for the agent phi is largest at a vertex of that arrangement, the hyperplanes moved to where ties end, the
+user's tolerance included. Where `BeliefProblem.edges` holds all vertices they are looked at; beyond, the best belief is
+the optimum of a mixed-integer program,
+
+    maximise  sum_{t,a,b} y[t,a,b] H[b,t,a] - price @ mu
+    subject to  sum_a y[t,a,b] = mu[b],  sum_b mu[b] = 1,  sum_b y[t,a,b] = z[t,a] in {0, 1},
+                sum_b y[t,a,b] (u[b,t,a] - u[b,t,c]) >= 0  for all t, a, c, eased by the tolerance,
+
+z the action that type t takes, y = mu z. HiGHS's dual bound is the upper bound, also where it stops early. Finding the
+best belief is NP-hard in general, hence `MAX_BINARIES`.
+"""
+
+from __future__ import annotations
+
+import highspy
+import numpy as np
+from jaxtyping import Float, Int
+
+from emalign_jax.exact.concavification.beliefs import BeliefProblem
+from emalign_jax.exact.concavification.branch_and_bound import PricingBound
+from emalign_jax.games import units
+from emalign_jax.lp.highs import KeptLP, new_highs
+
+MAX_BINARIES = 256  # types times actions
+WORK_PER_SECOND = 1e7  # how the budget of `bound_pricing` is turned into time
+BLUR = 1e-6  # of what two actions differ by: how exactly it is known whether they are tied at an edge
+NUDGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)  # the optimum is on the edge of ties, which rounding may lose
+
+
+def bound_rational_pricing(
+    problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
+) -> PricingBound:
+    """Bound max over the simplex of what the goal pays, ties in its favour, less price @ mu."""
+    if not problem.knows_all_edges:
+        return _solve(problem, goal, price, target, work)
+    edges, kinks = problem.edges, problem.kinks
+    excess = _suprema(problem, goal, edges) - edges @ price
+    attained = problem.value(kinks, goal) - kinks @ price
+    best = int(attained.argmax())
+    return PricingBound(float(max(excess.max(), attained[best])), float(attained[best]), kinks[best : best + 1], 0)
+
+
+def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "N"]:
+    """The limit superior of the goal's payoff at `points`, which are edges."""
+    B, T, A = problem.own_payoff.shape
+    total = (points @ goal).reshape(-1, T, A)
+    if B <= 2 and problem.user.ties != "agents":  # what the response is on either side of an edge
+        order = np.argsort(points[:, 0])
+        middles = (points[order[1:]] + points[order[:-1]]) / 2
+        beside = problem.responses(middles)[2]
+        best = (problem.responses(points)[2] * total).sum((1, 2))
+        best[order[1:]] = np.maximum(best[order[1:]], (beside * total[order[1:]]).sum((1, 2)))
+        best[order[:-1]] = np.maximum(best[order[:-1]], (beside * total[order[:-1]]).sum((1, 2)))
+        return best
+    tied = units.as_good(problem.ahead(points), problem.user.tie_tolerance + BLUR).all(-1)
+    return np.where(tied, total, -np.inf).max(-1).sum(-1)
+
+
+def _tied_exactly(problem: BeliefProblem, goal, price, taken: Int[np.ndarray, "T"]) -> Float[np.ndarray, "N B"]:
+    """The best belief at which these actions are the types' best without any tolerance; none, if there is none."""
+    B, T, A = problem.own_payoff.shape
+    types = np.arange(T)
+    ahead = units.eased(problem.user_payoff, 0.0)[:, types, taken].reshape(B, T * A).T
+    paid = goal.reshape(B, T, A)[:, types, taken].sum(1) - price
+    rows = np.concatenate([ahead, np.ones((1, B))])
+    lower, upper = np.append(np.zeros(T * A), 1.0), np.append(np.full(T * A, np.inf), 1.0)
+    solved = KeptLP(rows, lower, upper, cost=paid).solve()
+    return np.maximum(solved.x, 0)[None] if solved.optimal else np.empty((0, B))
+
+
+def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
+    B, T, A = problem.own_payoff.shape
+    advantage = units.eased(problem.user_payoff, problem.user.tie_tolerance)
+    sent, taken = T * A * B, T * A  # columns: y[t, a, b], then z[t, a], then mu[b]
+    y, z = np.arange(sent).reshape(T, A, B), sent + np.arange(taken).reshape(T, A, 1)
+    mu = sent + taken + np.arange(B)
+    blocks = [  # columns of each row, and what they are multiplied by
+        (np.concatenate([y.swapaxes(1, 2), np.tile(mu[:, None], (T, 1, 1))], 2), [1.0] * A + [-1.0]),
+        (np.concatenate([y, z], 2), [1.0] * B + [-1.0]),
+        (mu, 1.0),
+        (np.repeat(y, A, 1), advantage.transpose(1, 2, 3, 0).reshape(T, A * A, B)),
+    ]
+    columns = [at.reshape(-1, at.shape[-1]) for at, _ in blocks]
+    values = [np.broadcast_to(v, at.shape).reshape(-1, at.shape[-1]) for at, v in blocks]
+    kept = np.concatenate([(v != 0).ravel() for v in values])
+    filled = np.concatenate([(v != 0).sum(1) for v in values])
+    exactly = np.concatenate([np.zeros(T * B + taken), [1.0]])
+
+    lp = highspy.HighsLp()
+    lp.num_row_, lp.num_col_ = len(exactly) + taken * A, sent + taken + B
+    lp.sense_ = highspy.ObjSense.kMaximize
+    lp.col_cost_ = np.concatenate([goal.reshape(B, taken).T.ravel(), np.zeros(taken), -price])
+    lp.col_lower_, lp.col_upper_ = np.zeros(lp.num_col_), np.ones(lp.num_col_)
+    lp.row_lower_ = np.concatenate([exactly, np.zeros(taken * A)])
+    lp.row_upper_ = np.concatenate([exactly, np.full(taken * A, np.inf)])
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = lp.num_row_, lp.num_col_
+    lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
+    lp.a_matrix_.index_ = np.concatenate([at.ravel() for at in columns])[kept].astype(np.int32)
+    lp.a_matrix_.value_ = np.concatenate([v.ravel() for v in values])[kept]
+    integer, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
+    lp.integrality_ = [real] * sent + [integer] * taken + [real] * B
+    highs = new_highs(
+        presolve="on", solver="choose", mip_rel_gap=0.0, mip_abs_gap=target / 4, mip_feasibility_tolerance=1e-9,
+        time_limit=max(work / WORK_PER_SECOND, 0.1),
+    )  # fmt: skip
+    if highs.passModel(lp) == highspy.HighsStatus.kError:
+        return PricingBound(np.inf, -np.inf, problem.target[None], 0)
+    highs.run()
+    ended = highs.getModelStatus()
+    proved = ended in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
+    info = highs.getInfo()
+    found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    columns = np.array(highs.getSolution().col_value) if found else np.zeros(lp.num_col_)
+    mu = np.maximum(columns[mu], 0) if found else problem.target
+    mu = mu / mu.sum()
+    beside = [mu[None], *(mu + share * (np.eye(B) - mu) for share in NUDGES)]
+    if found:
+        beside.insert(0, _tied_exactly(problem, goal, price, columns[z[..., 0]].argmax(1)))
+    beside = np.concatenate(beside)
+    excess = problem.value(beside, goal) - beside @ price
+    best = int((excess >= excess.max() - target / 8).argmax())  # the first that will do: it bears rounding best
+    mu, best = beside[best], float(excess[best])
+    spent = int(highs.getRunTime() * WORK_PER_SECOND)
+    bound = float(info.mip_dual_bound) if proved else np.inf
+    return PricingBound(max(bound, best) if np.isfinite(bound) else np.inf, best, mu[None], spent)

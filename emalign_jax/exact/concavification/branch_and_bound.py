@@ -1,0 +1,296 @@
+"""An upper bound of what any belief pays a quantal user's agent, by branch and bound over sub-simplices.
+
+Column generation (`columns.py`) gives a price for each x_B; what is left to prove is that no belief mu pays more than
+its price: max over the simplex of phi(mu) - price @ mu, phi(mu) = sum over types t and actions a of
+softmax_a(L E_t(mu)) H_ta(mu), where E_t = T_t / D_t is her expected utility and D, T, H are linear in mu.
+
+On a sub-simplex with vertices v_i a point is mu = sum_i lambda_i v_i, and type t's posterior is the mean of those at
+the vertices with weights theta_i proportional to x_i = lambda_i D_t(v_i). Write phi_t = D_t psi, psi a function of the
+posterior. Three bounds of phi_t hold there, all of the form sum_i lambda_i (phi_t(v_i) + excess_i), so that the largest
+vertex value bounds the cell:
+
+* first: differences E_a - E_b are linear-fractional, so their extremes lie at vertices, which bounds every response
+  probability; for fixed probabilities phi is linear.
+* second: psi'' >= -Q on the cell for a quadratic form Q made of those probabilities, so phi exceeds its interpolation
+  by at most 1/2 sum_{i<j} x_i x_j / D Q(e_ij), e_ij the difference of two posteriors.
+* third: along the line to vertex i from any mean of other vertices, psi' = L cov(E', W) + mean W' varies by at most
+  the same mean of some c_ij, so telling i apart from the rest costs at most sum_j x_i x_j / (x_i + x_j) c_ij, and the
+  second bound goes on with the rest. c grows with L where Q grows with L^2, which helps where few x_i occur at all.
+
+For all s in [0, 1], x_i x_j / D <= x_i x_j / (x_i + x_j) <= s^2 x_i + (1 - s)^2 x_j, which makes them linear in lambda
+and lets an edge's excess go to whichever vertex is lower. Cells are cut along the edge that contributes most. The
+second order makes the number of cells near a maximum finite per halving of the error, where the first alone would need
+ever more (section 5.3 of the model). All this is float64: bounds hold up to rounding, 1e-12 or so of the payoffs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.concavification.beliefs import BeliefProblem
+from emalign_jax.exact.concavification.interleaving import Search, alone
+
+SHARPEST = 1e9  # precision beyond which a quantal user's bounds are left open: their squares would overflow
+CELL_BLOCK = 256  # cells bounded in one pass, so that arrays stay in the cache
+NEGLIGIBLE = 0.05  # of the target: types that may add less, all together, are left as they are
+WEIGHTS = (1e-4, 1e-2, 0.2, 0.5, 0.8, 1 - 1e-2, 1 - 1e-4)  # of one end of an edge against the other
+CUTS = (0.02, 0.98)  # how near to an end of an edge a cell may be cut
+CROWD = (1.0, 3.0, 30.0)  # how many types like it a type reckons with
+REFUTATIONS = 8  # beliefs returned that pay more than was to be proved
+
+
+class PricingBound(NamedTuple):
+    """upper: no belief pays more than its price plus this; best: the largest that was met, at the first of `at`
+    (the others of `at` pay more than the target too); work: numbers handled."""
+
+    upper: float
+    best: float
+    at: Float[np.ndarray, "N B"]
+    work: int
+
+
+def bound_pricing(
+    problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
+) -> PricingBound:
+    """`pricing_bound` of one problem alone."""
+    return alone(pricing_bound(problem, goal, price, target, work))
+
+
+def pricing_bound(
+    problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
+) -> Search[PricingBound]:
+    """Bound max over the simplex of `problem.value(mu, goal) - price @ mu`, until it is proved to be at most `target`,
+    beliefs above it are met, or `work` is used up (a cell costs edges x types x pairs of actions)."""
+    B, T, A = problem.own_payoff.shape
+    if B == 1:
+        best = float((problem.value(np.ones((1, 1)), goal) - price)[0])
+        return PricingBound(best, best, np.ones((1, 1)), 0)
+    if not float(problem.user.precision) <= SHARPEST:
+        return PricingBound(np.inf, -np.inf, np.eye(B)[:1], 0)
+    cost = max(1, B * (B - 1) // 2 * T * A * (A - 1) // 2)
+    pool = [(np.eye(B)[None], np.array([np.inf]))]  # sub-simplices [N, B, B] and what bounds them so far
+    proved, best, at, used = -np.inf, -np.inf, pool[0][0][0, :1], 0
+    while pool and used < work and best <= target:
+        cells = _take(pool, CELL_BLOCK)
+        used += len(cells) * cost
+        bounds, values, edges = yield Cells(problem, goal, price, cells, target)
+        bounds = np.where(np.isfinite(bounds), bounds, np.inf)  # what overflowed is not proved
+        if values.max() > best:
+            best = float(values.max())
+            at = cells.reshape(-1, B)[np.argsort(-values.ravel())[: max(1, min(REFUTATIONS, (values > target).sum()))]]
+        left = bounds > target
+        proved = max(proved, float(bounds[~left].max(initial=-np.inf)))
+        if left.any():
+            pool.append((_split(cells[left], edges[left]), np.tile(bounds[left], 2)))
+    return PricingBound(max([proved, *(float(bounds.max()) for _, bounds in pool)]), best, at, used)
+
+
+def _take(pool: list, count: int) -> np.ndarray:
+    """The last `count` cells of the pool, or all."""
+    taken = []
+    while pool and count:
+        cells, bounds = pool.pop()
+        if len(cells) > count:
+            pool.append((cells[:-count], bounds[:-count]))
+            cells = cells[-count:]
+        taken.append(cells)
+        count -= len(cells)
+    return np.concatenate(taken)
+
+
+def _split(cells: Float[np.ndarray, "N V B"], edges) -> Float[np.ndarray, "2*N V B"]:
+    """Cut each cell in two at a point of an edge: (i, j, share of the way from i to j) [N, 3]."""
+    rows = np.arange(len(cells))
+    i, j, share = edges[:, 0].astype(int), edges[:, 1].astype(int), edges[:, 2:]
+    middle = (1 - share) * cells[rows, i] + share * cells[rows, j]
+    halves = np.concatenate([cells, cells])
+    halves[rows, i] = middle
+    halves[len(cells) + rows, j] = middle
+    return halves
+
+
+def bound_cells(problem: BeliefProblem, goal, price, cells: Float[np.ndarray, "N V B"], target: float):
+    """Upper bounds [N] of value - price @ mu on each cell, its values at the vertices [N, V], and where to cut
+    it: edge (i, j) and the share of the way from i to j [N, 3]."""
+    return Cells.serve([Cells(problem, goal, price, cells, target)])[0]
+
+
+class Cells(NamedTuple):
+    """Bound these cells. In what follows V numbers vertices, e edges, P pairs of a cell and a type; these come last,
+    so that sums over the others run along memory."""
+
+    problem: BeliefProblem
+    goal: Float[np.ndarray, "B TA"]
+    price: Float[np.ndarray, "B"]
+    cells: Float[np.ndarray, "N V B"]
+    target: float
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self.problem.own_payoff.shape
+
+    @property
+    def work(self) -> int:
+        B, T, A = self.size
+        return len(self.cells) * B * T * A
+
+    @staticmethod
+    def serve(requests: list[Cells]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What `bound_cells` returns, for each."""
+        counts = [len(r.cells) for r in requests]
+        ends = np.cumsum(counts)
+        (B, T, A), N = requests[0].size, ends[-1]
+        mass, totals, values = np.empty((B, N, T)), np.empty((2, A, B, N, T)), np.empty((B, N))
+        for r, count, end in zip(requests, counts, ends, strict=True):
+            at = slice(end - count, end)
+            vertices = r.cells.swapaxes(0, 1).reshape(B * count, B)
+            mass[:, at], *found = (x.reshape(B, count, *x.shape[1:]) for x in r.problem.totals(vertices, r.goal))
+            totals[0, :, :, at], totals[1, :, :, at] = (np.moveaxis(x, -1, 0) for x in found)
+            values[:, at] = -(vertices @ r.price).reshape(B, count)
+        precision = np.repeat([float(r.problem.user.precision) for r in requests], counts)
+        target = np.repeat([r.target for r in requests], counts)
+        bounds, edges = _bound(precision, mass, totals, values, target)
+        return [
+            (bounds[end - count : end], values[:, end - count : end].T, edges[end - count : end])
+            for count, end in zip(counts, ends, strict=True)
+        ]
+
+
+def _bound(L: Float[np.ndarray, "N"], mass: Float[np.ndarray, "V N T"], totals, values, target: Float[np.ndarray, "N"]):
+    """Bounds [N] and where to cut [N, 3]; adds what is paid at the vertices to `values` [V, N]. totals: the user's and
+    the goal's [2, A, V, N, T]."""
+    V, N, T = mass.shape
+    # at a vertex at which a type cannot occur, its posterior is any mean of the others'; it has no weight there
+    E, W = _posterior(totals, mass)
+    law = np.exp(L[:, None] * (E - E.max(0)))
+    law /= law.sum(0)
+    mean = (law * W).sum(0)  # psi [V, N, T]
+    values += (mass * mean).sum(-1)
+
+    # most types do the same thing all over a cell: the others' odds against the surest action bound what they may add
+    surest = law.min(1).argmax(0)[None, None]
+    odds = (law / np.maximum(np.take_along_axis(law, surest, 0), 1e-300)).max(1).sum(0) - 1
+    above = np.minimum(odds, 1) * (W.max((0, 1)) - W.min((0, 1)))  # [N, T]
+    varies = above * mass.max(0) > NEGLIGIBLE / T * target[:, None]
+    linear = (mass * np.where(varies, 0, above)).sum(-1)  # [V, N]
+    n, t = np.nonzero(varies)
+    if not len(n):
+        return (values + linear).max(0), np.tile([0, 1, 0.5], (N, 1))
+    pair = n * T + t
+    mass, mean = (x.reshape(V, -1).take(pair, -1) for x in (mass, mean))
+    E, W, law = (x.reshape(len(law), V, -1).take(pair, -1) for x in (E, W, law))
+    active = _Types(L[n], mass, E, W, law, mean)
+    bounds, edge, share = active.excess(n, values + linear)
+    return bounds, np.stack([active.i[edge], active.j[edge], share], axis=1)
+
+
+class _Types:
+    """P pairs of a cell and a type whose response varies on it: mass [V, P], E, W, law [A, V, P], psi [V, P]."""
+
+    def __init__(self, L, mass, E, W, law, psi):
+        self.mass, self.V = mass, len(mass)
+        self.i, self.j = np.triu_indices(self.V, 1)
+        A = len(E)
+        low, high, short = np.empty_like(E[:, 0]), np.empty_like(E[:, 0]), np.empty_like(E[:, 0])
+        with np.errstate(over="ignore"):
+            for a in range(A):
+                apart = L * (E - E[a])
+                high[a] = 1 / np.exp(apart.min(1)).sum(0)
+                low[a] = 1 / np.exp(apart.max(1)).sum(0)
+        for a in range(A):  # by how much action a may pay less than the mean response
+            short[a] = (high * np.maximum((W - W[a]).max(1), 0)).sum(0)
+        apart = W - psi
+        up, down = (high[:, None] - law) * apart, (low[:, None] - law) * apart
+        above = np.maximum(np.maximum(up, down).sum(0), 0)  # psi may exceed its vertex value by so much
+        self.first = mass * above  # [V, P]
+
+        i, j = self.i, self.j
+        a, b = np.triu_indices(A, 1)
+        x, y = E[:, i] - E[:, j], W[:, i] - W[:, j]  # [A, e, P]
+        ranges = np.ptp(y, axis=0)
+        x, y = x[a] - x[b], y[a] - y[b]  # [pairs, e, P]
+        most = np.minimum(high[a] * high[b], 0.25)
+        least = low[a] * low[b]
+        xx, yy = x * x, y * y
+        ratio = np.sqrt(yy.sum((0, 1)) / np.maximum(xx.sum((0, 1)), 1e-300)) + 1e-300
+        curved = (L * L * most * (short[a] + short[b]))[:, None] * xx
+        curved += L * ((most - least)[:, None] / 2 * (ratio * xx + yy / ratio) - (most + least)[:, None] * x * y)
+        second = np.maximum(curved.sum(0), 0) / 2  # [e, P]
+        root = np.sqrt(mass)
+        self.even = mass[i] * mass[j] / np.maximum((root[i] + root[j]) ** 2, 1e-300)
+        rank = mass.argsort(0).argsort(0)
+        peeled = np.where(rank[i] < rank[j], i[:, None], j[:, None])
+        apart = W[a] - W[b]  # [pairs, V, P]
+        ends = np.stack([q * w for q in (most, least) for w in (apart.max(1), apart.min(1))])
+        third = L * (np.abs(x) * np.ptp(ends, axis=0)[:, None]).sum(0) + ranges
+        rank = np.take_along_axis(rank, peeled, 0)  # [e, P]
+        self.curve = self.pair = second
+        least = (self.even * second).sum(0)
+        for number in range(1, self.V):  # of vertices told apart from the rest
+            pair = np.where(rank < number, third, second)
+            cost = (self.even * pair).sum(0)
+            self.pair = np.where(cost < least, pair, self.pair)
+            least = np.minimum(cost, least)
+
+    def excess(self, n, values: Float[np.ndarray, "V N"]):
+        """The least bound found for each cell, the edge to cut and where [N] each. n [P]: the cell of each pair."""
+        N, i, j = values.shape[1], self.i, self.j
+        pairs = (self.even * self.pair).sum(0)
+        first = self.first.max(0) < pairs
+        pair = np.where(first, 0, self.pair)
+        share = self._shares(n, pair, values)
+        at_i, at_j = share**2 * self.pair * self.mass[i], (1 - share) ** 2 * self.pair * self.mass[j]
+        second = np.zeros_like(self.first)
+        for e in range(len(i)):
+            second[i[e]] += at_i[e]
+            second[j[e]] += at_j[e]
+        own, bounds = values[:, n], np.full(N, np.inf)
+        for others in CROWD:  # which option suits a type depends on how much the others add
+            choice = (own + others * self.first).max(0) < (own + others * second).max(0)
+            chosen = np.where(choice, self.first, second)
+            bounds = np.minimum(bounds, (values + _sum(n, chosen, N)).max(0))
+        size = np.minimum(self.first.max(0), pairs)
+        share = np.sqrt(self.even * self.curve)
+        share *= size / np.maximum(share.sum(0), 1e-300)
+        edge = _sum(n, share, N).argmax(0)
+        # a type that is rare at one end turns near that end, so the cut is nearer to it
+        rows, root = np.arange(len(n)), np.sqrt(self.mass)
+        share, x, y = share[edge[n], rows], root[i[edge[n]], rows], root[j[edge[n]], rows]
+        total = _sum(n, np.stack([share, share * x / np.maximum(x + y, 1e-300)]), N)
+        return bounds, edge, np.clip(total[1] / np.maximum(total[0], 1e-300), *CUTS)
+
+    def _shares(self, n, pair, values):
+        """s [e, P] for x y / (x + y) <= s^2 x + (1 - s)^2 y, x and y the masses at the ends of an edge: any s in
+        [0, 1] is valid, so an edge's excess goes more to the end that has the lower value."""
+        N, i, j = values.shape[1], self.i, self.j
+        x, y = self.mass[i], self.mass[j]
+        ends = values[i] / (self.V - 1), values[j] / (self.V - 1)  # a vertex has V - 1 edges
+        least, best = np.full((len(i), N), np.inf), np.full((len(i), len(n)), 0.5)
+        for weight in WEIGHTS:
+            share = (1 - weight) * y / np.maximum(weight * x + (1 - weight) * y, 1e-300)
+            at_i, at_j = _sum(n, share**2 * pair * x, N), _sum(n, (1 - share) ** 2 * pair * y, N)
+            larger = np.maximum(ends[0] + at_i, ends[1] + at_j)
+            better = larger < least
+            least = np.where(better, larger, least)
+            best = np.where(better[:, n], share, best)
+        return best
+
+
+def _sum(n, what: Float[np.ndarray, "X P"], N: int) -> Float[np.ndarray, "X N"]:
+    """Sums over the pairs of each cell; n is in order."""
+    out = np.zeros((len(what), N))
+    first = np.flatnonzero(np.diff(n, prepend=-1))
+    out[:, n[first]] = np.add.reduceat(what, first, axis=1)
+    return out
+
+
+def _posterior(totals: Float[np.ndarray, "2 A V N T"], mass: Float[np.ndarray, "V N T"]):
+    """totals / mass, where a vertex without mass takes the mean of the cell's others."""
+    seen, whole = mass > 0, mass.sum(0)
+    if seen.all():
+        return totals / mass
+    mean = totals.sum(2, keepdims=True) / np.where(whole > 0, whole, np.inf)
+    return np.where(seen, totals / np.where(seen, mass, 1), mean)

@@ -1,0 +1,168 @@
+"""What the paper's results about conversations assume, measured on a profile at hand, and what they then promise.
+
+Its first result asks that one perfectly aligned agent alone would let her learn her best action; then every agent can
+bring about the same law as any other, by talking as that one would. Its second result lets the utilities that she
+learns be off by eta. With rule r full revelation, where M^R >= XB words suffice for it, and else
+the best that was found for an aligned agent alone, e_i agent i's gain from switching
+to r, eta_i how far E[u(a) | x_A, what she was told] is then from E[u(a) | x_A, x_B] on average (largest error over
+a), and q the law over actions when x_B is revealed to a quantal user of precision L: softmax moves by at most
+L eta / 2 in total variation, so U_i >= U_i(q) - e_i - spread_i L eta_i / 2. With |sum_i w_i U_i + c - u| <= eps,
+
+    V >= V_full - W0((A-1)/e) / L - 2 eps - sum_i w_i (e_i + spread_i L eta_i / 2),
+
+V_full being what knowing x_B is worth to a rational user, W0 Lambert's function (section 3 of the model).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from emalign_jax.exact.certificates.certificate import flatten_games, make_check
+from emalign_jax.exact.checks.base import AbstractCheck, Deviation
+from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, talk
+from emalign_jax.exact.guarantees.bounds import theorem_bound
+from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
+from emalign_jax.internal.validation import checked
+from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
+from emalign_jax.protocols.schemes import check_schemes
+from emalign_jax.result import Result
+from emalign_jax.users.base import AbstractUser, QuantalUser
+
+LEARNT = 1e-6  # of the user's unit: values closer than that to V_full are V_full
+
+
+class Premises(NamedTuple):
+    """Float64, batch axes lead; NaN where `result` is bad.
+
+    aligned_value:    [...]     her value if one agent, who wants what she wants, were the only one and talked like r
+    full_information: [...]     V_full under her own response rule
+    learns:           [...]     whether that one would let her learn her best action: aligned_value = V_full
+    law_distance:     [...]     largest total variation between the laws over actions (averaged over x_A, x_B) that two
+                                agents bring about when one or the other talks as the aligned one would
+    eta:              [..., K]  mean error of the utilities she then learns, in her utility
+    switch_gain:      [..., K]  e_i: what agent i gains by talking so
+    user:             [...]     V at the profile
+    bound:            [...]     what V is at least (see above; a rational user's choice may jump, so for her what the
+                                profile leaves agent i short of U_i(q) stands for e_i + spread_i L eta_i / 2)
+    regret:           [...]     W0((A-1)/e) / L, part of the bound; 0 for a rational user
+    result:           [...]     CERTIFIED, MALFORMED_GAME, NO_SCHEMES or LP_FAILED
+    """
+
+    aligned_value: Float[np.ndarray, "*batch"]
+    full_information: Float[np.ndarray, "*batch"]
+    learns: Bool[np.ndarray, "*batch"]
+    law_distance: Float[np.ndarray, "*batch"]
+    eta: Float[np.ndarray, "*batch K"]
+    switch_gain: Float[np.ndarray, "*batch K"]
+    user: Float[np.ndarray, "*batch"]
+    bound: Float[np.ndarray, "*batch"]
+    regret: Float[np.ndarray, "*batch"]
+    result: Int[np.ndarray, "*batch"]
+
+
+def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Premises:
+    """Measure them on `schemes` [..., K, rows, M] (batch axes are broadcast).
+
+    Raises `ValueError` for protocols other than Conversation and Pooled, wrong shapes and sizes, and for a given reply
+    rule that does not fit one agent alone. A bad game costs only its own row.
+    """
+    games, schemes, protocol, user = checked(games=games, schemes=schemes, protocol=protocol, user=user)
+    if type(protocol) is Pooled:  # of a subclass nothing is known
+        protocol = Conversation(1, 1)
+    if not isinstance(protocol, Conversation):
+        raise ValueError(f"protocol: expected Conversation or Pooled, got {type(protocol).__name__}")
+    schemes = check_schemes(games, schemes, protocol)
+    M = schemes.shape[-1]
+    protocol.check(games, M)
+    user.check(games, protocol, M)
+    user.check(games.of_one_agent, protocol, M)
+    batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
+    flat = flatten_games(games, batch)
+    profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
+    bad = np.broadcast_to(faults(games), batch).reshape(-1) != ""
+    broken = ~np.isfinite(profiles).all((1, 2, 3))
+    reduced = reduce_game(flat, np)
+    rows: list[Premises] = [_failed(games.agents, Result.MALFORMED_GAME if b else Result.NO_SCHEMES) for b in bad]
+    sound = np.flatnonzero(~bad & ~broken)
+    aligned = reduced._replace(agents=np.asarray(reduced.user)[:, None])
+    tree = protocol.tree(1, M)
+    enough = M**protocol.rounds >= games.agent_features
+    revealing: Any = spell(tree, np.eye(games.agent_features)) if enough else None
+    for at in range(0, len(sound), AbstractCheck.together):
+        some = sound[at : at + AbstractCheck.together]
+        alone = [make_check(aligned, k, protocol, user, M) for k in some]
+        if not enough:
+            type(alone[0]).prepare_monopolists(alone)
+        for one, k in zip(alone, some, strict=True):
+            check = make_check(reduced, k, protocol, user, M)
+            found = Deviation(0.0, 0.0, revealing) if enough else one.monopolist(0)
+            if found.status == "Optimal":
+                rows[k] = _measure(flat[k], check, one.payoffs(found.scheme[None])[0], found.scheme, profiles[k])
+            else:
+                rows[k] = _failed(games.agents, Result.LP_FAILED)
+    per_agent = ("eta", "switch_gain")
+    fields = []
+    for name in Premises._fields:
+        column = np.array([getattr(row, name) for row in rows])
+        fields.append(column.reshape((*batch, games.agents) if name in per_agent else batch))
+    return Premises(*fields)
+
+
+def _measure(game: Game, check, aligned_value, rule, profile) -> Premises:
+    K, reduced = len(profile), check.game
+    tree = check.protocol.tree(K, profile.shape[2])
+    value, paid = check.payoffs(profile)
+    full = check.informed(True)[0]
+    laws, eta, gains = [], np.zeros(K), np.zeros(K)
+    for i in range(K):
+        switched = profile.copy()
+        switched[i] = rule
+        happened = talk(reduced, switched, tree, check.of_one_law, reduced.agents[0])
+        laws.append(happened.law())
+        eta[i] = _error(reduced, happened)
+        own = law_of_actions(reduced, switched, tree, check.user, reduced.agents[i])
+        gains[i] = max(float((own * reduced.agents[i]).sum()) - paid[i], 0.0)
+    distance = max((_variation(reduced, a, b) for a in laws for b in laws), default=0.0)
+    unit, zero, units, _ = check.form[3:]
+    # payoffs of one law for all, as the theorem needs
+    regret, short = 0.0, np.maximum(check.informed(True)[1] - check.common_law_payoffs(profile), 0)
+    acting = check.user.acting
+    if isinstance(acting, QuantalUser):
+        from scipy.special import lambertw  # a tenth of a second that importing the package need not cost
+
+        regret = float(lambertw((reduced.user.shape[2] - 1) / np.e).real / acting.precision)
+        happens = reduced.mass > 0
+        spread = (np.ptp(reduced.agents, axis=-1)[:, happens] / reduced.mass[happens]).max(-1, initial=0.0)
+        short = gains + spread * float(acting.precision) * eta / 2
+    most = float(np.asarray(reduced.user).max(-1).sum())
+    user_utility, agent_utilities = possible_utilities(game)
+    agent_utilities = agent_utilities / np.reshape(units, (-1, 1, 1))
+    bound = unit * theorem_bound(user_utility / unit, agent_utilities, most - regret, short).value + zero
+    numbers = (
+        unit * aligned_value + zero, unit * full + zero, aligned_value >= full - LEARNT * check.scale, distance,
+        unit * eta, units * gains, unit * value + zero, bound, unit * regret, int(Result.CERTIFIED),
+    )  # fmt: skip
+    return Premises(*(np.asarray(x) for x in numbers))
+
+
+def _error(game: ReducedGame, happened) -> float:
+    """E max_a |E[u(a) | x_A, transcript] - E[u(a) | x_A, x_B]|."""
+    mass = np.asarray(game.mass)
+    known = game.user / np.where(mass > 0, mass, 1)[..., None]  # [XA, XB, A]
+    sent = mass @ happened.chance.T  # [XA, T]
+    total = np.tensordot(game.user, happened.chance, (1, 1)).swapaxes(1, 2)  # [XA, T, A]
+    learnt = total / np.where(sent > 0, sent, 1)[..., None]
+    error = np.abs(learnt[:, :, None] - known[:, None]).max(-1)  # [XA, T, XB]
+    return float(np.einsum("xt,tb,xb,xtb->", happened.heard, happened.chance, mass, error, optimize=True))
+
+
+def _variation(game: ReducedGame, one, other) -> float:
+    return float((np.abs(one - other).sum(-1) * game.mass).sum() / 2)
+
+
+def _failed(K: int, result: Result) -> Premises:
+    nan, many = np.nan, np.full(K, np.nan)
+    return Premises(*(np.asarray(x) for x in (nan, nan, False, nan, many, many, nan, nan, nan, int(result))))

@@ -1,0 +1,368 @@
+"""The equilibrium set of Selection with a rational user, computed and not searched (end of section 6 of the model).
+
+Let f_i(v) be the most that agent i gets from an obedient law worth at least v to the user, and M(v) the most that
+all agents get together from an obedient law worth exactly v. For K >= 2,
+
+    gap(v) = sum_i f_i(v) - M(v) >= 0,    V_none <= v < V_full,
+
+is the least total deviation gain of a profile that leaves the user with value v: any agent can outbid the holder and
+get (as a supremum) f_i(v), f_i is continuous, no agent gets more than f_i(v) from a law worth v, and two agents who
+offer the scheme of M(v) attain it. So her values in pure equilibria are the zeros of gap. They do not depend on the
+scales of the agents' utilities: every term f_i(v) - U_i is >= 0, so all must vanish.
+
+V_full is always an equilibrium value: nobody can be worth more, and ties stay with the first agent, who may resolve her
+indifference his way while a second offers V_full too. Where actions are tied for her under full revelation and agents
+disagree about them, sum f_i - M does not tend to 0: the profile then drops to 0 at V_full, and the point is isolated.
+
+Ties are decided as the law recommends, as obedience has it. Under the tie rules of `certify` (double ties of user and
+holder, and equal offers, go to the lowest index) some of these values are not attained but approached: profiles with
+values as close as one likes have gains as small as one likes.
+
+With K = 1 nobody outbids: gap(v) = max U_1 - M(v), and V_full need not be an equilibrium value.
+
+f_i and M are values of LPs in their right-hand side: concave and piecewise linear. Their breakpoints are found by
+following supporting lines, so isolated zeros are found too, which a grid of v would miss.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from emalign_jax.exact.certificates.certificate import flatten_games, make_check, normalise
+from emalign_jax.exact.checks.selection_rational import SelectionRational
+from emalign_jax.exact.obedience import frontier
+from emalign_jax.exact.obedience.program import ObedienceLP, check_size
+from emalign_jax.games import units
+from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games.units import NOTHING, VALUE_TIE, WORTHLESS
+from emalign_jax.internal.validation import checked
+from emalign_jax.lp.highs import LPFailed
+from emalign_jax.protocols import Selection
+from emalign_jax.protocols.selection import check_agents
+from emalign_jax.protocols.standard_units import StandardForm, likely_actions, standard_form
+from emalign_jax.result import Result
+from emalign_jax.users.base import RationalUser
+
+# in units of the agents; LPs are solved to 1e-9
+ON_THE_LINE = 1e-11  # a curve this close to its chord is straight
+ZERO = 1e-8  # a gap, summed over agents, at most this is none (in random games: below 1e-11, or above 1e-6)
+
+
+class Stability(NamedTuple):
+    """Float64, on the host, in the units of the utilities; NaN where `result` is bad.
+
+    worst, best:      [...]     least and largest user value of a pure equilibrium
+    value:            [..., P]  V_none to V_full, ascending, every breakpoint of the profile among them
+    gap:              [..., P]  least total deviation gain (sum over agents, each in his own units) of a profile
+                                that leaves the user with that value; linear in between, so
+                                `np.interp(v, value, gap)` is exact. Where it drops to 0 at V_full, V_full comes twice.
+    zero:             [..., P]  whether it is an equilibrium value; between two neighbours that both are, all are
+    no_information:   [...]     V_none
+    full_information: [...]     V_full
+    payoff_range:     [..., K]  best minus worst attainable payoff of each agent, as in a Certificate
+    result:           [...]     CERTIFIED (there are equilibria at `worst` and `best`), MALFORMED_GAME or LP_FAILED
+    fallback:         [...]     the batched solver's answer failed its check, and HiGHS did this game
+
+    Games of a batch that have fewer breakpoints repeat their last point. `zero` is decided with every agent's payoff
+    in units of his own stake (within 1e-8), `gap` is known to about 1e-9 of the largest stake and 0 where `zero`.
+    """
+
+    worst: Float[np.ndarray, "*batch"]
+    best: Float[np.ndarray, "*batch"]
+    value: Float[np.ndarray, "*batch P"]
+    gap: Float[np.ndarray, "*batch P"]
+    zero: Bool[np.ndarray, "*batch P"]
+    no_information: Float[np.ndarray, "*batch"]
+    full_information: Float[np.ndarray, "*batch"]
+    payoff_range: Float[np.ndarray, "*batch K"]
+    result: Int[np.ndarray, "*batch"]
+    fallback: Bool[np.ndarray, "*batch"]
+
+    def normalise(self, value: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
+        """(V - V_none) / (V_full - V_none), for V [...] or [..., P]; NaN where information is worth nothing."""
+        none, full = self.no_information, self.full_information
+        if np.ndim(value) > np.ndim(none):
+            none, full = none[..., None], full[..., None]
+        return normalise(value, none, full)
+
+    @property
+    def relative_gap(self) -> Float[np.ndarray, "*batch P"]:
+        """gap as a share of the sum of the payoff ranges; 0 where nothing matters to any agent."""
+        total = self.payoff_range.sum(-1)[..., None]
+        return np.where(total == 0, 0.0, self.gap / np.where(total == 0, np.nan, total))
+
+    def profile(self, index: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(value, gap, zero) of one game without padding."""
+        value, gap, zero = self.value[index], self.gap[index], self.zero[index]
+        padding = np.append(False, (value[1:] == value[:-1]) & (gap[1:] == gap[:-1]))
+        return value[~padding], gap[~padding], zero[~padding]
+
+    def intervals(self, index: tuple[int, ...] = ()) -> list[tuple[float, float]]:
+        """The equilibrium values of one game, as closed intervals (low = high for an isolated one), ascending."""
+        value, _, zero = self.profile(index)
+        return intervals(value, zero)
+
+
+def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> list[tuple[float, float]]:
+    """Runs of zeros, first and last value of each."""
+    edges = np.diff(np.concatenate([[0], zero, [0]]).astype(int))
+    first, after = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
+
+
+def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=None) -> Stability:
+    """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
+
+    exact:     derive every LP's answer again in rational arithmetic (small games; `ValueError` beyond).
+    lp:        "batched" (the LPs of all games together, each curve proved by its multipliers, HiGHS for what fails),
+               "highs" (one by one), or "auto": batched for many small games.
+    progress:  called with the number of games done since the last call.
+    Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
+    costs only its own row.
+    """
+    (games,) = checked(games=games)
+    check_agents(games)
+    check_size(games.user_features, games.agent_features, games.actions)
+    batch = games.batch_shape
+    flat = flatten_games(games, batch)
+    bad = (faults(games) != "").reshape(-1)
+    reduced = reduce_game(flat, np)
+    if exact and lp == "batched":
+        raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')
+    batched = frontier.choose(lp, 0 if exact else len(bad), reduced)
+    traced = _traced(reduced, np.flatnonzero(~bad)) if batched and not bad.all() else {}
+    rows = []
+    for k in range(len(bad)):
+        try:
+            if bad[k]:
+                rows.append(_failed(games.agents, Result.MALFORMED_GAME))
+            elif k in traced:
+                rows.append(_stability_of_one(traced.pop(k)))
+            else:
+                check: Any = make_check(reduced, k, Selection(), RationalUser(), lossless=exact)
+                if exact:
+                    check.confirm()
+                rows.append(_stability_of_one(_by_highs(check), fallback=batched))
+        except LPFailed:
+            rows.append(_failed(games.agents, Result.LP_FAILED, fallback=batched))
+        if progress is not None:
+            progress(1)
+    return _stack(rows, batch, games.agents)
+
+
+class Point(NamedTuple):
+    """A point of a concave curve and a supergradient there."""
+
+    v: float
+    value: float
+    slope: float
+
+
+class Curve(NamedTuple):
+    """A concave piecewise linear function, by its breakpoints."""
+
+    v: Float[np.ndarray, "P"]
+    value: Float[np.ndarray, "P"]
+
+    def at(self, v: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+        return np.interp(v, self.v, self.value)
+
+
+def outbidding(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float) -> Curve:
+    """f: the most of `payoff` at user value at least v."""
+    return _trace(lp, payoff, low, high, exactly=False)
+
+
+def sharing(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float) -> Curve:
+    """M: the most of `payoff` at user value exactly v."""
+    return _trace(lp, payoff, low, high, exactly=True)
+
+
+def _trace(lp: ObedienceLP, payoff, low: float, high: float, exactly: bool) -> Curve:
+    """All breakpoints between V_none = `low` and V_full = `high`.
+
+    The curve lies below the lines at two points and above their chord. Where the lines cross lies either a
+    breakpoint, or a point whose own line parts the rest in two.
+    """
+
+    def evaluate(v: float) -> Point:
+        found = lp.price(payoff, v, v if exactly else np.inf)
+        if not found.optimal:
+            raise LPFailed
+        return Point(v, found.value, found.slope)
+
+    # at the very ends rounding may make the LP infeasible, and the supergradients are unbounded
+    done, todo = [evaluate(low + VALUE_TIE)], [evaluate(high - VALUE_TIE)]
+    while todo:
+        crossing = _crossing(done[-1], todo[-1])
+        if crossing is None:
+            done.append(todo.pop())
+        else:
+            todo.append(evaluate(crossing))
+    v, value, slope = np.array(done).T
+    value[0] -= slope[0] * VALUE_TIE
+    value[-1] += slope[-1] * VALUE_TIE
+    v[[0, -1]] = low, high
+    return Curve(v, value)
+
+
+def _crossing(left: Point, right: Point) -> float | None:
+    """Where the lines at two points cross; None if the curve is straight in between."""
+    width = right.v - left.v
+    above_right = left.value + left.slope * width - right.value
+    above_left = right.value - right.slope * width - left.value
+    if min(above_left, above_right) <= ON_THE_LINE:
+        return None
+    share = above_left / (above_left + above_right)
+    return left.v + share * width if min(share, 1 - share) * width > VALUE_TIE else None
+
+
+class _Curves(NamedTuple):
+    """All that a profile is made of, of one game in standard units."""
+
+    form: StandardForm
+    payoff_range: Float[np.ndarray, "K"]
+    fair: Curve | None  # M; None where information is worthless
+    raw: Curve | None  # M with every agent in the largest unit of any
+    own: list[Curve]  # f_i; the constant max U_1 of a single agent
+
+
+def _weights(game: Any, form: Any):
+    """The agents' units, in units of the largest, and that; an agent to whom nothing that is said matters has none."""
+    least, most = units.attainable(game.agents, likely_actions(game, RationalUser())[..., None, :, :, :])
+    weights = form.agent_unit * (most - least > NOTHING)
+    largest = weights.max(-1, keepdims=True)
+    largest = np.where(largest > 0, largest, 1.0)
+    return weights / largest, largest[..., 0]
+
+
+def _worth(user) -> Any:
+    """V_none and V_full."""
+    return np.asarray(user.sum(-2).max(-1).sum(-1)), np.asarray(user.max(-1).sum((-2, -1)))
+
+
+def _by_highs(check: SelectionRational) -> _Curves:
+    low, high = map(float, _worth(check.game.user))
+    payoff_range = check.payoff_range
+    if not np.isfinite(payoff_range).all():
+        raise LPFailed
+    form = check.form._replace(game=check.game)
+    if high - low <= WORTHLESS:
+        return _Curves(form, payoff_range, None, None, [])
+    payoffs, weights = check.game.agents, _weights(check.game, form)[0]
+    fair = sharing(check.lp, payoffs.sum(0), low, high)
+    raw = sharing(check.lp, np.tensordot(weights, payoffs, 1), low, high)
+    return _Curves(form, payoff_range, fair, raw, [outbidding(check.lp, payoff, low, high) for payoff in payoffs])
+
+
+def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Curves]:
+    """The curves of those of the games whose batched LPs pass every check."""
+    form: Any = standard_form(ReducedGame(*(x[sound] for x in reduced)), Selection(), RationalUser())
+    game = form.game
+    payoffs, weights = game.agents, _weights(game, form)[0]
+    fair, raw = payoffs.sum(1), np.einsum("nk,nkxba->nxba", weights, payoffs)
+    K = payoffs.shape[1]
+    shared = np.stack([fair, raw, fair, raw], 1)
+    sign = np.array([1.0] * (K + 2) + [-1.0] * 2)
+    found = frontier.trace(game, np.concatenate([payoffs, shared], 1), sign)
+    least = -frontier.most(game, -payoffs)
+    ranges = found.paid[:, :K, 0] - least
+    ranges = np.where(ranges <= NOTHING, 0.0, ranges)
+    low, high = _worth(game.user)
+    done = found.proved.all(1) & np.isfinite(least).all(1)
+    curves = {}
+    for n in map(int, np.flatnonzero(done)):
+        own = [_joined(found, n, (i,), float(low[n]), float(high[n])) for i in range(K)]
+        both = [_joined(found, n, (K + j, K + 2 + j), float(low[n]), float(high[n])) for j in range(2)]
+        one: Any = form._replace(
+            game=ReducedGame(*(x[n] for x in game)), user_unit=form.user_unit[n], user_zero=form.user_zero[n],
+            agent_unit=form.agent_unit[n],
+        )  # fmt: skip
+        worthless = high[n] - low[n] <= WORTHLESS
+        curves[int(sound[n])] = (
+            _Curves(one, ranges[n], None, None, []) if worthless else _Curves(one, ranges[n], both[0], both[1], own)
+        )
+    return curves
+
+
+def _joined(found: frontier.Frontier, n: int, parts: tuple[int, ...], low: float, high: float) -> Curve:
+    """Curve parts[0] of game n, with parts[1] (of her value at most v) or a constant to the left of it."""
+    up = parts[0]
+    count = found.count[n, up]
+    v, value = found.worth[n, up, :count], found.paid[n, up, :count]
+    if len(parts) > 1:
+        count = found.count[n, parts[1]]
+        v = np.concatenate([-found.worth[n, parts[1], :count][::-1], v])
+        value = np.concatenate([found.paid[n, parts[1], :count][::-1], value])
+    else:
+        v, value = np.append(low, v), np.append(value[0], value)
+    v = np.maximum.accumulate(np.clip(v, low, high))
+    new = np.append(True, np.diff(v) > VALUE_TIE)
+    return Curve(v[new], value[new]) if new[-1] or new.sum() > 1 else Curve(v[:1], value[:1])
+
+
+def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
+    form = curves.form
+    low, high = map(float, _worth(form.game.user))
+    if curves.fair is None or curves.raw is None:  # every law is worth the same to her
+        low, v, gap, zero = high, np.array([high]), np.zeros(1), np.ones(1, bool)
+    else:
+        v, gap, zero = _profile(form, curves.fair, curves.raw, curves.own, high)
+    unit, origin, agent_unit = form.user_unit, form.user_zero, form.agent_unit
+    value = unit * v + origin
+    return _row(
+        value[zero][0], value[zero][-1], value, gap, zero, unit * low + origin, unit * high + origin,
+        agent_unit * curves.payoff_range, int(Result.CERTIFIED), fallback,
+    )  # fmt: skip
+
+
+def _profile(form: StandardForm, fair: Curve, raw: Curve, own: list[Curve], high: float):
+    """v [P] in standard units, gap [P] in the units of the utilities, and which are zeros [P].
+
+    fair decides the zeros, every agent in its own unit."""
+    weights, largest = _weights(form.game, form)
+    K = len(weights)
+    own = own if K > 1 else []  # one agent is outbid by nobody
+    v = _distinct(np.concatenate([curve.v for curve in (fair, raw, *own)]))
+    most = np.array([curve.at(v) for curve in own]) if K > 1 else np.full((1, len(v)), fair.value.max())
+    zero = most.sum(0) - fair.at(v) <= ZERO
+    gap = np.where(zero, 0, np.maximum(weights @ most - raw.at(v), 0))
+    if K > 1 and not zero[-1]:  # nobody outbids a holder who offers V_full
+        v, gap, zero = np.append(v, high), np.append(gap, 0), np.append(zero, True)
+    return v, largest * gap, zero
+
+
+def _distinct(v: np.ndarray) -> np.ndarray:
+    """Sorted, without those that differ from one before by rounding; the two ends are kept."""
+    v = np.unique(v)
+    kept = [v[0]]
+    for x in v[1:-1]:
+        if kept[-1] + VALUE_TIE < x < v[-1] - VALUE_TIE:
+            kept.append(x)
+    return np.array([*kept, v[-1]])
+
+
+def _row(*values) -> Stability:
+    return Stability(*(np.asarray(value) for value in values))
+
+
+def _failed(K: int, result: Result, fallback: bool = False) -> Stability:
+    nan, one = np.nan, np.full(1, np.nan)
+    return _row(nan, nan, one, one, np.zeros(1, bool), nan, nan, np.full(K, nan), int(result), fallback)
+
+
+def _stack(rows: list[Stability], batch: tuple[int, ...], agents: int) -> Stability:
+    """One batched Stability from one a game, short profiles padded with their last point."""
+    most = max((len(row.value) for row in rows), default=1)
+    fields = []
+    for name in Stability._fields:
+        column = [getattr(row, name) for row in rows]
+        if name in ("value", "gap", "zero"):
+            padded = [np.pad(x, (0, most - len(x)), mode="edge") for x in column]
+            fields.append(np.array(padded).reshape((*batch, most)))
+        else:
+            fields.append(np.array(column).reshape((*batch, agents) if name == "payoff_range" else batch))
+    return Stability(*fields)

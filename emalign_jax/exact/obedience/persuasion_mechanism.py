@@ -1,0 +1,169 @@
+"""The persuasion-mechanism LP: all that one agent can do with a rational user to whom he talks in several rounds.
+
+By the revelation principle she reports x_A and he recommends an action (section 5.2 of the model). Variables
+s[xa, xb, a] >= 0, P(recommend a | report xa, x_B), and h[xa, r, a], what type xa gets from a after a false report r:
+
+    obedience      sum_xb s[xa, xb, a] (g[xa, xb, a] - g[xa, xb, c]) >= 0            for all xa, a, c
+    honesty        sum_{xb, a} s[xa, xb, a] g[xa, xb, a] >= sum_a h[xa, r, a]        for all xa, r,
+                   h[xa, r, a] >= sum_xb s[r, xb, a] g[xa, xb, c]                    for all c.
+
+It is exact for a conversation with one agent in which she can tell her type, Q^(R-1) >= XA, and he can name any action
+in the last round; for any other conversation, whoever takes part, it is an upper bound, because she could do as another
+type does all along and then act as she likes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.obedience.program import NEGLIGIBLE, TOLERANCE, Advice, Price
+from emalign_jax.games import units
+from emalign_jax.games.game import Game, ReducedGame
+from emalign_jax.lp.highs import KeptLP
+from emalign_jax.users.conversation_tree import Tree
+
+MAX_ENTRIES = 4_000_000  # of the LP's matrix
+
+
+def check_size(games: Game) -> None:
+    """Raise `ValueError` where the LP would be too large."""
+    XA, XB, A = games.user_features, games.agent_features, games.actions
+    rows, columns = XA * (XB + XA * A * A + XA + 1) + 1, XA * (XB + XA) * A
+    if rows * columns > MAX_ENTRIES:
+        raise ValueError(
+            f"games: the persuasion-mechanism LP of A = {A}, XA = {XA}, XB = {XB} has {rows} rows and {columns} "
+            f"columns, the limit is rows * columns = {MAX_ENTRIES}: take fewer actions or features, or a quantal user"
+        )
+
+
+class MechanismLP:
+    """The kept model of one game, with the interface of `ObedienceLP`.
+
+    ease: the tie tolerance of the user, who may miss the best choice by it at `nodes` nodes of the conversation.
+    """
+
+    def __init__(self, game: ReducedGame, exact: bool = False, ease: float = 0.0, nodes: int = 1):
+        user = np.asarray(game.user)
+        self._user = user
+        advantage = units.eased(user, ease)  # [XA, XB, A, A]
+        likely = units.most_likely(user, tolerance=TOLERANCE)
+        spread = nodes * np.array([units.unit(g[None], x[None]) for g, x in zip(user, likely, strict=True)])
+        XA, XB, A = user.shape
+        self._shape = XA, XB, A
+        self._told = XA * XB * A
+        lies = [(xa, r) for xa in range(XA) for r in range(XA) if r != xa]
+        columns = self._told + len(lies) * A
+        at = np.arange(self._told).reshape(XA, XB, A)
+        rows, lower, relief, stakes = [], [], [], []
+
+        def add(entries, least=0.0, gives=0.0, stake=None):
+            row = np.zeros(columns)
+            for where, what in entries:
+                row[where] += what
+            size = np.abs(row).max()
+            if size == 0:
+                return
+            unit = np.exp2(np.frexp(size)[1]) if least == 0 else 1.0  # a power of two, so that nothing is rounded
+            rows.append(row / unit)
+            lower.append(least - ease * gives / unit)
+            relief.append(gives / unit)
+            stakes.append(np.zeros((XA, XB, A)))
+            if stake is not None:
+                stakes[-1][stake[0], :, stake[1]] = stake[2] / unit
+
+        for xa in range(XA):
+            for xb in range(XB):
+                add([(at[xa, xb], 1.0)], 1.0)
+        self._first = len(rows)
+        for xa in range(XA):
+            for a in range(A):
+                for c in range(A):
+                    if a != c:
+                        apart = np.abs(user[xa, :, a] - user[xa, :, c])
+                        add([(at[xa, :, a], advantage[xa, :, a, c])], stake=(xa, a, apart))
+        for n, (xa, r) in enumerate(lies):
+            gets = self._told + n * A + np.arange(A)
+            for a in range(A):
+                for c in range(A):
+                    add([(gets[a], 1.0), (at[r, :, a], -user[xa, :, c])])
+            add([(at[xa], user[xa]), (gets, -1.0)], gives=spread[xa])
+        self._relief, self._stakes = np.array(relief), np.array(stakes)
+        self._by_type = len(rows)
+        for xa in range(XA):
+            row = np.zeros(columns)
+            row[at[xa]] = user[xa]
+            rows.append(row)
+        self._value_row = len(rows)
+        rows.append(np.concatenate([user.ravel(), np.zeros(columns - self._told)]))
+        self._cost = np.zeros(columns)
+        self._lp = KeptLP(
+            np.array(rows),
+            np.concatenate([lower, np.full(XA + 1, -np.inf)]),
+            np.concatenate([np.ones(self._first), np.full(len(rows) - self._first, np.inf)]),
+            col_lower=np.where(np.arange(columns) < self._told, 0.0, -np.inf),
+            exact=exact,
+        )
+
+    def best(
+        self,
+        payoff: Float[np.ndarray, "XA XB A"],
+        value_at_least: float = -np.inf,
+        by_type: Float[np.ndarray, "XA"] | None = None,
+    ) -> Advice:
+        """Maximise `payoff` over mechanisms that give the user at least `value_at_least` in all, and each type at least
+        `by_type` (times its probability). The scheme is s[xa, xb, a] as [XA * XB, A]."""
+        result = self._solve(payoff, value_at_least, np.inf, by_type)
+        if not result.optimal:
+            return Advice(False, np.nan, np.full(self._shape, np.nan).reshape(-1, self._shape[2]), result.status)
+        told = result.x[: self._told].reshape(-1, self._shape[2])
+        told = np.where(told > NEGLIGIBLE, told, 0)
+        told /= told.sum(1, keepdims=True)
+        multipliers = np.maximum(-result.row_dual[: self._by_type], 0)
+        multipliers[: self._first] = 0
+        eased = np.tensordot(multipliers, self._stakes, 1)  # what an ease adds to the price of each column
+        price = float(multipliers @ self._relief + eased.max(-1).sum())
+        return Advice(True, result.value, told, result.status, result.exact, price)
+
+    def price(
+        self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf, value_at_most: float = np.inf
+    ) -> Price:
+        """As `ObedienceLP.price`."""
+        result = self._solve(payoff, value_at_least, value_at_most, None)
+        slope = result.row_dual[self._value_row] if result.optimal else np.nan
+        return Price(result.optimal, result.value, float(slope), result.status)
+
+    def _solve(self, payoff, value_at_least, value_at_most, by_type):
+        self._cost[: self._told] = np.ravel(payoff)
+        self._lp.set_cost(self._cost)
+        for xa in range(self._shape[0]):
+            self._lp.set_row(self._by_type + xa, -np.inf if by_type is None else by_type[xa], np.inf)
+        self._lp.set_row(self._value_row, value_at_least, value_at_most)
+        return self._lp.solve()
+
+
+def can_report(tree: Tree, user_features: int) -> bool:
+    """Whether she can tell one agent her type before his last message."""
+    return tree.replies ** (tree.rounds - 1) >= user_features
+
+
+def rule_of(mechanism: Float[np.ndarray, "XA XB A"], tree: Tree) -> tuple[Float[np.ndarray, "rows M"], Tree]:
+    """The rule that carries out a mechanism: silence while she reports, digit by digit, then the recommendation.
+
+    It needs as many messages as actions in use; where the tree has fewer, the rule is one of a wider tree.
+    """
+    XA, XB, _ = mechanism.shape
+    used = np.flatnonzero(mechanism.max((0, 1)) > 0)
+    M = max(tree.messages, len(used))
+    wide = Tree(tree.rounds, tree.replies, tree.together, tree.agents, M)
+    rule = np.zeros((XB, wide.information_sets, M))
+    rule[:, :, 0] = 1
+    last = wide.first(wide.rounds - 1)
+    for xa in range(tree.replies ** (tree.rounds - 1)):
+        history = 0
+        for r in range(tree.rounds - 1):
+            digit = xa // tree.replies ** (tree.rounds - 2 - r) % tree.replies
+            history = (history * M) * tree.replies + digit
+        rule[:, last + history] = 0
+        rule[:, last + history, : len(used)] = mechanism[min(xa, XA - 1)][:, used]
+    return rule.reshape(-1, M), wide

@@ -1,0 +1,186 @@
+"""The obedience LP: every distribution over actions that one agent's scheme can induce in a rational user.
+
+Variables z[xb, r] >= 0, r one recommended action for each x_A (A^XA of them), sum_r z = 1 for each
+x_B, and obedience: for each r, x_A and action b,
+    sum_xb z[xb, r] (g[xa, xb, r(xa)] - g[xa, xb, b]) >= 0          (section 5.1 of the model).
+The feasible set depends on the prior and the user alone, so one model serves all agents of a game.
+
+A recommendation that is a disaster at some x_B is made there with a tiny probability at most. Its column is counted in
+units of that probability, so that LP tolerances do not drown it.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from emalign_jax.exact.obedience import recommendations
+from emalign_jax.exact.obedience.fewer_messages import compress
+from emalign_jax.games import units
+from emalign_jax.games.game import ReducedGame
+from emalign_jax.internal.arguments import power
+from emalign_jax.lp.highs import KeptLP
+
+MAX_COLUMNS = 4096
+NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0
+ROUNDING = 1e-13  # in standard units: a bound is not known better
+TOLERANCE = 1e-5  # of the user's ties, at most: what is possible is bounded for it
+
+
+class Advice(NamedTuple):
+    """value: of the objective (NaN unless optimal); scheme: [XB, S], at most max(A, XB + 1) messages, in floats;
+    exact: the value of the LP as the rational number that it is (None unless asked for and optimal);
+    slack_price: if the user misses the best action by an ease of e (see `ObedienceLP`), the value grows by e times this
+    at most; excess: no distribution does better than the value by more than this, as the multipliers prove; law: over
+    recommendations, of which the scheme is made."""
+
+    optimal: bool
+    value: float
+    scheme: Float[np.ndarray, "XB S"]
+    status: str
+    exact: Fraction | None = None
+    slack_price: float = np.inf
+    excess: float = 0.0
+    law: Float[np.ndarray, "XB R"] | None = None
+
+
+class Price(NamedTuple):
+    """value: of the objective, slope: what one more unit of her value adds to it (both NaN unless optimal)."""
+
+    optimal: bool
+    value: float
+    slope: float
+    status: str
+
+
+def check_size(user_features: int, agent_features: int, actions: int) -> None:
+    """Raise `ValueError` where the LP would have more than `MAX_COLUMNS` columns."""
+    columns = power(actions, user_features) * agent_features
+    if columns > MAX_COLUMNS:
+        raise ValueError(
+            f"the obedience LP of A = {actions}, XA = {user_features}, XB = {agent_features} has A^XA * XB = {columns} "
+            f"columns, the limit is {MAX_COLUMNS}: take fewer actions or user features, or a quantal user"
+        )
+
+
+def without_noise(law: Float[np.ndarray, "XB R"]) -> Float[np.ndarray, "XB R"]:
+    law = np.where(law > NEGLIGIBLE, law, 0)
+    return law / law.sum(1, keepdims=True)
+
+
+def cut(
+    law: Float[np.ndarray, "XB R"], own: Float[np.ndarray, "XB R"], user: Float[np.ndarray, "XB R"], at_most=np.inf
+) -> Float[np.ndarray, "XB S"]:
+    """The scheme of a law over recommendations, without noise and with at most max(A, XB + 1) messages."""
+    scheme = without_noise(law)
+    used = scheme.max(0) > 0
+    if used.sum() > scheme.shape[0] + 1:
+        return compress(scheme, (scheme * own).sum(0), (scheme * user).sum(0), at_most)
+    return scheme[:, used]
+
+
+class ObedienceLP:
+    """The kept model of one game.
+
+    exact: answers in rational arithmetic, see `KeptLP` (ValueError if too large).
+    ease:  [A, A] or a number: the share of what they differ by, by which a recommended action a may fall short of
+           action c (`units.eased`); negative where it must be better by so much.
+    sets:  the recommendations, by default one action for each type.
+    """
+
+    def __init__(
+        self,
+        game: ReducedGame,
+        exact: bool = False,
+        ease: Any = 0.0,
+        sets: Bool[np.ndarray, "R XA A"] | None = None,
+    ):
+        user = np.asarray(game.user)
+        XA, XB, A = user.shape
+        check_size(XA, XB, A)
+        self._sets = recommendations.single_actions(XA, A) if sets is None else sets
+        R = len(self._sets)
+        self._shape = (XB, R)
+        self._possible = recommendations.possible(units.most_likely(user, tolerance=TOLERANCE), self._sets)
+        rows = recommendations.comparisons(self._sets)
+        r, xa, a, c = rows
+        advantage = units.eased(user, ease)[xa, :, a, c] * self._possible.T[r]  # [rows, XB]
+        size = np.abs(advantage).max(1)
+        kept = size > 0
+        unit = np.exp2(np.frexp(size[kept])[1])[:, None]  # a power of two, so that nothing is rounded
+        self._of, self._advantage = r[kept], advantage[kept] / unit
+        stakes = np.abs(user[xa, :, a] - user[xa, :, c]) * self._possible.T[r]
+        self._relief = stakes[kept] / unit
+        obedience = len(self._of)
+        matrix = np.zeros((XB + obedience + 1, XB, R))
+        matrix[np.arange(XB), np.arange(XB)] = self._possible
+        matrix[XB + np.arange(obedience), :, self._of] = self._advantage
+        self._user_spread = recommendations.spread(user, self._sets)
+        matrix[-1] = self._user_spread * self._possible
+        self._value_row = XB + obedience
+        self._lp = KeptLP(
+            matrix.reshape(-1, XB * R),
+            np.concatenate([np.ones(XB), np.zeros(obedience), [-np.inf]]),
+            np.concatenate([np.ones(XB), np.full(obedience + 1, np.inf)]),
+            exact=exact,
+        )
+
+    def best(
+        self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf, value_at_most: float = np.inf
+    ) -> Advice:
+        """Maximise `payoff` over obedient distributions that give the user a value within these bounds."""
+        own = recommendations.spread(payoff, self._sets)
+        self._lp.set_cost((own * self._possible).ravel())
+        self._lp.set_row(self._value_row, value_at_least, value_at_most)
+        result = self._lp.solve()
+        if not result.optimal:
+            return Advice(False, np.nan, np.full(self._shape, np.nan), result.status)
+        law = result.x.reshape(self._shape) * self._possible
+        scheme = cut(law, own, self._user_spread, value_at_most)
+        multipliers = np.maximum(-result.row_dual[self._value_row - len(self._of) : self._value_row], 0)
+        bound = self._bound(own, multipliers, float(result.row_dual[-1]), value_at_least, value_at_most)
+        excess = 0.0 if result.exact is not None else bound - result.value
+        excess = excess if excess > ROUNDING else 0.0
+        slack_price = float(bound_of(self._priced(self._relief, multipliers), self._possible))
+        return Advice(True, result.value, scheme, result.status, result.exact, slack_price, excess, law)
+
+    def _priced(self, rows: Float[np.ndarray, "rows XB"], multipliers: Float[np.ndarray, "rows"]) -> np.ndarray:
+        """[XB, R] the rows' sum, each times its multiplier."""
+        added = np.zeros((self._shape[1], self._shape[0]))
+        np.add.at(added, self._of, multipliers[:, None] * rows)
+        return added.T
+
+    def _bound(self, own, multipliers, worth: float, value_at_least: float, value_at_most: float) -> float:
+        """What weak duality proves: no obedient distribution pays more. worth: the multiplier of the user's value."""
+        limit = value_at_most if worth > 0 else value_at_least
+        if not np.isfinite(limit):
+            worth, limit = 0.0, 0.0
+        prices = (own - worth * self._user_spread) * self._possible + self._priced(self._advantage, multipliers)
+        return bound_of(prices, self._possible) + worth * limit
+
+    def price(
+        self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf, value_at_most: float = np.inf
+    ) -> Price:
+        """The most of `payoff` over obedient laws that give the user a value within these bounds, and a supergradient.
+
+        The slope is the dual of the value row: a supergradient in the bound that binds, 0 if none does.
+        """
+        self._lp.set_cost((recommendations.spread(payoff, self._sets) * self._possible).ravel())
+        self._lp.set_row(self._value_row, value_at_least, value_at_most)
+        result = self._lp.solve()
+        slope = result.row_dual[self._value_row] if result.optimal else np.nan
+        return Price(result.optimal, result.value, float(slope), result.status)
+
+
+def bound_of(prices: Float[np.ndarray, "*any XB R"], possible: Float[np.ndarray, "*#any XB R"]) -> Any:
+    """The most [...] that sum z prices / possible can be over z with sum_r z = 1 and z <= possible.
+
+    prices: of a column in its own units, `possible` of a unit of probability.
+    """
+    certain = np.where(possible == 1, prices, -np.inf).max(-1, keepdims=True)
+    some = np.where(possible > 0, prices / np.where(possible > 0, possible, 1), -np.inf).max(-1, keepdims=True)
+    base = np.where(np.isfinite(certain), certain, some)
+    return (base[..., 0] + np.maximum(np.where(possible > 0, prices - possible * base, 0), 0).sum(-1)).sum(-1)
