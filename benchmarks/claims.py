@@ -39,10 +39,10 @@ from claims_base import (
 )
 
 import emalign_jax as em
+from emalign_jax.equilibrium.best_response_dynamics import best_response_dynamics, outbid
 from emalign_jax.exact.certificates.certificate import add_guarantees, certify_game, make_check, stack_certificates
 from emalign_jax.exact.checks.base import Deviation
 from emalign_jax.exact.checks.examination import Examination
-from emalign_jax.exact.dynamics import best_response_dynamics, outbid
 
 __all__ = ["Claim", "concatenate", "violations"]  # for the tests
 

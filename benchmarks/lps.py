@@ -21,9 +21,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 import emalign_jax as em
-from emalign_jax.exact import outbidding
+from emalign_jax.equilibrium import outbidding
+from emalign_jax.equilibrium.best_response_dynamics import fit, outbid
 from emalign_jax.exact.certificates.certificate import make_check
-from emalign_jax.exact.dynamics import fit, outbid
 from emalign_jax.lp import batched_lp
 from emalign_jax.lp.highs import KeptLP
 from emalign_jax.protocols.standard_units import standard_form

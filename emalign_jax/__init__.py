@@ -7,6 +7,7 @@ and certified by exact linear programs. Data flows one way:
 """
 
 from emalign_jax import mechanisms
+from emalign_jax.equilibrium.solver import Solution, solve
 from emalign_jax.exact import (
     Alignment,
     BestResponse,
@@ -47,7 +48,6 @@ from emalign_jax.protocols import (
 from emalign_jax.protocols.batched_payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.result import Result
-from emalign_jax.solve import Solution, solve
 from emalign_jax.transcripts import transcript_tree
 from emalign_jax.tuning import Tuned, evaluate, tune
 from emalign_jax.users.base import AbstractUser, Options, QuantalUser, RationalUser

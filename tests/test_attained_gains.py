@@ -6,8 +6,8 @@ import pytest
 from nightly import one_in
 
 import emalign_jax as em
+from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.exact.checks.conversation_outcomes import spell
-from emalign_jax.monopoly import monopoly
 
 RATIONAL, QUANTAL = em.RationalUser(), em.QuantalUser(8.0)
 TALK = em.Conversation(2, 2)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
+from emalign_jax.equilibrium.best_response_dynamics import best_response_dynamics, fit, outbid
 from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.examination import examine
-from emalign_jax.exact.dynamics import best_response_dynamics, fit, outbid
 
 RATIONAL = em.RationalUser("agents")
 TOLERANCE = 1e-3

@@ -8,7 +8,7 @@ from lps import random_lps
 from scipy.optimize import linprog, nnls
 
 import emalign_jax as em
-from emalign_jax.exact import outbidding
+from emalign_jax.equilibrium import outbidding
 from emalign_jax.exact.guarantees import bounds
 from emalign_jax.exact.obedience import frontier
 from emalign_jax.lp import batched_lp, least_squares, simplex

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.monopoly import monopoly
+from emalign_jax.equilibrium.monopolists import monopoly
 
 SELECTION = (em.Selection(), em.RationalUser())
 

@@ -1,5 +1,6 @@
 """The exact part: NumPy float64 and HiGHS. It shares no code with play beyond the definition of a game."""
 
+from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
 from emalign_jax.exact.alignment.fits import Alignment, align
 from emalign_jax.exact.certificates.best_responses import BestResponse, best_response
 from emalign_jax.exact.certificates.certificate import Certificate, certify
@@ -12,7 +13,6 @@ from emalign_jax.exact.checks import (  # noqa: F401 - they register their check
     selection_rational,
 )
 from emalign_jax.exact.checks.base import default_tolerance
-from emalign_jax.exact.dynamics import BestResponseDynamics
 from emalign_jax.exact.guarantees.conversation_premises import Premises, premises
 from emalign_jax.exact.guarantees.coverage_lp import Coverage, coverage, worst_case
 from emalign_jax.exact.guarantees.equilibrium_set import Stability, stability

@@ -79,7 +79,7 @@ def as_key(key: Any) -> jax.Array:
 @functools.cache
 def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
     """What arguments must be instances of, and what may be written; imported late, as their files import this one."""
-    from emalign_jax.exact.dynamics import BestResponseDynamics
+    from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
     from emalign_jax.mechanisms import AbstractMechanism
     from emalign_jax.objectives import Objective
     from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from emalign_jax.equilibrium.monopolists import monopoly
+from emalign_jax.equilibrium.solver import Solution, Solver, check_sizes, solve
 from emalign_jax.exact import Certificate, Stability
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.guarantees import equilibrium_set
@@ -22,12 +24,10 @@ from emalign_jax.games.families import FAMILIES, check_arguments, random_games
 from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
-from emalign_jax.monopoly import monopoly
 from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selection
 from emalign_jax.protocols.batched_payoffs import payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information
 from emalign_jax.result import Result
-from emalign_jax.solve import Solution, Solver, check_sizes, solve
 from emalign_jax.users.base import AbstractUser, RationalUser
 
 STATED = "file"  # the family of games that were read, not drawn

@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+from emalign_jax.equilibrium.solver import Solver
 from emalign_jax.exact import BestResponseDynamics
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
-from emalign_jax.solve import Solver
 from emalign_jax.users.base import AbstractUser, QuantalUser, RationalUser
 from emalign_jax.users.fixed_replies import FixedReplies
 

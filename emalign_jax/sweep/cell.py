@@ -12,6 +12,8 @@ import jax
 import numpy as np
 import pandas as pd
 
+from emalign_jax.equilibrium.monopolists import monopoly
+from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
 from emalign_jax.exact import align
 from emalign_jax.exact.certificates.certificate import make_check, normalise, worth
 from emalign_jax.exact.guarantees import coverage_lp
@@ -20,12 +22,10 @@ from emalign_jax.games.families import random_games
 from emalign_jax.games.game import Game, possible_utilities, reduce_game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
-from emalign_jax.monopoly import monopoly
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.search import job
 from emalign_jax.search.table import game_rows
 from emalign_jax.search.words import Method, make_solver
-from emalign_jax.solve import Solver, check_sizes, solve
 from emalign_jax.sweep.config import OPTIONS, Cell, Config, Values, modules
 from emalign_jax.users.base import AbstractUser, RationalUser
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
+from emalign_jax.equilibrium.solver import solve
 from emalign_jax.games.game import Game
 from emalign_jax.play import Implicit, SmoothPlay
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.solve import solve
 from emalign_jax.users.base import AbstractUser
 
 BLOCK = 64

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.equilibrium.solver import solve
 from emalign_jax.exact import certify
 from emalign_jax.exact.certificates import certificate as exact
 from emalign_jax.games.game import Game
@@ -20,7 +21,6 @@ from emalign_jax.play import SmoothPlay
 from emalign_jax.play.differentiable import check, starts_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
-from emalign_jax.solve import solve
 from emalign_jax.tuning.blocks import equilibria
 from emalign_jax.tuning.problem import on_device
 from emalign_jax.users.base import AbstractUser

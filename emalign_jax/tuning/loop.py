@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
+from emalign_jax.equilibrium.solver import check_sizes, solve
 from emalign_jax.games.game import Game
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import as_key, checked
@@ -22,7 +23,6 @@ from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.differentiable import starts_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
-from emalign_jax.solve import check_sizes, solve
 from emalign_jax.tuning.problem import Problem, by_game, make_problem, score, settle
 from emalign_jax.tuning.restarts import choose, draw, near, play, screen
 from emalign_jax.users.base import AbstractUser

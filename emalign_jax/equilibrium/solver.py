@@ -14,14 +14,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
+from emalign_jax.equilibrium.outbidding import outbid_from_monopolies
+from emalign_jax.equilibrium.outbidding import schemes as schemes_of
 from emalign_jax.exact.certificates import certificate as exact
 from emalign_jax.exact.checks.base import default_tolerance
 from emalign_jax.exact.checks.examination import Examination, examine, without_never
 from emalign_jax.exact.checks.selection_rational import SelectionCheck, SelectionRational
-from emalign_jax.exact.dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
 from emalign_jax.exact.obedience import frontier
-from emalign_jax.exact.outbidding import outbid_from_monopolies
-from emalign_jax.exact.outbidding import schemes as schemes_of
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer

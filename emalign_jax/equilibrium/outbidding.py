@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact.dynamics import FIRST_MARGIN, GROWTH, LOWERINGS
+from emalign_jax.equilibrium.best_response_dynamics import FIRST_MARGIN, GROWTH, LOWERINGS
 from emalign_jax.exact.obedience import frontier
 from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.exact.obedience.program import NEGLIGIBLE
