@@ -26,9 +26,9 @@ import numpy as np  # noqa: E402
 
 import emalign_jax as em  # noqa: E402
 from emalign_jax import mechanisms  # noqa: E402
-from emalign_jax.objectives import confidence  # noqa: E402
 from emalign_jax.play.differentiable import starts_of  # noqa: E402
 from emalign_jax.tuning import restarts  # noqa: E402
+from emalign_jax.tuning.objectives import confidence  # noqa: E402
 
 STEP = 1e-5  # of central differences
 SMALL = 1e-3  # derivatives are compared relative to their size or to this

@@ -31,7 +31,6 @@ from emalign_jax.games.files import load_games, load_schemes, save_games, save_s
 from emalign_jax.games.game import Game, ReducedGame, reduce_game
 from emalign_jax.games.merged_users import several_users
 from emalign_jax.mechanisms import AbstractMechanism
-from emalign_jax.objectives import Objective
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import (
     AbstractProtocol,
@@ -49,7 +48,8 @@ from emalign_jax.protocols.batched_payoffs import payoffs, pseudo_gradient, samp
 from emalign_jax.protocols.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.result import Result
 from emalign_jax.transcripts import transcript_tree
-from emalign_jax.tuning import Tuned, evaluate, tune
+from emalign_jax.tuning import Tuned, evaluation, tune
+from emalign_jax.tuning.objectives import Objective
 from emalign_jax.users.base import AbstractUser, Options, QuantalUser, RationalUser
 from emalign_jax.users.fixed_replies import FixedReplies
 

@@ -10,7 +10,7 @@ from scipy.special import expit
 
 import emalign_jax as em
 from emalign_jax import mechanisms
-from emalign_jax.mechanisms._base import AbstractMechanism
+from emalign_jax.mechanisms.base import AbstractMechanism
 from emalign_jax.play import smooth_play
 from emalign_jax.tuning import blocks, restarts
 from emalign_jax.tuning.loop import first_schemes

@@ -81,8 +81,8 @@ def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
     """What arguments must be instances of, and what may be written; imported late, as their files import this one."""
     from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
     from emalign_jax.mechanisms import AbstractMechanism
-    from emalign_jax.objectives import Objective
     from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
+    from emalign_jax.tuning.objectives import Objective
 
     game = (Game,), "a Game such as em.Game(prior, user_utility, agent_utilities)"
     return {

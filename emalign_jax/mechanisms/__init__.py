@@ -1,6 +1,6 @@
 """What a user, a platform or a regulator can set: one file a mechanism, with parameters that optax can move."""
 
-from emalign_jax.mechanisms._base import AbstractMechanism, Several
+from emalign_jax.mechanisms.base import AbstractMechanism, Several
 from emalign_jax.mechanisms.budget import MessageBudget
 from emalign_jax.mechanisms.listing import Listing
 from emalign_jax.mechanisms.precision import UserPrecision

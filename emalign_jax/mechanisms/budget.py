@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from emalign_jax.mechanisms._base import AbstractMechanism, check_not_negative, logit
+from emalign_jax.mechanisms.base import AbstractMechanism, check_not_negative, logit
 from emalign_jax.mechanisms.channel import Channel, check_listens
 
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from emalign_jax.mechanisms._base import AbstractMechanism, check_not_negative, check_share, logit
+from emalign_jax.mechanisms.base import AbstractMechanism, check_not_negative, check_share, logit
 from emalign_jax.mechanisms.channel import Channel, check_listens
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from emalign_jax.games.game import Game
-from emalign_jax.mechanisms._base import AbstractMechanism, check_share, logit
+from emalign_jax.mechanisms.base import AbstractMechanism, check_share, logit
 
 
 class Reporting(AbstractMechanism):

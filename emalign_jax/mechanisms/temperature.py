@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from emalign_jax.mechanisms._base import AbstractMechanism, between, check_range, where_between
+from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range, where_between
 from emalign_jax.protocols import Selection
 
 

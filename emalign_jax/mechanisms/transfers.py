@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emalign_jax.exact.guarantees.optimal_transfers import KINDS, best_transfers
-from emalign_jax.mechanisms._base import AbstractMechanism, check_not_negative
+from emalign_jax.mechanisms.base import AbstractMechanism, check_not_negative
 
 STARTS = ("nothing", "guarantee")
 INSIDE = 0.98  # of the budget: where tanh still has a slope

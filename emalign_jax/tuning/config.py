@@ -17,11 +17,11 @@ from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
 from emalign_jax.mechanisms.transfers import KINDS, STARTS
-from emalign_jax.objectives import OVER_GAMES, OVER_STARTS, Objective
 from emalign_jax.play import SmoothPlay
 from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
 from emalign_jax.toml import Option
 from emalign_jax.tuning.loop import Plan
+from emalign_jax.tuning.objectives import OVER_GAMES, OVER_STARTS, Objective
 from emalign_jax.users.base import QuantalUser
 
 FOLDER = "tuning"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from emalign_jax.objectives import confidence
 from emalign_jax.search.drawing import save, shown
 from emalign_jax.search.figure import COLOURS
+from emalign_jax.tuning.objectives import confidence
 from emalign_jax.tuning.run import FIGURES, Outcome
 
 

@@ -18,11 +18,11 @@ from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import as_key, checked
 from emalign_jax.internal.xla import update_of
 from emalign_jax.mechanisms import AbstractMechanism
-from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.differentiable import starts_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Result
+from emalign_jax.tuning.objectives import Objective
 from emalign_jax.tuning.problem import Problem, by_game, make_problem, score, settle
 from emalign_jax.tuning.restarts import choose, draw, near, play, screen
 from emalign_jax.users.base import AbstractUser

@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, Int
 from emalign_jax.games.game import Array, Game, faults
 from emalign_jax.internal import batching
 from emalign_jax.mechanisms import AbstractMechanism, Several
-from emalign_jax.objectives import Objective
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.tuning.blocks import equilibria
+from emalign_jax.tuning.objectives import Objective
 from emalign_jax.users.base import AbstractUser
 
 NOT_PLAYED = -1

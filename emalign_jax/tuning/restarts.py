@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.result import Result
-from emalign_jax.tuning.evaluate import evaluate
+from emalign_jax.tuning.evaluation import evaluate
 from emalign_jax.tuning.problem import NOT_PLAYED, Problem, by_game, score, settle
 
 DRAWS = 2**20  # folded into the key of drawn parameters

@@ -13,10 +13,10 @@ import pandas as pd
 from emalign_jax.exact import default_tolerance
 from emalign_jax.games.files import atomic, read_arrays, save_arrays
 from emalign_jax.internal import parquet
-from emalign_jax.objectives import confidence
 from emalign_jax.tuning import loop
 from emalign_jax.tuning.config import Config, setup
-from emalign_jax.tuning.evaluate import evaluate
+from emalign_jax.tuning.evaluation import evaluate
+from emalign_jax.tuning.objectives import confidence
 
 STATE, TABLE, VALUES = "state.npz", "games.parquet", "tuned.npz"
 FIGURES = ("tuning.png", "tuning.pdf")
