@@ -46,8 +46,8 @@ from emalign_jax.protocols import (
 )
 from emalign_jax.protocols.batched_payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information, random_schemes
+from emalign_jax.report.transcripts import transcript_tree
 from emalign_jax.result import Result
-from emalign_jax.transcripts import transcript_tree
 from emalign_jax.tuning import Tuned, evaluation, tune
 from emalign_jax.tuning.objectives import Objective
 from emalign_jax.users.base import AbstractUser, Options, QuantalUser, RationalUser

@@ -14,8 +14,9 @@ import pytest
 from commands import refused
 
 import emalign_jax as em
-from emalign_jax.search import job, run_directory, table
-from emalign_jax.search.words import Ties
+from emalign_jax.experiments import run_directory
+from emalign_jax.experiments.search import job, table
+from emalign_jax.experiments.words import Ties
 from emalign_jax.users.base import TIES
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
@@ -351,7 +352,7 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
 
 
 def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
-    from emalign_jax.search import parts
+    from emalign_jax.experiments.search import parts
 
     def full(*_):
         raise OSError(28, "No space left on device")

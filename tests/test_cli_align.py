@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from commands import refused
 
-from emalign_jax.hull import figure
+from emalign_jax.report import hull_figure
 
 FILES = ["curves.csv", "errors.parquet", "hull.pdf", "hull.png", "leave_out.csv", "manifest.json", "weights.csv"]
 
@@ -132,7 +132,7 @@ def test_a_failure_while_drawing_costs_no_result(run, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     save_long()
-    monkeypatch.setattr(figure, "draw", full)
+    monkeypatch.setattr(hull_figure, "draw", full)
     code, out, err = run("align", "t.csv", *QUICK[:2])
     assert code == 1
     assert "align-1" in out
@@ -214,7 +214,7 @@ def test_figures_hold_what_they_say(run, monkeypatch, tmp_path):
     none, constant, removed = (axis for part in drawn[0].subfigs for axis in part.axes)
     for axis, offset in ((none, "none"), (constant, "constant")):
         by_label = {line.get_label(): line.get_ydata() for line in axis.lines}
-        for label, method in figure.NAMES.items():
+        for label, method in hull_figure.NAMES.items():
             np.testing.assert_allclose(by_label[method], lines[offset, label])
         assert by_label["no agent"][0] == pytest.approx(lines[offset, "offset alone", 0])
         assert axis.get_ylim() == none.get_ylim()

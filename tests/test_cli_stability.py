@@ -7,7 +7,7 @@ import pytest
 from commands import refused
 
 import emalign_jax as em
-from emalign_jax.search import stability_figure
+from emalign_jax.report import stability_figure
 
 PNG = b"\x89PNG"
 

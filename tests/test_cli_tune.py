@@ -13,8 +13,8 @@ import pytest
 from commands import refused
 
 import emalign_jax as em
-from emalign_jax import toml
-from emalign_jax.tuning import config as configs
+from emalign_jax.experiments import toml
+from emalign_jax.experiments.tune import config as configs
 from emalign_jax.tuning import loop
 
 CONFIG = """

@@ -15,9 +15,9 @@ from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.examination import examine
 from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.exact.responses import selection_table
+from emalign_jax.experiments.sweep import cell
+from emalign_jax.experiments.sweep import config as configs
 from emalign_jax.games.units import VALUE_TIE
-from emalign_jax.sweep import cell
-from emalign_jax.sweep import config as configs
 
 RATIONAL = em.RationalUser("agents")
 X64 = jax.config.jax_enable_x64

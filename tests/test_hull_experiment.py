@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog, nnls
 
-from emalign_jax.hull import removal, report
-from emalign_jax.hull.experiment import ALONE, FITTED, METHODS, HullJob, run
-from emalign_jax.hull.fits import Rule, best_single, evaluate, fit
-from emalign_jax.hull.tables import Table
+from emalign_jax.experiments.hull import removal, summary
+from emalign_jax.experiments.hull.experiment import ALONE, FITTED, METHODS, HullJob, run
+from emalign_jax.experiments.hull.fits import Rule, best_single, evaluate, fit
+from emalign_jax.experiments.hull.tables import Table
 
 OFFSETS = ("none", "constant", "per_state")
 
@@ -170,18 +170,18 @@ def test_a_planted_hull_is_found():
     values = np.vstack([agents, w @ agents + 3])[:, None]
     job = HullJob(table(values, targets=[12]), sizes=(1, 3, 12), subsets=5)
     outcome = run(job)
-    lines = report.curves(job, outcome.errors)
+    lines = summary.curves(job, outcome.errors)
     at = lines[lines["offset"] == "constant"].set_index(["method", "agents"])["held_out"]
     assert at["simplex", 12] < 1e-9
     assert at["cone", 12] < 1e-9
     assert min(at["mean", 12], at["best single", 12]) > 0.3
     assert lines.set_index(["offset", "method", "agents"])["held_out"]["none", "simplex", 12] > 1, "she is 3 higher"
-    assert "beat the plain mean" in report.verdict(job, lines)
+    assert "beat the plain mean" in summary.verdict(job, lines)
     found = outcome.weights.set_index("agent")
     np.testing.assert_allclose(found["mean_weight"][[f"p{k}" for k in range(12)]], w, atol=1e-9)
     assert found["share_used"].to_dict() == {f"p{k}": float(w[k] > 0) for k in range(12)}
     left = removal.leave_out(job)
-    covered = report.coverage(dataclasses.replace(job, tolerance=1e-6), left)
+    covered = summary.coverage(dataclasses.replace(job, tolerance=1e-6), left)
     assert (covered["covered"], covered["covered_without_any_one"]) == (1, 0)
 
 
@@ -190,19 +190,19 @@ def test_agents_of_nothing_but_noise_are_not_credited_beyond_the_mean():
     for shift in (0.0, 1.0):  # noise alone, and noise about a truth that all share
         values = shift * rng.normal(size=50) + rng.normal(size=(16, 50))
         job = HullJob(table(values[:, None]), sizes=(5, 15), subsets=20, offsets=("constant",), targets=3)
-        lines = report.curves(job, run(job).errors)
+        lines = summary.curves(job, run(job).errors)
         part = lines[lines["method"] == "simplex"].set_index(["offset", "agents"])
         assert (part["over_mean_low"] <= 0).all()
         assert (part["over_mean"][:, 15] < 0).all(), "with 35 items, 15 weights fit noise"
         assert (part["in_sample"] < part["held_out"]).loc[:, 15].all()
-        assert "beat" not in report.verdict(job, lines)
+        assert "beat" not in summary.verdict(job, lines)
 
 
 def test_curves_are_means_and_no_agent_is_the_offset():
     values = np.random.default_rng(2).normal(size=(5, 1, 20)) + 2
     job = HullJob(table(values), sizes=(1, 4), subsets=3)
     errors = run(job).errors
-    lines = report.curves(job, errors).set_index(["offset", "method", "agents"])
+    lines = summary.curves(job, errors).set_index(["offset", "method", "agents"])
     for key, group in errors.groupby(["offset", "method", "agents"]):
         assert lines["held_out"][key] == pytest.approx(group["held_out"].mean(), rel=1e-12)
         assert lines["fits"][key] == len(group) == 15
@@ -221,12 +221,12 @@ def test_bands_cover_the_mean_of_subsets_and_targets():
     subset, target = (axis.ravel() for axis in np.indices((S, T)))
     for _ in range(repeats):
         values = (rng.normal(size=(S, 1)) + rng.normal(size=(1, T)) + rng.normal(size=(S, T))).ravel()
-        mean, half = report.band(values, subset, target)
+        mean, half = summary.band(values, subset, target)
         inside += abs(mean) <= half
     assert 0.92 < inside / repeats < 0.99  # standard error .011; values taken for independent give about .4
-    mean, half = report.band(np.array([1.0, 2.0, 4.0]), np.arange(3), np.zeros(3, int))  # one target: over subsets
+    mean, half = summary.band(np.array([1.0, 2.0, 4.0]), np.arange(3), np.zeros(3, int))  # one target: over subsets
     assert (mean, half) == pytest.approx((7 / 3, 4.302653 * np.std([1, 2, 4], ddof=1) / np.sqrt(3)))
-    assert np.isnan(report.band(np.array([1.0]), np.zeros(1), np.zeros(1))[1])
+    assert np.isnan(summary.band(np.array([1.0]), np.zeros(1), np.zeros(1))[1])
 
 
 def worst_without(user, agents, rule, many):
@@ -267,7 +267,7 @@ def test_leave_five_out_is_bracketed_where_it_is_not_exact(n, monkeypatch):
         if n == 8:  # a pile an agent: the bound above is the worst itself, which greedy removal misses here
             assert not row["without_five_exact"]
             assert row["without_five_upper"] == pytest.approx(worst, abs=1e-8)
-    covered = report.coverage(dataclasses.replace(job, tolerance=float(left["without_five_lower"].mean())), left)
+    covered = summary.coverage(dataclasses.replace(job, tolerance=float(left["without_five_lower"].mean())), left)
     assert covered["covered_without_any_five_lower"] <= covered["covered_without_any_five_upper"]
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import emalign_jax as em
-from emalign_jax.hull import tables
-from emalign_jax.hull.block import dense_block
+from emalign_jax.experiments.hull import tables
+from emalign_jax.experiments.hull.block import dense_block
 
 PEOPLE, ITEMS = 4, 12
 

@@ -15,10 +15,10 @@ import pytest
 from commands import refused
 
 import emalign_jax as em
+from emalign_jax.experiments.hull import block, tables
+from emalign_jax.experiments.words import Method, make_solver
 from emalign_jax.games import files
-from emalign_jax.hull import block, tables
 from emalign_jax.internal import arguments, memory, parquet
-from emalign_jax.search.words import Method, make_solver
 
 SMALL = 2**20
 
@@ -234,7 +234,7 @@ def test_a_block_is_a_number_of_games(run, number):
 
 
 def test_a_run_that_does_not_fit_on_disk_is_not_begun(run, monkeypatch, tmp_path):
-    from emalign_jax.search import run_directory
+    from emalign_jax.experiments import run_directory
 
     monkeypatch.setattr(run_directory.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10**5))
     assert refused(run("search", "--count", "1000"), "count", "would take about", "100 kB are free")
@@ -265,7 +265,7 @@ def test_a_sweep_of_huge_numbers_is_refused(run, frugal, text, number, tmp_path)
 
 
 def test_all_cells_are_measured_before_any_is_checked(run, monkeypatch):
-    from emalign_jax.sweep import cell
+    from emalign_jax.experiments.sweep import cell
 
     monkeypatch.setattr(cell, "_check", lambda *_: pytest.fail("checked"))  # pyright: ignore
     seeds = ", ".join(map(str, range(5000)))
@@ -276,8 +276,8 @@ def test_all_cells_are_measured_before_any_is_checked(run, monkeypatch):
 
 
 def test_cells_of_one_size_are_checked_once(monkeypatch):
-    from emalign_jax.sweep import cell
-    from emalign_jax.sweep import config as configs
+    from emalign_jax.experiments.sweep import cell
+    from emalign_jax.experiments.sweep import config as configs
 
     checked = []
     monkeypatch.setattr(cell, "_check", lambda values, block: checked.append(values["games.agents"]))

@@ -16,8 +16,8 @@ import pytest
 from commands import child, refused
 
 import emalign_jax as em
+from emalign_jax.experiments.search import hosts, job
 from emalign_jax.internal import memory
-from emalign_jax.search import hosts, job
 
 SMALL = ["--family", "noise", "--agents", "1,2", "--count", "5", "--states", "3"]
 

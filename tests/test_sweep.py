@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emalign_jax.sweep import config as configs
-from emalign_jax.sweep import directory, figures, run, threshold
-from emalign_jax.sweep.cell import block_rows, check, draw_games, setup
+from emalign_jax.experiments.sweep import config as configs
+from emalign_jax.experiments.sweep import directory, run, threshold
+from emalign_jax.experiments.sweep.cell import block_rows, check, draw_games, setup
+from emalign_jax.report import sweep_figures
 
 SMALL = """
 block = 3
@@ -395,7 +396,7 @@ def test_a_legend_names_what_any_panel_shows_and_on_which_side(science):
     rows = science.assign(**{"games.bias": np.where(science["game"] < 10, 1.0, 2.0)})
     held = (rows["family"] == "hull") | (rows["games.bias"] < 2)  # no boundary in the first panel
     rows = rows.assign(normalised_guarantee=np.where(held, 0.5, 0.0), normalised_theorem=-1.0)
-    figure = figures.phase(rows, "games.bias", "games.agents", "t")
+    figure = sweep_figures.phase(rows, "games.bias", "games.agents", "t")
     assert [text.get_text() for text in figure.legends[0].texts] == [
         "right: sharp guarantee vacuous in half of the games"
     ]

@@ -6,7 +6,7 @@ import pytest
 from nightly import one_in
 
 import emalign_jax as em
-from emalign_jax import transcripts
+from emalign_jax.report import transcripts
 
 USERS = [
     em.RationalUser("lowest"),

@@ -79,12 +79,13 @@ def align(
     }
     began = time.perf_counter()
 
-    from emalign_jax.hull import figure, removal, report, tables
-    from emalign_jax.hull.experiment import SIZES, HullJob, run
+    from emalign_jax.experiments import run_directory
+    from emalign_jax.experiments.hull import removal, summary, tables
+    from emalign_jax.experiments.hull.experiment import SIZES, HullJob, run
+    from emalign_jax.experiments.search.table import JSON_SCHEMA, plain
     from emalign_jax.internal import parquet, temporary
-    from emalign_jax.search import run_directory
-    from emalign_jax.search.drawing import attempt, shown
-    from emalign_jax.search.table import JSON_SCHEMA, plain
+    from emalign_jax.report import hull_figure
+    from emalign_jax.report.drawing import attempt, shown
 
     if not 0 < test_share < 1:
         raise ValueError(f"--test-share: expected a number between 0 and 1, got {test_share:g}")
@@ -116,8 +117,8 @@ def align(
     with ProgressBar("fit") as progress:
         outcome = run(job, progress)
         left = removal.leave_out(job, progress)
-    lines = report.curves(job, outcome.errors)
-    covered = report.coverage(job, left)
+    lines = summary.curves(job, outcome.errors)
+    covered = summary.coverage(job, left)
     failed = int(np.sum(lines["failed"]) + np.isnan(left["error"]).sum())
     fallbacks = int(np.sum(outcome.errors["fallback"]))
     seconds = time.perf_counter() - began
@@ -135,12 +136,12 @@ def align(
         left = left.assign(target=[names[t] for t in left["target"]])
         left.to_csv(directory / "leave_out.csv", index=False)
         manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
-        manifest |= {"kind": "align", "table": facts, "verdict": report.verdict(job, lines), "coverage": covered}
+        manifest |= {"kind": "align", "table": facts, "verdict": summary.verdict(job, lines), "coverage": covered}
         run_directory.write_json(directory / "manifest.json", plain(manifest))
         targets_are = "1 target" if len(names) == 1 else f"{len(names)} targets"
         title = f"{shown(table.name)}: {targets_are}, {read.item_count} {read.items}, {job.tests} of them held out"
         drawings = [directory / name for name in FIGURES]
-        drawn = attempt(lambda: figure.draw(job, lines, left, covered["tolerance"], drawings, title))
+        drawn = attempt(lambda: hull_figure.draw(job, lines, left, covered["tolerance"], drawings, title))
         path = run_directory.place(directory, path, force)
     if json_:
         value = {
@@ -181,7 +182,7 @@ def _offsets(asked, per_state: bool, table: Path) -> tuple[str, ...]:
 
 
 def _print(job, lines, weights, covered, facts, failed) -> None:
-    from emalign_jax.hull import report
+    from emalign_jax.experiments.hull import summary
 
     table = job.table
     answers = f" x {facts['answers']} answers" if facts["answers"] > 1 else ""
@@ -193,9 +194,9 @@ def _print(job, lines, weights, covered, facts, failed) -> None:
     for note in table.notes:
         print(f"  {note}")
     print()
-    print(report.render(job, lines))
-    print(report.verdict(job, lines) + "\n")
-    print(report.render_weights(weights, job.sizes[-1]) + "\n")
-    print(report.render_coverage(job, covered))
+    print(summary.render(job, lines))
+    print(summary.verdict(job, lines) + "\n")
+    print(summary.render_weights(weights, job.sizes[-1]) + "\n")
+    print(summary.render_coverage(job, covered))
     if failed:
         print(f"\n{failed} fits were not solved; they are missing from the means above.")

@@ -19,7 +19,7 @@ from emalign_jax.cli.options import (
     ToleranceOption,
     tell_fallbacks,
 )
-from emalign_jax.search.words import Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
+from emalign_jax.experiments.words import Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
 
 SHOWN = 50
 
@@ -48,8 +48,8 @@ def certify(
     """
     import emalign_jax as em
     from emalign_jax.exact import default_tolerance
+    from emalign_jax.experiments.search import table
     from emalign_jax.games.files import sizes
-    from emalign_jax.search import table
 
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"--tolerance: expected a number between 0 and 1, got {tolerance}")

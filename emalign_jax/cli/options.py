@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from emalign_jax.search.words import ReplyRule, ReplyTo
+from emalign_jax.experiments.words import ReplyRule, ReplyTo
 
 RoundsOption = Annotated[
     int | None, typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after she chose.")

@@ -22,9 +22,9 @@ def report(
       emalign report search-1
       emalign report competition --out competition.html
     """
+    from emalign_jax.experiments.search.table import JSON_SCHEMA
     from emalign_jax.games.files import atomic, check_output
     from emalign_jax.report import contents, page
-    from emalign_jax.search.table import JSON_SCHEMA
 
     path = directory / "report.html" if out is None else out
     contents.check(directory)

@@ -23,8 +23,17 @@ from emalign_jax.cli.options import (
     integers,
     tell_fallbacks,
 )
+from emalign_jax.experiments.words import (
+    Method,
+    Protocol,
+    ReplyRule,
+    ReplyTo,
+    Ties,
+    make_protocol,
+    make_solver,
+    make_user,
+)
 from emalign_jax.games.families import FAMILIES
-from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_solver, make_user
 
 KNOBS = (
     "states", "actions", "user_features", "agent_features", "user_information", "agent_information", "noise", "bias",
@@ -138,12 +147,12 @@ def search(
 
     import emalign_jax as em
     from emalign_jax.exact import default_tolerance
+    from emalign_jax.experiments import run_directory
+    from emalign_jax.experiments.search import hosts as meeting
+    from emalign_jax.experiments.search.job import SearchJob, block_size
     from emalign_jax.games.files import sizes
     from emalign_jax.internal import temporary
     from emalign_jax.internal.arguments import integer
-    from emalign_jax.search import hosts as meeting
-    from emalign_jax.search import run_directory
-    from emalign_jax.search.job import SearchJob, block_size
 
     families = tuple(part.strip() for part in family.split(","))
     for name in families:
@@ -187,10 +196,10 @@ def search(
     _check_hosts(distributed, hosts, host, coordinator, out)
     run_directory.require_room(path, job.check(most), "count: the run")
 
-    from emalign_jax.search import parts, table  # which take a second, as does what they load
-    from emalign_jax.search.drawing import attempt
-    from emalign_jax.search.figure import draw
-    from emalign_jax.search.stream import search_blocks, tally
+    from emalign_jax.experiments.search import parts, table  # which take a second, as does what they load
+    from emalign_jax.experiments.search.stream import search_blocks, tally
+    from emalign_jax.report.drawing import attempt
+    from emalign_jax.report.search_figure import draw
 
     if several:
         terms = {name: config[name] for name in config if name not in ("host", "json_")}
@@ -264,7 +273,7 @@ def _check_hosts(distributed: bool, hosts: int | None, host: int | None, coordin
 
 def _print_json(entries, summary: dict) -> None:
     """The one JSON document, entry by entry."""
-    from emalign_jax.search import table
+    from emalign_jax.experiments.search import table
 
     whole = table.document([], summary)
     print(f'{{"schema": {whole["schema"]}, "games": [', end="")

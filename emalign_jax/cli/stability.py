@@ -43,8 +43,8 @@ def stability(
       emalign stability games.npz --json > stability.json
     """
     import emalign_jax as em
+    from emalign_jax.experiments.search import table
     from emalign_jax.games.files import atomic, sizes
-    from emalign_jax.search import table
 
     drawn: list[str] = []
     path = _choose(figure, force) if figure is not None or not json_ else None
@@ -65,8 +65,8 @@ def stability(
                 raise ValueError(f"{games}: {error}") from None
     entries = [entry for batch, found in zip(batches, answers, strict=True) for entry in _entries(batch.agents, found)]
     if path is not None:
-        from emalign_jax.search import stability_figure
-        from emalign_jax.search.drawing import attempt
+        from emalign_jax.report import stability_figure
+        from emalign_jax.report.drawing import attempt
 
         several = len(batches) > 1
         rows = [

@@ -33,8 +33,8 @@ def sweep(
       emalign sweep my-grid.toml --out my-grid --json > my-grid.json
       emalign sweep --list
     """
-    from emalign_jax import toml
-    from emalign_jax.sweep import config as configs
+    from emalign_jax.experiments import toml
+    from emalign_jax.experiments.sweep import config as configs
 
     if list_:
         print("\n".join(f"{name:<12} {configs.read(name).title}" for name in configs.shipped()))
@@ -44,7 +44,7 @@ def sweep(
 
     grid = configs.read(config).with_count(count)
 
-    from emalign_jax.sweep import cell, directory, run
+    from emalign_jax.experiments.sweep import cell, directory, run
 
     path = Path(f"sweep-{Path(config).stem}" if out is None else out)
     command = ["emalign", *sys.argv[1:]]
@@ -54,9 +54,10 @@ def sweep(
     cells = grid.cells()
     cell.check(grid, cells)
 
-    from emalign_jax.search import table as documents
-    from emalign_jax.search.drawing import attempt
-    from emalign_jax.sweep import figures, table, threshold
+    from emalign_jax.experiments.search import table as documents
+    from emalign_jax.experiments.sweep import threshold
+    from emalign_jax.report import sweep_figures, sweep_table
+    from emalign_jax.report.drawing import attempt
 
     with directory.held(path):
         directory.begin(path, began, force)
@@ -71,9 +72,9 @@ def sweep(
                 )
                 raise
         rows = directory.write_table(path, parts)
-        lines = table.summary(grid, rows)
+        lines = sweep_table.summary(grid, rows)
         stops = threshold.thresholds(grid, rows)
-        drawn = attempt(lambda: figures.draw(grid, rows, path))
+        drawn = attempt(lambda: sweep_figures.draw(grid, rows, path))
         seconds = float(rows["seconds"].to_numpy().sum())
         directory.write_manifest(
             path,
@@ -96,7 +97,7 @@ def sweep(
         print(json.dumps(documents.plain(document), allow_nan=False))
     else:
         print(f"{grid.title}: user value (0 no information, 1 full information)\n")
-        print(table.render(grid, lines))
+        print(sweep_table.render(grid, lines))
         if stops:
             print(f"\n{threshold.explain(grid)}:")
             print("\n".join(f"  {stop.family} K={stop.agents}: {threshold.words(grid, stop)}" for stop in stops))
@@ -107,7 +108,7 @@ def sweep(
         if short.any():
             print(f"\n{documents.below_worst_words(int((short > 0).sum()), short.max())}")
         if failed:
-            print(f"\nNot within {table.tolerance(grid)} of the payoff range:\n{failed}")
+            print(f"\nNot within {sweep_table.tolerance(grid)} of the payoff range:\n{failed}")
         print(f"\n{len(rows)} rows in {seconds:.1f} s of work. Table: {path / directory.TABLE}")
         for name in drawn:
             print(f"Figure: {path / name}")

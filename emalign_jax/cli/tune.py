@@ -34,8 +34,8 @@ def tune(
       emalign tune my-market.toml --json > my-market.json
       emalign tune --list
     """
-    from emalign_jax import toml
-    from emalign_jax.tuning import config as configs
+    from emalign_jax.experiments import toml
+    from emalign_jax.experiments.tune import config as configs
 
     if list_:
         print("\n".join(f"{name:<12} {configs.read(name).title}" for name in toml.shipped(configs.FOLDER)))
@@ -48,9 +48,9 @@ def tune(
     began = time.perf_counter()
     what = configs.read(config)
 
-    from emalign_jax.search.table import JSON_SCHEMA, plain
-    from emalign_jax.sweep import directory
-    from emalign_jax.tuning import run
+    from emalign_jax.experiments.search.table import JSON_SCHEMA, plain
+    from emalign_jax.experiments.sweep import directory
+    from emalign_jax.experiments.tune import run
 
     path = Path(f"tune-{Path(config).stem}" if out is None else out)
     command = ["emalign", *sys.argv[1:]]
@@ -58,14 +58,14 @@ def tune(
     directory.check(path, start, force, run.RESULTS)
     configs.setup(what)  # nothing is begun that cannot be ended
 
-    from emalign_jax.search.drawing import attempt
-    from emalign_jax.tuning import figure
+    from emalign_jax.report import tuning_figure
+    from emalign_jax.report.drawing import attempt
 
     with directory.held(path, "tuning run"):
         directory.begin(path, start, force, run.RESULTS)
         with ProgressBar("step") as bar:
             found = run.run(what, path, bar, lambda sentence: print(f"emalign: {sentence}", file=sys.stderr))
-        drawn = attempt(lambda: figure.draw(found, what.title, path))
+        drawn = attempt(lambda: tuning_figure.draw(found, what.title, path))
         seconds = time.perf_counter() - began
         ended = directory.manifest(command, what.plain(), seconds, "tuning run", status="done")
         ended["tolerance"] = found.tolerance

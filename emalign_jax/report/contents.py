@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from emalign_jax.experiments.search import table as search_table
 from emalign_jax.games.files import check_input, check_text
 from emalign_jax.internal import memory, parquet
-from emalign_jax.search import table as search_table
 
 MANIFEST = "manifest.json"
 
@@ -147,9 +147,9 @@ def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    from emalign_jax.sweep import config as configs
-    from emalign_jax.sweep import table as sweep_table
-    from emalign_jax.sweep import threshold
+    from emalign_jax.experiments.sweep import config as configs
+    from emalign_jax.experiments.sweep import threshold
+    from emalign_jax.report import sweep_table
 
     rows = _parquet(directory / "games.parquet", "cell", "normalised_value", "relative_gain", "ok")
     grid = configs.from_manifest(manifest["config"], str(directory / MANIFEST))

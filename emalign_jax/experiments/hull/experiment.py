@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax.hull.fits import Rule, best_single, evaluate, fit
-from emalign_jax.hull.tables import Table
+from emalign_jax.experiments.hull.fits import Rule, best_single, evaluate, fit
+from emalign_jax.experiments.hull.tables import Table
 from emalign_jax.internal import memory
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)

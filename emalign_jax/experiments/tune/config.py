@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from emalign_jax import toml
 from emalign_jax.equilibrium.solver import check_sizes
+from emalign_jax.experiments import toml
+from emalign_jax.experiments.toml import Option
 from emalign_jax.games import families
 from emalign_jax.games.families import FAMILIES, random_games
 from emalign_jax.games.game import Game
@@ -19,7 +20,6 @@ from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
 from emalign_jax.mechanisms.transfers import KINDS, STARTS
 from emalign_jax.play import SmoothPlay
 from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
-from emalign_jax.toml import Option
 from emalign_jax.tuning.loop import Plan
 from emalign_jax.tuning.objectives import OVER_GAMES, OVER_STARTS, Objective
 from emalign_jax.users.base import QuantalUser

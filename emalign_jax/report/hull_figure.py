@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from emalign_jax.hull.experiment import ALONE, FITTED, HullJob
-from emalign_jax.search.drawing import save
-from emalign_jax.search.figure import COLOURS
+from emalign_jax.experiments.hull.experiment import ALONE, FITTED, HullJob
+from emalign_jax.report.drawing import save
+from emalign_jax.report.search_figure import COLOURS
 
 # colour, marker, and how far beside n it is drawn, so that markers do not hide each other
 STYLES = {

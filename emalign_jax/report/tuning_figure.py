@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from emalign_jax.search.drawing import save, shown
-from emalign_jax.search.figure import COLOURS
+from emalign_jax.experiments.tune.run import FIGURES, Outcome
+from emalign_jax.report.drawing import save, shown
+from emalign_jax.report.search_figure import COLOURS
 from emalign_jax.tuning.objectives import confidence
-from emalign_jax.tuning.run import FIGURES, Outcome
 
 
 def draw(outcome: Outcome, title: str, path: Path) -> list[str]:

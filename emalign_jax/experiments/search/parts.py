@@ -15,10 +15,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emalign_jax.experiments.search.job import Block, Cell
+from emalign_jax.experiments.search.table import game_rows
 from emalign_jax.games.files import GAME_FIELDS, atomic, pad_agents
 from emalign_jax.internal import parquet
-from emalign_jax.search.job import Block, Cell
-from emalign_jax.search.table import game_rows
 
 TABLE = "games.parquet"
 LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")

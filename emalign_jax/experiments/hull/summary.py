@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from emalign_jax.hull.experiment import ALONE, METHODS, HullJob
-from emalign_jax.hull.fits import Rule
-from emalign_jax.hull.removal import MANY
+from emalign_jax.experiments.hull.experiment import ALONE, METHODS, HullJob
+from emalign_jax.experiments.hull.fits import Rule
+from emalign_jax.experiments.hull.removal import MANY
 
 CONFIDENCE = 0.95
 LISTED = 10  # agents shown

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from emalign_jax.exact.guarantees.equilibrium_set import Stability, intervals
-from emalign_jax.search.figure import COLOURS
+from emalign_jax.report.search_figure import COLOURS
 
 FEW = len(COLOURS)  # so many games are drawn one by one
 GRID = 501

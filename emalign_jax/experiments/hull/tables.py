@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from emalign_jax.experiments.hull import text
+from emalign_jax.experiments.hull.block import dense_block
 from emalign_jax.games.files import read_arrays
 from emalign_jax.games.game import LARGEST
-from emalign_jax.hull import text
-from emalign_jax.hull.block import dense_block
 from emalign_jax.internal import memory
 
 MOST_CELLS = 60_000_000  # cells of a (user, item) table before the dense block is chosen

@@ -15,8 +15,8 @@ from math import comb
 import numpy as np
 import pandas as pd
 
-from emalign_jax.hull.experiment import HullJob
-from emalign_jax.hull.fits import Rule, fit, reduce
+from emalign_jax.experiments.hull.experiment import HullJob
+from emalign_jax.experiments.hull.fits import Rule, fit, reduce
 
 MANY = 5
 CHAINS = 700  # refits a target: up to so many, five are exact

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from emalign_jax.experiments.search import parts
+from emalign_jax.experiments.search.hosts import Team
+from emalign_jax.experiments.search.job import Block, SearchJob, run
+from emalign_jax.experiments.search.table import LISTED, below_worst, summary
 from emalign_jax.result import Result
-from emalign_jax.search import parts
-from emalign_jax.search.hosts import Team
-from emalign_jax.search.job import Block, SearchJob, run
-from emalign_jax.search.table import LISTED, below_worst, summary
 
 DRAWN_POINTS = 2001  # of a family in the figure: more cannot be told apart
 

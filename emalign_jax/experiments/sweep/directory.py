@@ -20,9 +20,9 @@ from typing import Any
 import jax.numpy as jnp
 import pandas as pd
 
+from emalign_jax.experiments import run_directory
 from emalign_jax.games.files import atomic, check_input
 from emalign_jax.internal import parquet
-from emalign_jax.search import run_directory
 
 MANIFEST, TABLE, PARTS, LOCK = "manifest.json", "games.parquet", "parts", ".lock"
 FIGURES, KINDS = ("user_value", "phase"), (".png", ".pdf")

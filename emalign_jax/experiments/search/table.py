@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.exact.certificates.certificate import Certificate, normalise
+from emalign_jax.experiments.search.job import Cell
 from emalign_jax.result import Result
-from emalign_jax.search.job import Cell
 
 JSON_SCHEMA = 1
 VALUE_ROUNDING = 1e-6  # of V_full - V_none: by so much the values of two methods may differ

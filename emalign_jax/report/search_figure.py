@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from emalign_jax.search.drawing import save
+from emalign_jax.report.drawing import save
 
 NAMES_ON_DISK = ("user_value.png", "user_value.pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, safe for colour blindness

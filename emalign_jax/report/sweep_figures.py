@@ -15,11 +15,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from emalign_jax.search.drawing import save, shown
-from emalign_jax.search.figure import COLOURS, NAMES
-from emalign_jax.sweep.config import OPTIONS, Config
-from emalign_jax.sweep.directory import KINDS
-from emalign_jax.sweep.threshold import Threshold, thresholds
+from emalign_jax.experiments.sweep.config import OPTIONS, Config
+from emalign_jax.experiments.sweep.directory import KINDS
+from emalign_jax.experiments.sweep.threshold import Threshold, thresholds
+from emalign_jax.report.drawing import save, shown
+from emalign_jax.report.search_figure import COLOURS, NAMES
 
 AGENTS, FAMILY = "games.agents", "games.family"
 LABELS = {

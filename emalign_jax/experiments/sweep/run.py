@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from emalign_jax.sweep import directory
-from emalign_jax.sweep.cell import block_rows, draw_games, named
-from emalign_jax.sweep.config import Cell, Config
+from emalign_jax.experiments.sweep import directory
+from emalign_jax.experiments.sweep.cell import block_rows, draw_games, named
+from emalign_jax.experiments.sweep.config import Cell, Config
 
 
 class Block(NamedTuple):

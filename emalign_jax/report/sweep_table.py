@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from emalign_jax.sweep.config import Config
+from emalign_jax.experiments.sweep.config import Config
 
 MEANS = {
     "monopoly": "normalised_best_monopolist",

@@ -12,13 +12,13 @@ import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emalign_jax import toml
 from emalign_jax.equilibrium.solver import STARTS
 from emalign_jax.exact import default_tolerance
+from emalign_jax.experiments import toml
+from emalign_jax.experiments.toml import Option, plain_value
+from emalign_jax.experiments.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
 from emalign_jax.games.families import FAMILIES
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.search.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
-from emalign_jax.toml import Option, plain_value
 from emalign_jax.users.base import AbstractUser
 
 BLOCK = 50  # games done and written at a time, unless the config says otherwise

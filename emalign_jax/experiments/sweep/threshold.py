@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from emalign_jax.sweep.config import Config
+from emalign_jax.experiments.sweep.config import Config
 
 KNOBS = ("games.bias", "games.noise")  # the larger, the less aligned
 SHARE = 0.5

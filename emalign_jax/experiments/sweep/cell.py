@@ -17,16 +17,16 @@ from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
 from emalign_jax.exact import align
 from emalign_jax.exact.certificates.certificate import make_check, normalise, worth
 from emalign_jax.exact.guarantees import coverage_lp
+from emalign_jax.experiments.search import job
+from emalign_jax.experiments.search.table import game_rows
+from emalign_jax.experiments.sweep.config import OPTIONS, Cell, Config, Values, modules
+from emalign_jax.experiments.words import Method, make_solver
 from emalign_jax.games import families
 from emalign_jax.games.families import random_games
 from emalign_jax.games.game import Game, possible_utilities, reduce_game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
-from emalign_jax.search import job
-from emalign_jax.search.table import game_rows
-from emalign_jax.search.words import Method, make_solver
-from emalign_jax.sweep.config import OPTIONS, Cell, Config, Values, modules
 from emalign_jax.users.base import AbstractUser, RationalUser
 
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
