@@ -7,24 +7,26 @@ and certified by exact linear programs. Data flows one way:
 """
 
 from emalign_jax import mechanisms
+from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
 from emalign_jax.equilibrium.solver import Solution, solve
 from emalign_jax.exact import (
     Alignment,
     BestResponse,
-    BestResponseDynamics,
     BestTransfers,
     Certificate,
     Coverage,
     Premises,
     Stability,
     align,
+    best_response,
     best_transfers,
     certify,
+    coverage,
     least_budget,
+    premises,
+    stability,
     worst_case,
 )
-from emalign_jax.exact.certificates import best_responses
-from emalign_jax.exact.guarantees import conversation_premises, coverage_lp, equilibrium_set
 from emalign_jax.games import catalog
 from emalign_jax.games.families import FAMILIES, random_games
 from emalign_jax.games.files import load_games, load_schemes, save_games, save_schemes
@@ -48,10 +50,12 @@ from emalign_jax.protocols.batched_payoffs import payoffs, pseudo_gradient, samp
 from emalign_jax.protocols.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.report.transcripts import transcript_tree
 from emalign_jax.result import Result
-from emalign_jax.tuning import Tuned, evaluation, tune
+from emalign_jax.tuning import Tuned, evaluate, tune
 from emalign_jax.tuning.objectives import Objective
-from emalign_jax.users.base import AbstractUser, Options, QuantalUser, RationalUser
+from emalign_jax.users.base import AbstractUser, Options
 from emalign_jax.users.fixed_replies import FixedReplies
+from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.rational import RationalUser
 
 __version__ = "0.1.0"
 

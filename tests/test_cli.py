@@ -17,7 +17,7 @@ import emalign_jax as em
 from emalign_jax.experiments import run_directory
 from emalign_jax.experiments.search import job, table
 from emalign_jax.experiments.words import Ties
-from emalign_jax.users.base import TIES
+from emalign_jax.users.rational import TIES
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 

@@ -9,6 +9,8 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax.games import files
+from emalign_jax.internal import npz
+from emalign_jax.internal.files import atomic
 
 FIELDS = files.GAME_FIELDS
 
@@ -173,7 +175,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, int
     before = path.read_bytes()
 
     def write():
-        with files.atomic(path) as temporary:
+        with atomic(path) as temporary:
             temporary.write_bytes(b"half")
             assert temporary.parent == path.parent  # the same file system, so that the rename is atomic
             raise interruption
@@ -187,7 +189,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, int
 def test_a_file_is_replaced_whole_and_readable_by_others(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with files.atomic(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -211,8 +213,8 @@ def test_games_of_several_sizes_share_a_file(tmp_path):
     assert padded.shape == (5, 4, 2, 2)
     schemes = [em.full_revelation(k, 3, 3)[None].repeat(count, 0) for k, count in ((2, 3), (4, 2))]
     counts = np.array([2, 2, 2, 4, 4])
-    files.save_arrays(path, {**fields, "agent_utilities": padded, "agents": counts})
-    files.save_arrays(
+    npz.save_arrays(path, {**fields, "agent_utilities": padded, "agents": counts})
+    npz.save_arrays(
         tmp_path / "schemes.npz",
         {"schemes": np.concatenate([files.pad_agents(x, max(parts), 1) for x in schemes]), "agents": counts},
     )
@@ -238,7 +240,7 @@ def test_sizes_of_a_plain_file(tmp_path):
 def test_bad_numbers_of_agents(tmp_path, agents):
     path = write(tmp_path / "games.npz", agents=agents)
     refused(path, r"agents: expected .*, got")
-    files.save_arrays(path, {"schemes": np.stack([em.full_revelation(2, 3, 3)] * 3), "agents": np.asarray(agents)})
+    npz.save_arrays(path, {"schemes": np.stack([em.full_revelation(2, 3, 3)] * 3), "agents": np.asarray(agents)})
     refused(path, r"agents: expected .*, got", em.load_schemes)
 
 

@@ -8,7 +8,7 @@ import pytest
 from nightly import one_in
 
 import emalign_jax as em
-from emalign_jax.users.base import logit
+from emalign_jax.users.quantal import logit
 
 RNG = np.random.default_rng(0)
 PRIOR, USER, AGENTS = (

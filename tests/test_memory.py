@@ -17,8 +17,7 @@ from commands import refused
 import emalign_jax as em
 from emalign_jax.experiments.hull import block, tables
 from emalign_jax.experiments.words import Method, make_solver
-from emalign_jax.games import files
-from emalign_jax.internal import arguments, memory, parquet
+from emalign_jax.internal import arguments, memory, npz, parquet
 
 SMALL = 2**20
 
@@ -103,7 +102,7 @@ def archive(path, shapes, compression=zipfile.ZIP_DEFLATED):
 
 @pytest.mark.parametrize("large", ["prior", "user_utility", "agent_utilities", "schemes"])
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch, large):
-    monkeypatch.setattr(files, "LARGE", 10**6)
+    monkeypatch.setattr(npz, "LARGE", 10**6)
     shapes = {
         "prior": (2, 1, 1, 2),
         "user_utility": (2, 2, 2),

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import emalign_jax as em
-from emalign_jax.play import gradient_play, play, step, tiles
+from emalign_jax.play import gradient_play, play_games, step, tiles
 
 JUDGE = {5.0: 0.38236599, 20.0: 0.49708735}  # one prosecutor, prior .3, quantal judge: section 9 of the model
 
@@ -27,7 +27,7 @@ def starts(count, agents, features=2, messages=2, seed=0):
 def go(games, schemes, user, solver, protocol=None, **kwargs):
     protocol = protocol or em.Pooled()
     cells = protocol.cells(games, schemes.shape[-1])
-    return play(em.reduce_game(games, np), schemes, protocol, user, solver, cells=cells, **kwargs)
+    return play_games(em.reduce_game(games, np), schemes, protocol, user, solver, cells=cells, **kwargs)
 
 
 def paid(games, played, user, protocol=None):

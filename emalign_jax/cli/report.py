@@ -23,7 +23,7 @@ def report(
       emalign report competition --out competition.html
     """
     from emalign_jax.experiments.search.table import JSON_SCHEMA
-    from emalign_jax.games.files import atomic, check_output
+    from emalign_jax.internal.files import atomic, check_output
     from emalign_jax.report import contents, page
 
     path = directory / "report.html" if out is None else out

@@ -284,7 +284,7 @@ def _print_json(entries, summary: dict) -> None:
 
 def _title(job) -> str:
     from emalign_jax.protocols import Comparison
-    from emalign_jax.users.base import RationalUser
+    from emalign_jax.users.rational import RationalUser
 
     acting = job.user.acting
     user = "rational user" if isinstance(acting, RationalUser) else f"quantal user (precision {acting.precision:g})"

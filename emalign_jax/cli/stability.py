@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from emalign_jax.cli.options import ProgressBar, tell_fallbacks
-from emalign_jax.games.files import check_output
+from emalign_jax.internal.files import check_output
 
 SHOWN = 50
 KINDS = (".png", ".pdf", ".svg")
@@ -44,7 +44,8 @@ def stability(
     """
     import emalign_jax as em
     from emalign_jax.experiments.search import table
-    from emalign_jax.games.files import atomic, sizes
+    from emalign_jax.games.files import sizes
+    from emalign_jax.internal.files import atomic
 
     drawn: list[str] = []
     path = _choose(figure, force) if figure is not None or not json_ else None

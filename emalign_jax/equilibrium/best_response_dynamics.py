@@ -20,6 +20,7 @@ from emalign_jax.exact.checks.base import AbstractCheck
 from emalign_jax.exact.checks.examination import Examination, examine
 from emalign_jax.exact.checks.selection_rational import SelectionCheck
 from emalign_jax.games.units import VALUE_TIE
+from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import integer
 
 FIRST_MARGIN = 1e-3  # of V_full - V_none
@@ -48,6 +49,9 @@ class BestResponseDynamics(eqx.Module):
         integer("fresh_starts", self.fresh_starts, 0)
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
+
+
+validation.describe(("solver",), BestResponseDynamics, "a solver such as em.GradientPlay()")
 
 
 class Ended(NamedTuple):

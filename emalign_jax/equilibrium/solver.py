@@ -27,7 +27,7 @@ from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked
 from emalign_jax.lp.choice import check_word
-from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, differentiable, play
+from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, differentiable, play_games
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes, check_shape, numbered_schemes
 from emalign_jax.protocols.standard_units import standard_form
@@ -321,7 +321,9 @@ class _Search:
             self.tell(stage, done * len(pending) // total, len(pending))
 
         game, protocol, user = jax.tree.map(lambda x: x[pending], self.standard)
-        played = play(game, current[pending], protocol, user, self.solver, cells=self.cells, late=late, progress=count)
+        played = play_games(
+            game, current[pending], protocol, user, self.solver, cells=self.cells, late=late, progress=count
+        )
         self.stats["steps"] += played.steps
         self.tell(stage, len(pending), len(pending))
         return played

@@ -1,6 +1,5 @@
 """The exact part: NumPy float64 and HiGHS. It shares no code with play beyond the definition of a game."""
 
-from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
 from emalign_jax.exact.alignment.fits import Alignment, align
 from emalign_jax.exact.certificates.best_responses import BestResponse, best_response
 from emalign_jax.exact.certificates.certificate import Certificate, certify
@@ -21,7 +20,6 @@ from emalign_jax.exact.guarantees.optimal_transfers import BestTransfers, best_t
 __all__ = [
     "Alignment",
     "BestResponse",
-    "BestResponseDynamics",
     "BestTransfers",
     "Certificate",
     "Coverage",

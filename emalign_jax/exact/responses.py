@@ -14,7 +14,9 @@ from jaxtyping import Float
 
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.users.base import AbstractUser, Options, QuantalUser, RationalUser
+from emalign_jax.users.base import AbstractUser, Options
+from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.rational import RationalUser
 
 Ahead = Callable[[], Any]  # by how much each option beats each other one, computed where it is needed
 

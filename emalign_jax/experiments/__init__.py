@@ -1,0 +1,1 @@
+"""Batch jobs with files: search, sweep, hull, tune."""

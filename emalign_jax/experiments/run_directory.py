@@ -14,9 +14,8 @@ from pathlib import Path
 
 import jax
 
-import emalign_jax
-from emalign_jax.games.files import umask
 from emalign_jax.internal import memory, temporary
+from emalign_jax.internal.files import umask
 
 SCHEMA = 1
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "highspy")
@@ -91,7 +90,7 @@ def manifest(command: list[str], config: dict, seed: int | list[int], seconds: f
         "seconds": round(seconds, 3),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
-        "versions": {"emalign-jax": emalign_jax.__version__, "python": sys.version.split()[0]}
+        "versions": {"emalign-jax": version("emalign-jax"), "python": sys.version.split()[0]}
         | {name: version(name) for name in PACKAGES},
     }
 

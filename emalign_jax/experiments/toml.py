@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emalign_jax.games.files import check_input
 from emalign_jax.internal.arguments import MOST
+from emalign_jax.internal.files import check_input
 
 MOST_SEED = 2**32 - 1
 LONGEST = 2**20  # bytes of a config
@@ -73,7 +73,7 @@ def document(text: str, path: str) -> dict[str, Any]:
 
 
 def _shipped(folder: str):
-    return resources.files("emalign_jax") / "configs" / folder
+    return resources.files("emalign_jax.experiments") / "configs" / folder
 
 
 def flatten(document: dict, path: str, options: dict[str, Option], top: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
 from emalign_jax.equilibrium.solver import Solver
-from emalign_jax.exact import BestResponseDynamics
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
-from emalign_jax.users.base import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.fixed_replies import FixedReplies
+from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.rational import RationalUser
 
 STEP = 64  # bytes that the schedule of play holds for a step
 

@@ -1,0 +1,1 @@
+"""The problem: games, their units, random families, catalogue, files."""

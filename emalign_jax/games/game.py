@@ -21,9 +21,8 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.games import units
-from emalign_jax.internal.arguments import shown
-
-Array = jax.Array | np.ndarray
+from emalign_jax.internal import validation
+from emalign_jax.internal.validation import Array, as_float_array
 
 LARGEST = 1e100  # of a utility: products of a few must not overflow
 PRIOR_SUM_TOLERANCE = 1e-6  # float32 sums of a few hundred cells miss 1 by about 1e-7
@@ -124,6 +123,9 @@ class Game(eqx.Module):
                 check="shapes",
             )
         return jax.tree.map(lambda x: x[parts], self)
+
+
+validation.describe(("games", "game"), Game, "a Game such as em.Game(prior, user_utility, agent_utilities)")
 
 
 class ReducedGame(NamedTuple):
@@ -233,29 +235,6 @@ def faults(game: Game) -> np.ndarray:
         if not found[index] and abs(total[index] - 1) > PRIOR_SUM_TOLERANCE:
             found[index] = f"prior sums to {total[index]:.9g}: it must sum to 1 (within {PRIOR_SUM_TOLERANCE:g})"
     return found
-
-
-def as_float_array(field: str, value) -> Array:
-    """`value` as it is if it holds floats, integers as floats; `ValueError` for anything that is no array of reals."""
-    if isinstance(value, jax.Array):
-        if jnp.issubdtype(value.dtype, jnp.floating):
-            return value
-        if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
-            return value.astype(jnp.result_type(float))
-        raise ValueError(f"{field}: expected real numbers, got dtype {value.dtype}")
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{field}: expected a rectangular array of numbers, got ragged rows") from None
-    if array.dtype.kind in "iub":
-        array = array.astype(np.float64)
-    if array.dtype.kind != "f":
-        what = shown(value) if array.dtype == object and not array.ndim else f"dtype {array.dtype}"
-        raise ValueError(f"{field}: expected real numbers, got {what}")
-    if array.dtype.itemsize > 8:  # jax knows no longer ones
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float64)
-    return array
 
 
 def _check_shapes(game: Game) -> None:

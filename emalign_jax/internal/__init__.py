@@ -1,0 +1,1 @@
+"""What knows no game theory: checks of arguments, batches, compilation, memory, files, processes."""

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emalign_jax.games.files import MOST_COLUMNS, check_input
 from emalign_jax.internal import memory
+from emalign_jax.internal.files import MOST_COLUMNS, check_input
 
 WRITTEN: dict[str, Any] = {"write_page_checksum": True}
 TEXT, NUMBER = 100, 60  # bytes that a value takes while it is read

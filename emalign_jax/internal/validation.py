@@ -6,10 +6,10 @@ instance, a word for a protocol) is answered by what to write, and not by an err
 
 from __future__ import annotations
 
-import functools
 import inspect
 import numbers
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from emalign_jax.games.game import Game, as_float_array
 from emalign_jax.internal.arguments import shown
-from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.users.base import AbstractUser
+
+Array = jax.Array | np.ndarray
 
 SEEDS = 2**32  # jax folds larger integers into fewer bits, or refuses them, as its settings say
 NUMBERS = {
@@ -29,6 +28,7 @@ NUMBERS = {
     "user_utility": "an array [..., A, Y]",
     "agent_utilities": "an array [..., K, A, Y]",
 }
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {}  # filled by `describe` where each class stands
 OPTIONAL = ("key", "solver", "mechanism", "objective", "differentiation")
 
 
@@ -52,7 +52,7 @@ def _check(name: str, value: Any, names: tuple[str, ...]) -> Any:
         return _key(name, value, names)
     if name in NUMBERS:
         return _numbers(name, value, names)
-    return _an_instance(name, value, names) if name in _kinds() else value
+    return _an_instance(name, value, names) if name in KINDS else value
 
 
 def check_precision(**given: Any) -> None:
@@ -76,29 +76,17 @@ def as_key(key: Any) -> jax.Array:
     return _key("key", key, ())
 
 
-@functools.cache
-def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
-    """What arguments must be instances of, and what may be written; imported late, as their files import this one."""
-    from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
-    from emalign_jax.mechanisms import AbstractMechanism
-    from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
-    from emalign_jax.tuning.objectives import Objective
+def describe(names: tuple[str, ...], cls: type, example: str) -> None:
+    """Say that arguments of these names must be instances of `cls`; several classes may share a name.
 
-    game = (Game,), "a Game such as em.Game(prior, user_utility, agent_utilities)"
-    return {
-        "games": game,
-        "game": game,
-        "protocol": ((AbstractProtocol,), "a protocol such as em.Selection() or em.Pooled()"),
-        "user": ((AbstractUser,), "a user such as em.RationalUser() or em.QuantalUser(20.0)"),
-        "solver": ((GradientPlay, BestResponseDynamics, SmoothPlay), "a solver such as em.GradientPlay()"),
-        "mechanism": ((AbstractMechanism,), "a mechanism such as em.mechanisms.Transfers()"),
-        "objective": ((Objective,), "an objective such as em.Objective()"),
-        "differentiation": ((Implicit, Unrolled), "em.Implicit() or em.Unrolled()"),
-    }
+    example: what may be written, such as "a user such as em.RationalUser()"
+    """
+    for name in names:
+        KINDS[name] = ((*KINDS.get(name, ((), ""))[0], cls), example)
 
 
 def _an_instance(name: str, value: Any, names: tuple[str, ...]) -> Any:
-    kinds, example = _kinds()[name]
+    kinds, example = KINDS[name]
     if isinstance(value, kinds):
         return value
     if isinstance(value, type) and issubclass(value, kinds):
@@ -119,7 +107,7 @@ def _schemes(name: str, value: Any, names: tuple[str, ...]) -> Any:
 
 
 def _numbers(name: str, value: Any, names: tuple[str, ...]) -> Any:
-    if isinstance(value, Game) and hasattr(value, name):
+    if isinstance(value, KINDS["game"][0]) and hasattr(value, name):
         raise ValueError(f"{name}: got a Game: write {name} = game.{name}")
     if _place(value) in (None, "schemes") and value is not None:
         return as_float_array(name, value)
@@ -163,36 +151,60 @@ def _place(value: Any) -> str | None:
     """The argument that takes such a value."""
     cls = value if isinstance(value, type) else type(value)
     for name in ("games", "protocol", "user", "solver", "mechanism", "objective", "differentiation"):
-        if issubclass(cls, _kinds()[name][0]):
+        if issubclass(cls, KINDS[name][0]):
             return name
     return "schemes" if isinstance(value, (np.ndarray, jax.Array)) or hasattr(value, "schemes") else None
 
 
 def _named(word: str, kinds: tuple[type, ...]) -> type | None:
-    """The public class that the word means: its name, or how it begins ("rational" for RationalUser)."""
-    import emalign_jax
-
+    """The class that the word means: its name, or how that begins ("rational" for RationalUser)."""
     plain = word.lower().replace("_", "").replace(" ", "")
-    public = [getattr(emalign_jax, name) for name in emalign_jax.__all__]
-    public += [getattr(emalign_jax.mechanisms, name) for name in emalign_jax.mechanisms.__all__]
-    for cls in public:
-        if isinstance(cls, type) and issubclass(cls, kinds) and not inspect.isabstract(cls):
-            own = cls.__name__.lower()
-            if plain and (plain == own or (len(plain) > 3 and own.startswith(plain))):
-                return cls
+    for cls in (found for kind in kinds for found in _concrete(kind)):
+        own = cls.__name__.lower()
+        if plain and (plain == own or (len(plain) > 3 and own.startswith(plain))):
+            return cls
     return None
+
+
+def _concrete(cls: type) -> Iterator[type]:
+    """The class and its subclasses, as far as they have instances."""
+    if not inspect.isabstract(cls):
+        yield cls
+    for below in cls.__subclasses__():
+        yield from _concrete(below)
 
 
 def _call(cls: type) -> str:
     """How an instance is made: the class with those arguments that it must have."""
-    import emalign_jax
-
     needed = [
         name
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
-    where = "em." if hasattr(emalign_jax, cls.__name__) else ""
-    where = "em.mechanisms." if not where and hasattr(emalign_jax.mechanisms, cls.__name__) else where
+    package, folder = (*cls.__module__.split("."), "")[:2]
+    where = "" if package != "emalign_jax" else "em.mechanisms." if folder == "mechanisms" else "em."
     return f"{where}{cls.__name__}({', '.join(needed)})"
+
+
+def as_float_array(field: str, value) -> Array:
+    """`value` as it is if it holds floats, integers as floats; `ValueError` for anything that is no array of reals."""
+    if isinstance(value, jax.Array):
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            return value
+        if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
+            return value.astype(jnp.result_type(float))
+        raise ValueError(f"{field}: expected real numbers, got dtype {value.dtype}")
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{field}: expected a rectangular array of numbers, got ragged rows") from None
+    if array.dtype.kind in "iub":
+        array = array.astype(np.float64)
+    if array.dtype.kind != "f":
+        what = shown(value) if array.dtype == object and not array.ndim else f"dtype {array.dtype}"
+        raise ValueError(f"{field}: expected real numbers, got {what}")
+    if array.dtype.itemsize > 8:  # jax knows no longer ones
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)
+    return array

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game
+from emalign_jax.internal import validation
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 
@@ -62,6 +63,9 @@ class AbstractMechanism(eqx.Module):
     def per_game(self) -> bool:
         """Whether every game has parameters of its own (their leading axes are those of the games)."""
         return False
+
+
+validation.describe(("mechanism",), AbstractMechanism, "a mechanism such as em.mechanisms.Transfers()")
 
 
 class Several(AbstractMechanism):

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range, where_between
-from emalign_jax.users.base import QuantalUser
+from emalign_jax.users.quantal import QuantalUser
 
 
 class UserPrecision(AbstractMechanism):

@@ -21,6 +21,7 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
 from emalign_jax.games.game import Array
+from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import integer
 from emalign_jax.play import smooth_play
 from emalign_jax.play.smooth_play import SmoothPlay, System, messages_in_use, residual, unit
@@ -78,6 +79,9 @@ class Implicit(eqx.Module):
         return scheme, result
 
 
+validation.describe(("differentiation",), Implicit, "em.Implicit() or em.Unrolled()")
+
+
 class Unrolled(eqx.Module):
     """Damped logit responses, z <- z - rate * precision * F(z), differentiated step by step (no Newton steps; the
     solver's `steps` and `learning_rate` are not used). NOT_REACHED where play, or its derivative, has not converged.
@@ -129,6 +133,9 @@ class Unrolled(eqx.Module):
         reached = (left <= solver.enough * scale) & forgotten
         result = jnp.where(reached, int(Result.SMOOTH), int(Result.NOT_REACHED))
         return smooth_play.to_scheme(z, used), jnp.where(jnp.isfinite(z).all(), result, int(Result.NOT_FINITE))
+
+
+validation.describe(("differentiation",), Unrolled, "em.Implicit() or em.Unrolled()")
 
 
 def _in_doubt(z, used, system: System, inverse) -> JaxArray:

@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.internal import batching
+from emalign_jax.internal import batching, validation
 from emalign_jax.internal.arguments import integer
 from emalign_jax.play.step import Schedule, advance, begin
 from emalign_jax.play.tiles import SMALLEST, Queue, bucket, run, tile_width
@@ -89,6 +89,9 @@ class GradientPlay(eqx.Module):
         return Schedule(*(x[-self.chunk * -(-steps // (2 * self.chunk)) :] for x in whole)) if late else whole
 
 
+validation.describe(("solver",), GradientPlay, "a solver such as em.GradientPlay()")
+
+
 class Played(NamedTuple):
     """schemes [N, K, rows, M] float64; gap [N, K] stationarity gap in utility units; finite [N]; steps taken."""
 
@@ -98,7 +101,7 @@ class Played(NamedTuple):
     steps: int
 
 
-def play(
+def play_games(
     game: ReducedGame,
     schemes: Float[np.ndarray, "N K rows M"],
     protocol: AbstractProtocol,

@@ -30,6 +30,7 @@ from jax.core import Tracer
 from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import Array, ReducedGame
+from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.xla import update_of
 from emalign_jax.protocols import AbstractProtocol
@@ -104,6 +105,9 @@ class SmoothPlay(eqx.Module):
     def enough(self) -> float:
         """The tolerance."""
         return self.tolerance or 1e-9
+
+
+validation.describe(("solver",), SmoothPlay, "a solver such as em.GradientPlay()")
 
 
 class System(NamedTuple):

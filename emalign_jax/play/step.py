@@ -15,8 +15,8 @@ import optax
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.games.game import Array
+from emalign_jax.internal.sums import dot, softmax
 from emalign_jax.internal.xla import filter_jit, one_kernel, update_of
-from emalign_jax.protocols.base import dot, softmax
 from emalign_jax.protocols.schemes import to_logits
 
 LOGIT_FLOOR = -14.0  # below the largest logit: messages of probability 1e-6 are as good as never sent

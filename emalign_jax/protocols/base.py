@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import functools
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -13,10 +12,10 @@ from jaxtyping import Float, Int
 
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame
+from emalign_jax.internal import validation
 from emalign_jax.users.base import AbstractUser, Options
 
 MAX_CELLS = 2**24  # of one game's largest tensor: 128 MB in float64
-UNROLLED = 16  # additions written out, at most
 TINY = 1e-30  # a message of smaller probability is treated as never sent
 
 
@@ -127,6 +126,9 @@ class AbstractProtocol(eqx.Module):
         return
 
 
+validation.describe(("protocol",), AbstractProtocol, "a protocol such as em.Selection() or em.Pooled()")
+
+
 def declares_revelation(protocol: AbstractProtocol, agents: int) -> bool:
     """`full_revelation_is_heard`, as far as the protocol's own class says so."""
     return "full_revelation_is_heard" in vars(type(protocol)) and protocol.full_revelation_is_heard(agents)
@@ -165,29 +167,3 @@ def inverse(mass: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1 / mass, and 0 for messages that are never sent."""
     sent = mass > TINY
     return jnp.where(sent, 1 / jnp.where(sent, mass, 1), 0)
-
-
-def dot(x: Float[Array, "*x"], y: Float[Array, "*y"], axis: int) -> Float[Array, "*rest"]:
-    """(x * y).sum(axis) of arrays of as many axes, written out as `add_up` does."""
-    if x.shape[axis] > UNROLLED:
-        return (x * y).sum(axis)
-    part = functools.partial(jax.lax.index_in_dim, axis=axis, keepdims=False)
-    return functools.reduce(jnp.add, (part(x, i) * part(y, i) for i in range(x.shape[axis])))
-
-
-def softmax(x: Float[Array, "*shape"], axis: int) -> Float[jax.Array, "*shape"]:
-    """Over an axis that is not the last, written out as `add_up` does."""
-    if x.shape[axis] > UNROLLED:
-        return jax.nn.softmax(x, axis)
-    parts = [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
-    most = jax.lax.stop_gradient(functools.reduce(jnp.maximum, parts))
-    odds = jnp.exp(x - jnp.expand_dims(most, axis))
-    return odds / jnp.expand_dims(add_up(odds, axis), axis)
-
-
-def add_up(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*rest"]:
-    """x.sum(axis), as additions where the axis is short: XLA on a CPU then runs along whole rows, instead of computing
-    what feeds the sum anew, one number at a time (ten times as slow)."""
-    if x.shape[axis] > UNROLLED:
-        return x.sum(axis)
-    return functools.reduce(jnp.add, (jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])))

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from emalign_jax.games.game import Array, Game
 from emalign_jax.internal.arguments import integer, subsets
 from emalign_jax.protocols.selection import Selection
-from emalign_jax.users.base import logit
+from emalign_jax.users.quantal import logit
 
 MOST_SUBSETS = 5000  # a soft choice averages over all of them
 

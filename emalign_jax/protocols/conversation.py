@@ -21,9 +21,11 @@ from jaxtyping import Float, Int
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import integer, power
-from emalign_jax.protocols.base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, add_up, compared, posterior_mean
-from emalign_jax.users.base import AbstractUser, Options, QuantalUser
+from emalign_jax.internal.sums import add_up
+from emalign_jax.protocols.base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, compared, posterior_mean
+from emalign_jax.users.base import AbstractUser, Options
 from emalign_jax.users.conversation_tree import Tree
+from emalign_jax.users.quantal import QuantalUser
 
 TO = ("each", "all")
 MOST_ROUNDS = 100  # of trees that fit into any memory, those with more have one message and no replies

@@ -13,18 +13,10 @@ from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import power
-from emalign_jax.protocols.base import (
-    UNROLLED,
-    AbstractProtocol,
-    Payoffs,
-    add_up,
-    compared,
-    dot,
-    inverse,
-    options_of,
-    softmax,
-)
-from emalign_jax.users.base import AbstractUser, Options, QuantalUser
+from emalign_jax.internal.sums import UNROLLED, add_up, dot, softmax
+from emalign_jax.protocols.base import AbstractProtocol, Payoffs, compared, inverse, options_of
+from emalign_jax.users.base import AbstractUser, Options
+from emalign_jax.users.quantal import QuantalUser
 
 FEW = 5  # agents up to whom a CPU is faster one by one; beyond, that takes long to compile and is slower
 

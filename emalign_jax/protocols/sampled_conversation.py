@@ -31,9 +31,10 @@ from emalign_jax.protocols.conversation import (
     slopes_in_weights,
     speak,
 )
-from emalign_jax.users.base import AbstractUser, QuantalUser
+from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.conversation_tree import Tree
 from emalign_jax.users.fixed_replies import FixedReplies
+from emalign_jax.users.quantal import QuantalUser
 
 
 class SampledPayoffs(NamedTuple):

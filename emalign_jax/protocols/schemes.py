@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.games.game import Array, Game, as_float_array
+from emalign_jax.games.game import Array, Game
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.float64 import in_float64
-from emalign_jax.internal.validation import as_key
+from emalign_jax.internal.validation import as_float_array, as_key
 from emalign_jax.protocols import AbstractProtocol
 
 DRAWN = 256  # games drawn in one call

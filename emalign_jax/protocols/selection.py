@@ -17,24 +17,23 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from emalign_jax.games.game import Array, Game, ReducedGame, as_float_array
+from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.games.units import ROUNDING_OF_TIES, VALUE_TIE
 from emalign_jax.internal.arguments import shown
+from emalign_jax.internal.sums import UNROLLED, add_up, dot, softmax
+from emalign_jax.internal.validation import as_float_array
 from emalign_jax.protocols.base import (
     MAX_CELLS,
-    UNROLLED,
     AbstractProtocol,
     Payoffs,
-    add_up,
     declares_revelation,
-    dot,
     inverse,
     options_of,
-    softmax,
     user_unit,
 )
 from emalign_jax.protocols.conversation import Conversation
-from emalign_jax.users.base import AbstractUser, QuantalUser, logit
+from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.quantal import QuantalUser, logit
 
 
 class Selection(AbstractProtocol):

@@ -1,1 +1,1 @@
-"""What a run or a sweep found, as one page: `contents` reads the directory, `page` writes it as HTML."""
+"""Tables, figures and the page."""

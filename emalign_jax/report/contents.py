@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.experiments.search import table as search_table
-from emalign_jax.games.files import check_input, check_text
 from emalign_jax.internal import memory, parquet
+from emalign_jax.internal.files import check_input, check_text
 
 MANIFEST = "manifest.json"
 

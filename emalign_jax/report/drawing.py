@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from emalign_jax.games.files import atomic
+from emalign_jax.internal.files import atomic
 
 LONGEST = 100  # characters of a name or title from outside
 # a dollar sign is one, also in `prices_$US_vs_$CA.csv`

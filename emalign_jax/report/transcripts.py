@@ -17,9 +17,11 @@ from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol, Selection
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.protocols.standard_units import user_unit
-from emalign_jax.users.base import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.conversation_tree import Tree
 from emalign_jax.users.fixed_replies import FixedReplies
+from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.rational import RationalUser
 
 NEVER = 1e-12  # a branch of smaller probability is rounding, and not shown
 COLUMNS = 8  # x_B, at most, with a column each; beliefs over more are written out

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import Array
+from emalign_jax.internal import validation
 
 OVER_GAMES = ("mean", "quantile", "cvar")
 OVER_STARTS = ("mean", "worst")
@@ -52,6 +53,9 @@ class Objective(eqx.Module):
         if self.over_starts == "worst":
             return jnp.where(counted, safe, jnp.inf).min(0)
         return safe.sum(0) / jnp.maximum(counted.sum(0, dtype=values.dtype), 1)
+
+
+validation.describe(("objective",), Objective, "an objective such as em.Objective()")
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -1,0 +1,8 @@
+"""How a belief becomes an action: one file a user."""
+
+from emalign_jax.users.base import AbstractUser, Options
+from emalign_jax.users.fixed_replies import FixedReplies
+from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.rational import RationalUser
+
+__all__ = ["AbstractUser", "FixedReplies", "Options", "QuantalUser", "RationalUser"]

@@ -12,8 +12,9 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.games import units
-from emalign_jax.games.game import Array, Game, ReducedGame, as_float_array
+from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import shown
+from emalign_jax.internal.validation import as_float_array
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.conversation_tree import Tree
 

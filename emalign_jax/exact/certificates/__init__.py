@@ -1,0 +1,1 @@
+"""What the public functions give: certificates and best responses."""

@@ -21,7 +21,8 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.protocols.standard_units import standard_form
 from emalign_jax.result import Result
-from emalign_jax.users.base import AbstractUser, RationalUser
+from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.rational import RationalUser
 
 BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
 NARROWEST = 1e-3  # and at the closest, where a gain is nearly the tolerance

@@ -1,0 +1,1 @@
+"""Deviation gains: one file a (protocol, user)."""

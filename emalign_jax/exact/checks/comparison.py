@@ -19,7 +19,7 @@ from emalign_jax.exact.checks.selection_rational import SelectionRational
 from emalign_jax.exact.responses import choose
 from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.protocols import Comparison
-from emalign_jax.users.base import RationalUser
+from emalign_jax.users.rational import RationalUser
 
 HAIR = 1e-6  # of her range: how far inside its interval a scheme is put that loses its rank on the edge
 SURE = 1e-9  # of an agent's payoff range: a payoff that close to the supremum attains it

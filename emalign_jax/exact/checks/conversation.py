@@ -34,8 +34,9 @@ from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import IMMATERIAL, LP_ERROR
 from emalign_jax.internal.arguments import power
 from emalign_jax.protocols import Conversation
-from emalign_jax.users.base import QuantalUser, RationalUser
 from emalign_jax.users.fixed_replies import FixedReplies
+from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.rational import RationalUser
 
 RANDOM_STARTS = 4
 POOL = 3  # deviations of an agent that are remembered and tried again at other profiles of the game

@@ -28,7 +28,8 @@ from emalign_jax.exact.concavification.interleaving import Search, side_by_side
 from emalign_jax.exact.responses import pooled_payoffs
 from emalign_jax.internal.arguments import power
 from emalign_jax.protocols import Pooled
-from emalign_jax.users.base import QuantalUser, RationalUser
+from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.rational import RationalUser
 
 MAX_CELLS = 2**14
 

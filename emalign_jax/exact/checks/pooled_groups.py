@@ -11,7 +11,9 @@ from emalign_jax.exact.checks.base import Deviation, check_for
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal.processes import Arrays, share
 from emalign_jax.protocols import Pooled
-from emalign_jax.users.base import AbstractUser, QuantalUser, RationalUser
+from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.rational import RationalUser
 
 GROUP = 16  # games: enough for long NumPy loops, few enough to share
 

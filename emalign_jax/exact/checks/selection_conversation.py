@@ -25,9 +25,10 @@ from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_re
 from emalign_jax.exact.obedience.program import ObedienceLP, check_size
 from emalign_jax.exact.responses import SelectionTable, choose
 from emalign_jax.protocols import Conversation, Selection
-from emalign_jax.users.base import QuantalUser, RationalUser
 from emalign_jax.users.conversation_tree import Tree
 from emalign_jax.users.fixed_replies import FixedReplies
+from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.rational import RationalUser
 
 
 def column(check: AbstractCheck, rule: Float[np.ndarray, "rows M"], j: int) -> tuple[float, Float[np.ndarray, "K"]]:

@@ -23,7 +23,7 @@ from emalign_jax.exact.concavification.column_generation import BeliefLP, Belief
 from emalign_jax.exact.responses import choose
 from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.protocols import Selection
-from emalign_jax.users.base import QuantalUser
+from emalign_jax.users.quantal import QuantalUser
 
 BELIEF_SLACK = 1e-7  # of her range: values found by column generation are not known better
 CUTS = 30  # belief LPs a best response with a soft choice

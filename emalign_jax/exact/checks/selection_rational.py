@@ -24,7 +24,7 @@ from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import IMMATERIAL, NOTHING, VALUE_TIE
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
-from emalign_jax.users.base import RationalUser
+from emalign_jax.users.rational import RationalUser
 
 STRICT = 1.25  # tie tolerances by which a scheme stays clear of ties that the user would break otherwise
 

@@ -19,7 +19,7 @@ from emalign_jax.exact.concavification.interleaving import Search, alone
 from emalign_jax.exact.concavification.lattice import simplex_lattice
 from emalign_jax.exact.concavification.local_search import Climb
 from emalign_jax.lp.highs import KeptLP
-from emalign_jax.users.base import QuantalUser
+from emalign_jax.users.quantal import QuantalUser
 
 ROUNDS = 30  # of column generation
 PRICE_TOLERANCE = 1e-8  # relative to the spread of the agent's payoff

@@ -29,7 +29,8 @@ from emalign_jax.internal.validation import checked
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
-from emalign_jax.users.base import AbstractUser, QuantalUser
+from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.quantal import QuantalUser
 
 LEARNT = 1e-6  # of the user's unit: values closer than that to V_full are V_full
 

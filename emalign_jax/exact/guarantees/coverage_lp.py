@@ -22,7 +22,8 @@ from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Po
 from emalign_jax.protocols.base import declares_revelation
 from emalign_jax.protocols.standard_units import StandardForm, standard_form
 from emalign_jax.result import Result
-from emalign_jax.users.base import AbstractUser, RationalUser
+from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.rational import RationalUser
 
 
 class Coverage(NamedTuple):

@@ -44,7 +44,7 @@ from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
 from emalign_jax.protocols.standard_units import StandardForm, likely_actions, standard_form
 from emalign_jax.result import Result
-from emalign_jax.users.base import RationalUser
+from emalign_jax.users.rational import RationalUser
 
 # in units of the agents; LPs are solved to 1e-9
 ON_THE_LINE = 1e-11  # a curve this close to its chord is straight

@@ -21,7 +21,8 @@ from emalign_jax.internal.validation import checked
 from emalign_jax.lp.highs import KeptLP, LPFailed
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.standard_units import StandardForm, standard_form
-from emalign_jax.users.base import AbstractUser, RationalUser
+from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.rational import RationalUser
 
 KINDS = ("action", "outcome")
 WEIGHTS = ("simplex", "cone")

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.exact.obedience import recommendations
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.users.base import RationalUser
+from emalign_jax.users.rational import RationalUser
 
 MOST = 1e-6  # of a scheme that is mixed in
 

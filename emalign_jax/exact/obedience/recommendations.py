@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.lp.highs import KeptLP
-from emalign_jax.users.base import RationalUser
+from emalign_jax.users.rational import RationalUser
 
 MOST_SETS = 4096  # recommendations of sets that are looked at, under ties "uniform"
 STRICTLY = 1e-12  # of the largest of its coefficients (`_levelled`), by which a row must be positive

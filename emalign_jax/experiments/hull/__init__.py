@@ -1,0 +1,1 @@
+"""Tables of real preferences: text, tables, fits, removal, summary."""

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.experiments.hull import text
 from emalign_jax.experiments.hull.block import dense_block
-from emalign_jax.games.files import read_arrays
 from emalign_jax.games.game import LARGEST
 from emalign_jax.internal import memory
+from emalign_jax.internal.npz import read_arrays
 
 MOST_CELLS = 60_000_000  # cells of a (user, item) table before the dense block is chosen
 SHARES = 0.02  # how far shares of a question may be from adding up to 1

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax.games.files import MOST_COLUMNS, check_input, check_text
 from emalign_jax.games.game import LARGEST
 from emalign_jax.internal import parquet
+from emalign_jax.internal.files import MOST_COLUMNS, check_input, check_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t"}
 BLANK = [

@@ -1,0 +1,1 @@
+"""Search many games and keep rows, arrays and a manifest."""

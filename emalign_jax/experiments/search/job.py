@@ -16,9 +16,8 @@ import numpy as np
 
 from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.equilibrium.solver import Solution, Solver, check_sizes, solve
-from emalign_jax.exact import Certificate, Stability
+from emalign_jax.exact import Certificate, Stability, stability
 from emalign_jax.exact.certificates.certificate import flatten_games
-from emalign_jax.exact.guarantees import equilibrium_set
 from emalign_jax.games import families
 from emalign_jax.games.families import FAMILIES, check_arguments, random_games
 from emalign_jax.games.game import Game
@@ -28,7 +27,8 @@ from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selectio
 from emalign_jax.protocols.batched_payoffs import payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information
 from emalign_jax.result import Result
-from emalign_jax.users.base import AbstractUser, RationalUser
+from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.rational import RationalUser
 
 STATED = "file"  # the family of games that were read, not drawn
 SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larger ones are no faster
@@ -65,7 +65,7 @@ class SearchJob:
     messages: int | None = None
     seed: int = 0
     verify: bool = True
-    equilibrium_set: bool = True
+    stability: bool = True
 
     def cells(self) -> list[tuple[str, int, int]]:
         """(family, K, number of games), in the order of the table."""
@@ -188,7 +188,7 @@ def all_equilibria(games: Game, protocol: AbstractProtocol, user: AbstractUser) 
     of all agents) with a rational user whose ties go to the selected agent, and two or more agents."""
     known = picks_the_best(games, protocol) and protocol.conversation is None
     known = known and isinstance(user, RationalUser) and user.favours
-    return equilibrium_set(games) if known and games.agents > 1 else None
+    return stability(games) if known and games.agents > 1 else None
 
 
 def picks_the_best(games: Game, protocol: AbstractProtocol) -> bool:

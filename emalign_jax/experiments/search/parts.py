@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from emalign_jax.experiments.search.job import Block, Cell
 from emalign_jax.experiments.search.table import game_rows
-from emalign_jax.games.files import GAME_FIELDS, atomic, pad_agents
+from emalign_jax.games.files import GAME_FIELDS, pad_agents
 from emalign_jax.internal import parquet
+from emalign_jax.internal.files import atomic
 
 TABLE = "games.parquet"
 LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")

@@ -1,0 +1,1 @@
+"""A grid of searches that survives a kill: config, cells, parts."""

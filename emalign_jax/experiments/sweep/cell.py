@@ -14,9 +14,8 @@ import pandas as pd
 
 from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
-from emalign_jax.exact import align
+from emalign_jax.exact import align, coverage
 from emalign_jax.exact.certificates.certificate import make_check, normalise, worth
-from emalign_jax.exact.guarantees import coverage_lp
 from emalign_jax.experiments.search import job
 from emalign_jax.experiments.search.table import game_rows
 from emalign_jax.experiments.sweep.config import OPTIONS, Cell, Config, Values, modules
@@ -27,7 +26,8 @@ from emalign_jax.games.game import Game, possible_utilities, reduce_game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
-from emalign_jax.users.base import AbstractUser, RationalUser
+from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.rational import RationalUser
 
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
 ROW = 2000  # bytes of memory of a row of the table
@@ -167,7 +167,7 @@ def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.n
     if values["measure.eps"]:
         found["eps"][:] = align(*possible_utilities(games), offset="per_state").error
     if values["measure.coverage"] and bounded:
-        cover = coverage_lp(games, user=user, protocol=protocol, obedience=rational)
+        cover = coverage(games, user=user, protocol=protocol, obedience=rational)
         found["coverage_slack"][:] = cover.slack
         found["weighted_gain"][:] = (cover.weights * certificate.gain_upper).sum(-1)
     exact = job.all_equilibria(games, protocol, user) if values["measure.stability"] else None

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import pandas as pd
 
 from emalign_jax.experiments import run_directory
-from emalign_jax.games.files import atomic, check_input
 from emalign_jax.internal import parquet
+from emalign_jax.internal.files import atomic, check_input
 
 MANIFEST, TABLE, PARTS, LOCK = "manifest.json", "games.parquet", "parts", ".lock"
 FIGURES, KINDS = ("user_value", "phase"), (".png", ".pdf")

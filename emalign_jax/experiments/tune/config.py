@@ -22,7 +22,7 @@ from emalign_jax.play import SmoothPlay
 from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
 from emalign_jax.tuning.loop import Plan
 from emalign_jax.tuning.objectives import OVER_GAMES, OVER_STARTS, Objective
-from emalign_jax.users.base import QuantalUser
+from emalign_jax.users.quantal import QuantalUser
 
 FOLDER = "tuning"
 WORDS = {"kind": KINDS, "start": STARTS}

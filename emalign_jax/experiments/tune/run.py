@@ -12,8 +12,9 @@ import pandas as pd
 
 from emalign_jax.exact import default_tolerance
 from emalign_jax.experiments.tune.config import Config, setup
-from emalign_jax.games.files import atomic, read_arrays, save_arrays
 from emalign_jax.internal import parquet
+from emalign_jax.internal.files import atomic
+from emalign_jax.internal.npz import read_arrays, save_arrays
 from emalign_jax.tuning import loop
 from emalign_jax.tuning.evaluation import evaluate
 from emalign_jax.tuning.objectives import confidence

@@ -1,0 +1,92 @@
+"""Arrays in .npz archives: never pickled, and of a declared size that is known to fit before anything is unpacked."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emalign_jax.internal import memory
+from emalign_jax.internal.files import atomic, check_input
+
+COPIES = 4  # of what a file holds, that are needed to check and use it
+LARGE, DENSE = 10**9, 100  # bytes, and as a multiple of the file's own, beyond which an archive is taken for a bomb
+# what zipfile and zlib raise on damage; RuntimeError where a flipped bit asks for a password or an unknown method
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError)
+
+
+def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz atomically."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz, once their declared sizes are known to fit. Errors as in `load_games`."""
+    path = Path(path)
+    check_input(path, "an .npz file")
+    try:
+        with open(path, "rb") as file:  # numpy leaves a damaged file open if it opens it
+            if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+                raise ValueError(f"{path}: expected an .npz archive, got a single .npy array")
+            file.seek(0)
+            archive: Any = np.load(file, allow_pickle=False)
+            for name in required:
+                if name not in archive:
+                    found = ", ".join(archive.files[:12]) or "nothing"
+                    raise ValueError(f"{path}: {name}: not in the file, which holds {found}")
+            names = (*required, *(name for name in optional if name in archive))
+            sizes = [_declared(path, archive.zip, name) for name in names]
+            _check_sizes(path, names, sizes)
+            return {name: _array(path, archive.zip, name) for name in names}
+    except _DAMAGE as error:
+        if isinstance(error, PermissionError):
+            raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{path}: truncated or not an .npz file") from None
+    except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: not an .npz archive of plain arrays (pickled files are refused)") from None
+
+
+def _declared(path: Path, archive: zipfile.ZipFile, name: str) -> int:
+    """Bytes of an array by its header, which must be those that the archive says it holds."""
+    heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        entry = archive.getinfo(f"{name}.npy")
+        with archive.open(entry) as file:
+            shape, _, dtype = heads[np.lib.format.read_magic(file)](file)
+            held = math.prod(shape) * dtype.itemsize
+            right = min(shape, default=0) >= 0 and entry.file_size == file.tell() + held
+    except Exception:  # the header is parsed as Python, by which a broken one may end in any error
+        right, held, dtype = False, 0, np.dtype(float)
+    if dtype.hasobject:
+        raise ValueError(f"{path}: {name}: holds pickled objects, expected a plain array")
+    if not right:
+        raise ValueError(f"{path}: {name}: cannot be read, the file is damaged")
+    return held
+
+
+def _check_sizes(path: Path, names: tuple[str, ...], sizes: list[int]) -> None:
+    total, own = sum(sizes), path.stat().st_size
+    largest = names[int(np.argmax(sizes))] if names else ""
+    if total > LARGE and total > DENSE * own:
+        raise ValueError(
+            f"{path}: {largest}: unpacks to {memory.size(total)} from a file of {memory.size(own)}, more than {DENSE} "
+            "times as much, and is not unpacked; if that is meant, save it with numpy.savez, uncompressed"
+        )
+    memory.require(COPIES * total, f"{path}: {largest}: an archive of {memory.size(total)}")
+
+
+def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    try:
+        with archive.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except ValueError:
+        raise ValueError(f"{path}: {name}: cannot be read, the file is damaged") from None

@@ -1,1 +1,0 @@
-"""The main job: job -> table -> figure -> run directory. Loads pandas and matplotlib; not imported by the package."""

@@ -1,0 +1,64 @@
+"""The quantal (logit) user."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Bool, Float
+
+from emalign_jax.internal.validation import Array, as_float_array
+from emalign_jax.users.base import AbstractUser
+
+
+class QuantalUser(AbstractUser):
+    """Plays action a with probability proportional to exp(precision * E[u(a)]).
+
+    precision: > 0, finite, in units of 1 / utility; a scalar or an array over the batch of games.
+    """
+
+    precision: Float[Array, "*batch"]
+
+    def __init__(self, precision):
+        if not isinstance(precision, Tracer):
+            precision = as_float_array("precision", precision)
+            if not isinstance(precision, jax.Array):
+                precision = np.asarray(precision, np.float64)
+            if not bool((precision > 0).all()) or not bool(np.isfinite(precision).all()):
+                raise ValueError(
+                    f"precision: expected a finite number > 0, got {precision} (a user of infinite precision "
+                    "is RationalUser())"
+                )
+        self.precision = precision
+
+    def respond(self, options, favour):
+        return logit(options.value, self.precision)
+
+    @property
+    def compares(self):
+        return False
+
+    @property
+    def most_forgone(self):
+        return 1 / (np.e * self.precision)  # x exp(-precision x) is at most this
+
+    def smoothed(self, precision):
+        return self
+
+    def in_units(self, unit):
+        return QuantalUser(self.precision * unit)
+
+
+def logit(
+    values: Float[Array, "*shape A"], rate: Float[Array, ""], among: Bool[Array, "*some A"] | bool = True
+) -> Float[Array, "*more A"]:
+    """softmax(rate * values) over those `among` which the choice is, at any rate.
+
+    Differences to the best come first, and its own is 0 by its index: what is compiled may compute values twice and
+    round them otherwise, which at a rate beyond 1 / eps would leave a best value above or far below the largest."""
+    best = jax.nn.one_hot(jnp.where(among, values, -jnp.inf).argmax(-1), values.shape[-1], dtype=bool)
+    short = values - jnp.where(best, values, 0).sum(-1, keepdims=True)
+    odds = jnp.exp(jnp.asarray(rate, values.dtype) * jnp.where(best | (short > 0), 0, short))
+    odds = jnp.where(among, odds, 0)
+    return odds / odds.sum(-1, keepdims=True)

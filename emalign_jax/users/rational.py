@@ -1,0 +1,81 @@
+"""The rational user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from emalign_jax.games import units
+from emalign_jax.users.base import AbstractUser, Options
+from emalign_jax.users.quantal import QuantalUser
+
+TIES = ("agents", "lowest", "highest", "uniform")
+
+
+class RationalUser(AbstractUser):
+    """Plays a best action; the tie rule is explicit because optimal persuasion sits on ties.
+
+    ties: "agents"   the best action for the selected agent, or in Pooled, for the agent whose payoff
+                     is asked (the supremum); the lowest index of those that are tied for the agent too
+          "lowest"   the lowest index
+          "highest"  the highest index
+          "uniform"  all best actions with equal probability
+    tolerance: two actions are tied if one beats the other by at most tolerance * (what they differ by), both in
+        expectation over the cells (x_A, x_B), see "Units and tolerances" in docs/model.md. The default, 1e-7, covers
+        schemes that were rounded to float32; payoffs in float32 use 8 units of rounding, 1e-6.
+    """
+
+    ties: str = eqx.field(static=True, default="agents")
+    tolerance: float = eqx.field(static=True, default=units.TIE)
+
+    def __check_init__(self):
+        if self.ties not in TIES:
+            raise ValueError(f"ties: expected one of {', '.join(TIES)}, got {self.ties!r}")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance: expected a number in [0, 1), got {self.tolerance}")
+
+    def respond(self, options, favour):
+        return self.choose(options, favour, jnp)
+
+    def choose(self, options: Options, favour: Options | None, xp) -> Any:
+        """`respond` in NumPy or jax.numpy (`xp`)."""
+        tied = self.best(options, None, xp)
+        dtype = options.value.dtype
+        if self.ties == "uniform":
+            tied = tied.astype(dtype)
+            return tied / tied.sum(-1, keepdims=True)
+        if self.ties == "agents":
+            assert favour is not None
+            tied = self.best(favour, tied, xp)
+        A = tied.shape[-1]
+        at = A - 1 - xp.argmax(tied[..., ::-1], -1) if self.ties == "highest" else xp.argmax(tied, -1)
+        return (at[..., None] == xp.arange(A)).astype(dtype)
+
+    def best(self, options: Options, among: Any = None, xp=np) -> Any:
+        """[..., A]: whether each option is best, within the tolerance, of those in `among`."""
+        assert options.advantage is not None
+        good = units.as_good(options.advantage, self.tolerance, xp)
+        value = options.value
+        if among is not None:
+            good, value = good | ~among[..., None, :], xp.where(among, value, -xp.inf)
+        best = good.all(-1) if among is None else good.all(-1) & among
+        # rounding may leave no option that is as good as all the others
+        return xp.where(best.any(-1, keepdims=True), best, value == value.max(-1, keepdims=True))
+
+    @property
+    def most_forgone(self):
+        return 0.0
+
+    @property
+    def tie_tolerance(self):
+        return self.tolerance
+
+    @property
+    def favours(self):
+        return self.ties == "agents"
+
+    def smoothed(self, precision):
+        return QuantalUser(precision)
