@@ -27,6 +27,7 @@ from emalign_jax.exact import (
     stability,
     worst_case,
 )
+from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
 from emalign_jax.games import catalog
 from emalign_jax.games.families import FAMILIES, random_games
 from emalign_jax.games.files import load_games, load_schemes, save_games, save_schemes
@@ -52,15 +53,13 @@ from emalign_jax.report.transcripts import transcript_tree
 from emalign_jax.result import Result
 from emalign_jax.tuning import Tuned, evaluate, tune
 from emalign_jax.tuning.objectives import Objective
-from emalign_jax.users.base import AbstractUser, Options
-from emalign_jax.users.fixed_replies import FixedReplies
-from emalign_jax.users.quantal import QuantalUser
-from emalign_jax.users.rational import RationalUser
+from emalign_jax.users import AbstractUser, FixedReplies, Options, QuantalUser, RationalUser, SparsemaxUser
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FAMILIES",
+    "AbstractCheck",
     "AbstractMechanism",
     "AbstractProtocol",
     "AbstractUser",
@@ -72,6 +71,7 @@ __all__ = [
     "Comparison",
     "Conversation",
     "Coverage",
+    "Deviation",
     "FixedReplies",
     "Game",
     "GradientPlay",
@@ -91,6 +91,7 @@ __all__ = [
     "Selection",
     "SmoothPlay",
     "Solution",
+    "SparsemaxUser",
     "Stability",
     "Tuned",
     "Unrolled",
@@ -114,6 +115,7 @@ __all__ = [
     "random_games",
     "random_schemes",
     "reduce_game",
+    "register_check",
     "sampled_gradient",
     "sampled_payoffs",
     "save_games",

@@ -208,3 +208,14 @@ def as_float_array(field: str, value) -> Array:
         with np.errstate(over="ignore"):
             array = array.astype(np.float64)
     return array
+
+
+def positive(field: str, value: Any, hint: str = "") -> Array:
+    """`value` as float64 (jax arrays as they are), all of it finite and > 0; else `ValueError` that ends in `hint`."""
+    if isinstance(value, Tracer):
+        return value
+    array = as_float_array(field, value)
+    array = array if isinstance(array, jax.Array) else np.asarray(array, np.float64)
+    if not bool((array > 0).all()) or not bool(np.isfinite(array).all()):
+        raise ValueError(f"{field}: expected a finite number > 0, got {array}{hint}")
+    return array

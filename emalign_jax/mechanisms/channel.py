@@ -32,6 +32,10 @@ class Channel(AbstractProtocol):
         slope = self.inner.pseudo_gradient(game, self.arrived(schemes), user)
         return jnp.einsum("irn,imn->irm", slope, jnp.asarray(self.law, schemes.dtype))
 
+    @property
+    def is_smooth(self):
+        return self.inner.is_smooth
+
     def smoothed(self, temperature) -> Any:
         inner = self.inner.smoothed(temperature)
         return self if inner is self.inner else Channel(inner, self.law)

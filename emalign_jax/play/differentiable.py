@@ -51,13 +51,13 @@ def check(protocol: Any, user: Any, solver: Any) -> None:
     """Raise `ValueError` for what has no derivative."""
     if not isinstance(solver, SmoothPlay):
         raise ValueError(f"solver: differentiation goes with SmoothPlay, got {type(solver).__name__}")
-    if type(user.smoothed(1.0)) is not type(user) or user.smoothed(1.0) is not user:
+    if not user.is_smooth:
         raise ValueError(
             f"user: the equilibria of {type(user).__name__} jump and have no derivative; take QuantalUser(precision)"
         )
     if isinstance(protocol, SampledConversation):
         raise ValueError("protocol: differentiation needs exact payoffs, got SampledConversation")
-    if protocol.smoothed(1.0) is not protocol:
+    if not protocol.is_smooth:
         raise ValueError(
             f"protocol: the choice of {type(protocol).__name__} jumps and has no derivative; take a temperature > 0"
         )

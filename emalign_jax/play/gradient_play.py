@@ -127,7 +127,7 @@ def play_games(
             yield
 
     devices = jax.local_devices()
-    whole = devices[0].platform == "cpu" and protocol.written_out(game, schemes.shape[-1])
+    whole = devices[0].platform == "cpu" and protocol.written_out(game, schemes.shape[-1], user.smoothed(1.0))
     width = tile_width(len(schemes), 2 * cells if whole else cells, devices)  # one kernel is fastest with half as much
     whole = whole and width >= SMALLEST
     work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress, width, whole)
@@ -147,7 +147,7 @@ class _Play:
         self.inputs = _cast((game, *modules), dtype)
         self.start = np.asarray(schemes, dtype)
         self.solver, self.schedule, self.progress = solver, _cast(schedule, dtype), progress
-        self.annealed = type(user.smoothed(1.0)) is not type(user) or protocol.smoothed(1.0) is not protocol
+        self.annealed = not (user.is_smooth and protocol.is_smooth)
         self.enough = 0.1 * (solver.tolerance or LOOSE)  # in units of each agent
         self.schemes = np.array(schemes, np.float64)
         self.gap = np.full(schemes.shape[:2], np.inf)

@@ -29,22 +29,56 @@ class Payoffs(NamedTuple):
 class AbstractProtocol(eqx.Module):
     """How the user talks to the agents. Methods see one game (no batch axes) and are vmapped outside.
 
+    A new protocol is one file with `payoffs`, written in `jax.numpy`: play differentiates it, and `certify` searches
+    deviations (UNREFUTED at best). Further and separately: `pseudo_gradient` in closed form, an exact check
+    (`register_check`), and `full_revelation_is_heard`, on which all guarantees rest.
+
     offsets_pass: whether payoffs are expected utilities, so that a constant added to a utility is added to the payoff.
         Payoffs are then computed without what is common to all actions, which costs precision. Where this is not
         declared it is not assumed.
     """
 
     offsets_pass: ClassVar[bool] = False
+    exact_payoffs: ClassVar[bool] = True  # False where payoffs are estimates, of which nothing can be certified
+    is_smooth: ClassVar[Any] = True  # whether payoffs are differentiable; else `smoothed` gives a stand-in
+
+    def __init_subclass__(cls, **options):
+        """A gradient in closed form is that of the payoffs it was written with: a subclass that overrides those, and
+        not the gradient, has it differentiated automatically."""
+        super().__init_subclass__(**options)
+        of_payoffs, own = ("pseudo_gradient", "own_slope", "slopes", "written_out"), vars(cls)
+        written = next((n for n, name in enumerate(("payoffs", *of_payoffs)) if name in own), len(of_payoffs))
+        for name in of_payoffs[written:] if written < 2 else ():
+            if name not in own:
+                setattr(cls, name, vars(AbstractProtocol)[name])
 
     @abc.abstractmethod
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
         """What everybody gets under `schemes`."""
 
-    @abc.abstractmethod
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> Float[Array, "K rows M"]:
-        """d U_i / d scheme_i for every agent i, each agent's own derivative of his own payoff."""
+        """d U_i / d scheme_i for every agent i, each agent's own derivative of its own payoff. By default `payoffs` is
+        differentiated. Raises `ValueError` where payoffs jump."""
+        self.check_smooth(user)
+        agents = jnp.arange(len(schemes))
+
+        def own_payoff(scheme, agent):
+            return self.payoffs(game, jnp.where(agents[:, None, None] == agent, scheme, schemes), user).agents[agent]
+
+        return jax.vmap(jax.grad(own_payoff))(schemes, agents)
+
+    def check_smooth(self, user: AbstractUser) -> None:
+        """Raise `ValueError` where payoffs with this user have no gradient."""
+        jumps = [name for name, module in (("protocol", self), ("user", user)) if not module.is_smooth]
+        if jumps:
+            stand_ins = {"protocol": "protocol.smoothed(temperature)", "user": "user.smoothed(precision)"}
+            raise ValueError(
+                f"{', '.join(jumps)}: payoffs jump where the choice of "
+                f"{' or of '.join({'protocol': 'agent', 'user': 'action'}[name] for name in jumps)} does; take "
+                f"{' and '.join(stand_ins[name] for name in jumps)} for gradients"
+            )
 
     def slopes(
         self, games: ReducedGame, schemes: Float[Array, "K rows M N"], user: AbstractUser
@@ -54,7 +88,7 @@ class AbstractProtocol(eqx.Module):
         one = lambda protocol, game, scheme, user: protocol.pseudo_gradient(game, scheme, user)  # noqa: E731
         return jax.vmap(one, in_axes=-1, out_axes=-1)(self, games, schemes, user)
 
-    def written_out(self, game: ReducedGame, messages: int) -> bool:
+    def written_out(self, game: ReducedGame, messages: int, user: AbstractUser) -> bool:
         """Whether `slopes` has every sum written out (`dot`, `add_up`), so that a CPU is fastest with all steps of play
         as one kernel; game [K, XA, XB, A] may be a batch."""
         return False
@@ -66,9 +100,9 @@ class AbstractProtocol(eqx.Module):
         gathers, which are slow."""
         return jnp.einsum("i,irm->rm", agent, self.pseudo_gradient(game, schemes, user))
 
-    @abc.abstractmethod
     def smoothed(self, temperature: Float[Array, ""]) -> AbstractProtocol:
         """A differentiable stand-in; `self` where the protocol is smooth already."""
+        return self
 
     def in_units(self, unit: Float[Array, "*batch"]) -> AbstractProtocol:
         """The same protocol when utilities are counted in multiples of `unit`; to be overridden where a
@@ -99,9 +133,9 @@ class AbstractProtocol(eqx.Module):
         """By which the exact checks know it."""
         return (type(self),)
 
-    @abc.abstractmethod
     def messages(self, game: Game) -> int:
-        """Messages an agent needs so that nothing he may want is out of reach."""
+        """Messages M an agent has if nothing else is said: enough that nothing it may want is out of reach."""
+        return max(game.agent_features, game.actions)
 
     def rows(self, game: Game, messages: int) -> int:
         """Information sets of an agent, at each of which his scheme holds a law over messages."""

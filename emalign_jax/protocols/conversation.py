@@ -25,7 +25,6 @@ from emalign_jax.internal.sums import add_up
 from emalign_jax.protocols.base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, compared, posterior_mean
 from emalign_jax.users.base import AbstractUser, Options
 from emalign_jax.users.conversation_tree import Tree
-from emalign_jax.users.quantal import QuantalUser
 
 TO = ("each", "all")
 MOST_ROUNDS = 100  # of trees that fit into any memory, those with more have one message and no replies
@@ -49,9 +48,6 @@ class AbstractConversation(AbstractProtocol):
 
     def tree(self, agents: int, messages: int) -> Tree:
         return Tree(self.rounds, self.replies, self.to == "all", agents, messages)
-
-    def smoothed(self, temperature) -> AbstractConversation:
-        return self
 
     @property
     def conversation(self):
@@ -83,22 +79,21 @@ class Conversation(AbstractConversation):
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> Float[Array, "K rows M"]:
+        if user.acting.logit_precision is None:
+            return super().pseudo_gradient(game, schemes, user)
         slopes = self._slopes(game, schemes, game.agents, user)  # [K of whose payoff, K of whose rule, rows, M]
         return jnp.einsum("iirm->irm", slopes)
 
     def own_slope(self, game, schemes, agent, user):
+        if user.acting.logit_precision is None:
+            return super().own_slope(game, schemes, agent, user)
         goal = jnp.einsum("i,ixba->xba", agent, game.agents)
         return jnp.einsum("i,irm->rm", agent, self._slopes(game, schemes, goal[None], user)[0])
 
     def _slopes(self, game, schemes, goals, user):
-        acting = user.acting
-        if not isinstance(acting, QuantalUser):
-            raise ValueError(
-                "user: payoffs of a rational user's conversation jump; take user.smoothed(precision) for gradients"
-            )
         tree = self.tree(len(schemes), schemes.shape[-1])
         levels, pull = jax.vjp(lambda s: weigh(tree, s), schemes)
-        return jax.vmap(pull)(slopes_in_weights(tree, levels, game, goals, acting.precision, user))[0]
+        return jax.vmap(pull)(slopes_in_weights(tree, levels, game, goals, user.acting.logit_precision, user))[0]
 
     def law(
         self, game: ReducedGame, scheme: Float[Array, "rows M"], goal: Float[Array, "XA XB A"], user: AbstractUser

@@ -16,7 +16,6 @@ from emalign_jax.internal.arguments import power
 from emalign_jax.internal.sums import UNROLLED, add_up, dot, softmax
 from emalign_jax.protocols.base import AbstractProtocol, Payoffs, compared, inverse, options_of
 from emalign_jax.users.base import AbstractUser, Options
-from emalign_jax.users.quantal import QuantalUser
 
 FEW = 5  # agents up to whom a CPU is faster one by one; beyond, that takes long to compile and is slower
 
@@ -33,24 +32,24 @@ class Pooled(AbstractProtocol):
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser
     ) -> Float[Array, "K XB M"]:
+        if user.logit_precision is None:
+            return super().pseudo_gradient(game, schemes, user)
         alone = jax.tree.map(lambda x: jnp.asarray(x)[..., None], (game, schemes, user))
         return self.slopes(*alone)[..., 0]
 
     def slopes(
         self, games: ReducedGame, schemes: Float[Array, "K XB M N"], user: AbstractUser
     ) -> Float[Array, "K XB M N"]:
-        if not isinstance(user, QuantalUser):
-            raise ValueError(
-                "user: Pooled payoffs of a rational user jump; take user.smoothed(precision) for gradients"
-            )
+        if user.logit_precision is None:
+            return super().slopes(games, schemes, user)
         mass, utility, goals = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N]
         weights = _joint(schemes)  # W [n, XB, N]
         by_cell = weights.swapaxes(0, 1)  # [XB, n, N]
         per_mass = inverse(dot(by_cell[None], mass[:, :, None], 1))[:, :, None]  # 1 / D [XA, n, 1, N]
         means = dot(by_cell[None, :, :, None], utility[:, :, None], 1) * per_mass  # E [XA, n, A, N]
         worth = dot(by_cell[None, None, :, :, None], goals[:, :, :, None], 2) * per_mass  # H_i / D [K, XA, n, A, N]
-        response = softmax(user.precision * means, 2)
-        C = user.precision * response * (worth - dot(response[None], worth, 3)[:, :, :, None])
+        response = softmax(user.logit_precision * means, 2)
+        C = user.logit_precision * response * (worth - dot(response[None], worth, 3)[:, :, :, None])
         by_mass = dot(C, jnp.broadcast_to(means, C.shape), 3)  # sum_a C_i E [K, XA, n, N]
         by_type = [
             dot(response[x, :, None][None], goals[:, x, None], 3)
@@ -61,12 +60,9 @@ class Pooled(AbstractProtocol):
         by_weight = functools.reduce(jnp.add, by_type)  # d U_i / d W [K, n, XB, N]
         return (_each_agent if len(schemes) <= FEW else _all_agents)(by_weight, schemes)
 
-    def written_out(self, game, messages):
+    def written_out(self, game, messages, user):
         K, _, XB, A = game.agents.shape[-4:]
-        return max(XB, A, messages ** (K - 1)) <= UNROLLED
-
-    def smoothed(self, temperature) -> Pooled:
-        return self
+        return user.logit_precision is not None and max(XB, A, messages ** (K - 1)) <= UNROLLED
 
     def messages(self, game: Game) -> int:
         return game.agent_features

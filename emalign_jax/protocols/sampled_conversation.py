@@ -34,7 +34,6 @@ from emalign_jax.protocols.conversation import (
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.conversation_tree import Tree
 from emalign_jax.users.fixed_replies import FixedReplies
-from emalign_jax.users.quantal import QuantalUser
 
 
 class SampledPayoffs(NamedTuple):
@@ -91,6 +90,8 @@ class SampledConversation(AbstractConversation):
     baseline: bool = eqx.field(static=True, default=True)
     step: Int[Array, "*batch"] = eqx.field(converter=_seed, default=0)
 
+    exact_payoffs = False
+
     def __check_init__(self):
         if integer("samples", self.samples, 2) % 2:
             raise ValueError(f"samples: expected an even number, they are drawn in pairs, got {self.samples}")
@@ -130,10 +131,9 @@ class SampledConversation(AbstractConversation):
     def sampled_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> SampledGradient:
-        if not isinstance(user.acting, QuantalUser):
-            raise ValueError(
-                "user: payoffs of a rational user's conversation jump; take user.smoothed(precision) for gradients"
-            )
+        self.check_smooth(user)
+        if user.acting.logit_precision is None:
+            raise ValueError(f"user: sampled gradients know QuantalUser alone, got {type(user.acting).__name__}")
         tree, rules = self._unfold(schemes)
         drawn = self._draw(game, rules, tree, user, self.explore)
         slope, later = self._slopes(game, rules, tree, user, drawn)
@@ -146,7 +146,7 @@ class SampledConversation(AbstractConversation):
     def _slopes(self, game, rules, tree, user, drawn: _Drawn):
         """[S, K, XB] d payoff_i / d weight of each drawn transcript; [S, K, XB, H, M] d payoff_i / d rule_i in the
         rounds that are enumerated, None if there are none."""
-        precision = user.acting.precision
+        precision = user.acting.logit_precision
         if self._depth(user) == self.rounds:
             (slope,) = slopes_in_weights(
                 _at_once(tree), [drawn.weight.T], game, game.agents, precision, user, drawn.heard.T

@@ -33,7 +33,7 @@ from emalign_jax.protocols.base import (
 )
 from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.users.base import AbstractUser
-from emalign_jax.users.quantal import QuantalUser, logit
+from emalign_jax.users.quantal import logit
 
 
 class Selection(AbstractProtocol):
@@ -88,11 +88,8 @@ class Selection(AbstractProtocol):
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> Float[Array, "K rows M"]:
-        if self.sharp or not isinstance(user.acting, QuantalUser):
-            raise ValueError(
-                "protocol, user: payoffs jump where the choice of agent or of action does; take "
-                "protocol.smoothed(temperature) and user.smoothed(precision) for gradients"
-            )
+        if self.sharp or user.acting.logit_precision is None:
+            return super().pseudo_gradient(game, schemes, user)
         if (then := self.then) is not None:
             goal, _ = self._goals(game, *self._evaluate_talks(then, game, schemes, user))
             return jax.vmap(
@@ -104,20 +101,20 @@ class Selection(AbstractProtocol):
     def slopes(
         self, games: ReducedGame, schemes: Float[Array, "K rows M N"], user: AbstractUser
     ) -> Float[Array, "K rows M N"]:
-        if self.then is not None or self.sharp or not isinstance(user, QuantalUser):
+        if self.then is not None or self.sharp or user.logit_precision is None:
             return super().slopes(games, schemes, user)
         mass, utility, goals = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N]
         sent = schemes[:, None]  # [K, 1, XB, M, N]
         per_mass = inverse(dot(sent, mass[None, :, :, None], 2))[:, :, :, None]  # [K, XA, M, 1, N]
         means = dot(sent[:, :, :, :, None], utility[None, :, :, None], 2) * per_mass  # E [K, XA, M, A, N]
-        response = softmax(user.precision * means, 3)
+        response = softmax(user.logit_precision * means, 3)
         law = dot(response[:, :, None], sent[:, :, :, :, None], 3)  # P(a | x_A, x_B) under j [K, XA, XB, A, N]
         values = functools.reduce(add_up, (1, 1), dot(law, utility[None], 3))
         table = functools.reduce(add_up, (2, 2), dot(goals[:, None], law[None], 4))
         chosen, pull = jax.vmap(type(self)._choice, in_axes=-1, out_axes=-1)(self, values, table)
         goal = chosen[:, None, None, None] * goals + pull[:, None, None, None] * utility
         worth = dot(sent[:, :, :, :, None], goal[:, :, :, None], 2) * per_mass
-        C = user.precision * response * (worth - dot(response, worth, 3)[:, :, :, None])
+        C = user.logit_precision * response * (worth - dot(response, worth, 3)[:, :, :, None])
         by_mass = dot(C, means, 3)  # [K, XA, M, N]
         by_type = [
             dot(response[:, x, None], goal[:, x, :, None], 3)
@@ -127,9 +124,13 @@ class Selection(AbstractProtocol):
         ]
         return functools.reduce(jnp.add, by_type)
 
-    def written_out(self, game, messages):
+    def written_out(self, game, messages, user):
         K, XA, XB, A = game.agents.shape[-4:]
-        return self.then is None and max(K, XA, XB, A, messages) <= UNROLLED
+        return self.then is None and user.logit_precision is not None and max(K, XA, XB, A, messages) <= UNROLLED
+
+    @property
+    def is_smooth(self):
+        return not self.sharp
 
     def _goals(self, game, values, table):
         """d U_i = s_i dO_ii + s_i (O_ii - U_i) / tau dV_i: the gradient of one agent alone whose utility is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -32,7 +32,16 @@ Respond = Callable[[Options, Options], Any]  # as `AbstractUser.respond`
 
 
 class AbstractUser(eqx.Module):
-    """A user maps what the actions are worth to a distribution over actions."""
+    """A user maps what the actions are worth to a distribution over actions.
+
+    A new user is one file with `respond`, written in `jax.numpy`. Gradients are found by differentiating it; a closed
+    form of its derivative may be given with `jax.custom_jvp`. Every protocol plays with it, and `certify` searches
+    deviations (UNREFUTED at best) until a check is registered with `register_check`.
+
+    Example: `users/sparsemax.py`.
+    """
+
+    is_smooth: ClassVar[Any] = True  # whether responses are differentiable; else `smoothed` gives a stand-in
 
     @abc.abstractmethod
     def respond(self, options: Options, favour: Options) -> Float[Array, "*shape A"]:
@@ -59,9 +68,15 @@ class AbstractUser(eqx.Module):
         """Share of what two actions differ by within which they are tied (`units.as_good`)."""
         return 0.0
 
-    @abc.abstractmethod
     def smoothed(self, precision: Float[Array, ""]) -> AbstractUser:
         """A differentiable stand-in; `self` where the user is smooth already."""
+        return self
+
+    @property
+    def logit_precision(self) -> Any:
+        """precision, where the response is exactly softmax(precision * value), of which protocols know the gradient in
+        closed form; None of any other response, which is differentiated automatically."""
+        return None
 
     def in_units(self, unit: Float[Array, "*batch"]) -> AbstractUser:
         """The same user when utilities are counted in multiples of `unit`."""

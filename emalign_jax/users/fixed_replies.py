@@ -72,6 +72,10 @@ class FixedReplies(AbstractUser):
         return self.acting.compares
 
     @property
+    def is_smooth(self):
+        return self.acting.is_smooth
+
+    @property
     def most_forgone(self):
         return self.acting.most_forgone
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Bool, Float
 
-from emalign_jax.internal.validation import Array, as_float_array
+from emalign_jax.internal.validation import Array, positive
 from emalign_jax.users.base import AbstractUser
 
 
@@ -21,16 +20,7 @@ class QuantalUser(AbstractUser):
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision):
-        if not isinstance(precision, Tracer):
-            precision = as_float_array("precision", precision)
-            if not isinstance(precision, jax.Array):
-                precision = np.asarray(precision, np.float64)
-            if not bool((precision > 0).all()) or not bool(np.isfinite(precision).all()):
-                raise ValueError(
-                    f"precision: expected a finite number > 0, got {precision} (a user of infinite precision "
-                    "is RationalUser())"
-                )
-        self.precision = precision
+        self.precision = positive("precision", precision, " (a user of infinite precision is RationalUser())")
 
     def respond(self, options, favour):
         return logit(options.value, self.precision)
@@ -43,8 +33,10 @@ class QuantalUser(AbstractUser):
     def most_forgone(self):
         return 1 / (np.e * self.precision)  # x exp(-precision x) is at most this
 
-    def smoothed(self, precision):
-        return self
+    @property
+    def logit_precision(self):
+        own = all(getattr(type(self), name) is getattr(QuantalUser, name) for name in ("respond", "reply", "plans"))
+        return self.precision if own else None
 
     def in_units(self, unit):
         return QuantalUser(self.precision * unit)

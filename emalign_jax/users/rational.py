@@ -28,6 +28,8 @@ class RationalUser(AbstractUser):
         schemes that were rounded to float32; payoffs in float32 use 8 units of rounding, 1e-6.
     """
 
+    is_smooth = False
+
     ties: str = eqx.field(static=True, default="agents")
     tolerance: float = eqx.field(static=True, default=units.TIE)
 
@@ -48,15 +50,18 @@ class RationalUser(AbstractUser):
             tied = tied.astype(dtype)
             return tied / tied.sum(-1, keepdims=True)
         if self.ties == "agents":
-            assert favour is not None
             tied = self.best(favour, tied, xp)
         A = tied.shape[-1]
         at = A - 1 - xp.argmax(tied[..., ::-1], -1) if self.ties == "highest" else xp.argmax(tied, -1)
         return (at[..., None] == xp.arange(A)).astype(dtype)
 
-    def best(self, options: Options, among: Any = None, xp=np) -> Any:
+    def best(self, options: Options | None, among: Any = None, xp=np) -> Any:
         """[..., A]: whether each option is best, within the tolerance, of those in `among`."""
-        assert options.advantage is not None
+        if options is None or options.advantage is None:
+            raise ValueError(
+                "options: RationalUser compares actions pairwise; give `respond` Options with `advantage`, as "
+                "`em.options_of` makes them, of the user and of the agent for whom ties are broken"
+            )
         good = units.as_good(options.advantage, self.tolerance, xp)
         value = options.value
         if among is not None:

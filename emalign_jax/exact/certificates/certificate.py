@@ -19,7 +19,6 @@ from emalign_jax.lp.choice import check_word, for_all
 from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes
-from emalign_jax.protocols.standard_units import standard_form
 from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
@@ -165,11 +164,12 @@ def make_check(
     """The exact check of game k of a flat batch, in standard units: read its numbers by its `form`.
 
     messages: M, where a conversation's deviations have no more (None: as many as x_B).
-    lossless: with units that round nothing (`standard_form`).
+    lossless: with units that round nothing (`AbstractCheck.form_of`).
     """
     one = batching.item(protocol, k), batching.item(user, k)
-    form = standard_form(ReducedGame(*(x[k] for x in reduced)), *one, lossless=lossless)
-    check = check_for(protocol, user)(form.game, form.protocol, form.user)
+    kind = check_for(protocol, user)
+    form = kind.form_of(ReducedGame(*(np.asarray(x[k]) for x in reduced)), *one, lossless)
+    check = kind(form.game, form.protocol, form.user)
     check.form = form
     check.messages = check.messages if messages is None else messages
     return check

@@ -1,4 +1,4 @@
-"""What an exact check of one game provides, and the table of checks by (protocol, user)."""
+"""What a check of one game provides, and which check goes with a protocol and user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame
 from emalign_jax.games.units import NOTHING
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.protocols.standard_units import likely_actions, raw_form, without_nearly_nothing
+from emalign_jax.protocols.standard_units import (
+    StandardForm,
+    likely_actions,
+    raw_form,
+    standard_form,
+    without_nearly_nothing,
+)
 from emalign_jax.users.base import AbstractUser
 
 # what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
@@ -41,7 +47,11 @@ class Deviation(NamedTuple):
 
 
 class AbstractCheck(abc.ABC):
-    """One game under one protocol and user. LPs are built once and kept for all profiles of the game."""
+    """One game under one protocol and user. LPs are built once and kept for all profiles of the game.
+
+    A new check is one file: a subclass with `payoffs`, `deviations` and `monopolist`, registered by `register_check`.
+    What its `upper` bounds say is believed: a profile is CERTIFIED by them.
+    """
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
         self.game: Any = without_nearly_nothing(game)  # NumPy float64
@@ -54,11 +64,17 @@ class AbstractCheck(abc.ABC):
         self._range: np.ndarray | None = None
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
-    revealing_is_picked = True  # whoever reveals all informs her of all, as the guarantees need
+    revealing_is_picked = False  # whether any agent, by revealing x_B, informs the user of it, as the guarantees need
+    closes = True  # whether upper bounds are finite, so that profiles can be certified
     fallback = False  # HiGHS does what the batched solver's answer did not prove
     exact_responses = True  # found by an exact method, one by one; else by search, in batches
     together = 256  # games whose checks are prepared, and kept, at a time
     tolerance = 1e-3  # of the payoff range, within which a profile counts as an equilibrium unless told otherwise
+
+    @staticmethod
+    def form_of(game: ReducedGame, protocol: Any, user: Any, lossless: bool) -> StandardForm:
+        """The units in which the check counts."""
+        return standard_form(game, protocol, user, lossless=lossless)
 
     @classmethod
     def check_size(cls, games: Game, protocol: Any, user: Any, messages: int) -> None:
@@ -174,41 +190,45 @@ class AbstractCheck(abc.ABC):
 
 
 Check = TypeVar("Check", bound=AbstractCheck)
-_CHECKS: dict[tuple[tuple[type, ...], type], type[AbstractCheck]] = {}
+_CHECKS: dict[tuple[tuple[type, ...], type, type], type[AbstractCheck]] = {}
 
 
-def register(protocol: type[AbstractProtocol] | tuple[type, ...], user: type[AbstractUser]):
-    """Class decorator: the check to use for this kind of protocol and user."""
-    kind = protocol if isinstance(protocol, tuple) else (protocol,)
+def register_check(
+    protocol: type[AbstractProtocol] | tuple[type, ...],
+    user: type[AbstractUser],
+    acting: type[AbstractUser] | None = None,
+):
+    """Class decorator: the check to use for this protocol and user, and for no subclass of theirs.
+
+    protocol: a class; a tuple for a protocol in stages, such as (Selection, Conversation).
+    user:     a class.
+    acting:   how the user takes the final action, where that is another user's part (`FixedReplies`); default `user`.
+    Raises `ValueError` where there is one already.
+
+    Example:
+        @em.register_check(Lottery, em.QuantalUser)
+        class LotteryCheck(em.AbstractCheck): ...
+    """
+    kind = protocol if isinstance(protocol, tuple) else (protocol,), user, acting or user
 
     def add(cls: type[Check]) -> type[Check]:
-        _CHECKS[kind, user] = cls
+        if _CHECKS.setdefault(kind, cls) is not cls:
+            raise ValueError(f"protocol, user: {_name(kind[0])} with {user.__name__} has a check already")
         return cls
 
     return add
 
 
 def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCheck]:
-    try:
-        if type(user.acting) not in {known for _, known in _CHECKS}:  # of whose responses the checks know nothing
-            raise KeyError
-        return _CHECKS[protocol.kind, type(user)]
-    except KeyError:
-        known = ", ".join(sorted(f"{_name(kind)} with {u.__name__}" for kind, u in _CHECKS))
-        whom = type(user).__name__
-        if user.acting is not user:
-            whom += f" of {type(user.acting).__name__}"
-        raise ValueError(
-            f"protocol, user: no exact check for {_name(protocol.kind)} with {whom}; there is one for {known}"
-        ) from None
+    """The registered check of exactly these classes, or else the generic one."""
+    from emalign_jax.exact.checks.generic import GenericCheck
+
+    return _CHECKS.get((protocol.kind, type(user), type(user.acting)), GenericCheck)
 
 
 def default_tolerance(protocol: AbstractProtocol, user: AbstractUser) -> float:
     """The tolerance of the check for this protocol and user."""
-    try:
-        return check_for(protocol, user).tolerance
-    except ValueError:
-        return AbstractCheck.tolerance
+    return check_for(protocol, user).tolerance
 
 
 def _name(kind: tuple[type, ...]) -> str:

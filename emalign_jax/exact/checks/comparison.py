@@ -14,7 +14,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register
+from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
 from emalign_jax.exact.checks.selection_rational import SelectionRational
 from emalign_jax.exact.responses import choose
 from emalign_jax.games.units import VALUE_TIE
@@ -25,7 +25,7 @@ HAIR = 1e-6  # of her range: how far inside its interval a scheme is put that lo
 SURE = 1e-9  # of an agent's payoff range: a payoff that close to the supremum attains it
 
 
-@register(Comparison, RationalUser)
+@register_check(Comparison, RationalUser)
 class ComparisonRational(SelectionRational):
     """As `SelectionRational`: the supremum over all schemes, with ties for the picked agent; the scheme attains it, or
     comes within a hair of her value."""

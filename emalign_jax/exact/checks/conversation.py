@@ -19,7 +19,7 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.checks.base import WORK, AbstractCheck, Deviation, register
+from emalign_jax.exact.checks.base import WORK, AbstractCheck, Deviation, register_check
 from emalign_jax.exact.checks.conversation_milp import MAX_BINARIES, best_rule, binaries
 from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, unspell
 from emalign_jax.exact.checks.conversation_search import Ascent, search
@@ -49,6 +49,7 @@ class SearchedCheck(AbstractCheck):
     """Lower bounds by many-start ascent, upper bounds by relaxation."""
 
     exact_responses = False
+    revealing_is_picked = True
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
@@ -87,7 +88,10 @@ class SearchedCheck(AbstractCheck):
             size = schemes.shape, np.shape(check.game.user)
             by_size.setdefault(size, []).append(Ascent(check, schemes, i, check._starts(schemes, i)))
         for group in by_size.values():
-            for ascent, found in zip(group, search(group), strict=True):
+            check, schemes, *_ = group[0]
+            tree = check.protocol.conversation.tree(len(schemes), schemes.shape[2])
+            XA, _, A = np.shape(check.game.user)
+            for ascent, found in zip(group, search(group, tree.cells(XA, A)), strict=True):
                 check, schemes, i, starts = ascent
                 check._searched[1][i] = [*starts[1:], *check._openings.get(i, []), *found]
                 if len(schemes) == 1 and i not in check._openings:  # they lead to the same whatever the present rule
@@ -421,16 +425,17 @@ class ConversationCheck(SearchedCheck):
         return (law * self.game.user).sum((1, 2)) - (tree.rounds * self.user.tie_tolerance + LP_ERROR) * unit
 
 
-@register(Conversation, QuantalUser)
+@register_check(Conversation, QuantalUser)
 class ConversationQuantal(ConversationCheck):
     """Logit at every node."""
 
 
-@register(Conversation, RationalUser)
+@register_check(Conversation, RationalUser)
 class ConversationRational(ConversationCheck):
     """Backward induction; ties as the user's rule says."""
 
 
-@register(Conversation, FixedReplies)
+@register_check(Conversation, FixedReplies, QuantalUser)
+@register_check(Conversation, FixedReplies, RationalUser)
 class ConversationFixed(ConversationCheck):
     """Her replies are given."""

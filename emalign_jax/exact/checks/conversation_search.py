@@ -17,14 +17,16 @@ SMALL = 1e-3  # of the largest probability in a row: what the floor of the logit
 class Ascent(NamedTuple):
     """One agent's ascents against the others' schemes, from `starts`, of which the first is the present rule."""
 
-    check: Any
+    check: Any  # what has the game, protocol and user in standard units
     schemes: Float[np.ndarray, "K rows M"]
     agent: int
     starts: list[Float[np.ndarray, "rows M"]]
 
 
-def search(ascents: list[Ascent]) -> list[list[Float[np.ndarray, "rows M"]]]:
-    """The rules that each of these, all of one size, ended with: of the present rule, and the highest of the others."""
+def search(ascents: list[Ascent], cells: int) -> list[list[Float[np.ndarray, "rows M"]]]:
+    """The rules that each of these, all of one size, ended with: of the present rule, and the highest of the others.
+
+    cells: numbers in one game's largest tensor."""
     counts = [len(one.starts) for one in ascents]
     owner = np.repeat(np.arange(len(ascents)), counts)
     game, protocol, user = (
@@ -33,10 +35,7 @@ def search(ascents: list[Ascent]) -> list[list[Float[np.ndarray, "rows M"]]]:
     profiles = np.array([ascents[n].schemes for n in owner])
     agents = np.array([ascents[n].agent for n in owner])
     profiles[np.arange(len(owner)), agents] = np.concatenate([one.starts for one in ascents])
-    check, schemes, *_ = ascents[0]
-    tree = check.protocol.conversation.tree(len(schemes), schemes.shape[2])
-    XA, _, A = np.shape(check.game.user)
-    found = ascend(game, profiles, agents, protocol, user, tree.cells(XA, A))
+    found = ascend(game, profiles, agents, protocol, user, cells)
     payoffs = np.where(np.isfinite(found.payoffs), found.payoffs, -np.inf)
     kept = []
     for n in range(len(ascents)):

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from emalign_jax.exact.checks import pooled_groups
-from emalign_jax.exact.checks.base import WORK, AbstractCheck, Deviation, register
+from emalign_jax.exact.checks.base import WORK, AbstractCheck, Deviation, register_check
 from emalign_jax.exact.checks.examination import examine
 from emalign_jax.exact.concavification.belief_milp import MAX_BINARIES
 from emalign_jax.exact.concavification.beliefs import (
@@ -35,6 +35,8 @@ MAX_CELLS = 2**14
 
 
 class PooledCheck(AbstractCheck):
+    revealing_is_picked = True
+
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
         self._alone: dict[tuple[int, float], Deviation] = {}  # by agent and sign
@@ -150,12 +152,12 @@ class PooledCheck(AbstractCheck):
         return [self.responses[i, bracket] for i in agents]
 
 
-@register(Pooled, QuantalUser)
+@register_check(Pooled, QuantalUser)
 class PooledQuantal(PooledCheck):
     """Any size up to `MAX_CELLS`; the bracket closes at 1e-4 for a few x_B, and is left open for many."""
 
 
-@register(Pooled, RationalUser)
+@register_check(Pooled, RationalUser)
 class PooledRational(PooledCheck):
     """The best belief is found by enumeration or a MILP, which limits the types."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register
+from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
 from emalign_jax.exact.checks.conversation import SearchedCheck
 from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, unspell
 from emalign_jax.exact.checks.conversation_starts import first_words
@@ -43,7 +43,7 @@ def evaluate(check: AbstractCheck, schemes: Float[np.ndarray, "K rows M"]) -> Se
     return SelectionTable(np.array(values), np.stack(payoffs, axis=1))
 
 
-@register((Selection, Conversation), RationalUser)
+@register_check((Selection, Conversation), RationalUser)
 class PartnerRational(SelectionRational):
     @classmethod
     def check_size(cls, games, protocol, user, messages):
@@ -197,11 +197,12 @@ class PartnerSearched(SearchedCheck):
         return found
 
 
-@register((Selection, Conversation), QuantalUser)
+@register_check((Selection, Conversation), QuantalUser)
 class PartnerQuantal(PartnerSearched):
     """Logit at every node of the conversation with the agent she picks."""
 
 
-@register((Selection, Conversation), FixedReplies)
+@register_check((Selection, Conversation), FixedReplies, QuantalUser)
+@register_check((Selection, Conversation), FixedReplies, RationalUser)
 class PartnerFixed(PartnerSearched):
     """Her replies are given."""

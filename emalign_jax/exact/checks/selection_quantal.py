@@ -16,7 +16,7 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.checks.base import WORK, Deviation, register
+from emalign_jax.exact.checks.base import WORK, Deviation, register_check
 from emalign_jax.exact.checks.selection_rational import SelectionCheck
 from emalign_jax.exact.concavification.beliefs import monopoly_problem
 from emalign_jax.exact.concavification.column_generation import BeliefLP, BeliefOptimum
@@ -31,7 +31,7 @@ SOFT_VALUES = 5  # of them where no upper bound is asked for
 INTERVALS = 400  # into which a range of values is cut, again and again, to bound what lines above F allow
 
 
-@register(Selection, QuantalUser)
+@register_check(Selection, QuantalUser)
 class SelectionQuantal(SelectionCheck):
     """Brackets: `value` is attained by the scheme, `upper` proved where a bracket is asked for."""
 

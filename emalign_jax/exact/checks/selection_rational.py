@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register
+from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
 from emalign_jax.exact.obedience import frontier, recommendations
 from emalign_jax.exact.obedience.attaining_schemes import Witness
 from emalign_jax.exact.obedience.fewer_messages import compress
@@ -31,6 +31,8 @@ STRICT = 1.25  # tie tolerances by which a scheme stays clear of ties that the u
 
 class SelectionCheck(AbstractCheck):
     """What both users share."""
+
+    revealing_is_picked = True
 
     most_value: float
     least_value: float
@@ -97,7 +99,7 @@ class SelectionCheck(AbstractCheck):
         return float(self.payoffs(profile)[1][agent])
 
 
-@register(Selection, RationalUser)
+@register_check(Selection, RationalUser)
 class SelectionRational(SelectionCheck):
     """Exact: the gain is the supremum over all schemes, under every tie rule (sections 5.1 and 10 of the model).
 

@@ -1,0 +1,146 @@
+"""The check of any protocol and user that has no check of its own: deviations are searched, and none is excluded.
+
+What it finds is attained: each candidate is evaluated in float64 by the protocol's own `payoffs`. What it does not find
+may still be there, so the upper bound is infinite and no profile is certified by it (UNREFUTED at best).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.exact.checks.base import AbstractCheck, Deviation
+from emalign_jax.exact.checks.conversation_search import Ascent, search
+from emalign_jax.games.units import NOTHING
+from emalign_jax.protocols.base import options_of
+from emalign_jax.protocols.batched_payoffs import compiled
+from emalign_jax.protocols.standard_units import raw_form, standard_form
+from emalign_jax.users.base import Options
+
+RANDOM_STARTS = 6
+EVALUATED = 64  # profiles in one call; the last call is padded
+
+
+class GenericCheck(AbstractCheck):
+    """Lower bounds by many-start gradient ascent: from the present scheme, silence, full revelation, the other agents'
+    schemes and random ones. Payoffs are counted in the units of the game, since nothing is known of how the protocol
+    depends on them; ascents run in standard units, for which their step sizes are made.
+    """
+
+    exact_responses = False
+    revealing_is_picked = False
+    closes = False
+
+    def __init__(self, game, protocol, user):
+        super().__init__(game, protocol, user)
+        self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}
+        self._paid: dict[int, list[float]] = {i: [] for i in range(len(self.game.agents))}
+
+    @staticmethod
+    def form_of(game, protocol, user, lossless):
+        return raw_form(game, protocol, user)
+
+    @classmethod
+    def check_size(cls, games, protocol, user, messages):
+        protocol.check(games, messages)
+        if not protocol.exact_payoffs:
+            raise ValueError(
+                f"protocol: payoffs of {type(protocol).__name__} are estimates, of which nothing can be certified; "
+                "take verify=False, or a Conversation that is small enough"
+            )
+
+    def payoffs(self, schemes):
+        value, agents = self._evaluate(schemes[None])
+        return float(value[0]), agents[0]
+
+    def _evaluate(self, profiles: Float[np.ndarray, "P K rows M"]) -> tuple[np.ndarray, np.ndarray]:
+        """User values [P] and agents' payoffs [P, K] by the protocol itself, in float64."""
+        found = []
+        for at in range(0, len(profiles), EVALUATED):
+            some = profiles[at : at + EVALUATED]
+            size = 1 if len(profiles) == 1 else EVALUATED
+            padded = np.concatenate([some, np.repeat(some[-1:], size - len(some), 0)])
+            with jax.enable_x64(True):
+                one = jax.tree.map(lambda x: np.asarray(x, np.float64), (self.game, padded, self.protocol, self.user))
+                found.append([np.asarray(x)[: len(some)] for x in compiled("payoffs", *one)])
+        value, agents = (np.concatenate(x) for x in zip(*found, strict=True))
+        for i, own in self._paid.items():
+            own += [*agents[np.isfinite(agents[:, i]), i]]
+        return value, agents
+
+    @classmethod
+    def prepare(cls, checks, profiles, bracket=None, tolerance=None, tell=lambda done: None):
+        asked = []
+        for check, schemes in zip(checks, profiles, strict=True):
+            if not np.array_equal(check._searched[0], schemes):
+                check._searched = schemes.copy(), {}
+                asked += [(check, Ascent(check.standard, schemes, i, check._starts(schemes, i))) for i in check._paid]
+        by_size: dict[tuple, list] = {}
+        for check, ascent in asked:
+            by_size.setdefault((ascent.schemes.shape, np.shape(check.game.user)), []).append((check, ascent))
+        for group in by_size.values():
+            check, ascent = group[0]
+            (XA, XB, A), (K, _, M) = np.shape(check.game.user), ascent.schemes.shape
+            found = search([ascent for _, ascent in group], cells=K * XA * XB * M * A)
+            for (check, ascent), rules in zip(group, found, strict=True):
+                check._searched[1][ascent.agent] = [*ascent.starts, *rules]
+
+    @property
+    def standard(self) -> Any:
+        """game, protocol and user in standard units."""
+        return standard_form(self.game, self.protocol, self.user)
+
+    def _starts(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
+        _, rows, M = schemes.shape
+        silent, revealing = np.eye(M)[np.zeros(rows, int)], np.eye(M)[np.arange(rows) % M]
+        random = np.random.default_rng(agent).dirichlet(np.full(M, 0.7), (RANDOM_STARTS, rows))
+        return [schemes[agent], silent, revealing, *np.delete(schemes, agent, 0), *random]
+
+    def deviations(self, schemes, agents, bracket=None):
+        self.prepare([self], [schemes])
+        return [self._best(schemes, i) for i in agents]
+
+    def _best(self, schemes, agent: int) -> Deviation:
+        rules = np.array(self._searched[1][agent])
+        profiles = np.repeat(schemes[None], len(rules), 0)
+        profiles[:, agent] = rules
+        paid = self._evaluate(profiles)[1][:, agent]
+        best = int(np.where(np.isfinite(paid), paid, -np.inf).argmax())
+        if not np.isfinite(paid[best]):
+            return Deviation(np.nan, np.inf, schemes[agent], "no payoff is finite")
+        return Deviation(float(paid[best]), np.inf, rules[best])
+
+    def monopolist(self, agent, sign=1.0):
+        raise ValueError(
+            f"start: {type(self.protocol).__name__} has no exact check, by which to find what an agent would do alone; "
+            'take start="random" or schemes'
+        )
+
+    @property
+    def payoff_range(self):
+        """Largest minus smallest payoff of each agent that has been seen: no more than the true range, so no gain looks
+        smaller than it is."""
+        seen = np.array([max(own) - min(own) if own else 0.0 for own in self._paid.values()])
+        return np.where(seen <= NOTHING * self.stakes, 0.0, seen)
+
+    def informed(self, informed):
+        if informed not in self._informed:
+            mass, user, agents = self.game
+
+            def together(x):
+                return x if informed else x.sum(1, keepdims=True)
+
+            with jax.enable_x64(True):
+                sent = np.asarray(together(mass[..., None]))[..., 0]
+                options = options_of(self.user.acting, together, np.asarray(user), sent)
+                responses = []
+                for own in agents:
+                    favour = options_of(self.user.acting, together, np.asarray(own), sent)
+                    response = self.user.acting.respond(options, Options(favour.value, favour.advantage))
+                    responses.append(np.asarray(response, np.float64))
+            paid = np.array([(law * together(own)).sum() for law, own in zip(responses, agents, strict=True)])
+            self._informed[informed] = float((responses[0] * together(user)).sum()), paid
+        return self._informed[informed]

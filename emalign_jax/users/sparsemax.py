@@ -1,0 +1,61 @@
+"""A user who never takes actions that are clearly worse: sparse choice probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from emalign_jax.internal.validation import Array, positive
+from emalign_jax.users.base import AbstractUser
+
+
+class SparsemaxUser(AbstractUser):
+    """Plays the distribution nearest to precision * E[u(a)]: sparsemax (Martins and Astudillo, ICML 2016), the
+    regularised best response with a quadratic cost, p = argmax_p <p, E[u]> - |p|^2 / (2 precision).
+
+    precision: > 0, per unit of utility; a scalar or an array over the batch. Actions that fall short of the best by
+        1 / precision or more are never taken.
+    Raises `ValueError` for a precision that is not finite and positive.
+
+    Example: `em.solve(games, em.Pooled(), em.SparsemaxUser(5.0), key=0)`
+    """
+
+    precision: Float[Array, "*batch"]
+
+    def __init__(self, precision: Any):
+        self.precision = positive("precision", precision)
+
+    def respond(self, options, favour):
+        return sparsemax(jnp.asarray(self.precision, options.value.dtype) * options.value)
+
+    @property
+    def compares(self):
+        return False
+
+    @property
+    def most_forgone(self):
+        return 0.25 / self.precision  # x (1 - precision x) is at most this
+
+    def in_units(self, unit):
+        return SparsemaxUser(self.precision * unit)
+
+
+@jax.custom_jvp
+def sparsemax(x: Float[Array, "*shape A"]) -> Float[Array, "*shape A"]:
+    """The point of the simplex that is nearest to x."""
+    above = -jnp.sort(-x, -1)
+    count = jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    threshold = ((jnp.cumsum(above, -1) - 1) / count).max(-1, keepdims=True)
+    return jnp.maximum(x - threshold, 0)
+
+
+@sparsemax.defjvp
+def _sparsemax_jvp(primals, tangents):
+    """On the actions taken, the tangent less its mean over them."""
+    (x,), (dx,) = primals, tangents
+    p = sparsemax(x)
+    taken = (p > 0).astype(x.dtype)
+    return p, taken * (dx - (taken * dx).sum(-1, keepdims=True) / taken.sum(-1, keepdims=True))
