@@ -21,7 +21,7 @@ SOLVERS = ("hybr", "lm", "trf")
 
 
 def payoffs(mass, user, agents, precision, schemes):
-    """[K] of one game, as in section 2 of the model."""
+    """[K] of one game, as in section 2 of docs/model.md."""
     weights = functools.reduce(
         lambda w, s: (w[:, None] * s.T[None]).reshape(-1, w.shape[-1]), schemes, 1.0 + 0 * mass[:1]
     )

@@ -36,7 +36,7 @@ def two_messages(K, XB, M):
 
 
 def response(mass, user, precision, schemes):
-    """(joint weights [n, XB], law over actions [n, XA, A]) of two or more agents, as in section 2 of the model."""
+    """(joint weights [n, XB], law over actions [n, XA, A]) of two or more agents, as in section 2 of docs/model.md."""
     weights = jnp.ones_like(mass[:1])
     for scheme in schemes:
         weights = (weights[:, None] * scheme.T[None]).reshape(-1, mass.shape[1])

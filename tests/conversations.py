@@ -57,7 +57,7 @@ def joint_replies(shape, K):
 
 
 def choice(user, values, favour):
-    """The law over options of this worth to her, and to whom ties go (section 3 of the model)."""
+    """The law over options of this worth to her, and to whom ties go (section 3 of docs/model.md)."""
     values, favour = np.array(values), np.array(favour)
     if isinstance(user, em.QuantalUser):
         weights = np.exp(float(user.precision) * (values - values.max()))

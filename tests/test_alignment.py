@@ -159,7 +159,7 @@ def test_the_hull_family_is_in_the_hull(rule):
 
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_named_games(offset):
-    """Section 9. The judge's prosecutor leaves eps = 1 on the simplex; not to use him is better."""
+    """Section 9 of docs/model.md. The judge's prosecutor leaves eps = 1 on the simplex; not to use him is better."""
     game = em.catalog.prosecutor_against_defender()
     found = em.align(game.user_utility, game.agent_utilities, offset=offset)
     assert found.error == pytest.approx(0.5, abs=1e-12)

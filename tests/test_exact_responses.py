@@ -1,4 +1,4 @@
-"""NumPy payoffs against slow loops written from the model alone, and against the JAX payoffs."""
+"""NumPy payoffs against slow loops written from docs/model.md alone, and against the JAX payoffs."""
 
 import itertools
 import math

@@ -85,7 +85,7 @@ def test_one_round_is_pooled(seed):
 
 
 def test_one_bit_from_babbling():
-    """Section 9's few messages: naming one value pays .625 in one round, all is told in two."""
+    """The few messages of section 9 of docs/model.md: naming one value pays .625 in one round, all is told in two."""
     game = em.catalog.few_messages()
     for rounds, gain in ((1, 0.125), (2, 0.5)):
         protocol = em.Conversation(rounds, 1)

@@ -27,7 +27,7 @@ def make(agents, count=None, xa=XA, seed=0):
 
 
 def law(user, values, favour):
-    """Section 3 of the model."""
+    """Section 3 of docs/model.md."""
     if isinstance(user, em.QuantalUser):
         weights = np.exp(float(user.precision) * (values - values.max()))
         return weights / weights.sum()

@@ -13,7 +13,7 @@ import pytest
 import emalign_jax as em
 from emalign_jax.play import gradient_play, play_games, step, tiles
 
-JUDGE = {5.0: 0.38236599, 20.0: 0.49708735}  # one prosecutor, prior .3, quantal judge: section 9 of the model
+JUDGE = {5.0: 0.38236599, 20.0: 0.49708735}  # one prosecutor, prior .3, quantal judge: section 9 of docs/model.md
 
 
 def batch(game, count):

@@ -19,7 +19,7 @@ def parts(rng, whole, *shape):
 
 
 def exact_payoffs(prior, u, U, schemes, ties, pooled):
-    """User value and agents' payoffs in rational arithmetic, by the definitions of section 2 of the model."""
+    """User value and agents' payoffs in rational arithmetic, by the definitions of section 2 of docs/model.md."""
     (XA, XB, _), (K, M), A = prior.shape, schemes.shape[::2], len(u)
 
     def act(after, favour):

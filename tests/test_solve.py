@@ -77,7 +77,7 @@ def test_a_user_who_knows_something_herself(setting):
 
 
 def test_known_equilibrium_values():
-    """The user learns all, whichever equilibrium is found: section 9 of the model."""
+    """The user learns all, whichever equilibrium is found: section 9 of docs/model.md."""
     for game in (em.catalog.biased_advisers(), em.catalog.prosecutor_against_defender()):
         solution = solve(game)
         assert Result(int(solution.result)).ok

@@ -52,7 +52,7 @@ def prosecutor_against_defender(prior: float = 0.3) -> Game:
 def biased_advisers(prior: float = 0.3, bias: float = 1.0) -> Game:
     """Both want justice, one also conviction, the other also acquittal: u is in the hull with an offset.
 
-    After section 9 of the project's model of Collina, Goel, Roth, Ryu and Shi, arXiv 2509.15090.
+    See section 9 of docs/model.md.
     """
     return _informed([1 - prior, prior], _JUST, [_JUST + bias * _CONVICT, _JUST + bias * _ACQUIT])
 
@@ -99,8 +99,8 @@ def few_messages(agents: int = 2) -> Game:
 
     With one bit each, two agents can tell her everything in Pooled. But one naming outcome 0 and the other
     outcome 1 is an equilibrium among one-bit schemes too, worth .75 instead of 1: no agent alone can improve
-    on it. (Babbling, worth .5, is none: naming one outcome pays .625.) After section 9 of the project's model of
-    arXiv 2509.15090.
+    on it. (Babbling, worth .5, is none: naming one outcome pays .625.) See section 9 of
+    docs/model.md.
     """
     user = np.concatenate([2 * np.eye(4) - 1, np.full((1, 4), 0.5)])
     return _informed(np.full(4, 0.25), user, np.repeat(user[None], agents, 0))
@@ -116,8 +116,8 @@ def cautious_advisers(agents: int = 2) -> Game:
 
     At the prior she is indifferent between all actions and must play safe, which is action 0 (ties "agents" or
     "lowest"). Without a tie there is no such example: where her best action is strict, naming an outcome so rarely that
-    nothing else changes pays whenever any number of messages would. After section 9 of the project's model of Collina,
-    Goel, Roth, Ryu and Shi, arXiv 2509.15090.
+    nothing else changes pays whenever any number of messages would. See section 9 of
+    docs/model.md.
     """
     hers = 4 * np.eye(4) - 1
     theirs = 11 * np.eye(4) - 10
@@ -131,7 +131,7 @@ def what_to_ask(bits: int = 3, agents: int = 1) -> Game:
     The first bit is x_B's highest digit. Messages are bits (M = 2). If she says nothing, the best rules of `bits` = 3
     are worth 3/4, 5/6, 1 in R = 1, 2, 3 rounds: R rounds can tell R of the bits, but the majority, worth 3/4, says more
     than any one bit, worth 2/3. With a reply for each bit she asks for hers, and two rounds are enough: 3/4, 1, 1.
-    Conversations matter when x_A decides what is worth saying (section 2 of the project's model of arXiv 2509.15090).
+    Conversations matter when x_A decides what is worth saying (section 2.4 of docs/model.md).
     """
     prior = np.zeros((bits, 2**bits, 2))
     for xa, xb in np.ndindex(bits, 2**bits):
@@ -146,8 +146,8 @@ def informants() -> Game:
     she goes by a when told by agent 0 and by b when told by agent 1, babbling is an equilibrium of Pooled, worth 0
     instead of 1/2. Proof: uninformed she waits, as -1 < 0; whoever alone makes her go gets E[u] - 2 <= -1 each time she
     does. Guarantees need ties that depend on the posterior alone: if she tosses a coin or is quantal, each agent is as
-    good as aligned and gains about 1/2 by telling all; if she always goes by a, agent 1 gains 3/2. After section 9 of
-    the project's model of arXiv 2509.15090.
+    good as aligned and gains about 1/2 by telling all; if she always goes by a, agent 1 gains 3/2. See section 6.4
+    of docs/model.md.
     """
     user = np.array([[0.0, 0.0], [-3, 1], [-3, 1]])
     bias = np.array([[0.0], [-2], [2]])

@@ -1,4 +1,4 @@
-"""Families of random games (section 8 of the model).
+"""Families of random games (section 8 of docs/model.md).
 
 Game i of a call is drawn from `fold_in(key, i)` alone: it is the same whatever the size of the batch.
 """

@@ -1,4 +1,4 @@
-"""The game: who knows what, who wants what (section 1 of the model).
+"""The game: who knows what, who wants what (section 1 of docs/model.md).
 
 Letters used for shapes throughout the package:
 

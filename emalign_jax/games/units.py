@@ -1,4 +1,4 @@
-"""Units and tolerances: what counts as a difference, a tie, or nothing (docs/model.md, "Units and tolerances").
+"""Units and tolerances: what counts as a difference, a tie, or nothing (section 4 of docs/model.md).
 
 Everything that compares numbers takes its tolerance from here, so that every method means the same by it. Functions
 work on NumPy and jax arrays alike (`xp`), on any batch axes, and know neither games nor users. Payoffs are totals

@@ -40,7 +40,7 @@ class GradientPlay(eqx.Module):
     learning_rate:       (first, last), geometric in between
     precision:           (first, last) of the quantal user that stands in for a rational one, over the user's unit
     temperature:         (first, last) of the soft choice of an agent that stands in for the best one, times the user's
-                         unit ("The unit of a utility" in docs/model.md)
+                         unit (section 4.5 of docs/model.md)
     extrapolation:       "none", "optimistic" or "extragradient"
     optimizer:           any optax transformation of the gradient, without a learning rate; applied game by game
     tolerance:           a profile is done if every gain is at most this share of the payoff range; None: 1e-5 in

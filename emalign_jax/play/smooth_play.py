@@ -1,17 +1,14 @@
 """Smoothed equilibria: every agent's scheme is a logit response, so that the profile is a root of a smooth function.
 
-Agent i likes his law over messages at x_B the better the more it is spread out, by P(x_B) / precision times its
-entropy. A stationary profile then satisfies, with z the logits of schemes pi and v_i = (d U_i / d pi_i) / P(x_B),
+With z the logits of schemes pi and v_i = (d U_i / d pi_i) / P(x_B), a stationary profile satisfies
 
     F(z) = center(z) / precision - center(v) + mean(z) = 0,
 
-where mean and center are over the messages of a row: the last term fixes the gauge, as softmax does not see a shift.
-With precision inf, F says that all messages in use are worth the same; those not in use are left out.
+mean and center being over the messages of a row (section 4.9 of docs/model.md). With precision inf, F says that all
+messages in use are worth the same; those not in use are left out. The root is neared by play (Adam along -F) and
+finished by damped Newton steps.
 
-The root is neared by play (Adam along -F, which is natural-gradient ascent) and finished by damped Newton steps. That
-it is a root says nothing about gains from large deviations: `em.certify` does.
-
-All of it is in float64, whatever the session (`double.py`). Play may pass close to equilibria that are not stable, and
+All of it is in float64, whatever the session (`float64.py`). Play may pass close to equilibria that are not stable, and
 what rounding has left then grows until it decides where play ends. So that the same game ends the same whatever it is
 compiled or batched with, logits are snapped to a grid on the way: one much coarser than rounding, which is so forgotten
 at every step, and much finer than anything that matters.

@@ -30,7 +30,7 @@ def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser
 def pseudo_gradient(
     games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser
 ) -> Float[jax.Array, "*both K XB M"]:
-    """d U_i / d scheme_i of every agent i, in closed form (section 2 of the model); batch axes as in `payoffs`."""
+    """d U_i / d scheme_i of every agent i, in closed form (section 2 of docs/model.md); batch axes as in `payoffs`."""
     return _over_batch("pseudo_gradient", games, schemes, protocol, user)
 
 

@@ -1,7 +1,7 @@
-"""Comparison: the user compares only some of the agents, and talks to the one of them worth most to her.
+"""Comparison: the user compares only some of the agents, and talks to the best of them (section 2.3 of docs/model.md).
 
-She meets a uniformly random subset of `compared` of the K agents; they commit to schemes without knowing which. With
-V_j and O[i, j] as in `Selection`, the agent of rank r (0 the best of all K) is picked with probability
+The user meets a uniformly random subset of `compared` of the K agents; they commit to schemes without knowing which.
+With V_j and O[i, j] as in `Selection`, the agent of rank r (0 the best of all K) is picked with probability
 C(K - 1 - r, m - 1) / C(K, m), m = compared. All K compared is Selection, one compared is a random agent.
 """
 

@@ -1,4 +1,4 @@
-"""Conversation: R rounds of messages and replies, then she acts (section 2 of the model).
+"""Conversation: R rounds of messages and replies, then she acts (section 2.4 of docs/model.md).
 
 A transcript t has weights W[t, xb] (agents) and Q[t, xa] (her replies). Each reply is her response to what it is
 worth to go on: backward induction over the transcripts, exact because she forgets nothing. `tree.py` says how rules

@@ -1,4 +1,4 @@
-"""Pooled: one round, the user sees all K messages before she acts (section 2 of the model).
+"""Pooled: one round, the user sees all K messages before she acts (section 2.1 of docs/model.md).
 
 A joint message n = (s_1, ..., s_K) is one of N = M^K; W[n, xb] = prod_i scheme_i[xb, s_i].
 """

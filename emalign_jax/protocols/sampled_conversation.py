@@ -1,10 +1,11 @@
 """SampledConversation: conversations too large to enumerate, by unbiased estimates with stated errors.
 
-A payoff is U_i = sum_t sum_xa Q[t, xa] f_i(W[t, :], xa): what a transcript t adds depends on its weights alone. Only t
-is drawn. Given t, its weights W at every x_B, her posterior, her response and what everybody gets are exact, so that
-each drawn transcript is averaged over x_A and x_B. f_i is homogeneous of degree one in W. With p the probability of
-drawing t, all x_A and x_B counted, `f_i(W / p)` is therefore an estimate of U_i that never leaves the range of his
-payoffs, and its derivative by W, p held fixed, is one of the gradient: score function and pathwise part in one.
+A payoff is U_i = sum_t sum_xa Q[t, xa] f_i(W[t, :], xa): what a transcript t adds depends on its weights alone (section
+2.4 of docs/model.md). Only t is drawn. Given t, its weights W at every x_B, the posterior, the response and what
+everybody gets are exact, so that each drawn transcript is averaged over x_A and x_B. f_i is homogeneous of degree one
+in W. With p the probability of drawing t, all x_A and x_B counted, `f_i(W / p)` is therefore an estimate of U_i that
+never leaves the range of agent i's payoffs, and its derivative by W, p held fixed, is one of the gradient: score
+function and pathwise part in one.
 """
 
 from __future__ import annotations

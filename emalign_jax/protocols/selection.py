@@ -1,7 +1,7 @@
-"""Selection: the user picks the agent whose scheme is worth most to her and talks only to him.
+"""Selection: the user picks the agent whose scheme is worth most, and hears no other (section 2.2 of docs/model.md).
 
-V_j is her value under agent j's scheme, O[i, j] agent i's payoff under it. She picks the argmax of V
-(lowest index among equals), or softmax(V / temperature). With a `Conversation` she then talks several rounds with him.
+V_j is the user's value under agent j's scheme, O[i, j] agent i's payoff under it. The user picks the argmax of V
+(lowest index among equals), or softmax(V / temperature). With a `Conversation` several rounds with that agent follow.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Games in standard units, so that no tolerance depends on how utilities are scaled or shifted.
+"""Games in standard units, so that no tolerance depends on how utilities are scaled or shifted (section 4.5 of
+docs/model.md).
 
-What matters to a choice of action is differences between actions: in every cell (x_A, x_B) the best action of the user
-is worth 0, to the user and to every agent, and the unit of each utility is how much its expectation can vary with what
-the user is told, at most (`units.unit`). The distribution of the cells is the same whatever anyone does, so equilibria
-and gains (in these units) do not change.
+In every cell (x_A, x_B) the best action of the user is worth 0, to the user and to every agent, and the unit of each
+utility is how much its expectation can vary with what the user is told, at most (`units.unit`). Equilibria do not
+change.
 """
 
 from __future__ import annotations

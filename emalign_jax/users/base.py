@@ -1,4 +1,4 @@
-"""Users: how a belief becomes an action (section 3 of the model)."""
+"""Users: how a belief becomes an action (section 3 of docs/model.md)."""
 
 from __future__ import annotations
 

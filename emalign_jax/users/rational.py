@@ -24,7 +24,7 @@ class RationalUser(AbstractUser):
           "highest"  the highest index
           "uniform"  all best actions with equal probability
     tolerance: two actions are tied if one beats the other by at most tolerance * (what they differ by), both in
-        expectation over the cells (x_A, x_B), see "Units and tolerances" in docs/model.md. The default, 1e-7, covers
+        expectation over the cells (x_A, x_B), see section 4.4 of docs/model.md. The default, 1e-7, covers
         schemes that were rounded to float32; payoffs in float32 use 8 units of rounding, 1e-6.
     """
 

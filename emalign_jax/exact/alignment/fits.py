@@ -1,8 +1,8 @@
-"""Alignment fits: how nearly the agents' utilities, weighted, add up to the user's (section 7 of the model).
+"""Alignment fits: how nearly the agents' utilities, weighted, add up to the user's (section 7 of docs/model.md).
 
-eps of the theorem of section 6 (Collina, Goel, Roth, Ryu, Shi, arXiv 2509.15090) is the sup-norm error here.
-Every answer carries a dual vector from which a lower bound on the error of any weights follows by weak duality,
-whatever the solver claims: `gap` is the error less that bound.
+The sup-norm error is the eps of theorem 1 (section 6.1 of docs/model.md). Every answer carries a dual vector from which
+a lower bound on the error of any weights follows by weak duality, whatever the solver claims: `gap` is the error less
+that bound.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def best_response(
     bracket: float = 1e-4,
     exact: bool = False,
 ) -> BestResponse:
-    """What `agent` can get at most against the others' `schemes` [K, XB, M] of one game (section 5 of the model).
+    """What `agent` can get at most against the others' `schemes` [K, XB, M] of one game (section 5 of docs/model.md).
 
     bracket: how close the upper bound is to be brought to the value, as a share of the agent's payoff range.
         Selection with a rational user is exact. Pooled: branch and bound (quantal user), enumeration or a MILP

@@ -1,10 +1,9 @@
 """Best responses in Comparison with a rational user: the obedience LP, once for every rank an agent may take.
 
-The agent of rank r is picked with probability p_r = C(K - 1 - r, m - 1) / C(K, m). Agent i takes rank r among the
-others' values w_0 >= w_1 >= ... by being worth v to her, w_r <= v <= w_(r-1). He then gets p_r times his own payoff, at
-most that of the best obedient law worth so much to her, and what the others' schemes pay him at the ranks that are
-left. The most he gets at value exactly v is concave in v, so continuous: the closed interval's LP gives the supremum
-over the open one. Where an interval is a point (tied rivals, V_full, V_none) her tie rule says who has which rank.
+Section 5.7 of docs/model.md: agent i takes rank r among the others' values w_0 >= w_1 >= ... by being worth v to the
+user, w_r <= v <= w_(r-1), and is picked with probability p_r = C(K - 1 - r, m - 1) / C(K, m). The LP on the closed
+interval gives the supremum over the open one. Where an interval is a point (tied rivals, V_full, V_none) the tie rule
+says who has which rank.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Deviations in conversations: found by search where no exact method is known, bounded by what more freedom would pay.
 
 `value` is always attained, by a rule with as many messages as the present ones, and evaluated in float64: messages are
-part of a conversation, so deviations have no more of them. `upper` holds for any number of messages. It is
+part of a conversation, so deviations have no more of them. `upper` holds for any number of messages, but for the
+MILP's. Section 5.6 of docs/model.md lists the bounds and says why they are bounds:
 
-* the belief LP where she has nothing to say (one round or one reply), as in Pooled: exact if M^R >= XB;
-* for a rational user who replies as she likes, the persuasion-mechanism LP, each type being worth at least what she can
-  have of the others: exact with one agent, to whom she can tell her type, and enough messages;
-* for a rational user in small conversations also a mixed-integer program, exact for so many messages (`talk_milp.py`);
-* otherwise what the agent could have if he saw x_A and all the others told her nothing: for each type the concave
-  closure over beliefs (a relaxation: every conversation splits the belief of each type).
+* the belief LP where the user only listens (one round or one reply), as in Pooled: exact if M^R >= XB;
+* the persuasion-mechanism LP for a rational user who replies freely, each type being worth at least what the other
+  agents alone give it: exact with one agent, if the type can be told and there are enough messages;
+* a mixed-integer program for a rational user in small conversations (`conversation_milp.py`);
+* otherwise the relaxation in which the agent sees x_A and nobody else talks.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
 """The best rule of one agent in a small conversation with a rational user, by a mixed-integer program.
 
-The rule is written as probabilities of the agent's own sequences, y_r[xb, h, s] = P(the agent gets to say s after h
-| x_B, the user's replies), in which every transcript's weight is linear. The user picks one action at each transcript
-and x_A, and one reply at each node: binaries d. With T_c what the user gets from option c and H_c what the agent gets
-(times the probability), sum_c d_c = 1 and
+The sequence form (section 5.6 of docs/model.md): y_r[xb, h, s] = P(the agent gets to say s after h | x_B, the user's
+replies), in which every transcript's weight is linear. The user picks one action at each transcript and x_A, and one
+reply at each node: binaries d. With T_c what the user gets from option c and H_c what the agent gets (times the
+probability), sum_c d_c = 1 and
 
     |v - T_c| <= B_c (1 - d_c),   T_b - T_c <= e_bc + B_c (1 - d_c) for all b,   w <= H_c + B'_c (1 - d_c)
 
 make v the user's value and w the agent's, with ties for the agent; further up T_c and H_c are sums of v and w. The
 ease e_bc is the user's tie tolerance times what b and c differ by (`units.as_good`): linear in y for two actions, and
-bounded by the spread of all actions in a cell for two replies. Unlike the other bounds this one knows how few messages
-the agent has. HiGHS's dual bound counts, also where it stops early.
+bounded by the spread of all actions in a cell for two replies. HiGHS's dual bound counts, also where it stops early.
 """
 
 from __future__ import annotations

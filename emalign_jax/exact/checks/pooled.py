@@ -1,4 +1,4 @@
-"""Best responses in Pooled: concavification over beliefs (sections 5.3 and 5.4 of the model).
+"""Best responses in Pooled: concavification over beliefs (sections 5.3 and 5.4 of docs/model.md).
 
 The value is attained by the scheme that comes with it (approached, where a tie rule denies it at a kink). The upper
 bound is proved where a bracket is asked for: by branch and bound for a quantal user, by enumeration or a MILP for a

@@ -1,10 +1,10 @@
-"""Best responses in Selection with a quantal user (section 5.5 of the model): the belief LP with a row for her value.
+"""Best responses in Selection with a quantal user (section 5.5 of docs/model.md).
 
-What agent i's scheme is worth to her, V, and what it pays him, O, are both averages over beliefs. F(v), the most O at
-V >= v (or = v), is concave, and the belief LP's dual is a line above it.
+What agent i's scheme is worth to the user, V, and what it pays i, O, are both averages over beliefs. F(v), the most O
+at V >= v (or = v), is concave, and the belief LP's dual is a line above it.
 
-* temperature 0: he is picked if V beats the others' best v, so he gets F(v), or what he gets under the others.
-* temperature tau > 0: he gets R + s(V) (O - R), s the logistic function of (V - z) / tau, z and R the others' log-sum
+* temperature 0: i is picked if V beats the others' best v, so i gets F(v), or what it gets under the others.
+* temperature tau > 0: i gets R + s(V) (O - R), s the logistic function of (V - z) / tau, z and R the others' log-sum
   and mean payoff. The maximum over v of R + s(v) (F(v) - R) is found by cutting planes: lines above F, each from one
   belief LP at the v that looks best so far.
 """

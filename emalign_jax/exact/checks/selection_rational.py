@@ -1,4 +1,4 @@
-"""Best responses in Selection with a rational user: the obedience LP (section 5.1 of the model).
+"""Best responses in Selection with a rational user: the obedience LP (section 5.1 of docs/model.md).
 
 The holder is the agent whom the user picks. A rival takes over by being worth more to the user, at least the
 holder's value v: the rival's payoff is then f_i(v), the most an agent gets at user value >= v. The holder may
@@ -101,7 +101,7 @@ class SelectionCheck(AbstractCheck):
 
 @register_check(Selection, RationalUser)
 class SelectionRational(SelectionCheck):
-    """Exact: the gain is the supremum over all schemes, under every tie rule (sections 5.1 and 10 of the model).
+    """Exact: the gain is the supremum over all schemes, under every tie rule (sections 5.1 and 10 of docs/model.md).
 
     The LP knows true ties only. What the user's tie tolerance may add to it is bounded by the LP's dual, left out where
     it is at most `IMMATERIAL`, and part of `upper` where it is more.

@@ -1,8 +1,6 @@
-"""An upper bound of what any belief pays a rational user's agent (section 5.4 of the model).
+"""An upper bound of what any belief pays a rational user's agent, by a list or a MILP (section 5.4 of docs/model.md).
 
-phi is piecewise linear: the law over actions is constant between the hyperplanes on which a type is indifferent, and
-with ties for the agent phi is largest at a vertex of that arrangement, the hyperplanes moved to where ties end, the
-user's tolerance included. Where `BeliefProblem.edges` holds all vertices they are looked at; beyond, the best belief is
+Where `BeliefProblem.edges` holds all vertices of the arrangement of ties they are looked at; beyond, the best belief is
 the optimum of a mixed-integer program,
 
     maximise  sum_{t,a,b} y[t,a,b] H[b,t,a] - price @ mu

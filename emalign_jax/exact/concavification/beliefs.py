@@ -1,8 +1,7 @@
-"""One agent's side of a game, the others fixed, as payoffs of beliefs (section 5.3 of the model).
+"""One agent's side of a game, the others fixed, as payoffs of beliefs (section 5.3 of docs/model.md).
 
-A message of his that is sent with probabilities c[xb] pays him F(c) and the user V(c), both homogeneous of degree
-one. Written over beliefs mu[xb] = c[xb] * m[xb], his best payoff is the concave closure of F at the prior m: maximise
-sum_k w_k F(mu_k) subject to sum_k w_k mu_k = m. `columns.py` does that.
+A message that is sent with probabilities c[xb] pays the agent F(c) and the user V(c), both homogeneous of degree one;
+they are written over beliefs mu[xb] = c[xb] * m[xb]. `column_generation.py` finds the best splitting of the prior.
 """
 
 from __future__ import annotations

@@ -1,26 +1,13 @@
 """An upper bound of what any belief pays a quantal user's agent, by branch and bound over sub-simplices.
 
-Column generation (`columns.py`) gives a price for each x_B; what is left to prove is that no belief mu pays more than
-its price: max over the simplex of phi(mu) - price @ mu, phi(mu) = sum over types t and actions a of
-softmax_a(L E_t(mu)) H_ta(mu), where E_t = T_t / D_t is her expected utility and D, T, H are linear in mu.
+`column_generation.py` gives a price for each x_B; what is left to prove is that no belief mu pays more than its price:
+the maximum over the simplex of phi(mu) - price @ mu, phi the sum of phi_t = D_t psi_t over types t. Section 5.3 of
+docs/model.md derives three bounds of phi_t on a cell (a sub-simplex with vertices v_i), called `first`, `second` and
+`third` here. Each has the form sum_i lambda_i (phi_t(v_i) + excess_i), lambda the weights of the vertices, so that the
+largest vertex value bounds the cell. E and W are the user's and the agent's expected payoffs of the actions.
 
-On a sub-simplex with vertices v_i a point is mu = sum_i lambda_i v_i, and type t's posterior is the mean of those at
-the vertices with weights theta_i proportional to x_i = lambda_i D_t(v_i). Write phi_t = D_t psi, psi a function of the
-posterior. Three bounds of phi_t hold there, all of the form sum_i lambda_i (phi_t(v_i) + excess_i), so that the largest
-vertex value bounds the cell:
-
-* first: differences E_a - E_b are linear-fractional, so their extremes lie at vertices, which bounds every response
-  probability; for fixed probabilities phi is linear.
-* second: psi'' >= -Q on the cell for a quadratic form Q made of those probabilities, so phi exceeds its interpolation
-  by at most 1/2 sum_{i<j} x_i x_j / D Q(e_ij), e_ij the difference of two posteriors.
-* third: along the line to vertex i from any mean of other vertices, psi' = L cov(E', W) + mean W' varies by at most
-  the same mean of some c_ij, so telling i apart from the rest costs at most sum_j x_i x_j / (x_i + x_j) c_ij, and the
-  second bound goes on with the rest. c grows with L where Q grows with L^2, which helps where few x_i occur at all.
-
-For all s in [0, 1], x_i x_j / D <= x_i x_j / (x_i + x_j) <= s^2 x_i + (1 - s)^2 x_j, which makes them linear in lambda
-and lets an edge's excess go to whichever vertex is lower. Cells are cut along the edge that contributes most. The
-second order makes the number of cells near a maximum finite per halving of the error, where the first alone would need
-ever more (section 5.3 of the model). All this is float64: bounds hold up to rounding, 1e-12 or so of the payoffs.
+An edge's excess goes to whichever vertex is lower (by the choice of s there); cells are cut along the edge that
+contributes most. All this is float64: bounds hold up to rounding, 1e-12 or so of the payoffs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Concavification: an agent's best payoff as an LP over beliefs, by column generation (section 5.3 of the model).
+"""Concavification: an agent's best payoff as an LP over beliefs, by column generation (section 5.3 of docs/model.md).
 
 Any set of beliefs gives a lower bound, attained by a scheme. The master LP's dual prices every x_B; beliefs that pay
-more than their price are added. A proof that none pays more than its price plus some excess (`bounding.py`,
-`milp.py`) makes value + excess an upper bound over all schemes.
+more than their price are added. A proof that none pays more than its price plus some excess (`branch_and_bound.py`,
+`belief_milp.py`) makes value + excess an upper bound over all schemes.
 """
 
 from __future__ import annotations

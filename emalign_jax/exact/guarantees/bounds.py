@@ -1,9 +1,9 @@
-"""What the theorem promises the user (section 6 of the model).
+"""The two guarantees of a profile: the theorem's and the sharp form (sections 6.1 and 6.2 of docs/model.md).
 
 At a given profile both bounds hold, equilibrium or not, from what each agent would gain by switching to full
 revelation; with no gains they bound every equilibrium. One game is HiGHS's; many go to the batched simplex, whose
-multipliers must prove its values, and to HiGHS where they do not. The public `worst_case` and
-`coverage` are in `coverage.py`.
+multipliers must prove its values, and to HiGHS where they do not. The public `worst_case` and `coverage` are in
+`coverage_lp.py`.
 """
 
 from __future__ import annotations

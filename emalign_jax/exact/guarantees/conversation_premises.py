@@ -1,16 +1,12 @@
 """What the paper's results about conversations assume, measured on a profile at hand, and what they then promise.
 
-Its first result asks that one perfectly aligned agent alone would let her learn her best action; then every agent can
-bring about the same law as any other, by talking as that one would. Its second result lets the utilities that she
-learns be off by eta. With rule r full revelation, where M^R >= XB words suffice for it, and else
-the best that was found for an aligned agent alone, e_i agent i's gain from switching
-to r, eta_i how far E[u(a) | x_A, what she was told] is then from E[u(a) | x_A, x_B] on average (largest error over
-a), and q the law over actions when x_B is revealed to a quantal user of precision L: softmax moves by at most
-L eta / 2 in total variation, so U_i >= U_i(q) - e_i - spread_i L eta_i / 2. With |sum_i w_i U_i + c - u| <= eps,
+Proposition 4 (section 6.6 of docs/model.md) in symbols: e_i is agent i's gain from switching to the rule of a perfectly
+aligned agent alone (full revelation where M^R >= XB words suffice for it), eta_i the mean error of the expected
+utilities that the user then learns, L the user's precision, |sum_i w_i U_i + c - u| <= eps, and
 
     V >= V_full - W0((A-1)/e) / L - 2 eps - sum_i w_i (e_i + spread_i L eta_i / 2),
 
-V_full being what knowing x_B is worth to a rational user, W0 Lambert's function (section 3 of the model).
+V_full being what knowing x_B is worth to a rational user, W0 Lambert's function (section 3.2 of docs/model.md).
 """
 
 from __future__ import annotations

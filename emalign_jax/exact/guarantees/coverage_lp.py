@@ -1,4 +1,4 @@
-"""The sharp guarantee of a game and its dual, the coverage certificate (section 6 of the model).
+"""The sharp guarantee of a game and its dual, the coverage certificate (sections 6.2 and 6.3 of docs/model.md).
 
 Both speak of every profile in which agent i gains at most e_i from switching to full revelation; with e = 0, of every
 equilibrium. By duality she gets at least full_information - slack - sum_i weights_i e_i.
@@ -33,8 +33,8 @@ class Coverage(NamedTuple):
     slack:    [...] what full information is worth beyond what the agents' interests secure, >= 0: user value >=
               full_information - slack - sum_i weights_i e_i
     weights:  [..., K] >= 0
-    by_cell:  [..., XA, XB] the slack of each cell; they add up to `slack`. With g, G_i as in section 1 and a* her
-              action (or law over actions) when she knows x_B, for every cell and action a
+    by_cell:  [..., XA, XB] the slack of each cell; they add up to `slack`. With g, G_i of section 1.1 of docs/model.md
+              and a* what the user does when x_B is revealed, for every cell and action a
               g(a*) - g(a) <= sum_i weights_i (G_i(a*) - G_i(a)) + by_cell - sum_c commands[a, c] (g(a) - g(c))
     commands: [..., XA, A, A] multipliers >= 0 of her obedience, of playing a rather than c: 0 unless asked for
     full_information: [...] V_full

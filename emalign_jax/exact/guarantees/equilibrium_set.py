@@ -1,27 +1,19 @@
-"""The equilibrium set of Selection with a rational user, computed and not searched (end of section 6 of the model).
+"""The equilibrium set of Selection with a rational user, computed and not searched (section 6.5 of docs/model.md).
 
-Let f_i(v) be the most that agent i gets from an obedient law worth at least v to the user, and M(v) the most that
-all agents get together from an obedient law worth exactly v. For K >= 2,
+f_i(v) is the most that agent i gets from an obedient distribution worth at least v to the user, and M(v) the most that
+all agents get together from one worth exactly v. For K >= 2 and V_none <= v < V_full (theorem 3)
 
-    gap(v) = sum_i f_i(v) - M(v) >= 0,    V_none <= v < V_full,
+    gap(v) = sum_i f_i(v) - M(v) >= 0
 
-is the least total deviation gain of a profile that leaves the user with value v: any agent can outbid the holder and
-get (as a supremum) f_i(v), f_i is continuous, no agent gets more than f_i(v) from a law worth v, and two agents who
-offer the scheme of M(v) attain it. So her values in pure equilibria are the zeros of gap. They do not depend on the
-scales of the agents' utilities: every term f_i(v) - U_i is >= 0, so all must vanish.
+is the least total deviation gain of a profile that leaves the user with value v. So the user's values in pure
+equilibria are the zeros of gap, and V_full. Where gap does not tend to 0 there, V_full is an isolated point. With K = 1
+nobody outbids: gap(v) = max U_1 - M(v), and V_full need not be an equilibrium value.
 
-V_full is always an equilibrium value: nobody can be worth more, and ties stay with the first agent, who may resolve her
-indifference his way while a second offers V_full too. Where actions are tied for her under full revelation and agents
-disagree about them, sum f_i - M does not tend to 0: the profile then drops to 0 at V_full, and the point is isolated.
+Ties are decided as recommended. Under the tie rules of `certify` (double ties of user and holder, and equal offers, go
+to the lowest index) some of these values are not attained but approached.
 
-Ties are decided as the law recommends, as obedience has it. Under the tie rules of `certify` (double ties of user and
-holder, and equal offers, go to the lowest index) some of these values are not attained but approached: profiles with
-values as close as one likes have gains as small as one likes.
-
-With K = 1 nobody outbids: gap(v) = max U_1 - M(v), and V_full need not be an equilibrium value.
-
-f_i and M are values of LPs in their right-hand side: concave and piecewise linear. Their breakpoints are found by
-following supporting lines, so isolated zeros are found too, which a grid of v would miss.
+f_i and M are concave and piecewise linear. Their breakpoints are found by following supporting lines, so isolated zeros
+are found too, which a grid of v would miss.
 """
 
 from __future__ import annotations

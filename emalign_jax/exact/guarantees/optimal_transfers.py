@@ -1,7 +1,8 @@
-"""What transfers to agents can do for the user, exactly: the yardstick of tuned ones (float64, one LP a game).
+"""What transfers to agents can do for the user, exactly: the yardstick of tuned ones (section 6.7 of docs/model.md).
 
 Transfers t_i(a) or t_i(a, y) are added to U_i and are bounded, |t_i| <= budget at every event. Weighted sums of them,
 S = sum_i w_i t_i, range over |S| <= budget * sum_i w_i, so both problems are linear in (w, S), although not in (w, t).
+Float64, one LP a game.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex"
 
 
 def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kind: str = "outcome") -> BestTransfers:
-    """The transfers within `budget` (a number or [...]) under which the guarantee of section 6 is largest.
+    """The transfers within `budget` (a number or [...]) under which the guarantee is largest.
 
-    The guarantee is V_full less the coverage slack (without a rational user's obedience), as in `coverage`; it holds in
+    The guarantee is V_full less the coverage slack (section 6.3 of docs/model.md; without obedience). It holds in
     Pooled, and in Selection with temperature 0, and V_full does not change with transfers if her ties are her own.
     """
     user = RationalUser(ties="lowest") if user is None else user

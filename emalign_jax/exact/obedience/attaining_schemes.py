@@ -1,8 +1,8 @@
 """Schemes that come near a supremum under a tie rule which breaks ties otherwise than recommended.
 
-A law over recommendations is a limit of laws that the rule follows: a little of a belief at which the rule plays it is
-mixed into each recommendation, and x_B are revealed as far as they are left over (section 10 of the model). How little
-is bounded by what the user may lose by it: an agent who is worth less than a rival is not picked.
+Proposition 6 (section 10 of docs/model.md): a little of a belief at which the rule plays it is mixed into each
+recommendation, and x_B are revealed as far as they are left over. How little is bounded by what the user may lose by
+it: an agent who is worth less than a rival is not picked.
 """
 
 from __future__ import annotations

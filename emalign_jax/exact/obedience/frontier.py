@@ -1,15 +1,15 @@
 """The obedience LPs of many games at once: f_i, M and payoff ranges, by the batched simplex of `lp`.
 
 The parametric simplex walks along the user's value v and meets every breakpoint of a curve in one pass. What it says
-is used as a proposal only: here, in NumPy float64 and from the game's own numbers, every point's law is made a law,
-its obedience is measured, and every segment is bounded from above by weak duality. For any multipliers y >= 0 of the
-obedience rows and p >= 0 of the value row no obedient law worth at least v to her pays more than
+is used as a proposal only: here, in NumPy float64 and from the game's own numbers, the obedience of every point's
+distribution is measured, and every segment is bounded from above by weak duality (section 5.1 of docs/model.md): for
+any multipliers y >= 0 of the obedience rows and p >= 0 of the value row no obedient distribution worth at least v to
+the user pays more than
 
     sum_xb max_r (payoff + p user - y rows)[xb, r] - p v.
 
-A curve whose bound lies more than TOLERANCE above it is not `proved`, and is for HiGHS to do again.
-This file, `guarantees`, `sup_norm` and `alignment` are where the exact part hands work to `lp`, as elsewhere to HiGHS;
-`lp` knows no games.
+A curve whose bound lies more than TOLERANCE above it is not `proved`, and is for HiGHS to do again. This file,
+`bounds`, `sup_norm` and `fits` are where the exact part hands work to `lp`, as elsewhere to HiGHS; `lp` knows no games.
 """
 
 from __future__ import annotations

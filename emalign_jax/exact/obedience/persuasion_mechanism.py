@@ -1,15 +1,15 @@
-"""The persuasion-mechanism LP: all that one agent can do with a rational user to whom he talks in several rounds.
+"""The persuasion-mechanism LP: all that one agent can do with a rational user in several rounds (section 5.2 of
+docs/model.md).
 
-By the revelation principle she reports x_A and he recommends an action (section 5.2 of the model). Variables
+By the revelation principle the user reports x_A and the agent recommends an action. Variables
 s[xa, xb, a] >= 0, P(recommend a | report xa, x_B), and h[xa, r, a], what type xa gets from a after a false report r:
 
     obedience      sum_xb s[xa, xb, a] (g[xa, xb, a] - g[xa, xb, c]) >= 0            for all xa, a, c
     honesty        sum_{xb, a} s[xa, xb, a] g[xa, xb, a] >= sum_a h[xa, r, a]        for all xa, r,
                    h[xa, r, a] >= sum_xb s[r, xb, a] g[xa, xb, c]                    for all c.
 
-It is exact for a conversation with one agent in which she can tell her type, Q^(R-1) >= XA, and he can name any action
-in the last round; for any other conversation, whoever takes part, it is an upper bound, because she could do as another
-type does all along and then act as she likes.
+It is exact for a conversation with one agent in which the type can be told, Q^(R-1) >= XA, and any action named in the
+last round; for any other conversation, whoever takes part, it is an upper bound.
 """
 
 from __future__ import annotations

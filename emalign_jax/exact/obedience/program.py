@@ -2,7 +2,7 @@
 
 Variables z[xb, r] >= 0, r one recommended action for each x_A (A^XA of them), sum_r z = 1 for each
 x_B, and obedience: for each r, x_A and action b,
-    sum_xb z[xb, r] (g[xa, xb, r(xa)] - g[xa, xb, b]) >= 0          (section 5.1 of the model).
+    sum_xb z[xb, r] (g[xa, xb, r(xa)] - g[xa, xb, b]) >= 0          (section 5.1 of docs/model.md).
 The feasible set depends on the prior and the user alone, so one model serves all agents of a game.
 
 A recommendation that is a disaster at some x_B is made there with a tiny probability at most. Its column is counted in

@@ -2,7 +2,7 @@
 
 A recommendation names for each x_A a set of actions, one action as a rule. By the revelation principle every scheme is
 one whose messages are recommendations that the user obeys. Ties are broken as recommended under "agents". Other rules
-play recommendation r, as a limit, at all beliefs at which r is optimal, or nowhere (section 10 of the model):
+play recommendation r, as a limit, at all beliefs at which r is optimal, or nowhere (section 10 of docs/model.md):
 
 * "lowest" ("highest"): nowhere if, for some x_A, a lower (higher) action ties wherever r is optimal;
 * "uniform": all of a set are played alike. Sets of one action suffice unless some action is never uniquely best.
