@@ -100,7 +100,7 @@ class AbstractProtocol(eqx.Module):
         gathers, which are slow."""
         return jnp.einsum("i,irm->rm", agent, self.pseudo_gradient(game, schemes, user))
 
-    def smoothed(self, temperature: Float[Array, ""]) -> AbstractProtocol:
+    def smoothed(self, temperature: Any) -> AbstractProtocol:
         """A differentiable stand-in; `self` where the protocol is smooth already."""
         return self
 

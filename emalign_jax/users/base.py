@@ -68,7 +68,7 @@ class AbstractUser(eqx.Module):
         """Share of what two actions differ by within which they are tied (`units.as_good`)."""
         return 0.0
 
-    def smoothed(self, precision: Float[Array, ""]) -> AbstractUser:
+    def smoothed(self, precision: Any) -> AbstractUser:
         """A differentiable stand-in; `self` where the user is smooth already."""
         return self
 
