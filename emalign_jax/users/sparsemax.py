@@ -37,7 +37,7 @@ class SparsemaxUser(AbstractUser):
 
     @property
     def most_forgone(self):
-        return 0.25 / self.precision  # x (1 - precision x) is at most this
+        return 0.125 / self.precision  # beside a best action, x (1 - precision x) / 2 is at most this
 
     def in_units(self, unit):
         return SparsemaxUser(self.precision * unit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -18,7 +19,6 @@ from emalign_jax.games.units import NOTHING
 from emalign_jax.protocols.base import options_of
 from emalign_jax.protocols.batched_payoffs import compiled
 from emalign_jax.protocols.standard_units import raw_form, standard_form
-from emalign_jax.users.base import Options
 
 RANDOM_STARTS = 6
 EVALUATED = 64  # profiles in one call; the last call is padded
@@ -135,12 +135,9 @@ class GenericCheck(AbstractCheck):
 
             with jax.enable_x64(True):
                 sent = np.asarray(together(mass[..., None]))[..., 0]
-                options = options_of(self.user.acting, together, np.asarray(user), sent)
-                responses = []
-                for own in agents:
-                    favour = options_of(self.user.acting, together, np.asarray(own), sent)
-                    response = self.user.acting.respond(options, Options(favour.value, favour.advantage))
-                    responses.append(np.asarray(response, np.float64))
+                acting = jax.tree.map(jnp.asarray, self.user.acting)
+                options, *favours = (options_of(acting, together, np.asarray(own), sent) for own in (user, *agents))
+                responses = [np.asarray(acting.respond(options, favour), np.float64) for favour in favours]
             paid = np.array([(law * together(own)).sum() for law, own in zip(responses, agents, strict=True)])
             self._informed[informed] = float((responses[0] * together(user)).sum()), paid
         return self._informed[informed]
