@@ -65,7 +65,6 @@ class AbstractCheck(abc.ABC):
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
     revealing_is_picked = False  # whether any agent, by revealing x_B, informs the user of it, as the guarantees need
-    closes = True  # whether upper bounds are finite, so that profiles can be certified
     fallback = False  # HiGHS does what the batched solver's answer did not prove
     exact_responses = True  # found by an exact method, one by one; else by search, in batches
     together = 256  # games whose checks are prepared, and kept, at a time

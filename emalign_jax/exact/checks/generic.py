@@ -32,7 +32,6 @@ class GenericCheck(AbstractCheck):
 
     exact_responses = False
     revealing_is_picked = False
-    closes = False
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
