@@ -127,7 +127,7 @@ def certify(
         some = range(at, min(at + kind.together, len(profiles)))
         checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
         sound = [k for k in checks if np.isfinite(profiles[k]).all()]
-        kind.prepare_lps([checks[k] for k in sound], lp)
+        kind.prepare_lps([checks[k] for k in sound], lp, len(profiles))
         tell = _Progress(progress)
         kind.prepare(
             [checks[k] for k in sound], [without_never(profiles[k]) for k in sound], BRACKET * tolerance, tell=tell

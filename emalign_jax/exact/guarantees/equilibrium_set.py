@@ -113,10 +113,13 @@ def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> lis
     return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
 
 
-def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=None) -> Stability:
+def stability(
+    games: Game, *, exact: bool = False, of: int | None = None, lp: str = "auto", progress=None
+) -> Stability:
     """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
 
     exact:     derive every LP's answer again in rational arithmetic (small games; `ValueError` beyond).
+    of:        how many games there are in all, if these are one block of them, see `solve`.
     lp:        "batched" (the LPs of all games together, each curve proved by its multipliers, HiGHS for what fails),
                "highs" (one by one), or "auto": batched for many small games.
     progress:  called with the number of games done since the last call.
@@ -132,7 +135,7 @@ def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=No
     reduced = reduce_game(flat, np)
     if exact and lp == "batched":
         raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')
-    batched = frontier.choose(lp, 0 if exact else len(bad), reduced)
+    batched = frontier.choose(lp, 0 if exact else max(of or 0, len(bad)), reduced)
     traced = _traced(reduced, np.flatnonzero(~bad)) if batched and not bad.all() else {}
     rows = []
     for k in range(len(bad)):
