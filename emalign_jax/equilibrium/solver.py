@@ -25,7 +25,7 @@ from emalign_jax.exact.obedience import frontier
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.validation import checked, on_host
 from emalign_jax.lp.choice import check_word, for_all
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, differentiable, play_games
 from emalign_jax.protocols import AbstractProtocol
@@ -100,16 +100,18 @@ def solve(
     """
     games, protocol, user, solver = checked(games=games, protocol=protocol, user=user, solver=solver)
     key, start, differentiation = checked(key=key, start=start, differentiation=differentiation)
+    checked(verify=verify, progress=progress)
     check_word(lp)
     starts, first = integer("starts", starts, 1), integer("first", first, 0)
     of = None if of is None else integer("of", of, 0)
     messages = None if messages is None else integer("messages", messages, 1)
     if differentiation is not None or isinstance(solver, SmoothPlay):
         return _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages, first)
+    on_host(games=games, protocol=protocol, user=user, key=key, start=start)
     solver = GradientPlay() if solver is None else solver
     if solver.tolerance is None:
         solver = dataclasses.replace(solver, tolerance=default_tolerance(protocol, user))
-    given = None if isinstance(start, str) else check_schemes(games, start, protocol)
+    given = None if isinstance(start, str) else check_schemes(games, start, protocol, "start")
     if given is None and start not in STARTS:
         raise ValueError(f"start: expected {' or '.join(STARTS)} or an array of schemes, got {start!r}")
     if key is None and given is None and (start == "random" or starts > 1):
@@ -143,7 +145,7 @@ def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, s
         check_sizes(games, protocol, user, M, alone=False, exactly=False)
         start = differentiable.starts_of(games, protocol, key, starts, M, first)
     else:
-        check_shape(games, np.shape(start), protocol)
+        check_shape(games, np.shape(start), protocol, "start")
         check_sizes(games, protocol, user, np.shape(start)[-1], alone=False, exactly=False)
         if starts > 1 and np.shape(start)[:-3][:1] != (starts,):
             raise ValueError(f"start: with starts = {starts} given schemes need a leading axis of {starts}")

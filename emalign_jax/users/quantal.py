@@ -5,10 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Bool, Float
 
-from emalign_jax.internal.validation import Array, as_float_array
+from emalign_jax.internal.validation import Array, float_parameter
 from emalign_jax.users.base import AbstractUser
 
 
@@ -21,16 +20,8 @@ class QuantalUser(AbstractUser):
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision):
-        if not isinstance(precision, Tracer):
-            precision = as_float_array("precision", precision)
-            if not isinstance(precision, jax.Array):
-                precision = np.asarray(precision, np.float64)
-            if not bool((precision > 0).all()) or not bool(np.isfinite(precision).all()):
-                raise ValueError(
-                    f"precision: expected a finite number > 0, got {precision} (a user of infinite precision "
-                    "is RationalUser())"
-                )
-        self.precision = precision
+        rule = "a finite number > 0 (a user of infinite precision is RationalUser())"
+        self.precision = float_parameter("precision", precision, rule, lambda x: (x > 0) & np.isfinite(x))
 
     def respond(self, options, favour):
         return logit(options.value, self.precision)

@@ -38,7 +38,9 @@ from emalign_jax.exact.obedience.program import ObedienceLP, check_size
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.games.units import NOTHING, VALUE_TIE, WORTHLESS
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.validation import on_host
+from emalign_jax.lp.choice import check_word
 from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
@@ -113,9 +115,7 @@ def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> lis
     return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
 
 
-def stability(
-    games: Game, *, exact: bool = False, of: int | None = None, lp: str = "auto", progress=None
-) -> Stability:
+def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: str = "auto", progress=None) -> Stability:
     """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
 
     exact:     derive every LP's answer again in rational arithmetic (small games; `ValueError` beyond).
@@ -126,7 +126,9 @@ def stability(
     Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
     costs only its own row.
     """
-    (games,) = checked(games=games)
+    games, exact, _ = on_host(games=games, exact=exact, progress=progress)
+    of = None if of is None else integer("of", of, 0)
+    check_word(lp)
     check_agents(games)
     check_size(games.user_features, games.agent_features, games.actions)
     batch = games.batch_shape
