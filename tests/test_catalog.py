@@ -167,5 +167,5 @@ def test_aligned_agents_with_one_bit_can_be_stuck():
 def test_arguments_pass_through():
     assert catalog.judge(0.2).prior[0, 1, 1] == 0.2
     assert catalog.few_messages(agents=3).agents == 3
-    with pytest.raises(ValueError, match=r"^prior\[0, 0, 0\] is -0\.5"):
+    with pytest.raises(ValueError, match=r"^prior: expected a number in \[0, 1\], got 1.5"):
         catalog.judge(1.5)

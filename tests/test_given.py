@@ -107,7 +107,10 @@ WRONG = {
         lambda g: PLAIN.align(g, SILENT),
         "user_utility: got a Game: write user_utility = game.user_utility",
     ),
-    "path and games": (lambda g: PLAIN.save_games(g, "games.npz"), f"games: {GAME}, got 'games.npz'"),
+    "path and games": (
+        lambda g: PLAIN.save_games(g, "games.npz"),
+        "path: expected a path, got a Game, which is what `games` takes; the order is path, games",
+    ),
     "path and schemes": (lambda g: PLAIN.save_schemes("schemes.npz", g), "schemes: expected an array .* got a Game"),
     "tree": (
         lambda g: PLAIN.transcript_tree(g[0], SILENT, RATIONAL, em.Conversation(2)),
@@ -188,3 +191,42 @@ def test_a_solution_stands_for_its_schemes(games):
     np.testing.assert_allclose(em.payoffs(games, found, SELECTION, RATIONAL).user, found.user, rtol=1e-5)
     np.testing.assert_array_equal(em.certify(games, found, SELECTION, RATIONAL).user, found.user)
     np.testing.assert_allclose(em.solve(games, SELECTION, RATIONAL, start=found).user, found.user, atol=1e-9)
+
+
+ON_HOST = {
+    "solve": lambda g: em.solve(g, SELECTION, RATIONAL, key=0),
+    "certify": lambda g: em.certify(g, SILENT, SELECTION, RATIONAL),
+    "best_response": lambda g: em.best_response(g[0], SILENT, 0, SELECTION, RATIONAL),
+    "stability": em.stability,
+    "worst_case": em.worst_case,
+    "coverage": em.coverage,
+    "premises": lambda g: em.premises(g, SILENT, POOLED, QUANTAL),
+    "align": lambda g: em.align(g.user_utility, g.agent_utilities),
+    "least_budget": em.least_budget,
+    "best_transfers": lambda g: em.best_transfers(g, 1.0),
+    "several_users": lambda g: em.several_users(g, anonymous=True),
+    "transcript_tree": lambda g: em.transcript_tree(g[0], SILENT, em.Conversation(1, 1), QUANTAL),
+    "tune": lambda g: em.tune(g, POOLED, QUANTAL, TRANSFERS, key=0),
+    "evaluate": lambda g: em.evaluate(g, POOLED, QUANTAL, None, None, em.SmoothPlay(), key=0),
+    "random_games": lambda key: em.random_games(key, 2),
+    "save_games": lambda g: em.save_games("games.npz", g),
+    "save_schemes": lambda g: em.save_schemes("schemes.npz", g.prior),
+}
+
+
+@pytest.mark.parametrize("name", ON_HOST)
+def test_what_computes_on_the_host_says_what_to_take_under_jit(name, games):
+    """Traced games, and games that the compiled function only refers to."""
+    call, given = ON_HOST[name], jax.random.key(0) if name == "random_games" else jax.tree.map(jnp.asarray, games)
+    batch = jax.random.split(given, 2) if name == "random_games" else jax.tree.map(lambda x: x[None], given)
+    for transformed, argument in ((jax.jit(call), given), (jax.vmap(call), batch), (jax.jit(lambda _: call(given)), 0)):
+        with pytest.raises(ValueError, match=r"traced, but this computes on the host: .* inside take em\.payoffs"):
+            transformed(argument)
+
+
+def test_the_value_of_a_certificate_has_no_gradient_and_says_so(games):
+    def value(prior):
+        return em.worst_case(em.Game(prior, games.user_utility, games.agent_utilities)).sum()
+
+    with pytest.raises(ValueError, match=r"^games: traced"):
+        jax.grad(value)(jnp.asarray(games.prior))

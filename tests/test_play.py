@@ -241,7 +241,7 @@ def test_schedules_are_geometric_and_end_where_they_say():
         ),
         *(("tolerance", value, "expected a number between 0 and 1") for value in (0.0, 1.0, -0.1, np.nan)),
         ("extrapolation", "Optimistic", "expected one of none, optimistic, extragradient"),
-        ("dtype", "bfloat16", 'expected "float32" or "float64"'),
+        ("dtype", "bfloat16", "expected one of float32, float64"),
     ],
 )
 def test_bad_hyper_parameters(field, value, rule):

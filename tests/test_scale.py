@@ -16,8 +16,11 @@ import pytest
 from commands import child, refused
 
 import emalign_jax as em
+from emalign_jax.exact.checks import selection_rational
+from emalign_jax.exact.obedience import frontier
 from emalign_jax.experiments.search import hosts, job
 from emalign_jax.internal import memory
+from emalign_jax.lp import choice
 
 SMALL = ["--family", "noise", "--agents", "1,2", "--count", "5", "--states", "3"]
 
@@ -37,7 +40,7 @@ def same_run(one, two):
 
 
 @pytest.mark.slow
-def test_blocks_do_not_matter(run, tmp_path):
+def test_blocks_do_not_matter(run, few, tmp_path):
     lines = []
     for name, block in (("whole", 100), ("blocks", 2)):
         code, out, _ = run("search", *SMALL, "--starts", "2", "--block", block, "--out", tmp_path / name)
@@ -265,3 +268,28 @@ def test_each_block_is_taken_once_and_a_failure_is_told(tmp_path):
     with pytest.raises(hosts.HostLost, match=r"host 1 ended early \(no space left\)"):
         waits()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Five games count as many, for which LPs are solved together."""
+    monkeypatch.setattr(frontier, "FEWEST", 5)
+    monkeypatch.setattr(choice, "FEWEST", 5)
+    monkeypatch.setattr(selection_rational.SelectionRational, "together", 5)
+
+
+def test_a_game_has_one_result_in_any_block_and_order(few):
+    """Few games once had other LPs than many, which moved gains, guarantees and schemes."""
+    games, talk = em.random_games(0, 7, agents=2, states=3, actions=3), (em.Selection(), em.RationalUser())
+    whole, worst = em.solve(games, *talk, key=0), em.stability(games)
+    turned = em.certify(games[::-1], whole.schemes[::-1], *talk)
+    names = "user", "gain_lower", "gain_upper", "guarantee", "theorem"
+    again = em.certify(games, whole, *talk)
+    for name in names:
+        np.testing.assert_array_equal(getattr(turned, name)[::-1], getattr(again, name))
+    for at in (slice(0, 2), slice(5, 7)):
+        part = em.solve(games[at], *talk, key=0, first=at.start, of=7)
+        np.testing.assert_array_equal(part.schemes, whole.schemes[at])
+        for name in names:
+            np.testing.assert_array_equal(getattr(part.certificate, name), getattr(whole.certificate, name)[at])
+        np.testing.assert_array_equal(em.stability(games[at], of=7).worst, worst.worst[at])

@@ -21,7 +21,8 @@ from emalign_jax.exact.checks.examination import Examination, examine
 from emalign_jax.exact.checks.selection_rational import SelectionCheck
 from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.internal import validation
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import BETWEEN, integer, number
+from emalign_jax.internal.validation import setting
 
 FIRST_MARGIN = 1e-3  # of V_full - V_none
 GROWTH = 1.5
@@ -40,15 +41,9 @@ class BestResponseDynamics(eqx.Module):
     tolerance:    a profile is done if every gain is at most this share of the payoff range; None: as in `GradientPlay`
     """
 
-    steps: int = eqx.field(static=True, default=100)
-    fresh_starts: int = eqx.field(static=True, default=10)
-    tolerance: float | None = eqx.field(static=True, default=None)
-
-    def __check_init__(self):
-        integer("steps", self.steps, 1)
-        integer("fresh_starts", self.fresh_starts, 0)
-        if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
+    steps: int = setting("steps", 100, integer, 1)
+    fresh_starts: int = setting("fresh_starts", 10, integer, 0)
+    tolerance: float | None = setting("tolerance", None, number, *BETWEEN)
 
 
 validation.describe(("solver",), BestResponseDynamics, "a solver such as em.GradientPlay()")

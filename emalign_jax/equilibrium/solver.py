@@ -25,8 +25,8 @@ from emalign_jax.exact.obedience import frontier
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
-from emalign_jax.internal.validation import checked
-from emalign_jax.lp.choice import check_word
+from emalign_jax.internal.validation import checked, on_host
+from emalign_jax.lp.choice import check_word, for_all
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, differentiable, play_games
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes, check_shape, numbered_schemes
@@ -73,6 +73,7 @@ def solve(
     start: Any = "random",
     messages: int | None = None,
     first: int = 0,
+    of: int | None = None,
     verify: bool = True,
     lp: str = "auto",
     progress=None,
@@ -86,7 +87,9 @@ def solve(
     start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
               schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
     messages: M; by default what an agent needs so that nothing he may want is out of reach.
-    first:    number of the first game, for random starts: a batch may be solved in blocks.
+    first, of: number of the first game, and how many there are in all: a batch may be solved in blocks. The starts
+              depend on first, and `lp` "auto" on of (None: on the games at hand), so that both make a game's result
+              that of the whole batch.
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
     lp:       how best responses in Selection with a rational user, and guarantees, are found, see `certify`.
     progress: called as progress(name of the stage, games done in it, games in it).
@@ -97,15 +100,18 @@ def solve(
     """
     games, protocol, user, solver = checked(games=games, protocol=protocol, user=user, solver=solver)
     key, start, differentiation = checked(key=key, start=start, differentiation=differentiation)
+    checked(verify=verify, progress=progress)
     check_word(lp)
     starts, first = integer("starts", starts, 1), integer("first", first, 0)
+    of = None if of is None else integer("of", of, 0)
     messages = None if messages is None else integer("messages", messages, 1)
     if differentiation is not None or isinstance(solver, SmoothPlay):
         return _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages, first)
+    on_host(games=games, protocol=protocol, user=user, key=key, start=start)
     solver = GradientPlay() if solver is None else solver
     if solver.tolerance is None:
         solver = dataclasses.replace(solver, tolerance=default_tolerance(protocol, user))
-    given = None if isinstance(start, str) else check_schemes(games, start, protocol)
+    given = None if isinstance(start, str) else check_schemes(games, start, protocol, "start")
     if given is None and start not in STARTS:
         raise ValueError(f"start: expected {' or '.join(STARTS)} or an array of schemes, got {start!r}")
     if key is None and given is None and (start == "random" or starts > 1):
@@ -121,7 +127,7 @@ def solve(
         raise ValueError(
             f"start: with starts = {starts} given schemes need a leading axis of {starts}, got {list(given.shape)}"
         )
-    search = _Search(games, protocol, user, solver, key, starts, M, first, lp, progress)
+    search = _Search(games, protocol, user, solver, key, starts, M, first, of, lp, progress)
     search.begin(start if given is None else given)
     return search.run(verify)
 
@@ -139,7 +145,7 @@ def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, s
         check_sizes(games, protocol, user, M, alone=False, exactly=False)
         start = differentiable.starts_of(games, protocol, key, starts, M, first)
     else:
-        check_shape(games, np.shape(start), protocol)
+        check_shape(games, np.shape(start), protocol, "start")
         check_sizes(games, protocol, user, np.shape(start)[-1], alone=False, exactly=False)
         if starts > 1 and np.shape(start)[:-3][:1] != (starts,):
             raise ValueError(f"start: with starts = {starts} given schemes need a leading axis of {starts}")
@@ -166,13 +172,14 @@ def check_sizes(
 class _Search:
     """The flat list of (start, game) pairs and what is known of each."""
 
-    def __init__(self, games, protocol, user, solver: Any, key, starts, messages, first, lp, progress):
+    def __init__(self, games, protocol, user, solver: Any, key, starts, messages, first, of, lp, progress):
         self.games, self.solver, self.key, self.M, self.lp = games, solver, key, messages, lp
         self.tolerance = solver.tolerance
         self.batch = (starts, *games.batch_shape) if starts > 1 else games.batch_shape
         self.flat = exact.flatten_games(games, self.batch)
         self.N, self.K, self.rows = len(self.flat.prior), games.agents, protocol.rows(games, messages)
         self.per_start, self.first = self.N // starts, first
+        self.of = max(of or 0, self.per_start)  # games by which `lp` chooses, whatever else is in their block
         self.protocol, self.user = (batching.flatten(module, self.batch) for module in (protocol, user))
         self.reduced = reduce_game(self.flat, np)
         form = standard_form(self.reduced, self.protocol, self.user)  # play is in standard units, like the checks
@@ -246,7 +253,7 @@ class _Search:
         for that can be traced; returns the games for which they cannot."""
         check = exact.check_for(self.protocol, self.user)
         together = isinstance(self.solver, BestResponseDynamics) and check is SelectionRational and len(first)
-        if not together or not frontier.choose(self.lp, len(first), self.standard[0]):
+        if not together or not frontier.choose(self.lp, self.of, self.standard[0]):
             return first
         game = ReducedGame(*(x[first] for x in self.standard[0]))
         ended = outbid_from_monopolies(game, self.tolerance, max_steps=self.solver.steps)
@@ -332,7 +339,7 @@ class _Search:
         """Solve together what the checks of these games will ask for; only checks that are not yet known."""
         for at in range(0, len(games), LPS_TOGETHER):
             checks = [self.check(k) for k in games[at : at + LPS_TOGETHER]]
-            failed = exact.check_for(self.protocol, self.user).prepare_lps(checks, self.lp)
+            failed = exact.check_for(self.protocol, self.user).prepare_lps(checks, self.lp, self.of)
             self.stats["lp_fallbacks"] += failed
 
     def examine(self, pending, current, found: Result) -> np.ndarray:
@@ -414,7 +421,7 @@ class _Search:
 
     def stacked(self) -> exact.Certificate:
         known = [row for row in self.certificates if row is not None]
-        rows, failed = exact.add_guarantees(known, self.terms, self.lp)
+        rows, failed = exact.add_guarantees(known, self.terms, for_all(self.lp, self.of))
         self.stats["lp_fallbacks"] += int(failed.sum())
         return exact.stack_certificates(rows, self.batch, self.K)
 

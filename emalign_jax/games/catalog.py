@@ -10,6 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from emalign_jax.games.game import Game
+from emalign_jax.internal.arguments import FINITE, SHARE, integer, number
+
+MOST_BITS = 16  # the prior has 2**bits columns
 
 
 def _informed(prior, user_utility, agent_utilities) -> Game:
@@ -30,6 +33,7 @@ def judge(prior: float = 0.3, prosecutors: int = 1) -> Game:
     One prosecutor, rational judge, prior .3: he gets .6, she .7. Kamenica and Gentzkow, "Bayesian
     Persuasion", American Economic Review 101(6), 2011, introduction.
     """
+    prior, prosecutors = number("prior", prior, *SHARE), integer("prosecutors", prosecutors, 1)
     return _informed([1 - prior, prior], _JUST, np.repeat(_CONVICT[None], prosecutors, 0))
 
 
@@ -46,6 +50,7 @@ def prosecutor_against_defender(prior: float = 0.3) -> Game:
 
     Gentzkow and Kamenica, "Competition in Persuasion", Review of Economic Studies 84(1), 2017.
     """
+    prior = number("prior", prior, *SHARE)
     return _informed([1 - prior, prior], _JUST, [_CONVICT, _ACQUIT])
 
 
@@ -54,6 +59,7 @@ def biased_advisers(prior: float = 0.3, bias: float = 1.0) -> Game:
 
     See section 9 of docs/model.md.
     """
+    prior, bias = number("prior", prior, *SHARE), number("bias", bias, *FINITE)
     return _informed([1 - prior, prior], _JUST, [_JUST + bias * _CONVICT, _JUST + bias * _ACQUIT])
 
 
@@ -64,6 +70,7 @@ def investment(return_: float = 0.5) -> Game:
     probability (1 + return_) / 2. Bergemann and Morris, "Information Design: A Unified Perspective",
     Journal of Economic Literature 57(1), 2019, section 2.
     """
+    return_ = number("return_", return_, *FINITE)
     return _informed([0.5, 0.5], [[0, 0], [-1, return_]], [[[0, 0], [1, 1]]])
 
 
@@ -74,6 +81,7 @@ def lobbying(share: float = 0.75, points: int = 5) -> Game:
     lobbyist when share > 1/2, silence when share < 1/2 (up to the grid). Kamenica and Gentzkow, "Bayesian
     Persuasion", American Economic Review 101(6), 2011, section V.
     """
+    share, points = number("share", share, *FINITE), integer("points", points, 1)
     y = np.linspace(0, 1, points)
     a = np.linspace(0, 1, 2 * points - 1)[:, None]
     return _informed(np.full(points, 1 / points), -((a - y) ** 2), [-((a - share * y - (1 - share)) ** 2)])
@@ -86,6 +94,7 @@ def pharma_market(quality: float = 0.4, price: float = 0.5) -> Game:
     earns 1 when its drug is taken. After the clinical trials of Gentzkow and Kamenica, "Competition in
     Persuasion", Review of Economic Studies 84(1), 2017.
     """
+    quality, price = number("quality", quality, *SHARE), number("price", price, *FINITE)
     works = np.array([[0, 0, 1, 1], [0, 1, 0, 1]], float)  # drug, outcome
     prior = np.prod(np.where(works == 1, quality, 1 - quality), axis=0)
     user = np.concatenate([np.zeros((1, 4)), works - price])
@@ -102,6 +111,7 @@ def few_messages(agents: int = 2) -> Game:
     on it. (Babbling, worth .5, is none: naming one outcome pays .625.) See section 9 of
     docs/model.md.
     """
+    agents = integer("agents", agents, 1)
     user = np.concatenate([2 * np.eye(4) - 1, np.full((1, 4), 0.5)])
     return _informed(np.full(4, 0.25), user, np.repeat(user[None], agents, 0))
 
@@ -119,6 +129,7 @@ def cautious_advisers(agents: int = 2) -> Game:
     nothing else changes pays whenever any number of messages would. See section 9 of
     docs/model.md.
     """
+    agents = integer("agents", agents, 1)
     hers = 4 * np.eye(4) - 1
     theirs = 11 * np.eye(4) - 10
     user, adviser = (np.concatenate([np.zeros((1, 4)), guess]) for guess in (hers, theirs))
@@ -133,6 +144,7 @@ def what_to_ask(bits: int = 3, agents: int = 1) -> Game:
     than any one bit, worth 2/3. With a reply for each bit she asks for hers, and two rounds are enough: 3/4, 1, 1.
     Conversations matter when x_A decides what is worth saying (section 2.4 of docs/model.md).
     """
+    bits, agents = integer("bits", bits, 1, MOST_BITS), integer("agents", agents, 1)
     prior = np.zeros((bits, 2**bits, 2))
     for xa, xb in np.ndindex(bits, 2**bits):
         prior[xa, xb, xb >> (bits - 1 - xa) & 1] = 1 / (bits * 2**bits)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ import numpy as np
 
 from emalign_jax.games.game import Game, reduce_game
 from emalign_jax.internal import memory
-from emalign_jax.internal.arguments import integer
-from emalign_jax.internal.validation import as_key
+from emalign_jax.internal.arguments import NOT_NEGATIVE, SHARE, integer, number, word
+from emalign_jax.internal.validation import as_key, on_host
 
 MAX_REDRAWS = 1000
 BYTES = 80  # of memory that drawing takes for each number of a game
@@ -132,14 +132,13 @@ def random_games(
     information_worth: redraw games in which V_full - V_none is below this share of the range of u
     Raises `ValueError` that names the argument and the rule.
     """
-    key = as_key(key)
+    (key,) = on_host(key=as_key(key))
     features = states if agent_features is None else agent_features
     first = integer("first", first, 0)
-    check_arguments(
-        count=count, family=family, agents=agents, states=states, actions=actions, user_features=user_features,
-        agent_features=features, user_information=user_information, agent_information=agent_information,
-        noise=noise, bias=bias, alignment=alignment, information_worth=information_worth,
-    )  # fmt: skip
+    knobs = {"noise": noise, "bias": bias, "alignment": alignment, "information_worth": information_worth}
+    sees = {"user_information": user_information, "agent_information": agent_information}
+    sizes = {"states": states, "actions": actions, "user_features": user_features, "agent_features": features}
+    _check_arguments({"count": count, "family": family, "agents": agents} | sizes | sees | knobs)
     draw = partial(
         _draw, key, family=family, sizes=(agents, states, actions, user_features, features),
         knobs=(user_information, agent_information, noise, bias, alignment),
@@ -190,18 +189,18 @@ def require_room(
 def check_arguments(**given) -> None:
     """Raise `ValueError` for what `random_games` cannot take, naming the argument and the rule; the others may be left
     out, and None means a default."""
-    given = {name: value for name, value in given.items() if value is not None}
-    if (family := given.get("family", "hull")) not in FAMILIES:
-        raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    _check_arguments({name: value for name, value in given.items() if value is not None})
+
+
+def _check_arguments(given: dict[str, Any]) -> None:
+    word("family", given.get("family", "hull"), FAMILIES)
     for name in ("count", "agents", "states", "actions", "user_features", "agent_features"):
         if name in given:
             integer(name, given[name], 1)
     for name in ("user_information", "agent_information", "alignment", "information_worth"):
-        if not 0 <= given.get(name, 0) <= 1:
-            raise ValueError(f"{name}: expected a number in [0, 1], got {given[name]}")
+        number(name, given.get(name, 0), *SHARE)
     for name in ("noise", "bias"):
-        if not 0 <= given.get(name, 0) < np.inf:
-            raise ValueError(f"{name}: expected a finite number >= 0, got {given[name]}")
+        number(name, given.get(name, 0), *NOT_NEGATIVE)
 
 
 def _draw(key, index, attempt, *, family, sizes, knobs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

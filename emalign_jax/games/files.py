@@ -11,8 +11,9 @@ import os
 import numpy as np
 
 from emalign_jax.games.game import Game, faults
+from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.npz import read_arrays, save_arrays
-from emalign_jax.internal.validation import as_float_array, checked
+from emalign_jax.internal.validation import checked, on_host
 
 GAME_FIELDS = ("prior", "user_utility", "agent_utilities")
 
@@ -24,6 +25,8 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
     every game is malformed is refused. agents: only the games of K agents, from a file of several sizes.
     Raises `FileNotFoundError`, or `ValueError` naming the file, the field and the rule.
     """
+    checked(path=path)
+    agents = None if agents is None else integer("agents", agents, 1)
     arrays = read_arrays(path, GAME_FIELDS, optional=("agents",))
     fields = [arrays[name] for name in GAME_FIELDS]
     if "agents" in arrays:
@@ -51,12 +54,14 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
 
 def save_games(path: str | os.PathLike, games: Game) -> None:
     """Write games to an .npz, atomically. Raises `ValueError` for an unwritable place."""
-    (games,) = checked(games=games)
+    path, games = on_host(path=path, games=games)
     save_arrays(path, {name: np.asarray(getattr(games, name)) for name in GAME_FIELDS})
 
 
 def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.ndarray:
     """Read `schemes` [..., K, XB, M] from an .npz. Errors as in `load_games`."""
+    checked(path=path)
+    agents = None if agents is None else integer("agents", agents, 1)
     arrays = read_arrays(path, ("schemes",), optional=("agents",))
     schemes = arrays["schemes"]
     if schemes.dtype.kind not in "fiub":
@@ -72,8 +77,10 @@ def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.nd
 
 def save_schemes(path: str | os.PathLike, schemes) -> None:
     """Write schemes to an .npz, atomically."""
-    (schemes,) = checked(schemes=schemes)
-    save_arrays(path, {"schemes": np.asarray(as_float_array("schemes", schemes))})
+    path, schemes = on_host(path=path, schemes=schemes)
+    if np.ndim(schemes) < 3:
+        raise ValueError(f"schemes: expected shape [..., K, XB, M], got {list(np.shape(schemes))}")
+    save_arrays(path, {"schemes": np.asarray(schemes)})
 
 
 def sizes(path: str | os.PathLike) -> list[int | None]:

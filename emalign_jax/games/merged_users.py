@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from emalign_jax.games.game import Game
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.validation import on_host
 
 
 def several_users(games: Game, *, anonymous: bool) -> Game:
@@ -22,7 +22,7 @@ def several_users(games: Game, *, anonymous: bool) -> Game:
     anonymous ones are not provided.
     Raises `ValueError` if there is no batch axis, or no user.
     """
-    (games,) = checked(games=games)
+    games, anonymous = on_host(games=games, anonymous=anonymous)
     if not games.batch_shape or not games.batch_shape[-1]:
         got = "an empty one" if games.batch_shape else "one game"
         raise ValueError(f"games: expected a batch whose last axis is the users, got {got}")

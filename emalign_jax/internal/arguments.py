@@ -2,37 +2,104 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 import reprlib
+from collections.abc import Callable
 from typing import Any
 
 MOST = 2**31 - 1  # games are numbered in 32 bits, and nothing else is counted beyond
 CEILING = 10**30  # of counts of what cannot be made
 
 
+# what a number has to be: in words, and whether it is
+POSITIVE = "a finite number > 0", lambda x: 0 < x < math.inf
+NOT_NEGATIVE = "a finite number >= 0", lambda x: 0 <= x < math.inf
+FINITE = "a finite number", math.isfinite
+SHARE = "a number in [0, 1]", lambda x: 0 <= x <= 1
+BELOW_ONE = "a number in [0, 1)", lambda x: 0 <= x < 1
+BETWEEN = "a number between 0 and 1", lambda x: 0 < x < 1
+
+
+def number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> float:
+    """`value` as a float for which `holds`."""
+    plain = _plain(value)
+    if isinstance(plain, numbers.Real) and not isinstance(plain, bool):
+        try:
+            found = float(plain)
+        except OverflowError:
+            found = math.inf
+        if holds(found):
+            return found
+    raise ValueError(f"{name}: expected {expected}, got {shown(plain)}")
+
+
+def pair(name: str, value: Any) -> tuple[float, float]:
+    """Two finite numbers > 0."""
+    try:
+        first, last = value
+        return number(name, first, *POSITIVE), number(name, last, *POSITIVE)
+    except (TypeError, ValueError):
+        got = value if isinstance(value, tuple) and len(value) == 2 else shown(value)
+        raise ValueError(f"{name}: expected two finite numbers > 0 (first, last), got {reprlib.repr(got)}") from None
+
+
+def word(name: str, value: Any, words: Any) -> str:
+    """`value`, which must be one of `words`."""
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name}: expected one of {', '.join(words)}, got {shown(value)}")
+    return value
+
+
+def truth(name: str, value: Any) -> bool:
+    """True or False: a word such as "no" would count as True."""
+    plain = _plain(value)
+    if not isinstance(plain, bool):
+        raise ValueError(f"{name}: expected True or False, got {shown(plain)}")
+    return plain
+
+
+def function(name: str, value: Any) -> Any:
+    """`value`, which must be a function or None."""
+    if value is not None and (isinstance(value, type) or not callable(value)):
+        raise ValueError(f"{name}: expected a function or None, got {shown(value)}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Of an array without axes its number."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item") and not hasattr(value, "mask"):
+        try:
+            return value.item()
+        except Exception:  # a traced one has none
+            return value
+    return value
+
+
 def integer(name: str, value: Any, least: int, most: int = MOST) -> int:
     """`value` as an int, at least `least` and at most `most`."""
     try:
-        if isinstance(value, bool):
+        plain = _plain(value)
+        if isinstance(plain, bool):
             raise TypeError
-        number = operator.index(value)
+        found = operator.index(plain)
     except TypeError:
         raise ValueError(f"{name}: expected an integer >= {least}, got {shown(value)}") from None
-    if number < least:
-        raise ValueError(f"{name}: expected an integer >= {least}, got {value}")
-    if number > most:
-        raise ValueError(
-            f"{name}: expected an integer <= {most}, got {number if number < CEILING else 'more than 1e30'}"
-        )
-    return number
+    if found < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, got {shown(found)}")
+    if found > most:
+        raise ValueError(f"{name}: expected an integer <= {most}, got {shown(found)}")
+    return found
 
 
 def shown(value: Any) -> str:
     """Short and on one line: a word or a number itself, of anything else what it is."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if value is None or isinstance(value, (str, numbers.Number)):
+    if isinstance(value, int) and abs(value) >= CEILING:  # thousands of digits are nobody's to read
+        return "more than 1e30" if value > 0 else "less than -1e30"
+    if value is None or isinstance(value, (str, bytes, numbers.Number)):
         return reprlib.repr(value)
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

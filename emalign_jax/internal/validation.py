@@ -9,14 +9,17 @@ from __future__ import annotations
 import inspect
 import numbers
 import operator
+import os
 from collections.abc import Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from emalign_jax.internal import arguments
 from emalign_jax.internal.arguments import shown
 
 Array = jax.Array | np.ndarray
@@ -29,6 +32,7 @@ NUMBERS = {
     "agent_utilities": "an array [..., K, A, Y]",
 }
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {}  # filled by `describe` where each class stands
+TRUTHS = "exact", "obedience", "verify", "smooth", "anonymous"
 OPTIONAL = ("key", "solver", "mechanism", "objective", "differentiation")
 
 
@@ -36,7 +40,8 @@ def checked(**given: Any) -> tuple[Any, ...]:
     """The arguments, in the order in which they are named here, which is that of the caller's signature.
 
     The name says what each has to be: schemes (an array, or what holds one as `.schemes`, such as a `Solution`), start
-    (the same or a word), key (a jax key or an integer seed), numbers (see `NUMBERS`), or an instance (see `_kinds`).
+    (the same or a word), key (a jax key or an integer seed), numbers (see `NUMBERS`), True or False (see `TRUTHS`), a
+    function (progress), a path, or an instance (see `KINDS`).
     Others pass, and so does None where it stands for a default.
     Raises `ValueError` that says what to write.
     """
@@ -52,6 +57,12 @@ def _check(name: str, value: Any, names: tuple[str, ...]) -> Any:
         return _key(name, value, names)
     if name in NUMBERS:
         return _numbers(name, value, names)
+    if name in TRUTHS:
+        return arguments.truth(name, value)
+    if name == "progress":
+        return arguments.function(name, value)
+    if name == "path" and not isinstance(value, str | os.PathLike):
+        _refuse(name, value, names, "a path")
     return _an_instance(name, value, names) if name in KINDS else value
 
 
@@ -94,8 +105,8 @@ def _an_instance(name: str, value: Any, names: tuple[str, ...]) -> Any:
     if isinstance(value, str) and (named := _named(value, kinds)):
         raise ValueError(f"{name}: got the word {value!r}: write {_call(named)}")
     if name == "user" and isinstance(value, numbers.Real):
-        written = "em.RationalUser()" if value == np.inf else f"em.QuantalUser({value})"
-        raise ValueError(f"user: got the number {value}: write {written}")
+        written = "em.RationalUser()" if value == np.inf else f"em.QuantalUser({shown(value)})"
+        raise ValueError(f"user: got the number {shown(value)}: write {written}")
     _refuse(name, value, names, example)
 
 
@@ -134,7 +145,7 @@ def _key(name: str, value: Any, names: tuple[str, ...]) -> Any:
     except TypeError:
         _refuse(name, value, names, "a key such as jax.random.key(0), or an integer seed")
     if not 0 <= seed < SEEDS:
-        raise ValueError(f"{expected} from 0 to {SEEDS - 1}, got {seed}")
+        raise ValueError(f"{expected} from 0 to {SEEDS - 1}, got {shown(seed)}")
     return jax.random.key(seed)
 
 
@@ -195,14 +206,20 @@ def as_float_array(field: str, value) -> Array:
         if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
             return value.astype(jnp.result_type(float))
         raise ValueError(f"{field}: expected real numbers, got dtype {value.dtype}")
+    if isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{field}: expected real numbers, got {value}")
+    if _masked(value):
+        raise ValueError(f"{field}: expected an array without a mask, got a masked array: fill in what is missing")
     try:
         array = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        raise ValueError(f"{field}: expected an array, got a list of traced ones: write jnp.stack") from None
     except ValueError:
         raise ValueError(f"{field}: expected a rectangular array of numbers, got ragged rows") from None
     if array.dtype.kind in "iub":
         array = array.astype(np.float64)
     if array.dtype.kind != "f":
-        what = shown(value) if array.dtype == object and not array.ndim else f"dtype {array.dtype}"
+        what = f"dtype {array.dtype}" if array.ndim or np.iscomplexobj(array) else shown(value)
         raise ValueError(f"{field}: expected real numbers, got {what}")
     if array.dtype.itemsize > 8:  # jax knows no longer ones
         with np.errstate(over="ignore"):
@@ -210,12 +227,47 @@ def as_float_array(field: str, value) -> Array:
     return array
 
 
-def positive(field: str, value: Any, hint: str = "") -> Array:
-    """`value` as float64 (jax arrays as they are), all of it finite and > 0; else `ValueError` that ends in `hint`."""
-    if isinstance(value, Tracer):
-        return value
-    array = as_float_array(field, value)
+def _masked(value: Any) -> bool:
+    """Whether a mask would be lost, of the array or of one in a list of them."""
+    return isinstance(value, np.ma.MaskedArray) or (isinstance(value, (list, tuple)) and any(map(_masked, value)))
+
+
+def float_parameter(name: str, value: Any, expected: str, holds: Any) -> Array:
+    """A number, or an array of them over the batch, for all of which `holds`; what is traced is not looked at."""
+    array = as_float_array(name, value)
+    if isinstance(array, Tracer):
+        return array
     array = array if isinstance(array, jax.Array) else np.asarray(array, np.float64)
-    if not bool((array > 0).all()) or not bool(np.isfinite(array).all()):
-        raise ValueError(f"{field}: expected a finite number > 0, got {array}{hint}")
+    wrong = np.asarray(array)[~holds(np.asarray(array))]
+    if wrong.size:
+        raise ValueError(f"{name}: expected {expected}, got {wrong.flat[0]}")
     return array
+
+
+def setting(name: str, default: Any, check: Any, *rule: Any) -> Any:
+    """A static field of a module, which is what `check(name, value, *rule)` makes of what is given; None stays None
+    where that is the default."""
+    convert = lambda value: None if value is default is None else check(name, value, *rule)  # noqa: E731
+    return eqx.field(static=True, default=default, converter=convert)
+
+
+def on_host(**given: Any) -> tuple[Any, ...]:
+    """`checked`, for what cannot be traced: it computes on the host, in float64.
+
+    Raises `ValueError` under jit, vmap and grad that says what to use instead.
+    """
+    traced = [name for name, value in given.items() if any(isinstance(x, Tracer) for x in jax.tree.leaves(value))]
+    if traced or isinstance(jnp.zeros(()), Tracer):
+        raise ValueError(
+            f"{(traced or [*given])[0]}: traced, but this computes on the host: call it outside of jit, vmap and grad; "
+            "inside take em.payoffs, em.pseudo_gradient or em.solve(..., em.SmoothPlay(), "
+            "differentiation=em.Implicit())"
+        )
+    return checked(**given)
+
+
+def optimizer_of(name: str, value: Any) -> Any:
+    """An optax transformation."""
+    if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+        raise ValueError(f"{name}: expected an optax transformation such as optax.adam(0.1), got {shown(value)}")
+    return value

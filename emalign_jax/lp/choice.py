@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from emalign_jax.internal.arguments import word
+
 CHOICES = ("auto", "batched", "highs")
 FEWEST = 1024  # small LPs of one shape from which compiling (2 s) pays, at .5 to 1 ms each by HiGHS
 MOST_CELLS = 4_000  # rows * columns of such an LP: beyond it HiGHS, which knows sparsity and warm starts, is as fast
@@ -9,8 +11,7 @@ MOST_CELLS = 4_000  # rows * columns of such an LP: beyond it HiGHS, which knows
 
 def check_word(lp: str) -> None:
     """Raise `ValueError` for a word that is none."""
-    if lp not in CHOICES:
-        raise ValueError(f"lp: expected one of {', '.join(CHOICES)}, got {lp!r}")
+    word("lp", lp, CHOICES)
 
 
 def for_all(lp: str, count: int) -> str:

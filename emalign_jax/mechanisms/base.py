@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game
 from emalign_jax.internal import validation
+from emalign_jax.internal.arguments import shown
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 
@@ -59,6 +60,17 @@ class AbstractMechanism(eqx.Module):
         """Raise `ValueError` before any work where it cannot be used."""
         return
 
+    def check_params(self, params: Any) -> None:
+        """Raise `ValueError` for what are no parameters of this mechanism."""
+        try:
+            for leaf in jax.tree.leaves(params):
+                validation.as_float_array("params", leaf)
+            self.describe(params)
+        except Exception:
+            raise ValueError(
+                f"params: expected parameters as init(games) of {type(self).__name__} gives them, got {shown(params)}"
+            ) from None
+
     @property
     def per_game(self) -> bool:
         """Whether every game has parameters of its own (their leading axes are those of the games)."""
@@ -72,6 +84,10 @@ class Several(AbstractMechanism):
     """Several mechanisms together, applied in turn; parameters are a tuple."""
 
     mechanisms: tuple[AbstractMechanism, ...]
+
+    def __check_init__(self):
+        if not isinstance(self.mechanisms, tuple) or not all(isinstance(m, AbstractMechanism) for m in self.mechanisms):
+            raise ValueError(f"mechanisms: expected a tuple of mechanisms, got {shown(self.mechanisms)}")
 
     def init(self, games):
         return tuple(mechanism.init(games) for mechanism in self.mechanisms)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emalign_jax.internal.arguments import FINITE, number
+from emalign_jax.internal.validation import setting
 from emalign_jax.mechanisms.base import AbstractMechanism, check_not_negative, logit
 from emalign_jax.mechanisms.channel import Channel, check_listens
 
@@ -22,9 +23,9 @@ class MessageBudget(AbstractMechanism):
     price: of a message, in utility of the user: the cost is price * b
     """
 
-    start: float = eqx.field(static=True, default=0.7)
-    width: float = eqx.field(static=True, default=0.25)
-    price: float = eqx.field(static=True, default=0.0)
+    start: float = setting("start", 0.7, number, *FINITE)
+    width: float = setting("width", 0.25, number, *FINITE)
+    price: float = setting("price", 0.0, number, *FINITE)
 
     def __check_init__(self):
         if not 0 < self.start < 1:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from emalign_jax.internal.arguments import FINITE, number
+from emalign_jax.internal.validation import setting
 from emalign_jax.mechanisms.base import AbstractMechanism, check_not_negative, check_share, logit
 from emalign_jax.mechanisms.channel import Channel, check_listens
 
@@ -20,8 +21,8 @@ class Listing(AbstractMechanism):
     price: of listing an agent for certain, in utility of the user: the cost is price * sum_i w_i
     """
 
-    start: float = eqx.field(static=True, default=0.9)
-    price: float = eqx.field(static=True, default=0.0)
+    start: float = setting("start", 0.9, number, *FINITE)
+    price: float = setting("price", 0.0, number, *FINITE)
 
     def __check_init__(self):
         check_share("listing", self.start)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax.numpy as jnp
 
+from emalign_jax.internal.arguments import FINITE, number
+from emalign_jax.internal.validation import setting
 from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range, where_between
 from emalign_jax.users.quantal import QuantalUser
 
@@ -15,9 +16,9 @@ class UserPrecision(AbstractMechanism):
     A user who commits to decide less carefully can make agents tell her more, or less.
     """
 
-    start: float = eqx.field(static=True, default=5.0)
-    low: float = eqx.field(static=True, default=0.5)
-    high: float = eqx.field(static=True, default=50.0)
+    start: float = setting("start", 5.0, number, *FINITE)
+    low: float = setting("low", 0.5, number, *FINITE)
+    high: float = setting("high", 50.0, number, *FINITE)
 
     def __check_init__(self):
         check_range("precision", self.start, self.low, self.high)

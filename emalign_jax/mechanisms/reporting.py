@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from emalign_jax.games.game import Game
+from emalign_jax.internal.arguments import FINITE, number
+from emalign_jax.internal.validation import setting
 from emalign_jax.mechanisms.base import AbstractMechanism, check_share, logit
 
 
@@ -20,7 +21,7 @@ class Reporting(AbstractMechanism):
     agents need more messages. At share 0 the report is a public coin.
     """
 
-    start: float = eqx.field(static=True, default=0.5)
+    start: float = setting("start", 0.5, number, *FINITE)
 
     def __check_init__(self):
         check_share("reporting", self.start)

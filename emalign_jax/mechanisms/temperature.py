@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax.numpy as jnp
 
+from emalign_jax.internal.arguments import FINITE, number
+from emalign_jax.internal.validation import setting
 from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range, where_between
 from emalign_jax.protocols import Selection
 
@@ -12,9 +13,9 @@ from emalign_jax.protocols import Selection
 class SelectionTemperature(AbstractMechanism):
     """The temperature of Selection, one for all games, in (low, high) and units of utility."""
 
-    start: float = eqx.field(static=True, default=0.3)
-    low: float = eqx.field(static=True, default=0.03)
-    high: float = eqx.field(static=True, default=3.0)
+    start: float = setting("start", 0.3, number, *FINITE)
+    low: float = setting("low", 0.03, number, *FINITE)
+    high: float = setting("high", 3.0, number, *FINITE)
 
     def __check_init__(self):
         check_range("temperature", self.start, self.low, self.high)

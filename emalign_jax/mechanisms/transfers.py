@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from emalign_jax.exact.guarantees.optimal_transfers import KINDS, best_transfers
-from emalign_jax.mechanisms.base import AbstractMechanism, check_not_negative
+from emalign_jax.internal.arguments import NOT_NEGATIVE, number, word
+from emalign_jax.internal.validation import setting
+from emalign_jax.mechanisms.base import AbstractMechanism
 
 STARTS = ("nothing", "guarantee")
 INSIDE = 0.98  # of the budget: where tanh still has a slope
@@ -26,18 +27,10 @@ class Transfers(AbstractMechanism):
     price:  of a unit of transfers: the cost is price times what may change hands, sum_i E_y max_a |t_i|
     """
 
-    budget: float = eqx.field(static=True, default=1.0)
-    kind: str = eqx.field(static=True, default="outcome")
-    price: float = eqx.field(static=True, default=0.0)
-    start: str = eqx.field(static=True, default="guarantee")
-
-    def __check_init__(self):
-        check_not_negative("budget", self.budget)
-        check_not_negative("price", self.price)
-        if self.kind not in KINDS:
-            raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
-        if self.start not in STARTS:
-            raise ValueError(f"start: expected one of {', '.join(STARTS)}, got {self.start!r}")
+    budget: float = setting("budget", 1.0, number, *NOT_NEGATIVE)
+    kind: str = setting("kind", "outcome", word, KINDS)
+    price: float = setting("price", 0.0, number, *NOT_NEGATIVE)
+    start: str = setting("start", "guarantee", word, STARTS)
 
     def init(self, games):
         if self.start == "guarantee" and self.budget > 0:

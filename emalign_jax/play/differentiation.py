@@ -22,7 +22,8 @@ from jaxtyping import Float
 
 from emalign_jax.games.game import Array
 from emalign_jax.internal import validation
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import integer, number
+from emalign_jax.internal.validation import setting
 from emalign_jax.play import smooth_play
 from emalign_jax.play.smooth_play import SmoothPlay, System, messages_in_use, residual, unit
 from emalign_jax.result import Result
@@ -40,11 +41,9 @@ class Implicit(eqx.Module):
     condition: of the linear system, at most, for a gradient that is trusted; None: 1e10
     """
 
-    condition: float | None = eqx.field(static=True, default=None)
-
-    def __check_init__(self):
-        if self.condition is not None and not 1 <= self.condition < np.inf:
-            raise ValueError(f"condition: expected a finite number >= 1 or None, got {self.condition}")
+    condition: float | None = setting(
+        "condition", None, number, "a finite number >= 1 or None", lambda x: 1 <= x < np.inf
+    )
 
     @property
     def trusted(self) -> float:
@@ -90,13 +89,8 @@ class Unrolled(eqx.Module):
     rate:  share of the way to the logit response that a step goes
     """
 
-    steps: int = eqx.field(static=True, default=2000)
-    rate: float = eqx.field(static=True, default=0.03)
-
-    def __check_init__(self):
-        integer("steps", self.steps, 1)
-        if not 0 < self.rate <= 1:
-            raise ValueError(f"rate: expected a number > 0 and <= 1, got {self.rate}")
+    steps: int = setting("steps", 2000, integer, 1)
+    rate: float = setting("rate", 0.03, number, "a number > 0 and <= 1", lambda x: 0 < x <= 1)
 
     def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
         """(scheme, result) of one game."""

@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching, validation
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import BETWEEN, integer, number, pair, word
+from emalign_jax.internal.validation import optimizer_of, setting
 from emalign_jax.play.step import Schedule, advance, begin
 from emalign_jax.play.tiles import SMALLEST, Queue, bucket, run, tile_width
 from emalign_jax.protocols import AbstractProtocol
@@ -52,32 +53,17 @@ class GradientPlay(eqx.Module):
     dtype:               "float32" or "float64" (the latter switches x64 on for the call)
     """
 
-    steps: int = eqx.field(static=True, default=200)
-    learning_rate: tuple[float, float] = eqx.field(static=True, default=(1.0, 0.02))
-    precision: tuple[float, float] = eqx.field(static=True, default=(10.0, 300.0))
-    temperature: tuple[float, float] = eqx.field(static=True, default=(0.1, 0.003))
-    extrapolation: str = eqx.field(static=True, default="none")
-    optimizer: optax.GradientTransformation = eqx.field(static=True, default=ADAM)
-    tolerance: float | None = eqx.field(static=True, default=None)
-    best_responses: int = eqx.field(static=True, default=72)
-    fresh_starts: int = eqx.field(static=True, default=2)
-    chunk: int = eqx.field(static=True, default=100)
-    dtype: str = eqx.field(static=True, default="float32")
-
-    def __check_init__(self):
-        for name in ("steps", "chunk", "fresh_starts"):
-            integer(name, getattr(self, name), 1)
-        integer("best_responses", self.best_responses, 0)
-        for name in ("learning_rate", "precision", "temperature"):
-            pair = getattr(self, name)
-            if len(pair) != 2 or not all(np.isfinite(x) and x > 0 for x in pair):
-                raise ValueError(f"{name}: expected two finite numbers > 0 (first, last), got {pair}")
-        if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance: expected a number between 0 and 1, got {self.tolerance}")
-        if self.extrapolation not in EXTRAPOLATIONS:
-            raise ValueError(f"extrapolation: expected one of {', '.join(EXTRAPOLATIONS)}, got {self.extrapolation!r}")
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f'dtype: expected "float32" or "float64", got {self.dtype!r}')
+    steps: int = setting("steps", 200, integer, 1)
+    learning_rate: tuple[float, float] = setting("learning_rate", (1.0, 0.02), pair)
+    precision: tuple[float, float] = setting("precision", (10.0, 300.0), pair)
+    temperature: tuple[float, float] = setting("temperature", (0.1, 0.003), pair)
+    extrapolation: str = setting("extrapolation", "none", word, EXTRAPOLATIONS)
+    optimizer: optax.GradientTransformation = setting("optimizer", ADAM, optimizer_of)
+    tolerance: float | None = setting("tolerance", None, number, *BETWEEN)
+    best_responses: int = setting("best_responses", 72, integer, 0)
+    fresh_starts: int = setting("fresh_starts", 2, integer, 1)
+    chunk: int = setting("chunk", 100, integer, 1)
+    dtype: str = setting("dtype", "float32", word, ("float32", "float64"))
 
     def schedule(self, late: bool) -> Schedule:
         """[steps] values of each annealed quantity; `late` is the last half of it."""

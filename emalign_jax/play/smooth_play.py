@@ -28,7 +28,8 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import Array, ReducedGame
 from emalign_jax.internal import validation
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import POSITIVE, integer, number, pair
+from emalign_jax.internal.validation import float_parameter
 from emalign_jax.internal.xla import update_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.base import TINY
@@ -78,25 +79,17 @@ class SmoothPlay(eqx.Module):
         newton: int = 20,
         tolerance: float | None = None,
     ):
-        traced = isinstance(agents_precision, Tracer)
-        if not traced:
-            if not isinstance(agents_precision, jax.Array):
-                agents_precision = np.asarray(agents_precision, np.float64)
-            if not bool((agents_precision > 0).all()):
-                raise ValueError(f"agents_precision: expected a number > 0, got {agents_precision}")
-            infinite = np.isinf(np.asarray(agents_precision))
+        precision = float_parameter("agents_precision", agents_precision, "a number > 0", lambda x: x > 0)
+        self.agents_precision, self.plain = precision, False
+        if not isinstance(precision, Tracer):
+            infinite = np.isinf(np.asarray(precision))
             if infinite.any() and not infinite.all():
                 raise ValueError("agents_precision: expected all finite or all inf over the batch, got a mixture")
-        self.plain = not traced and bool(np.isinf(np.asarray(agents_precision)).all())
-        self.agents_precision = agents_precision
+            self.plain = bool(infinite.all())
         self.steps, self.newton = integer("steps", steps, 0), integer("newton", newton, 0)
         self.settle = integer("settle", settle, 0)
-        if len(learning_rate) != 2 or not all(np.isfinite(x) and x > 0 for x in learning_rate):
-            raise ValueError(f"learning_rate: expected two finite numbers > 0 (first, last), got {learning_rate}")
-        self.learning_rate = float(learning_rate[0]), float(learning_rate[1])
-        if tolerance is not None and not 0 < tolerance < np.inf:
-            raise ValueError(f"tolerance: expected a finite number > 0 or None, got {tolerance}")
-        self.tolerance = tolerance
+        self.learning_rate = pair("learning_rate", learning_rate)
+        self.tolerance = None if tolerance is None else number("tolerance", tolerance, *POSITIVE)
 
     @property
     def enough(self) -> float:

@@ -20,8 +20,9 @@ from jaxtyping import Float, Int
 
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame
-from emalign_jax.internal.arguments import integer, power
+from emalign_jax.internal.arguments import integer, power, word
 from emalign_jax.internal.sums import add_up
+from emalign_jax.internal.validation import setting
 from emalign_jax.protocols.base import MAX_CELLS, TINY, AbstractProtocol, Payoffs, compared, posterior_mean
 from emalign_jax.users.base import AbstractUser, Options
 from emalign_jax.users.conversation_tree import Tree
@@ -36,15 +37,9 @@ class AbstractConversation(AbstractProtocol):
 
     offsets_pass = True
 
-    rounds: int = eqx.field(static=True)
-    replies: int = eqx.field(static=True, default=2)
-    to: str = eqx.field(static=True, default="each")
-
-    def __check_init__(self):
-        integer("rounds", self.rounds, 1, MOST_ROUNDS)
-        integer("replies", self.replies, 1)
-        if self.to not in TO:
-            raise ValueError(f"to: expected one of {', '.join(TO)}, got {self.to!r}")
+    rounds: int = eqx.field(static=True, converter=lambda value: integer("rounds", value, 1, MOST_ROUNDS))
+    replies: int = setting("replies", 2, integer, 1)
+    to: str = setting("to", "each", word, TO)
 
     def tree(self, agents: int, messages: int) -> Tree:
         return Tree(self.rounds, self.replies, self.to == "all", agents, messages)

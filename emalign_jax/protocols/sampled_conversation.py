@@ -22,7 +22,8 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Float, Int
 
 from emalign_jax.games.game import Array, Game, ReducedGame
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import BELOW_ONE, integer, number, shown, truth
+from emalign_jax.internal.validation import setting
 from emalign_jax.protocols.base import MAX_CELLS, Payoffs
 from emalign_jax.protocols.conversation import (
     AbstractConversation,
@@ -56,11 +57,14 @@ class SampledGradient(NamedTuple):
     error: Float[Array, "*batch K rows M"]
 
 
-def _seed(value) -> Int[Array, "*batch"]:
-    value = value if isinstance(value, jax.Array) else np.asarray(value)
-    if value.dtype.kind not in "iu":
-        raise ValueError(f"seed: expected an integer, or an array of them over the batch, got {value}")
-    return value
+def _integers(name: str, value) -> Int[Array, "*batch"]:
+    try:
+        array = value if isinstance(value, jax.Array) else np.asarray(value)
+    except ValueError:  # ragged
+        array = np.zeros(0)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected an integer, or an array of them over the batch, got {shown(value)}")
+    return array
 
 
 class SampledConversation(AbstractConversation):
@@ -85,19 +89,17 @@ class SampledConversation(AbstractConversation):
     and all that can follow each of them is enumerated. In one round there is nothing to plan.
     """
 
-    samples: int = eqx.field(static=True, default=256)
-    seed: Int[Array, "*batch"] = eqx.field(converter=_seed, default=0)
-    explore: float = eqx.field(static=True, default=0.25)
-    baseline: bool = eqx.field(static=True, default=True)
-    step: Int[Array, "*batch"] = eqx.field(converter=_seed, default=0)
+    samples: int = setting("samples", 256, integer, 2)
+    seed: Int[Array, "*batch"] = eqx.field(converter=lambda value: _integers("seed", value), default=0)
+    explore: float = setting("explore", 0.25, number, *BELOW_ONE)
+    baseline: bool = setting("baseline", True, truth)
+    step: Int[Array, "*batch"] = eqx.field(converter=lambda value: _integers("step", value), default=0)
 
     exact_payoffs = False
 
     def __check_init__(self):
-        if integer("samples", self.samples, 2) % 2:
+        if self.samples % 2:
             raise ValueError(f"samples: expected an even number, they are drawn in pairs, got {self.samples}")
-        if not 0 <= self.explore < 1:
-            raise ValueError(f"explore: expected a number in [0, 1), got {self.explore}")
 
     def full_revelation_is_heard(self, agents):
         return True

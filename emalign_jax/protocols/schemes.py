@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import FINITE, integer, number
 from emalign_jax.internal.float64 import in_float64
 from emalign_jax.internal.validation import as_float_array, as_key
 from emalign_jax.protocols import AbstractProtocol
@@ -35,7 +35,8 @@ def random_schemes(
     first: int = 0,
 ) -> Float[jax.Array, "N K XB M"]:
     """Softmax of normal logits; scheme n of the batch depends on (key, first + n) alone."""
-    games, shape = integer("games", games, 0), _sizes(agents=agents, features=features, messages=messages)
+    games, first = integer("games", games, 0), integer("first", first, 0)
+    spread, shape = number("spread", spread, *FINITE), _sizes(agents=agents, features=features, messages=messages)
     return _softmax_of_normals(as_key(key), first + jnp.arange(games), shape, spread)
 
 
@@ -98,31 +99,35 @@ def to_logits(schemes: Float[Array, "*shape M"], floor: float) -> Float[jax.Arra
     return logits - logits.max(-1, keepdims=True)
 
 
-def check_shape(games: Game, shape: tuple[int, ...], protocol: AbstractProtocol | None = None) -> None:
+def check_shape(
+    games: Game, shape: tuple[int, ...], protocol: AbstractProtocol | None = None, field: str = "schemes"
+) -> None:
     """`ValueError` if schemes of this shape do not fit `games`; without a protocol XB rows are expected."""
     rows, name = games.agent_features, "XB"
     if protocol is not None and protocol.conversation is not None and shape[-1:] == (0,):
-        raise ValueError(f"schemes: expected shape [..., K = {games.agents}, rows, M] with M >= 1, got {list(shape)}")
+        raise ValueError(f"{field}: expected shape [..., K = {games.agents}, rows, M] with M >= 1, got {list(shape)}")
     if protocol is not None and protocol.conversation is not None and len(shape) > 1 and shape[-1] >= 1:
         rows, name = protocol.rows(games, shape[-1]), f"rows = XB * H (M = {shape[-1]})"
     if len(shape) < 3 or shape[-3:-1] != (games.agents, rows) or shape[-1] < 1:
         raise ValueError(
-            f"schemes: expected shape [..., K = {games.agents}, {name} = {rows}, M] with M >= 1, got {list(shape)}"
+            f"{field}: expected shape [..., K = {games.agents}, {name} = {rows}, M] with M >= 1, got {list(shape)}"
         )
 
 
-def check_schemes(games: Game, schemes, protocol: AbstractProtocol | None = None) -> Float[np.ndarray, "*batch K XB M"]:
+def check_schemes(
+    games: Game, schemes, protocol: AbstractProtocol | None = None, field: str = "schemes"
+) -> Float[np.ndarray, "*batch K XB M"]:
     """`schemes` as float64 for `games`; `ValueError` if the shape does not fit or a row is no probability.
 
     Rows are rescaled to sum to 1 exactly. Profiles with NaN pass: they cost only their own game.
     """
-    array = np.asarray(as_float_array("schemes", schemes), np.float64)
-    check_shape(games, array.shape, protocol)
+    array = np.asarray(as_float_array(field, schemes), np.float64)
+    check_shape(games, array.shape, protocol, field)
     try:
         np.broadcast_shapes(games.batch_shape, array.shape[:-3])
     except ValueError:
         raise ValueError(
-            f"schemes: batch axes {list(array.shape[:-3])} do not fit those of the games, {list(games.batch_shape)}"
+            f"{field}: batch axes {list(array.shape[:-3])} do not fit those of the games, {list(games.batch_shape)}"
         ) from None
     finite = np.isfinite(array).all((-3, -2, -1), keepdims=True)
     sums = array.sum(-1, keepdims=True)
@@ -133,5 +138,5 @@ def check_schemes(games: Game, schemes, protocol: AbstractProtocol | None = None
         if wrong.any():
             where = tuple(int(x) for x in np.argwhere(wrong)[0])
             what = array[where] if "negative" in rule else sums[where]
-            raise ValueError(f"schemes{list(where[: array.ndim])}: got {what}, a row {rule}")
+            raise ValueError(f"{field}{list(where[: array.ndim])}: got {what}, a row {rule}")
     return np.where(finite, array / np.where(finite, sums, 1), np.nan)

@@ -21,7 +21,7 @@ from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.games.units import ROUNDING_OF_TIES, VALUE_TIE
 from emalign_jax.internal.arguments import shown
 from emalign_jax.internal.sums import UNROLLED, add_up, dot, softmax
-from emalign_jax.internal.validation import as_float_array
+from emalign_jax.internal.validation import float_parameter
 from emalign_jax.protocols.base import (
     MAX_CELLS,
     AbstractProtocol,
@@ -52,11 +52,9 @@ class Selection(AbstractProtocol):
     def __init__(self, temperature: Any = 0.0, then: Conversation | None = None):
         traced = isinstance(temperature, Tracer)
         if not traced:
-            temperature = as_float_array("temperature", temperature)
-            if not isinstance(temperature, jax.Array):
-                temperature = np.asarray(temperature, np.float64)
-            if not bool(np.isfinite(temperature).all()) or not bool((temperature >= 0).all()):
-                raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
+            temperature = float_parameter(
+                "temperature", temperature, "a finite number >= 0", lambda x: (x >= 0) & np.isfinite(x)
+            )
             if bool((temperature == 0).any()) and not bool((temperature == 0).all()):
                 raise ValueError("temperature: expected all 0 or all > 0 over the batch, got a mixture")
         if not (then is None or isinstance(then, Conversation)):

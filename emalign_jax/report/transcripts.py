@@ -12,8 +12,8 @@ from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, reach
 from emalign_jax.exact.responses import choose
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
-from emalign_jax.internal.arguments import integer
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.arguments import integer, number, shown
+from emalign_jax.internal.validation import on_host
 from emalign_jax.protocols import AbstractProtocol, Selection
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.protocols.standard_units import user_unit
@@ -54,7 +54,7 @@ def transcript_tree(
     talks to all.
     Raises `ValueError` for a batch of games, a malformed game, wrong shapes, an x_A that there is not or never happens.
     """
-    game, schemes, protocol, user = checked(game=game, schemes=schemes, protocol=protocol, user=user)
+    game, schemes, protocol, user = on_host(game=game, schemes=schemes, protocol=protocol, user=user)
     if game.batch_shape:
         raise ValueError(f"game: expected one game, got a batch of {list(game.batch_shape)}: take game[k]")
     fault = str(faults(game))
@@ -79,8 +79,9 @@ def transcript_tree(
         raise ValueError(
             f"user: expected QuantalUser, RationalUser or FixedReplies over one of them, got {type(user).__name__}"
         )
-    if not 0 <= at_least < 1:
-        raise ValueError(f"at_least: expected a probability in [0, 1), got {at_least}")
+    if not isinstance(names, Mapping | None):
+        raise ValueError(f"names: expected a dictionary of lists of words, got {shown(names)}")
+    at_least = number("at_least", at_least, "a probability in [0, 1)", lambda x: 0 <= x < 1)
     user = batching.item(user, 0)
     reduced: Any = reduce_game(game, np)
     types = _types(reduced.mass, user_feature)

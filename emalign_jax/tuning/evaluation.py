@@ -14,12 +14,13 @@ from emalign_jax.exact import certify
 from emalign_jax.exact.certificates import certificate as exact
 from emalign_jax.games.game import Game
 from emalign_jax.internal import batching
-from emalign_jax.internal.validation import as_key, checked
+from emalign_jax.internal.validation import as_key, on_host
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.mechanisms.channel import Channel
 from emalign_jax.play import SmoothPlay
 from emalign_jax.play.differentiable import check, starts_of
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
 from emalign_jax.tuning.blocks import equilibria
 from emalign_jax.tuning.problem import on_device
@@ -56,10 +57,13 @@ def evaluate(
     smooth: certify the smoothed equilibrium itself; False goes on from it to an equilibrium of agents who are not
         smoothed, by `solve` (not through a channel, where the smoothed one is kept).
     """
-    games, protocol, user, mechanism, params, solver = checked(
+    games, protocol, user, mechanism, params, solver = on_host(
         games=games, protocol=protocol, user=user, mechanism=mechanism, params=params, solver=solver
     )
-    key = as_key(key)
+    key, smooth, progress = on_host(key=as_key(key), smooth=smooth, progress=progress)
+    start = None if start is None else check_schemes(games, start, field="start")
+    if mechanism is not None:
+        mechanism.check_params(params)
     if len(games.batch_shape) != 1 or not games.batch_shape[0]:
         raise ValueError(f"games: expected one batch axis, of at least one game, got {list(games.batch_shape)}")
     cost = np.zeros(games.batch_shape)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from emalign_jax.equilibrium.solver import check_sizes, solve
 from emalign_jax.games.game import Game
 from emalign_jax.internal.arguments import integer
-from emalign_jax.internal.validation import as_key, checked
+from emalign_jax.internal.validation import as_key, on_host
 from emalign_jax.internal.xla import update_of
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
@@ -141,13 +141,23 @@ def tune(
     The result is of smoothed equilibria: `tuning.evaluate` certifies what the parameters are worth.
     Raises `ValueError` for what cannot be tuned. In the session's float type.
     """
-    games, protocol, user, mechanism, objective, solver = checked(
+    games, protocol, user, mechanism, objective, solver = on_host(
         games=games, protocol=protocol, user=user, mechanism=mechanism, objective=objective, solver=solver
     )
-    key = as_key(key)
+    key, differentiation, progress = on_host(key=as_key(key), differentiation=differentiation, progress=progress)
     steps, plan = integer("steps", steps, 1), Plan(starts, restarts, draws, polish, finalists).checked()
     problem = make_problem(
-        games, protocol, user, mechanism, objective, solver, steps, learning_rate, optimizer, differentiation
+        games,
+        protocol,
+        user,
+        mechanism,
+        objective,
+        solver,
+        steps,
+        learning_rate,
+        optimizer,
+        differentiation,
+        params,
     )
     state, rows = begin(problem, key, plan, params), []
     for n in range(steps):

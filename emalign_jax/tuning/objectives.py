@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import Array
 from emalign_jax.internal import validation
+from emalign_jax.internal.arguments import number, word
+from emalign_jax.internal.validation import setting
 
 OVER_GAMES = ("mean", "quantile", "cvar")
 OVER_STARTS = ("mean", "worst")
@@ -20,17 +22,9 @@ class Objective(eqx.Module):
     level: of the quantile, or the share of games that CVaR looks at; in (0, 1), for these two alone
     """
 
-    over_games: str = eqx.field(static=True, default="mean")
-    level: float = eqx.field(static=True, default=0.1)
-    over_starts: str = eqx.field(static=True, default="mean")
-
-    def __check_init__(self):
-        if self.over_games not in OVER_GAMES:
-            raise ValueError(f"over_games: expected one of {', '.join(OVER_GAMES)}, got {self.over_games!r}")
-        if self.over_starts not in OVER_STARTS:
-            raise ValueError(f"over_starts: expected one of {', '.join(OVER_STARTS)}, got {self.over_starts!r}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level: expected a number strictly between 0 and 1, got {self.level}")
+    over_games: str = setting("over_games", "mean", word, OVER_GAMES)
+    level: float = setting("level", 0.1, number, "a number strictly between 0 and 1", lambda x: 0 < x < 1)
+    over_starts: str = setting("over_starts", "mean", word, OVER_STARTS)
 
     def __call__(self, values: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> Float[Array, ""]:
         """Values that are not counted, such as those of untrusted derivatives, may be NaN. 0 if none is."""

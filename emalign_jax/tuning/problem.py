@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.games.game import Array, Game, faults
 from emalign_jax.internal import batching
+from emalign_jax.internal.arguments import POSITIVE, number
+from emalign_jax.internal.validation import optimizer_of
 from emalign_jax.mechanisms import AbstractMechanism, Several
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import AbstractProtocol
@@ -38,7 +40,17 @@ class Problem(NamedTuple):
 
 
 def make_problem(
-    games, protocol, user, mechanism, objective, solver, steps, learning_rate, optimizer=None, differentiation=None
+    games,
+    protocol,
+    user,
+    mechanism,
+    objective,
+    solver,
+    steps,
+    learning_rate,
+    optimizer=None,
+    differentiation=None,
+    params=None,
 ) -> Problem:
     """Everything checked and defaults filled in. `ValueError` for what cannot be tuned."""
     if not isinstance(mechanism, AbstractMechanism):
@@ -48,11 +60,13 @@ def make_problem(
     wrong = faults(games)
     if (wrong != "").all():
         raise ValueError(f"games: every game is malformed, the first: {wrong[0] if len(wrong) else 'there is none'}")
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"learning_rate: expected a finite number > 0, got {learning_rate}")
+    learning_rate = number("learning_rate", learning_rate, *POSITIVE)
+    optimizer = None if optimizer is None else optimizer_of("optimizer", optimizer)
     mechanism.check(games, protocol, user)
+    if params is not None:
+        mechanism.check_params(params)
     games = on_device(games)
-    optimizer = _adam(float(learning_rate), steps) if optimizer is None else optimizer
+    optimizer = _adam(learning_rate, steps) if optimizer is None else optimizer
     return Problem(
         games, protocol, user, mechanism, Objective() if objective is None else objective,
         SmoothPlay() if solver is None else solver,

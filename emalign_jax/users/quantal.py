@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax.internal.validation import Array, positive
+from emalign_jax.internal.validation import Array, float_parameter
 from emalign_jax.users.base import AbstractUser
 
 
@@ -20,7 +20,8 @@ class QuantalUser(AbstractUser):
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision):
-        self.precision = positive("precision", precision, " (a user of infinite precision is RationalUser())")
+        rule = "a finite number > 0 (a user of infinite precision is RationalUser())"
+        self.precision = float_parameter("precision", precision, rule, lambda x: (x > 0) & np.isfinite(x))
 
     def respond(self, options, favour):
         return logit(options.value, self.precision)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
 from emalign_jax.games import units
+from emalign_jax.internal.arguments import BELOW_ONE, number, word
+from emalign_jax.internal.validation import setting
 from emalign_jax.users.base import AbstractUser, Options
 from emalign_jax.users.quantal import QuantalUser
 
@@ -30,14 +31,8 @@ class RationalUser(AbstractUser):
 
     is_smooth = False
 
-    ties: str = eqx.field(static=True, default="agents")
-    tolerance: float = eqx.field(static=True, default=units.TIE)
-
-    def __check_init__(self):
-        if self.ties not in TIES:
-            raise ValueError(f"ties: expected one of {', '.join(TIES)}, got {self.ties!r}")
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance: expected a number in [0, 1), got {self.tolerance}")
+    ties: str = setting("ties", "agents", word, TIES)
+    tolerance: float = setting("tolerance", units.TIE, number, *BELOW_ONE)
 
     def respond(self, options, favour):
         return self.choose(options, favour, jnp)

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.internal.validation import Array, positive
+from emalign_jax.internal.validation import Array, float_parameter
 from emalign_jax.users.base import AbstractUser
 
 
@@ -26,7 +27,9 @@ class SparsemaxUser(AbstractUser):
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision: Any):
-        self.precision = positive("precision", precision)
+        self.precision = float_parameter(
+            "precision", precision, "a finite number > 0", lambda x: (x > 0) & np.isfinite(x)
+        )
 
     def respond(self, options, favour):
         return sparsemax(jnp.asarray(self.precision, options.value.dtype) * options.value)

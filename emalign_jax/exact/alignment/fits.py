@@ -33,7 +33,7 @@ from emalign_jax.exact.alignment.residuals import (
 from emalign_jax.exact.alignment.single_fit import L2, Sup
 from emalign_jax.games.game import LARGEST
 from emalign_jax.internal.processors import each
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.validation import checked, on_host
 from emalign_jax.lp import least_squares
 from emalign_jax.lp.choice import check_word, together
 
@@ -119,6 +119,7 @@ def align(
     Raises `ValueError` for shapes and words. An item with a NaN or an infinite entry, or whose program is not
     solved, costs only itself: NaN, and `solved` False.
     """
+    on_host(user_utility=user_utility, agent_utilities=agent_utilities, progress=progress)
     rule = rule_of(weights, offset, norm)
     user, agents = _tables(user_utility, agent_utilities)
     batch = np.broadcast_shapes(user.shape[:-2], agents.shape[:-3])

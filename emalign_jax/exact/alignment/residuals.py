@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.internal.arguments import shown
+
 WIDE = 1e-11  # cone: a change of the dual by this share is worth another look
 ROUNDING = 1e-14  # of a table's largest entry: an error so small is not worth fitting
 LEVEL = 1e-15  # of a table's largest entry: differences so small are none (cone)
@@ -33,9 +35,9 @@ _WORDS = {"weights": ("simplex", "cone"), "offset": ("none", "constant", "per_st
 def rule_of(weights: str, offset: str, norm: str) -> Rule:
     rule = Rule(weights, offset, norm)
     for name, word in rule._asdict().items():
-        if word not in _WORDS[name]:
+        if not isinstance(word, str) or word not in _WORDS[name]:
             allowed = ", ".join(f'"{w}"' for w in _WORDS[name])
-            raise ValueError(f"{name}: expected one of {allowed}, got {word!r}")
+            raise ValueError(f"{name}: expected one of {allowed}, got {shown(word)}")
     return rule
 
 

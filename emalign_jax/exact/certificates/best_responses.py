@@ -12,8 +12,8 @@ from emalign_jax.exact.certificates.certificate import flatten_games, make_check
 from emalign_jax.exact.checks.base import check_for
 from emalign_jax.games.game import Game, faults, reduce_game
 from emalign_jax.games.units import LP_ERROR
-from emalign_jax.internal.arguments import integer
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.arguments import BETWEEN, integer, number
+from emalign_jax.internal.validation import on_host
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
@@ -57,8 +57,8 @@ def best_response(
     exact:   derive the LP's answer again in rational arithmetic: Selection with a rational user, small games.
     Raises `ValueError` for a batch of games, a malformed game, wrong shapes and sizes no exact method can do.
     """
-    game, schemes, agent, protocol, user = checked(
-        game=game, schemes=schemes, agent=agent, protocol=protocol, user=user
+    game, schemes, agent, protocol, user, exact = on_host(
+        game=game, schemes=schemes, agent=agent, protocol=protocol, user=user, exact=exact
     )
     if game.batch_shape:
         raise ValueError(f"game: expected one game, got a batch of {list(game.batch_shape)}: take game[k]")
@@ -69,8 +69,7 @@ def best_response(
     agent = integer("agent", agent, 0)
     if agent >= game.agents:
         raise ValueError(f"agent: expected an index below K = {game.agents}, got {agent}")
-    if not 0 < bracket < 1:
-        raise ValueError(f"bracket: expected a number between 0 and 1, got {bracket}")
+    bracket = number("bracket", bracket, *BETWEEN)
     fault = str(faults(game))
     if fault:
         raise ValueError(fault)

@@ -14,7 +14,8 @@ from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_laws
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.games.units import LP_ERROR, WORTHLESS
 from emalign_jax.internal import batching
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.arguments import POSITIVE, number
+from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.choice import check_word, for_all
 from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import AbstractProtocol
@@ -102,14 +103,15 @@ def certify(
                guarantees too large for that), "highs" (one by one), or "auto": batched for many small games.
     progress:  called with the number of games done since the last call.
     In Pooled, what takes seconds is shared with further processes, one a core this process may use; they run nothing
-    of the caller's and end with it. The numbers are the same.
+    of the caller's and end with it. The numbers are the same. They are started anew, not forked: a fork hangs once JAX
+    has been used, so processes of your own should be started by multiprocessing's "spawn" too.
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
     A bad game, or an LP that HiGHS does not solve, costs only its own row.
     """
-    games, schemes, protocol, user = checked(games=games, schemes=schemes, protocol=protocol, user=user)
-    tolerance = default_tolerance(protocol, user) if tolerance is None else float(tolerance)
-    if not 0 < tolerance < np.inf:
-        raise ValueError(f"tolerance: expected a finite number > 0, got {tolerance}")
+    games, schemes, protocol, user, progress = on_host(
+        games=games, schemes=schemes, protocol=protocol, user=user, progress=progress
+    )
+    tolerance = number("tolerance", default_tolerance(protocol, user) if tolerance is None else tolerance, *POSITIVE)
     check_word(lp)
     schemes = check_schemes(games, schemes, protocol)
     user.check(games, protocol, schemes.shape[-1])
@@ -126,7 +128,7 @@ def certify(
         some = range(at, min(at + kind.together, len(profiles)))
         checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
         sound = [k for k in checks if np.isfinite(profiles[k]).all()]
-        kind.prepare_lps([checks[k] for k in sound], lp)
+        kind.prepare_lps([checks[k] for k in sound], lp, len(profiles))
         tell = _Progress(progress)
         kind.prepare(
             [checks[k] for k in sound], [without_never(profiles[k]) for k in sound], BRACKET * tolerance, tell=tell

@@ -98,9 +98,9 @@ class AbstractCheck(abc.ABC):
         return
 
     @classmethod
-    def prepare_lps(cls, checks: list[Any], lp: str) -> int:
-        """Solve the LPs of these checks together, where there is a batched solver for them and `lp` wants it; how many
-        of them are left to HiGHS because an answer failed its check."""
+    def prepare_lps(cls, checks: list[Any], lp: str, count: int) -> int:
+        """Solve the LPs of these checks together, where there is a batched solver for them and `lp` wants it for
+        `count` games, all of those that are checked; how many are left to HiGHS because an answer failed its check."""
         return 0
 
     def let_go(self) -> None:

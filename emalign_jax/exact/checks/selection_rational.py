@@ -167,11 +167,11 @@ class SelectionRational(SelectionCheck):
         return self.user.ties == "agents"
 
     @classmethod
-    def prepare_lps(cls, checks, lp):
+    def prepare_lps(cls, checks, lp, count):
         if cls is not SelectionRational:  # whose LPs are others
             return 0
         checks = [check for check in checks if check._lp is None and check._curves is None and not check.fallback]
-        if not checks or not frontier.choose(lp, len(checks), checks[0].game):
+        if not checks or not frontier.choose(lp, count, checks[0].game):
             return 0
         allowed = np.array([check._columns for check in checks])
         some = np.flatnonzero(allowed.any(1))

@@ -21,7 +21,7 @@ from emalign_jax.exact.checks.base import AbstractCheck, Deviation
 from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, talk
 from emalign_jax.exact.guarantees.bounds import theorem_bound
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.validation import on_host
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
@@ -66,7 +66,7 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     Raises `ValueError` for protocols other than Conversation and Pooled, wrong shapes and sizes, and for a given reply
     rule that does not fit one agent alone. A bad game costs only its own row.
     """
-    games, schemes, protocol, user = checked(games=games, schemes=schemes, protocol=protocol, user=user)
+    games, schemes, protocol, user = on_host(games=games, schemes=schemes, protocol=protocol, user=user)
     if type(protocol) is Pooled:  # of a subclass nothing is known
         protocol = Conversation(1, 1)
     if not isinstance(protocol, Conversation):

@@ -16,7 +16,7 @@ from emalign_jax.exact.guarantees.bounds import WorstLaw, worst_law, worst_laws
 from emalign_jax.exact.responses import by_agent
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.validation import checked, on_host
 from emalign_jax.lp.choice import check_word
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.protocols.base import declares_revelation
@@ -102,6 +102,7 @@ def coverage(
         worst_case = full_information - slack - sum_i weights_i e_i, otherwise it is at least that.
     """
     user = RationalUser() if user is None else user
+    checked(games=games, gains=gains, user=user, obedience=obedience)
     if obedience and not isinstance(user, RationalUser):
         raise ValueError("obedience: only a RationalUser obeys; leave it False for this user")
     bounds, batch = _bounds(games, gains, user, protocol, obedience, exact, lp)
@@ -137,7 +138,8 @@ def _value(bound: _Bound) -> float:
 
 def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp: str):
     protocol = Selection() if protocol is None else protocol
-    games, gains, user, protocol = checked(games=games, gains=gains, user=user, protocol=protocol)
+    games, gains, user, protocol = on_host(games=games, gains=gains, user=user, protocol=protocol)
+    checked(exact=exact, obedience=obedience)
     check_word(lp)
     if exact and lp == "batched":
         raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')

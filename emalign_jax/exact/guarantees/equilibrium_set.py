@@ -30,7 +30,9 @@ from emalign_jax.exact.obedience.program import ObedienceLP, check_size
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.games.units import NOTHING, VALUE_TIE, WORTHLESS
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.validation import on_host
+from emalign_jax.lp.choice import check_word
 from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
@@ -105,17 +107,20 @@ def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> lis
     return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
 
 
-def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=None) -> Stability:
+def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: str = "auto", progress=None) -> Stability:
     """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
 
     exact:     derive every LP's answer again in rational arithmetic (small games; `ValueError` beyond).
+    of:        how many games there are in all, if these are one block of them, see `solve`.
     lp:        "batched" (the LPs of all games together, each curve proved by its multipliers, HiGHS for what fails),
                "highs" (one by one), or "auto": batched for many small games.
     progress:  called with the number of games done since the last call.
     Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
     costs only its own row.
     """
-    (games,) = checked(games=games)
+    games, exact, _ = on_host(games=games, exact=exact, progress=progress)
+    of = None if of is None else integer("of", of, 0)
+    check_word(lp)
     check_agents(games)
     check_size(games.user_features, games.agent_features, games.actions)
     batch = games.batch_shape
@@ -124,7 +129,7 @@ def stability(games: Game, *, exact: bool = False, lp: str = "auto", progress=No
     reduced = reduce_game(flat, np)
     if exact and lp == "batched":
         raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')
-    batched = frontier.choose(lp, 0 if exact else len(bad), reduced)
+    batched = frontier.choose(lp, 0 if exact else max(of or 0, len(bad)), reduced)
     traced = _traced(reduced, np.flatnonzero(~bad)) if batched and not bad.all() else {}
     rows = []
     for k in range(len(bad)):

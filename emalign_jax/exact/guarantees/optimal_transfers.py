@@ -18,7 +18,8 @@ from emalign_jax.exact.responses import respond
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
-from emalign_jax.internal.validation import checked
+from emalign_jax.internal.arguments import shown, word
+from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.highs import KeptLP, LPFailed
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.standard_units import StandardForm, standard_form
@@ -55,10 +56,9 @@ def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex"
     kind: "action" or "outcome", what transfers may depend on; inf where no payment by action alone does it
     Raises `ValueError` for an unknown word; NaN where the game is malformed or its LP failed.
     """
-    (games,) = checked(games=games)
-    _check(kind=kind)
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
+    (games,) = on_host(games=games)
+    word("kind", kind, KINDS)
+    word("weights", weights, WEIGHTS)
     flat = flatten_games(games, games.batch_shape)
     found = []
     for p, u, U, fault in zip(flat.prior, flat.user_utility, flat.agent_utilities, faults(flat), strict=True):
@@ -75,11 +75,11 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
     Pooled, and in Selection with temperature 0, and V_full does not change with transfers if her ties are her own.
     """
     user = RationalUser(ties="lowest") if user is None else user
-    games, budget, user = checked(games=games, budget=budget, user=user)
-    _check(kind=kind)
+    games, budget, user = on_host(games=games, budget=budget, user=user)
+    word("kind", kind, KINDS)
     budget = np.asarray(budget, np.float64)
     if not ((budget >= 0) & np.isfinite(budget)).all():
-        raise ValueError(f"budget: expected finite numbers >= 0, got {budget}")
+        raise ValueError(f"budget: expected finite numbers >= 0, got {shown(budget)}")
     batch = np.broadcast_shapes(games.batch_shape, budget.shape)
     flat, budgets = flatten_games(games, batch), np.broadcast_to(budget, batch).ravel()
     reduced, users = reduce_game(flat, np), batching.flatten(user, batch)
@@ -95,11 +95,6 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
         for column, value in zip(columns, found, strict=True):
             column[k] = value
     return BestTransfers(*(x.reshape((*batch, *shape)) for x, shape in zip(columns, shapes, strict=True)))
-
-
-def _check(kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
 
 
 def _least(u, U, kind, weights) -> float:

@@ -163,11 +163,11 @@ class Cell:
 def run(job: SearchJob, block: Block, progress: Callable[[str, int, int], None] | None = None) -> Cell:
     """Search one block. progress(what, done, total) as in `solve`."""
     began = time.perf_counter()
-    games = job.draw(block)
+    games, of = job.draw(block), job.cells()[block.cell][2]
     solution = solve(
         games, job.protocol, job.user, job.solver,
         key=jax.random.fold_in(jax.random.key(job.seed), len(FAMILIES) + block.cell), starts=job.starts,
-        start=job.start, messages=job.messages, first=block.first, verify=job.verify, progress=progress,
+        start=job.start, messages=job.messages, first=block.first, of=of, verify=job.verify, progress=progress,
     )  # fmt: skip
     if job.starts == 1:
         arrays = solution._replace(stats={})
@@ -176,19 +176,21 @@ def run(job: SearchJob, block: Block, progress: Callable[[str, int, int], None] 
         alone = monopoly(games, job.protocol, job.user, solution.schemes.shape[-1]).user
     else:
         alone = np.full((block.count, block.agents), np.nan)
-    exact = all_equilibria(games, job.protocol, job.user) if job.verify and job.stability else None
+    exact = all_equilibria(games, job.protocol, job.user, of) if job.verify and job.stability else None
     worst = np.full(block.count, np.nan) if exact is None else exact.worst
     certificate = solution.certificate or _unchecked(games, job.user, solution)
     seconds = time.perf_counter() - began
     return Cell(block.family, block.agents, games, solution, certificate, alone, worst, seconds, block.first)
 
 
-def all_equilibria(games: Game, protocol: AbstractProtocol, user: AbstractUser) -> Stability | None:
+def all_equilibria(
+    games: Game, protocol: AbstractProtocol, user: AbstractUser, of: int | None = None
+) -> Stability | None:
     """The user's values in all pure equilibria, where they can be computed: in Selection of one message (or Comparison
     of all agents) with a rational user whose ties go to the selected agent, and two or more agents."""
     known = picks_the_best(games, protocol) and protocol.conversation is None
     known = known and isinstance(user, RationalUser) and user.favours
-    return stability(games) if known and games.agents > 1 else None
+    return stability(games, of=of) if known and games.agents > 1 else None
 
 
 def picks_the_best(games: Game, protocol: AbstractProtocol) -> bool:
