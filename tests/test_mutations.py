@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import mutations
 import numpy as np
 import pandas as pd
@@ -21,12 +22,14 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax.cli import main
-from emalign_jax.files import sizes
-from emalign_jax.hull import tables
+from emalign_jax.experiments.hull import tables
+from emalign_jax.experiments.sweep import config as sweeps
+from emalign_jax.experiments.sweep import directory
+from emalign_jax.experiments.tune import config as tunings
+from emalign_jax.experiments.tune import run as tuning
+from emalign_jax.games.files import sizes
 from emalign_jax.report import contents, page
-from emalign_jax.sweep import config as sweeps
-from emalign_jax.sweep import directory
-from emalign_jax.tuning import config as tunings
+from emalign_jax.tuning import loop
 
 pytestmark = pytest.mark.x64  # the same files are read in float32
 
@@ -36,7 +39,7 @@ block = 2
 [games]
 family = "noise"
 noise = [1.0, 2.5]
-agents = [1, 2]
+agents = 2
 states = 2
 actions = 2
 count = 2
@@ -68,13 +71,13 @@ budget = 1.0
 
 
 class Reader(NamedTuple):
-    """read(path) of mutations of the seeds, of (name, bytes), beside `others`; same(path, result) says whether what was
+    """read(path) of mutations of the seeds, of (name, bytes), beside `others`; same(result) says whether what was
     read is what was written, where that is promised."""
 
     seeds: list[tuple[str, bytes]]
     others: dict[str, bytes]
     read: Callable[[Path], Any]
-    same: Callable[[Path, Any], bool] = lambda path, result: True
+    same: Callable[[Any], bool] = lambda result: True
 
 
 def call(*arguments):
@@ -109,7 +112,8 @@ def made(tmp_path_factory):
         Path("grid.toml").write_text(GRID)
         Path("goal.toml").write_text(GOAL)
         quick = ("--method", "best_responses", "--states", "2", "--actions", "2", "--count", "2")
-        call("search", "--agents", "1,2", "--family", "hull", *quick, "--out", "search")
+        call("search", "--agents", "1,2", "--family", "hull", *quick, "--out", "several")
+        call("search", "--agents", "2", "--family", "hull", *quick, "--out", "search")
         call("sweep", "grid.toml", "--out", "sweep")
         call(
             "align",
@@ -147,7 +151,7 @@ def _all(made, *names):
 
 
 def _npz(made, what):
-    return [("x.npz", data) for _, data in _all(made, f"one-{what}.npz", f"two-{what}.npz", f"search/{what}.npz")]
+    return [("x.npz", data) for _, data in _all(made, f"one-{what}.npz", f"two-{what}.npz", f"several/{what}.npz")]
 
 
 def _each(load):
@@ -169,11 +173,59 @@ def _run(made, *names):
     }
 
 
-def _resume(path):
-    tune = path.parent.name == "tune"
-    config = tunings.parse(GOAL, "goal.toml") if tune else sweeps.parse(GRID, "grid.toml")
-    now = directory.manifest([], config.plain(), 0.0, "tuning run" if tune else "sweep")
-    directory.check(path.parent, now, False)
+def _resumed(made):
+    configs = {"sweep": sweeps.parse(GRID, "grid.toml"), "tune": tunings.parse(GOAL, "goal.toml")}
+    kinds = {"sweep": "sweep", "tune": "tuning run"}
+    now = {run: directory.manifest([], config.plain(), 0.0, kinds[run]) for run, config in configs.items()}
+    return Reader(
+        *_run(made, "sweep/manifest.json", "tune/manifest.json"),
+        lambda path: directory.check(path.parent, now[path.parent.name], False),
+    )
+
+
+def _part(made):
+    """Parts of a sweep under the name of one of them: only its own rows are ever taken for its."""
+    config = sweeps.parse(GRID, "grid.toml")
+    parts = sorted((made / "sweep/parts").iterdir())
+    key, first = parts[0].stem.split("-")[0], 0
+    rows, _ = directory.read_part(made / "sweep", key, first)
+    assert key in [cell.key for cell in config.cells()]
+
+    def read(path):
+        found, damaged = directory.read_part(path.parent.parent, key, first)
+        if found is None:
+            assert damaged == [path]
+            raise ValueError(f"{path}: damaged")
+        return found
+
+    seeds = [(f"sweep/parts/{parts[0].name}", part.read_bytes()) for part in parts]
+    return Reader(seeds, {seeds[0][0]: seeds[0][1]}, read, lambda found: found.equals(rows))
+
+
+def _state(made):
+    """States of two runs: only that of the same run, unaltered, is taken."""
+    config = tunings.parse(GOAL, "goal.toml")
+    with jax.enable_x64(True):
+        setup = tunings.setup(config)
+        problem = loop.make_problem(
+            setup.games, setup.protocol, setup.user, setup.mechanism, setup.objective, setup.solver, 1, 0.1
+        )
+        plan = loop.Plan(*(config.values[f"tune.{name}"] for name in loop.Plan._fields)).checked()
+        states = [loop.begin(problem, jax.random.key(seed), plan) for seed in (0, 1)]
+    history = {name: [np.zeros(1)] for name in loop.HISTORY}
+    tuning.save(made / "state.npz", "mine", states[0], history)
+    tuning.save(made / "other.npz", "another's", states[1], history)
+
+    def read(path):
+        said = []
+        with jax.enable_x64(True):
+            state, _ = tuning.load(path, "mine", problem, said.append)
+        if state is None:
+            raise ValueError(*said)
+        return jax.tree.leaves(state)
+
+    seeds = [("state.npz", (made / name).read_bytes()) for name in ("state.npz", "other.npz")]
+    return Reader(seeds, {}, read, lambda found: all(map(np.array_equal, found, jax.tree.leaves(states[0]))))
 
 
 READERS = {
@@ -190,7 +242,9 @@ READERS = {
     "report's tables": lambda made: Reader(
         *_run(made, "search/games.parquet", "sweep/games.parquet", "align/curves.csv", "align/weights.csv"), report
     ),
-    "resumed": lambda made: Reader(*_run(made, "sweep/manifest.json", "tune/manifest.json"), _resume),
+    "resumed": _resumed,
+    "parts of a sweep": _part,
+    "states of tuning": _state,
 }
 
 
@@ -211,7 +265,7 @@ def judge(path, error):
 def test_damaged_files_are_read_or_refused_in_one_line(kind, count, made, tmp_path):
     reader = READERS[kind](made)
     for name, data in reader.others.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     rng = np.random.default_rng(len(kind))
     found, wrong, slowest, began = Counter(), [], 0.0, time.perf_counter()
@@ -227,7 +281,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, count, made, tmp_pa
         try:
             try:
                 result = reader.read(path)
-                assert reader.same(path, result), "altered, and not noticed"
+                assert reader.same(result), "altered, and not noticed"
                 found["accepted"] += 1
             except (ValueError, FileNotFoundError) as error:
                 judge(path, error)

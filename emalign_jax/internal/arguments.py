@@ -20,7 +20,7 @@ def integer(name: str, value: Any, least: int, most: int = MOST) -> int:
     except TypeError:
         raise ValueError(f"{name}: expected an integer >= {least}, got {shown(value)}") from None
     if number < least:
-        raise ValueError(f"{name}: expected an integer >= {least}, got {value}")
+        raise ValueError(f"{name}: expected an integer >= {least}, got {shown(number)}")
     if number > most:
         raise ValueError(
             f"{name}: expected an integer <= {most}, got {number if number < CEILING else 'more than 1e30'}"
@@ -36,6 +36,12 @@ def shown(value: Any) -> str:
         return reprlib.repr(value)
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def shortened(text: Any, most: int = 80) -> str:
+    """What a file or a user wrote, on one line and short, as messages quote it."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else line[: most // 2] + " ... " + line[-most // 4 :]
 
 
 def power(base: int, exponent: int) -> int:

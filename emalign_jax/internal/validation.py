@@ -205,6 +205,6 @@ def as_float_array(field: str, value) -> Array:
         what = shown(value) if array.dtype == object and not array.ndim else f"dtype {array.dtype}"
         raise ValueError(f"{field}: expected real numbers, got {what}")
     if array.dtype.itemsize > 8:  # jax knows no longer ones
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             array = array.astype(np.float64)
     return array
