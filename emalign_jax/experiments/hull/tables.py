@@ -125,7 +125,7 @@ def _long(source: text.Source, named: dict[str, str], options: Options) -> Table
     frame = text.read(source, [user, item], [rating])
     total = len(frame)
     kept = frame.loc[frame[rating].notna() & (frame[user] != "") & (frame[item] != "")]
-    notes = [_without(total - len(kept), total, f"without {text.listed([user, item, rating])}")]
+    notes = [_without(total - len(kept), total, f"without {text.listed([user, item])} or {shortened(rating)}")]
     if kept.empty:
         raise ValueError(f"{source.path}: {shortened(rating)}: no row has a user, an item and a rating")
     _no_duplicates(source, kept, [user, item])
