@@ -103,13 +103,15 @@ def archive(path, shapes, compression=zipfile.ZIP_DEFLATED):
 @pytest.mark.parametrize("large", ["prior", "user_utility", "agent_utilities", "schemes"])
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch, large):
     monkeypatch.setattr(npz, "LARGE", 10**6)
+    XA, A, K, N = (200_000 if large == name else 2 for name in ("prior", "user_utility", "agent_utilities", "schemes"))
     shapes = {
-        "prior": (2, 1, 1, 2),
-        "user_utility": (2, 2, 2),
-        "agent_utilities": (2, 1, 2, 2),
-        "schemes": (2, 1, 1, 2),
+        "prior": (2, XA, 1, 2),
+        "user_utility": (2, A, 2),
+        "agent_utilities": (2, K, A, 2),
+        "schemes": (N, 1, 1, 2),
     }
-    shapes[large] = (200_000, *shapes[large][1:])
+    if large == "user_utility":
+        shapes["agent_utilities"] = (2, 1, A, 2)
     archive("bomb.npz", shapes)
     load = em.load_schemes if large == "schemes" else em.load_games
     tracemalloc.start()
@@ -124,10 +126,23 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch, large):
 
 def test_arrays_that_do_not_fit_are_not_read(little):
     archive(
-        "g.npz", {"prior": (1, 1, 2), "user_utility": (40_000, 2), "agent_utilities": (1, 2, 2)}, zipfile.ZIP_STORED
+        "g.npz", {"prior": (40_000, 1, 2), "user_utility": (2, 2), "agent_utilities": (1, 2, 2)}, zipfile.ZIP_STORED
     )
-    with pytest.raises(ValueError, match=r"^g\.npz: user_utility: .* would take about 2.56 MB of memory, 1.05 MB are"):
+    with pytest.raises(ValueError, match=r"^g\.npz: prior: .* would take about 2.56 MB of memory, 1.05 MB are"):
         em.load_games("g.npz")
+
+
+def test_shapes_are_compared_before_an_archive_is_unpacked(little):
+    archive("g.npz", {"prior": (1, 1, 2), "user_utility": (40_000, 2), "agent_utilities": (1, 2, 2)})
+    with pytest.raises(
+        ValueError, match=r"^g\.npz: agent_utilities: last axes \[A, Y\] are \[2, 2\], but user_utility"
+    ):
+        em.load_games("g.npz")
+    with pytest.raises(ValueError, match=r"^g\.npz: agent_utilities: last axes \[A, Y\] are \[2, 2\], those of user_u"):
+        tables.read(Path("g.npz"))
+    archive("s.npz", {"schemes": (400_000, 2)})
+    with pytest.raises(ValueError, match=r"^s\.npz: schemes: expected shape"):
+        em.load_schemes("s.npz")
 
 
 def test_a_header_that_says_more_than_the_archive_holds_is_no_size():
@@ -145,9 +160,11 @@ def test_parquet_is_measured_by_its_own_account(little):
     pq.write_table(table, "t.parquet")
     assert Path("t.parquet").stat().st_size < 100_000  # all the same: next to nothing on disk
     before = pa.total_allocated_bytes()
-    for columns in (None, ["user"], ["item"], ["few"]):
+    for columns in (None, {"user": "text"}, {"item": "number"}):
         with pytest.raises(ValueError, match=r"^t\.parquet: a table of 50000 rows would take about .* of memory"):
             parquet.read(Path("t.parquet"), columns)
+    with pytest.raises(ValueError, match=r"^t\.parquet: few: expected a value a row, got list<"):
+        parquet.read(Path("t.parquet"), {"few": "any"})  # which could unpack to anything
     assert pa.total_allocated_bytes() <= before + SMALL
 
 

@@ -80,7 +80,7 @@ def align(
     began = time.perf_counter()
 
     from emalign_jax.experiments import run_directory
-    from emalign_jax.experiments.hull import removal, summary, tables
+    from emalign_jax.experiments.hull import removal, summary, tables, text
     from emalign_jax.experiments.hull.experiment import SIZES, HullJob, run
     from emalign_jax.experiments.search.table import JSON_SCHEMA, plain
     from emalign_jax.internal import parquet, temporary
@@ -131,10 +131,10 @@ def align(
     with temporary.beside(path, directory=True) as directory:
         errors = outcome.errors.assign(target=[names[t] for t in outcome.errors["target"]])
         parquet.write(directory / "errors.parquet", errors)
-        lines.to_csv(directory / "curves.csv", index=False)
-        outcome.weights.to_csv(directory / "weights.csv", index=False)
+        text.write(directory / "curves.csv", lines)
+        text.write(directory / "weights.csv", outcome.weights)
         left = left.assign(target=[names[t] for t in left["target"]])
-        left.to_csv(directory / "leave_out.csv", index=False)
+        text.write(directory / "leave_out.csv", left)
         manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
         manifest |= {"kind": "align", "table": facts, "verdict": summary.verdict(job, lines), "coverage": covered}
         run_directory.write_json(directory / "manifest.json", plain(manifest))

@@ -11,6 +11,7 @@ import typer
 from tqdm import tqdm
 
 from emalign_jax.experiments.words import ReplyRule, ReplyTo
+from emalign_jax.internal.arguments import integer, shown
 
 RoundsOption = Annotated[
     int | None, typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after she chose.")
@@ -48,12 +49,11 @@ def integers(option: str, text: str, least: int) -> tuple[int, ...]:
     try:
         values = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{option}: expected integers separated by commas, got {text!r}") from None
+        raise ValueError(f"{option}: expected integers separated by commas, got {shown(text)}") from None
     for value in values:
-        if value < least:
-            raise ValueError(f"{option}: expected integers >= {least}, got {value}")
+        integer(option, value, least)
     if len(set(values)) < len(values):
-        raise ValueError(f"{option}: expected distinct integers, got {text}")
+        raise ValueError(f"{option}: expected distinct integers, got {shown(text)}")
     return values
 
 

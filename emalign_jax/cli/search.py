@@ -152,12 +152,14 @@ def search(
     from emalign_jax.experiments.search.job import SearchJob, block_size
     from emalign_jax.games.files import sizes
     from emalign_jax.internal import temporary
-    from emalign_jax.internal.arguments import integer
+    from emalign_jax.internal.arguments import integer, shown
 
     families = tuple(part.strip() for part in family.split(","))
     for name in families:
         if name not in FAMILIES:
-            raise ValueError(f"--family: expected {', '.join(FAMILIES)}, got {name!r}")
+            raise ValueError(f"--family: expected {', '.join(FAMILIES)}, got {shown(name)}")
+    if len(set(families)) < len(families):
+        raise ValueError(f"--family: expected distinct families, got {shown(family)}")
     rule = make_protocol(protocol, temperature, rounds, replies, reply_to, compare)
     if agents is None:
         agents = {"selection": "1,2,3,5,8", "pooled": "1,2,3", "conversation": "1,2"}[protocol.value]

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emalign_jax.internal.arguments import MOST
+from emalign_jax.internal.arguments import MOST, shortened
 from emalign_jax.internal.files import check_input
 
 MOST_SEED = 2**32 - 1
@@ -69,7 +69,7 @@ def document(text: str, path: str) -> dict[str, Any]:
         raise ValueError(f"{path}: not a config: nested too deeply") from None
     except ValueError as error:  # TOML's own, and Python's on numbers of too many digits
         reason = str(error).replace("at end of document", f"at line {len(text.splitlines())}, where the file ends")
-        raise ValueError(f"{path}: not TOML: {reason}") from None
+        raise ValueError(f"{path}: not TOML: {shortened(reason, 300)}") from None
 
 
 def _shipped(folder: str):
@@ -88,12 +88,12 @@ def flatten(document: dict, path: str, options: dict[str, Option], top: tuple[st
             for key, inner in value.items():
                 flat[f"{name}.{key}"] = inner
         elif isinstance(value, dict):
-            raise ValueError(f"{path}: [{name}]: no such section; {_nearest(name, sections, '[{}]')}")
+            raise ValueError(f"{path}: [{shortened(name)}]: no such section; {_nearest(name, sections, '[{}]')}")
         else:
             flat[name] = value
     for name in flat:
         if name not in known:
-            raise ValueError(f"{path}: {name}: no such key; {_nearest(name, known)}")
+            raise ValueError(f"{path}: {shortened(name)}: no such key; {_nearest(name, known)}")
     return flat
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
 from emalign_jax.equilibrium.solver import Solver
 from emalign_jax.internal import memory
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import integer, shown
 from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
 from emalign_jax.users.base import AbstractUser
@@ -96,7 +96,7 @@ def _acting(precision: str, ties: Ties) -> AbstractUser:
     try:
         number = float(precision)
     except ValueError:
-        raise ValueError(f"--precision: expected a number > 0 or inf, got {precision!r}") from None
+        raise ValueError(f"--precision: expected a number > 0 or inf, got {shown(precision)}") from None
     if number == float("inf"):
         return RationalUser(ties.value)
     if not number > 0:

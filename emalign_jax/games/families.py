@@ -186,6 +186,22 @@ def require_room(
     )
 
 
+def any_game(
+    *,
+    agents: int = 5,
+    states: int = 4,
+    actions: int = 4,
+    user_features: int = 1,
+    agent_features: int | None = None,
+    **_,
+) -> Game:
+    """A game of this size, as a batch of one, for checks of sizes before anything is drawn."""
+    features = states if agent_features is None else agent_features
+    prior = np.full((1, user_features, features, states), 1 / (user_features * features * states))
+    utilities = np.random.default_rng(0).normal(size=(1, 1 + agents, actions, states))
+    return Game(prior, utilities[:, 0], utilities[:, 1:])
+
+
 def check_arguments(**given) -> None:
     """Raise `ValueError` for what `random_games` cannot take, naming the argument and the rule; the others may be left
     out, and None means a default."""

@@ -27,7 +27,11 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
     """
     checked(path=path)
     agents = None if agents is None else integer("agents", agents, 1)
-    arrays = read_arrays(path, GAME_FIELDS, optional=("agents",))
+
+    def shapes(arrays):
+        Game(*(arrays[name] for name in GAME_FIELDS), check="shapes")
+
+    arrays = read_arrays(path, GAME_FIELDS, optional=("agents",), check=shapes)
     fields = [arrays[name] for name in GAME_FIELDS]
     if "agents" in arrays:
         shape = fields[2].shape
@@ -36,10 +40,7 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
         rows, K = _rows(path, counts, agents)
         fields = [field[rows] for field in fields]
         fields[2] = fields[2][:, :K]
-    try:
-        games = Game(*fields, check="shapes")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    games = Game(*fields, check="shapes")
     if "agents" not in arrays and agents not in (None, games.agents):
         raise ValueError(f"{path}: agents: asked for games of {agents} agents, the file has {games.agents}")
     wrong = faults(games)
@@ -62,12 +63,14 @@ def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.nd
     """Read `schemes` [..., K, XB, M] from an .npz. Errors as in `load_games`."""
     checked(path=path)
     agents = None if agents is None else integer("agents", agents, 1)
-    arrays = read_arrays(path, ("schemes",), optional=("agents",))
+
+    def shapes(arrays):
+        schemes = as_float_array("schemes", arrays["schemes"])
+        if schemes.ndim < 3:
+            raise ValueError(f"schemes: expected shape [..., K, XB, M], got {list(schemes.shape)}")
+
+    arrays = read_arrays(path, ("schemes",), optional=("agents",), check=shapes)
     schemes = arrays["schemes"]
-    if schemes.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: schemes: expected real numbers, got dtype {schemes.dtype}")
-    if schemes.ndim < 3:
-        raise ValueError(f"{path}: schemes: expected shape [..., K, XB, M], got {list(schemes.shape)}")
     if "agents" in arrays:
         games = schemes.shape[-4:-3] or (0,)
         rows, K = _rows(path, _counts(path, arrays["agents"], games, schemes.shape[-3]), agents)

@@ -105,6 +105,12 @@ def shown(value: Any) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
+def shortened(text: Any, most: int = 80) -> str:
+    """What a file or a user wrote, on one line and short, as messages quote it."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else line[: most // 2] + " ... " + line[-most // 4 :]
+
+
 def power(base: int, exponent: int) -> int:
     """base ** exponent, but no more than CEILING: the digits of what is far too large would fill the memory."""
     if base > 1 and exponent * (base.bit_length() - 1) >= CEILING.bit_length():

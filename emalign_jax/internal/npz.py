@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emalign_jax.internal import memory
+from emalign_jax.internal.arguments import shortened
 from emalign_jax.internal.files import atomic, check_input
 
 COPIES = 4  # of what a file holds, that are needed to check and use it
@@ -27,8 +30,17 @@ def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def read_arrays(path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz, once their declared sizes are known to fit. Errors as in `load_games`."""
+def read_arrays(
+    path,
+    required: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+    check: Callable[[dict[str, np.ndarray]], Any] = lambda declared: None,
+) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz, once their declared sizes are known to fit. Errors as in `load_games`.
+
+    check: raises `ValueError` for types and shapes that are not right; it is given arrays of zeros that take no memory,
+        of the types and shapes that the file declares (numbers as float64), before anything is unpacked
+    """
     path = Path(path)
     check_input(path, "an .npz file")
     try:
@@ -39,11 +51,15 @@ def read_arrays(path, required: tuple[str, ...], optional: tuple[str, ...] = ())
             archive: Any = np.load(file, allow_pickle=False)
             for name in required:
                 if name not in archive:
-                    found = ", ".join(archive.files[:12]) or "nothing"
+                    found = shortened(", ".join(archive.files[:12])) or "nothing"
                     raise ValueError(f"{path}: {name}: not in the file, which holds {found}")
             names = (*required, *(name for name in optional if name in archive))
-            sizes = [_declared(path, archive.zip, name) for name in names]
-            _check_sizes(path, names, sizes)
+            declared = {name: _declared(path, archive.zip, name) for name in names}
+            try:
+                check(declared)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+            _check_sizes(path, names, [archive.zip.getinfo(f"{name}.npy").file_size for name in names])
             return {name: _array(path, archive.zip, name) for name in names}
     except _DAMAGE as error:
         if isinstance(error, PermissionError):
@@ -55,8 +71,8 @@ def read_arrays(path, required: tuple[str, ...], optional: tuple[str, ...] = ())
         raise ValueError(f"{path}: not an .npz archive of plain arrays (pickled files are refused)") from None
 
 
-def _declared(path: Path, archive: zipfile.ZipFile, name: str) -> int:
-    """Bytes of an array by its header, which must be those that the archive says it holds."""
+def _declared(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Zeros of the type and shape in an array's header, which must be those that the archive says it holds."""
     heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         entry = archive.getinfo(f"{name}.npy")
@@ -65,12 +81,14 @@ def _declared(path: Path, archive: zipfile.ZipFile, name: str) -> int:
             held = math.prod(shape) * dtype.itemsize
             right = min(shape, default=0) >= 0 and entry.file_size == file.tell() + held
     except Exception:  # the header is parsed as Python, by which a broken one may end in any error
-        right, held, dtype = False, 0, np.dtype(float)
+        right, shape, dtype = False, (), np.dtype(float)
     if dtype.hasobject:
         raise ValueError(f"{path}: {name}: holds pickled objects, expected a plain array")
     if not right:
         raise ValueError(f"{path}: {name}: cannot be read, the file is damaged")
-    return held
+    with contextlib.suppress(ValueError):  # of more numbers than there can be, of no bytes each
+        return np.broadcast_to(np.zeros((), float if dtype.kind in "fiub" else dtype), shape)
+    raise ValueError(f"{path}: {name}: expected numbers, got {dtype} of shape {list(shape)}")
 
 
 def _check_sizes(path: Path, names: tuple[str, ...], sizes: list[int]) -> None:

@@ -6,7 +6,7 @@ Files are opened here, for pyarrow takes no names that are not UTF-8. Not import
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emalign_jax.internal import memory
+from emalign_jax.internal.arguments import shortened
 from emalign_jax.internal.files import MOST_COLUMNS, check_input
 
 WRITTEN: dict[str, Any] = {"write_page_checksum": True}
+WORDS = {"text": "text", "whole": "integers", "number": "numbers", "flag": "true or false", "any": "a value a row"}
+TYPES: dict[str, Callable[[pa.DataType], bool]] = {
+    "text": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    "whole": pa.types.is_integer,
+    "number": lambda kind: pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind),
+    "flag": pa.types.is_boolean,
+    "any": lambda kind: not pa.types.is_nested(kind),
+}
 TEXT, NUMBER = 100, 60  # bytes that a value takes while it is read
 
 
@@ -28,11 +37,16 @@ def write(path: Path, rows: pd.DataFrame | pa.Table) -> None:
         pq.write_table(table, file, **WRITTEN)
 
 
-def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """The table, or these columns of it. Raises `ValueError` that names the file where it is damaged or too large."""
+def read(path: Path, columns: dict[str, str] | None = None) -> pd.DataFrame:
+    """The table, or these columns of it, {name: type}; the type is one of TYPES.
+
+    Raises `ValueError` that names the file, and the column, where it is damaged or too large.
+    """
     with opened(path) as file:
-        memory.require(_needed(file.metadata, columns), f"{path}: a table of {file.metadata.num_rows} rows")
-        return file.read(columns=columns).to_pandas(ignore_metadata=True)  # what pandas made an index, too
+        memory.require(_needed(path, file, columns), f"{path}: a table of {file.metadata.num_rows} rows")
+        table = file.read(columns=None if columns is None else [*columns])
+        table.validate(full=True)  # of text, that it is UTF-8
+        return table.to_pandas(ignore_metadata=True)  # what pandas made an index, too
 
 
 @contextlib.contextmanager
@@ -45,18 +59,24 @@ def opened(path: Path, **options) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, OSError, ValueError) as error:
         if str(error).startswith(str(path)):
             raise
-        why = " ".join(str(error).split())
+        why = shortened(error, 200)
         raise ValueError(f"{path}: cannot be read as parquet, the file is damaged or cut short ({why})") from None
 
 
-def _needed(facts: pq.FileMetaData, columns: list[str] | None) -> int:
-    """Bytes that reading takes, by what the file itself says that it holds."""
-    needed = 0
-    for group in range(facts.num_row_groups if facts.num_columns <= MOST_COLUMNS else 0):
-        held = facts.row_group(group)
-        for number in range(held.num_columns):
-            column = held.column(number)
-            if columns is None or {column.path_in_schema, column.path_in_schema.split(".")[0]} & {*columns}:
-                each = TEXT if column.physical_type == "BYTE_ARRAY" else NUMBER
-                needed += 2 * column.total_uncompressed_size + each * column.num_values
-    return needed
+def _needed(path: Path, file: pq.ParquetFile, columns: dict[str, str] | None) -> int:
+    """Bytes that reading takes, by what the file itself says that it holds.
+
+    Of its columns only names and types are asked for: pyarrow ends the process where their other facts are damaged."""
+    facts, fields = file.metadata, list(file.schema_arrow)
+    if facts.num_columns > MOST_COLUMNS:
+        return 0
+    wanted = [field for field in fields if columns is None or field.name in columns]
+    for name, kind in (columns or {}).items():
+        types = [field.type for field in wanted if field.name == name]
+        if len(types) != 1:
+            raise ValueError(f"{path}: {shortened(name)}: expected one such column, got {len(types)}")
+        if not TYPES[kind](types[0]):
+            raise ValueError(f"{path}: {shortened(name)}: expected {WORDS[kind]}, got {shortened(types[0])}")
+    fixed = [pa.types.is_primitive(field.type) for field in wanted]
+    unpacked = 0 if all(fixed) else sum(facts.row_group(n).total_byte_size for n in range(facts.num_row_groups))
+    return 2 * unpacked + facts.num_rows * sum(NUMBER if plain else TEXT for plain in fixed)

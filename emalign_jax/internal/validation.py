@@ -222,7 +222,7 @@ def as_float_array(field: str, value) -> Array:
         what = f"dtype {array.dtype}" if array.ndim or np.iscomplexobj(array) else shown(value)
         raise ValueError(f"{field}: expected real numbers, got {what}")
     if array.dtype.itemsize > 8:  # jax knows no longer ones
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             array = array.astype(np.float64)
     return array
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from emalign_jax.experiments import manifests
+from emalign_jax.experiments.hull import text
 from emalign_jax.experiments.search import table as search_table
 from emalign_jax.internal import memory, parquet
-from emalign_jax.internal.files import check_input, check_text
+from emalign_jax.internal.arguments import MOST
+from emalign_jax.internal.files import check_input
 
 MANIFEST = "manifest.json"
 
@@ -57,26 +61,22 @@ def read(directory: Path) -> Contents:
     Raises `ValueError`, or `FileNotFoundError`, naming the file and what was expected.
     """
     check(directory)
-    manifest = _manifest(directory / MANIFEST)
-    name = manifest.get("kind") or ("align" if (directory / KINDS["align"].table).exists() else "search")
-    if not isinstance(name, str) or name not in KINDS:
-        raise ValueError(f"{directory / MANIFEST}: kind: expected one of {', '.join(KINDS)}, got {name!r}")
+    if not os.path.lexists(directory / MANIFEST):
+        raise ValueError(
+            f"{directory / MANIFEST}: not there; expected a directory written by emalign search, sweep or align"
+        )
+    manifest = manifests.read(directory / MANIFEST, tuple(KINDS))
+    name = manifest["kind"]
     kind = KINDS[name]
     if not (directory / kind.table).exists():
         raise ValueError(
             f"{directory / kind.table}: not there, the {name} has not ended; run {_command(manifest)} again, which "
             "goes on where it stopped"
         )
-    try:
-        found, facts = kind.read(directory, manifest), _facts(manifest)
-    except Exception as error:  # whatever is not as the command writes it
-        if str(error).startswith(str(directory)) or isinstance(error, MemoryError):
-            raise
-        raise ValueError(
-            f"{directory}: its tables or {MANIFEST} are not as {name} writes them ({type(error).__name__}: {error})"
-        ) from error
+    with np.errstate(all="ignore"):  # infinite or huge numbers are shown as they are
+        found = kind.read(directory, manifest)
     return Contents(
-        found.pop("title"), name, facts, found.pop("tables"), _figures(directory, kind.captions),
+        found.pop("title"), name, _facts(manifest), found.pop("tables"), _figures(directory, kind.captions),
         found.pop("notes", []), _command(manifest), json.dumps(manifest, indent=2), found.pop("failed", 0),
     )  # fmt: skip
 
@@ -89,47 +89,42 @@ def check(directory: Path) -> None:
         raise ValueError(f"{directory}: expected the directory of a run or sweep, got a file")
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ValueError(f"{path}: not there; expected a directory written by emalign search, sweep or align")
-    try:
-        found = json.loads(_bytes(path))
-    except (ValueError, RecursionError) as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("config"), dict) or "command" not in found:
-        raise ValueError(f"{path}: command, config: not in the file; expected the manifest of a run")
-    return found
+# of the rows of every search; the types are those of `parquet.read`
+COLUMNS = {
+    "family": "text", "agents": "whole", "game": "whole", "start": "whole", "normalised_value": "number",
+    "normalised_worst_equilibrium": "number", "relative_gain": "number", "seconds": "number", "ok": "flag",
+    "certified": "flag", "message": "text",
+}  # fmt: skip
+AXES = {"word": "text", "whole": "whole", "number": "number", "flag": "flag"}
 
 
-def _parquet(path: Path, *columns: str) -> pd.DataFrame:
-    rows = parquet.read(path)
-    for column in columns:
-        if column not in rows:
-            raise ValueError(f"{path}: {column}: no such column")
+def _parquet(path: Path, columns: dict[str, str]) -> pd.DataFrame:
+    rows = parquet.read(path, columns)
+    if not len(rows):
+        raise ValueError(f"{path}: has no rows")
     return rows
 
 
-def _csv(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        raise ValueError(f"{path}: not there")
-    check_input(path, "a table")
-    check_text(path)
-    try:
-        return pd.read_csv(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
+def _csv(path: Path, words: list[str], numbers: list[str], whole: list[str]) -> pd.DataFrame:
+    source = text.source(path, "utf-8")
+    text.need(source, {name: name for name in (*words, *numbers, *whole)})
+    rows = text.read(source, words, numbers + whole)
+    for name in whole:
+        values = rows[name].to_numpy(float)
+        if not ((values == np.floor(values)) & (abs(values) < MOST)).all():
+            raise ValueError(f"{path}: {name}: expected integers in every row")
+        rows[name] = values.astype(int)
+    return rows
 
 
 # what each command leaves
 
 
 def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    rows = _parquet(directory / "games.parquet", "family", "agents", "normalised_value", "relative_gain", "ok")
+    rows = _parquet(directory / "games.parquet", COLUMNS | {"monopoly_value": "number", "result": "text"})
     lines = search_table.summary(rows)
     config = manifest["config"]
-    tolerance = float(config.get("tolerance", 1e-3))
+    tolerance = manifests.number(directory / MANIFEST, config, "config.tolerance", 1e-3)
     heads = {
         "family": "family", "agents": "K", "games": "games", "q10": "10 %", "median": "median", "q90": "90 %",
         "mean": "mean", "monopoly": "one agent alone", "within_tolerance": f"gain ≤ {tolerance:g}",
@@ -151,8 +146,10 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     from emalign_jax.experiments.sweep import threshold
     from emalign_jax.report import sweep_table
 
-    rows = _parquet(directory / "games.parquet", "cell", "normalised_value", "relative_gain", "ok")
     grid = configs.from_manifest(manifest["config"], str(directory / MANIFEST))
+    axes = {name: AXES[configs.OPTIONS[name].kind] for name in grid.axes}
+    means = dict.fromkeys(sweep_table.MEANS.values(), "number")
+    rows = _parquet(directory / "games.parquet", COLUMNS | {"cell": "text"} | means | axes)
     lines = pd.DataFrame(sweep_table.summary(grid, rows))
     numbers = [name for name in grid.axes if lines[name].dtype.kind == "f"]
     lines[numbers] = lines[numbers].map("{:g}".format)
@@ -177,41 +174,48 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _align(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    curves, weights = _csv(directory / "curves.csv"), _csv(directory / "weights.csv")
-    facts, covered = manifest.get("table", {}), manifest.get("coverage", {})
+    facts = manifest.get("table", {})
     names = {"offset": "offset", "method": "method", "agents": "n", "held_out": "held-out error"}
     ends = {"held_out_low": "95 % from", "held_out_high": "to", "in_sample": "in-sample"}
+    curves = _csv(directory / "curves.csv", ["offset", "method"], ["held_out", *ends], ["agents", "fits", "failed"])
+    weights = _csv(directory / "weights.csv", ["agent"], ["mean_weight", "share_used"], ["fits"])
+    weights["agent"] = weights["agent"].map(text.plain)
+    left_out = facts.get("left_out")
     source = Path(str(manifest["config"].get("table", "a table"))).name
     return {
         "title": f"Is the user in the hull? {source}",
         "tables": [
             _table("Errors of n random agents", curves, names | ends | {"fits": "fits", "failed": "not solved"}),
             _table("Who carries the weight", weights, {name: name.replace("_", " ") for name in weights}),
-            _covered(covered),
+            _covered(manifest.get("coverage", {}), directory / MANIFEST),
         ],
         "notes": [
-            str(note) for note in (*[manifest[k] for k in ("verdict",) if k in manifest], *facts.get("left_out", []))
+            str(note)
+            for note in (manifest.get("verdict"), *(left_out if isinstance(left_out, list) else ()))
+            if note is not None
         ],
         "failed": int(np.sum(curves["failed"].to_numpy())),
     }
 
 
-def _covered(found: dict[str, Any]) -> Table:
+def _covered(found: dict[str, Any], path: Path) -> Table:
     """Shares of the targets that simplex weights of all agents, or of those left, fit within the tolerance."""
+
+    def share(name: str) -> str:
+        return _share(manifests.number(path, found, f"coverage.{name}"))
+
     caption = f"Who is still covered: error within {_text(found.get('tolerance'))} on all items, simplex weights"
     caption += f" of {found.get('agents', '?')} agents, offset {found.get('offset', '?')}"
-    rows = [["with all agents", _share(found.get("covered")), _text(found.get("targets"))]]
+    rows = [["with all agents", share("covered"), _text(found.get("targets"))]]
     if found.get("covered_without_any_one") is not None:
-        rows.append(["after removing any one (exact)", _share(found["covered_without_any_one"]), rows[0][2]])
+        rows.append(["after removing any one (exact)", share("covered_without_any_one"), rows[0][2]])
     if found.get("five_targets"):
-        low, high = (_share(found[f"covered_without_any_five_{end}"]) for end in ("lower", "upper"))
-        exact = found["covered_without_any_five_exact"]
+        low, high = (share(f"covered_without_any_five_{end}") for end in ("lower", "upper"))
+        exact = found.get("covered_without_any_five_exact")
         what = f"after removing any five ({'exact' if exact else 'at least, at most'})"
         rows.append([what, low if exact else f"{low} to {high}", _text(found["five_targets"])])
         if found["five_targets"] != found.get("targets"):
-            rows.append(
-                ["with all agents, of these targets", _share(found["five_covered"]), _text(found["five_targets"])]
-            )
+            rows.append(["with all agents, of these targets", share("five_covered"), _text(found["five_targets"])])
     return Table(caption, ["", "share covered", "targets"], rows)
 
 

@@ -16,9 +16,12 @@ from emalign_jax.experiments.hull import text
 from emalign_jax.experiments.hull.block import dense_block
 from emalign_jax.games.game import LARGEST
 from emalign_jax.internal import memory
+from emalign_jax.internal.arguments import shortened, shown
 from emalign_jax.internal.npz import read_arrays
+from emalign_jax.internal.validation import as_float_array
 
 MOST_CELLS = 60_000_000  # cells of a (user, item) table before the dense block is chosen
+POLL_COPIES = 8  # of a table of shares, while it is read
 SHARES = 0.02  # how far shares of a question may be from adding up to 1
 LONG, MOVIELENS, POLL = (
     ("user", "item", "rating"),
@@ -116,14 +119,15 @@ def _long(source: text.Source, named: dict[str, str], options: Options) -> Table
     user, item, rating = (named[option] for option in LONG)
     if len({user, item, rating}) < 3:
         raise ValueError(
-            f"{source.path}: --user, --item, --rating: expected three different columns, got {user}, {item}, {rating}"
+            f"{source.path}: --user, --item, --rating: expected three different columns, "
+            f"got {text.listed([user, item, rating])}"
         )
     frame = text.read(source, [user, item], [rating])
     total = len(frame)
     kept = frame.loc[frame[rating].notna() & (frame[user] != "") & (frame[item] != "")]
-    notes = [_without(total - len(kept), total, f"without {user}, {item} or {rating}")]
+    notes = [_without(total - len(kept), total, f"without {text.listed([user, item])} or {shortened(rating)}")]
     if kept.empty:
-        raise ValueError(f"{source.path}: {rating}: no row has a user, an item and a rating")
+        raise ValueError(f"{source.path}: {shortened(rating)}: no row has a user, an item and a rating")
     _no_duplicates(source, kept, [user, item])
     rows, users = pd.factorize(kept[user])
     columns, items = pd.factorize(kept[item])
@@ -144,7 +148,7 @@ def _wide(source: text.Source, options: Options) -> Table:
     given = {f"--{name}": getattr(options, name) for name in ("target", "id") if getattr(options, name) is not None}
     text.need(source, given)
     if options.id is not None and options.id == options.target:
-        raise ValueError(f"{source.path}: --id: is also the --target, {options.id!r}; expected two columns")
+        raise ValueError(f"{source.path}: --id: is also the --target, {shown(options.id)}; expected two columns")
     people = [name for name in source.columns if name != options.id]
     hint = "; if the column only labels the rows, pass --id with its name" if options.id is None else ""
     frame = text.read(source, [] if options.id is None else [options.id], people, hint)
@@ -157,9 +161,11 @@ def _wide(source: text.Source, options: Options) -> Table:
     if empty.any():
         gone = [people[k] for k in np.flatnonzero(empty)]
         if options.target in gone:
-            raise ValueError(f"{source.path}: {options.target}: the target's column is empty; expected numbers")
+            raise ValueError(
+                f"{source.path}: {shortened(options.target)}: the target's column is empty; expected numbers"
+            )
         notes = [f"columns without any number left out: {text.listed(gone)}"]
-        table, people = table[~empty], [name for name in people if name not in gone]
+        table, people = table[~empty], [people[k] for k in np.flatnonzero(~empty)]
     return _dense(
         source.path, "wide table", table, people, labels, ("annotators", "instances"), notes, options, "judged"
     )
@@ -174,66 +180,52 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
     if negative.any():
         at = negative.idxmax()
         raise ValueError(
-            f"{source.path}: {share}: row {source.row(at)}: expected a share >= 0, got {frame[share][at]:g}"
+            f"{source.path}: {shortened(share)}: row {source.row(at)}: expected a share >= 0, got {frame[share][at]:g}"
         )
-    table = frame.pivot(index=group, columns=[question, option], values=share)
-    table = table.reindex(columns=table.columns.sort_values())
-    absent = frame[frame[share].isna()]
-    gaps = set(zip(absent[group], absent[question], strict=True))
-    asked = table.columns.get_level_values(0)
-    questions = list(dict.fromkeys(asked))
-    values = np.array(table, float)
-    item = np.array([questions.index(name) for name in asked])
-    present = np.zeros((len(table), len(questions)), bool)
-    largest = np.nanmax(values, initial=0)
-    whole = 100.0 if largest > 1 + SHARES else 1.0
-    silent = 0
-    for q, name in enumerate(questions):
-        for g, who in enumerate(table.index):
-            cells = values[g, item == q]
-            if np.isnan(cells).all() or (who, name) in gaps:
-                continue
-            total = np.nansum(cells)
-            if abs(total - whole) > SHARES * whole:
-                raise ValueError(
-                    f"{source.path}: {share}: the shares of {group} {who!r} in {question} {name!r} add up "
-                    f"to {total:g}; expected {whole:g}"
-                )
-            present[g, q] = True
-            silent += int(np.isnan(cells).sum())
-            values[g, item == q] = np.nan_to_num(cells) / total
+    who, groups = pd.factorize(frame[group], sort=True)
+    pairs = pd.MultiIndex.from_frame(frame[[question, option]])
+    at, columns = pd.factorize(pairs, sort=True)  # the options of a question follow each other
+    item, questions = pd.factorize(columns.get_level_values(0))
+    memory.require(
+        POLL_COPIES * 8 * len(groups) * len(columns),
+        f"{source.path}: a table of {len(groups)} groups and {len(columns)} options",
+    )
+    values = np.full((len(groups), len(columns)), np.nan)
+    values[who, at] = frame[share]
+    first = np.searchsorted(item, np.arange(len(questions)))
+    known = ~np.isnan(values)
+    present = np.logical_or.reduceat(known, first, axis=1)
+    gaps = frame[share].isna().to_numpy()  # listed, but not said
+    present[who[gaps], item[at[gaps]]] = False
+    whole = 100.0 if np.nanmax(values, initial=0) > 1 + SHARES else 1.0
+    totals = np.add.reduceat(np.where(known, values, 0), first, axis=1)
+    off = np.argwhere((present & (abs(totals - whole) > SHARES * whole)).T)
+    if len(off):
+        q, g = off[0]
+        raise ValueError(
+            f"{source.path}: {shortened(share)}: the shares of {shortened(group)} {shown(groups[g])} in "
+            f"{shortened(question)} {shown(questions[q])} add up to {totals[g, q]:g}; expected {whole:g}"
+        )
+    told = present[:, item]
+    silent = int((told & ~known).sum())
+    values = np.where(known, values, 0) / np.where(told, totals[:, item], 1)
     notes = [f"options that a group was not listed with count as shares of 0 ({silent})"] if silent else []
     rows, kept, more = _block(
-        source.path, present, list(table.index), questions, ("groups", "questions"), notes, options, "answered"
+        source.path, present, list(groups), list(questions), ("groups", "questions"), notes, options, "answered"
     )
     columns = np.isin(item, kept)
     item = np.searchsorted(kept, item[columns])
-    names, values = [str(table.index[r]) for r in rows], values[np.ix_(rows, columns)][:, None]
+    names, values = [str(groups[r]) for r in rows], values[np.ix_(rows, columns)][:, None]
     words = ("groups", "questions")
     return _in_turn(source.path, "answer distributions", values, names, item, words, more, options)
 
 
 def _npz(path: Path, options: Options) -> Table:
-    arrays = read_arrays(path, ("user_utility", "agent_utilities"), optional=("agents",))
-    for name, core, axes in (("user_utility", "[..., A, Y]", 2), ("agent_utilities", "[..., K, A, Y]", 3)):
-        array = arrays[name]
-        if array.dtype.kind not in "fiub" or array.ndim < axes or 0 in array.shape:
-            raise ValueError(
-                f"{path}: {name}: expected numbers of shape {core} with no empty axis, got {array.dtype} "
-                f"of shape {list(array.shape)}"
-            )
-    user, agents = arrays["user_utility"].astype(float), arrays["agent_utilities"].astype(float)
+    arrays = read_arrays(path, ("user_utility", "agent_utilities"), ("agents",), _check_utilities)
+    user, agents = (as_float_array(name, arrays[name]) for name in ("user_utility", "agent_utilities"))
+    user, agents = np.asarray(user, float), np.asarray(agents, float)
     K, A, Y = agents.shape[-3:]
-    if user.shape[-2:] != (A, Y):
-        raise ValueError(
-            f"{path}: agent_utilities: last axes [A, Y] are {[A, Y]}, those of user_utility {list(user.shape[-2:])}"
-        )
     single = agents.ndim == 3  # all targets share the agents
-    if not single and agents.shape[:-3] != user.shape[:-2]:
-        raise ValueError(
-            f"{path}: agent_utilities: batch axes are {list(agents.shape[:-3])}, "
-            f"those of user_utility {list(user.shape[:-2])}"
-        )
     for name, array in (("user_utility", user), ("agent_utilities", agents)):
         if (np.abs(array[np.isfinite(array)]) >= LARGEST).any():
             raise ValueError(f"{path}: {name}: expected numbers below {LARGEST:g}")
@@ -268,6 +260,25 @@ def _npz(path: Path, options: Options) -> Table:
     return _varied(path, table, named=options.target is not None or T == 1)
 
 
+def _check_utilities(arrays: dict[str, np.ndarray]) -> None:
+    for name, core, axes in (("user_utility", "[..., A, Y]", 2), ("agent_utilities", "[..., K, A, Y]", 3)):
+        array = arrays[name]
+        if array.dtype.kind != "f" or array.ndim < axes or 0 in array.shape:
+            raise ValueError(
+                f"{name}: expected numbers of shape {core} with no empty axis, got {array.dtype} of shape "
+                f"{list(array.shape)}"
+            )
+    user, agents = arrays["user_utility"].shape, arrays["agent_utilities"].shape
+    if user[-2:] != agents[-2:]:
+        raise ValueError(
+            f"agent_utilities: last axes [A, Y] are {list(agents[-2:])}, those of user_utility {list(user[-2:])}"
+        )
+    if len(agents) > 3 and agents[:-3] != user[:-2]:  # else all targets share the agents
+        raise ValueError(
+            f"agent_utilities: batch axes are {list(agents[:-3])}, those of user_utility {list(user[:-2])}"
+        )
+
+
 def _dense(path, kind, table, names, items, words, notes, options, verb) -> Table:
     """A (people, items) table with gaps, its dense block, everyone as target or the one asked for."""
     rows, columns, more = _block(path, ~np.isnan(table), names, items, words, notes, options, verb)
@@ -296,7 +307,7 @@ def _block(path, present, names, items, words, notes, options, verb):
     if options.target is not None:
         if options.target not in names:
             raise ValueError(
-                f"{path}: --target: {options.target!r} is none of the {words[0]}, which are {text.listed(names)}"
+                f"{path}: --target: {shown(options.target)} is none of the {words[0]}, which are {text.listed(names)}"
             )
         keep = names.index(options.target)
     rows, columns = dense_block(present, options.least_people, options.least_items, keep)
@@ -336,7 +347,9 @@ def _varied(path, table: Table, named: bool) -> Table:
             if table.per_state
             else f"is {u[flat][0].flat[0]:g} on all {table.items}"
         )
-        raise ValueError(f"{path}: the target {names[0].removeprefix('target ')} {same}; expected one that varies")
+        raise ValueError(
+            f"{path}: the target {shortened(names[0].removeprefix('target '))} {same}; expected one that varies"
+        )
     note = f"{len(names)} of {len(flat)} are no targets, for whom all {table.items} are alike: {text.listed(names, 5)}"
     return dataclasses.replace(
         table, targets=table.targets[~flat], agents=table.agents[~flat], notes=(*table.notes, note)
@@ -359,11 +372,11 @@ def _no_duplicates(source: text.Source, frame: pd.DataFrame, columns: list[str])
         return
     at = again.idxmax()
     first = (frame[columns] == frame.loc[at, columns]).all(axis=1).idxmax()
-    what = ", ".join(f"{column} {frame.loc[at, column]}" for column in columns)
+    what = ", ".join(f"{shortened(column)} {shortened(frame.loc[at, column])}" for column in columns)
     more = f" ({int(again.sum())} such rows)" if again.sum() > 1 else ""
     raise ValueError(
         f"{source.path}: {what} is in rows {source.row(first)} and {source.row(at)}; expected one row for each "
-        f"({', '.join(columns)}){more}"
+        f"({text.listed(columns)}){more}"
     )
 
 

@@ -11,16 +11,18 @@ import re
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from emalign_jax.games.game import LARGEST
 from emalign_jax.internal import parquet
+from emalign_jax.internal.arguments import shortened, shown
 from emalign_jax.internal.files import MOST_COLUMNS, check_input, check_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".data": "\t"}
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # apostrophes before count, so that `plain` is exact
 BLANK = [
     "",
     "NA",
@@ -66,7 +68,7 @@ def source(path: Path, encoding: str) -> Source:
         with open(path, encoding=_signed(encoding), newline="") as file:
             first = next(csv.reader(file, delimiter=SEPARATORS[path.suffix]), None)
     except LookupError:
-        raise ValueError(f"--encoding: expected a name such as utf-8 or latin-1, got {encoding!r}") from None
+        raise ValueError(f"--encoding: expected a name such as utf-8 or latin-1, got {shown(encoding)}") from None
     except UnicodeError:
         raise _undecodable(path, encoding) from None
     except csv.Error as error:
@@ -96,7 +98,7 @@ def need(source: Source, named: dict[str, str]) -> None:
     for option, column in named.items():
         if column not in source.columns:
             raise ValueError(
-                f"{source.path}: {option}: there is no column {column!r}; the columns are {listed(source.columns)}"
+                f"{source.path}: {option}: there is no column {shown(column)}; the columns are {listed(source.columns)}"
             )
 
 
@@ -105,7 +107,7 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
 
     The index counts rows of the file. hint: added where text stands in place of a number."""
     if source.parquet:
-        frame = parquet.read(source.path, names + numbers).reset_index(drop=True)
+        frame = parquet.read(source.path, dict.fromkeys(names + numbers, "any")).reset_index(drop=True)
     else:
         frame = _csv(source, names, numbers)
     for name in names:
@@ -113,9 +115,8 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
         try:
             frame[name] = column.astype(str).where(column.notna(), "")
         except UnicodeError:
-            raise ValueError(f"{source.path}: {name}: expected text, got bytes that are not utf-8") from None
-    for name in numbers:
-        frame[name] = _floats(source, frame.loc[:, name], hint)
+            raise ValueError(f"{source.path}: {shortened(name)}: expected text, got bytes that are not utf-8") from None
+    frame = pd.DataFrame({name: frame[name] for name in names} | _numbers(source, frame, numbers, hint), frame.index)
     blank = frame[numbers].isna().to_numpy(bool).all(1)
     for name in names:
         blank &= (frame[name] == "").to_numpy(bool)
@@ -165,10 +166,20 @@ def _csv(source: Source, names: list[str], numbers: list[str]) -> pd.DataFrame:
     return frame.loc[:, names + numbers]
 
 
+def _numbers(source: Source, frame: pd.DataFrame, names: list[str], hint: str) -> dict[str, Any]:
+    """Columns of floats: those that are numbers already together, for there may be thousands."""
+    kinds = frame.dtypes.to_dict()
+    plain = [name for name in names if isinstance(kinds[name], np.dtype) and kinds[name].kind in "iuf"]
+    values = frame[plain].to_numpy(float)
+    good = (np.isnan(values) | (abs(values) < LARGEST)).all(0)
+    ready = {name: values[:, k] for k, name in enumerate(plain) if good[k]}
+    return {name: ready[name] if name in ready else _floats(source, frame[name], hint) for name in names}
+
+
 def _floats(source: Source, column: pd.Series, hint: str) -> pd.Series:
     kinds = pd.api.types
     if not (kinds.is_numeric_dtype(column) or kinds.is_object_dtype(column) or kinds.is_string_dtype(column)):
-        raise ValueError(f"{source.path}: {column.name}: expected numbers, got {column.dtype}")
+        raise ValueError(f"{source.path}: {shortened(column.name)}: expected numbers, got {shortened(column.dtype)}")
     values = pd.Series(pd.to_numeric(column, errors="coerce"), column.index, float)
     text = values.isna() & column.notna()
     if not kinds.is_numeric_dtype(column):
@@ -182,16 +193,29 @@ def _floats(source: Source, column: pd.Series, hint: str) -> pd.Series:
             at = bad.idxmax()
             count = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
             found = column[at]
-            found = repr(found) if isinstance(found, str) else found
+            found = shown(found) if isinstance(found, str) else shortened(found)
             raise ValueError(
-                f"{source.path}: {column.name}: row {source.row(at)}: expected {what}, got {found}{count}{hint}"
+                f"{source.path}: {shortened(column.name)}: row {source.row(at)}: expected {what}, "
+                f"got {found}{count}{hint}"
             )
     return values
 
 
+def write(path: Path, rows: pd.DataFrame) -> None:
+    """A .csv whose texts no spreadsheet takes for formulas: an apostrophe stands before those that it would."""
+    words = rows.select_dtypes(exclude="number").columns
+    safe = {name: rows[name].map(lambda x: f"'{x}" if FORMULA.match(str(x)) else x) for name in words}
+    rows.assign(**safe).to_csv(path, index=False)
+
+
+def plain(word: str) -> str:
+    """What `write` was given."""
+    return word[1:] if word.startswith("'") and FORMULA.match(word) else word
+
+
 def listed(names: list[str], most: int = 12) -> str:
-    shown = ", ".join(map(str, names[:most]))
-    return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")
+    some = ", ".join(shortened(name, 40) for name in names[:most])
+    return some + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def _columns(path: Path, names: list[str]) -> list[str]:
@@ -202,7 +226,7 @@ def _columns(path: Path, names: list[str]) -> list[str]:
         )
     name, count = Counter(names).most_common(1)[0] if names else ("", 1)
     if count > 1:
-        raise ValueError(f"{path}: row 1: the column {name!r} is there {count} times; expected distinct")
+        raise ValueError(f"{path}: row 1: the column {shown(name)} is there {count} times; expected distinct")
     return names
 
 

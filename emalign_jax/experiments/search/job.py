@@ -104,7 +104,7 @@ class SearchJob:
             if self.games is None:
                 check_arguments(count=self.count, family=family, agents=agents, **self.knobs)
                 families.require_room(at_once, agents=agents, **self.knobs)
-                games = _any_game(agents, self.knobs)
+                games = families.any_game(agents=agents, **self.knobs)
             else:
                 games = self.games[agents]
             messages = self.protocol.messages(games) if self.messages is None else self.messages
@@ -216,11 +216,3 @@ def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certifica
     unverified = np.full(solution.user.shape, int(Result.UNVERIFIED))
     none, full = values[1], values[0]
     return Certificate(solution.user, solution.agents, many, many, never, many, full, none, nan, nan, unverified, never)
-
-
-def _any_game(agents: int, knobs: dict[str, Any]) -> Game:
-    """One of the size that is asked for."""
-    Y, A, XA = (knobs.get(name, size) for name, size in (("states", 4), ("actions", 4), ("user_features", 1)))
-    XB = knobs.get("agent_features") or Y
-    prior = np.full((XA, XB, Y), 1 / (XA * XB * Y))
-    return Game(prior, np.zeros((A, Y)), np.zeros((agents, A, Y)), check="shapes")

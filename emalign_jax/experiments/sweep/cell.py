@@ -80,13 +80,11 @@ def named(config: Config, cell: Cell) -> Iterator[None]:
 def _check(values: Values, block: int) -> None:
     own = _section(values, "games")
     protocol, user, _ = setup(values)
-    XA, XB, Y = own["user_features"], own["agent_features"] or own["states"], own["states"]
-    utilities = np.random.default_rng(0).normal(size=(1 + own["agents"], own["actions"], Y))
-    game = Game(np.full((XA, XB, Y), 1 / (XA * XB * Y)), utilities[0], utilities[1:])  # any of this size
+    one = families.any_game(**own)
+    game = one[0]
     messages = values["protocol.messages"] or protocol.messages(game)
     check_sizes(game, protocol, user, messages, alone=values["solver.start"] == "monopolist", exactly=True)
     job.require_room(game, protocol, messages, block, values["solver.starts"])
-    one = Game(*(np.asarray(x)[None] for x in (game.prior, game.user_utility, game.agent_utilities)))
     make_check(reduce_game(one, np), 0, protocol, user, messages)
 
 

@@ -126,7 +126,20 @@ def read(config: str) -> Config:
 
 def parse(text: str, path: str) -> Config:
     """A config from TOML text; `path` is what messages call it."""
-    given = toml.flatten(toml.document(text, path), path, OPTIONS, ("title", "block"))
+    return _config(toml.flatten(toml.document(text, path), path, OPTIONS, ("title", "block")), path)
+
+
+def from_manifest(plain: dict[str, Any], path: str) -> Config:
+    """The config whose `plain` form a manifest holds."""
+    given = {name: value for name, value in plain.items() if value is not None}
+    for name, option in OPTIONS.items():
+        if option.kind == "number" and name in given:
+            values = given[name] if isinstance(given[name], list) else [given[name]]
+            given[name] = [float(x) if x in ("inf", "-inf") else x for x in values]
+    return _config(given, path)
+
+
+def _config(given: dict[str, Any], path: str) -> Config:
     title = given.pop("title", Path(path).stem)
     if not isinstance(title, str):
         raise ValueError(f"{path}: title: expected text in quotes, got {reprlib.repr(title)}")
@@ -145,18 +158,6 @@ def parse(text: str, path: str) -> Config:
         axes = " x ".join(f"{name} ({len(values)})" for name, values in grid.items() if len(values) > 1)
         raise ValueError(f"{path}: {axes}: expected at most {MOST_CELLS} cells, got {count}")
     return Config(path, title, block, grid)
-
-
-def from_manifest(plain: dict[str, Any], path: str) -> Config:
-    """The config whose `plain` form a manifest holds."""
-    given = {name: value for name, value in plain.items() if name not in ("title", "block") and value is not None}
-    grid = {}
-    for name, option in OPTIONS.items():
-        value = given.get(name)
-        values = value if isinstance(value, list) else [value]
-        numbers = option.kind == "number"
-        grid[name] = tuple(toml.value(path, name, option, float(x) if numbers and x is not None else x) for x in values)
-    return Config(path, str(plain.get("title", "")), int(plain.get("block", BLOCK)), grid)
 
 
 def modules(values: Values) -> tuple[AbstractProtocol, AbstractUser]:

@@ -20,12 +20,14 @@ from typing import Any
 import jax.numpy as jnp
 import pandas as pd
 
-from emalign_jax.experiments import run_directory
+from emalign_jax.experiments import manifests, run_directory
 from emalign_jax.internal import parquet
+from emalign_jax.internal.arguments import shortened
 from emalign_jax.internal.files import atomic, check_input
 
 MANIFEST, TABLE, PARTS, LOCK = "manifest.json", "games.parquet", "parts", ".lock"
 FIGURES, KINDS = ("user_value", "phase"), (".png", ".pdf")
+LISTED = 5  # differences between two manifests that are named
 RESULTS = (TABLE, *(f"{name}{kind}" for name in FIGURES for kind in KINDS))
 
 
@@ -98,14 +100,15 @@ def begin(path: Path, manifest: dict[str, Any], force: bool, results: tuple[str,
 def _check_same(path: Path, found: dict[str, Any] | None, manifest: dict[str, Any]) -> None:
     was, now = _identity(found or manifest), _identity(manifest)
     differences = [
-        f"{name} is {_show(was.get(name))} there and {_show(now.get(name))} now"
+        f"{shortened(name)} is {_show(was.get(name))} there and {_show(now.get(name))} now"
         for name in sorted(was.keys() | now.keys())
         if was.get(name) != now.get(name)
     ]
     if differences:
+        more = f"; and {len(differences) - LISTED} more" if len(differences) > LISTED else ""
         raise ValueError(
-            f"{path}: --out: was begun otherwise: {'; '.join(differences)}; choose another --out, or pass --force "
-            "to start anew"
+            f"{path}: --out: was begun otherwise: {'; '.join(differences[:LISTED])}{more}; "
+            "choose another --out, or pass --force to start anew"
         )
 
 
@@ -123,9 +126,9 @@ def write_manifest(path: Path, entries: dict[str, Any]) -> None:
 
 
 def write_part(path: Path, key: str, first: int, rows: pd.DataFrame) -> None:
-    """The rows of a block, in a file whose name ends in a digest of what it holds."""
+    """The rows of a block, in a file whose name ends in a digest of what it holds and of whose it is."""
     data = rows.to_parquet(None, index=False, **parquet.WRITTEN)
-    with atomic(path / PARTS / f"{key}-{first:06d}-{_digest(data)}.parquet") as temporary:
+    with atomic(path / PARTS / f"{key}-{first:06d}-{_digest(key, first, io.BytesIO(data))}.parquet") as temporary:
         temporary.write_bytes(data)
 
 
@@ -134,15 +137,16 @@ def read_part(path: Path, key: str, first: int) -> tuple[pd.DataFrame | None, li
     damaged = []
     for part in sorted((path / PARTS).glob(f"{key}-{first:06d}-*.parquet")):
         check_input(part, "a part")
-        data = part.read_bytes()
-        if part.stem.endswith("-" + _digest(data)):
-            return pd.read_parquet(io.BytesIO(data)), damaged
+        with open(part, "rb") as file:
+            whole = part.stem.endswith("-" + _digest(key, first, file))
+        if whole:
+            return parquet.read(part), damaged
         damaged.append(part)
     return None, damaged
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def _digest(key: str, first: int, file: io.BufferedIOBase) -> str:
+    return hashlib.file_digest(file, lambda: hashlib.sha256(f"{key}-{first}-".encode())).hexdigest()[:16]
 
 
 def write_table(path: Path, parts: list[pd.DataFrame]) -> pd.DataFrame:
@@ -164,15 +168,7 @@ def _is_one(path: Path, kind: str) -> bool:
 def _read_manifest(path: Path, kind: str) -> dict[str, Any] | None:
     if not os.path.lexists(path / MANIFEST):
         return None
-    check_input(path / MANIFEST, "a manifest")
-    try:
-        found = json.loads((path / MANIFEST).read_text("utf-8"))
-        right = found["kind"] == kind and isinstance(found["config"], dict) and isinstance(found["versions"], dict)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        right, found = False, None
-    if not right:
-        raise ValueError(f"{path}: --out: its {MANIFEST} is not that of a {kind}; choose another name")
-    return found
+    return manifests.read(path / MANIFEST, (kind,))
 
 
 def _identity(entries: dict[str, Any]) -> dict[str, Any]:
@@ -183,4 +179,4 @@ def _identity(entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(value: Any) -> str:
-    return "not set" if value is None else json.dumps(value)
+    return "not set" if value is None else shortened(json.dumps(value))

@@ -7,12 +7,13 @@ import reprlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from emalign_jax.equilibrium.solver import check_sizes
 from emalign_jax.experiments import toml
 from emalign_jax.experiments.toml import Option
 from emalign_jax.games import families
-from emalign_jax.games.families import FAMILIES, random_games
+from emalign_jax.games.families import FAMILIES, any_game, random_games
 from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
@@ -155,16 +156,16 @@ def _setup(values: dict[str, Any]) -> Setup:
     if not 0 < values["tune.agents_precision"] < float("inf"):
         raise ValueError(f"tune.agents_precision: expected a finite number > 0, got {values['tune.agents_precision']}")
     solver = SmoothPlay(values["tune.agents_precision"])
-    key = jax.random.fold_in(jax.random.key(values["seed"]), list(FAMILIES).index(own["family"]))
-    games = random_games(key, **own)
-    others = random_games(jax.random.fold_in(key, HELD_OUT), **(own | {"count": held_out}))
-    mechanism.check(games, protocol, user)
     plan = Plan(*(values[f"tune.{name}"] for name in Plan._fields)).checked()
-    small = jax.tree.map(lambda x: x[:1], games)
+    small = jax.tree.map(jnp.asarray, any_game(**own))  # nothing is drawn that is too large to go on with
+    mechanism.check(small, protocol, user)
     under = mechanism.apply(mechanism.init(small), small, protocol, user)
     check_sizes(under[0], under[1], under[2], under[1].messages(under[0]), alone=False, exactly=False)
     check_sizes(under[0], protocol, user, protocol.messages(under[0]), alone=False, exactly=True)
     _require_room(plan, integer("steps", values["tune.steps"], 1), under[0], under[1], own["count"])
+    key = jax.random.fold_in(jax.random.key(values["seed"]), list(FAMILIES).index(own["family"]))
+    games = random_games(key, **own)
+    others = random_games(jax.random.fold_in(key, HELD_OUT), **(own | {"count": held_out}))
     return Setup(games, games if mechanism.per_game else others, protocol, user, mechanism, objective, solver)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.exact import default_tolerance
+from emalign_jax.experiments import run_directory
 from emalign_jax.experiments.tune.config import Config, setup
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
@@ -18,6 +22,7 @@ from emalign_jax.internal.npz import read_arrays, save_arrays
 from emalign_jax.tuning import loop
 from emalign_jax.tuning.evaluation import evaluate
 from emalign_jax.tuning.objectives import confidence
+from emalign_jax.tuning.problem import Problem
 
 STATE, TABLE, VALUES = "state.npz", "games.parquet", "tuned.npz"
 FIGURES = ("tuning.png", "tuning.pdf")
@@ -47,17 +52,18 @@ def run(config: Config, path: Path, progress: Callable[[str, int, int], None], w
         )  # fmt: skip
         key = jax.random.key(values["seed"])
         plan = loop.Plan(*(values[f"tune.{name}"] for name in loop.Plan._fields)).checked()
-        state, history = _load(path / STATE, problem, warn)
+        owner = json.dumps([config.plain() | {"title": ""}, *map(version, ("emalign-jax", *run_directory.PACKAGES))])
+        state, history = load(path / STATE, owner, problem, warn)
         if state is None:
             progress("first equilibria", 0, steps)
             state, history = loop.begin(problem, key, plan), {name: [] for name in loop.HISTORY}
-            _save(path / STATE, state, history)
+            save(path / STATE, owner, state, history)
         for n in range(int(state.step), steps):
             state, row = loop.step(problem, state, refresh=(n + 1) % loop.REFRESH == 0)
             for name in loop.HISTORY:
                 history[name].append(np.asarray(row[name], np.float64))
             if (n + 1) % EVERY == 0 or n + 1 == steps:
-                _save(path / STATE, state, history)
+                save(path / STATE, owner, state, history)
             progress("tune", n + 1, steps)
         progress("choose", 0, 1)
         tuned = loop.finish(problem, state, key, plan, {name: np.array(x) for name, x in history.items()})
@@ -99,14 +105,26 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _save(path: Path, state: loop.State, history: dict[str, list[np.ndarray]]) -> None:
+def save(path: Path, owner: str, state: loop.State, history: dict[str, list[np.ndarray]]) -> None:
+    """The state, with a digest of all numbers and of what they belong to.
+
+    owner: the config, and the versions of what computes"""
     leaves = jax.tree.leaves(state)
     arrays = {f"leaf_{n:03d}": np.asarray(leaf) for n, leaf in enumerate(leaves)}
-    save_arrays(path, arrays | {f"history_{name}": np.array(x, float) for name, x in history.items()})
+    arrays |= {f"history_{name}": np.array(x, float) for name, x in history.items()}
+    save_arrays(path, arrays | {"digest": np.array(_digest(owner, arrays))})
 
 
-def _load(path: Path, problem, warn) -> tuple[Any, Any]:
-    """The state on disk, (None, None) if there is none; what is damaged is begun anew, with a warning."""
+def _digest(owner: str, arrays: dict[str, np.ndarray]) -> str:
+    found = hashlib.sha256(owner.encode())
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape} ".encode() + arrays[name].tobytes())
+    return found.hexdigest()
+
+
+def load(path: Path, owner: str, problem: Problem, warn: Callable[[str], None]) -> tuple[Any, Any]:
+    """The state on disk and its history, (None, None) if there is none; what is damaged, or is not the owner's, is
+    begun anew, with a warning."""
     if not path.exists():
         return None, None
     params = jax.tree.map(jax.numpy.asarray, problem.mechanism.sample(jax.random.key(0), problem.games))
@@ -116,7 +134,9 @@ def _load(path: Path, problem, warn) -> tuple[Any, Any]:
     )
     names = [f"leaf_{n:03d}" for n in range(structure.num_leaves)]
     try:
-        arrays = read_arrays(path, (*names, *(f"history_{name}" for name in loop.HISTORY)))
+        arrays = read_arrays(path, ("digest", *names, *(f"history_{name}" for name in loop.HISTORY)))
+        if str(arrays.pop("digest")) != _digest(owner, arrays):
+            raise ValueError(f"{path}: digest: is not that of these numbers and of this config, the file was altered")
     except ValueError as error:
         warn(f"{error}; begun anew")
         return None, None
