@@ -28,8 +28,8 @@ from emalign_jax.exact import (
     worst_case,
 )
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
-from emalign_jax.games import catalog
-from emalign_jax.games.families import FAMILIES, random_games
+from emalign_jax.games import catalog, families
+from emalign_jax.games.families import FAMILIES, AbstractFamily, knob, random_games
 from emalign_jax.games.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.games.game import Game, ReducedGame, reduce_game
 from emalign_jax.games.merged_users import several_users
@@ -60,6 +60,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FAMILIES",
     "AbstractCheck",
+    "AbstractFamily",
     "AbstractMechanism",
     "AbstractProtocol",
     "AbstractUser",
@@ -102,7 +103,9 @@ __all__ = [
     "certify",
     "coverage",
     "evaluate",
+    "families",
     "full_revelation",
+    "knob",
     "least_budget",
     "load_games",
     "load_schemes",

@@ -35,12 +35,13 @@ SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larg
 BYTES_CHECKED, BYTES_PLAYED = 1_000_000, 50_000  # a game of a block, at most: with its LPs, or just played
 SHARE = 0.25  # of the free memory that a block may take
 COPIES = 4  # of the games and schemes of a block, that solving holds
+START_KEYS = 5  # what the keys of random starts begin at, beyond those of the first families
 ROW = 500  # bytes of a row of the table
 
 
 def games_key(seed: int, family: str) -> jax.Array:
     """What the random games of a family are drawn from, whatever is done with them."""
-    return jax.random.fold_in(jax.random.key(seed), list(FAMILIES).index(family))
+    return jax.random.fold_in(jax.random.key(seed), FAMILIES[family].key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class SearchJob:
             at_once = min(most, count)
             if self.games is None:
                 check_arguments(count=self.count, family=family, agents=agents, **self.knobs)
-                families.require_room(at_once, agents=agents, **self.knobs)
+                families.require_room(at_once, family=family, agents=agents, **self.knobs)
                 games = families.any_game(agents=agents, **self.knobs)
             else:
                 games = self.games[agents]
@@ -166,7 +167,7 @@ def run(job: SearchJob, block: Block, progress: Callable[[str, int, int], None] 
     games, of = job.draw(block), job.cells()[block.cell][2]
     solution = solve(
         games, job.protocol, job.user, job.solver,
-        key=jax.random.fold_in(jax.random.key(job.seed), len(FAMILIES) + block.cell), starts=job.starts,
+        key=jax.random.fold_in(jax.random.key(job.seed), START_KEYS + block.cell), starts=job.starts,
         start=job.start, messages=job.messages, first=block.first, of=of, verify=job.verify, progress=progress,
     )  # fmt: skip
     if job.starts == 1:

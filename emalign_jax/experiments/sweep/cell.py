@@ -21,7 +21,7 @@ from emalign_jax.experiments.search.table import game_rows
 from emalign_jax.experiments.sweep.config import OPTIONS, Cell, Config, Values, modules
 from emalign_jax.experiments.words import Method, make_solver
 from emalign_jax.games import families
-from emalign_jax.games.families import random_games
+from emalign_jax.games.families import all_knobs, random_games
 from emalign_jax.games.game import Game, possible_utilities, reduce_game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
@@ -32,7 +32,7 @@ from emalign_jax.users.rational import RationalUser
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
 ROW = 2000  # bytes of memory of a row of the table
 NO_SIZES = ("seed", "games.count", *(f"games.{name}" for name in ("family", "user_information", "agent_information",
-            "noise", "bias", "alignment", "information_worth")))  # fmt: skip
+            "information_worth", *all_knobs())))  # fmt: skip
 VALUES = ("best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee", "theorem")
 LOSSES = ("eps", "coverage_slack", "weighted_gain")  # in utility, so shares of V_full - V_none when normalised
 

@@ -17,12 +17,13 @@ from emalign_jax.exact import default_tolerance
 from emalign_jax.experiments import toml
 from emalign_jax.experiments.toml import Option, plain_value
 from emalign_jax.experiments.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
-from emalign_jax.games.families import FAMILIES
+from emalign_jax.games.families import FAMILIES, all_knobs
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 
 BLOCK = 50  # games done and written at a time, unless the config says otherwise
 MOST_CELLS = 10_000
+BUILT_IN = {"noise", "bias", "alignment"}  # knobs in the key of every cell; others where the family has them
 
 
 OPTIONS: dict[str, Option] = {
@@ -36,9 +37,7 @@ OPTIONS: dict[str, Option] = {
     "games.agent_features": Option("whole", None, 1),
     "games.user_information": Option("number", 0.5),
     "games.agent_information": Option("number", 1.0),
-    "games.noise": Option("number", 1.0),
-    "games.bias": Option("number", 1.0),
-    "games.alignment": Option("number", 0.5),
+    **{f"games.{name}": Option("number", knob.default) for name, knob in all_knobs().items()},
     "games.information_worth": Option("number", 0.02),
     "protocol.kind": Option("word", "selection", words=tuple(Protocol)),
     "protocol.temperature": Option("number", 0.0),
@@ -185,5 +184,7 @@ def _cell(values: Values) -> Cell:
     if values["solver.start"] is None:
         values["solver.start"] = "monopolist" if values["protocol.kind"] == "selection" else "random"
     values["solver.tolerance"] = _tolerance(values)
-    text = json.dumps({name: plain_value(value) for name, value in values.items()}, sort_keys=True, allow_nan=False)
+    others = {f"games.{name}" for name in all_knobs().keys() - FAMILIES[values["games.family"]].knobs() - BUILT_IN}
+    own = {name: plain_value(value) for name, value in values.items() if name not in others}
+    text = json.dumps(own, sort_keys=True, allow_nan=False)
     return Cell(hashlib.sha256(text.encode()).hexdigest()[:16], values)

@@ -13,7 +13,7 @@ from emalign_jax.equilibrium.solver import check_sizes
 from emalign_jax.experiments import toml
 from emalign_jax.experiments.toml import Option
 from emalign_jax.games import families
-from emalign_jax.games.families import FAMILIES, any_game, random_games
+from emalign_jax.games.families import FAMILIES, all_knobs, any_game, random_games
 from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
@@ -42,9 +42,7 @@ OPTIONS: dict[str, Option] = {
     "games.agent_features": Option("whole", None, 1),
     "games.user_information": Option("number", 0.5),
     "games.agent_information": Option("number", 1.0),
-    "games.noise": Option("number", 1.0),
-    "games.bias": Option("number", 1.0),
-    "games.alignment": Option("number", 0.5),
+    **{f"games.{name}": Option("number", knob.default) for name, knob in all_knobs().items()},
     "games.information_worth": Option("number", 0.02),
     "protocol.kind": Option("word", "pooled", words=("pooled", "selection")),
     "protocol.temperature": Option("number", 0.3),
@@ -163,7 +161,7 @@ def _setup(values: dict[str, Any]) -> Setup:
     check_sizes(under[0], under[1], under[2], under[1].messages(under[0]), alone=False, exactly=False)
     check_sizes(under[0], protocol, user, protocol.messages(under[0]), alone=False, exactly=True)
     _require_room(plan, integer("steps", values["tune.steps"], 1), under[0], under[1], own["count"])
-    key = jax.random.fold_in(jax.random.key(values["seed"]), list(FAMILIES).index(own["family"]))
+    key = jax.random.fold_in(jax.random.key(values["seed"]), FAMILIES[own["family"]].key)
     games = random_games(key, **own)
     others = random_games(jax.random.fold_in(key, HELD_OUT), **(own | {"count": held_out}))
     return Setup(games, games if mechanism.per_game else others, protocol, user, mechanism, objective, solver)

@@ -1,12 +1,10 @@
-"""Families of random games (section 8 of docs/model.md).
+"""Random games of a family (docs/model.md, section 8).
 
 Game i of a call is drawn from `fold_in(key, i)` alone: it is the same whatever the size of the batch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, SupportsIndex
 
@@ -14,88 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from emalign_jax.games.families.base import FAMILIES, AbstractFamily, Draws
 from emalign_jax.games.game import Game, reduce_game
 from emalign_jax.internal import memory
-from emalign_jax.internal.arguments import NOT_NEGATIVE, SHARE, integer, number, word
+from emalign_jax.internal.arguments import SHARE, integer, number, word
 from emalign_jax.internal.validation import as_key, on_host
 
 MAX_REDRAWS = 1000
 BYTES = 80  # of memory that drawing takes for each number of a game
 REDRAW_BLOCK = 1024  # games redrawn in one call, so that one size is compiled
-
-
-class _Draws:
-    """Hands out random numbers, [N, ...] for N games, from one row of uniform draws a game.
-
-    One generator is quick to compile, one a distribution and shape is not; the rest is NumPy in float64.
-    """
-
-    def __init__(self, uniforms: np.ndarray):
-        self._uniforms, self._used = uniforms.astype(np.float64), 0
-
-    def uniform(self, *shape: int) -> np.ndarray:
-        size = math.prod(shape)
-        self._used += size
-        return self._uniforms[:, self._used - size : self._used].reshape(-1, *shape)
-
-    def normal(self, *shape: int) -> np.ndarray:
-        from scipy.special import ndtri
-
-        return ndtri(self.uniform(*shape))
-
-    def exponential(self, *shape: int) -> np.ndarray:
-        return -np.log(self.uniform(*shape))
-
-    def simplex(self, *shape: int) -> np.ndarray:
-        """Uniform on the simplex of the last axis."""
-        draws = self.exponential(*shape)
-        return draws / draws.sum(-1, keepdims=True)
-
-
-# Each family takes the draws, u [N, A, Y] and its knobs, and gives U [N, K, A, Y].
-
-
-def _hull(draws, u, agents, noise, bias, alignment):
-    """U_i = u + noise whose mean under some random weights is zero: u lies in the hull, eps = 0."""
-    own = noise * draws.normal(agents, *u.shape[1:])
-    weights = draws.simplex(agents)
-    return u[:, None] + own - (weights[:, :, None, None] * own).sum(1, keepdims=True)
-
-
-def _noise(draws, u, agents, noise, bias, alignment):
-    """U_i = u + independent noise."""
-    return u[:, None] + noise * draws.normal(agents, *u.shape[1:])
-
-
-def _shared_bias(draws, u, agents, noise, bias, alignment):
-    """U_i = u + one bias common to all + own noise, half as large: the hull fails systematically."""
-    common = bias * draws.normal(1, *u.shape[1:])
-    return u[:, None] + common + 0.5 * noise * draws.normal(agents, *u.shape[1:])
-
-
-def _goal(draws, u, agents, noise, bias, alignment):
-    """U_i = alignment * u + (1 - alignment) * margin_i(a): a profit on the actions that are agent i's own."""
-    actions = u.shape[1]
-    owner = np.floor(agents * draws.uniform(1, actions))
-    margin = bias * draws.exponential(1, actions)
-    profit = np.where(owner == np.arange(agents)[:, None], margin, 0)  # [N, K, A]
-    return alignment * u[:, None] + (1 - alignment) * profit[..., None]
-
-
-def _opposed(draws, u, agents, noise, bias, alignment):
-    """Pairs U = u + b, u - b of opposite biases; an odd last agent has a bias that nobody opposes."""
-    half = bias * draws.normal((agents + 1) // 2, *u.shape[1:])
-    both = np.stack([half, -half], axis=2).reshape(len(u), -1, *u.shape[1:])
-    return u[:, None] + both[:, :agents]
-
-
-FAMILIES: dict[str, Callable] = {
-    "hull": _hull,
-    "noise": _noise,
-    "shared_bias": _shared_bias,
-    "goal": _goal,
-    "opposed": _opposed,
-}
+ARGUMENTS = (
+    "count", "agents", "states", "actions", "user_features", "agent_features", "user_information", "agent_information",
+    "information_worth",
+)  # fmt: skip
 
 
 def random_games(
@@ -103,7 +32,7 @@ def random_games(
     count: int,
     *,
     first: int = 0,
-    family: str = "hull",
+    family: str | AbstractFamily = "hull",
     agents: int = 5,
     states: int = 4,
     actions: int = 4,
@@ -111,37 +40,35 @@ def random_games(
     agent_features: int | None = None,
     user_information: float = 0.5,
     agent_information: float = 1.0,
-    noise: float = 1.0,
-    bias: float = 1.0,
-    alignment: float = 0.5,
     information_worth: float = 0.0,
+    **knobs: float,
 ) -> Game:
     """`count` random games [count, ...] in jax's default float dtype.
 
     The user's utilities are standard normal, the law of y is uniform on the simplex.
 
     first:             number of the first game: games first, ..., first + count - 1 of a larger batch
-    family:            one of FAMILIES
+    family:            a name in FAMILIES, or a family such as em.families.Goal(alignment=0.3)
     agents, states, actions: K, Y, A
     user_features, agent_features: XA (1: the user knows nothing) and XB (default: as many as states)
     user_information, agent_information: in [0, 1]; x is y itself (modulo its size) with this probability,
                        else a draw from a random law given y. The agents see y by default.
-    noise:             standard deviation of the agents' own noise ("hull", "noise", "shared_bias")
-    bias:              size of the bias ("shared_bias", "opposed") or of the margins ("goal")
-    alignment:         share of u in "goal"
     information_worth: redraw games in which V_full - V_none is below this share of the range of u
+    knobs:             of the family, by name: noise ("hull", "noise", "shared_bias"), bias ("shared_bias", "goal",
+                       "opposed"), alignment ("goal"), and those of families of one's own; those of other families are
+                       checked and have no effect
     Raises `ValueError` that names the argument and the rule.
     """
     (key,) = on_host(key=as_key(key))
     features = states if agent_features is None else agent_features
     first = integer("first", first, 0)
-    knobs = {"noise": noise, "bias": bias, "alignment": alignment, "information_worth": information_worth}
     sees = {"user_information": user_information, "agent_information": agent_information}
     sizes = {"states": states, "actions": actions, "user_features": user_features, "agent_features": features}
-    _check_arguments({"count": count, "family": family, "agents": agents} | sizes | sees | knobs)
+    of = _family(family, knobs)
+    _check_arguments({"count": count, "agents": agents, "information_worth": information_worth} | sizes | sees)
     draw = partial(
-        _draw, key, family=family, sizes=(agents, states, actions, user_features, features),
-        knobs=(user_information, agent_information, noise, bias, alignment),
+        _draw, key, family=of, sizes=(agents, states, actions, user_features, features),
+        information=(user_information, agent_information),
     )  # fmt: skip
     require_room(
         count, agents=agents, states=states, actions=actions, user_features=user_features, agent_features=features
@@ -174,11 +101,13 @@ def require_room(
     actions: int,
     user_features: int = 1,
     agent_features: int | None = None,
+    family: str | AbstractFamily = "hull",
     **_,
 ) -> None:
     """Raise `ValueError` where drawing so many games of this size would take more memory than is at hand."""
     features = states if agent_features is None else agent_features
-    numbers = _needed(agents, states, actions, user_features, features) + user_features * features * states
+    of = family if isinstance(family, AbstractFamily) else FAMILIES[family]()
+    numbers = _needed(agents, states, actions, user_features, features, of) + user_features * features * states
     memory.require(
         BYTES * count * numbers,
         f"count: {count} games with agents {agents}, states {states}, actions {actions}, user_features "
@@ -202,42 +131,62 @@ def any_game(
     return Game(prior, utilities[:, 0], utilities[:, 1:])
 
 
-def check_arguments(**given) -> None:
+def check_arguments(*, family: str = "hull", **given) -> None:
     """Raise `ValueError` for what `random_games` cannot take, naming the argument and the rule; the others may be left
     out, and None means a default."""
-    _check_arguments({name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    _family(family, {name: value for name, value in given.items() if name not in ARGUMENTS})
+    _check_arguments(given)
 
 
 def _check_arguments(given: dict[str, Any]) -> None:
-    word("family", given.get("family", "hull"), FAMILIES)
     for name in ("count", "agents", "states", "actions", "user_features", "agent_features"):
         if name in given:
             integer(name, given[name], 1)
-    for name in ("user_information", "agent_information", "alignment", "information_worth"):
+    for name in ("user_information", "agent_information", "information_worth"):
         number(name, given.get(name, 0), *SHARE)
-    for name in ("noise", "bias"):
-        number(name, given.get(name, 0), *NOT_NEGATIVE)
 
 
-def _draw(key, index, attempt, *, family, sizes, knobs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _family(family: str | AbstractFamily, knobs: dict[str, Any]) -> AbstractFamily:
+    """The family, with its own of the knobs; those of other families are checked."""
+    if isinstance(family, AbstractFamily):
+        if knobs:
+            raise ValueError(f"{next(iter(knobs))}: goes with the name of a family; this one has its knobs already")
+        return family
+    own = FAMILIES[word("family", family, FAMILIES)]
+    for name, value in knobs.items():
+        having = [cls for cls in (own, *FAMILIES.values()) if name in cls.knobs()]
+        if not having:
+            known = ", ".join(own.knobs()) or "none"
+            raise ValueError(f"{name}: no argument of random_games and no knob of a family; {family} has {known}")
+        having[0](**{name: value})
+    return own(**{name: value for name, value in knobs.items() if name in own.knobs()})
+
+
+def _draw(key, index, attempt, *, family: AbstractFamily, sizes, information):
     """prior, user_utility and agent_utilities of games `index` at redraw `attempt`, in float64."""
     agents, states, actions, user_features, agent_features = sizes
-    user_information, agent_information, noise, bias, alignment = knobs
-    needed = _needed(agents, states, actions, user_features, agent_features)
+    needed = _needed(agents, states, actions, user_features, agent_features, family)
     count = -(-needed // 256) * 256  # rounded up: few sizes to compile
-    draws = _Draws(np.asarray(_uniforms(key, jnp.asarray(index), attempt, count)))
+    draws = Draws(np.asarray(_uniforms(key, jnp.asarray(index), attempt, count)))
     outcome = draws.simplex(states)
-    user_sees = _feature(draws, states, user_features, user_information)
-    agent_sees = _feature(draws, states, agent_features, agent_information)
+    user_sees = _feature(draws, states, user_features, information[0])
+    agent_sees = _feature(draws, states, agent_features, information[1])
     prior = np.einsum("nyx,nyz,ny->nxzy", user_sees, agent_sees, outcome)
     u = draws.normal(actions, states)
-    return prior / prior.sum((1, 2, 3), keepdims=True), u, FAMILIES[family](draws, u, agents, noise, bias, alignment)
+    own = np.asarray(family.agent_utilities(draws, u, agents), np.float64)
+    if own.shape != (len(u), agents, actions, states):
+        raise ValueError(
+            f"agent_utilities: family {type(family).name!r} should give an array {[len(u), agents, actions, states]} "
+            f"[N, K, A, Y], got {list(own.shape)}"
+        )
+    return prior / prior.sum((1, 2, 3), keepdims=True), u, own
 
 
-def _needed(agents: int, states: int, actions: int, user_features: int, agent_features: int) -> int:
+def _needed(agents: int, states: int, actions: int, user_features: int, agent_features: int, family) -> int:
     """Uniform draws of a game."""
-    table = actions * states
-    return states * (1 + user_features + agent_features) + (agents + 2) * table + agents + 2 * actions
+    seen = states * (1 + user_features + agent_features) + actions * states
+    return seen + family.numbers(agents, actions, states)
 
 
 @partial(jax.jit, static_argnames="count")

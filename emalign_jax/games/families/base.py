@@ -1,0 +1,124 @@
+"""What a family of random games provides. A new one is one class that subclasses `AbstractFamily`."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from emalign_jax.internal.arguments import FINITE, NOT_NEGATIVE, number, shown
+
+
+class Draws:
+    """Hands out random numbers, [N, ...] for N games, from one row of uniform draws a game.
+
+    One generator is quick to compile, one a distribution and shape is not; the rest is NumPy in float64.
+    """
+
+    def __init__(self, uniforms: Float[np.ndarray, "N numbers"]):
+        self._uniforms, self._used = uniforms.astype(np.float64), 0
+
+    def uniform(self, *shape: int) -> np.ndarray:
+        size = math.prod(shape)
+        self._used += size
+        if self._used > self._uniforms.shape[1]:
+            raise ValueError(
+                f"numbers: a game takes more than the {self._uniforms.shape[1]} draws that its family asks for; let "
+                "`numbers` say how many it needs"
+            )
+        return self._uniforms[:, self._used - size : self._used].reshape(-1, *shape)
+
+    def normal(self, *shape: int) -> np.ndarray:
+        from scipy.special import ndtri
+
+        return ndtri(self.uniform(*shape))
+
+    def exponential(self, *shape: int) -> np.ndarray:
+        return -np.log(self.uniform(*shape))
+
+    def simplex(self, *shape: int) -> np.ndarray:
+        """Uniform on the simplex of the last axis."""
+        draws = self.exponential(*shape)
+        return draws / draws.sum(-1, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractFamily(abc.ABC):
+    """A distribution of agents' utilities given the user's.
+
+    A subclass is a frozen dataclass whose fields are its knobs, numbers with defaults; `knob` says what they are and
+    may be. It is known by its `name` from then on: in `em.random_games(family=name, **knobs)`, as `--family NAME` with
+    `--knob KEY=VALUE`, and in the [games] table of TOML files.
+
+    Example:
+        @dataclasses.dataclass(frozen=True)
+        class Scaled(em.AbstractFamily):
+            \"\"\"U_i = factor_i * u, with uniform factors up to `most`.\"\"\"
+
+            name = "scaled"
+            most: float = em.knob(2.0, "the largest factor")
+
+            def agent_utilities(self, draws, user_utility, agents):
+                return self.most * draws.uniform(agents, 1, 1) * user_utility[:, None]
+    """
+
+    name: ClassVar[str]
+    key: ClassVar[int]  # what its random numbers depend on: a hash of the name, whatever other families there are
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            return
+        if not (isinstance(cls.name, str) and cls.name.replace("_", "").isalnum()):
+            raise ValueError(f"name: expected letters, digits and _, got {shown(cls.name)}")
+        known = FAMILIES.get(cls.name)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"name: there is a family {cls.name!r} already, {known.__qualname__}")
+        if "key" not in vars(cls):
+            cls.key = zlib.crc32(cls.name.encode())
+        FAMILIES[cls.name] = cls
+
+    @abc.abstractmethod
+    def agent_utilities(
+        self, draws: Draws, user_utility: Float[np.ndarray, "N A Y"], agents: int
+    ) -> Float[np.ndarray, "N K A Y"]:
+        """The agents' utilities in N games."""
+
+    def numbers(self, agents: int, actions: int, states: int) -> int:
+        """How many draws a game takes, at most."""
+        return (agents + 1) * actions * states + agents + 2 * actions
+
+    @classmethod
+    def knobs(cls) -> dict[str, dataclasses.Field]:
+        return {field.name: field for field in dataclasses.fields(cls)}
+
+    def __post_init__(self):
+        for name, field in self.knobs().items():
+            rule = field.metadata.get("rule", FINITE)
+            object.__setattr__(self, name, number(name, getattr(self, name), *rule))
+
+
+FAMILIES: dict[str, type[AbstractFamily]] = {}
+
+
+def knob(default: float, words: str, rule: tuple[str, Callable[[float], bool]] = NOT_NEGATIVE) -> Any:
+    """A field of a family.
+
+    words: what it is, as `--help` says it.
+    rule:  what a number has to be, in words, and whether it is.
+    """
+    return dataclasses.field(default=default, metadata={"words": words, "rule": rule})
+
+
+def all_knobs() -> dict[str, dataclasses.Field]:
+    """The knobs of all families, by name; of a name that several share the first."""
+    found: dict[str, dataclasses.Field] = {}
+    for family in FAMILIES.values():
+        found = family.knobs() | found
+    return found
