@@ -193,7 +193,7 @@ def damaged(make):
         (damaged(lambda run: (run / "manifest.json").write_text("{")), r"manifest\.json: not JSON"),
         (
             damaged(lambda run: (run / "manifest.json").write_text("[]")),
-            r"manifest\.json: command, config: not in the file",
+            r"manifest\.json: expected the manifest of a run, got list",
         ),
         (damaged(lambda run: (run / "games.parquet").write_bytes(b"x")), r"games\.parquet: cannot be read as parquet"),
         (damaged(lambda run: (run / "games.parquet").unlink()), r"games\.parquet: not there, the search has not ended"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from emalign_jax.experiments import run_directory
+from emalign_jax.experiments.run_directory import MANIFEST
 from emalign_jax.experiments.search import table as search_table
-from emalign_jax.internal import memory, parquet
-from emalign_jax.internal.files import check_input, check_text
-
-MANIFEST = "manifest.json"
+from emalign_jax.internal import memory, parquet, temporary
+from emalign_jax.internal.files import check_input, check_text, is_regular
 
 
 class Table(NamedTuple):
@@ -38,7 +39,7 @@ class Figure(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What the page shows; `failed` counts what was not within the tolerance."""
+    """What the page shows; `failed` counts what was not within the tolerance, `files` are the run's own."""
 
     title: str
     kind: str
@@ -49,6 +50,7 @@ class Contents(NamedTuple):
     command: str
     manifest: str
     failed: int
+    files: list[str]
 
 
 def read(directory: Path) -> Contents:
@@ -57,16 +59,18 @@ def read(directory: Path) -> Contents:
     Raises `ValueError`, or `FileNotFoundError`, naming the file and what was expected.
     """
     check(directory)
-    manifest = _manifest(directory / MANIFEST)
-    name = manifest.get("kind") or ("align" if (directory / KINDS["align"].table).exists() else "search")
-    if not isinstance(name, str) or name not in KINDS:
+    manifest = run_directory.read(directory)
+    name, files = manifest["kind"], manifest["files"]
+    if name not in KINDS:
         raise ValueError(f"{directory / MANIFEST}: kind: expected one of {', '.join(KINDS)}, got {name!r}")
     kind = KINDS[name]
-    if not (directory / kind.table).exists():
+    if manifest["status"] != "done" or not (directory / kind.table).exists():
         raise ValueError(
-            f"{directory / kind.table}: not there, the {name} has not ended; run {_command(manifest)} again, which "
-            "goes on where it stopped"
+            f"{directory / kind.table}: not there, the {name} has not ended; run {_command(manifest)} again"
         )
+    for file in (kind.table, *files):
+        if os.path.lexists(directory / file) and not (file in files and is_regular(directory / file)):
+            raise ValueError(f"{directory / file}: expected a regular file that {MANIFEST} names")
     try:
         found, facts = kind.read(directory, manifest), _facts(manifest)
     except Exception as error:  # whatever is not as the command writes it
@@ -76,31 +80,18 @@ def read(directory: Path) -> Contents:
             f"{directory}: its tables or {MANIFEST} are not as {name} writes them ({type(error).__name__}: {error})"
         ) from error
     return Contents(
-        found.pop("title"), name, facts, found.pop("tables"), _figures(directory, kind.captions),
-        found.pop("notes", []), _command(manifest), json.dumps(manifest, indent=2), found.pop("failed", 0),
+        found.pop("title"), name, facts, found.pop("tables"), _figures(directory, files, kind.captions),
+        found.pop("notes", []), _command(manifest), json.dumps(manifest, indent=2), found.pop("failed", 0), files,
     )  # fmt: skip
 
 
 def check(directory: Path) -> None:
     """Raise `ValueError`, or `FileNotFoundError`, where there is no directory."""
+    temporary.clear(directory.parent)  # which may give it back its name
     if not directory.exists():
         raise FileNotFoundError(f"{directory}: no such directory")
     if not directory.is_dir():
         raise ValueError(f"{directory}: expected the directory of a run or sweep, got a file")
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ValueError(f"{path}: not there; expected a directory written by emalign search, sweep or align")
-    try:
-        found = json.loads(_bytes(path))
-    except (ValueError, RecursionError) as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("config"), dict) or "command" not in found:
-        raise ValueError(f"{path}: command, config: not in the file; expected the manifest of a run")
-    return found
 
 
 def _parquet(path: Path, *columns: str) -> pd.DataFrame:
@@ -237,12 +228,12 @@ KINDS = {
 }
 
 
-def _figures(directory: Path, captions: dict[str, str]) -> list[Figure]:
+def _figures(directory: Path, files: list[str], captions: dict[str, str]) -> list[Figure]:
     figures = []
-    there = sorted(directory.glob("*.png"))
+    there = sorted(directory / name for name in files if name.endswith(".png") and (directory / name).exists())
     for path in sorted(there, key=lambda path: [*captions, path.stem].index(path.stem)):  # main ones first
         pdf = path.with_suffix(".pdf")
-        data = _bytes(pdf) if pdf.exists() else None
+        data = _bytes(pdf) if pdf.name in files and pdf.exists() else None
         figures.append(Figure(path.stem, captions.get(path.stem, ""), _bytes(path), data))
     return figures
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.exact import default_tolerance
+from emalign_jax.experiments.run_directory import Kind
 from emalign_jax.experiments.tune.config import Config, setup
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
@@ -21,7 +22,7 @@ from emalign_jax.tuning.objectives import confidence
 
 STATE, TABLE, VALUES = "state.npz", "games.parquet", "tuned.npz"
 FIGURES = ("tuning.png", "tuning.pdf")
-RESULTS = (STATE, TABLE, VALUES, *FIGURES)
+TUNE = Kind("tune", (STATE, TABLE, VALUES, *FIGURES), resumed=True)
 EVERY = 10  # steps between two states on disk
 
 
