@@ -214,7 +214,11 @@ def search(
     blocks = job.blocks(min(here.block, max(shared, meeting.LEAST)) if block is None else here.block)
     with contextlib.ExitStack() as stack:
         entries = run_directory.manifest(SEARCH, config, seed, title=_title(job))
-        run = stack.enter_context(run_directory.begun(place, SEARCH, entries, force)) if here.host == 0 else None
+        run = None
+        if here.host == 0:
+            run = stack.enter_context(run_directory.begun(place, SEARCH, entries, force))
+        elif place is not None:  # at the end, if host 0 was killed
+            stack.callback(run_directory.clear, place, SEARCH, entries)
         team = meeting.Team(here.directory(run.path if run else place or Path()), here.host, here.hosts)
         stack.enter_context(team.at_work())
         with ProgressBar() as progress:

@@ -135,6 +135,14 @@ def begun(out: Path | None, kind: Kind, entries: dict[str, Any], force: bool) ->
         yield run
 
 
+def clear(path: Path, kind: Kind, entries: dict[str, Any]) -> None:
+    """Remove what a run left that was killed; a run that is done, or at work, stays."""
+    with contextlib.suppress(ValueError):
+        if check(path, kind, False) is not None:
+            with begun(path, kind, entries, False):
+                pass
+
+
 def _free(out: Path | None, kind: Kind, entries, force: bool, stack: contextlib.ExitStack) -> tuple[Path, dict]:
     """The directory, held until the stack is closed, and the manifest in it."""
     if out is not None:
