@@ -347,7 +347,7 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
     assert json.loads((tmp_path / "mine" / "manifest.json").read_text())["seed"] == 5
     (tmp_path / "diary").mkdir()
     (tmp_path / "diary" / "monday").write_text("dear diary")
-    assert refused(run("search", *SMALL, "--out", "diary", "--force"), "diary", "no run directory")
+    assert refused(run("search", *SMALL, "--out", "diary", "--force"), "diary", "something else than a run")
     assert (tmp_path / "diary" / "monday").read_text() == "dear diary"
 
 
@@ -417,7 +417,7 @@ def test_an_interruption_that_python_drops_is_sent_again(run, monkeypatch):
         Dropping()
         time.sleep(20)  # the second one wakes it
 
-    monkeypatch.setattr(run_directory, "choose", waiting)
+    monkeypatch.setattr(run_directory, "begun", waiting)
     began = time.monotonic()
     assert run("search", "--count", "1")[0] == 130
     assert time.monotonic() - began < 15

@@ -44,7 +44,7 @@ def test_a_sweep_from_config_to_figure_and_once_more(run, tmp_path):
     assert (code, err) == (0, "")
     here = tmp_path / "here"
     names = {path.name for path in here.iterdir()}
-    assert names == {".lock", "games.parquet", "manifest.json", "parts", "user_value.pdf", "user_value.png"}
+    assert names == {".emalign-lock", "games.parquet", "manifest.json", "parts", "user_value.pdf", "user_value.png"}
     assert (here / "user_value.png").read_bytes().startswith(b"\x89PNG")
     assert (here / "user_value.pdf").read_bytes().startswith(b"%PDF")
     manifest = json.loads((here / "manifest.json").read_text())
@@ -160,18 +160,20 @@ def test_what_is_not_a_sweep_is_not_touched(run):
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years of work")
     for force in ((), ("--force",)):
-        assert refused(run("sweep", "grid.toml", "--out", "mine", *force), "mine", "something else than a sweep")
+        assert refused(run("sweep", "grid.toml", "--out", "mine", *force), "mine", "something else than a run")
     Path("other").mkdir()
     Path("other/manifest.json").write_text('{"schema": 1}')
-    assert refused(run("sweep", "grid.toml", "--out", "other", "--force"), "other", "not that of a sweep")
+    assert refused(
+        run("sweep", "grid.toml", "--out", "other", "--force"), "other", "not that of a run of emalign sweep"
+    )
     Path("file").write_text("")
     assert refused(run("sweep", "grid.toml", "--out", "file"), "file", "directory")
     assert sorted(path.name for path in Path("mine").iterdir()) == ["thesis.txt"]
 
 
 def test_two_processes_on_one_directory_are_refused(run):
-    Path("here").mkdir()
-    with open("here/.lock", "a+") as held:
+    assert run("sweep", "grid.toml", "--out", "here")[0] == 0
+    with open("here/.emalign-lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         held.write("4711")
         held.flush()

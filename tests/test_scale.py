@@ -190,7 +190,7 @@ def test_eight_devices_share_the_tiles_and_a_slow_one_holds_nobody():
 
 
 def host(number, port, out, *more, before=""):
-    code = f"from emalign_jax.search import hosts; {before}\nfrom emalign_jax.cli import main; main()"
+    code = f"from emalign_jax.experiments.search import hosts; {before}\nfrom emalign_jax.cli import main; main()"
     arguments = ["search", *SMALL, "--block", "2", "--out", out, "--hosts", "2", "--host", number, *more]
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments), "--coordinator", f"127.0.0.1:{port}"],
@@ -228,7 +228,8 @@ def test_two_processes_write_the_run_of_one(run, tmp_path):
 def test_when_a_host_dies_the_other_ends_with_one_line(tmp_path, dead):
     port = free_port()
     quick = "hosts.SILENCE = 10"
-    stuck = f"{quick}; import time; from emalign_jax.search import parts; parts.write = lambda *a: time.sleep(100)"
+    stuck = f"{quick}; import time; from emalign_jax.experiments.search import parts"
+    stuck += "; parts.write = lambda *a: time.sleep(100)"
     both = [host(n, port, tmp_path / "run", before=stuck if n == dead else quick) for n in range(2)]
     until = time.monotonic() + 100
     while not list(tmp_path.glob(f".run.*/alive-{dead}")) and time.monotonic() < until:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from emalign_jax.experiments.run_directory import LOCK
 from emalign_jax.experiments.sweep import config as configs
 from emalign_jax.experiments.sweep import directory, run, threshold
 from emalign_jax.experiments.sweep.cell import block_rows, check, draw_games, setup
@@ -302,12 +303,12 @@ def test_killed_at_any_moment_it_ends_with_the_same_table(tmp_path):
     assert same(pd.read_parquet(tmp_path / "unbroken/games.parquet"), pd.read_parquet(found / "games.parquet"))
     blocks = [sorted(p.name[:23] for p in (tmp_path / name / "parts").iterdir()) for name in ("out", "unbroken")]
     assert blocks[0] == blocks[1], "nothing twice, and no temporary left"
-    assert not [p for p in found.iterdir() if p.name.startswith(".") and p.name != directory.LOCK]
+    assert not [p for p in found.iterdir() if p.name.startswith(".") and p.name != LOCK]
 
 
 def holder(path):
     """The process that works on the directory, or did last."""
-    lock = path / "out" / directory.LOCK
+    lock = path / "out" / LOCK
     return int(lock.read_text() or 0) if lock.exists() else 0
 
 

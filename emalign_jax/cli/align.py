@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +13,6 @@ import numpy as np
 import typer
 
 from emalign_jax.cli.options import Norm, Offset, ProgressBar, integers, tell_fallbacks
-
-FIGURES = ("hull.png", "hull.pdf")
 
 
 def align(
@@ -58,7 +55,9 @@ def align(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of subsets and splits.")] = 0,
     out: Annotated[str | None, typer.Option(help="Run directory; default align-1, align-2, ...")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run directory if it is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the run directory if it is there and holds no other files.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """How well do weighted sums of other people's (or AIs') utilities stand in for a user's?
@@ -81,9 +80,19 @@ def align(
 
     from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.hull import removal, summary, tables, text
-    from emalign_jax.experiments.hull.experiment import SIZES, HullJob, run
+    from emalign_jax.experiments.hull.experiment import (
+        ALIGN,
+        CURVES,
+        ERRORS,
+        FIGURES,
+        LEAVE_OUT,
+        SIZES,
+        WEIGHTS,
+        HullJob,
+        run,
+    )
     from emalign_jax.experiments.search.table import JSON_SCHEMA, plain
-    from emalign_jax.internal import parquet, temporary
+    from emalign_jax.internal import parquet
     from emalign_jax.report import hull_figure
     from emalign_jax.report.drawing import attempt, shown
 
@@ -92,7 +101,9 @@ def align(
     if tolerance is not None and not (tolerance >= 0 and math.isfinite(tolerance)):
         raise ValueError(f"--tolerance: expected a number >= 0, got {tolerance:g}")
     asked = None if agents is None else tuple(sorted(integers("--agents", agents, 1)))
-    path = run_directory.choose(out, "align", force)
+    place = None if out is None else Path(out)
+    if place is not None:
+        run_directory.check(place, ALIGN, force)
     read = tables.read(table, tables.Options(**{f.name: config[f.name] for f in dataclasses.fields(tables.Options)}))
     if read.item_count < 4:
         raise ValueError(
@@ -114,35 +125,34 @@ def align(
         seed=seed,
     )
     job.check()
-    with ProgressBar("fit") as progress:
-        outcome = run(job, progress)
-        left = removal.leave_out(job, progress)
-    lines = summary.curves(job, outcome.errors)
-    covered = summary.coverage(job, left)
-    failed = int(np.sum(lines["failed"]) + np.isnan(left["error"]).sum())
-    fallbacks = int(np.sum(outcome.errors["fallback"]))
-    seconds = time.perf_counter() - began
-    names = [read.names[t] for t in read.targets]
-    facts = {
-        "kind": read.kind, "people": len(read.names), "people_are": read.people, "items": read.item_count,
-        "items_are": read.items, "answers": read.utilities.shape[1], "targets": len(names), "held_out": job.tests,
-        "targets_a_subset": max(map(len, job.assignment())), "left_out": list(read.notes),
-    }  # fmt: skip
-    with temporary.beside(path, directory=True) as directory:
+    entries = run_directory.manifest(ALIGN, config, seed)
+    with run_directory.begun(place, ALIGN, entries, force) as here:
+        with ProgressBar("fit") as progress:
+            outcome = run(job, progress)
+            left = removal.leave_out(job, progress)
+        lines = summary.curves(job, outcome.errors)
+        covered = summary.coverage(job, left)
+        failed = int(np.sum(lines["failed"]) + np.isnan(left["error"]).sum())
+        fallbacks = int(np.sum(outcome.errors["fallback"]))
+        seconds = time.perf_counter() - began
+        names = [read.names[t] for t in read.targets]
+        facts = {
+            "kind": read.kind, "people": len(read.names), "people_are": read.people, "items": read.item_count,
+            "items_are": read.items, "answers": read.utilities.shape[1], "targets": len(names), "held_out": job.tests,
+            "targets_a_subset": max(map(len, job.assignment())), "left_out": list(read.notes),
+        }  # fmt: skip
         errors = outcome.errors.assign(target=[names[t] for t in outcome.errors["target"]])
-        parquet.write(directory / "errors.parquet", errors)
-        text.write(directory / "curves.csv", lines)
-        text.write(directory / "weights.csv", outcome.weights)
+        parquet.write(here.directory / ERRORS, errors)
+        text.write(here.directory / CURVES, lines)
+        text.write(here.directory / WEIGHTS, outcome.weights)
         left = left.assign(target=[names[t] for t in left["target"]])
-        text.write(directory / "leave_out.csv", left)
-        manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
-        manifest |= {"kind": "align", "table": facts, "verdict": summary.verdict(job, lines), "coverage": covered}
-        run_directory.write_json(directory / "manifest.json", plain(manifest))
+        text.write(here.directory / LEAVE_OUT, left)
         targets_are = "1 target" if len(names) == 1 else f"{len(names)} targets"
         title = f"{shown(table.name)}: {targets_are}, {read.item_count} {read.items}, {job.tests} of them held out"
-        drawings = [directory / name for name in FIGURES]
+        drawings = [here.directory / name for name in FIGURES]
         drawn = attempt(lambda: hull_figure.draw(job, lines, left, covered["tolerance"], drawings, title))
-        path = run_directory.place(directory, path, force)
+        found = {"table": facts, "verdict": summary.verdict(job, lines), "coverage": covered}
+        path = here.finish(plain(entries | found), seconds)
     if json_:
         value = {
             "table": facts, "curves": lines.to_dict("records"), "weights": outcome.weights.to_dict("records"),

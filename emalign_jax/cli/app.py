@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from emalign_jax import __version__
-from emalign_jax.cli import interruption
+from emalign_jax.cli import interruption, streams
 from emalign_jax.cli.align import align
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.report import report
@@ -112,10 +111,7 @@ def launch() -> None:
 
     XLA's threads may be in the middle of a compilation then, and do not always survive an orderly shutdown.
     """
-    for stream in (sys.stdout, sys.stderr):  # a name that is no text in this locale must not end the run
-        with contextlib.suppress(OSError):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+    streams.prepare()
     try:
         main()
     except SystemExit as stop:

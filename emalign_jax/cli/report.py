@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,9 @@ import typer
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What search, sweep or align wrote.")],
     out: Annotated[Path | None, typer.Option(help="The page; default DIR/report.html.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the page if it is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the page if it is there; in DIR only one that was made there.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a sentence.")] = False,
 ) -> None:
     """Write a run or sweep as one self-contained HTML page: figures, tables, how to reproduce them.
@@ -22,6 +25,7 @@ def report(
       emalign report search-1
       emalign report competition --out competition.html
     """
+    from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.search.table import JSON_SCHEMA
     from emalign_jax.internal.files import atomic, check_output
     from emalign_jax.report import contents, page
@@ -31,8 +35,15 @@ def report(
     check_output(path, "--out", force)
     found = contents.read(directory)
     text = page.render(found)
-    with atomic(path) as temporary:
+    inside = os.path.realpath(path.parent) == os.path.realpath(directory)
+    if inside and os.path.lexists(path) and path.name not in found.files:
+        raise ValueError(
+            f"{path}: --out: is not the run's own file, so --force does not replace it; choose another name"
+        )
+    with atomic(path, replace=force) as temporary:
         temporary.write_text(text, "utf-8", "backslashreplace")  # a file's name may hold what is no text
+    if inside:
+        run_directory.add(directory, path.name)
     if json_:
         summary = {"page": str(path), "kind": found.kind, "figures": len(found.figures), "failed": found.failed}
         print(json.dumps({"schema": JSON_SCHEMA, "summary": summary}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import secrets
@@ -93,7 +94,9 @@ def search(
     tolerance: ToleranceOption = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of random games and starts.")] = 0,
     out: Annotated[str | None, typer.Option(help="Run directory; default search-1, search-2, ...")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run directory if it is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the run directory if it is there and holds no other files.")
+    ] = False,
     verify: Annotated[
         bool,
         typer.Option(
@@ -149,9 +152,8 @@ def search(
     from emalign_jax.exact import default_tolerance
     from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.search import hosts as meeting
-    from emalign_jax.experiments.search.job import SearchJob, block_size
+    from emalign_jax.experiments.search.job import SEARCH, SearchJob, block_size
     from emalign_jax.games.files import sizes
-    from emalign_jax.internal import temporary
     from emalign_jax.internal.arguments import integer, shown
 
     families = tuple(part.strip() for part in family.split(","))
@@ -188,7 +190,9 @@ def search(
         stability=stability,
     )
     most = block_size(verify) if block is None else integer("block", block, 1)
-    path = run_directory.choose(out, "search", force)
+    place = None if out is None else Path(out)
+    if place is not None:
+        run_directory.check(place, SEARCH, force)
     if games is not None:
         read = [em.load_games(games, agents=k) for k in sizes(games)]
         job = dataclasses.replace(job, games={batch.agents: batch for batch in read})
@@ -196,7 +200,7 @@ def search(
         raise ValueError("--no-verify: belongs to --method play; best_responses consist of exact checks")
     several = distributed or any(option is not None for option in (hosts, host, coordinator))
     _check_hosts(distributed, hosts, host, coordinator, out)
-    run_directory.require_room(path, job.check(most), "count: the run")
+    run_directory.require_room(place or Path("search"), job.check(most), "count: the run")
 
     from emalign_jax.experiments.search import parts, table  # which take a second, as does what they load
     from emalign_jax.experiments.search.stream import search_blocks, tally
@@ -210,24 +214,28 @@ def search(
         here = meeting.Meeting(0, 1, secrets.randbits(32), most)
     shared = max(1, -(-max(count for _, _, count in job.cells()) // (4 * here.hosts))) if several else most
     blocks = job.blocks(min(here.block, max(shared, meeting.LEAST)) if block is None else here.block)
-    team = meeting.Team(here.directory(path), here.host, here.hosts)
-    with team.at_work():
+    with contextlib.ExitStack() as stack:
+        entries = run_directory.manifest(SEARCH, config, seed, title=_title(job))
+        run = None
+        if here.host == 0:
+            run = stack.enter_context(run_directory.begun(place, SEARCH, entries, force))
+        elif place is not None:  # at the end, if host 0 was killed
+            stack.callback(run_directory.clear, place, SEARCH, entries)
+        team = meeting.Team(here.directory(run.path if run else place or Path()), here.host, here.hosts)
+        stack.enter_context(team.at_work())
         with ProgressBar() as progress:
             done = search_blocks(job, blocks, team, progress)
         team.say("searched")
-        if here.host > 0:
+        if run is None:
             code, _, where = team.wait("merged", [0])[0].partition(" ")
             print(f"emalign: host {here.host} did {done} of {len(blocks)} blocks; the run is {where}", file=sys.stderr)
             raise typer.Exit(int(code))
         team.wait("searched")
-        with temporary.beside(path, directory=True) as directory:
-            parts.merge(team.path, blocks, directory)
-            found = tally(directory, blocks)
-            seconds = time.perf_counter() - began
-            manifest = run_directory.manifest(["emalign", *sys.argv[1:]], config, seed, seconds)
-            run_directory.write_json(directory / "manifest.json", manifest | {"kind": "search", "title": _title(job)})
-            drawn = attempt(lambda: draw(found.spread, found.lines, directory, _title(job)))
-            path = run_directory.place(directory, path, force)
+        parts.merge(team.path, blocks, run.directory)
+        found = tally(run.directory, blocks)
+        drawn = attempt(lambda: draw(found.spread, found.lines, run.directory, _title(job)))
+        seconds = time.perf_counter() - began
+        path = run.finish(entries, seconds)
         code = int(found.failures > 0 or not drawn)
         team.say("merged", f"{code} {path}")
     failed = table.failures(found.failed, count=found.failures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -76,14 +77,15 @@ def stability(
             for row in stability_figure.profiles(found, batch.agents, _names(batch.agents, found, several))
         ]
 
-        def draw(path=path):
-            with atomic(path) as temporary:
-                stability_figure.draw(rows, temporary, path.suffix[1:])
-                if path.exists() and not force:
-                    raise ValueError(f"{path} appeared in the meantime; nothing was overwritten")
+        def draw(path: Path) -> list[str]:
+            try:
+                with atomic(path, replace=force) as temporary:
+                    stability_figure.draw(rows, temporary, path.suffix[1:])
+            except FileExistsError:  # another was as quick
+                return draw(_free(path, force))
             return [str(path)]
 
-        drawn = attempt(draw)
+        drawn = attempt(lambda: draw(path))
     lines = [_summary(K, [entry for entry in entries if entry["K"] == K]) for K in sorted({e["K"] for e in entries})]
     failed = sum(line["failed"] for line in lines)
     fallbacks = sum(int(found.fallback.sum()) for found in answers)
@@ -103,7 +105,7 @@ def stability(
             print(_sentence(line))
         tell_fallbacks(fallbacks, len(entries))
         if drawn:
-            print(f"Figure: {path}")
+            print(f"Figure: {drawn[0]}")
     if failed or (path is not None and not drawn):
         raise typer.Exit(1)
 
@@ -111,13 +113,17 @@ def stability(
 def _choose(figure: Path | None, force: bool) -> Path:
     """Where the figure goes, checked before any work."""
     if figure is None:
-        figure, number = Path("stability.png"), 2
-        while os.path.lexists(figure) and not force:
-            figure, number = Path(f"stability-{number}.png"), number + 1
+        figure = _free(Path("stability.png"), force)
     if figure.suffix not in KINDS:
         raise ValueError(f"{figure}: --figure: expected a name that ends in {', '.join(KINDS)}")
     check_output(figure, "--figure", force)
     return figure
+
+
+def _free(path: Path, force: bool) -> Path:
+    """The path, or name-2, name-3, ... if something is there that is not to be replaced."""
+    names = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], names) if force or not os.path.lexists(name))
 
 
 def _names(agents: int, found, several: bool) -> list[str]:

@@ -18,7 +18,9 @@ def sweep(
     out: Annotated[str | None, typer.Option(help="Directory of the sweep; default sweep-NAME.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Games a cell, in place of what the config says.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Start anew where a sweep is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start anew where a sweep is there; other files stay.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """Search equilibria over a grid of games, users, protocols and solvers; certify, measure, draw.
@@ -44,13 +46,13 @@ def sweep(
 
     grid = configs.read(config).with_count(count)
 
+    from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.sweep import cell, directory, run
 
     path = Path(f"sweep-{Path(config).stem}" if out is None else out)
-    command = ["emalign", *sys.argv[1:]]
-    known: dict[str, Any] = {"tolerances": list(grid.tolerances)}
-    began = directory.manifest(command, grid.plain(), 0.0, status="running", **known)
-    directory.check(path, began, force)
+    plan = grid.plain()
+    entries = run_directory.manifest(directory.SWEEP, plan, plan["seed"], tolerances=list(grid.tolerances))
+    run_directory.check(path, directory.SWEEP, force, entries)
     cells = grid.cells()
     cell.check(grid, cells)
 
@@ -59,8 +61,7 @@ def sweep(
     from emalign_jax.report import sweep_figures, sweep_table
     from emalign_jax.report.drawing import attempt
 
-    with directory.held(path):
-        directory.begin(path, began, force)
+    with run_directory.begun(path, directory.SWEEP, entries, force) as here:
         work = run.blocks(grid, cells)
         total = sum(block.rows for block in work)
         with _Bar(total) as bar:
@@ -76,12 +77,7 @@ def sweep(
         stops = threshold.thresholds(grid, rows)
         drawn = attempt(lambda: sweep_figures.draw(grid, rows, path))
         seconds = float(rows["seconds"].to_numpy().sum())
-        directory.write_manifest(
-            path,
-            directory.manifest(
-                command, grid.plain(), seconds, status="done", cells=len(cells), rows=len(rows), **known
-            ),
-        )
+        here.finish(entries | {"cells": len(cells), "rows": len(rows)}, seconds)
     failed = documents.failures(rows, tuple(a for a in grid.axes if a not in ("games.family", "games.agents")))
     if json_:
         summary = {"failed": len(rows.query("not ok")), "rows": len(rows), "seconds": seconds, "run": str(path)}

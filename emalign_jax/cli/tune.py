@@ -18,7 +18,7 @@ def tune(
     ] = None,
     out: Annotated[str | None, typer.Option(help="Directory of the run; default tune-NAME.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Start anew where a run is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start anew where a run is there; other files stay.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """Tune what a user, a platform or a regulator can set, by gradients through equilibrium; certify the result.
@@ -48,28 +48,25 @@ def tune(
     began = time.perf_counter()
     what = configs.read(config)
 
+    from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.search.table import JSON_SCHEMA, plain
-    from emalign_jax.experiments.sweep import directory
     from emalign_jax.experiments.tune import run
 
     path = Path(f"tune-{Path(config).stem}" if out is None else out)
-    command = ["emalign", *sys.argv[1:]]
-    start = directory.manifest(command, what.plain(), 0.0, "tuning run", status="running")
-    directory.check(path, start, force, run.RESULTS)
+    plan = what.plain()
+    entries = run_directory.manifest(run.TUNE, plan, plan["seed"])
+    run_directory.check(path, run.TUNE, force, entries)
     configs.setup(what)  # nothing is begun that cannot be ended
 
     from emalign_jax.report import tuning_figure
     from emalign_jax.report.drawing import attempt
 
-    with directory.held(path, "tuning run"):
-        directory.begin(path, start, force, run.RESULTS)
+    with run_directory.begun(path, run.TUNE, entries, force) as here:
         with ProgressBar("step") as bar:
             found = run.run(what, path, bar, lambda sentence: print(f"emalign: {sentence}", file=sys.stderr))
         drawn = attempt(lambda: tuning_figure.draw(found, what.title, path))
         seconds = time.perf_counter() - began
-        ended = directory.manifest(command, what.plain(), seconds, "tuning run", status="done")
-        ended["tolerance"] = found.tolerance
-        directory.write_manifest(path, ended)
+        here.finish(entries | {"tolerance": found.tolerance}, seconds)
     summary = run.summary(found)
     small = {name: values.tolist() for name, values in found.values.items() if values.size <= 16}
     failed = summary["games"] - summary["certified"]

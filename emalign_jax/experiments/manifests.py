@@ -10,14 +10,16 @@ from emalign_jax.internal.arguments import shortened, shown
 from emalign_jax.internal.files import check_input
 
 LONGEST = 2**20  # bytes
-REQUIRED = ("kind", "command", "config", "versions")
-WORDS = {dict: "an object", list: "a list", str: "text"}
+SCHEMA = 2
+REQUIRED = ("kind", "command", "config", "versions", "schema", "status", "files")
+MANIFEST = "manifest.json"
+WORDS = {int: "an integer", dict: "an object", list: "a list", str: "text"}
 FIELDS = {"kind": str, "command": list, "config": dict, "versions": dict, "device": dict, "machine": dict, "title": str,
-          "table": dict, "coverage": dict, "verdict": str}  # fmt: skip
+          "table": dict, "coverage": dict, "verdict": str, "schema": int, "status": str, "files": list}  # fmt: skip
 
 
-def read(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
-    """The manifest of a run of one of these kinds, its fields of the types that they must be of.
+def read(path: Path, kinds: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The manifest of a run, of one of these kinds if there are some, its fields of the types that they must be of.
 
     Raises `ValueError`, or `FileNotFoundError`, in one line that names the file and the field.
     """
@@ -38,7 +40,13 @@ def read(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
                 raise ValueError(f"{path}: {name}: not in the file; expected the manifest of a run")
         elif not isinstance(found[name], kind):
             raise ValueError(f"{path}: {name}: expected {WORDS[kind]}, got {shown(found[name])}")
-    if found["kind"] not in kinds:
+    for name, words in (("schema", (SCHEMA,)), ("status", ("running", "done"))):
+        if found[name] not in words:
+            raise ValueError(f"{path}: {name}: expected {' or '.join(map(str, words))}, got {shown(found[name])}")
+    for name in found["files"]:
+        if not (isinstance(name, str) and _is_name(name)):
+            raise ValueError(f"{path}: files: expected names of files in the directory, got {shown(name)}")
+    if kinds and found["kind"] not in kinds:
         raise ValueError(f"{path}: kind: expected {' or '.join(kinds)}, got {shown(found['kind'])}")
     return found
 
@@ -49,3 +57,7 @@ def number(path: Path, entries: dict[str, Any], name: str, default: float | None
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1000):
         return None if value is None else float(value)
     raise ValueError(f"{path}: {name}: expected a finite number, got {shown(value)}")
+
+
+def _is_name(name: str) -> bool:
+    return Path(name).name == name and name not in ("", "..", MANIFEST) and "\0" not in name

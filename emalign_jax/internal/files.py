@@ -16,8 +16,11 @@ MOST_COLUMNS = 10_000  # of a table
 
 
 @contextlib.contextmanager
-def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place if the block ends well, and vanishes if not."""
+def atomic(path: str | os.PathLike, replace: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place if the block ends well, and vanishes if not.
+
+    Raises `FileExistsError` at the end where, without `replace`, there is a file by then.
+    """
     path = Path(path)
     if _occupied(path):  # the rename would put a file in the place of a device for all programs
         raise ValueError(f"{path}: cannot be written: expected a file, there is something else of that name")
@@ -32,13 +35,46 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
             if error.filename is None and error.strerror:  # what fails in mid-file does not say in which
                 raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
             raise
-        with open(made, "rb") as file:
-            os.fsync(file.fileno())
-        made.chmod(0o666 & ~umask())
         try:
-            os.replace(made, path)
+            sync(made)
+            os.replace(made, path) if replace else _link(made, path)
+            sync(path.parent)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _link(made: Path, path: Path) -> None:
+    """Give a file its name unless another has it."""
+    try:
+        os.link(made, path)
+    except OSError as error:
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        os.replace(made, path)  # a file system without hard links
+
+
+def sync(path: Path) -> None:
+    """Have what a file holds, or the names in a directory, written to the disk itself."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a directory that may be changed but not listed
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which some file systems say of directories
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a file is there itself, not what leads to one."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _occupied(path: Path) -> bool:
@@ -83,9 +119,3 @@ def check_text(path: Path) -> None:
     """Raise `ValueError` where a table in text, by its size, would not fit into memory."""
     bytes_there = path.stat().st_size
     memory.require(TEXT_COPIES * bytes_there, f"{path}: a table of {memory.size(bytes_there)}")
-
-
-def umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

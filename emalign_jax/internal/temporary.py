@@ -1,8 +1,8 @@
 """Files and directories that become what they lie beside, and vanish with the process; if it was killed, with the next.
 
 While its process lives, each is locked by the kernel (flock), so one that another process can lock is dead, whatever
-has become of process numbers. Their names hold a digest of the host's name, and only a host's own are judged: in some
-shared file systems a lock does not reach the others.
+has become of process numbers. Their names, which nobody else gives, hold a digest of the host's name, and only a host's
+own are judged: in some shared file systems a lock does not reach the others.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import hashlib
 import os
 import platform
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,37 +23,40 @@ except ImportError:  # a system without these locks: nothing is proved dead ther
     fcntl = None
 
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-NAMES = re.compile(rf"\.(.+)\.{HOST}-\w{{8}}", re.DOTALL)
+NAMES = re.compile(rf"\.(.+)\.emalign-{HOST}-[0-9a-f]{{8}}", re.DOTALL)
+
+
+def name(path: Path, token: str, host: str = HOST) -> Path:
+    """Where what becomes `path` lies until then. token: eight digits of the sixteen."""
+    return path.with_name(f".{path.name}.emalign-{host}-{token}")
 
 
 @contextlib.contextmanager
 def beside(path: Path, directory: bool = False) -> Iterator[Path]:
     """A new file, or directory, next to `path`. Raises `OSError` where none can be made."""
-    prefix = f".{path.name}.{HOST}-"
     while True:
+        made = name(path, secrets.token_hex(4))
         if directory:
-            made = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+            made.mkdir()
         else:
-            descriptor, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)
-            os.close(descriptor)
-            made = Path(name)
+            made.touch(exist_ok=False)
         lock = hold(made)
         if lock is not None:
             break
     try:
         yield made
     finally:
-        _remove(made)
+        _discard(made, path)
         os.close(lock)
 
 
 def hold(path: Path, shared: bool = False) -> int | None:
     """A descriptor that locks what is there until it is closed; None if it has just been taken for dead and cleared."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
-    if _locked(descriptor, shared) is False or not path.exists():
+    if locked(descriptor, shared) is False or not path.exists():
         os.close(descriptor)
         return None
     return descriptor
@@ -71,17 +74,14 @@ def clear(folder: Path) -> None:
 def _clear(left: Path, becomes: Path) -> None:
     descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        if not _locked(descriptor):
+        if not locked(descriptor):
             return
-        replaced = left / becomes.name
-        if replaced.is_dir() and not becomes.exists():  # killed between moving this away and what is new into its place
-            os.replace(replaced, becomes)
-        _remove(left)
+        _discard(left, becomes)
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, shared: bool = False) -> bool | None:
+def locked(descriptor: int, shared: bool = False) -> bool | None:
     """Whether the lock was free; None where the file system has none."""
     if fcntl is None:
         return None
@@ -92,6 +92,13 @@ def _locked(descriptor: int, shared: bool = False) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def _discard(made: Path, becomes: Path) -> None:
+    """Remove it; where it ended between moving `becomes` into it and what is new in its place, move that back."""
+    if (made / becomes.name).is_dir() and not os.path.lexists(becomes):
+        os.replace(made / becomes.name, becomes)
+    _remove(made)
 
 
 def _remove(path: Path) -> None:

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax.experiments import manifests
+from emalign_jax.experiments import manifests, run_directory
 from emalign_jax.experiments.hull import text
+from emalign_jax.experiments.run_directory import MANIFEST
 from emalign_jax.experiments.search import table as search_table
-from emalign_jax.internal import memory, parquet
+from emalign_jax.internal import memory, parquet, temporary
 from emalign_jax.internal.arguments import MOST
-from emalign_jax.internal.files import check_input
-
-MANIFEST = "manifest.json"
+from emalign_jax.internal.files import check_input, is_regular
 
 
 class Table(NamedTuple):
@@ -42,7 +41,7 @@ class Figure(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What the page shows; `failed` counts what was not within the tolerance."""
+    """What the page shows; `failed` counts what was not within the tolerance, `files` are the run's own."""
 
     title: str
     kind: str
@@ -53,6 +52,7 @@ class Contents(NamedTuple):
     command: str
     manifest: str
     failed: int
+    files: list[str]
 
 
 def read(directory: Path) -> Contents:
@@ -61,28 +61,27 @@ def read(directory: Path) -> Contents:
     Raises `ValueError`, or `FileNotFoundError`, naming the file and what was expected.
     """
     check(directory)
-    if not os.path.lexists(directory / MANIFEST):
-        raise ValueError(
-            f"{directory / MANIFEST}: not there; expected a directory written by emalign search, sweep or align"
-        )
-    manifest = manifests.read(directory / MANIFEST, tuple(KINDS))
-    name = manifest["kind"]
+    manifest = run_directory.read(directory, tuple(KINDS))
+    name, files = manifest["kind"], manifest["files"]
     kind = KINDS[name]
-    if not (directory / kind.table).exists():
+    if manifest["status"] != "done" or not (directory / kind.table).exists():
         raise ValueError(
-            f"{directory / kind.table}: not there, the {name} has not ended; run {_command(manifest)} again, which "
-            "goes on where it stopped"
+            f"{directory / kind.table}: not there, the {name} has not ended; run {_command(manifest)} again"
         )
+    for file in (kind.table, *files):
+        if os.path.lexists(directory / file) and not (file in files and is_regular(directory / file)):
+            raise ValueError(f"{directory / file}: expected a regular file that {MANIFEST} names")
     with np.errstate(all="ignore"):  # infinite or huge numbers are shown as they are
         found = kind.read(directory, manifest)
     return Contents(
-        found.pop("title"), name, _facts(manifest), found.pop("tables"), _figures(directory, kind.captions),
-        found.pop("notes", []), _command(manifest), json.dumps(manifest, indent=2), found.pop("failed", 0),
+        found.pop("title"), name, _facts(manifest), found.pop("tables"), _figures(directory, files, kind.captions),
+        found.pop("notes", []), _command(manifest), json.dumps(manifest, indent=2), found.pop("failed", 0), files,
     )  # fmt: skip
 
 
 def check(directory: Path) -> None:
     """Raise `ValueError`, or `FileNotFoundError`, where there is no directory."""
+    temporary.clear(directory.parent)  # which may give it back its name
     if not directory.exists():
         raise FileNotFoundError(f"{directory}: no such directory")
     if not directory.is_dir():
@@ -241,12 +240,12 @@ KINDS = {
 }
 
 
-def _figures(directory: Path, captions: dict[str, str]) -> list[Figure]:
+def _figures(directory: Path, files: list[str], captions: dict[str, str]) -> list[Figure]:
     figures = []
-    there = sorted(directory.glob("*.png"))
+    there = sorted(directory / name for name in files if name.endswith(".png") and (directory / name).exists())
     for path in sorted(there, key=lambda path: [*captions, path.stem].index(path.stem)):  # main ones first
         pdf = path.with_suffix(".pdf")
-        data = _bytes(pdf) if pdf.exists() else None
+        data = _bytes(pdf) if pdf.name in files and pdf.exists() else None
         figures.append(Figure(path.stem, captions.get(path.stem, ""), _bytes(path), data))
     return figures
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from emalign_jax.experiments.search.job import FIGURES
 from emalign_jax.report.drawing import save
 
-NAMES_ON_DISK = ("user_value.png", "user_value.pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, safe for colour blindness
 NAMES = {
     "hull": "hull: her utility is a mean of theirs",
@@ -26,7 +26,7 @@ def draw(rows: pd.DataFrame, lines: pd.DataFrame, directory: Path, title: str) -
     """The figure that fits, value against K or with one K the spread over games, as PNG and PDF; their names."""
     several = lines["agents"].nunique() > 1
     figure = value_against_agents(lines, title) if several else value_over_games(rows, title)
-    return save(figure, [directory / name for name in NAMES_ON_DISK])
+    return save(figure, [directory / name for name in FIGURES])
 
 
 def value_over_games(rows: pd.DataFrame, title: str) -> Figure:

@@ -16,8 +16,12 @@ import pandas as pd
 
 from emalign_jax.experiments.hull.fits import Rule, best_single, evaluate, fit
 from emalign_jax.experiments.hull.tables import Table
+from emalign_jax.experiments.run_directory import Kind
 from emalign_jax.internal import memory
 
+CURVES, WEIGHTS, LEAVE_OUT, ERRORS = "curves.csv", "weights.csv", "leave_out.csv", "errors.parquet"
+FIGURES = ("hull.png", "hull.pdf")
+ALIGN = Kind("align", (CURVES, WEIGHTS, LEAVE_OUT, ERRORS, *FIGURES))
 SIZES = (1, 2, 5, 10, 20, 50, 100)
 FITTED = ("simplex", "cone")
 METHODS = ("best single", "mean", *FITTED)

@@ -42,7 +42,7 @@ class Meeting(NamedTuple):
 
     def directory(self, path: Path) -> Path:
         """Where they meet, beside the run to be. If all are killed, only those of one machine can be proved dead."""
-        return path.parent / f".{path.name}.{self.machine}-{self.token:08x}"
+        return temporary.name(path.absolute(), f"{self.token:08x}", self.machine)
 
 
 class HostLost(OSError):

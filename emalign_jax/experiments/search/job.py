@@ -18,6 +18,7 @@ from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.equilibrium.solver import Solution, Solver, check_sizes, solve
 from emalign_jax.exact import Certificate, Stability, stability
 from emalign_jax.exact.certificates.certificate import flatten_games
+from emalign_jax.experiments.run_directory import Kind
 from emalign_jax.games import families
 from emalign_jax.games.families import FAMILIES, check_arguments, random_games
 from emalign_jax.games.game import Game
@@ -30,6 +31,8 @@ from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
 
+TABLE, GAMES, SCHEMES, FIGURES = "games.parquet", "games.npz", "schemes.npz", ("user_value.png", "user_value.pdf")
+SEARCH = Kind("search", (TABLE, GAMES, SCHEMES, *FIGURES))
 STATED = "file"  # the family of games that were read, not drawn
 SMALLEST, MOST_CHECKED, MOST_PLAYED = 256, 1024, 16384  # games of a block; larger ones are no faster
 BYTES_CHECKED, BYTES_PLAYED = 1_000_000, 50_000  # a game of a block, at most: with its LPs, or just played

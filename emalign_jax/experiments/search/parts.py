@@ -15,13 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emalign_jax.experiments.search.job import Block, Cell
+from emalign_jax.experiments.search.job import GAMES, SCHEMES, TABLE, Block, Cell
 from emalign_jax.experiments.search.table import game_rows
 from emalign_jax.games.files import GAME_FIELDS, pad_agents
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
 
-TABLE = "games.parquet"
 LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")
 LIGHT = (  # columns of numbers that are read back for the printed table
     "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value",
@@ -77,13 +76,13 @@ def merge(parts: Path, blocks: Sequence[Block], directory: Path) -> None:
         return {"agents": ((games,), np.dtype(int), each)} if several else {}
 
     fields = {name: stored(name, 1 if name == "agent_utilities" else None) for name in GAME_FIELDS}
-    _save(directory / "games.npz", fields | counts())
+    _save(directory / GAMES, fields | counts())
     with np.load(_path(parts, 0, "npz")) as archive:
         starts = len(archive["schemes"])
     first = next(pieces("schemes", 1, 0))
     shape = (games, *first.shape[1:]) if starts == 1 else (starts, games, *first.shape[1:])
     schemes = (piece for start in range(starts) for piece in pieces("schemes", 1, start))
-    _save(directory / "schemes.npz", {"schemes": (shape, first.dtype, schemes)} | counts())
+    _save(directory / SCHEMES, {"schemes": (shape, first.dtype, schemes)} | counts())
 
 
 def _merge_rows(parts: Path, count: int, path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.exact import default_tolerance
-from emalign_jax.experiments import run_directory
+from emalign_jax.experiments.run_directory import Kind
 from emalign_jax.experiments.tune.config import Config, setup
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
@@ -26,7 +26,7 @@ from emalign_jax.tuning.problem import Problem
 
 STATE, TABLE, VALUES = "state.npz", "games.parquet", "tuned.npz"
 FIGURES = ("tuning.png", "tuning.pdf")
-RESULTS = (STATE, TABLE, VALUES, *FIGURES)
+TUNE = Kind("tune", (STATE, TABLE, VALUES, *FIGURES), resumed=True)
 EVERY = 10  # steps between two states on disk
 
 
