@@ -1,5 +1,7 @@
-"""What is no file, doubles a sample, belongs to another run or could never fit is answered in one line, before any work.
-Damaged and odd files are in test_mutations.py."""
+"""What is no file, doubles a sample, belongs to another run or could never fit is answered in one line, before work.
+
+Damaged and odd files are in test_mutations.py.
+"""
 
 import csv
 import json

@@ -291,7 +291,7 @@ def test_a_hundred_thousand_ratings_load_fast_and_small():
     frame.to_csv("u.data", sep="\t", header=False, index=False)
     code = (
         "import json, resource, time; from pathlib import Path; import pandas, pyarrow\n"
-        "from emalign_jax.hull import tables\n"
+        "from emalign_jax.experiments.hull import tables\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "before, began = peak(), time.process_time()\n"
         "tables.read(Path('u.data'), tables.Options())\n"

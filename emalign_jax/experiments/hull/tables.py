@@ -183,9 +183,9 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
             f"{source.path}: {shortened(share)}: row {source.row(at)}: expected a share >= 0, got {frame[share][at]:g}"
         )
     who, groups = pd.factorize(frame[group], sort=True)
-    pairs = pd.MultiIndex.from_frame(frame[[question, option]])
-    at, columns = pd.factorize(pairs, sort=True)  # the options of a question follow each other
-    item, questions = pd.factorize(columns.get_level_values(0))
+    pairs = pd.MultiIndex.from_arrays([frame[question], frame[option]])
+    at, columns = pairs.factorize(sort=True)  # the options of a question follow each other
+    item, questions = pd.factorize(np.array([name for name, _ in columns], object))
     memory.require(
         POLL_COPIES * 8 * len(groups) * len(columns),
         f"{source.path}: a table of {len(groups)} groups and {len(columns)} options",

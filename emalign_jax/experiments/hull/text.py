@@ -171,9 +171,9 @@ def _numbers(source: Source, frame: pd.DataFrame, names: list[str], hint: str) -
     kinds = frame.dtypes.to_dict()
     plain = [name for name in names if isinstance(kinds[name], np.dtype) and kinds[name].kind in "iuf"]
     values = frame[plain].to_numpy(float)
-    good = (np.isnan(values) | (abs(values) < LARGEST)).all(0)
-    ready = {name: values[:, k] for k, name in enumerate(plain) if good[k]}
-    return {name: ready[name] if name in ready else _floats(source, frame[name], hint) for name in names}
+    good = np.all(np.isnan(values) | (abs(values) < LARGEST), axis=0)
+    ready = {plain[k]: values[:, k] for k in np.flatnonzero(good)}
+    return {name: ready[name] if name in ready else _floats(source, frame.loc[:, name], hint) for name in names}
 
 
 def _floats(source: Source, column: pd.Series, hint: str) -> pd.Series:
