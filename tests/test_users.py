@@ -56,7 +56,7 @@ def test_regret_is_at_most_the_lambert_bound_which_is_attained(actions, precisio
 
 @pytest.mark.parametrize("precision", [0, -1, np.nan, np.inf, [5.0, 0.0], [np.nan, 1.0], jnp.array([1.0, -1.0])])
 def test_bad_precision(precision):
-    with pytest.raises(ValueError, match=rr"^precision: expected a finite number > 0 .*, got"):
+    with pytest.raises(ValueError, match=r"^precision: expected a finite number > 0 .*, got"):
         em.QuantalUser(precision)
 
 
