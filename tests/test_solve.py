@@ -257,9 +257,9 @@ def test_stats_count_every_game_once():
         ({"key": None}, r"^key: random starts need one"),
         ({"key": None, "start": "monopolist", "starts": 2}, r"^key: random starts need one"),
         ({"start": "silent"}, r"^start: expected random or monopolist or an array of schemes, got 'silent'"),
-        ({"start": np.ones((2, 3, 1))}, r"^schemes: expected shape \[\.\.\., K = 3, XB = 3, M\]"),
-        ({"start": np.full((3, 3, 2), 0.4)}, r"^schemes\[0, 0, 0\]: got .* must sum to 1"),
-        ({"start": np.full((5, 3, 3, 2), 0.5)}, r"^schemes: batch axes \[5\] do not fit those of the games, \[4\]"),
+        ({"start": np.ones((2, 3, 1))}, r"^start: expected shape \[\.\.\., K = 3, XB = 3, M\]"),
+        ({"start": np.full((3, 3, 2), 0.4)}, r"^start\[0, 0, 0\]: got .* must sum to 1"),
+        ({"start": np.full((5, 3, 3, 2), 0.5)}, r"^start: batch axes \[5\] do not fit those of the games, \[4\]"),
         ({"setting": QUANTAL, "messages": 300}, r"^messages: 300 messages of 3 agents need .* bytes a game; the limit"),
     ],
 )

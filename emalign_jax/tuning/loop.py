@@ -144,7 +144,8 @@ def tune(
     games, protocol, user, mechanism, objective, solver = on_host(
         games=games, protocol=protocol, user=user, mechanism=mechanism, objective=objective, solver=solver
     )
-    key, differentiation, progress = on_host(key=as_key(key), differentiation=differentiation, progress=progress)
+    key = as_key(key)
+    _, differentiation, progress = on_host(key=key, differentiation=differentiation, progress=progress)
     steps, plan = integer("steps", steps, 1), Plan(starts, restarts, draws, polish, finalists).checked()
     problem = make_problem(
         games,
