@@ -59,7 +59,8 @@ def test_only_regular_files_are_read(run, there, name, command):
         "message": "", "result": "CERTIFIED",
     }  # fmt: skip
     pd.DataFrame([rows]).to_parquet("run/games.parquet")
-    manifest = dict.fromkeys(manifests.REQUIRED, {}) | {"kind": "search", "command": []}
+    manifest = {"schema": manifests.SCHEMA, "kind": "search", "status": "done", "command": [], "config": {},
+                "versions": {}, "files": ["games.parquet", "user_value.png"]}  # fmt: skip
     Path("run/manifest.json").write_text(json.dumps(manifest))
     Path(name).unlink(missing_ok=True)
     if there == "pipe":
