@@ -1,5 +1,20 @@
 """The command line: `emalign` and `python -m emalign_jax`."""
 
-from emalign_jax.cli.app import launch, main
+from __future__ import annotations
 
-__all__ = ["launch", "main"]
+from emalign_jax.cli import streams
+from emalign_jax.internal import ending
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    from emalign_jax.cli import app  # with jax, which takes seconds
+
+    app.main(arguments)
+
+
+def launch() -> None:
+    """The console command: `main` in a process of its own, which signals end."""
+    ending.on_signals()
+    streams.prepare()
+    main()

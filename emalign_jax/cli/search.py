@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import secrets
 import sys
@@ -122,7 +123,13 @@ def search(
         int | None, typer.Option(min=2, help="The same where no cluster says so: how many there are,")
     ] = None,
     host: Annotated[int | None, typer.Option(min=0, help="which one this is, from 0,")] = None,
-    coordinator: Annotated[str | None, typer.Option(help="and ADDRESS:PORT of host 0.")] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            help="and ADDRESS:PORT at which host 0 listens until all have met, there alone. Whoever reaches it can "
+            "take part or end the run: no password is asked for, so the network must be trusted."
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """Search equilibria, certify them, print a table and write a run directory with a figure.
@@ -154,6 +161,7 @@ def search(
     from emalign_jax.experiments.search import hosts as meeting
     from emalign_jax.experiments.search.job import SEARCH, SearchJob, block_size
     from emalign_jax.games.files import sizes
+    from emalign_jax.internal import ending
     from emalign_jax.internal.arguments import integer, shown
 
     families = tuple(part.strip() for part in family.split(","))
@@ -220,7 +228,7 @@ def search(
         if here.host == 0:
             run = stack.enter_context(run_directory.begun(place, SEARCH, entries, force))
         elif place is not None:  # at the end, if host 0 was killed
-            stack.callback(run_directory.clear, place, SEARCH, entries)
+            stack.enter_context(ending.owed(functools.partial(run_directory.clear, place, SEARCH, entries)))
         team = meeting.Team(here.directory(run.path if run else place or Path()), here.host, here.hosts)
         stack.enter_context(team.at_work())
         with ProgressBar() as progress:

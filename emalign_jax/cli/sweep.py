@@ -48,6 +48,7 @@ def sweep(
 
     from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.sweep import cell, directory, run
+    from emalign_jax.internal import ending
 
     path = Path(f"sweep-{Path(config).stem}" if out is None else out)
     plan = grid.plain()
@@ -64,14 +65,13 @@ def sweep(
     with run_directory.begun(path, directory.SWEEP, entries, force) as here:
         work = run.blocks(grid, cells)
         total = sum(block.rows for block in work)
-        with _Bar(total) as bar:
-            try:
-                parts = run.run(grid, work, path, warn=bar.warn, progress=bar.tell)
-            except KeyboardInterrupt:
-                bar.warn(
-                    f"{bar.done} of {total} games are done and kept in {path}; the same command goes on from there"
-                )
-                raise
+        bar = _Bar(total)
+
+        def kept() -> str:
+            return f"{bar.done} of {total} games are done and kept in {path}; the same command goes on from there"
+
+        with bar, ending.saying(kept):
+            parts = run.run(grid, work, path, warn=bar.warn, progress=bar.tell)
         rows = directory.write_table(path, parts)
         lines = sweep_table.summary(grid, rows)
         stops = threshold.thresholds(grid, rows)

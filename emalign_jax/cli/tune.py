@@ -51,6 +51,7 @@ def tune(
     from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.search.table import JSON_SCHEMA, plain
     from emalign_jax.experiments.tune import run
+    from emalign_jax.internal import ending
 
     path = Path(f"tune-{Path(config).stem}" if out is None else out)
     plan = what.plain()
@@ -61,8 +62,9 @@ def tune(
     from emalign_jax.report import tuning_figure
     from emalign_jax.report.drawing import attempt
 
+    kept = f"what is done is kept in {path}; the same command goes on from there"
     with run_directory.begun(path, run.TUNE, entries, force) as here:
-        with ProgressBar("step") as bar:
+        with ProgressBar("step") as bar, ending.saying(lambda: kept):
             found = run.run(what, path, bar, lambda sentence: print(f"emalign: {sentence}", file=sys.stderr))
         drawn = attempt(lambda: tuning_figure.draw(found, what.title, path))
         seconds = time.perf_counter() - began

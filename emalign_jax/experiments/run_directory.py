@@ -11,6 +11,7 @@ process at a time is at work: the lock is the kernel's (flock), and goes with th
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 
 from emalign_jax.experiments import manifests
 from emalign_jax.experiments.manifests import MANIFEST, SCHEMA
-from emalign_jax.internal import memory, temporary
+from emalign_jax.internal import ending, memory, temporary
 from emalign_jax.internal.arguments import shortened
 from emalign_jax.internal.files import atomic, is_regular, sync
 
@@ -131,7 +132,7 @@ def begun(out: Path | None, kind: Kind, entries: dict[str, Any], force: bool) ->
                 raise _unwritable(path, error) from None
         else:
             run = Run(path, path, kind, tuple(dict.fromkeys((*kind.files, *found["files"]))))
-            stack.callback(run.give_up)
+            stack.enter_context(ending.owed(run.give_up))
             run.begin(entries, anew=force or not kind.resumed)
         yield run
 
@@ -256,6 +257,9 @@ def _held(path: Path, kind: Kind, entries: dict[str, Any], force: bool) -> Itera
     with contextlib.ExitStack() as stack:
         try:
             if check(path, kind, force, entries) is None:
+                if not kind.resumed:  # a signal may come before anything else can undo this
+                    undo = functools.partial(_unreserve, path, kind, entries, not os.path.lexists(path))
+                    stack.enter_context(ending.owed(undo))
                 path.mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(FileExistsError):  # of several as quick, one gets the lock
                     write_manifest(path, entries, "running", kind.files, replace=False)
@@ -268,7 +272,7 @@ def _held(path: Path, kind: Kind, entries: dict[str, Any], force: bool) -> Itera
                     "choose another name"
                 )
             if not kind.resumed:
-                stack.callback(_unlock, path, lock)
+                stack.enter_context(ending.owed(functools.partial(_unlock, path, lock)))
             os.ftruncate(lock, 0)
             os.pwrite(lock, str(os.getpid()).encode(), 0)
         except OSError as error:
@@ -277,6 +281,13 @@ def _held(path: Path, kind: Kind, entries: dict[str, Any], force: bool) -> Itera
         if found is None:
             raise Taken(f"{path}: --out: vanished while the run was about to begin")
         yield found
+
+
+def _unreserve(path: Path, kind: Kind, entries: dict[str, Any], made: bool) -> None:
+    clear(path, kind, entries)
+    if made:
+        with contextlib.suppress(OSError):  # not what holds a run
+            path.rmdir()
 
 
 def _unlock(path: Path, lock: int) -> None:

@@ -8,6 +8,7 @@ own are judged: in some shared file systems a lock does not reach the others.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -16,6 +17,8 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from emalign_jax.internal import ending
 
 try:
     import fcntl
@@ -34,20 +37,18 @@ def name(path: Path, token: str, host: str = HOST) -> Path:
 @contextlib.contextmanager
 def beside(path: Path, directory: bool = False) -> Iterator[Path]:
     """A new file, or directory, next to `path`. Raises `OSError` where none can be made."""
-    while True:
-        made = name(path, secrets.token_hex(4))
-        if directory:
-            made.mkdir()
-        else:
-            made.touch(exist_ok=False)
-        lock = hold(made)
-        if lock is not None:
-            break
-    try:
+    with contextlib.ExitStack() as locks, contextlib.ExitStack() as stack:
+        lock = None
+        while lock is None:
+            made = name(path.absolute(), secrets.token_hex(4))
+            stack.enter_context(ending.owed(functools.partial(_discard, made, path)))  # before it is there
+            if directory:
+                made.mkdir()
+            else:
+                made.touch(exist_ok=False)
+            lock = hold(made)
+        locks.callback(os.close, lock)
         yield made
-    finally:
-        _discard(made, path)
-        os.close(lock)
 
 
 def hold(path: Path, shared: bool = False) -> int | None:
