@@ -66,6 +66,7 @@ class AbstractCheck(abc.ABC):
 
     revealing_is_picked = False  # whether any agent, by revealing x_B, informs the user of it, as the guarantees need
     fallback = False  # HiGHS does what the batched solver's answer did not prove
+    finds_monopolists = True  # whether `monopolist` can be asked
     exact_responses = True  # found by an exact method, one by one; else by search, in batches
     together = 256  # games whose checks are prepared, and kept, at a time
     tolerance = 1e-3  # of the payoff range, within which a profile counts as an equilibrium unless told otherwise

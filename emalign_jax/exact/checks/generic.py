@@ -31,6 +31,7 @@ class GenericCheck(AbstractCheck):
     """
 
     exact_responses = False
+    finds_monopolists = False
     revealing_is_picked = False
 
     def __init__(self, game, protocol, user):

@@ -18,6 +18,7 @@ from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.equilibrium.solver import Solution, Solver, check_sizes, solve
 from emalign_jax.exact import Certificate, Stability, stability
 from emalign_jax.exact.certificates.certificate import flatten_games
+from emalign_jax.exact.checks.base import check_for
 from emalign_jax.experiments.run_directory import Kind
 from emalign_jax.games import families
 from emalign_jax.games.families import FAMILIES, check_arguments, random_games
@@ -176,7 +177,7 @@ def run(job: SearchJob, block: Block, progress: Callable[[str, int, int], None] 
     if job.starts == 1:
         arrays = solution._replace(stats={})
         solution = jax.tree.map(lambda x: x[None], arrays)._replace(stats=solution.stats)
-    if job.verify:
+    if job.verify and check_for(job.protocol, job.user).finds_monopolists:
         alone = monopoly(games, job.protocol, job.user, solution.schemes.shape[-1]).user
     else:
         alone = np.full((block.count, block.agents), np.nan)
@@ -193,15 +194,15 @@ def all_equilibria(
     """The user's values in all pure equilibria, where they can be computed: in Selection of one message (or Comparison
     of all agents) with a rational user whose ties go to the selected agent, and two or more agents."""
     known = picks_the_best(games, protocol) and protocol.conversation is None
-    known = known and isinstance(user, RationalUser) and user.favours
+    known = known and type(user) is RationalUser and user.favours
     return stability(games, of=of) if known and games.agents > 1 else None
 
 
 def picks_the_best(games: Game, protocol: AbstractProtocol) -> bool:
-    """Whether the user talks to the agent who is worth most of all."""
-    if not (isinstance(protocol, Selection) and protocol.sharp):
+    """Whether the user talks to the agent who is worth most of all; of other classes than these nothing is known."""
+    if type(protocol) not in (Selection, Comparison) or not protocol.sharp:
         return False
-    return not isinstance(protocol, Comparison) or protocol.compared == games.agents
+    return type(protocol) is Selection or protocol.compared == games.agents
 
 
 def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certificate:

@@ -16,6 +16,7 @@ from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
 from emalign_jax.exact import align, coverage
 from emalign_jax.exact.certificates.certificate import make_check, normalise, worth
+from emalign_jax.exact.checks.base import check_for
 from emalign_jax.experiments.search import job
 from emalign_jax.experiments.search.table import game_rows
 from emalign_jax.experiments.sweep.config import OPTIONS, Cell, Config, Values, modules
@@ -27,6 +28,7 @@ from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.users.base import AbstractUser
+from emalign_jax.users.quantal import QuantalUser
 from emalign_jax.users.rational import RationalUser
 
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
@@ -137,7 +139,7 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
     if values["solver.starts"] == 1:
         solution = jax.tree.map(lambda x: x[None], solution._replace(stats={}))
     alone = np.full((len(some.prior), some.agents), np.nan)
-    if values["measure.monopoly"]:
+    if values["measure.monopoly"] and check_for(protocol, user).finds_monopolists:
         alone = monopoly(some, protocol, user, solution.schemes.shape[-1]).user
     certificate: Any = solution.certificate
     measured = _measures(values, some, certificate, alone)
@@ -157,9 +159,10 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
 def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.ndarray]:
     """Each [S, N]."""
     protocol, user, _ = setup(values)
-    rational = isinstance(user, RationalUser)
+    rational = type(user) is RationalUser
     chooses_best = job.picks_the_best(games, protocol)  # the bounds, and all equilibria, are those of comparing all
-    bounded = chooses_best or (isinstance(protocol, Pooled | Conversation) and not user.favours)
+    bounded = chooses_best or (type(protocol) in (Pooled, Conversation) and not user.favours)
+    bounded = bounded and type(user.acting) in (RationalUser, QuantalUser)  # of others the exact part knows no response
     found = {name: np.full(certificate.user.shape, np.nan) for name in (*VALUES[:3], *LOSSES)}
     found["best_monopolist"][:] = alone.max(1)
     if values["measure.eps"]:
