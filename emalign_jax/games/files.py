@@ -11,9 +11,9 @@ import os
 import numpy as np
 
 from emalign_jax.games.game import Game, faults
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import MOST, integer
 from emalign_jax.internal.npz import read_arrays, save_arrays
-from emalign_jax.internal.validation import checked, on_host
+from emalign_jax.internal.validation import as_float_array, checked, on_host
 
 GAME_FIELDS = ("prior", "user_utility", "agent_utilities")
 
@@ -89,7 +89,7 @@ def save_schemes(path: str | os.PathLike, schemes) -> None:
 def sizes(path: str | os.PathLike) -> list[int | None]:
     """The numbers of agents in a file of several sizes; [None] for a plain file."""
     arrays = read_arrays(path, (), optional=("agents",))
-    return [int(k) for k in np.unique(_counts(path, arrays["agents"]))] if "agents" in arrays else [None]
+    return [int(k) for k in np.unique(_counts(path, arrays["agents"], most=MOST))] if "agents" in arrays else [None]
 
 
 def pad_agents(array: np.ndarray, agents: int, axis: int) -> np.ndarray:

@@ -211,7 +211,8 @@ def possible_utilities(game: Game) -> tuple[Float[np.ndarray, "*batch A Y"], Flo
 
 def faults(game: Game) -> np.ndarray:
     """What is wrong with each game: an object array [...] of sentences, `""` where it is sound."""
-    prior, user, agents = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
+    with np.errstate(invalid="ignore"):  # of a NaN that signals
+        prior, user, agents = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
     found = np.full(game.batch_shape, "", dtype=object)
     with np.errstate(invalid="ignore"):
         total = np.where(np.isfinite(prior), prior, 0).sum((-3, -2, -1), dtype=np.float64)

@@ -223,7 +223,8 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
 def _npz(path: Path, options: Options) -> Table:
     arrays = read_arrays(path, ("user_utility", "agent_utilities"), ("agents",), _check_utilities)
     user, agents = (as_float_array(name, arrays[name]) for name in ("user_utility", "agent_utilities"))
-    user, agents = np.asarray(user, float), np.asarray(agents, float)
+    with np.errstate(invalid="ignore"):  # of a NaN that signals
+        user, agents = np.asarray(user, float), np.asarray(agents, float)
     K, A, Y = agents.shape[-3:]
     single = agents.ndim == 3  # all targets share the agents
     for name, array in (("user_utility", user), ("agent_utilities", agents)):

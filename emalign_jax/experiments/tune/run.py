@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.exact import default_tolerance
-from emalign_jax.experiments.run_directory import Kind
+from emalign_jax.experiments.run_directory import PACKAGES, Kind
 from emalign_jax.experiments.tune.config import Config, setup
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
@@ -52,7 +52,7 @@ def run(config: Config, path: Path, progress: Callable[[str, int, int], None], w
         )  # fmt: skip
         key = jax.random.key(values["seed"])
         plan = loop.Plan(*(values[f"tune.{name}"] for name in loop.Plan._fields)).checked()
-        owner = json.dumps([config.plain() | {"title": ""}, *map(version, ("emalign-jax", *run_directory.PACKAGES))])
+        owner = json.dumps([config.plain() | {"title": ""}, *map(version, ("emalign-jax", *PACKAGES))])
         state, history = load(path / STATE, owner, problem, warn)
         if state is None:
             progress("first equilibria", 0, steps)
