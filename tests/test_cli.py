@@ -333,7 +333,7 @@ def test_bad_options_are_one_line(run, arguments, words, tmp_path):
 )
 def test_bad_schemes_are_one_line(run, schemes, words):
     em.save_games("g.npz", em.catalog.judge())
-    em.save_schemes("s.npz", schemes)
+    np.savez("s.npz", schemes=schemes)
     assert refused(run("certify", "g.npz", "s.npz"), "s.npz", *words)
 
 
