@@ -14,7 +14,6 @@ import pytest
 from commands import refused
 
 import emalign_jax as em
-from emalign_jax.experiments import run_directory
 from emalign_jax.experiments.search import job, table
 from emalign_jax.experiments.words import Ties
 from emalign_jax.users.rational import TIES
@@ -406,21 +405,6 @@ def test_control_c_in_mid_search(tmp_path):
     assert out == ""
     assert err.strip() == "emalign: interrupted; nothing half-written is left"  # and no progress bar off a terminal
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interruption_that_python_drops_is_sent_again(run, monkeypatch):
-    class Dropping:
-        def __del__(self):
-            signal.raise_signal(signal.SIGINT)
-
-    def waiting(*_):
-        Dropping()
-        time.sleep(20)  # the second one wakes it
-
-    monkeypatch.setattr(run_directory, "choose", waiting)
-    began = time.monotonic()
-    assert run("search", "--count", "1")[0] == 130
-    assert time.monotonic() - began < 15
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Checks shared among processes: the same numbers, the same errors, nothing left behind, no script run twice."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -155,7 +156,7 @@ SCRIPT = """
 import sys
 import jax, numpy as np
 import emalign_jax as em
-from emalign_jax.exact import team
+from emalign_jax.internal import processes as team
 print("script")
 team.WORTH, team.cores = 0.0, lambda: 2
 member = team._members(1)[0]
@@ -179,3 +180,32 @@ def test_a_script_without_a_guard_runs_once_and_leaves_no_process(tmp_path):
     assert len(lines) == 2
     with pytest.raises(ProcessLookupError):
         os.kill(int(lines[1]), 0)
+
+
+STRUCK = """
+import time
+from emalign_jax.internal import ending, processes
+ending.on_signals()
+member = processes._members(1)[0]
+if {ready}:
+    assert member.is_ready()
+print("there", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ready", [False, True], ids=["starting", "ready"])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_group_leaves_no_member_and_no_traceback(kind, ready):
+    found = os.environ | {"PYTHONPATH": str(Path(em.__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", STRUCK.format(ready=ready)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=found, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "there\n"
+        os.killpg(process.pid, kind)
+        _, err = process.communicate(timeout=60)  # a member that lives would keep the pipe open
+    killed = kind == signal.SIGKILL
+    assert process.returncode == (-kind if killed else 128 + kind)
+    assert err == ("" if killed else "emalign: interrupted; nothing half-written is left\n")

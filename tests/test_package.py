@@ -19,6 +19,7 @@ def test_import_is_light_and_sets_no_flag():
             "before = {k: v for k, v in jax.config.values.items()}\n"
             "began = time.process_time()\n"
             "import emalign_jax\n"
+            "emalign_jax.Game\n"
             "seconds = time.process_time() - began\n"
             "modules = 'matplotlib', 'pandas', 'pyarrow', 'typer', 'scipy.optimize', 'scipy.sparse'\n"
             "heavy = [m for m in modules if m in sys.modules]\n"
@@ -30,6 +31,20 @@ def test_import_is_light_and_sets_no_flag():
     assert heavy == []
     assert same
     assert seconds < 2  # of this process alone, .3 s
+
+
+def test_names_are_there_at_first_use_whatever_was_imported_before():
+    told = child(
+        "import importlib, pkgutil, sys\n"
+        "import emalign_jax as em, emalign_jax.cli\n"
+        "print('jax' in sys.modules, 'numpy' in sys.modules)\n"
+        "for module in pkgutil.walk_packages(em.__path__, 'emalign_jax.'):\n"
+        "    if not module.name.endswith(('__main__', '_public')): importlib.import_module(module.name)\n"
+        "names = em.__all__\n"
+        "print(all(getattr(em, name) is getattr(em._public, name) for name in names), set(names) <= set(dir(em)))\n"
+        "print(hasattr(em, 'nothing'))\n"
+    )
+    assert told.split() == ["False", "False", "True", "True", "False"]
 
 
 def test_public_names_exist_and_are_documented():

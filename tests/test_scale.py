@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -190,7 +191,7 @@ def test_eight_devices_share_the_tiles_and_a_slow_one_holds_nobody():
 
 
 def host(number, port, out, *more, before=""):
-    code = f"from emalign_jax.search import hosts; {before}\nfrom emalign_jax.cli import main; main()"
+    code = f"from emalign_jax.experiments.search import hosts; {before}\nfrom emalign_jax.cli import main; main()"
     arguments = ["search", *SMALL, "--block", "2", "--out", out, "--hosts", "2", "--host", number, *more]
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments), "--coordinator", f"127.0.0.1:{port}"],
@@ -228,7 +229,8 @@ def test_two_processes_write_the_run_of_one(run, tmp_path):
 def test_when_a_host_dies_the_other_ends_with_one_line(tmp_path, dead):
     port = free_port()
     quick = "hosts.SILENCE = 10"
-    stuck = f"{quick}; import time; from emalign_jax.search import parts; parts.write = lambda *a: time.sleep(100)"
+    stuck = f"{quick}; import time; from emalign_jax.experiments.search import parts"
+    stuck += "; parts.write = lambda *a: time.sleep(100)"
     both = [host(n, port, tmp_path / "run", before=stuck if n == dead else quick) for n in range(2)]
     until = time.monotonic() + 100
     while not list(tmp_path.glob(f".run.*/alive-{dead}")) and time.monotonic() < until:
@@ -248,6 +250,48 @@ def test_a_host_that_stays_alone_ends_with_one_line(tmp_path, number):
     out, err = alone.communicate(timeout=60)
     assert refused((alone.returncode, out, err), "did not come within 3 s")
     assert list(tmp_path.iterdir()) == []
+
+
+def listening(process):
+    """The addresses [4 bytes of IPv4, or 16] and ports at which the process listens, by /proc."""
+    fds, found = f"/proc/{process.pid}/fd", set()
+    links = {os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds) if os.path.lexists(f"{fds}/{fd}")}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
+                address, _, port = fields[1].partition(":")
+                words = [bytes.fromhex(address[n : n + 8])[::-1] for n in range(0, len(address), 8)]
+                found.add((b"".join(words).removeprefix(bytes(10) + b"\xff\xff"), int(port, 16)))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/net/tcp"), reason="needs Linux")
+def test_host_0_listens_at_the_address_given_alone_and_a_signal_ends_its_waiting(tmp_path):
+    port = free_port()
+    arguments = ["search", *SMALL, "--out", "run", "--hosts", "2", "--host", "0", "--coordinator", f"127.0.0.2:{port}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "emalign_jax", *arguments], stderr=subprocess.PIPE, text=True, env=environment(),
+        cwd=tmp_path,
+    ) as process:  # fmt: skip
+        while process.poll() is None and not listening(process):
+            time.sleep(0.1)
+        assert listening(process) == {(bytes([127, 0, 0, 2]), port)}
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "emalign: interrupted; nothing half-written is left\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_at_which_nobody_can_listen_is_refused(run, tmp_path):
+    given = ("--hosts", "2", "--host", "0", "--out", tmp_path / "run", "--coordinator")
+    assert refused(run("search", *SMALL, *given, "203.0.113.1:4321"), "--coordinator: host 0 cannot listen")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert refused(run("search", *SMALL, *given, at), f"{at}: Address already in use")
 
 
 def test_each_block_is_taken_once_and_a_failure_is_told(tmp_path):

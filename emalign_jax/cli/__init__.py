@@ -1,5 +1,26 @@
 """The command line: `emalign` and `python -m emalign_jax`."""
 
-from emalign_jax.cli.app import launch, main
+from __future__ import annotations
 
-__all__ = ["launch", "main"]
+import contextlib
+import io
+import sys
+
+from emalign_jax.internal import ending
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    from emalign_jax.cli import app  # with jax, which takes seconds
+
+    app.main(arguments)
+
+
+def launch() -> None:
+    """The console command: `main` in a process of its own, which signals end."""
+    ending.on_signals()
+    for stream in (sys.stdout, sys.stderr):  # a name that is no text in this locale must not end the run
+        with contextlib.suppress(OSError):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+    main()

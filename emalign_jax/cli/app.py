@@ -1,9 +1,9 @@
-"""The commands, and how they end: 0 done, 1 some games failed, 2 bad input, 70 a mistake of ours, 130 interrupted."""
+"""The commands, and how they end: 0 done, 1 some games failed, 2 bad input, 70 a mistake of ours, 130 interrupted
+(signals end the process as `internal.ending` says, with 128 + their number)."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import tempfile
@@ -13,7 +13,6 @@ import typer
 from typer.exceptions import TyperException
 
 from emalign_jax import __version__
-from emalign_jax.cli import interruption
 from emalign_jax.cli.align import align
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.report import report
@@ -21,6 +20,7 @@ from emalign_jax.cli.search import search
 from emalign_jax.cli.stability import stability
 from emalign_jax.cli.sweep import sweep
 from emalign_jax.cli.tune import tune
+from emalign_jax.internal.ending import CLEAN
 
 app = typer.Typer(
     name="emalign",
@@ -57,8 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with interruption.kept():
-            code = app(arguments or ["--help"], prog_name="emalign", standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="emalign", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read has seen enough, as `head` has; what was written to files is there
@@ -69,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         code, message = _end(error)
         _say(message)
     if code == 130:
-        _say("interrupted; nothing half-written is left")
+        _say(f"interrupted; {CLEAN}")
     out = sys.stdout
     try:
         if out is not None:
@@ -105,23 +104,3 @@ def _end(error: Exception) -> tuple[int, str]:
 def _say(message: str) -> None:
     with contextlib.suppress(OSError):  # nobody may be listening
         print("emalign: " + " ".join(message.split()), file=sys.stderr)
-
-
-def launch() -> None:
-    """The console command: `main` in a process of its own, left at once when interrupted.
-
-    XLA's threads may be in the middle of a compilation then, and do not always survive an orderly shutdown.
-    """
-    for stream in (sys.stdout, sys.stderr):  # a name that is no text in this locale must not end the run
-        with contextlib.suppress(OSError):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
-    try:
-        main()
-    except SystemExit as stop:
-        if stop.code == 130:
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(130)
-        raise

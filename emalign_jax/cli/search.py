@@ -119,7 +119,13 @@ def search(
         int | None, typer.Option(min=2, help="The same where no cluster says so: how many there are,")
     ] = None,
     host: Annotated[int | None, typer.Option(min=0, help="which one this is, from 0,")] = None,
-    coordinator: Annotated[str | None, typer.Option(help="and ADDRESS:PORT of host 0.")] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            help="and ADDRESS:PORT at which host 0 listens until all have met, there alone. Whoever reaches it can "
+            "take part or end the run: no password is asked for, so the network must be trusted."
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """Search equilibria, certify them, print a table and write a run directory with a figure.

@@ -45,6 +45,7 @@ def sweep(
     grid = configs.read(config).with_count(count)
 
     from emalign_jax.experiments.sweep import cell, directory, run
+    from emalign_jax.internal import ending
 
     path = Path(f"sweep-{Path(config).stem}" if out is None else out)
     command = ["emalign", *sys.argv[1:]]
@@ -63,14 +64,13 @@ def sweep(
         directory.begin(path, began, force)
         work = run.blocks(grid, cells)
         total = sum(block.rows for block in work)
-        with _Bar(total) as bar:
-            try:
-                parts = run.run(grid, work, path, warn=bar.warn, progress=bar.tell)
-            except KeyboardInterrupt:
-                bar.warn(
-                    f"{bar.done} of {total} games are done and kept in {path}; the same command goes on from there"
-                )
-                raise
+        bar = _Bar(total)
+
+        def kept() -> str:
+            return f"{bar.done} of {total} games are done and kept in {path}; the same command goes on from there"
+
+        with bar, ending.saying(kept):
+            parts = run.run(grid, work, path, warn=bar.warn, progress=bar.tell)
         rows = directory.write_table(path, parts)
         lines = sweep_table.summary(grid, rows)
         stops = threshold.thresholds(grid, rows)

@@ -51,6 +51,7 @@ def tune(
     from emalign_jax.experiments.search.table import JSON_SCHEMA, plain
     from emalign_jax.experiments.sweep import directory
     from emalign_jax.experiments.tune import run
+    from emalign_jax.internal import ending
 
     path = Path(f"tune-{Path(config).stem}" if out is None else out)
     command = ["emalign", *sys.argv[1:]]
@@ -63,7 +64,8 @@ def tune(
 
     with directory.held(path, "tuning run"):
         directory.begin(path, start, force, run.RESULTS)
-        with ProgressBar("step") as bar:
+        kept = f"what is done is kept in {path}; the same command goes on from there"
+        with ProgressBar("step") as bar, ending.saying(lambda: kept):
             found = run.run(what, path, bar, lambda sentence: print(f"emalign: {sentence}", file=sys.stderr))
         drawn = attempt(lambda: tuning_figure.draw(found, what.title, path))
         seconds = time.perf_counter() - began

@@ -66,11 +66,7 @@ def place(made: Path, path: Path, force: bool) -> Path:
     if force and path.exists():
         with contextlib.suppress(OSError), temporary.beside(path, directory=True) as old:  # not where it is a volume
             os.replace(path, old / path.name)
-            try:
-                os.replace(made, path)
-            except BaseException:
-                os.replace(old / path.name, path)
-                raise
+            os.replace(made, path)
             return path
     goes, number = path, 2
     while os.path.lexists(goes):

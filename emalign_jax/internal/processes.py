@@ -2,9 +2,9 @@
 
 A member is a fresh interpreter that imports this package and nothing of the caller's: it neither forks nor runs the
 caller's script again. It gets arrays and answers with arrays, as .npz bytes over its own pipes; nothing is pickled.
-Members are started when there is work for seconds, stay for the next, ignore Control-C, and end when their pipe does,
-which is when the caller ends, is killed or is interrupted. The caller works along, so that nobody waits for them to
-start; where none can be started it works alone.
+Members are started when there is work for seconds, stay for the next, and end when their pipe does, which is when the
+caller ends, is killed or is interrupted; signals to the caller's process group do not reach them. The caller works
+along, so that nobody waits for them to start; where none can be started it works alone.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from emalign_jax.internal import ending
 from emalign_jax.internal.processors import cores
 
 Arrays = dict[str, np.ndarray]
 PATIENCE = 0.2  # seconds between two looks at what the members have done
 WORTH = 2.0  # seconds of work, in all, for which members are started: to start takes one so much of a core
 ERRORS = {error.__name__: error for error in (ValueError, ArithmeticError, MemoryError, RuntimeError)}
-# nobody else's words on the pipe, no traceback of an interruption, and the caller's own way to find packages
+# nobody else's words on the pipe, and the caller's own way to find packages
 START = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); out = os.dup(1); os.dup2(2, 1); "
+    "import os, sys; out = os.dup(1); os.dup2(2, 1); "
     "sys.path[:] = sys.argv[1:]; from emalign_jax.internal.processes import serve; serve(out)"
 )
 MARK = b"team"  # every message begins with it
@@ -149,7 +150,7 @@ class Member:
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-S", "-c", START, *paths],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0,
         )  # fmt: skip
         self.ready: bool | None = None
         self.dismissed = False
@@ -237,13 +238,24 @@ def dismiss() -> None:
     _team.clear()
 
 
+@ending.owe
+def _kill() -> None:
+    """End them without waiting, which a signal's handler must not."""
+    for member in _team if _owner == os.getpid() else []:
+        member.process.kill()
+
+
 def serve(pipe: int) -> None:
     """What a member does: say that it is ready, then answer until its own input ends."""
     out = os.fdopen(pipe, "wb")
-    _send(out, {})
     requests: queue.SimpleQueue[Arrays] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    answer: Arrays = {}
     while True:
+        try:
+            _send(out, answer)
+        except BrokenPipeError:
+            os._exit(1)
         arrays = requests.get()
         module, name = str(arrays.pop("task")).split(":")
         try:
@@ -251,10 +263,6 @@ def serve(pipe: int) -> None:
         except Exception as error:
             kind = next((c.__name__ for c in type(error).__mro__ if c.__name__ in ERRORS), "RuntimeError")
             answer = {"error": np.array(kind), "message": np.array(str(error))}
-        try:
-            _send(out, answer)
-        except BrokenPipeError:
-            os._exit(1)
 
 
 def _listen(requests: queue.SimpleQueue[Arrays]) -> None:

@@ -8,14 +8,17 @@ shared file systems a lock does not reach the others.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from emalign_jax.internal import ending
 
 try:
     import fcntl
@@ -29,22 +32,18 @@ NAMES = re.compile(rf"\.(.+)\.{HOST}-\w{{8}}", re.DOTALL)
 @contextlib.contextmanager
 def beside(path: Path, directory: bool = False) -> Iterator[Path]:
     """A new file, or directory, next to `path`. Raises `OSError` where none can be made."""
-    prefix = f".{path.name}.{HOST}-"
-    while True:
-        if directory:
-            made = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-        else:
-            descriptor, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)
-            os.close(descriptor)
-            made = Path(name)
-        lock = hold(made)
-        if lock is not None:
-            break
-    try:
+    with contextlib.ExitStack() as locks, contextlib.ExitStack() as stack:
+        lock = None
+        while lock is None:
+            made = path.parent.absolute() / f".{path.name}.{HOST}-{secrets.token_hex(4)}"
+            stack.enter_context(ending.owed(functools.partial(_discard, made, path)))  # before it is there
+            if directory:
+                made.mkdir(0o700)
+            else:
+                made.touch(0o600, exist_ok=False)
+            lock = hold(made)
+        locks.callback(os.close, lock)
         yield made
-    finally:
-        _remove(made)
-        os.close(lock)
 
 
 def hold(path: Path, shared: bool = False) -> int | None:
@@ -73,10 +72,7 @@ def _clear(left: Path, becomes: Path) -> None:
     try:
         if not _locked(descriptor):
             return
-        replaced = left / becomes.name
-        if replaced.is_dir() and not becomes.exists():  # killed between moving this away and what is new into its place
-            os.replace(replaced, becomes)
-        _remove(left)
+        _discard(left, becomes)
     finally:
         os.close(descriptor)
 
@@ -92,6 +88,13 @@ def _locked(descriptor: int, shared: bool = False) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def _discard(made: Path, becomes: Path) -> None:
+    """Remove it; what it was to replace goes back, if that was moved into it and nothing new has taken the place."""
+    if (made / becomes.name).is_dir() and not os.path.lexists(becomes):
+        os.replace(made / becomes.name, becomes)
+    _remove(made)
 
 
 def _remove(path: Path) -> None:

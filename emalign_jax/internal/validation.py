@@ -96,6 +96,11 @@ def describe(names: tuple[str, ...], cls: type, example: str) -> None:
         KINDS[name] = ((*KINDS.get(name, ((), ""))[0], cls), example)
 
 
+def _classes(name: str) -> tuple[type, ...]:
+    """None where no module that has one is imported; nothing is an instance then."""
+    return KINDS[name][0] if name in KINDS else ()
+
+
 def _an_instance(name: str, value: Any, names: tuple[str, ...]) -> Any:
     kinds, example = KINDS[name]
     if isinstance(value, kinds):
@@ -118,7 +123,7 @@ def _schemes(name: str, value: Any, names: tuple[str, ...]) -> Any:
 
 
 def _numbers(name: str, value: Any, names: tuple[str, ...]) -> Any:
-    if isinstance(value, KINDS["game"][0]) and hasattr(value, name):
+    if isinstance(value, _classes("game")) and hasattr(value, name):
         raise ValueError(f"{name}: got a Game: write {name} = game.{name}")
     if _place(value) in (None, "schemes") and value is not None:
         return as_float_array(name, value)
@@ -162,7 +167,7 @@ def _place(value: Any) -> str | None:
     """The argument that takes such a value."""
     cls = value if isinstance(value, type) else type(value)
     for name in ("games", "protocol", "user", "solver", "mechanism", "objective", "differentiation"):
-        if issubclass(cls, KINDS[name][0]):
+        if issubclass(cls, _classes(name)):
             return name
     return "schemes" if isinstance(value, (np.ndarray, jax.Array)) or hasattr(value, "schemes") else None
 

@@ -1,16 +1,21 @@
 """Several processes at one search, on one or more hosts.
 
 They meet through `jax.distributed`, which finds out who is who, and part from it at once: games need no collectives,
-and its service ends every process with an abort when one dies. From then on they share a directory, which all must
-see: whoever is free takes the next block there, so a slow host does fewer, and each shows every second that it lives.
+which listen on a port until the process ends, and its service ends every process with an abort when one dies. It
+listens at the address given alone, and asks for no password, so the network must be trusted. From then on they share a
+directory, which all must see: whoever is free takes the next block there, so a slow host does fewer, and each shows
+every second that it lives.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import secrets
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -19,11 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from emalign_jax.internal import temporary
+from emalign_jax.internal import ending, temporary
+from emalign_jax.internal.ending import CLEAN
 
-CLEAN = "nothing half-written is left"
 MEETING = 240.0  # seconds to wait for the others; jax aborts after 300, with a stack trace
 BEAT = 1.0  # seconds between signs of life
 LEAST = 32  # games of a block that several hosts share
@@ -55,41 +59,45 @@ def meet(coordinator: str | None, hosts: int | None, host: int | None, terms: st
     terms: what must be the same at all; block: games of a block that would suit this host, of which the least is taken.
     Raises `ValueError` if they do not find each other or their terms differ.
     """
-    from jax.experimental.multihost_utils import process_allgather
+    from jax._src.distributed import global_state  # there is no public way to its store of keys and values
 
-    digest = int.from_bytes(hashlib.sha256(terms.encode()).digest()[:4], "big")
-    token = int.from_bytes(os.urandom(4), "big")
+    if coordinator is not None and host == 0:
+        _check_address(coordinator)
+    mine = {
+        "terms": hashlib.sha256(terms.encode()).hexdigest(), "token": secrets.randbits(32), "block": block,
+        "machine": temporary.HOST,
+    }  # fmt: skip
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
-    with _quiet(), _at_most(MEETING):
+    with _at_most(MEETING):
         try:
-            jax.distributed.initialize(coordinator, hosts, host)
-            me, count = jax.process_index(), jax.process_count()
+            jax.distributed.initialize(coordinator, hosts, host, coordinator_bind_address=coordinator)
+            me, count = global_state.process_id, global_state.num_processes
+            store: Any = global_state.client
+            store.key_value_set(f"emalign/{me}", json.dumps(mine))
+            wait = int(1000 * MEETING)
+            said = [json.loads(store.blocking_key_value_get(f"emalign/{n}", wait)) for n in range(count)]
+            jax.distributed.shutdown()  # which waits for all
         except (RuntimeError, ValueError, TypeError) as error:
             raise ValueError(f"--distributed, --hosts, --host, --coordinator: hosts did not meet: {error}") from None
-        mine = np.array([digest, token, block, int(temporary.HOST, 16)], np.uint32)
-        said = np.asarray(process_allgather(mine)).reshape(count, len(mine))
-        jax.distributed.shutdown()  # which waits for all
-    different = np.flatnonzero(said[:, 0] != said[0, 0])
-    if len(different):
+    different = [n for n in range(count) if said[n]["terms"] != said[0]["terms"]]
+    if different:
         raise ValueError(
             f"--hosts: every host needs the same options and versions; host {different[0]} has others than host 0"
         )
-    machine = temporary.HOST if len(set(said[:, 3].tolist())) == 1 else "hosts"
-    return Meeting(me, count, int(said[0, 1]), int(said[:, 2].min()), machine)
+    machine = temporary.HOST if len({one["machine"] for one in said}) == 1 else "hosts"
+    return Meeting(me, count, said[0]["token"], min(one["block"] for one in said), machine)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Standard output belongs to the command; gloo, which carries messages between CPUs, writes there."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+def _check_address(coordinator: str) -> None:
+    """Raise `ValueError` where nobody can listen: jax would end the process."""
+    address, _, port = coordinator.rpartition(":")
     try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        family, kind, _, _, place = socket.getaddrinfo(address.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        raise ValueError(f"--coordinator: host 0 cannot listen at {coordinator}: {error.strerror}") from None
 
 
 @contextlib.contextmanager
@@ -119,33 +127,41 @@ class Team:
     def __init__(self, path: Path, host: int = 0, hosts: int = 1):
         self.path, self.host, self.hosts = path, host, hosts
         self._seen: dict[int, tuple[str, float]] = {}
-        self._stop = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._left = False  # no event, whose lock a signal's handler might wait for in vain
+        self._why: str | None = "interrupted"  # if this host ends early
         self._looked = 0.0
         self._lock: int | None = None
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[Team]:
         """Others learn how the block ends, and the last to leave clears up."""
-        self._gather()
-        beating = threading.Thread(target=self._beat, daemon=True)
-        if self.hosts > 1:
-            beating.start()
-        try:
-            yield self
-        except BaseException as error:
-            if not isinstance(error, HostLost):
-                words = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-                self._mark(f"failed-{self.host}", " ".join(words.split()))
-            raise
-        finally:
-            self._stop.set()
-            if beating.is_alive():
-                beating.join()
-            self._mark(f"left-{self.host}")
-            if all(self._read(f"left-{n}") is not None or self._silent(n) for n in range(self.hosts)):
-                shutil.rmtree(self.path, ignore_errors=True)
-            if self._lock is not None:
-                os.close(self._lock)
+        with ending.owed(self._leave):
+            self._gather()
+            if self.hosts > 1:
+                self._beating.start()
+            try:
+                yield self
+                self._why = None
+            except HostLost:
+                self._why = None
+                raise
+            except Exception as error:
+                self._why = " ".join((str(error) or type(error).__name__).split())
+                raise
+
+    def _leave(self) -> None:
+        self._left = True
+        if self._beating.is_alive():
+            self._beating.join(BEAT)
+        if self._why is not None:
+            self._mark(f"failed-{self.host}", self._why)
+        self._mark(f"left-{self.host}")
+        if all(self._read(f"left-{n}") is not None or self._silent(n) for n in range(self.hosts)):
+            shutil.rmtree(self.path, ignore_errors=True)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def _gather(self) -> None:
         until = time.monotonic() + SILENCE
@@ -224,7 +240,9 @@ class Team:
         return now - since > SILENCE
 
     def _beat(self) -> None:
-        count = 0
-        while not self._stop.wait(BEAT if count else 0):
-            count += 1
-            self._mark(f"alive-{self.host}", str(count))
+        count, due = 0, 0.0
+        while not self._left:
+            if time.monotonic() >= due:
+                count, due = count + 1, time.monotonic() + BEAT
+                self._mark(f"alive-{self.host}", str(count))
+            time.sleep(BEAT / 50)

@@ -1,0 +1,124 @@
+"""The public names, which the package imports at first use."""
+
+from emalign_jax import mechanisms
+from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
+from emalign_jax.equilibrium.solver import Solution, solve
+from emalign_jax.exact import (
+    Alignment,
+    BestResponse,
+    BestTransfers,
+    Certificate,
+    Coverage,
+    Premises,
+    Stability,
+    align,
+    best_response,
+    best_transfers,
+    certify,
+    coverage,
+    least_budget,
+    premises,
+    stability,
+    worst_case,
+)
+from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
+from emalign_jax.games import catalog, families
+from emalign_jax.games.families import FAMILIES, AbstractFamily, knob, random_games
+from emalign_jax.games.files import load_games, load_schemes, save_games, save_schemes
+from emalign_jax.games.game import Game, ReducedGame, reduce_game
+from emalign_jax.games.merged_users import several_users
+from emalign_jax.mechanisms import AbstractMechanism
+from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
+from emalign_jax.protocols import (
+    AbstractProtocol,
+    Comparison,
+    Conversation,
+    Payoffs,
+    Pooled,
+    SampledConversation,
+    SampledGradient,
+    SampledPayoffs,
+    Selection,
+    options_of,
+)
+from emalign_jax.protocols.batched_payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
+from emalign_jax.protocols.schemes import full_revelation, no_information, random_schemes
+from emalign_jax.report.transcripts import transcript_tree
+from emalign_jax.result import Result
+from emalign_jax.tuning import Tuned, evaluate, tune
+from emalign_jax.tuning.objectives import Objective
+from emalign_jax.users import AbstractUser, FixedReplies, Options, QuantalUser, RationalUser, SparsemaxUser
+
+__all__ = [
+    "FAMILIES",
+    "AbstractCheck",
+    "AbstractFamily",
+    "AbstractMechanism",
+    "AbstractProtocol",
+    "AbstractUser",
+    "Alignment",
+    "BestResponse",
+    "BestResponseDynamics",
+    "BestTransfers",
+    "Certificate",
+    "Comparison",
+    "Conversation",
+    "Coverage",
+    "Deviation",
+    "FixedReplies",
+    "Game",
+    "GradientPlay",
+    "Implicit",
+    "Objective",
+    "Options",
+    "Payoffs",
+    "Pooled",
+    "Premises",
+    "QuantalUser",
+    "RationalUser",
+    "ReducedGame",
+    "Result",
+    "SampledConversation",
+    "SampledGradient",
+    "SampledPayoffs",
+    "Selection",
+    "SmoothPlay",
+    "Solution",
+    "SparsemaxUser",
+    "Stability",
+    "Tuned",
+    "Unrolled",
+    "align",
+    "best_response",
+    "best_transfers",
+    "catalog",
+    "certify",
+    "coverage",
+    "evaluate",
+    "families",
+    "full_revelation",
+    "knob",
+    "least_budget",
+    "load_games",
+    "load_schemes",
+    "mechanisms",
+    "no_information",
+    "options_of",
+    "payoffs",
+    "premises",
+    "pseudo_gradient",
+    "random_games",
+    "random_schemes",
+    "reduce_game",
+    "register_check",
+    "sampled_gradient",
+    "sampled_payoffs",
+    "save_games",
+    "save_schemes",
+    "several_users",
+    "solve",
+    "stability",
+    "transcript_tree",
+    "tune",
+    "worst_case",
+]
