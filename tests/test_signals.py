@@ -100,8 +100,7 @@ def strike(process, kinds, moment, group):
         if process.poll() is None:
             (os.killpg if group else os.kill)(process.pid, kind)
         time.sleep(random.uniform(0, 0.02))
-    _, err = process.communicate(timeout=300)
-    return process.returncode, err
+    return process.communicate(timeout=300)
 
 
 def alive(session):
@@ -162,7 +161,7 @@ class Case:
         process = start(self.whole, self.command)
         await_handlers(process)
         began = time.monotonic()
-        _, err = process.communicate()
+        self.out, err = process.communicate()
         self.code, self.seconds = process.returncode, time.monotonic() - began
         assert (err, self.code in (0, 1), temporaries(self.whole)) == ("", True, [])
 
@@ -185,7 +184,8 @@ class Case:
         """Run it, struck at this share of its time, and check what it leaves. Returns its exit code."""
         shutil.copytree(self.inputs, where)
         process = start(where, self.command)
-        code, err = strike(process, kinds, share * self.seconds, group)
+        out, err = strike(process, kinds, share * self.seconds, group)
+        code = process.returncode
         until = time.monotonic() + 60
         while Path("/proc").exists() and alive(process.pid) and time.monotonic() < until:
             time.sleep(0.05)
@@ -195,7 +195,8 @@ class Case:
             self.again(where)
             return code
         if code == self.code or code in [-kind for kind in kinds]:  # it had ended, or all but the interpreter had
-            assert err == ""
+            assert (err, len(out.splitlines())) == ("", len(self.out.splitlines()))
+            self.check_whole(where)
         else:
             assert code in [128 + kind for kind in kinds], (code, err)
             assert re.fullmatch("emalign: interrupted; .+\n", err), err
