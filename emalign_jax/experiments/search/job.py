@@ -198,7 +198,7 @@ def all_equilibria(
     return stability(games, of=of) if known and games.agents > 1 else None
 
 
-def picks_the_best(games: Game, protocol: AbstractProtocol) -> bool:
+def picks_the_best(games: Game, protocol: Any) -> bool:
     """Whether the user talks to the agent who is worth most of all; of other classes than these nothing is known."""
     if type(protocol) not in (Selection, Comparison) or not protocol.sharp:
         return False
