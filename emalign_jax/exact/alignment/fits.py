@@ -20,6 +20,7 @@ from emalign_jax.exact.alignment.residuals import (
     Rule,
     admissible,
     apart,
+    as_one,
     bound,
     inward,
     polished,
@@ -194,7 +195,7 @@ def _fit_sup(user: Float[np.ndarray, "N A Y"], agents: Float[np.ndarray, "N K A 
     error = size_of(residual, "sup")
     dual = admissible(np.nan_to_num(found.dual), rule)
     gap = np.maximum(error - bound(dual, parts, rule), 0)
-    offset = shift - np.einsum("nk,nky->ny", w, offsets) - left
+    offset = as_one(shift - np.einsum("nk,nky->ny", w, offsets) - left, rule)
     solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
     return Alignment(w, offset, error, gap, solved, residual, dual, tried & ~solved)
 
@@ -325,7 +326,7 @@ class _Agents:
             proved = (-earned - (lengths + error) * wide) / (1 + wide)
             unit, rounding = lengths, ROUNDING * scale_of(targets, rule)
         gap = np.maximum(error - np.maximum(proved, 0) * (1 - slack), 0)
-        offset = parts.shift - w @ parts.offsets - left
+        offset = as_one(parts.shift - w @ parts.offsets - left, self.rule)
         tried = sound & (unit > rounding)
         solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
         return Alignment(w, offset, error, gap, solved, residual, dual, tried & ~solved)
@@ -357,7 +358,7 @@ class _Agents:
         residual, left = split(np.tensordot(w, parts.tables, 1) - parts.goal, rule)
         error = float(size_of(residual, rule.norm))
         dual = admissible(residual if dual is None else dual, rule)
-        offset = parts.shift - np.tensordot(w, parts.offsets, 1) - left
+        offset = as_one(parts.shift - np.tensordot(w, parts.offsets, 1) - left, self.rule)
         gap = max(error - float(bound(dual, parts, rule, self.inward)), 0.0)
         return _row(w, offset, error, gap, True, residual, dual, False)
 

@@ -199,6 +199,11 @@ def admissible(dual: Float[np.ndarray, "*any A Y"], rule: Rule) -> Float[np.ndar
     return np.where(size > 0, dual / np.where(size > 0, size, 1), 0.0)
 
 
+def as_one(offset: Float[np.ndarray, "*any Y"], rule: Rule) -> Float[np.ndarray, "*any Y"]:
+    """A constant offset is one number: products of matrices round columns that are equal differently."""
+    return np.broadcast_to(offset[..., :1], offset.shape).copy() if rule.offset == "constant" else offset
+
+
 def offset_of(x: Float[np.ndarray, "*any A Y"], rule: Rule) -> Float[np.ndarray, "*any Y"]:
     """The c(y) nearest to x: the midrange (sup) or the mean (l2) of what one number must fit."""
     if rule.offset == "none":
