@@ -71,8 +71,11 @@ def _needed(path: Path, file: pq.ParquetFile, columns: dict[str, str] | None) ->
     if facts.num_columns > MOST_COLUMNS:
         return 0
     wanted = [field for field in fields if columns is None or field.name in columns]
+    found: dict[str, list[pa.DataType]] = {}
+    for field in wanted:
+        found.setdefault(field.name, []).append(field.type)
     for name, kind in (columns or {}).items():
-        types = [field.type for field in wanted if field.name == name]
+        types = found.get(name, [])
         if len(types) != 1:
             raise ValueError(f"{path}: {shortened(name)}: expected one such column, got {len(types)}")
         if not TYPES[kind](types[0]):
