@@ -13,7 +13,7 @@ from reference import outputs, record
 
 GIVEN, OLD = record.read(Path(__file__).parent / "data" / "reference.npz")
 PARTS = sorted({name.partition("/")[0] for name in OLD})
-NIGHTLY = "smooth", "conversation_2", "selection_then quantal", "conversation_alone quantal"
+NIGHTLY = "smooth", "conversation", "bounds small", "bounds catalog informants", "bounds catalog pharma_market"
 TOLERANCES = {"selection rational": 1e-5, "comparison rational": 1e-5, "selection_then rational": 1e-5}
 SHARED = [pytest.param(part, marks=pytest.mark.nightly if part.startswith(NIGHTLY) else ()) for part in PARTS]
 
