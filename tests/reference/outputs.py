@@ -108,11 +108,7 @@ def compute(given: Arrays, *, searched: bool, only: tuple[str, ...]) -> Named:
     began = time.process_time()
     parts = {f"mechanism {name}": lambda n=name: _mechanism(given, n, searched) for name in em.mechanisms.MECHANISMS}
     for shape in (*SHAPES, *(f"catalog {name}" for name in CATALOG)):
-<<<<<<< HEAD
-        parts[f"bounds {shape}"] = lambda s=shape: _of_games(given, s)
-=======
         parts[f"bounds {shape}"] = lambda s=shape: _of_games(given, s, searched)
->>>>>>> reference
     for name, protocol in {"pooled": em.Pooled(), "selection": em.Selection(0.3)}.items():
         parts[f"smooth {name}"] = lambda n=f"smooth {name}", p=protocol: _smooth(given, n, p, searched)
     for name, pair in pairs(given).items():
@@ -176,18 +172,11 @@ def _of_pair(given: Arrays, name: str, pair: Pair, searched: bool) -> Named:
         yield from _fields("premises", em.premises(games, start, protocol, user))
 
 
-<<<<<<< HEAD
-def _of_games(given: Arrays, shape: str) -> Named:
-    """What needs no schemes."""
-    games = games_of(given, shape) if shape in SHAPES else em.Game(*(given[f"{shape}/{field}"] for field in FIELDS))
-    yield from _fields("reduced", em.reduce_game(games))
-=======
 def _of_games(given: Arrays, shape: str, searched: bool) -> Named:
     """What needs no schemes."""
     games = games_of(given, shape) if shape in SHAPES else em.Game(*(given[f"{shape}/{field}"] for field in FIELDS))
     if searched:  # it would hold anywhere, but takes seconds to compile
         yield from _fields("reduced", em.reduce_game(games))
->>>>>>> reference
     ends = em.stability(games)
     yield from _fields("stability", ends)
     if shape in SHAPES:  # with so many breakpoints each that games are padded

@@ -34,11 +34,7 @@ ANYWHERE = (
     (rf".*/{SEARCHED_GAIN}", 5e-4),
     (r".*/certify_\w+\.(payoff_range|guarantee|theorem)", 1e-7),
     (r".*/certify_\w+\.(user|agents|full_information|no_information|result)", 1e-9),
-<<<<<<< HEAD
-    (r".*/(payoffs_\w+\.\w+|pseudo_gradient|reduced\.\w+|means\.\w+|cost|under\.\w+)", 1e-9),
-=======
     (r".*/(payoffs_\w+\.\w+|pseudo_gradient|means\.\w+|cost|under\.\w+)", 1e-9),
->>>>>>> reference
     (r".*/stability\.(worst|best|no_information|full_information|gap_between)", 1e-7),
     (r".*/(worst_case_.*|coverage_.*\.(slack|full_information)|least_budget_\w+|best_transfers_\w+\.guarantee)", 1e-7),
     (r".*/align_\w+\.error", 1e-7),
