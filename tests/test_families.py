@@ -1,5 +1,8 @@
 """Families of random games: their structure by definition, whatever was drawn."""
 
+import dataclasses
+import zlib
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from scipy.optimize import linprog
 
 import emalign_jax as em
 from emalign_jax.games import families
+from emalign_jax.games.families import drawing
 
 X64 = jax.config.jax_enable_x64
 ROUNDING = 1e-12 if X64 else 1e-5  # a few sums of normals of size up to 5
@@ -149,7 +153,7 @@ def test_information_worth_is_respected():
 
 
 def test_information_worth_out_of_reach(monkeypatch):
-    monkeypatch.setattr(families, "MAX_REDRAWS", 2)
+    monkeypatch.setattr(drawing, "MAX_REDRAWS", 2)
     with pytest.raises(ValueError, match=r"^information_worth: 4 of 4 games were below 1\.0 in 2 redraws"):
         make("hull", information_worth=1.0)
 
@@ -175,3 +179,68 @@ def test_information_worth_out_of_reach(monkeypatch):
 def test_bad_arguments(argument, value, rule):
     with pytest.raises(ValueError, match=f"^{argument}: {rule}, got"):
         em.random_games(KEY, **({"count": 4} | {argument: value}))
+
+
+@pytest.fixture
+def scaled():
+    """A family of one's own, known while a test lasts."""
+    known = dict(families.FAMILIES)
+
+    @dataclasses.dataclass(frozen=True)
+    class Scaled(em.AbstractFamily):
+        name = "scaled"
+        most: float = em.knob(2.0, "the largest factor")
+
+        def agent_utilities(self, draws, user_utility, agents):
+            return self.most * draws.uniform(agents, 1, 1) * user_utility[:, None]
+
+    yield Scaled
+    families.FAMILIES.clear()
+    families.FAMILIES.update(known)
+
+
+def test_a_family_of_ones_own_is_one_class(scaled):
+    games = make("scaled", most=3.0)
+    factor = games.agent_utilities / games.user_utility[:, None]
+    np.testing.assert_allclose(factor, np.broadcast_to(factor[..., :1, :1], factor.shape), rtol=1e-3)
+    assert 0 < factor.min() <= factor.max() <= 3 * (1 + 1e-5)
+    again = make(scaled(most=3.0))
+    np.testing.assert_array_equal(again.agent_utilities, games.agent_utilities)
+
+
+def test_other_families_change_no_games_and_no_keys(scaled):
+    known = {"hull": 0, "noise": 1, "shared_bias": 2, "goal": 3, "opposed": 4}
+    assert {name: family.key for name, family in em.FAMILIES.items() if name != "scaled"} == known
+    assert scaled.key == zlib.crc32(b"scaled")
+
+
+def test_knobs_are_checked_and_named(scaled):
+    with pytest.raises(ValueError, match=r"^most: expected a finite number >= 0, got -1"):
+        make("scaled", most=-1)
+    with pytest.raises(ValueError, match=r"^mist: no argument of random_games and no knob"):
+        make("scaled", mist=1)
+    with pytest.raises(ValueError, match=r"^alignment: expected a number in \[0, 1\]"):
+        make("scaled", alignment=2)  # of another family, but checked
+    with pytest.raises(ValueError, match=r"^most: goes with the name of a family"):
+        make(scaled(), most=1.0)
+    with pytest.raises(ValueError, match=r"^name: there is a family 'hull' already"):
+        type("Other", (em.AbstractFamily,), {"name": "hull"})
+
+
+def test_a_family_that_gives_another_shape_or_takes_too_many_draws_is_told(scaled):
+    class Flat(em.AbstractFamily):
+        name = "flat"
+
+        def agent_utilities(self, draws, user_utility, agents):
+            return user_utility
+
+    class Greedy(em.AbstractFamily):
+        name = "greedy"
+
+        def agent_utilities(self, draws, user_utility, agents):
+            return draws.normal(agents, 100, *user_utility.shape[1:])[:, :, 0]
+
+    with pytest.raises(ValueError, match=r"^agent_utilities: family 'flat' should give an array \[4, 3, 4, 3\]"):
+        make("flat")
+    with pytest.raises(ValueError, match=r"^numbers: "):
+        make("greedy")

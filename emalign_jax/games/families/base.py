@@ -98,10 +98,14 @@ class AbstractFamily(abc.ABC):
     def knobs(cls) -> dict[str, dataclasses.Field]:
         return {field.name: field for field in dataclasses.fields(cls)}
 
+    @classmethod
+    def checked(cls, name: str, value: Any) -> float:
+        """The value of a knob. Raises `ValueError` that names the knob and the rule."""
+        return number(name, value, *cls.knobs()[name].metadata.get("rule", FINITE))
+
     def __post_init__(self):
-        for name, field in self.knobs().items():
-            rule = field.metadata.get("rule", FINITE)
-            object.__setattr__(self, name, number(name, getattr(self, name), *rule))
+        for name in self.knobs():
+            object.__setattr__(self, name, self.checked(name, getattr(self, name)))
 
 
 FAMILIES: dict[str, type[AbstractFamily]] = {}

@@ -41,7 +41,7 @@ def random_games(
     user_information: float = 0.5,
     agent_information: float = 1.0,
     information_worth: float = 0.0,
-    **knobs: float,
+    **knobs: Any,
 ) -> Game:
     """`count` random games [count, ...] in jax's default float dtype.
 
@@ -153,14 +153,14 @@ def _family(family: str | AbstractFamily, knobs: dict[str, Any]) -> AbstractFami
         if knobs:
             raise ValueError(f"{next(iter(knobs))}: goes with the name of a family; this one has its knobs already")
         return family
-    own = FAMILIES[word("family", family, FAMILIES)]
+    own, values = FAMILIES[word("family", family, FAMILIES)], {}
     for name, value in knobs.items():
         having = [cls for cls in (own, *FAMILIES.values()) if name in cls.knobs()]
         if not having:
             known = ", ".join(own.knobs()) or "none"
             raise ValueError(f"{name}: no argument of random_games and no knob of a family; {family} has {known}")
-        having[0](**{name: value})
-    return own(**{name: value for name, value in knobs.items() if name in own.knobs()})
+        values[name] = having[0].checked(name, value)
+    return own(**{name: value for name, value in values.items() if name in own.knobs()})
 
 
 def _draw(key, index, attempt, *, family: AbstractFamily, sizes, information):
