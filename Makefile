@@ -6,9 +6,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKERS ?= 2
-# the exact part is NumPy in float64 whatever JAX's default is: nothing new in the float32 pass
-HOST_ONLY := --ignore-glob='tests/test_exact_*' --ignore-glob='tests/test_hull_*' --ignore-glob='tests/test_cli_*' \
-	$(patsubst %,--ignore=tests/test_%.py,alignment benchmarks best_response certify claims claims_mutation files lp notebooks package premises stability sweep transcripts alignment_scales given large_numbers strict_promotion memory attained_gains scale_free units_certificates double)
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
 # what was compiled once is not compiled again: by another worker, by a command in a process of its own, the next time
 export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
@@ -44,7 +41,7 @@ test: $(VENV)/.test
 	$(PIP) install --no-deps --force-reinstall .
 	$(MAKE) lint
 	$(PYTEST) --durations=15
-	EMALIGN_TEST_X64=0 $(PYTEST) --durations=15 -m "not slow" $(HOST_ONLY)
+	EMALIGN_TEST_X64=0 $(PYTEST) --durations=15 -m "not slow and not host_only"
 
 test-fast: $(VENV)/.test
 	$(PIP) install --no-deps --force-reinstall .

@@ -11,6 +11,8 @@ import emalign_jax as em
 from emalign_jax.exact.alignment.fits import verify
 from emalign_jax.exact.alignment.residuals import dual_bound
 
+pytestmark = pytest.mark.host_only
+
 WEIGHTS, OFFSETS, NORMS = ("simplex", "cone"), ("none", "constant", "per_state"), ("sup", "l2")
 RULES = [{"weights": w, "offset": o, "norm": n} for w, o, n in product(WEIGHTS, OFFSETS, NORMS)]
 NAMES = ["-".join(rule.values()) for rule in RULES]

@@ -12,6 +12,8 @@ from test_alignment import NAMES, RULES
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 every_rule = pytest.mark.parametrize("rule", RULES, ids=NAMES)
 RNG = np.random.default_rng(0)
 K, A, Y, T = 3, 2, 2, 3  # tiny: exact optima of all supports in fractions

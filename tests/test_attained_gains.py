@@ -9,6 +9,8 @@ import emalign_jax as em
 from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.exact.checks.conversation_outcomes import spell
 
+pytestmark = pytest.mark.host_only
+
 RATIONAL, QUANTAL = em.RationalUser(), em.QuantalUser(8.0)
 TALK = em.Conversation(2, 2)
 CASES = {

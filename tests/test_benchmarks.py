@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from commands import child
 
+pytestmark = pytest.mark.host_only
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -8,6 +8,8 @@ import pytest
 import emalign_jax as em
 from emalign_jax.lp.highs import KeptLP
 
+pytestmark = pytest.mark.host_only
+
 RATIONAL = em.RationalUser("agents")
 QUANTAL = em.QuantalUser(6.0)
 SETTINGS = [

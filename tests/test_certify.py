@@ -5,6 +5,8 @@ import pytest
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 RATIONAL = em.RationalUser("agents")
 QUANTAL = em.QuantalUser(6.0)
 SETTINGS = [(em.Selection(), RATIONAL), (em.Pooled(), RATIONAL), (em.Selection(), QUANTAL), (em.Pooled(), QUANTAL)]

@@ -15,6 +15,8 @@ from nightly import one_in
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 KINDS = [f"{type(p).__name__}-{getattr(u, 'ties', 'quantal')}" for p, u in claims.OTHERS]
 
 

@@ -18,6 +18,8 @@ from scipy.optimize import linprog
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 SELECTION = em.Selection(), em.RationalUser()
 STEP = 1e-3
 NEAR = 2e-4  # what witnesses miss: mixing, ties within 1e-7 and LP tolerances times multipliers

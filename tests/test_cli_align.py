@@ -10,6 +10,8 @@ from commands import refused
 
 from emalign_jax.report import hull_figure
 
+pytestmark = pytest.mark.host_only
+
 FILES = ["curves.csv", "errors.parquet", "hull.pdf", "hull.png", "leave_out.csv", "manifest.json", "weights.csv"]
 
 

@@ -15,6 +15,8 @@ import pytest
 from emalign_jax.cli import main
 from emalign_jax.report import contents, page
 
+pytestmark = pytest.mark.host_only
+
 QUICK = ("--method", "best_responses")  # nothing to compile
 
 

@@ -9,6 +9,8 @@ from commands import refused
 import emalign_jax as em
 from emalign_jax.report import stability_figure
 
+pytestmark = pytest.mark.host_only
+
 PNG = b"\x89PNG"
 
 

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 from commands import refused
 
+pytestmark = pytest.mark.host_only
+
 GRID = """
 title = "Small"
 block = 2

@@ -17,6 +17,8 @@ from emalign_jax.experiments import toml
 from emalign_jax.experiments.tune import config as configs
 from emalign_jax.tuning import loop
 
+pytestmark = pytest.mark.host_only
+
 CONFIG = """
 title = "small"
 [games]

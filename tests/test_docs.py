@@ -5,7 +5,11 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 import emalign_jax as em
+
+pytestmark = pytest.mark.host_only
 
 ROOT = Path(__file__).parent.parent
 MODEL = (ROOT / "docs" / "model.md").read_text()

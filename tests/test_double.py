@@ -9,6 +9,8 @@ import emalign_jax as em
 from emalign_jax import Result
 from emalign_jax.internal.float64 import in_float64
 
+pytestmark = pytest.mark.host_only
+
 # p(y = 0), how often x_B tells of each y, u [A, Y], U [K, A, Y] and P(first message | x_B) [K, XB] to start from: games
 # in which float32 found one equilibrium alone and another one in a batch, or under `grad`, both called SMOOTH
 RESTLESS = np.array([

@@ -20,6 +20,8 @@ import pytest
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 WRONG = {
     "text": "5",
     "bytes": b"5",

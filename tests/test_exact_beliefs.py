@@ -14,6 +14,8 @@ from emalign_jax.exact.concavification.local_search import Climb, _Climbs
 from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.exact.responses import pooled_payoffs
 
+pytestmark = pytest.mark.host_only
+
 
 def random_game(seed, K=2, XA=1, XB=3, A=3):
     rng = np.random.default_rng(seed)

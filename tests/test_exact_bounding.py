@@ -8,6 +8,8 @@ import emalign_jax as em
 from emalign_jax.exact.concavification.beliefs import BeliefProblem, pooled_problem
 from emalign_jax.exact.concavification.branch_and_bound import bound_cells, bound_pricing
 
+pytestmark = pytest.mark.host_only
+
 ROUNDING = 1e-10  # of payoffs of size 1 to 10
 
 

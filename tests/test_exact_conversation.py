@@ -13,6 +13,8 @@ from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_re
 from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.users.conversation_tree import Tree
 
+pytestmark = pytest.mark.host_only
+
 EXACT = 1e-7  # LP feasibility 1e-9, a few dozen rows, numbers of size 1
 TIES = 1e-5  # what a tie tolerance of 1e-6 at each of a few nodes may be worth
 XA, XB, Y, A = 2, 3, 3, 3

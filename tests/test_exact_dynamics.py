@@ -8,6 +8,8 @@ from emalign_jax.equilibrium.best_response_dynamics import best_response_dynamic
 from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.examination import examine
 
+pytestmark = pytest.mark.host_only
+
 RATIONAL = em.RationalUser("agents")
 TOLERANCE = 1e-3
 

@@ -10,6 +10,8 @@ from emalign_jax.exact.certificates.certificate import make_check
 from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.guarantees.bounds import theorem_bound, worst_law
 
+pytestmark = pytest.mark.host_only
+
 RATIONAL = em.RationalUser("agents")
 
 

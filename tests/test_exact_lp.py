@@ -7,6 +7,8 @@ from scipy.optimize import linprog
 
 from emalign_jax.lp.highs import KeptLP
 
+pytestmark = pytest.mark.host_only
+
 # both solvers stop at feasibility 1e-9 or 1e-7 (scipy's default); the optima are of size 1 to 10
 TOLERANCE = 1e-6
 

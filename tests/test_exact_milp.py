@@ -11,6 +11,8 @@ from emalign_jax.exact.concavification.belief_milp import bound_rational_pricing
 from emalign_jax.exact.concavification.beliefs import BeliefProblem, monopoly_problem, pooled_problem
 from emalign_jax.exact.responses import pooled_payoffs
 
+pytestmark = pytest.mark.host_only
+
 RATIONAL = em.RationalUser("agents")
 TIE = 1e-5  # her tie tolerance, 1e-6 of her range, may be used on one side and not on the other
 

@@ -11,6 +11,8 @@ from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.exact.obedience.program import MAX_COLUMNS, ObedienceLP, check_size
 from emalign_jax.exact.responses import selection_table
 
+pytestmark = pytest.mark.host_only
+
 # LP feasibility 1e-9, a few dozen rows, numbers of size 1
 EXACT = 1e-7
 

@@ -11,6 +11,8 @@ from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.examination import examine
 from emalign_jax.exact.responses import pooled_payoffs
 
+pytestmark = pytest.mark.host_only
+
 RATIONAL = em.RationalUser("agents")
 
 

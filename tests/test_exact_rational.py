@@ -15,6 +15,8 @@ from emalign_jax.lp import rational
 from emalign_jax.lp.highs import FEASIBILITY, MAX_EXACT, KeptLP
 from emalign_jax.lp.rational import BASIC, LOWER, UPPER, ZERO, ExactLP, maximise, proves
 
+pytestmark = pytest.mark.host_only
+
 INF = np.inf
 TINY = F(1, 10**18)
 # HiGHS stops at 1e-9 on every row and reduced cost; a hundred of them with multipliers of the size of the data

@@ -11,6 +11,8 @@ import emalign_jax as em
 from emalign_jax.exact.responses import choose, pooled_payoffs, selection_table
 from emalign_jax.protocols.standard_units import user_unit
 
+pytestmark = pytest.mark.host_only
+
 USERS = [
     em.QuantalUser(0.5),
     em.QuantalUser(40.0),

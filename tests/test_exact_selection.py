@@ -9,6 +9,8 @@ import emalign_jax as em
 from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.examination import examine
 
+pytestmark = pytest.mark.host_only
+
 RATIONAL = em.RationalUser("agents")
 EXACT = 1e-7  # LP feasibility 1e-9, numbers of size 1
 

@@ -10,6 +10,8 @@ from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.selection_quantal import soft_bound
 from emalign_jax.exact.responses import choose, selection_table
 
+pytestmark = pytest.mark.host_only
+
 USER = em.QuantalUser(8.0)
 
 

@@ -10,6 +10,8 @@ from scipy.optimize import linprog
 import emalign_jax as em
 from emalign_jax.exact.obedience.program import ObedienceLP, Price
 
+pytestmark = pytest.mark.host_only
+
 # LPs of numbers of size 1, feasibility 1e-9 here and 1e-10 there, supergradients of size up to 100
 EXACT = 1e-7
 SELECTION = em.Selection(), em.RationalUser()

@@ -10,6 +10,8 @@ from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell
 from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP
 from emalign_jax.games.game import ReducedGame
 
+pytestmark = pytest.mark.host_only
+
 RATIONAL = em.RationalUser()
 
 

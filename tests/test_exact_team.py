@@ -17,6 +17,8 @@ from emalign_jax.exact.certificates.certificate import make_check
 from emalign_jax.exact.checks import pooled_groups
 from emalign_jax.internal import processes
 
+pytestmark = pytest.mark.host_only
+
 TASK = "emalign_jax.exact.checks.pooled_groups:respond"
 
 

@@ -9,6 +9,8 @@ import emalign_jax as em
 from emalign_jax.exact.certificates.certificate import make_check
 from emalign_jax.exact.obedience.recommendations import played
 
+pytestmark = pytest.mark.host_only
+
 TIES = ["agents", "lowest", "highest", "uniform"]
 NEAR = 1e-5  # how far beside a kink brute force looks; what that costs is of this size
 

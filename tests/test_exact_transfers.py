@@ -6,6 +6,8 @@ import pytest
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 
 @pytest.mark.parametrize("user", [em.RationalUser("lowest"), em.QuantalUser(5.0)], ids=["rational", "quantal"])
 def test_the_best_transfers_guarantee_what_coverage_says_of_the_game_with_them(user):

@@ -12,6 +12,8 @@ from emalign_jax.games import files
 from emalign_jax.internal import npz
 from emalign_jax.internal.files import atomic
 
+pytestmark = pytest.mark.host_only
+
 FIELDS = files.GAME_FIELDS
 
 

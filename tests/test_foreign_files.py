@@ -15,6 +15,8 @@ from foreign_files import NAMES, OURS, make, random_names, seen, untouched
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 QUICK = ("--count", "1", "--agents", "1", "--states", "2", "--actions", "2", "--family", "hull", "--method",
          "best_responses", "--no-stability")  # fmt: skip
 GRID = """

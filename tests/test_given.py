@@ -10,6 +10,8 @@ import pytest
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 # as users call it: the tests' own checks of annotations would speak first
 PLAIN = SimpleNamespace(**{name: inspect.unwrap(f) for name, f in vars(em).items() if inspect.isfunction(f)})
 SELECTION, POOLED = em.Selection(), em.Pooled()

@@ -12,6 +12,8 @@ from emalign_jax.experiments.hull.experiment import ALONE, FITTED, METHODS, Hull
 from emalign_jax.experiments.hull.fits import Rule, best_single, evaluate, fit
 from emalign_jax.experiments.hull.tables import Table
 
+pytestmark = pytest.mark.host_only
+
 OFFSETS = ("none", "constant", "per_state")
 
 

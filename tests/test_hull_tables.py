@@ -14,6 +14,8 @@ import emalign_jax as em
 from emalign_jax.experiments.hull import tables
 from emalign_jax.experiments.hull.block import dense_block
 
+pytestmark = pytest.mark.host_only
+
 PEOPLE, ITEMS = 4, 12
 
 

@@ -10,6 +10,8 @@ from nightly import one_in
 import emalign_jax as em
 from emalign_jax.users.quantal import logit
 
+pytestmark = pytest.mark.host_only
+
 RNG = np.random.default_rng(0)
 PRIOR, USER, AGENTS = (
     RNG.dirichlet(np.ones(4), 3).reshape(3, 1, 2, 2),

@@ -6,7 +6,11 @@ import pkgutil
 import sys
 from pathlib import Path
 
+import pytest
+
 import emalign_jax
+
+pytestmark = pytest.mark.host_only
 
 PACKAGE = Path(emalign_jax.__file__).parent
 # a folder imports only what stands before it; the command line also the public names, as users do

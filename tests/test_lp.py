@@ -15,6 +15,8 @@ from emalign_jax.lp import batched_lp, least_squares, simplex
 from emalign_jax.lp.highs import KeptLP
 from emalign_jax.protocols.standard_units import standard_form
 
+pytestmark = pytest.mark.host_only
+
 SELECTION, RATIONAL = em.Selection(), em.RationalUser()
 
 

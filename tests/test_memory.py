@@ -19,6 +19,8 @@ from emalign_jax.experiments.hull import block, tables
 from emalign_jax.experiments.words import Method, make_solver
 from emalign_jax.internal import arguments, memory, npz, parquet
 
+pytestmark = pytest.mark.host_only
+
 SMALL = 2**20
 
 

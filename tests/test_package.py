@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from commands import child
 
 import emalign_jax as em
+
+pytestmark = pytest.mark.host_only
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,6 +7,8 @@ from nightly import one_in
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 SIZE = {"states": 3, "actions": 4, "user_features": 2, "information_worth": 0.02}
 
 

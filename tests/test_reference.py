@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from reference import outputs, record
 
+pytestmark = pytest.mark.host_only
+
 GIVEN, OLD = record.read(Path(__file__).parent / "data" / "reference.npz")
 PARTS = sorted({name.partition("/")[0] for name in OLD})
 NIGHTLY = (

@@ -20,6 +20,8 @@ from emalign_jax.experiments.run_directory import LOCK, MANIFEST, Kind, Taken, b
 from emalign_jax.internal import temporary
 from emalign_jax.internal.files import atomic
 
+pytestmark = pytest.mark.host_only
+
 ONCE = Kind("search", ("table", "figure"))
 RESUMED = Kind("sweep", ("table", "figure"), parts=True, resumed=True)
 PART = "0123456789abcdef-000000-0123456789abcdef.parquet"

@@ -9,6 +9,8 @@ import pytest
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 FACTORS = [3.0, 1 / 3, 0.1, 7e-9, 1e-12, 1.7e6, 1e12]
 
 

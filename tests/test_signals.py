@@ -22,6 +22,8 @@ import pytest
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRID = """
 title = "Small"

@@ -9,6 +9,8 @@ from nightly import one_in
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 RNG = np.random.default_rng(0)
 FIELDS = RNG.dirichlet(np.ones(8), 2).reshape(2, 2, 2, 2), RNG.normal(size=(2, 2, 2)), RNG.normal(size=(2, 2, 2, 2))
 SCHEMES, RULES = RNG.dirichlet(np.ones(2), (2, 2)), RNG.dirichlet(np.ones(2), (2, 10))

@@ -19,6 +19,8 @@ from emalign_jax.experiments.sweep import directory, run, threshold
 from emalign_jax.experiments.sweep.cell import block_rows, check, draw_games, setup
 from emalign_jax.report import sweep_figures
 
+pytestmark = pytest.mark.host_only
+
 SMALL = """
 block = 3
 [games]

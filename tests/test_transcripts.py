@@ -8,6 +8,8 @@ from nightly import one_in
 import emalign_jax as em
 from emalign_jax.report import transcripts
 
+pytestmark = pytest.mark.host_only
+
 USERS = [
     em.RationalUser("lowest"),
     em.RationalUser("uniform"),

@@ -7,6 +7,8 @@ from nightly import one_in
 
 import emalign_jax as em
 
+pytestmark = pytest.mark.host_only
+
 SELECTION, RATIONAL = em.Selection(), em.RationalUser()
 DISASTERS = [-1.0, -30.0, -3e4, -1e6, -1e9, -1e30, -1e99]
 
