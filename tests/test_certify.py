@@ -187,16 +187,7 @@ def test_a_size_beyond_the_obedience_lp():
     assert np.isfinite(em.certify(game, np.full((2, 2, 2), 0.5), em.Selection(), QUANTAL).user)
 
 
-def test_unsupported_pairs_name_what_is_supported():
-    class Deaf(em.AbstractUser):
-        def respond(self, options, favour):
-            return options.value
-
-        def smoothed(self, precision):
-            return self
-
+def test_a_temperature_needs_a_quantal_user():
     game = em.catalog.two_prosecutors()
-    with pytest.raises(ValueError, match=r"Pooled with Deaf(?=.*Pooled with Quantal)(?=.*Selection with Rational)"):
-        em.certify(game, np.full((2, 2, 2), 0.5), em.Pooled(), Deaf())
     with pytest.raises(ValueError, match=r"temperature 0"):
         em.certify(game, np.full((2, 2, 2), 0.5), em.Selection(0.1), RATIONAL)

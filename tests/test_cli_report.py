@@ -195,7 +195,7 @@ def damaged(make):
         (damaged(lambda run: (run / "manifest.json").write_text("{")), r"manifest\.json: not JSON"),
         (
             damaged(lambda run: (run / "manifest.json").write_text("[]")),
-            r"manifest\.json: kind, command, config, versions: not in the file",
+            r"manifest\.json: kind, command, config, versions, schema, status, files: not in the file",
         ),
         (damaged(lambda run: (run / "games.parquet").write_bytes(b"x")), r"games\.parquet: cannot be read as parquet"),
         (damaged(lambda run: (run / "games.parquet").unlink()), r"games\.parquet: not there, the search has not ended"),

@@ -54,7 +54,8 @@ RESULTS = {
     "Alignment", "BestResponse", "BestTransfers", "Certificate", "Coverage", "Options", "Payoffs", "Premises",
     "ReducedGame", "Result", "SampledGradient", "SampledPayoffs", "Solution", "Stability", "Tuned",
 }  # fmt: skip
-WRITERS = {"options_of", "reduce_game"}  # for authors of protocols: in JAX alone, with functions for arguments
+# for authors of protocols, checks and families: in JAX alone, with functions or classes for arguments
+WRITERS = {"options_of", "reduce_game", "register_check", "knob", "Deviation"}
 # right after all, of these arguments
 RIGHT = {
     "nothing": {"mechanism"},

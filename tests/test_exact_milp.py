@@ -10,6 +10,7 @@ from emalign_jax.exact.concavification import belief_milp, beliefs
 from emalign_jax.exact.concavification.belief_milp import bound_rational_pricing
 from emalign_jax.exact.concavification.beliefs import BeliefProblem, monopoly_problem, pooled_problem
 from emalign_jax.exact.responses import pooled_payoffs
+from emalign_jax.users.rational import TIES
 
 pytestmark = pytest.mark.host_only
 
@@ -112,7 +113,7 @@ def test_brackets_hold_what_a_dense_grid_finds(seed):
     game = random_game(seed, K=1, XA=1 + seed % 2)
     silent = em.no_information(1, 3, 1)
     truth = grid_optimum(game)
-    for ties in em.users.TIES:
+    for ties in TIES:
         found = em.best_response(game, silent, 0, em.Pooled(), em.RationalUser(ties))
         assert truth <= found.upper + TIE
         assert found.value <= found.upper

@@ -9,6 +9,7 @@ from scipy.optimize import linprog, nnls
 
 import emalign_jax as em
 from emalign_jax.equilibrium import outbidding
+from emalign_jax.exact.alignment.fits import verify
 from emalign_jax.exact.guarantees import bounds
 from emalign_jax.exact.obedience import frontier
 from emalign_jax.lp import batched_lp, least_squares, simplex
@@ -96,7 +97,7 @@ def test_fits_together_are_fits_one_by_one(rule):
     np.testing.assert_array_equal(one.solved, many.solved)
     np.testing.assert_allclose(many.error, one.error, atol=1e-9)
     np.testing.assert_allclose(many.weights, one.weights, atol=1e-6)
-    verdict = em.exact.alignment.verify(many, users, agents, **words)
+    verdict = verify(many, users, agents, **words)
     assert verdict[many.solved].all()
 
 
@@ -252,7 +253,7 @@ def test_sup_norm_fits_together_are_those_of_highs(rule):
         np.testing.assert_array_equal(one.solved, many.solved)
         assert not many.fallback.any()
         np.testing.assert_allclose(many.error, one.error, rtol=1e-9, atol=1e-9)
-        assert em.exact.alignment.verify(many, users, others, **words)[many.solved].all()
+        assert verify(many, users, others, **words)[many.solved].all()
 
 
 def test_multipliers_that_prove_too_little_are_left_to_highs_and_counted(monkeypatch):

@@ -248,7 +248,7 @@ def test_refusals():
     for wrong in ({"samples": 7}, {"samples": 0}, {"explore": 1.0}, {"seed": 0.5}, {"rounds": 0}, {"to": "some"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             em.SampledConversation(**{"rounds": 2} | wrong)
-    with pytest.raises(ValueError, match="no exact check for SampledConversation"):
+    with pytest.raises(ValueError, match="payoffs of SampledConversation are estimates"):
         em.solve(game, em.SampledConversation(2), quantal, key=jax.random.key(0))
     with pytest.raises(ValueError, match="jump"):
         em.pseudo_gradient(game, schemes, em.SampledConversation(2), em.RationalUser())

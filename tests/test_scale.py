@@ -140,14 +140,14 @@ import os, threading
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, numpy as np
 import emalign_jax as em
-from emalign_jax import memory
-from emalign_jax.play import gradient_play, stream
+from emalign_jax.internal import memory
+from emalign_jax.play import gradient_play, tiles
 games = em.random_games(jax.random.key(0), 200, agents=1, states=2, actions=2)
-stream.CACHED_CELLS = 16 * em.Pooled().cells(games, 2)  # tiles of 16: 13 of them
+tiles.CACHED_CELLS = 16 * em.Pooled().cells(games, 2)  # tiles of 16: 13 of them
 def play(**given):
     solver = em.GradientPlay(steps=200, chunk=50)
     return em.solve(games, em.Pooled(), em.QuantalUser(20.0), solver, key=jax.random.key(0), verify=False).schemes
-advance, take = gradient_play.advance, stream.Queue.take
+advance, take = gradient_play.advance, tiles.Queue.take
 def spy_advance(solver, game, *rest):
     out = advance(solver, game, *rest)
     (device,) = out[1].schemes.devices()
@@ -164,7 +164,7 @@ def spy_take(queue, count):
     if not len(out):
         empty.set()
     return out
-gradient_play.advance, stream.Queue.take = spy_advance, spy_take
+gradient_play.advance, tiles.Queue.take = spy_advance, spy_take
 def start(slow):
     global used, taken, empty, everybody, stuck
     used, taken, empty, everybody, stuck = set(), {}, threading.Event(), threading.Barrier(8), slow
@@ -175,7 +175,7 @@ assert sum(taken.values()) == 200, taken
 again = start(3)
 assert taken[3] == 16, taken
 np.testing.assert_array_equal(again, eight)
-stream.Queue.take, devices = take, jax.local_devices()
+tiles.Queue.take, devices = take, jax.local_devices()
 jax.local_devices = lambda *a, **k: devices[:1]
 used.clear()
 stuck = None
