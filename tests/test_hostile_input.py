@@ -156,3 +156,10 @@ def test_a_manifest_asks_for_no_grid_without_end():
     assert len(sweeps.from_manifest(plain, "m").cells()) == 10_000
     with pytest.raises(ValueError, match=r"^m: .*expected at most 10000 cells"):
         sweeps.from_manifest(plain | {"seed": [1, 2]}, "m")
+
+
+def test_bytes_are_no_numbers():
+    rows = pd.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "rating": [b"\xff", b"1"]})
+    rows.to_parquet("t.parquet", index=False)
+    with pytest.raises(ValueError, match=r"^t\.parquet: rating: expected a number a row, got binary$"):
+        tables.read(Path("t.parquet"))

@@ -19,15 +19,21 @@ from emalign_jax.internal.arguments import shortened
 from emalign_jax.internal.files import MOST_COLUMNS, check_input
 
 WRITTEN: dict[str, Any] = {"write_page_checksum": True}
-WORDS = {"text": "text", "whole": "integers", "number": "numbers", "flag": "true or false", "any": "a value a row"}
+WORDS = {"text": "text", "whole": "integers", "number": "numbers", "flag": "true or false", "any": "a value a row",
+         "cell": "a number a row"}  # fmt: skip
 TYPES: dict[str, Callable[[pa.DataType], bool]] = {
     "text": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
     "whole": pa.types.is_integer,
     "number": lambda kind: pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind),
     "flag": pa.types.is_boolean,
+    "cell": lambda kind: not (pa.types.is_nested(kind) or _is_bytes(kind)),
     "any": lambda kind: not pa.types.is_nested(kind),
 }
 TEXT, NUMBER = 100, 60  # bytes that a value takes while it is read
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def write(path: Path, rows: pd.DataFrame | pa.Table) -> None:

@@ -107,7 +107,9 @@ def read(source: Source, names: list[str], numbers: list[str], hint: str = "") -
 
     The index counts rows of the file. hint: added where text stands in place of a number."""
     if source.parquet:
-        frame = parquet.read(source.path, dict.fromkeys(names + numbers, "any")).reset_index(drop=True)
+        frame = parquet.read(source.path, dict.fromkeys(names, "any") | dict.fromkeys(numbers, "cell")).reset_index(
+            drop=True
+        )
     else:
         frame = _csv(source, names, numbers)
     for name in names:
