@@ -163,3 +163,9 @@ def test_bytes_are_no_numbers():
     rows.to_parquet("t.parquet", index=False)
     with pytest.raises(ValueError, match=r"^t\.parquet: rating: expected a number a row, got binary$"):
         tables.read(Path("t.parquet"))
+
+
+def test_a_manifest_has_no_missing_values_on_an_axis():
+    plain = sweeps.parse("[games]\nnoise = [0.5, 1.0]\n", "x.toml").plain()
+    with pytest.raises(ValueError, match=r"^m: games.noise: expected values, got"):
+        sweeps.from_manifest(plain | {"games.noise": [0.5, None]}, "m")

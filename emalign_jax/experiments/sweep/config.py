@@ -147,6 +147,8 @@ def _config(given: dict[str, Any], path: str) -> Config:
     for name, option in OPTIONS.items():
         value = given.get(name, option.default)
         values = tuple(toml.value(path, name, option, x) for x in (value if isinstance(value, list) else [value]))
+        if isinstance(value, list) and None in values:  # which JSON has and TOML has not
+            raise ValueError(f"{path}: {name}: expected values, got {reprlib.repr(value)}")
         if not values:
             raise ValueError(f"{path}: {name}: expected a value or a list of some, got an empty list")
         if len(set(values)) < len(values):
