@@ -1,7 +1,7 @@
 """Conversations by plain recursion over what was said: nothing here knows how the package counts transcripts.
 
 A history is a tuple of rounds, a round (messages, replies), each a tuple with one entry an agent. The two functions
-that look up a row of a rule are written from the docstring of `emalign_jax/tree.py`.
+that look up a row of a rule are written from the docstring of `emalign_jax/users/conversation_tree.py`.
 """
 
 import itertools

@@ -1,4 +1,5 @@
-"""Outbidding in Selection with a rational user, many games in lockstep: `dynamics.outbid` along the user's value.
+"""Outbidding in Selection with a rational user: `best_response_dynamics.outbid` along the user's value, for many games
+at once.
 
 All that an agent may do is on his curve f_i, which `frontier` traces once for all games. So a step of the dynamics
 needs no LP: gains are read off the curves, and the mover's law is the point of his curve at the holder's value and a

@@ -97,7 +97,7 @@ def describe(names: tuple[str, ...], cls: type, example: str) -> None:
 
 
 def _classes(name: str) -> tuple[type, ...]:
-    """None where no module that has one is imported; nothing is an instance then."""
+    """The classes of which `name` takes instances: none, before a module that describes one is imported."""
     return KINDS[name][0] if name in KINDS else ()
 
 

@@ -66,10 +66,10 @@ class AbstractMechanism(eqx.Module):
             for leaf in jax.tree.leaves(params):
                 validation.as_float_array("params", leaf)
             self.describe(params)
-        except Exception:
+        except Exception as error:  # whatever `describe` makes of what it was not written for
             raise ValueError(
                 f"params: expected parameters as init(games) of {type(self).__name__} gives them, got {shown(params)}"
-            ) from None
+            ) from error
 
     @property
     def per_game(self) -> bool:

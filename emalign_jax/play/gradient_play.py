@@ -1,8 +1,8 @@
 """Batched gradient play: every agent climbs his own payoff, all at once, on softmax logits.
 
-`GradientPlay` holds the hyper-parameters; `play` streams games through compiled chunks of steps (`step.py`), on all
-cores or devices (`stream.py`). What play reports about convergence is a stationarity gap, a first-order proxy; only the
-exact part speaks of deviation gains.
+`GradientPlay` holds the hyper-parameters; `play_games` streams games through compiled chunks of steps (`step.py`), on
+all cores or devices (`tiles.py`). What play reports about convergence is a stationarity gap, a first-order proxy; only
+the exact part speaks of deviation gains.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Conversation: R rounds of messages and replies, then she acts (section 2.4 of docs/model.md).
 
 A transcript t has weights W[t, xb] (agents) and Q[t, xa] (her replies). Each reply is her response to what it is
-worth to go on: backward induction over the transcripts, exact because she forgets nothing. `tree.py` says how rules
-are laid out.
+worth to go on: backward induction over the transcripts, exact because nothing is forgotten.
+`users/conversation_tree.py` says how rules are laid out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Signaling schemes: [..., K, XB, M], row x_B of agent i is his law over messages.
 
-In a conversation they are whole rules, [..., K, XB * H, M]: a row for each x_B and own history (see `tree.py`).
+In a conversation they are whole rules, [..., K, XB * H, M]: a row for each x_B and own history (see
+`users/conversation_tree.py`).
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from jaxtyping import Float
 from emalign_jax.exact.checks.base import WORK, AbstractCheck, Deviation, register_check
 from emalign_jax.exact.checks.conversation_milp import MAX_BINARIES, best_rule, binaries
 from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, unspell
-from emalign_jax.exact.checks.conversation_search import Ascent, search
 from emalign_jax.exact.checks.conversation_starts import answering, first_words, revealing, silent, telling
+from emalign_jax.exact.checks.deviation_search import Ascent, search
 from emalign_jax.exact.checks.pooled import MAX_CELLS, PooledCheck
 from emalign_jax.exact.concavification.beliefs import monopoly_problem, pooled_problem
 from emalign_jax.exact.concavification.column_generation import concavify

@@ -6,15 +6,13 @@ may still be there, so the upper bound is infinite and no profile is certified b
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation
-from emalign_jax.exact.checks.conversation_search import Ascent, search
+from emalign_jax.exact.checks.deviation_search import Ascent, search
 from emalign_jax.games.units import NOTHING
 from emalign_jax.protocols.base import options_of
 from emalign_jax.protocols.batched_payoffs import compiled
@@ -32,12 +30,12 @@ class GenericCheck(AbstractCheck):
 
     exact_responses = False
     finds_monopolists = False
-    revealing_is_picked = False
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
         self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}
-        self._paid: dict[int, list[float]] = {i: [] for i in range(len(self.game.agents))}
+        self._least = np.full(len(self.game.agents), np.inf)  # of each agent's payoffs that have been seen
+        self._greatest = -self._least
 
     @staticmethod
     def form_of(game, protocol, user, lossless):
@@ -67,8 +65,9 @@ class GenericCheck(AbstractCheck):
                 one = jax.tree.map(lambda x: np.asarray(x, np.float64), (self.game, padded, self.protocol, self.user))
                 found.append([np.asarray(x)[: len(some)] for x in compiled("payoffs", *one)])
         value, agents = (np.concatenate(x) for x in zip(*found, strict=True))
-        for i, own in self._paid.items():
-            own += [*agents[np.isfinite(agents[:, i]), i]]
+        known = np.isfinite(agents)
+        self._least = np.minimum(self._least, np.where(known, agents, np.inf).min(0))
+        self._greatest = np.maximum(self._greatest, np.where(known, agents, -np.inf).max(0))
         return value, agents
 
     @classmethod
@@ -77,7 +76,8 @@ class GenericCheck(AbstractCheck):
         for check, schemes in zip(checks, profiles, strict=True):
             if not np.array_equal(check._searched[0], schemes):
                 check._searched = schemes.copy(), {}
-                asked += [(check, Ascent(check.standard, schemes, i, check._starts(schemes, i))) for i in check._paid]
+                setting = standard_form(check.game, check.protocol, check.user)
+                asked += [(check, Ascent(setting, schemes, i, check._starts(schemes, i))) for i in range(len(schemes))]
         by_size: dict[tuple, list] = {}
         for check, ascent in asked:
             by_size.setdefault((ascent.schemes.shape, np.shape(check.game.user)), []).append((check, ascent))
@@ -87,11 +87,6 @@ class GenericCheck(AbstractCheck):
             found = search([ascent for _, ascent in group], cells=K * XA * XB * M * A)
             for (check, ascent), rules in zip(group, found, strict=True):
                 check._searched[1][ascent.agent] = [*ascent.starts, *rules]
-
-    @property
-    def standard(self) -> Any:
-        """game, protocol and user in standard units."""
-        return standard_form(self.game, self.protocol, self.user)
 
     def _starts(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
         _, rows, M = schemes.shape
@@ -123,7 +118,7 @@ class GenericCheck(AbstractCheck):
     def payoff_range(self):
         """Largest minus smallest payoff of each agent that has been seen: no more than the true range, so no gain looks
         smaller than it is."""
-        seen = np.array([max(own) - min(own) if own else 0.0 for own in self._paid.values()])
+        seen = np.maximum(self._greatest - self._least, 0)  # -inf where nothing has been seen
         return np.where(seen <= NOTHING * self.stakes, 0.0, seen)
 
     def informed(self, informed):

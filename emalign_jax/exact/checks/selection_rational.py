@@ -63,7 +63,7 @@ class SelectionCheck(AbstractCheck):
 
     @property
     def can_outbid(self) -> bool:
-        """Whether takeovers are all or nothing, as `dynamics.outbid` needs."""
+        """Whether takeovers are all or nothing, as `best_response_dynamics.outbid` needs."""
         return self.sharp
 
     @property

@@ -53,8 +53,8 @@ class AbstractFamily(abc.ABC):
     """A distribution of agents' utilities given the user's.
 
     A subclass is a frozen dataclass whose fields are its knobs, numbers with defaults; `knob` says what they are and
-    may be. It is known by its `name` from then on: in `em.random_games(family=name, **knobs)`, as `--family NAME` with
-    `--knob KEY=VALUE`, and in the [games] table of TOML files.
+    may be. It is known by its `name` from then on: in `em.random_games(family=name, **knobs)` and, where it is imported
+    before the config is read, in the [games] table of TOML files.
 
     Example:
         @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ FAMILIES: dict[str, type[AbstractFamily]] = {}
 def knob(default: float, words: str, rule: tuple[str, Callable[[float], bool]] = NOT_NEGATIVE) -> Any:
     """A field of a family.
 
-    words: what it is, as `--help` says it.
+    words: what it is.
     rule:  what a number has to be, in words, and whether it is.
     """
     return dataclasses.field(default=default, metadata={"words": words, "rule": rule})

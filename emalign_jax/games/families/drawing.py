@@ -70,9 +70,7 @@ def random_games(
         _draw, key, family=of, sizes=(agents, states, actions, user_features, features),
         information=(user_information, agent_information),
     )  # fmt: skip
-    require_room(
-        count, agents=agents, states=states, actions=actions, user_features=user_features, agent_features=features
-    )
+    require_room(count, agents=agents, family=of, **sizes)
     parts = draw(np.arange(first, first + count), 0)
     block = min(count, REDRAW_BLOCK)
     poor = np.flatnonzero(_worth(parts) < information_worth)

@@ -1,4 +1,5 @@
-"""The search of deviations in conversations: ascents of many games and agents at once, and what of them is kept."""
+"""The search of deviations where no exact method finds them: ascents of many games and agents at once, and what of them
+is kept."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ SMALL = 1e-3  # of the largest probability in a row: what the floor of the logit
 class Ascent(NamedTuple):
     """One agent's ascents against the others' schemes, from `starts`, of which the first is the present rule."""
 
-    check: Any  # what has the game, protocol and user in standard units
+    setting: Any  # has game, protocol and user, in standard units
     schemes: Float[np.ndarray, "K rows M"]
     agent: int
     starts: list[Float[np.ndarray, "rows M"]]
@@ -30,7 +31,7 @@ def search(ascents: list[Ascent], cells: int) -> list[list[Float[np.ndarray, "ro
     counts = [len(one.starts) for one in ascents]
     owner = np.repeat(np.arange(len(ascents)), counts)
     game, protocol, user = (
-        _stack([getattr(ascents[n].check, name) for n in owner]) for name in ("game", "protocol", "user")
+        _stack([getattr(ascents[n].setting, name) for n in owner]) for name in ("game", "protocol", "user")
     )
     profiles = np.array([ascents[n].schemes for n in owner])
     agents = np.array([ascents[n].agent for n in owner])
