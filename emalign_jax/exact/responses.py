@@ -37,8 +37,10 @@ def respond(
     if type(user) is QuantalUser:  # of a subclass nothing is known
         with np.errstate(over="ignore", invalid="ignore"):  # at a mass of 1e-320, which then shows as NaN
             rate = float(user.precision) / np.where(mass > 0, mass, np.inf)[..., None]
-            law = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))  # scipy's softmax takes twice as long
-        return law / law.sum(-1, keepdims=True)
+            distribution = np.exp(
+                rate * (user_total - user_total.max(-1, keepdims=True))
+            )  # scipy's softmax takes twice as long
+        return distribution / distribution.sum(-1, keepdims=True)
     if type(user) is not RationalUser:
         raise ValueError(f"user: the exact checks know QuantalUser and RationalUser, got {type(user).__name__}")
     favour = Options(favour_total, favour_ahead()) if user.favours else None
@@ -79,9 +81,11 @@ def selection_table(game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], use
     totals, ahead = weighed(lambda x: np.einsum("jbm,xbn->jxmn", schemes, x), own_user)  # under each scheme j
     own, own_ahead = weighed(lambda x: np.einsum("jbm,jxbn->jxmn", schemes, x), agents)  # of j
     sent = np.einsum("jbm,xb->jxm", schemes, mass)
-    law = respond(user, totals, sent, ahead, own, own_ahead)
+    distribution = respond(user, totals, sent, ahead, own, own_ahead)
     agents_totals = np.einsum("jbm,ixba->jixma", schemes, agents)  # [K, K, XA, M, A] of agent i under scheme j
-    return SelectionTable((law * totals).sum((1, 2, 3)), np.einsum("jxma,jixma->ij", law, agents_totals))
+    return SelectionTable(
+        (distribution * totals).sum((1, 2, 3)), np.einsum("jxma,jixma->ij", distribution, agents_totals)
+    )
 
 
 def choose(values: Float[np.ndarray, "K"], temperature: float, scale: float) -> Float[np.ndarray, "K"]:
@@ -108,7 +112,9 @@ def pooled_payoffs(
     totals, ahead = weighed(weigh, np.asarray(game.user))
     mass = np.asarray(game.mass) @ weights.T
     each = [weighed(weigh, own) for own in np.asarray(game.agents)]
-    laws = [respond(user, totals, mass, ahead, *own) for own in (each if user.favours else each[:1])]
-    value = float((laws[0] * totals).sum())
-    laws = laws if user.favours else laws * len(each)
-    return value, np.array([(law * own).sum() for law, (own, _) in zip(laws, each, strict=True)])
+    distributions = [respond(user, totals, mass, ahead, *own) for own in (each if user.favours else each[:1])]
+    value = float((distributions[0] * totals).sum())
+    distributions = distributions if user.favours else distributions * len(each)
+    return value, np.array(
+        [(distribution * own).sum() for distribution, (own, _) in zip(distributions, each, strict=True)]
+    )

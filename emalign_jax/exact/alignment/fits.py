@@ -36,7 +36,7 @@ from emalign_jax.games.game import LARGEST
 from emalign_jax.internal.processors import each
 from emalign_jax.internal.validation import checked, on_host
 from emalign_jax.lp import least_squares
-from emalign_jax.lp.choice import check_word, together
+from emalign_jax.lp.choice import check_word, use_batched
 
 SOLVED = 1e-6  # largest gap of an answer, in units of the error of the best single agent (cone: of no agent)
 BLURRED = 1e-3  # the same where agents in use nearly cancel, so that rounding hides more
@@ -145,7 +145,7 @@ def align(
             progress(int(count))
 
     with _quietly():
-        if norm == "sup" and together(lp, N, sup_norm.cells(K, A, Y, rule)):
+        if norm == "sup" and use_batched(lp, N, sup_norm.cells(K, A, Y, rule)):
             for at in range(0, N, LPS):
                 some = np.arange(at, min(at + LPS, N))
                 write(some, _fit_sup(targets[some], groups[group[some]], rule))

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.checks.base import AbstractCheck, check_for, default_tolerance
-from emalign_jax.exact.checks.examination import Examination, examine, relative, without_never
-from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_laws
+from emalign_jax.exact.checks.examination import Examination, examine, relative, without_impossible_messages
+from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_distributions
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.games.units import LP_ERROR, WORTHLESS
 from emalign_jax.internal import batching
@@ -38,7 +38,7 @@ class Certificate(NamedTuple):
     payoff_range:     [..., K]  best minus worst attainable payoff: the unit of `relative_gain`
     full_information: [...]     V_full, her value if x_B is revealed, under her own response rule
     no_information:   [...]     V_none, her value with no message
-    guarantee:        [...]     least user value of any law that pays every agent what this profile does,
+    guarantee:        [...]     least user value of any distribution that pays every agent what this profile does,
                                 or what full revelation would if that is less (the sharp form); `user` may be below it
                                 by what a rational user's tie tolerance lets her forgo
     theorem:          [...]     V_full - 2 eps - sum_i w_i e_i (the 2 eps form, best weights); NaN, as the
@@ -75,10 +75,10 @@ class Certificate(NamedTuple):
 
 def normalise(value, no_information, full_information) -> np.ndarray:
     """(V - V_none) / (V_full - V_none); NaN where information is worth nothing (or harms a quantal user)."""
-    return np.asarray((value - no_information) / worth(no_information, full_information))
+    return np.asarray((value - no_information) / value_of_information(no_information, full_information))
 
 
-def worth(no_information, full_information) -> np.ndarray:
+def value_of_information(no_information, full_information) -> np.ndarray:
     """V_full - V_none, NaN where it is nothing (then the two are the same number, see `WORTHLESS`)."""
     difference = np.asarray(full_information - no_information)
     return np.where(difference > 0, difference, np.nan)
@@ -131,7 +131,10 @@ def certify(
         kind.prepare_lps([checks[k] for k in sound], lp, len(profiles))
         tell = _Progress(progress)
         kind.prepare(
-            [checks[k] for k in sound], [without_never(profiles[k]) for k in sound], BRACKET * tolerance, tell=tell
+            [checks[k] for k in sound],
+            [without_impossible_messages(profiles[k]) for k in sound],
+            BRACKET * tolerance,
+            tell=tell,
         )
         found, terms = [], []
         for k in some:
@@ -184,7 +187,7 @@ class Terms(NamedTuple):
     floors: Float[np.ndarray, "K"]  # what each agent gets, or what full revelation pays him if that is less
     informed: Float[np.ndarray, "K"]
     full: float
-    ease: float | None  # the tie tolerance; None for a user who is not rational
+    tie_tolerance: float | None  # the tie tolerance; None for a user who is not rational
     user_utility: Float[np.ndarray, "A Y"]
     agent_utilities: Float[np.ndarray, "K A Y"]
     unit: float
@@ -233,7 +236,7 @@ def _certified(
         rational = isinstance(check.user.acting, RationalUser)
         user_utility, agent_utilities = possible_utilities(game)
         terms = Terms(
-            check.game, np.minimum(check.common_law_payoffs(schemes), informed), informed, full,
+            check.game, np.minimum(check.common_response_payoffs(schemes), informed), informed, full,
             check.user.tie_tolerance if rational else None,
             user_utility / unit, agent_utilities / np.reshape(units, (-1, 1, 1)), float(unit), float(zero),
         )  # fmt: skip
@@ -257,12 +260,12 @@ def add_guarantees(
     games, *numbers, _, _ = zip(*(of for _, of in known), strict=True)
     game = ReducedGame(*(np.stack(x) for x in zip(*games, strict=True)))
     floors, informed, full, user, agents = (np.stack(numbers[i]) for i in (0, 1, 2, 4, 5))
-    laws = worst_laws(game, floors, ease=numbers[3][0], lp=lp)
+    distributions = worst_distributions(game, floors, tie_tolerance=numbers[3][0], lp=lp)
     bounds = theorem_bounds(user, agents, full, informed - floors, lp=lp)
-    for (n, of), law, bound in zip(known, laws, bounds, strict=True):
-        failed[n] = law.fallback or bound.fallback
+    for (n, of), distribution, bound in zip(known, distributions, bounds, strict=True):
+        failed[n] = distribution.fallback or bound.fallback
         rows[n] = rows[n]._replace(
-            guarantee=np.asarray(of.unit * law.value + of.zero),
+            guarantee=np.asarray(of.unit * distribution.value + of.zero),
             theorem=np.asarray(of.unit * bound.value + of.zero),
             fallback=rows[n].fallback | failed[n],
         )

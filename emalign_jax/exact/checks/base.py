@@ -21,7 +21,7 @@ from emalign_jax.protocols.standard_units import (
     likely_actions,
     raw_form,
     standard_form,
-    without_nearly_nothing,
+    without_vanishing_cells,
 )
 from emalign_jax.users.base import AbstractUser
 
@@ -54,7 +54,7 @@ class AbstractCheck(abc.ABC):
     """
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
-        self.game: Any = without_nearly_nothing(game)  # NumPy float64
+        self.game: Any = without_vanishing_cells(game)  # NumPy float64
         self.protocol: Any = protocol  # of the types that the check is registered for
         self.user: Any = user
         self.likely = likely_actions(self.game, user)  # [XA, XB, A] the largest probability of each action
@@ -104,7 +104,7 @@ class AbstractCheck(abc.ABC):
         `count` games, all of those that are checked; how many are left to HiGHS because an answer failed its check."""
         return 0
 
-    def let_go(self) -> None:
+    def release_caches(self) -> None:
         """Forget what only makes the next question about the same schemes faster, and would fill the memory."""
         return
 
@@ -117,8 +117,8 @@ class AbstractCheck(abc.ABC):
     def payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> tuple[float, Float[np.ndarray, "K"]]:
         """User value and agents' payoffs, in NumPy float64."""
 
-    def common_law_payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> Float[np.ndarray, "K"]:
-        """Agents' payoffs under one law over actions, which the guarantees need."""
+    def common_response_payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> Float[np.ndarray, "K"]:
+        """Agents' payoffs under one distribution over actions, which the guarantees need."""
         return self.payoffs(schemes)[1]
 
     @abc.abstractmethod
@@ -183,9 +183,14 @@ class AbstractCheck(abc.ABC):
         rule says, under "agents" to the agent whose payoff it is."""
         if informed not in self._informed:
             together = (lambda x: x) if informed else (lambda x: x.sum(1, keepdims=True))  # over x_B
-            laws = by_agent(self.user.acting, self.game, together)
-            paid = np.array([(law * together(own)).sum() for law, own in zip(laws, self.game.agents, strict=True)])
-            self._informed[informed] = float((laws[0] * together(self.game.user)).sum()), paid
+            distributions = by_agent(self.user.acting, self.game, together)
+            paid = np.array(
+                [
+                    (distribution * together(own)).sum()
+                    for distribution, own in zip(distributions, self.game.agents, strict=True)
+                ]
+            )
+            self._informed[informed] = float((distributions[0] * together(self.game.user)).sum()), paid
         return self._informed[informed]
 
 

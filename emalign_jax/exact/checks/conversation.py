@@ -21,14 +21,14 @@ from jaxtyping import Float
 
 from emalign_jax.exact.checks.base import WORK, AbstractCheck, Deviation, register_check
 from emalign_jax.exact.checks.conversation_milp import MAX_BINARIES, best_rule, binaries
-from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, unspell
+from emalign_jax.exact.checks.conversation_outcomes import action_distribution, rule_to_scheme, scheme_to_rule
 from emalign_jax.exact.checks.conversation_starts import answering, first_words, revealing, silent, telling
 from emalign_jax.exact.checks.deviation_search import Ascent, search
 from emalign_jax.exact.checks.pooled import MAX_CELLS, PooledCheck
 from emalign_jax.exact.concavification.beliefs import monopoly_problem, pooled_problem
 from emalign_jax.exact.concavification.column_generation import concavify
 from emalign_jax.exact.obedience import persuasion_mechanism
-from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, rule_of
+from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, mechanism_to_rule
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import IMMATERIAL, LP_ERROR
@@ -191,7 +191,7 @@ class SearchedCheck(AbstractCheck):
 
     @property
     def _fits_one(self) -> bool:
-        """Whether the user can also talk with one agent alone."""
+        """Whether the user can also conversation_outcome with one agent alone."""
         return getattr(self.user, "given", None) is None or self.protocol.conversation is not self.protocol
 
     def _silent(self) -> Float[np.ndarray, "rows M"]:
@@ -242,7 +242,7 @@ class SearchedCheck(AbstractCheck):
     @functools.cached_property
     def _tolerant(self) -> MechanismLP:
         """With her tie tolerance at every node."""
-        return MechanismLP(self.game, ease=self.user.tie_tolerance, nodes=self.protocol.conversation.rounds)
+        return MechanismLP(self.game, tie_tolerance=self.user.tie_tolerance, nodes=self.protocol.conversation.rounds)
 
     def _mechanism_bound(self, agent: int, by_type: Float[np.ndarray, "XA"] | None = None) -> float:
         """No mechanism pays him more; what the tie tolerance may add counts where it is more than
@@ -268,7 +268,7 @@ class SearchedCheck(AbstractCheck):
 
 
 class ConversationCheck(SearchedCheck):
-    """All agents talk to her."""
+    """All agents conversation_outcome to her."""
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
@@ -282,22 +282,22 @@ class ConversationCheck(SearchedCheck):
         tree = self.protocol.tree(K, schemes.shape[2])
         if self.user.favours:  # each payoff is a supremum of its own
             asked = range(K) if agent is None else [agent]
-            laws = {i: law_of_actions(game, schemes, tree, self.user, game.agents[i]) for i in asked}
+            distributions = {i: action_distribution(game, schemes, tree, self.user, game.agents[i]) for i in asked}
         else:
-            law = law_of_actions(game, schemes, tree, self.user, game.agents[0])
-            laws = dict.fromkeys(range(K), law)
-        paid = np.array([(laws[i] * game.agents[i]).sum() if i in laws else np.nan for i in range(K)])
-        return float((next(iter(laws.values())) * game.user).sum()), paid
+            distribution = action_distribution(game, schemes, tree, self.user, game.agents[0])
+            distributions = dict.fromkeys(range(K), distribution)
+        paid = np.array([(distributions[i] * game.agents[i]).sum() if i in distributions else np.nan for i in range(K)])
+        return float((next(iter(distributions.values())) * game.user).sum()), paid
 
-    def common_law_payoffs(self, schemes):
+    def common_response_payoffs(self, schemes):
         if not self.user.favours:
             return self.payoffs(schemes)[1]
         tree = self.protocol.tree(len(schemes), schemes.shape[2])
-        law = law_of_actions(self.game, schemes, tree, self.of_one_law, self.game.agents[0])
-        return np.einsum("xba,ixba->i", law, self.game.agents)
+        distribution = action_distribution(self.game, schemes, tree, self.user_with_common_ties, self.game.agents[0])
+        return np.einsum("xba,ixba->i", distribution, self.game.agents)
 
     @property
-    def of_one_law(self):
+    def user_with_common_ties(self):
         """The same user with one tie rule for all agents, worth the same to her."""
         if not self.user.favours:
             return self.user
@@ -318,7 +318,9 @@ class ConversationCheck(SearchedCheck):
         said = schemes.shape[2] ** (tree.rounds if self._listens(tree) else 1)
         if len(schemes) > 1 and power(said, len(schemes) - 1) * self.game.user.size <= MAX_CELLS:
             listens = self._listens(tree)
-            words = np.array([unspell(tree, rule) for rule in schemes]) if listens else first_words(schemes, tree)
+            words = (
+                np.array([rule_to_scheme(tree, rule) for rule in schemes]) if listens else first_words(schemes, tree)
+            )
             problem = pooled_problem(self.game, words, agent, self.user.acting)
             found += telling(problem, tree.alone())
         return found
@@ -379,13 +381,13 @@ class ConversationCheck(SearchedCheck):
 
     def _as_one_message(self, schemes, i, tree, present, bracket) -> Deviation:
         """The belief LP of Pooled, with words for messages."""
-        words = np.array([unspell(tree, rule) for rule in schemes])
+        words = np.array([rule_to_scheme(tree, rule) for rule in schemes])
         problem = pooled_problem(self.game, words, i, self.user.acting)
         now = (words[i] * problem.prior[:, None]).T
         optimum = concavify(problem, now, bracket=self._width(i, bracket), work=WORK)
         upper = min(optimum.upper, float(self.most[i]))
         used = optimum.scheme[:, optimum.scheme.max(0) > 0]
-        rule = spell(tree, used) if optimum.optimal else None
+        rule = scheme_to_rule(tree, used) if optimum.optimal else None
         if not optimum.optimal:
             return Deviation(np.nan, upper, schemes[i], optimum.status)
         if rule is not None:
@@ -400,7 +402,7 @@ class ConversationCheck(SearchedCheck):
             return Deviation(np.nan, np.nan, schemes[0], advice.status)
         best, upper = (present, schemes[0]), self.limit(0)
         if can_report(tree, len(self.game.mass)):
-            rule, wide = rule_of(advice.scheme.reshape(self.game.user.shape), tree)
+            rule, wide = mechanism_to_rule(advice.scheme.reshape(self.game.user.shape), tree)
             if wide.messages == tree.messages:
                 best = max(best, (self._switch(schemes, 0, rule), rule), key=lambda x: x[0])
         if best[0] < upper - (self._width(0, bracket) or 1e-6 * self.stakes[0]):
@@ -419,10 +421,10 @@ class ConversationCheck(SearchedCheck):
         """What each type can have if she takes no notice of agent i, less her tie tolerance."""
         others = np.delete(schemes, i, axis=0)
         tree = self.protocol.tree(len(others), schemes.shape[2])
-        law = law_of_actions(self.game, others, tree, self.user, self.game.user)
+        distribution = action_distribution(self.game, others, tree, self.user, self.game.user)
         # the tie tolerance, and rounding: what the LP asks for must be within reach
         unit = np.array([units.unit(g[None], x[None]) for g, x in zip(self.game.user, self.likely, strict=True)])
-        return (law * self.game.user).sum((1, 2)) - (tree.rounds * self.user.tie_tolerance + LP_ERROR) * unit
+        return (distribution * self.game.user).sum((1, 2)) - (tree.rounds * self.user.tie_tolerance + LP_ERROR) * unit
 
 
 @register_check(Conversation, QuantalUser)

@@ -7,9 +7,10 @@ probability), sum_c d_c = 1 and
 
     |v - T_c| <= B_c (1 - d_c),   T_b - T_c <= e_bc + B_c (1 - d_c) for all b,   w <= H_c + B'_c (1 - d_c)
 
-make v the user's value and w the agent's, with ties for the agent; further up T_c and H_c are sums of v and w. The
-ease e_bc is the user's tie tolerance times what b and c differ by (`units.as_good`): linear in y for two actions, and
-bounded by the spread of all actions in a cell for two replies. HiGHS's dual bound counts, also where it stops early.
+make v the user's value and w the agent's, with ties for the agent; at earlier nodes T_c and H_c are sums of v and w.
+The allowed shortfall e_bc is the user's tie tolerance times what b and c differ by (`units.as_good`): linear in y for
+two actions, and bounded by the spread of all actions in a cell for two replies. The upper bound is HiGHS's dual bound,
+which is valid also where HiGHS stops early.
 """
 
 from __future__ import annotations
@@ -88,9 +89,9 @@ class _Program:
         ones = np.ones_like(rules[agent])
         others = reach(tree, np.concatenate([rules[:agent], ones[None], rules[agent + 1 :]]))
         self.others = others  # [T, XB] by round: chance of what the others say
-        self.laws = None
+        self.distributions = None
         if isinstance(user, FixedReplies):
-            self.laws = [user.reply_law(game, tree, r, np) for r in range(tree.rounds - 1)]
+            self.distributions = [user.reply_law(game, tree, r, np) for r in range(tree.rounds - 1)]
         own_history = [tree.own_history(r)[:, agent] for r in range(tree.rounds)]
         self.sequence = []  # (own history, own message) of each transcript, by round
         for r in range(tree.rounds):
@@ -123,7 +124,7 @@ class _Program:
         y = self.said[r][:, self.sequence[r][0][t], self.sequence[r][1][t]]
         if r == self.tree.rounds - 1:
             apart = np.abs(self.game.user[xa, :, :, None] - self.game.user[xa, :, None])  # [XB, a, c]
-            ease = {
+            tie_tolerance = {
                 (a, c): dict(zip(y.tolist(), self.slack * apart[:, a, c] * chance, strict=True))
                 for a, c in itertools.permutations(range(self.A), 2)
             }
@@ -132,7 +133,7 @@ class _Program:
                 for both in [(np.asarray(self.game.user), self.own)]
                 for a in range(self.A)
             ]
-            return self.choice(forms, hers, his, ease)
+            return self.choice(forms, hers, his, tie_tolerance)
         forms = []
         for q in range(self.tree.joint_replies):
             total: tuple[dict, dict] = {}, {}
@@ -142,9 +143,9 @@ class _Program:
                     for column, what in part.items():
                         into[column] = into.get(column, 0.0) + what
             forms.append(total)
-        if self.laws is not None:
+        if self.distributions is not None:
             mixed: tuple[dict, dict] = {}, {}
-            for share, form in zip(self.laws[r][xa, t], forms, strict=True):
+            for share, form in zip(self.distributions[r][xa, t], forms, strict=True):
                 for into, part in zip(mixed, form, strict=True):
                     for column, what in part.items():
                         into[column] = into.get(column, 0.0) + float(share) * what
@@ -152,8 +153,8 @@ class _Program:
         spread = dict(zip(y.tolist(), self.slack * self.spread[xa] * chance, strict=True))
         return self.choice(forms, hers, his, dict.fromkeys(itertools.permutations(range(len(forms)), 2), spread))
 
-    def choice(self, forms, hers, his, ease):
-        """One option is taken; ease[c, b]: by how much c may fall short of b, as a linear form."""
+    def choice(self, forms, hers, his, tie_tolerance):
+        """One option is taken; tie_tolerance[c, b]: by how much c may fall short of b, as a linear form."""
         if len(forms) == 1:
             return forms[0]
         v, w = (int(x) for x in self.columns(-np.inf, np.inf, 2))
@@ -166,7 +167,7 @@ class _Program:
             for b, (other, _) in enumerate(forms):
                 if b != c:
                     ahead = {k: other.get(k, 0.0) - to_her.get(k, 0.0) for k in other.keys() | to_her.keys()}
-                    for column, x in ease[c, b].items():
+                    for column, x in tie_tolerance[c, b].items():
                         ahead[column] = ahead.get(column, 0.0) - x
                     self.row(ahead | {pick: hers}, -np.inf, hers)
             self.row({w: 1.0, pick: his} | {column: -x for column, x in to_him.items()}, -np.inf, his)
@@ -205,10 +206,10 @@ class _Program:
 
     def rule(self, x) -> Float[np.ndarray, "rows M"]:
         """Conditional probabilities from those of sequences; anything where he never gets to."""
-        laws = []
+        distributions = []
         for y in self.said:
             chance = np.maximum(x[y], 0)
             chance = np.where(chance > 1e-9, chance, 0)
             whole = chance.sum(-1, keepdims=True)
-            laws.append(np.where(whole > 0, chance / np.where(whole > 0, whole, 1), np.eye(y.shape[2])[0]))
-        return np.concatenate(laws, axis=1).reshape(-1, self.tree.messages)
+            distributions.append(np.where(whole > 0, chance / np.where(whole > 0, whole, 1), np.eye(y.shape[2])[0]))
+        return np.concatenate(distributions, axis=1).reshape(-1, self.tree.messages)

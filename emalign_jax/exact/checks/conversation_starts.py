@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax.exact.checks.conversation_outcomes import spell
+from emalign_jax.exact.checks.conversation_outcomes import scheme_to_rule
 from emalign_jax.exact.concavification.beliefs import BeliefProblem
 from emalign_jax.exact.concavification.column_generation import concavify
-from emalign_jax.exact.obedience.persuasion_mechanism import rule_of
+from emalign_jax.exact.obedience.persuasion_mechanism import mechanism_to_rule
 from emalign_jax.users.conversation_tree import Tree
 
 EXACTLY = 8  # messages whose partitions are all looked at; of more, pairs are merged first
@@ -67,7 +67,7 @@ def answering(problems: list[BeliefProblem | None], tree: Tree) -> Float[np.ndar
         if problem is not None:
             scheme = in_words(problem, np.eye(features), tree.messages, lambda x, p=problem: p.payoffs(x)[0])
             told[xa] = np.pad(scheme, ((0, 0), (0, tree.messages - scheme.shape[1])))
-    return rule_of(told, tree)[0]
+    return mechanism_to_rule(told, tree)[0]
 
 
 def in_words(
@@ -148,6 +148,6 @@ def _partition(worth: Worth, beliefs: Float[np.ndarray, "S B"], groups: int) -> 
 
 
 def _spelt(tree: Tree, scheme: Float[np.ndarray, "XB S"]) -> Float[np.ndarray, "rows M"]:
-    rule = spell(tree, scheme)
+    rule = scheme_to_rule(tree, scheme)
     assert rule is not None
     return rule

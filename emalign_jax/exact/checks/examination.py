@@ -36,7 +36,7 @@ class Examination(NamedTuple):
 
 def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket: float | None = None) -> Examination:
     """bracket: how close the upper bounds of the gains are to be brought to the lower ones (None: no work for it)."""
-    schemes = without_never(schemes)
+    schemes = without_impossible_messages(schemes)
     value, payoffs = check.payoffs(schemes)
     deviations = check.deviations(schemes, range(len(schemes)), bracket)
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
@@ -46,7 +46,7 @@ def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket:
     return Examination(value, payoffs, deviations, gains, relative(gains, check.known_range(gains)), bracketed)
 
 
-def without_never(schemes):
+def without_impossible_messages(schemes):
     """Schemes without messages that are never sent: products of a few would overflow where they are divided by."""
     return np.where(schemes < NEVER, 0, schemes)
 

@@ -133,6 +133,8 @@ class GenericCheck(AbstractCheck):
                 acting = jax.tree.map(jnp.asarray, self.user.acting)
                 options, *favours = (options_of(acting, together, np.asarray(own), sent) for own in (user, *agents))
                 responses = [np.asarray(acting.respond(options, favour), np.float64) for favour in favours]
-            paid = np.array([(law * together(own)).sum() for law, own in zip(responses, agents, strict=True)])
+            paid = np.array(
+                [(distribution * together(own)).sum() for distribution, own in zip(responses, agents, strict=True)]
+            )
             self._informed[informed] = float((responses[0] * together(user)).sum()), paid
         return self._informed[informed]

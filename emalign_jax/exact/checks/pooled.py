@@ -96,9 +96,9 @@ class PooledCheck(AbstractCheck):
             pairs = [p for p, e in zip(pairs, examined, strict=True) if e.worst <= tolerance and not e.bracketed]
         cls._search_open(pairs, bracket)
         for check in checks:
-            check.let_go()
+            check.release_caches()
 
-    def let_go(self) -> None:
+    def release_caches(self) -> None:
         self._lps = {}
 
     @classmethod
@@ -173,7 +173,7 @@ class PooledRational(PooledCheck):
                 "features, or a quantal user, or Selection, or verify=False"
             )
 
-    def common_law_payoffs(self, schemes):
+    def common_response_payoffs(self, schemes):
         if self.user.ties == "agents":  # each payoff is a supremum of its own
             lowest = RationalUser(ties="lowest", tolerance=self.user.tolerance)  # worth the same to the user
             return pooled_payoffs(self.game, schemes, lowest)[1]

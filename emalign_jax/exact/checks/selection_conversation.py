@@ -16,12 +16,12 @@ from jaxtyping import Float
 
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
 from emalign_jax.exact.checks.conversation import SearchedCheck
-from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, unspell
+from emalign_jax.exact.checks.conversation_outcomes import action_distribution, rule_to_scheme, scheme_to_rule
 from emalign_jax.exact.checks.conversation_starts import first_words
 from emalign_jax.exact.checks.selection_quantal import SelectionQuantal
 from emalign_jax.exact.checks.selection_rational import SelectionCheck, SelectionRational
 from emalign_jax.exact.obedience import persuasion_mechanism
-from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, rule_of
+from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, mechanism_to_rule
 from emalign_jax.exact.obedience.program import ObedienceLP, check_size
 from emalign_jax.exact.responses import SelectionTable, choose
 from emalign_jax.protocols import Conversation, Selection
@@ -34,8 +34,8 @@ from emalign_jax.users.rational import RationalUser
 def column(check: AbstractCheck, rule: Float[np.ndarray, "rows M"], j: int) -> tuple[float, Float[np.ndarray, "K"]]:
     """Her value of talking with agent j alone under `rule`, and all agents' payoffs then."""
     tree = check.protocol.conversation.tree(1, rule.shape[1])
-    law = law_of_actions(check.game, rule[None], tree, check.user, check.game.agents[j])
-    return float((law * check.game.user).sum()), np.einsum("xba,ixba->i", law, check.game.agents)
+    distribution = action_distribution(check.game, rule[None], tree, check.user, check.game.agents[j])
+    return float((distribution * check.game.user).sum()), np.einsum("xba,ixba->i", distribution, check.game.agents)
 
 
 def evaluate(check: AbstractCheck, schemes: Float[np.ndarray, "K rows M"]) -> SelectionTable:
@@ -67,11 +67,11 @@ class PartnerRational(SelectionRational):
     def recommends(self):
         return True
 
-    def _model(self, exact=False, ease=0.0):
+    def _model(self, exact=False, tie_tolerance=0.0):
         tree = self._tree
         if _listens(tree):
-            return ObedienceLP(self.game, exact, ease)
-        return MechanismLP(self.game, exact, ease, nodes=tree.rounds)
+            return ObedienceLP(self.game, exact, tie_tolerance)
+        return MechanismLP(self.game, exact, tie_tolerance, nodes=tree.rounds)
 
     def deviations(self, schemes, agents, bracket=None):
         found = super().deviations(schemes, agents, bracket)
@@ -104,7 +104,7 @@ class PartnerRational(SelectionRational):
         if _listens(self._tree):
             rule = self._rule(advice.scheme)
         else:
-            rule = rule_of(advice.scheme.reshape(self.game.user.shape), self._tree)[0]
+            rule = mechanism_to_rule(advice.scheme.reshape(self.game.user.shape), self._tree)[0]
         return Deviation(advice.value, advice.value, rule, advice.status, advice.exact)
 
     def monopolist(self, agent, sign=1.0):
@@ -116,7 +116,7 @@ class PartnerRational(SelectionRational):
         tree, R = self._tree, self._tree.rounds
         while tree.messages**R < scheme.shape[1]:
             tree = Tree(R, tree.replies, tree.together, 1, tree.messages + 1)
-        rule = spell(tree, scheme)
+        rule = scheme_to_rule(tree, scheme)
         assert rule is not None
         return rule
 
@@ -141,7 +141,9 @@ class PartnerSearched(SearchedCheck):
             if self.protocol.sharp:
                 most = np.delete(evaluate(self, schemes).values, agent).max()
                 best.append(self._one_message.at_least(agent, most))
-            rules = [spell(tree, one.scheme[:, one.scheme.max(0) > 0]) for one in best if one.status == "Optimal"]
+            rules = [
+                scheme_to_rule(tree, one.scheme[:, one.scheme.max(0) > 0]) for one in best if one.status == "Optimal"
+            ]
             found += [rule for rule in rules if rule is not None]
         return found
 
@@ -186,10 +188,14 @@ class PartnerSearched(SearchedCheck):
 
     def _as_one_message(self, spoken: SelectionCheck, schemes, agents, bracket) -> list[Deviation]:
         """The exact method for any number of messages; a search only where its answer takes more than there are."""
-        words = np.array([unspell(self._tree, rule) for rule in schemes])
+        words = np.array([rule_to_scheme(self._tree, rule) for rule in schemes])
         found = []
         for i, best in zip(agents, spoken.deviations(words, agents, bracket), strict=True):
-            rule = spell(self._tree, best.scheme[:, best.scheme.max(0) > 0]) if best.status == "Optimal" else schemes[i]
+            rule = (
+                scheme_to_rule(self._tree, best.scheme[:, best.scheme.max(0) > 0])
+                if best.status == "Optimal"
+                else schemes[i]
+            )
             if rule is None:
                 value, rule = self._best_found(schemes, i)
                 best = best._replace(value=value, upper=max(best.upper, value))

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
 from emalign_jax.exact.obedience import frontier, recommendations
-from emalign_jax.exact.obedience.attaining_schemes import Witness
+from emalign_jax.exact.obedience.attaining_schemes import AttainingSchemes
 from emalign_jax.exact.obedience.fewer_messages import compress
-from emalign_jax.exact.obedience.program import TOLERANCE, Advice, ObedienceLP, check_size, cut, without_noise
+from emalign_jax.exact.obedience.program import TOLERANCE, Advice, ObedienceLP, check_size, scheme_of, without_noise
 from emalign_jax.exact.responses import SelectionTable, choose, selection_table
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import IMMATERIAL, NOTHING, VALUE_TIE
@@ -58,7 +58,7 @@ class SelectionCheck(AbstractCheck):
         return float(chosen @ table.values), table.payoffs @ chosen
 
     def choose(self, values: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
-        """Her law over agents."""
+        """Her distribution over agents."""
         return choose(values, self.temperature, self.scale)
 
     @property
@@ -141,12 +141,12 @@ class SelectionRational(SelectionCheck):
     @functools.cached_property
     def _tolerant(self) -> Any:
         """With actions recommended that are tied only within the tolerance."""
-        return self._model(ease=self.user.tolerance)
+        return self._model(tie_tolerance=self.user.tolerance)
 
     @functools.cached_property
     def _strict(self) -> Any:
         """With actions recommended that the user's tie rule is sure to take."""
-        return self._model(ease=self.strictness)
+        return self._model(tie_tolerance=self.strictness)
 
     @functools.cached_property
     def sets(self) -> Bool[np.ndarray, "R XA A"]:
@@ -155,7 +155,7 @@ class SelectionRational(SelectionCheck):
 
     @property
     def strictness(self) -> Float[np.ndarray, "A A"]:
-        """The ease of each action over each other one with which the tie rule is sure to take the former."""
+        """The tie_tolerance of each action over each other one with which the tie rule is sure to take the former."""
         A = self.game.user.shape[-1]
         before = {"agents": np.zeros((A, A)), "uniform": 1 - np.eye(A)}
         before |= {"lowest": np.tri(A, k=-1), "highest": np.tri(A, k=-1).T}
@@ -180,11 +180,11 @@ class SelectionRational(SelectionCheck):
         checks, allowed = [checks[n] for n in some], allowed[some]
         game: Any = ReducedGame(*(np.stack(x) for x in zip(*(check.game for check in checks), strict=True)))
         curves = frontier.trace(game, game.agents, allowed=allowed)
-        least = -frontier.most(game, -game.agents, allowed=allowed)
+        least = -frontier.largest_payoffs(game, -game.agents, allowed=allowed)
         proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
         strict = None
         if not checks[0].recommends:
-            strict = frontier.trace(game, game.agents, allowed=allowed, ease=checks[0].strictness)
+            strict = frontier.trace(game, game.agents, allowed=allowed, tie_tolerance=checks[0].strictness)
             proved &= strict.proved.all(1)
         for n, check in enumerate(checks):
             check.fallback = not bool(proved[n])
@@ -200,7 +200,9 @@ class SelectionRational(SelectionCheck):
         self._lp, self._curves = self._model(exact=True), None
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
-        return self._deviate(self._witnessed(agent, self._best(agent, self._reachable(value)), self._reachable(value)))
+        return self._deviate(
+            self._with_attaining_scheme(agent, self._best(agent, self._reachable(value)), self._reachable(value))
+        )
 
     def _best(self, agent: int, value: float = -np.inf, *at_most: float) -> Advice:
         """The most an agent gets while the user gets at least `value`: off the curve if it has been traced, else by
@@ -210,9 +212,9 @@ class SelectionRational(SelectionCheck):
         return self._read(self._curves, agent, value)
 
     def _read(self, curves: frontier.Frontier, agent: int, value: float) -> Advice:
-        paid, law, price, excess = curves.best(agent, value)
+        paid, distribution, price, excess = curves.best(agent, value)
         own, user = (recommendations.spread(x, self.single) for x in (self.game.agents[agent], self.game.user))
-        return Advice(True, paid, cut(law, own, user), "Optimal", None, price, excess, law)
+        return Advice(True, paid, scheme_of(distribution, own, user), "Optimal", None, price, excess, distribution)
 
     @property
     def single(self) -> Bool[np.ndarray, "R XA A"]:
@@ -231,10 +233,10 @@ class SelectionRational(SelectionCheck):
         return self.of_single.any(0) & (self.sets.sum(-1) == 1).all()
 
     @functools.cached_property
-    def _witness(self) -> Witness:
-        return Witness(self.game, self.user, self.sets)
+    def _attaining(self) -> AttainingSchemes:
+        return AttainingSchemes(self.game, self.user, self.sets)
 
-    def _witnessed(self, agent: int, advice: Advice, value: float = -np.inf, *at_most: float) -> Advice:
+    def _with_attaining_scheme(self, agent: int, advice: Advice, value: float = -np.inf, *at_most: float) -> Advice:
         """The same with a scheme to whose recommendations the user's tie rule keeps, and which is worth more than a
         rival's to the user (or V_full), at a small loss."""
         if not advice.optimal:
@@ -242,18 +244,20 @@ class SelectionRational(SelectionCheck):
         if self.recommends:
             return advice if value == -np.inf else self._outbidding(agent, advice, value, *at_most)
         own, user = (recommendations.spread(x, self.sets) for x in (self.game.agents[agent], self.game.user))
-        law, room = None, VALUE_TIE * self.scale
+        distribution, room = None, VALUE_TIE * self.scale
         if value >= self.most_value - 4 * room:
-            law, room = self._witness.at_the_most(own), room / 4
-        if law is None:
-            law = self._strict_law(agent, value, *at_most)
-        if law is None:
+            distribution, room = self._attaining.fully_informing(own), room / 4
+        if distribution is None:
+            distribution = self._strict_distribution(agent, value, *at_most)
+        if distribution is None:
             return advice
         own_room = (IMMATERIAL * self.payoff_range[agent] + self.negligible[agent]) / 4
-        law = self._witness.followed(without_noise(law), own, room, own_room)
-        if (law.max(0) > 0).sum() > len(law) + 1:
-            return advice._replace(scheme=compress(law, (law * own).sum(0), (law * user).sum(0), *at_most))
-        return advice._replace(scheme=law[:, law.max(0) > 0])
+        distribution = self._attaining.near(without_noise(distribution), own, room, own_room)
+        if (distribution.max(0) > 0).sum() > len(distribution) + 1:
+            return advice._replace(
+                scheme=compress(distribution, (distribution * own).sum(0), (distribution * user).sum(0), *at_most)
+            )
+        return advice._replace(scheme=distribution[:, distribution.max(0) > 0])
 
     def _outbidding(self, agent: int, advice: Advice, value: float, *at_most: float) -> Advice:
         """The same with a scheme that is worth more than `value` to the user, if there is one."""
@@ -264,25 +268,25 @@ class SelectionRational(SelectionCheck):
             better = self.lp.best(self.game.agents[agent], above, *at_most)
         return advice._replace(scheme=better.scheme) if better.optimal else advice
 
-    def _strict_law(self, agent: int, value: float, *at_most: float) -> Float[np.ndarray, "XB R"] | None:
+    def _strict_distribution(self, agent: int, value: float, *at_most: float) -> Float[np.ndarray, "XB R"] | None:
         """Over `sets`, with ties clear of the tolerance; worth more than `value` to the user if that can be."""
         above = value + 4 * VALUE_TIE * self.scale
         if self._strict_curves is not None and not at_most:
-            law: Any = self._read(self._strict_curves, agent, above).law
-            return law[:, self.of_single.argmax(1)]  # the others are not allowed
+            distribution: Any = self._read(self._strict_curves, agent, above).distribution
+            return distribution[:, self.of_single.argmax(1)]  # the others are not allowed
         for least in (above, value):
             strict = self._strict.best(self.game.agents[agent], least, *at_most)
             if strict.optimal:
-                return strict.law
+                return strict.distribution
         return None
 
     def _reachable(self, value: float) -> float:
         """Rounding must not make full revelation infeasible."""
         return min(value, self.most_value - VALUE_TIE * self.scale)
 
-    def _model(self, exact: bool = False, ease: Any = 0.0) -> Any:
+    def _model(self, exact: bool = False, tie_tolerance: Any = 0.0) -> Any:
         """The LP of all that an agent can do."""
-        return ObedienceLP(self.game, exact, ease, self.sets)
+        return ObedienceLP(self.game, exact, tie_tolerance, self.sets)
 
     def _deviate(self, advice: Advice) -> Deviation:
         return Deviation(advice.value, advice.value + advice.excess, advice.scheme, advice.status, advice.exact)
@@ -291,7 +295,7 @@ class SelectionRational(SelectionCheck):
         """`at_least` with an upper bound that holds for the user's tie tolerance too; `at_most` bounds the user's
         value."""
         value = self._reachable(value)
-        advice = self._witnessed(agent, self._best(agent, value, *at_most), value, *at_most)
+        advice = self._with_attaining_scheme(agent, self._best(agent, value, *at_most), value, *at_most)
         upper, immaterial = advice.value + advice.excess, IMMATERIAL * self.payoff_range[agent] + self.negligible[agent]
         worth = self.user.tolerance * advice.slack_price
         if advice.optimal and worth > immaterial:
@@ -302,7 +306,7 @@ class SelectionRational(SelectionCheck):
 
     def monopolist(self, agent, sign=1.0):
         if sign > 0:
-            return self._deviate(self._witnessed(agent, self._best(agent)))
+            return self._deviate(self._with_attaining_scheme(agent, self._best(agent)))
         advice = self.lp.best(sign * self.game.agents[agent])
         return Deviation(sign * advice.value, sign * advice.value, advice.scheme, advice.status)
 

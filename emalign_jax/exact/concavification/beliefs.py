@@ -58,14 +58,14 @@ class BeliefProblem:
         self.user_payoff = (user_payoff * inverse[:, None]).transpose(1, 0, 2).reshape(shape)
         self.own_payoff = (own_payoff * inverse[:, None]).transpose(1, 0, 2).reshape(shape)
 
-    def _planes(self, ease: float) -> Float[np.ndarray, "P B"]:
+    def _planes(self, tie_tolerance: float) -> Float[np.ndarray, "P B"]:
         """Where a type is torn between two actions, or an x_B is ruled out: plane @ belief = 0.
 
-        ease: where one action falls short of another one by this much of what they differ by (`units.eased`).
+        tie_tolerance: where one action falls short of another one by this much of what they differ by (`units.eased`).
         """
         B, _, A = self.user_payoff.shape
-        a, c = np.triu_indices(A, 1) if ease == 0 else np.nonzero(~np.eye(A, dtype=bool))
-        planes = units.eased(self.user_payoff, ease)[..., a, c].reshape(B, -1).T
+        a, c = np.triu_indices(A, 1) if tie_tolerance == 0 else np.nonzero(~np.eye(A, dtype=bool))
+        planes = units.eased(self.user_payoff, tie_tolerance)[..., a, c].reshape(B, -1).T
         size = np.abs(planes).max(1, keepdims=True)
         return np.concatenate([np.eye(B), (planes / np.where(size > 0, size, 1))[size[:, 0] > 0]])
 
@@ -89,13 +89,13 @@ class BeliefProblem:
     def _edges(self) -> tuple[Float[np.ndarray, "N B"], bool]:
         return self._corners(self.user.tie_tolerance)
 
-    def _corners(self, ease: float) -> tuple[Float[np.ndarray, "N B"], bool]:
+    def _corners(self, tie_tolerance: float) -> tuple[Float[np.ndarray, "N B"], bool]:
         """The points at which B - 1 planes meet, and whether all of them are known."""
         B = len(self.target)
         if B == 1:
             return np.ones((1, 1)), True
-        planes = self._planes(ease)
-        most = MAX_KINKS if ease == 0 else MAX_EDGES
+        planes = self._planes(tie_tolerance)
+        most = MAX_KINKS if tie_tolerance == 0 else MAX_EDGES
         chosen = _choices(len(planes), B - 1, most)
         systems = np.concatenate([planes[chosen], np.ones((len(chosen), 1, B))], axis=1)
         size = np.abs(np.linalg.det(systems))
@@ -108,27 +108,27 @@ class BeliefProblem:
 
     def payoffs(self, beliefs: Float[np.ndarray, "N B"]) -> tuple[np.ndarray, np.ndarray]:
         """Agent's F and user's V at each (unnormalised) belief: [N], [N]."""
-        _, user_total, law = self.responses(beliefs)
-        own_total = (beliefs @ self.own_payoff.reshape(len(self.target), -1)).reshape(law.shape)
-        return (law * own_total).sum((1, 2)), (law * user_total).sum((1, 2))
+        _, user_total, distribution = self.responses(beliefs)
+        own_total = (beliefs @ self.own_payoff.reshape(len(self.target), -1)).reshape(distribution.shape)
+        return (distribution * own_total).sum((1, 2)), (distribution * user_total).sum((1, 2))
 
     def goal(self, own: float, user: float) -> Float[np.ndarray, "B TA"]:
         """The payoff own * (agent's) + user * (user's), to be handed to `value`, `slope` and `totals`."""
         return (own * self.own_payoff + user * self.user_payoff).reshape(len(self.target), -1)
 
     def value(self, beliefs: Float[np.ndarray, "N B"], goal: Float[np.ndarray, "B TA"]) -> Float[np.ndarray, "N"]:
-        *_, law = self.responses(beliefs)
-        return (law.reshape(len(beliefs), -1) * (beliefs @ goal)).sum(1)
+        *_, distribution = self.responses(beliefs)
+        return (distribution.reshape(len(beliefs), -1) * (beliefs @ goal)).sum(1)
 
     def slope(self, beliefs: Float[np.ndarray, "N B"], goal: Float[np.ndarray, "B TA"]) -> Float[np.ndarray, "N B"]:
         """Gradient of `value` in the belief; quantal user only."""
-        mass, user_total, law = self.responses(beliefs)
+        mass, user_total, distribution = self.responses(beliefs)
         N = len(beliefs)
         per_mass = 1 / np.where(mass > IMPOSSIBLE, mass, np.inf)[..., None]
-        mean = (beliefs @ goal).reshape(law.shape) * per_mass
-        pull = float(self.user.precision) * law * (mean - (law * mean).sum(-1, keepdims=True))
+        mean = (beliefs @ goal).reshape(distribution.shape) * per_mass
+        pull = float(self.user.precision) * distribution * (mean - (distribution * mean).sum(-1, keepdims=True))
         return (
-            law.reshape(N, -1) @ goal.T
+            distribution.reshape(N, -1) @ goal.T
             + pull.reshape(N, -1) @ self.user_payoff.reshape(len(self.target), -1).T
             - (pull * user_total * per_mass).sum(-1) @ self.mass.T
         )
@@ -144,7 +144,7 @@ class BeliefProblem:
         return _ahead(beliefs, self.user_payoff)
 
     def responses(self, beliefs: Float[np.ndarray, "N B"]):
-        """mass [N, T], the user's total of each action [N, T, A], and her law over actions [N, T, A]."""
+        """mass [N, T], the user's total of each action [N, T, A], and her distribution over actions [N, T, A]."""
         B, T, A = self.own_payoff.shape
         mass = beliefs @ self.mass
         user_total = (beliefs @ self.user_payoff.reshape(B, T * A)).reshape(-1, T, A)

@@ -152,14 +152,14 @@ def _bound(L: Float[np.ndarray, "N"], mass: Float[np.ndarray, "V N T"], totals, 
     V, N, T = mass.shape
     # at a vertex at which a type cannot occur, its posterior is any mean of the others'; it has no weight there
     E, W = _posterior(totals, mass)
-    law = np.exp(L[:, None] * (E - E.max(0)))
-    law /= law.sum(0)
-    mean = (law * W).sum(0)  # psi [V, N, T]
+    distribution = np.exp(L[:, None] * (E - E.max(0)))
+    distribution /= distribution.sum(0)
+    mean = (distribution * W).sum(0)  # psi [V, N, T]
     values += (mass * mean).sum(-1)
 
     # most types do the same thing all over a cell: the others' odds against the surest action bound what they may add
-    surest = law.min(1).argmax(0)[None, None]
-    odds = (law / np.maximum(np.take_along_axis(law, surest, 0), 1e-300)).max(1).sum(0) - 1
+    surest = distribution.min(1).argmax(0)[None, None]
+    odds = (distribution / np.maximum(np.take_along_axis(distribution, surest, 0), 1e-300)).max(1).sum(0) - 1
     above = np.minimum(odds, 1) * (W.max((0, 1)) - W.min((0, 1)))  # [N, T]
     varies = above * mass.max(0) > NEGLIGIBLE / T * target[:, None]
     linear = (mass * np.where(varies, 0, above)).sum(-1)  # [V, N]
@@ -168,16 +168,16 @@ def _bound(L: Float[np.ndarray, "N"], mass: Float[np.ndarray, "V N T"], totals, 
         return (values + linear).max(0), np.tile([0, 1, 0.5], (N, 1))
     pair = n * T + t
     mass, mean = (x.reshape(V, -1).take(pair, -1) for x in (mass, mean))
-    E, W, law = (x.reshape(len(law), V, -1).take(pair, -1) for x in (E, W, law))
-    active = _Types(L[n], mass, E, W, law, mean)
+    E, W, distribution = (x.reshape(len(distribution), V, -1).take(pair, -1) for x in (E, W, distribution))
+    active = _Types(L[n], mass, E, W, distribution, mean)
     bounds, edge, share = active.excess(n, values + linear)
     return bounds, np.stack([active.i[edge], active.j[edge], share], axis=1)
 
 
 class _Types:
-    """P pairs of a cell and a type whose response varies on it: mass [V, P], E, W, law [A, V, P], psi [V, P]."""
+    """P pairs of a cell and a type whose response varies: mass [V, P]; E, W, response [A, V, P]; psi [V, P]."""
 
-    def __init__(self, L, mass, E, W, law, psi):
+    def __init__(self, L, mass, E, W, distribution, psi):
         self.mass, self.V = mass, len(mass)
         self.i, self.j = np.triu_indices(self.V, 1)
         A = len(E)
@@ -190,7 +190,7 @@ class _Types:
         for a in range(A):  # by how much action a may pay less than the mean response
             short[a] = (high * np.maximum((W - W[a]).max(1), 0)).sum(0)
         apart = W - psi
-        up, down = (high[:, None] - law) * apart, (low[:, None] - law) * apart
+        up, down = (high[:, None] - distribution) * apart, (low[:, None] - distribution) * apart
         above = np.maximum(np.maximum(up, down).sum(0), 0)  # psi may exceed its vertex value by so much
         self.first = mass * above  # [V, P]
 

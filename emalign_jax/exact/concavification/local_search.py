@@ -58,7 +58,7 @@ class _Climbs:
         self.spread = np.array([c.problem.spread for c in climbs])
 
     def respond(self, beliefs: Float[np.ndarray, "R B"], counts):
-        """1 / mass [T, R], her totals, the goal's and her law [A, T, R]; counts: beliefs of each climb, in order."""
+        """1 / mass [T, R]; the user's totals, the goal's and the response [A, T, R]. counts: beliefs of each climb."""
         _, T, A = self.size
         ends = np.cumsum(counts)
         totals = np.empty(((2 * A + 1) * T, len(beliefs)))
@@ -68,26 +68,26 @@ class _Climbs:
         mass, user = totals[:T], totals[T : (A + 1) * T].reshape(A, T, -1)
         with np.errstate(over="ignore", invalid="ignore"):  # at a mass of 1e-320, as in `respond`
             rate = np.repeat(self.precision, counts) / np.where(mass > 0, mass, np.inf)
-            law = np.exp(rate * (user - user.max(0)))
-        law /= law.sum(0)
-        return mass, user, totals[(A + 1) * T :].reshape(A, T, -1), law
+            distribution = np.exp(rate * (user - user.max(0)))
+        distribution /= distribution.sum(0)
+        return mass, user, totals[(A + 1) * T :].reshape(A, T, -1), distribution
 
     def excess(self, beliefs, counts) -> Float[np.ndarray, "R"]:
         """Value less price."""
-        *_, goal, law = self.respond(beliefs, counts)
-        return (law * goal).sum((0, 1)) - (beliefs * np.repeat(self.price, counts, 0)).sum(1)
+        *_, goal, distribution = self.respond(beliefs, counts)
+        return (distribution * goal).sum((0, 1)) - (beliefs * np.repeat(self.price, counts, 0)).sum(1)
 
     def slope(self, beliefs, counts) -> Float[np.ndarray, "R B"]:
         """Gradient of the value, as `BeliefProblem.slope`."""
         B, T, A = self.size
-        mass, user, goal, law = self.respond(beliefs, counts)
+        mass, user, goal, distribution = self.respond(beliefs, counts)
         per_mass = 1 / np.where(mass > IMPOSSIBLE, mass, np.inf)
         mean = goal * per_mass
         weights = np.empty(((2 * A + 1) * T, len(beliefs)))
         pull = weights[T : (A + 1) * T].reshape(A, T, -1)
-        np.multiply(np.repeat(self.precision, counts) * law, mean - (law * mean).sum(0), out=pull)
+        np.multiply(np.repeat(self.precision, counts) * distribution, mean - (distribution * mean).sum(0), out=pull)
         weights[:T] = -(pull * user).sum(0) * per_mass
-        weights[(A + 1) * T :] = law.reshape(A * T, -1)
+        weights[(A + 1) * T :] = distribution.reshape(A * T, -1)
         ends = np.cumsum(counts)
         slope = np.empty((len(beliefs), B))
         for payoffs, first, end in zip(self.payoffs, ends - counts, ends, strict=True):
