@@ -347,8 +347,8 @@ class _Search:
         self.now = {}
         self.prepare_lps(pending)
         kind, bracket = exact.check_for(self.protocol, self.user), exact.BRACKET * self.tolerance
-        for at in range(0, len(pending), kind.together):
-            some = pending[at : at + kind.together]
+        for at in range(0, len(pending), kind.games_at_once):
+            some = pending[at : at + kind.games_at_once]
             profiles = [without_impossible_messages(current[k]) for k in some]
             tell = functools.partial(self._tell_of, "look for deviations", at, len(pending))
             kind.prepare([self.check(k) for k in some], profiles, bracket, self.tolerance, tell)

@@ -91,8 +91,8 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     tree = protocol.tree(1, M)
     enough = M**protocol.rounds >= games.agent_features
     revealing: Any = scheme_to_rule(tree, np.eye(games.agent_features)) if enough else None
-    for at in range(0, len(sound), AbstractCheck.together):
-        some = sound[at : at + AbstractCheck.together]
+    for at in range(0, len(sound), AbstractCheck.games_at_once):
+        some = sound[at : at + AbstractCheck.games_at_once]
         alone = [make_check(aligned, k, protocol, user, M) for k in some]
         if not enough:
             type(alone[0]).prepare_monopolists(alone)

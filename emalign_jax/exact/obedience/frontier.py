@@ -183,8 +183,8 @@ def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier
     ends = [bound - dual[..., -1] * user_value - paid, bound - dual[..., -1] * before - np.concatenate(
         [paid[..., :1], paid[..., :-1]], -1)]  # fmt: skip
     excess = np.max(ends, 0).max(-1)
-    grouped = dual[..., :-1].reshape(N, C, most, R, -1)  # Obedience rows are listed by recommendation.
-    eased = np.einsum("ncprm,nrmb->ncpbr", grouped, lps.relief)
+    by_recommendation = dual[..., :-1].reshape(N, C, most, R, -1)  # Obedience rows are listed by recommendation.
+    eased = np.einsum("ncprm,nrmb->ncpbr", by_recommendation, lps.relief)
     price = bound_of(eased, lps.possible[:, None, None])
     ended = (
         ended.reshape(N, C)
