@@ -52,7 +52,7 @@ LPS = 1024
 # The number of targets whose tables stay in a core's cache.
 PIECE = 128
 # The number of targets between two calls of `progress`.
-MOST = 32 * BLOCK
+TARGETS_PER_REPORT = 32 * BLOCK
 
 
 class Alignment(NamedTuple):
@@ -148,7 +148,7 @@ def align(
         for whole, new in zip(out, found, strict=True):
             whole[items] = new
 
-    def tell(count):
+    def report(count):
         if progress is not None and count:
             progress(int(count))
 
@@ -157,14 +157,14 @@ def align(
             for at in range(0, N, LPS):
                 some = np.arange(at, min(at + LPS, N))
                 write(some, _fit_sup(targets[some], groups[group[some]], rule))
-                tell(solved[some].sum())
+                report(solved[some].sum())
         order = order[~solved[order]]
         for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
             shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)
             batched = lp == "batched" or (lp == "auto" and len(items) >= FEWEST)
             batched = batched and norm == "l2" and shared.sound
-            for at in range(0, len(items), MOST):
-                some = items[at : at + MOST]
+            for at in range(0, len(items), TARGETS_PER_REPORT):
+                some = items[at : at + TARGETS_PER_REPORT]
                 done = np.zeros(len(some), bool)
                 if batched:
 
@@ -175,10 +175,10 @@ def align(
 
                     each(fill, np.split(some, range(BLOCK, len(some), BLOCK)))
                     done = solved[some]
-                    tell(done.sum())
+                    report(done.sum())
                 for k in some[~done]:
                     write(k, shared.fit(targets[k])._replace(fallback=fallback[k]))
-                    tell(1)
+                    report(1)
     return Alignment(*(column.reshape((*batch, *column.shape[1:])) for column in out))
 
 

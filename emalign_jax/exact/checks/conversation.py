@@ -68,20 +68,19 @@ class SearchedCheck(AbstractCheck):
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
-        self.strategic = isinstance(user, QuantalUser | RationalUser)  # Not `FixedReplies`.
         self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}
         self._pool: dict[int, list[np.ndarray]] = {}
-        self._openings: dict[int, list[np.ndarray]] = {}
+        self._initial_rules: dict[int, list[np.ndarray]] = {}
         self._alone: dict[int, Deviation | None] = {}
         self._limits: dict[int, float] = {}
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
         protocol.check(games, messages)
-        if isinstance(user, RationalUser):
+        if user.plans and not user.is_smooth:
             persuasion_mechanism.check_size(games)
 
-    # lower bounds
+    # Lower bounds.
 
     @classmethod
     def prepare(cls, checks, profiles, bracket=None, tolerance=None, progress=None):
@@ -96,7 +95,7 @@ class SearchedCheck(AbstractCheck):
 
     @classmethod
     def _search(cls, asked: list[tuple[SearchedCheck, np.ndarray, int]]) -> None:
-        """Candidates for the best rule of each agent: openings, and the ends of ascents from them."""
+        """Candidates for the best rule of each agent: initial rules, and the ends of ascents from them."""
         cls._prepare_alone([check for check, schemes, _ in asked if len(schemes) > 1])
         by_size: dict[tuple, list[Ascent]] = {}
         for check, schemes, i in asked:
@@ -108,10 +107,10 @@ class SearchedCheck(AbstractCheck):
             XA, _, A = np.shape(check.game.user)
             for ascent, found in zip(group, search(group, tree.cells(XA, A)), strict=True):
                 check, schemes, i, starts = ascent
-                check._searched[1][i] = [*starts[1:], *check._openings.get(i, []), *found]
-                if len(schemes) == 1 and i not in check._openings:
+                check._searched[1][i] = [*starts[1:], *check._initial_rules.get(i, []), *found]
+                if len(schemes) == 1 and i not in check._initial_rules:
                     # The ascents of a single agent do not depend on its present rule.
-                    check._openings[i] = [*starts[1:], *found]
+                    check._initial_rules[i] = [*starts[1:], *found]
 
     def _is_searched(self, schemes) -> bool:
         return np.array_equal(self._searched[0], schemes)
@@ -121,16 +120,16 @@ class SearchedCheck(AbstractCheck):
         return True
 
     def _starts(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
-        """The present rule, openings, the monopolist's rule, and random rules, the same for all profiles."""
-        if len(schemes) == 1 and agent in self._openings:
+        """The present rule, initial rules, the monopolist's rule, and random rules, the same for all profiles."""
+        if len(schemes) == 1 and agent in self._initial_rules:
             return [schemes[agent]]
         alone = self._alone.get(agent)
         own = [] if alone is None else [alone.scheme]
         _, rows, M = schemes.shape
         random = np.random.default_rng(agent).dirichlet(np.full(M, 0.7), (RANDOM_STARTS, rows))
-        return [schemes[agent], *self.openings(schemes, agent), *own, *random]
+        return [schemes[agent], *self.initial_rules(schemes, agent), *own, *random]
 
-    def openings(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
+    def initial_rules(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
         """Silence, full revelation as far as the number of messages allows, and good rules of the agent alone."""
         tree = self.protocol.conversation.tree(1, schemes.shape[2])
         features = self.game.mass.shape[1]
@@ -212,7 +211,7 @@ class SearchedCheck(AbstractCheck):
     def _silent(self) -> Float[np.ndarray, "rows M"]:
         return silent(self.protocol.conversation.tree(1, self.messages), self.game.mass.shape[1])
 
-    # upper bounds
+    # Upper bounds.
 
     def limit(self, agent: int) -> float:
         """An upper bound of the agent's payoff in any conversation, whatever the other agents do."""
@@ -247,7 +246,7 @@ class SearchedCheck(AbstractCheck):
 
     @property
     def plans_rationally(self) -> bool:
-        return self.strategic and isinstance(self.user, RationalUser)
+        return self.user.plans and not self.user.is_smooth
 
     @functools.cached_property
     def mechanism(self) -> MechanismLP:
@@ -273,7 +272,7 @@ class SearchedCheck(AbstractCheck):
         """The agent's payoff from its best scheme of one round on a lattice of beliefs (for each type by itself, where
         the user reports x_A truthfully). It is attainable, so that relative gains are not underestimated."""
         problems = [(1.0, 0.0, monopoly_problem(self.game, agent, self.user.acting))]
-        if not self.strategic and self.user.rule == "truthful":
+        if not self.user.plans and self.user.rule == "truthful":
             problems = self._by_type(agent, sign)
         revealing = np.eye(self.game.mass.shape[1])
         return sum(
@@ -317,13 +316,13 @@ class ConversationCheck(SearchedCheck):
         if not self.user.favours:
             return self.user
         acting = RationalUser(ties="lowest", tolerance=self.user.acting.tolerance)
-        if self.strategic:
+        if self.user.plans:
             return acting
         return FixedReplies(self.user.rule if self.user.given is None else self.user.given, acting)
 
-    def openings(self, schemes, agent):
+    def initial_rules(self, schemes, agent):
         """Also good rules against the others' messages (or their first messages, where the user replies)."""
-        found, tree = super().openings(schemes, agent), self.protocol.tree(len(schemes), schemes.shape[2])
+        found, tree = super().initial_rules(schemes, agent), self.protocol.tree(len(schemes), schemes.shape[2])
         said = schemes.shape[2] ** (tree.rounds if is_one_way(tree) else 1)
         if len(schemes) > 1 and power(said, len(schemes) - 1) * self.game.user.size <= MAX_CELLS:
             one_way = is_one_way(tree)
@@ -338,13 +337,12 @@ class ConversationCheck(SearchedCheck):
 
     def deviations(self, schemes, agents, bracket=None):
         tree = self.protocol.tree(len(schemes), schemes.shape[2])
-        present = self.payoffs(schemes)[1]
         found = []
         for i in agents:
             if is_one_way(tree):
-                found.append(self._as_one_message(schemes, i, tree, present[i], bracket))
+                found.append(self._as_one_message(schemes, i, tree, bracket))
             elif len(schemes) == 1 and self.plans_rationally:
-                found.append(self._as_mechanism(schemes, tree, present[0], bracket))
+                found.append(self._as_mechanism(schemes, tree, bracket))
             else:
                 value, rule = self._best_found(schemes, i)
                 found.append(Deviation(value, max(self._upper(schemes, i, bracket), value), rule))
@@ -365,8 +363,8 @@ class ConversationCheck(SearchedCheck):
     def _by_program(self, schemes, i, tree, found: Deviation, gap: float, bracket) -> Deviation:
         """`found` with the MILP's bound and rule, where the MILP is small enough."""
         acting = self.user.acting
-        size = binaries(tree, len(self.game.mass), self.game.user.shape[2], not self.strategic)
-        if not isinstance(acting, RationalUser):
+        size = binaries(tree, len(self.game.mass), self.game.user.shape[2], not self.user.plans)
+        if acting.is_smooth:
             return found
         if size > MAX_BINARIES:
             return self._as_alone(schemes, i, found, bracket)
@@ -388,28 +386,27 @@ class ConversationCheck(SearchedCheck):
                 break
         return found._replace(upper=max(upper, found.value))
 
-    def _as_one_message(self, schemes, i, tree, present, bracket) -> Deviation:
+    def _as_one_message(self, schemes, i, tree, bracket) -> Deviation:
         """The belief LP of Pooled; a message is a sequence of R messages."""
         words = np.array([rule_to_scheme(tree, rule) for rule in schemes])
         problem = pooled_problem(self.game, words, i, self.user.acting)
         now = (words[i] * problem.prior[:, None]).T
         optimum = concavify(problem, now, bracket=self._width(i, bracket), work=WORK)
         upper = min(optimum.upper, float(self.most[i]))
-        used = optimum.scheme[:, optimum.scheme.max(0) > 0]
-        rule = scheme_to_rule(tree, used) if optimum.optimal else None
         if not optimum.optimal:
             return Deviation(np.nan, upper, schemes[i], optimum.status)
+        rule = scheme_to_rule(tree, optimum.scheme[:, optimum.scheme.max(0) > 0])
         if rule is not None:
             return Deviation(optimum.value, max(upper, optimum.value), rule)
         value, rule = self._best_found(schemes, i)
         return Deviation(value, max(upper, value), rule)
 
-    def _as_mechanism(self, schemes, tree, present, bracket) -> Deviation:
+    def _as_mechanism(self, schemes, tree, bracket) -> Deviation:
         """One agent and a rational user: exact where the user can report x_A and messages suffice to recommend."""
         advice = self.mechanism.best(self.game.agents[0])
         if not advice.optimal:
             return Deviation(np.nan, np.nan, schemes[0], advice.status)
-        best, upper = (present, schemes[0]), self.limit(0)
+        best, upper = (self.payoffs(schemes)[1][0], schemes[0]), self.limit(0)
         if can_report(tree, len(self.game.mass)):
             rule, wide = mechanism_to_rule(advice.scheme.reshape(self.game.user.shape), tree)
             if wide.messages == tree.messages:

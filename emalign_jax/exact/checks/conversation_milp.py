@@ -27,7 +27,6 @@ from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.lp.highs import new_highs
 from emalign_jax.users.conversation_tree import Tree
-from emalign_jax.users.fixed_replies import FixedReplies
 
 MAX_BINARIES = 128
 # The time limit of one program. The bound is valid at any time, but further off on a slower machine.
@@ -96,7 +95,7 @@ class _Program:
                 else:
                     row[int(before[xb].ravel()[h // tree.replies])] = -1.0
                     self.row(row, 0.0, 0.0)
-        if not (isinstance(user, FixedReplies) and user.given is not None):
+        if user.plans or user.given is None:
             # Messages can be renamed without loss, so that their probabilities at the first x_B may be ordered.
             for y in self.said:
                 for h in range(y.shape[1]):
@@ -106,7 +105,7 @@ class _Program:
         others = reach(tree, np.concatenate([rules[:agent], ones[None], rules[agent + 1 :]]))
         self.others = others  # By round, [T, XB]: the probability of the others' messages.
         self.fixed_replies = None
-        if isinstance(user, FixedReplies):
+        if not user.plans:
             self.fixed_replies = [user.reply_law(game, tree, r, np) for r in range(tree.rounds - 1)]
         own_history = [tree.own_history(r)[:, agent] for r in range(tree.rounds)]
         self.sequence = []  # By round, the agent's own history and message in each transcript.

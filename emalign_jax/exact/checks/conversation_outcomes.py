@@ -16,7 +16,6 @@ from emalign_jax.exact.responses import respond, weighed
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.users.conversation_tree import Tree
-from emalign_jax.users.fixed_replies import FixedReplies
 
 
 def reach(tree: Tree, rules: Float[np.ndarray, "K rows M"]) -> list[Float[np.ndarray, "T XB"]]:
@@ -83,7 +82,7 @@ def conversation_outcome(
     for r in range(tree.rounds - 2, -1, -1):
         split = (XA, tree.reply_nodes(r), tree.joint_replies, tree.joint_messages, mass.shape[1])
         own, favoured = user_value.reshape(split).sum(3), favoured_value.reshape(split).sum(3)  # [XA, nodes, q, XB]
-        if isinstance(user, FixedReplies):
+        if not user.plans:
             plan = np.asarray(user.reply_law(game, tree, r, np), float)
         else:
             plan = respond(

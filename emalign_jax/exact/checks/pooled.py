@@ -39,7 +39,7 @@ class PooledCheck(AbstractCheck):
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
-        self._alone: dict[tuple[int, float], Deviation] = {}  # by agent and sign
+        self._alone: dict[tuple[int, float], Deviation] = {}  # By agent and sign.
         self._start_on(np.empty(0))
 
     @classmethod
@@ -127,7 +127,7 @@ class PooledCheck(AbstractCheck):
     def _start_on(self, schemes) -> None:
         self._schemes = schemes
         self._lps: dict[int, BeliefLP] = {}
-        self.responses: dict[tuple[int, float | None], Deviation] = {}  # by agent and bracket
+        self.responses: dict[tuple[int, float | None], Deviation] = {}  # By agent and bracket.
 
     @staticmethod
     def _search_deviations(asked: list[tuple[PooledCheck, int]], bracket: float | None) -> None:

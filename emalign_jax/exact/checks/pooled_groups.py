@@ -57,9 +57,9 @@ def _pack(checks: list[Any], profiles: list[np.ndarray]) -> Arrays:
     unknown = np.full(len(profiles[0]), np.nan)
     arrays["range"] = np.stack([unknown if check._range is None else check._range for check in checks])
     user = checks[0].user
-    if isinstance(user, RationalUser):
-        return arrays | {"ties": np.array(user.ties), "tolerance": np.array(user.tolerance)}
-    return arrays | {"precision": np.array([float(check.user.precision) for check in checks])}
+    if user.is_smooth:
+        return arrays | {"precision": np.array([float(check.user.precision) for check in checks])}
+    return arrays | {"ties": np.array(user.ties), "tolerance": np.array(user.tolerance)}
 
 
 def _check(arrays: Arrays, k: int) -> Any:

@@ -136,10 +136,10 @@ class SelectionConversationSearched(SearchedCheck):
         chosen = choose(values, float(self.protocol.temperature), self.scale)
         return float(chosen @ values), payoffs @ chosen
 
-    def openings(self, schemes, agent):
+    def initial_rules(self, schemes, agent):
         """Also the exact best responses, in one message, to the others' first messages and to their values."""
-        found, tree = super().openings(schemes, agent), self._tree
-        if len(schemes) > 1 and isinstance(self.user.acting, QuantalUser):
+        found, tree = super().initial_rules(schemes, agent), self._tree
+        if len(schemes) > 1 and self.user.acting.is_smooth:
             best = self._one_message.deviations(first_messages(schemes, tree), range(agent, agent + 1))
             if self.protocol.sharp:
                 most = np.delete(evaluate(self, schemes).values, agent).max()
@@ -182,7 +182,7 @@ class SelectionConversationSearched(SearchedCheck):
         if not is_one_way(self._tree):
             return None
         picks = Selection(self.protocol.temperature)
-        if isinstance(self.user.acting, QuantalUser):
+        if self.user.acting.is_smooth:
             return self._one_message
         try:
             check_size(*np.shape(self.game.user))

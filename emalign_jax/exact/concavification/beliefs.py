@@ -36,7 +36,8 @@ SAME_TYPE = 1e-13
 
 
 class BeliefProblem:
-    """The problem of one agent with T types t = (x_A, joint message of the others).
+    """The problem of one agent with T types t = (x_A, joint message of the others). The user is a RationalUser or, if
+    its `is_smooth`, a QuantalUser.
 
     prior:     [XB] the distribution of x_B
     possible:  [XB] which x_B can occur; there are B of them

@@ -19,7 +19,6 @@ from emalign_jax.exact.concavification.interleaving import Search, alone
 from emalign_jax.exact.concavification.lattice import simplex_lattice
 from emalign_jax.exact.concavification.local_search import Climb
 from emalign_jax.lp.highs import KeptLP
-from emalign_jax.users.quantal import QuantalUser
 
 # The largest number of rounds of column generation.
 ROUNDS = 30
@@ -71,7 +70,7 @@ class BeliefLP:
         start = beliefs[:, problem.possible]
         start = start[start.sum(1) > 0]
         points = [self._lattice.points, problem.kinks, problem.target[None] / problem.target.sum(), start]
-        if not isinstance(problem.user, QuantalUser) and problem.user.ties != "agents":
+        if not (problem.user.is_smooth or problem.user.favours):
             points.append(_nudged(problem.kinks))
         points = np.concatenate(points)
         # These beliefs are evaluated again at all prices.
@@ -151,7 +150,7 @@ class BeliefLP:
 
     def _attained(self, scheme: Float[np.ndarray, "XB S"]) -> float:
         """The payoff of the scheme when it is played (times `sign`): rounding may break ties at its beliefs."""
-        if isinstance(self.problem.user, QuantalUser):
+        if self.problem.user.is_smooth:
             return np.inf  # A quantal response is continuous.
         beliefs = (scheme[self.problem.possible] * self.problem.target[:, None]).T
         return float((self.sign * self.problem.payoffs(beliefs[beliefs.sum(1) > 0])[0]).sum())
@@ -206,7 +205,7 @@ class BeliefLP:
 
     def _prove(self, result, target: float, work: int) -> Search[PricingBound]:
         goal, price = self._goal(result), result.row_dual[:-1]
-        if isinstance(self.problem.user, QuantalUser):
+        if self.problem.user.is_smooth:
             return (yield from pricing_bound(self.problem, goal, price, target, work))
         return bound_rational_pricing(self.problem, goal, price, target, work)
 
@@ -220,7 +219,7 @@ class BeliefLP:
         on_lattice, at_kinks = np.split(paid, [len(self._lattice.points)])
         peaks = self._lattice.local_maxima(on_lattice, PEAKS)
         peaks = np.concatenate([peaks, len(on_lattice) + np.argsort(-at_kinks)[:KINKS]])
-        if not isinstance(problem.user, QuantalUser):
+        if not problem.user.is_smooth:
             return self._above(self._candidates[peaks], paid[peaks])
         return (yield from self._better(result, np.concatenate([points[result.x > 0], self._candidates[peaks]])))
 
@@ -228,7 +227,7 @@ class BeliefLP:
         """Those of `peaks` (for a quantal user, of the local maxima reached from them) whose payoff exceeds their
         price."""
         problem, goal, price = self.problem, self._goal(result), result.row_dual[:-1]
-        if isinstance(problem.user, QuantalUser):
+        if problem.user.is_smooth:
             peaks, excess = yield Climb(problem, goal, price, peaks, self._lattice.spacing)
         else:
             excess = problem.value(peaks, goal) - peaks @ price

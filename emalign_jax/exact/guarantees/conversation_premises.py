@@ -26,7 +26,6 @@ from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
-from emalign_jax.users.quantal import QuantalUser
 
 # In the user's unit of payoff. A value this close to V_full counts as V_full.
 LEARNS_TOLERANCE = 1e-6
@@ -129,14 +128,14 @@ def _measure(game: Game, check, aligned_value, rule, profile) -> Premises:
     unit, zero, units, _ = check.form[3:]
     # Theorem 1 needs the payoffs of all agents under one distribution over actions.
     regret, short = 0.0, np.maximum(check.informed(True)[1] - check.common_response_payoffs(profile), 0)
-    acting = check.user.acting
-    if isinstance(acting, QuantalUser):
+    precision = check.user.acting.logit_precision
+    if precision is not None:
         from scipy.special import lambertw  # Imported here because it takes a tenth of a second.
 
-        regret = float(lambertw((reduced.user.shape[2] - 1) / np.e).real / acting.precision)
+        regret = float(lambertw((reduced.user.shape[2] - 1) / np.e).real / precision)
         happens = reduced.mass > 0
         spread = (np.ptp(reduced.agents, axis=-1)[:, happens] / reduced.mass[happens]).max(-1, initial=0.0)
-        short = gains + spread * float(acting.precision) * eta / 2
+        short = gains + spread * float(precision) * eta / 2
     most = float(np.asarray(reduced.user).max(-1).sum())
     user_utility, agent_utilities = possible_utilities(game)
     agent_utilities = agent_utilities / np.reshape(units, (-1, 1, 1))
