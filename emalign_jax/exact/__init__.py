@@ -1,9 +1,12 @@
-"""The exact part: NumPy float64 and HiGHS. It shares no code with play beyond the definition of a game."""
+"""Certificates, guarantees, the equilibrium set and alignment fits, in NumPy float64 and HiGHS.
+
+Payoffs are computed independently of `protocols/`, except for protocols and users without a registered check.
+"""
 
 from emalign_jax.exact.alignment.fits import Alignment, align
 from emalign_jax.exact.certificates.best_responses import BestResponse, best_response
 from emalign_jax.exact.certificates.certificate import Certificate, certify
-from emalign_jax.exact.checks import (  # noqa: F401 - they register their checks
+from emalign_jax.exact.checks import (  # noqa: F401 - importing them registers their checks
     comparison,
     conversation,
     pooled,

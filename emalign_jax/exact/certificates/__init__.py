@@ -1,1 +1,1 @@
-"""What the public functions give: certificates and best responses."""
+"""The public functions that apply the checks: certificates and best responses."""

@@ -159,12 +159,12 @@ class AbstractCheck(abc.ABC):
         if self._range is None:
             K = len(self.game.agents)
             # All maxima come before all minima, so that successive solves of a kept LP are similar.
-            most, least = ([self._most_paid(i, sign) for i in range(K)] for sign in (1.0, -1.0))
+            most, least = ([self._extreme_payoff(i, sign) for i in range(K)] for sign in (1.0, -1.0))
             found = np.subtract(most, least)
             self._range = np.where(found <= NOTHING * self.stakes, 0.0, found)
         return self._range
 
-    def _most_paid(self, agent: int, sign: float) -> float:
+    def _extreme_payoff(self, agent: int, sign: float) -> float:
         """The best attainable payoff (sign=-1: the worst)."""
         return self.monopolist(agent, sign).value
 
@@ -187,7 +187,7 @@ class AbstractCheck(abc.ABC):
         return np.asarray(units.unit(self.game.agents, self.likely))
 
     @functools.cached_property
-    def most(self) -> Float[np.ndarray, "K"]:
+    def payoff_bounds(self) -> Float[np.ndarray, "K"]:
         """Upper bounds of the agents' payoffs under any schemes (`units.attainable`)."""
         return np.asarray(units.attainable(self.game.agents, self.likely)[1])
 

@@ -5,7 +5,7 @@ messages is part of a conversation. `upper` holds for any number of messages, ex
 of docs/model.md proves the bounds:
 
 * the belief LP where the user has no say (one round or one reply), as in Pooled: exact if M^R >= XB;
-* the persuasion-mechanism LP for a rational user who replies freely, in which each type gets at least its value from
+* the persuasion-mechanism LP for a rational user that replies freely, in which each type gets at least its value from
   the other agents alone: exact with one agent, if the user can report x_A and there are enough messages;
 * a mixed-integer program for a rational user in small conversations (`conversation_milp.py`);
 * otherwise the relaxation in which the agent sees x_A and is alone with the user.
@@ -61,18 +61,18 @@ NUDGES = (1e-5, 1e-4)
 
 
 class SearchedCheck(AbstractCheck):
-    """Lower bounds by many-start ascent, upper bounds by relaxation."""
+    """Best responses by search: lower bounds by ascents from many starts, upper bounds by relaxations."""
 
     exact_responses = False
     revealing_is_picked = True
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
-        self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}
-        self._pool: dict[int, list[np.ndarray]] = {}
-        self._initial_rules: dict[int, list[np.ndarray]] = {}
-        self._alone: dict[int, Deviation | None] = {}
-        self._limits: dict[int, float] = {}
+        self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}  # Profile, rules by agent.
+        self._pool: dict[int, list[np.ndarray]] = {}  # Good deviations of each agent at other profiles.
+        self._initial_rules: dict[int, list[np.ndarray]] = {}  # Of a single agent, with the ends of their ascents.
+        self._alone: dict[int, Deviation | None] = {}  # The monopolist's optimum of each agent.
+        self._limits: dict[int, float] = {}  # Results of `limit` by agent.
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
@@ -206,7 +206,7 @@ class SearchedCheck(AbstractCheck):
     @property
     def _fits_one(self) -> bool:
         """Whether the user can also have the conversation with one agent alone."""
-        return getattr(self.user, "given", None) is None or self.protocol.conversation is not self.protocol
+        return self.user.plans or self.user.given is None or self.protocol.conversation is not self.protocol
 
     def _silent(self) -> Float[np.ndarray, "rows M"]:
         return silent(self.protocol.conversation.tree(1, self.messages), self.game.mass.shape[1])
@@ -266,9 +266,9 @@ class SearchedCheck(AbstractCheck):
         immaterial = IMMATERIAL * self.payoff_range[agent] + self.negligible[agent] / 2
         if not (advice.optimal and self.user.tie_tolerance * advice.slack_price <= immaterial):
             advice = self._tolerant.best(own, by_type=by_type)
-        return advice.value if advice.optimal else float(self.most[agent])
+        return advice.value if advice.optimal else float(self.payoff_bounds[agent])
 
-    def _most_paid(self, agent, sign):
+    def _extreme_payoff(self, agent, sign):
         """The agent's payoff from its best scheme of one round on a lattice of beliefs (for each type by itself, where
         the user reports x_A truthfully). It is attainable, so that relative gains are not underestimated."""
         problems = [(1.0, 0.0, monopoly_problem(self.game, agent, self.user.acting))]
@@ -392,7 +392,7 @@ class ConversationCheck(SearchedCheck):
         problem = pooled_problem(self.game, words, i, self.user.acting)
         now = (words[i] * problem.prior[:, None]).T
         optimum = concavify(problem, now, bracket=self._width(i, bracket), work=WORK)
-        upper = min(optimum.upper, float(self.most[i]))
+        upper = min(optimum.upper, float(self.payoff_bounds[i]))
         if not optimum.optimal:
             return Deviation(np.nan, upper, schemes[i], optimum.status)
         rule = scheme_to_rule(tree, optimum.scheme[:, optimum.scheme.max(0) > 0])
@@ -417,7 +417,7 @@ class ConversationCheck(SearchedCheck):
 
     def _upper(self, schemes, i, bracket) -> float:
         if bracket is None:
-            return float(self.most[i])
+            return float(self.payoff_bounds[i])
         upper = self.limit(i)
         if self.plans_rationally and len(schemes) > 1:
             upper = min(upper, self._mechanism_bound(i, self._without(schemes, i)))

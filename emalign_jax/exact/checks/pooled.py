@@ -133,7 +133,7 @@ class PooledCheck(AbstractCheck):
     def _search_deviations(asked: list[tuple[PooledCheck, int]], bracket: float | None) -> None:
         found = side_by_side([check._search_response(i, bracket) for check, i in asked])
         for (check, i), optimum in zip(asked, found, strict=True):
-            upper = min(optimum.upper, float(check.most[i]))
+            upper = min(optimum.upper, float(check.payoff_bounds[i]))
             check.responses[i, bracket] = Deviation(optimum.value, upper, optimum.scheme, optimum.status)
 
     def _search_response(self, agent: int, bracket: float | None) -> Search[BeliefOptimum]:

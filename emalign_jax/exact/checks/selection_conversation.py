@@ -71,7 +71,7 @@ class SelectionConversationRational(SelectionRational):
     sets: Any = None  # All recommendations, under every tie rule.
 
     @property
-    def recommends(self):
+    def ties_as_recommended(self):
         return True
 
     def _model(self, exact=False, tie_tolerance=0.0):

@@ -104,7 +104,7 @@ class SelectionQuantal(SelectionCheck):
         present = self.payoffs(schemes)[1]
         result = []
         for i in agents:
-            best = Deviation(present[i], self.most[i], schemes[i])
+            best = Deviation(present[i], self.payoff_bounds[i], schemes[i])
             for scheme in (np.ones((len(self._revealed), 1)), self._revealed):
                 best = self._better(best, schemes, i, scheme)
             others = np.delete(values, i), np.delete(payoffs[i], i)

@@ -163,7 +163,7 @@ class SelectionRational(SelectionCheck):
         return -STRICT * self.user.tolerance * loses_ties[self.user.ties]
 
     @property
-    def recommends(self) -> bool:
+    def ties_as_recommended(self) -> bool:
         """Whether ties are broken as recommended, so that the LP's own scheme attains the supremum."""
         return self.user.ties == "agents"
 
@@ -184,7 +184,7 @@ class SelectionRational(SelectionCheck):
         least = -frontier.largest_payoffs(game, -game.agents, allowed=allowed)
         proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
         strict = None
-        if not checks[0].recommends:
+        if not checks[0].ties_as_recommended:
             strict = frontier.trace(game, game.agents, allowed=allowed, tie_tolerance=checks[0].strictness)
             proved &= strict.proved.all(1)
         for n, check in enumerate(checks):
@@ -201,9 +201,8 @@ class SelectionRational(SelectionCheck):
         self._lp, self._curves = self._model(exact=True), None
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
-        return self._deviate(
-            self._with_attaining_scheme(agent, self._best(agent, self._reachable(value)), self._reachable(value))
-        )
+        value = self._reachable(value)
+        return self._deviate(self._with_attaining_scheme(agent, self._best(agent, value), value))
 
     def _best(self, agent: int, value: float = -np.inf, *at_most: float) -> Advice:
         """The largest payoff of `agent` at user value at least `value` (and at most `at_most`): from the curve if it is
@@ -222,7 +221,7 @@ class SelectionRational(SelectionCheck):
         return recommendations.single_actions(*self.game.user.shape[::2])
 
     @property
-    def of_single(self) -> Bool[np.ndarray, "R single"]:
+    def is_single(self) -> Bool[np.ndarray, "R single"]:
         """[r, s]: whether sets[r] is single[s]."""
         return (self.sets[:, None] == self.single).all((2, 3))
 
@@ -230,9 +229,9 @@ class SelectionRational(SelectionCheck):
     def _allowed(self) -> Bool[np.ndarray, "single"]:
         """Which of `single` the batched LP may recommend: none where sets of several actions are needed, which only the
         LP for HiGHS has."""
-        if self.recommends:
+        if self.ties_as_recommended:
             return np.ones(len(self.single), bool)
-        return self.of_single.any(0) & (self.sets.sum(-1) == 1).all()
+        return self.is_single.any(0) & (self.sets.sum(-1) == 1).all()
 
     @functools.cached_property
     def _attaining(self) -> AttainingSchemes:
@@ -243,7 +242,7 @@ class SelectionRational(SelectionCheck):
         to the user (or V_full), at a small loss."""
         if not advice.optimal:
             return advice
-        if self.recommends:
+        if self.ties_as_recommended:
             return advice if value == -np.inf else self._outbidding(agent, advice, value, *at_most)
         own, user = (recommendations.spread(x, self.sets) for x in (self.game.agents[agent], self.game.user))
         distribution, room = None, VALUE_TIE * self.scale
@@ -263,11 +262,7 @@ class SelectionRational(SelectionCheck):
 
     def _outbidding(self, agent: int, advice: Advice, value: float, *at_most: float) -> Advice:
         """`advice` with a scheme that is worth more than `value` to the user, if there is one."""
-        above = value + 4 * VALUE_TIE * self.scale
-        if self._curves is not None and not at_most:
-            better = self._read(self._curves, agent, above)
-        else:
-            better = self.lp.best(self.game.agents[agent], above, *at_most)
+        better = self._best(agent, value + 4 * VALUE_TIE * self.scale, *at_most)
         return advice._replace(scheme=better.scheme) if better.optimal else advice
 
     def _strict_distribution(self, agent: int, value: float, *at_most: float) -> Float[np.ndarray, "XB R"] | None:
@@ -276,7 +271,7 @@ class SelectionRational(SelectionCheck):
         above = value + 4 * VALUE_TIE * self.scale
         if self._strict_curves is not None and not at_most:
             distribution: Any = self._read(self._strict_curves, agent, above).distribution
-            return distribution[:, self.of_single.argmax(1)]  # Others are not allowed.
+            return distribution[:, self.is_single.argmax(1)]  # Others are not allowed.
         for least in (above, value):
             strict = self._strict.best(self.game.agents[agent], least, *at_most)
             if strict.optimal:
@@ -304,7 +299,7 @@ class SelectionRational(SelectionCheck):
             relaxed = self._tolerant.best(self.game.agents[agent], value, *at_most)
             upper = relaxed.value + relaxed.excess if relaxed.optimal else advice.value + effect
             upper = max(upper, advice.value)
-        return self._deviate(advice)._replace(upper=min(upper, max(self.most[agent], advice.value)))
+        return self._deviate(advice)._replace(upper=min(upper, max(self.payoff_bounds[agent], advice.value)))
 
     def monopolist(self, agent, sign=1.0):
         if sign > 0:
@@ -312,12 +307,12 @@ class SelectionRational(SelectionCheck):
         advice = self.lp.best(sign * self.game.agents[agent])
         return Deviation(sign * advice.value, sign * advice.value, advice.scheme, advice.status)
 
-    def _most_paid(self, agent, sign):
+    def _extreme_payoff(self, agent, sign):
         return sign * self.lp.price(sign * self.game.agents[agent]).value
 
     def deviations(self, schemes, agents, bracket=None):
         found = self._suprema(schemes, agents)
-        return found if self.recommends else [
+        return found if self.ties_as_recommended else [
             self._attained(schemes, i, d) for i, d in zip(agents, found, strict=True)
         ]  # fmt: skip
 

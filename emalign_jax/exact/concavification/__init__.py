@@ -1,1 +1,1 @@
-"""Distributions over beliefs: belief LPs by column generation, with bounds by branch and bound or MILPs."""
+"""Concavification: optimal distributions over beliefs by column generation, bounded by branch and bound or MILPs."""

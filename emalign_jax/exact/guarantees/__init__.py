@@ -1,1 +1,1 @@
-"""What is true of all equilibria: guarantee LPs, coverage, premises, the equilibrium set, optimal transfers."""
+"""Statements about all equilibria: guarantee LPs, coverage, premises, the equilibrium set, optimal transfers."""
