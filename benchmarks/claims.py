@@ -118,7 +118,7 @@ def bound_claims(games: em.Game, certificate: em.Certificate, protocol, user) ->
     tag = f"{type(protocol).__name__}, {kind}: "
     far_off = far(certificate.full_information, full) / r.scale
     return [
-        Claim(tag + "certified", np.where(certificate.result < em.Result.MALFORMED_GAME, 0.0, -1)),
+        Claim(tag + "certified", np.where(certificate.result < em.Result.MALFORMED, 0.0, -1)),
         Claim(tag + "V_full", -far_off, VALUE + r.blur),
         Claim(tag + "V >= theorem", (certificate.user - certificate.theorem) / r.scale),
         Claim(tag + "V >= guarantee", (certificate.user - certificate.guarantee) / r.scale),
@@ -317,7 +317,7 @@ def check_brackets(rng, games: em.Game, user: em.RationalUser):
             f"{name}, {user.ties}",
             [
                 *_played_claims(r, table, found),
-                Claim("Selection: certified", np.where(found.result < em.Result.MALFORMED_GAME, 0.0, -1)),
+                Claim("Selection: certified", np.where(found.result < em.Result.MALFORMED, 0.0, -1)),
                 Claim(
                     f"Selection, {user.ties}: brackets within 1e-6",
                     -width / ranges,

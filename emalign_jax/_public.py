@@ -44,7 +44,7 @@ from emalign_jax.protocols import (
 from emalign_jax.protocols.batched_payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.report.transcripts import transcript_tree
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative, FoundBy, Result
 from emalign_jax.tuning import Tuned, evaluate, tune
 from emalign_jax.tuning.objectives import Objective
 from emalign_jax.users import AbstractUser, FixedReplies, Options, QuantalUser, RationalUser, SparsemaxUser
@@ -64,8 +64,10 @@ __all__ = [
     "Comparison",
     "Conversation",
     "Coverage",
+    "Derivative",
     "Deviation",
     "FixedReplies",
+    "FoundBy",
     "Game",
     "GradientPlay",
     "Implicit",

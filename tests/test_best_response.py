@@ -203,7 +203,7 @@ def test_a_failed_lp_is_never_a_silent_value(protocol, user, agent, monkeypatch)
     prior, u, U, schemes = random_arrays(6)
     fail(monkeypatch)
     found = em.best_response(em.Game(prior, u, U), schemes, agent, protocol, user)
-    assert found.result == em.Result.LP_FAILED
+    assert found.result == em.Result.FAILED
     assert not found.closed
     assert np.isnan(found.value)
     assert np.isnan(found.upper)
@@ -225,7 +225,7 @@ def test_a_failed_lp_costs_only_its_own_game(protocol, user, monkeypatch):
 
     fail(monkeypatch, when=is_of_the_second)
     bad = em.certify(batch, np.stack(profiles), protocol, user, progress=done.append)
-    assert bad.result[1] == em.Result.LP_FAILED
+    assert bad.result[1] == em.Result.FAILED
     assert np.isnan(bad.user[1])
     assert np.isnan(bad.gain_lower[1]).all()
     assert np.isnan(bad.gain_upper[1]).all()

@@ -180,5 +180,5 @@ def test_play_with_an_indifferent_user():
     solver = em.GradientPlay(steps=2, chunk=2)
     game = HARD["all actions equal for the user"]
     found = em.solve(game, *claims.SELECTION, solver, key=jax.random.key(0), verify=False)
-    assert found.result == em.Result.UNVERIFIED
+    assert found.result == em.Result.UNCHECKED
     np.testing.assert_allclose(found.schemes.sum(-1), 1, atol=1e-6)

@@ -233,7 +233,7 @@ def test_ties_are_for_the_lowest_index_even_between_others():
 def test_one_compared_leaves_everybody_a_monopolist(K):
     games = random_games(4, K=K)
     found = em.solve(games, em.Comparison(1), RATIONAL, start="monopolist")
-    np.testing.assert_array_equal(found.result, em.Result.START)  # dominant, so nothing is left to do
+    np.testing.assert_array_equal(found.found_by, em.FoundBy.START)  # dominant, so nothing is left to do
     np.testing.assert_array_equal(found.certificate.result, em.Result.CERTIFIED)
     alone = [em.solve(em.Game(games.prior, games.user_utility, games.agent_utilities[:, i : i + 1]), em.Selection(),
                       RATIONAL, start="monopolist").user for i in range(K)]  # fmt: skip

@@ -68,3 +68,12 @@ def test_code_runs():
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(block, {})
     assert said.getvalue() == "float64\n"
+
+
+def test_the_columns_of_tables_are_documented():
+    from emalign_jax.experiments import columns
+
+    assert (ROOT / "docs" / "columns.md").read_text("utf-8") == columns.markdown()
+    for table in columns.TABLES.values():
+        names = [column.name for column in table]
+        assert len(set(names)) == len(names)

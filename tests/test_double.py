@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax import Result
+from emalign_jax import Derivative
 from emalign_jax.internal.float64 import in_float64
 
 pytestmark = pytest.mark.host_only
@@ -58,8 +58,8 @@ def test_equilibria_do_not_depend_on_how_they_are_compiled():
         found = smooth(prior, u, U, start, em.Implicit())
         (_, under_grad), slope = jax.jit(jax.value_and_grad(user_value, has_aux=True))(jnp.asarray(u, jnp.float32))
         assert found.schemes.dtype == found.user.dtype == slope.dtype == jnp.float32
-        assert found.result.dtype == jnp.int32
-    assert (np.asarray(found.result) == Result.SMOOTH).mean() > 0.5
+        assert found.derivative.dtype == jnp.int32
+    assert (np.asarray(found.derivative) == Derivative.SMOOTH).mean() > 0.5
     for mine, its in zip(found[:4], under_grad, strict=True):
         np.testing.assert_allclose(np.asarray(mine), np.asarray(its), rtol=0, atol=1e-6)
 

@@ -280,7 +280,7 @@ def assert_true_to_its_word(games, solution, protocol, user):
     again = em.certify(games, solution.schemes, protocol, user)
     np.testing.assert_allclose(solution.user, again.user, rtol=0, atol=1e-9)
     np.testing.assert_allclose(solution.agents, again.agents, rtol=0, atol=1e-9)
-    ok = solution.result < Result.GAIN_ABOVE_TOLERANCE
+    ok = solution.result < Result.ABOVE_TOLERANCE
     assert (solution.certificate.relative_gain.max(-1)[ok] <= 1e-3).all()
     assert (solution.certificate.relative_gain.max(-1)[~ok] > 1e-3).all()
 
@@ -423,7 +423,7 @@ def test_selection_then_conversation_is_solved():
     protocol = em.Selection(then=shape.protocol)
     games = random_games(4, 2, seed=8)
     found = em.solve(games, protocol, RATIONAL, QUICK, key=KEY, messages=3)
-    assert (found.result < Result.GAIN_ABOVE_TOLERANCE).all()
+    assert (found.result < Result.ABOVE_TOLERANCE).all()
     assert (found.certificate.result == Result.CERTIFIED).all()
     assert_true_to_its_word(games, found, protocol, RATIONAL)
     assert (found.user >= found.certificate.guarantee - 1e-5).all()
@@ -475,7 +475,7 @@ def test_what_is_gained_counts_in_the_payoff_range(protocol):
     assert certificate.gain_lower[0] > 0.19
     assert certificate.payoff_range[0] >= certificate.gain_lower[0]
     assert certificate.relative_gain[0] > 0.4
-    assert certificate.result == Result.GAIN_ABOVE_TOLERANCE
+    assert certificate.result == Result.ABOVE_TOLERANCE
 
 
 @pytest.mark.parametrize("user", [QUANTAL, RATIONAL, em.FixedReplies("truthful", QUANTAL)])

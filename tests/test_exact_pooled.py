@@ -134,5 +134,5 @@ def test_an_x_b_that_next_to_never_happens_costs_no_certificate():
     silent = np.ones((2, 3, 1))
     for ties in ("agents", "lowest", "highest", "uniform"):
         certificate = em.certify(game, silent, em.Pooled(), em.RationalUser(ties))
-        assert certificate.result != em.Result.LP_FAILED
+        assert certificate.result != em.Result.FAILED
         assert np.isfinite(certificate.payoff_range).all()

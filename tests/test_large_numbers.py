@@ -81,7 +81,7 @@ def test_games_of_any_size_cost_only_themselves(name, unit, x64):
             if name != "play":  # a quantal user of 1e99 is one of precision 1e99
                 np.testing.assert_array_equal(found.result, plain.result)
             elif unit > 1 and who == "user":
-                assert found.result[1] == em.Result.NOT_FINITE
+                assert found.derivative[1] == em.Derivative.NOT_FINITE
 
 
 @pytest.mark.parametrize("who", ["user", "agent"])
@@ -89,7 +89,7 @@ def test_games_of_any_size_cost_only_themselves(name, unit, x64):
 def test_utilities_too_small_to_divide_by_are_nothing(protocol, who):
     plain, tiny = (em.certify(games(unit, who), SCHEMES, protocol, QUANTAL) for unit in (1.0, 1e-320))
     np.testing.assert_array_equal(tiny.result[::2], plain.result[::2])
-    assert tiny.result[1] in (em.Result.CERTIFIED, em.Result.GAIN_ABOVE_TOLERANCE)
+    assert tiny.result[1] in (em.Result.CERTIFIED, em.Result.ABOVE_TOLERANCE)
     transfers = em.best_transfers(games(1e-320, who), 0.1)
     assert np.isfinite(transfers.guarantee).all()
 
@@ -99,7 +99,7 @@ def test_a_smooth_equilibrium_that_float32_cannot_hold_is_a_code():
     with jax.enable_x64(False):
         solve = lambda g: em.solve(g, POOLED, QUANTAL, solver, start=SCHEMES, differentiation=em.Implicit())  # noqa: E731
         found, plain = solve(games(1e60, "agent")), solve(games())
-    assert found.result[1] == em.Result.NOT_FINITE
+    assert found.derivative[1] == em.Derivative.NOT_FINITE
     assert np.isnan(found.user[1])
     np.testing.assert_array_equal(found.result[::2], plain.result[::2])
     np.testing.assert_array_equal(found.user[::2], plain.user[::2])

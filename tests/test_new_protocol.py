@@ -92,7 +92,7 @@ def test_play_finds_the_equilibrium_of_a_new_protocol():
     # nobody is compared, so each of the two prosecutors persuades as if alone (quantal user, precision 5)
     games = jax.tree.map(lambda x: np.stack([x] * 2), em.catalog.two_prosecutors())
     solution = em.solve(games, Lottery(), em.QuantalUser(5.0), key=jax.random.key(0), verify=False)
-    np.testing.assert_array_equal(solution.result, em.Result.UNVERIFIED)
+    np.testing.assert_array_equal(solution.result, em.Result.UNCHECKED)
     assert solution.certificate is None
     np.testing.assert_allclose(solution.agents, 0.38236599, atol=1e-4)
 
@@ -121,7 +121,7 @@ def test_search_finds_what_the_exact_check_finds():
     exact = em.certify(games, silent, em.Pooled(), user)
     assert (exact.gain_lower.max(-1) > 0.01).all()
     np.testing.assert_allclose(found.gain_lower, exact.gain_lower, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(found.result, em.Result.GAIN_ABOVE_TOLERANCE)
+    np.testing.assert_array_equal(found.result, em.Result.ABOVE_TOLERANCE)
 
 
 def test_best_response_by_search():
@@ -223,6 +223,6 @@ def test_a_protocol_that_declares_it_is_believed_for_so_many_agents():
 def test_an_unknown_protocol_is_never_certified(protocol):
     game = em.catalog.prosecutor_against_defender()
     found = em.certify(game, em.full_revelation(2, 2, 2), protocol, em.QuantalUser(5.0))
-    assert found.result in (em.Result.UNREFUTED, em.Result.GAIN_ABOVE_TOLERANCE)
+    assert found.result in (em.Result.UNREFUTED, em.Result.ABOVE_TOLERANCE)
     assert np.isposinf(found.gain_upper).all()
     assert np.isnan(found.guarantee)

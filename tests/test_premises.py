@@ -80,7 +80,7 @@ def test_bad_games_cost_only_themselves():
     schemes[2] = np.nan
     games = em.Game(prior, games.user_utility, games.agent_utilities, check="shapes")
     found = em.premises(games, schemes, protocol, em.RationalUser())
-    wanted = [em.Result.CERTIFIED, em.Result.MALFORMED_GAME, em.Result.NO_SCHEMES]
+    wanted = [em.Result.CERTIFIED, em.Result.MALFORMED, em.Result.MALFORMED]
     np.testing.assert_array_equal(found.result, wanted)
     np.testing.assert_array_equal(np.isfinite(found.bound), [True, False, False])
 

@@ -215,7 +215,7 @@ def test_play_serves_aligned_agents_where_nothing_can_be_enumerated(agents, roun
     before = 0.5 + noise * [1, -1]
     solver = em.GradientPlay(steps=100, learning_rate=(0.3, 0.05))
     done = em.solve(game, protocol, user, solver, start=before, verify=False)
-    assert done.result == em.Result.UNVERIFIED
+    assert done.result == em.Result.UNCHECKED
     check = em.SampledConversation(rounds, samples=1024, seed=1)
     first, last = (em.sampled_payoffs(game, s, check, user) for s in (before, done.schemes))
     assert first.user < 0.65

@@ -95,7 +95,7 @@ def test_unverified_runs_say_so(run, tmp_path):
     assert "not checked" in out
     assert "Not verified" in out
     rows = pd.read_parquet(tmp_path / "run" / "games.parquet")
-    assert set(rows["result"]) == {"UNVERIFIED"}
+    assert set(rows["result"]) == {"UNCHECKED"}
     assert not rows["ok"].any()
     assert rows["relative_gain"].isna().all()
     games = em.load_games(tmp_path / "run" / "games.npz")
@@ -105,7 +105,7 @@ def test_unverified_runs_say_so(run, tmp_path):
     np.testing.assert_allclose(rows["user_value"], exact.user, rtol=0, atol=1e-5)  # float32 payoffs
     code, out, _ = run("search", *pooled, "--no-verify", "--json", "--out", tmp_path / "json")
     document = json.loads(out)
-    assert document["summary"]["unverified"] == 5
+    assert document["summary"]["unchecked"] == 5
     assert document["games"][0]["gain_lower"] == [None, None]
 
 

@@ -91,7 +91,7 @@ def test_mixed_types_are_promoted_as_in_other_sessions(strict):
 def check_play(name):
     user = QUANTAL if name == "sampled" else RATIONAL
     found = em.solve(games("float64"), PROTOCOLS[name].smoothed(0.3), user, QUICK, key=0, messages=2, verify=False)
-    np.testing.assert_array_equal(found.result, em.Result.UNVERIFIED)
+    np.testing.assert_array_equal(found.result, em.Result.UNCHECKED)
 
 
 def test_play(strict):
@@ -107,7 +107,7 @@ def test_play_of_all_protocols(name, strict):
 @pytest.mark.parametrize("name", ["pooled", "selection", "comparison", "selection, then talk"])
 def test_certificates(name, strict):
     found = em.certify(games("float64"), rows(PROTOCOLS[name]), PROTOCOLS[name], RATIONAL)
-    assert (found.result <= em.Result.UNVERIFIED).all()
+    assert (found.result <= em.Result.UNCHECKED).all()
 
 
 @pytest.mark.nightly

@@ -49,7 +49,7 @@ def test_implicit_derivatives_are_central_differences(protocol):
     shares = jnp.repeat(jnp.array([0.0, h, -h]), count)
     slope, found = slopes(three, protocol, jnp.concatenate([start] * 3), em.Implicit(), shares, 300)
     at, up, down = np.asarray(found.user).reshape(3, count)
-    trusted = (np.asarray(found.result).reshape(3, count) == em.Result.SMOOTH).all(0)
+    trusted = (np.asarray(found.derivative).reshape(3, count) == em.Derivative.SMOOTH).all(0)
     assert trusted.mean() >= 0.75
     numeric = (up - down)[trusted] / (2 * h)
     np.testing.assert_allclose(np.asarray(slope)[:count][trusted], numeric, rtol=1e-4, atol=1e-7)
@@ -65,13 +65,15 @@ def test_unrolled_play_has_the_same_derivatives():
     zero = jnp.zeros(6)
     implicit, found = slopes(games, em.Pooled(), start, em.Implicit(), zero, 300)
     unrolled, played = slopes(games, em.Pooled(), found.schemes, em.Unrolled(3000, 0.03), zero, 0)
-    both = (np.asarray(found.result) == em.Result.SMOOTH) & (np.asarray(played.result) == em.Result.SMOOTH)
+    both = (np.asarray(found.derivative) == em.Derivative.SMOOTH) & (
+        np.asarray(played.derivative) == em.Derivative.SMOOTH
+    )
     assert both.sum() >= 4
     np.testing.assert_allclose(unrolled[both], implicit[both], rtol=1e-4, atol=1e-7)
     # at the equilibrium from the first step on, but too short for the derivative to be its
     short, played = slopes(games, em.Pooled(), found.schemes, em.Unrolled(10, 0.03), zero, 0)
     assert (np.abs(short - implicit)[both] > 1e-3 * np.abs(implicit[both])).any()
-    assert (np.asarray(played.result) == em.Result.NOT_REACHED).all()
+    assert (np.asarray(played.derivative) == em.Derivative.NOT_REACHED).all()
 
 
 @pytest.mark.nightly
@@ -90,12 +92,14 @@ def test_agents_who_are_not_smoothed(family):
 
     start = em.random_schemes(jax.random.key(0), count, 2, 2, 2)
     slope, found = jax.jit(jax.grad(value, has_aux=True))(jnp.zeros(count), start, solver)
-    result = np.asarray(found.result)
-    smooth = result == em.Result.SMOOTH
-    assert np.isin(result, [em.Result.SMOOTH, em.Result.SINGULAR, em.Result.BOUNDARY, em.Result.NOT_REACHED]).all()
+    derivative = np.asarray(found.derivative)
+    smooth = derivative == em.Derivative.SMOOTH
+    assert np.isin(
+        derivative, [em.Derivative.SMOOTH, em.Derivative.SINGULAR, em.Derivative.BOUNDARY, em.Derivative.NOT_REACHED]
+    ).all()
     assert smooth.sum() >= count / 4
     ends = [jax.jit(value)(jnp.full(count, x), start, solver)[1] for x in (h, -h)]
-    near = smooth & np.array([np.asarray(end.result) == em.Result.SMOOTH for end in ends]).all(0)
+    near = smooth & np.array([np.asarray(end.derivative) == em.Derivative.SMOOTH for end in ends]).all(0)
     numeric = np.asarray(ends[0].user - ends[1].user) / (2 * h)
     np.testing.assert_allclose(np.asarray(slope)[near], numeric[near], rtol=1e-3, atol=1e-5)
     schemes = np.asarray(found.schemes, np.float64)
@@ -122,7 +126,7 @@ def test_where_babbling_turns_unstable_the_system_is_singular():
     found = em.solve(
         two, em.Pooled(), USER, em.SmoothPlay(precisions, steps=0), start=uniform, differentiation=em.Implicit()
     )
-    assert found.result.tolist() == [em.Result.SINGULAR, em.Result.SMOOTH]
+    assert found.derivative.tolist() == [em.Derivative.SINGULAR, em.Derivative.SMOOTH]
 
 
 @pytest.mark.x64
@@ -145,7 +149,7 @@ def test_where_a_message_falls_out_of_use_the_derivative_is_not_trusted():
             )
         )
         np.testing.assert_allclose(found[-1].schemes, start, atol=1e-8)
-    assert [int(one.result) for one in found] == [em.Result.SMOOTH, em.Result.BOUNDARY]
+    assert [int(one.derivative) for one in found] == [em.Derivative.SMOOTH, em.Derivative.BOUNDARY]
 
 
 MECHANISMS = {
@@ -247,10 +251,10 @@ def test_a_new_mechanism_is_tuned_and_a_gradient_that_is_not_finite_is_skipped(b
     tuned = em.tune(
         spoilt, em.Pooled(), USER, Praise(broken), solver=em.SmoothPlay(10.0, steps=100), key=jax.random.key(0), steps=4
     )
-    assert tuned.result[0, 2] == em.Result.NOT_FINITE
+    assert tuned.derivative[0, 2] == em.Derivative.NOT_FINITE
     if broken == "a game":  # costs itself alone
-        assert tuned.result[0, 1] == em.Result.NOT_FINITE
-        assert (tuned.result[0, [0, 3, 4, 5]] == em.Result.SMOOTH).any()
+        assert tuned.derivative[0, 1] == em.Derivative.NOT_FINITE
+        assert (tuned.derivative[0, [0, 3, 4, 5]] == em.Derivative.SMOOTH).any()
     useless = broken in ("slope", "value")
     assert tuned.skipped == (4 if useless else 0)
     assert (tuned.values["share"] == np.asarray(0.1, tuned.values["share"].dtype)) == useless
@@ -307,7 +311,8 @@ def test_each_game_gets_its_own_setting_and_answer(monkeypatch):
 
     def stand_in(games, protocol, user, solver, start, differentiation):
         told = np.asarray(games.prior)[:, 0, 0, 0] + np.asarray(user.precision)
-        return em.Solution(start / 2, told, None, (np.asarray(start)[:, 0, 0, 0] > 0.5).astype(int), {}, None)
+        code = (np.asarray(start)[:, 0, 0, 0] > 0.5).astype(int)
+        return em.Solution(start / 2, told, None, code, code, code, {}, None)
 
     monkeypatch.setattr(blocks, "solve", stand_in)
     games = em.random_games(jax.random.key(3), 30, **SIZE)
@@ -316,11 +321,11 @@ def test_each_game_gets_its_own_setting_and_answer(monkeypatch):
     params = {"precision": jnp.array([-1.0, 0.0, 2.0])}
     schemes = np.random.default_rng(0).random((3, 2, 30, 2, 2, 2))
     which = np.random.default_rng(1).random((3, 2, 30)) < 0.6
-    moved, user, result = settle(problem, params, jnp.asarray(schemes), which)
+    moved, user, derivative = settle(problem, params, jnp.asarray(schemes), which)
     precisions = np.asarray(mechanism.describe(params)["precision"])
     told = np.broadcast_to(precisions[:, None, None] + np.asarray(games.prior)[:, 0, 0, 0], which.shape)
     np.testing.assert_allclose(user, np.where(which, told, np.nan), rtol=1e-6)
-    np.testing.assert_array_equal(result, np.where(which, schemes[..., 0, 0, 0] > 0.5, -1))
+    np.testing.assert_array_equal(derivative, np.where(which, schemes[..., 0, 0, 0] > 0.5, -1))
     np.testing.assert_allclose(moved, np.where(which[..., None, None, None], 0.5, 1) * schemes, rtol=1e-6)
 
 

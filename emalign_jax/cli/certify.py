@@ -47,7 +47,8 @@ def certify(
       emalign certify games.npz schemes.npz --protocol pooled --precision 20 --json
     """
     import emalign_jax as em
-    from emalign_jax.exact import default_tolerance
+    from emalign_jax.exact import Certificate, default_tolerance
+    from emalign_jax.experiments import columns
     from emalign_jax.experiments.search import table
     from emalign_jax.games.files import sizes
 
@@ -77,13 +78,15 @@ def certify(
         except ValueError as error:
             raise ValueError(f"{schemes}: {error}") from None
         fallbacks += int(certificate.fallback.sum())
-        normalised, relative = certificate.normalised_value, certificate.relative_gain
         where = list(np.ndindex(np.shape(certificate.user)))
-        extra = [{"normalised_value": normalised[at], "relative_gain": relative[at].max()} for at in where]
-        entries += table.json_rows(certificate, certificate.result, extra)
+        flat = Certificate(
+            *(np.reshape(x, (len(where), *np.shape(x)[len(certificate.user.shape) :])) for x in certificate)
+        )
+        rows = columns.table(columns.CERTIFICATE, table.certificate_values(flat))
+        entries += table.json_entries(columns.CERTIFICATE, rows.to_dict("records"))
         text += [(agents or batch.agents, at, entry) for at, entry in zip(where, entries[-len(where) :], strict=True)]
-    failed = sum(not em.Result[entry["code"]].ok for entry in entries)
-    proved = sum(entry["code"] == em.Result.CERTIFIED.name for entry in entries)
+    failed = sum(not em.Result[entry["result"]].ok for entry in entries)
+    proved = sum(entry["result"] == em.Result.CERTIFIED.name for entry in entries)
     if json_:
         summary = {
             "games": len(entries), "certified": proved, "unrefuted": len(entries) - failed - proved, "failed": failed,
@@ -102,14 +105,14 @@ def certify(
 
 def _print(rows: list[tuple[int, tuple[int, ...], dict]]) -> None:
     """The table; games that failed come first, so that the limit hides none of them first."""
-    columns = {
-        "user": "user", "V_none": "no_information", "V_full": "full_information", "guarantee": "guarantee",
-        "gain/range": "relative_gain",
-    }  # fmt: skip
-    print(f"{'K':>3} {'game':>8}" + "".join(f" {name:>11}" for name in columns) + "  result")
-    rows = sorted(rows, key=lambda row: row[2]["code"] in ("CERTIFIED", "UNREFUTED"))
+    from emalign_jax.experiments import columns
+
+    shown = ("user_value", "no_information", "full_information", "guarantee", "relative_gain")
+    keys = {column.label: column.json for column in columns.CERTIFICATE if column.name in shown}
+    print(f"{'K':>3} {'game':>8}" + "".join(f" {label:>11}" for label in keys) + "  result")
+    rows = sorted(rows, key=lambda row: row[2]["result"] in ("CERTIFIED", "UNREFUTED"))
     for agents, at, entry in rows[:SHOWN]:
-        numbers = "".join(f" {entry[key]:>11.6f}" for key in columns.values())
-        print(f"{agents:>3} {','.join(map(str, at)) or '-':>8}{numbers}  {entry['result']}")
+        numbers = "".join(f" {entry[key]:>11.6f}" for key in keys.values())
+        print(f"{agents:>3} {','.join(map(str, at)) or '-':>8}{numbers}  {entry['message']}")
     if len(rows) > SHOWN:
         print(f"... and {len(rows) - SHOWN} more (--json prints all)")

@@ -249,7 +249,7 @@ def search(
     failed = table.failures(found.failed, count=found.failures)
     if json_:
         summary = {
-            "cells": found.lines.to_dict("records"), "failed": found.failures, "unverified": found.unverified,
+            "cells": found.lines.to_dict("records"), "failed": found.failures, "unchecked": found.unchecked,
             "run": str(path), "tolerance": tolerance, "lp_fallbacks": found.fallbacks, "seconds": seconds,
             "below_worst": found.below_worst, "most_below_worst": found.short,
         }  # fmt: skip
@@ -261,7 +261,7 @@ def search(
             print(f"\n{found.worthless} games in which information is worth nothing have no normalised value.")
         if found.unproved:
             print("\nGains here are the largest that were found; the certificates do not exclude larger ones.")
-        if found.unverified:
+        if found.unchecked:
             print("\nNot verified: these are the profiles that play ended with; nobody looked for deviations.")
         if found.below_worst:
             print(f"\n{table.below_worst_words(found.below_worst, found.short)}")

@@ -22,7 +22,7 @@ from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.smooth_play import System
 from emalign_jax.protocols import AbstractProtocol, SampledConversation
 from emalign_jax.protocols.schemes import random_schemes
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative
 from emalign_jax.users.base import AbstractUser
 
 Differentiation = Implicit | Unrolled
@@ -37,9 +37,9 @@ def solve_smooth(
     differentiation: Differentiation,
     start: Float[Array, "*batch K rows M"],
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Schemes, user value, agents' payoffs and result of every game, from `start`, whose leading axes may be more than
-    those of the games. Derivatives are those of the equilibrium by the game and the parameters of protocol, user and
-    solver (with `Unrolled` also by the start).
+    """Schemes, user value, agents' payoffs and `Derivative` of every game, from `start`, whose leading axes may be more
+    than those of the games. Derivatives are those of the equilibrium by the game and the parameters of protocol, user
+    and solver (with `Unrolled` also by the start).
 
     In the dtype of the games. A game with numbers that are not finite gets NaN, the code NOT_FINITE, and derivatives 0.
     """
@@ -115,11 +115,16 @@ def _solve_all(games, protocol, user, solver, start, differentiation):
         logits = jnp.log(jnp.maximum(start, SMALLEST))
         logits = logits - logits.mean(-1, keepdims=True)
         system = System(game, protocol, user, temperature)
-        scheme, result = differentiation.find(solver, logits, system)
+        scheme, derivative = differentiation.find(solver, logits, system)
         paid = protocol.payoffs(game, scheme, user)
-        ok = finite & (result != int(Result.NOT_FINITE))
+        ok = finite & (derivative != int(Derivative.NOT_FINITE))
         hide = lambda x: jnp.where(ok, x, jax.lax.stop_gradient(jnp.nan))  # noqa: E731
-        return hide(scheme), hide(paid.user), hide(paid.agents), jnp.where(finite, result, int(Result.NOT_FINITE))
+        return (
+            hide(scheme),
+            hide(paid.user),
+            hide(paid.agents),
+            jnp.where(finite, derivative, int(Derivative.NOT_FINITE)),
+        )
 
     with jax.default_matmul_precision("highest"):
         out = jax.vmap(one)(reduced, start, protocol, user, solver, whole)

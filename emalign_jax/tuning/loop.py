@@ -21,7 +21,7 @@ from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.differentiable import starts_of
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative
 from emalign_jax.tuning.objectives import Objective
 from emalign_jax.tuning.problem import Problem, by_game, make_problem, score, settle
 from emalign_jax.tuning.restarts import choose, draw, near, play, screen
@@ -39,7 +39,7 @@ class Tuned(NamedTuple):
     history: [steps, restarts] a name: objective (before each step; games that lost their equilibrium at their last
              value), value (mean user value), cost, trusted (share of games and starts whose derivative counted),
              skipped (1 where the gradient was not finite and no step was taken)
-    schemes: [S, N, K, rows, M] smoothed equilibria under them from the first starts, and their `result` [S, N]
+    schemes: [S, N, K, rows, M] smoothed equilibria under them from the first starts, and their `derivative` [S, N]
     skipped: steps that were not taken, over all restarts
     """
 
@@ -47,7 +47,7 @@ class Tuned(NamedTuple):
     values: dict[str, np.ndarray]
     history: dict[str, Float[np.ndarray, "steps R"]]
     schemes: jax.Array
-    result: np.ndarray
+    derivative: np.ndarray
     skipped: int
 
 
@@ -189,7 +189,7 @@ def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> S
     first = first_schemes(problem, key, plan.starts, params)
     points = screen(problem, params, first, key, plan.restarts)
     params, schemes = points.params, jnp.asarray(points.schemes)
-    values = jnp.asarray(np.where(points.result == Result.NOT_REACHED, np.nan, points.user), schemes.dtype)
+    values = jnp.asarray(np.where(points.derivative == Derivative.NOT_REACHED, np.nan, points.user), schemes.dtype)
     worth = jax.vmap(lambda *x: score(problem, *x))(params, values, jnp.isfinite(values))
     lowest = jnp.full_like(worth, -jnp.inf)
     moments = jax.vmap(problem.optimizer.init)(params)
@@ -202,18 +202,18 @@ def finish(problem: Problem, state: State, key: jax.Array, plan: Plan, history: 
     first = first_schemes(problem, key, plan.starts, state.params)
     both = jax.tree.map(lambda *x: jnp.concatenate(x), state.best, state.drawn)
     points = near(problem, play(problem, both, first), first, key, plan.tried(problem))
-    params, schemes, _, result = choose(problem, points, key, plan.finalists)
+    params, schemes, _, derivative = choose(problem, points, key, plan.finalists)
     values = {name: np.asarray(value) for name, value in problem.mechanism.describe(params).items()}
-    return Tuned(params, values, history, jnp.asarray(schemes), np.asarray(result), int(history["skipped"].sum()))
+    return Tuned(params, values, history, jnp.asarray(schemes), np.asarray(derivative), int(history["skipped"].sum()))
 
 
 def step(problem: Problem, state: State, *, refresh: bool) -> tuple[State, dict[str, jax.Array]]:
     """One step: (state, row of the history [R]). refresh: games that lost their equilibrium are played again."""
-    state, row, result = _step(problem, state)
+    state, row, derivative = _step(problem, state)
     if refresh:
-        which = np.asarray(result) != Result.SMOOTH
+        which = np.asarray(derivative) != Derivative.SMOOTH
         schemes, user, found = settle(problem, state.params, state.schemes, which)
-        values = jnp.where(found == Result.SMOOTH, user, state.values).astype(state.values.dtype)
+        values = jnp.where(found == Derivative.SMOOTH, user, state.values).astype(state.values.dtype)
         state = state._replace(schemes=schemes, values=values)
     return state, row
 
@@ -231,7 +231,7 @@ def _step(problem: Problem, state: State):
         def objective(params):
             games, protocol, user = problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
             found = solve(games, protocol, user, solver, start=schemes, differentiation=problem.differentiation)
-            trusted = (found.result == int(Result.SMOOTH)) & jnp.isfinite(found.user)
+            trusted = (found.derivative == int(Derivative.SMOOTH)) & jnp.isfinite(found.user)
             cost = problem.mechanism.cost(params, problem.games)
             counted = trusted.any(0)
             mean_cost = jnp.where(counted, cost, 0).sum() / jnp.maximum(counted.sum(dtype=cost.dtype), 1)
@@ -259,7 +259,7 @@ def _step(problem: Problem, state: State):
             "trusted": trusted.mean(),
             "skipped": jnp.where(ok, 0.0, 1.0),
         }
-        return (params, optimizer, schemes, values, best, jnp.maximum(worth, highest)), row, found.result
+        return (params, optimizer, schemes, values, best, jnp.maximum(worth, highest)), row, found.derivative
 
-    moved, row, result = jax.vmap(one)(*state[:-2])
-    return State(*moved, state.drawn, state.step + 1), row, result
+    moved, row, derivative = jax.vmap(one)(*state[:-2])
+    return State(*moved, state.drawn, state.step + 1), row, derivative

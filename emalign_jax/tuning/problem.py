@@ -116,12 +116,12 @@ def _under(problem: Problem, params):
 def settle(
     problem: Problem, params: Any, schemes: Float[jax.Array, "R S N K rows M"], which: Bool[np.ndarray, "R S N"]
 ) -> tuple[jax.Array, Float[np.ndarray, "R S N"], Int[np.ndarray, "R S N"]]:
-    """Play anew, from these schemes, the games that are asked for: (schemes, user value, result); NaN and NOT_PLAYED
-    elsewhere."""
-    user, result = np.full(which.shape, np.nan), np.full(which.shape, NOT_PLAYED)
+    """Play anew, from these schemes, the games that are asked for: (schemes, user value, derivative); NaN and
+    NOT_PLAYED elsewhere."""
+    user, derivative = np.full(which.shape, np.nan), np.full(which.shape, NOT_PLAYED)
     asked = np.argwhere(which)
     if not len(asked):
-        return schemes, user, result
+        return schemes, user, derivative
     setting = _under(problem, params)
     solver = batching.flatten(problem.solver, problem.games.batch_shape, jnp)
     moved = np.array(schemes)
@@ -131,6 +131,6 @@ def settle(
         games, protocol, user = jax.tree.map(lambda x: x[restart, game], setting)
         return games, protocol, user, jax.tree.map(lambda x: x[game], solver), moved[restart, start, game]
 
-    found, user[which], result[which] = equilibria(len(asked), take)
+    found, user[which], derivative[which] = equilibria(len(asked), take)
     moved[which] = np.where(np.isfinite(found), found, moved[which])
-    return jnp.asarray(moved), user, result
+    return jnp.asarray(moved), user, derivative

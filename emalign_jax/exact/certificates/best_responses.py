@@ -83,7 +83,7 @@ def best_response(
     found = check.deviations(schemes, range(agent, agent + 1), bracket)[0]
     unit, zero = float(check.form.agent_unit[agent]), float(check.form.agent_zero[agent])
     if found.status != "Optimal":
-        return BestResponse(np.nan, np.nan, found.scheme, False, Result.LP_FAILED, None)
+        return BestResponse(np.nan, np.nan, found.scheme, False, Result.FAILED, None)
     allowed = bracket * check.payoff_range[agent] + check.negligible[agent] + LP_ERROR * check.stakes[agent]
     closed = bool(found.upper - found.value <= allowed)
     rational = None if found.exact is None else Fraction(unit) * found.exact + Fraction(zero)

@@ -198,13 +198,13 @@ def certify_game(
     stay NaN). `check` None marks a malformed game; `examined` saves doing it again."""
     K = len(schemes)
     if check is None:
-        return _failed(K, Result.MALFORMED_GAME), None
+        return _failed(K, Result.MALFORMED), None
     if not np.isfinite(schemes).all():
-        return _failed(K, Result.NO_SCHEMES), None
+        return _failed(K, Result.MALFORMED), None
     try:
         return _certified(game, check, schemes, tolerance, examined)
     except LPFailed:
-        return _failed(K, Result.LP_FAILED), None
+        return _failed(K, Result.FAILED), None
 
 
 def _certified(
@@ -218,10 +218,10 @@ def _certified(
     if 0 < room < BRACKET * tolerance and not (examined.upper <= allowed).all():  # more work may tell
         examined = examine(check, schemes, max(room / 2, NARROWEST * tolerance))
     if not np.isfinite(examined.worst):
-        return _failed(K, Result.LP_FAILED), None
+        return _failed(K, Result.FAILED), None
     upper = examined.upper
     closed = bool((upper - examined.gains <= allowed).all())
-    verdict = Result.GAIN_ABOVE_TOLERANCE
+    verdict = Result.ABOVE_TOLERANCE
     if examined.worst <= tolerance:
         proved = (upper <= allowed).all()
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED

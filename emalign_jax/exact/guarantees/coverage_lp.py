@@ -109,14 +109,14 @@ def coverage(
     K, XA, XB, A = games.agents, games.user_features, games.agent_features, games.actions
     shapes = {"slack": (), "weights": (K,), "by_cell": (XA, XB), "commands": (XA, A, A), "full_information": ()}
     fields = {name: np.full((len(bounds), *shape), np.nan) for name, shape in shapes.items()}
-    result, fallback = np.full(len(bounds), Result.MALFORMED_GAME), np.zeros(len(bounds), bool)
+    result, fallback = np.full(len(bounds), Result.MALFORMED), np.zeros(len(bounds), bool)
     for k, bound in enumerate(bounds):
         if bound is None:
             continue
         form, law = bound.form, bound.law
         fallback[k] = law.fallback
         fields["full_information"][k] = form.user_unit * bound.full + form.user_zero
-        result[k] = Result.CERTIFIED if np.isfinite(_value(bound)) else Result.LP_FAILED
+        result[k] = Result.CERTIFIED if np.isfinite(_value(bound)) else Result.FAILED
         if not np.isfinite(law.value):  # nothing is below V_full: no slack, and no weights to speak of
             fields["slack"][k] = fields["by_cell"][k] = form.user_unit * (bound.full - _value(bound))
             continue

@@ -135,7 +135,7 @@ def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: st
     for k in range(len(bad)):
         try:
             if bad[k]:
-                rows.append(_failed(games.agents, Result.MALFORMED_GAME))
+                rows.append(_failed(games.agents, Result.MALFORMED))
             elif k in traced:
                 rows.append(_stability_of_one(traced.pop(k)))
             else:
@@ -144,7 +144,7 @@ def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: st
                     check.confirm()
                 rows.append(_stability_of_one(_by_highs(check), fallback=batched))
         except LPFailed:
-            rows.append(_failed(games.agents, Result.LP_FAILED, fallback=batched))
+            rows.append(_failed(games.agents, Result.FAILED, fallback=batched))
         if progress is not None:
             progress(1)
     return _stack(rows, batch, games.agents)
