@@ -119,7 +119,7 @@ def test_given_games_with_one_that_is_malformed(run, tmp_path):
     assert document["summary"]["failed"] == 1
     code, out, _ = run("search", "--games", "g.npz")
     assert code == 1
-    assert "file K=2 game 2 start 0: The game is malformed" in out
+    assert "file K=2 game 2 start 0: The game or its schemes are malformed" in out
 
 
 def test_a_profile_that_is_no_equilibrium_is_said_to_be_none(run):

@@ -64,7 +64,7 @@ def test_a_list_is_an_axis_and_the_rest_is_default():
     cells = config.cells()
     points = [(cell.values["seed"], cell.values["user.precision"]) for cell in cells]
     assert points[:4] == [(1, 5), (1, 20), (1, math.inf), (2, 5)]
-    assert all(set(cell.values) == set(configs.OPTIONS) for cell in cells)
+    assert all(set(cell.values) == set(configs.options()) for cell in cells)
     assert config.title == "x"
 
 

@@ -11,15 +11,24 @@ import typer
 
 from emalign_jax.cli.options import (
     CompareOption,
+    PluginOption,
+    PrecisionOption,
     ProgressBar,
+    ProtocolOption,
     RepliesOption,
     ReplyRuleOption,
     ReplyToOption,
     RoundsOption,
+    SetOption,
+    TemperatureOption,
+    TiesOption,
     ToleranceOption,
+    UserOption,
+    section,
+    settings,
     tell_fallbacks,
 )
-from emalign_jax.experiments.words import Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
+from emalign_jax.experiments.words import ReplyRule, ReplyTo, make_protocol, make_user
 
 SHOWN = 50
 
@@ -27,16 +36,19 @@ SHOWN = 50
 def certify(
     games: Annotated[Path, typer.Argument(metavar="G.npz", help="Games.")],
     schemes: Annotated[Path, typer.Argument(metavar="S.npz", help="Their schemes [..., K, XB, M].")],
-    protocol: Annotated[Protocol, typer.Option(help="How she talks to the agents.")] = Protocol.selection,
-    precision: Annotated[str, typer.Option(help="Of the user: a number (quantal), or inf (rational).")] = "inf",
-    ties: Annotated[Ties, typer.Option(help="How a rational user breaks ties.")] = Ties.agents,
-    temperature: Annotated[float, typer.Option(help="Of her choice of an agent in Selection; 0 is the best.")] = 0.0,
+    protocol: ProtocolOption = "selection",
+    user: UserOption = None,
+    precision: PrecisionOption = None,
+    ties: TiesOption = None,
+    temperature: TemperatureOption = None,
     compare: CompareOption = None,
     rounds: RoundsOption = None,
     replies: RepliesOption = None,
     reply_to: ReplyToOption = ReplyTo.each,
     reply_rule: ReplyRuleOption = ReplyRule.plans,
     tolerance: ToleranceOption = None,
+    plugin: PluginOption = None,
+    set_: SetOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """Check schemes exactly: payoffs, deviation gains, what information is worth, and the guarantee.
@@ -51,13 +63,17 @@ def certify(
     from emalign_jax.experiments import columns
     from emalign_jax.experiments.search import table
     from emalign_jax.games.files import sizes
+    from emalign_jax.internal import plugins
 
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"--tolerance: expected a number between 0 and 1, got {tolerance}")
-    rule = make_protocol(protocol, temperature, rounds, replies, reply_to, compare)
-    user = make_user(precision, ties, reply_rule, rule)
+    plugins.load(plugin or [])
+    changes = settings(set_, ("protocol", "user"))
+    flags = {"temperature": temperature, "rounds": rounds, "replies": replies, "compare": compare}
+    rule = make_protocol(protocol, flags | section(changes, "protocol"), reply_to)
+    person = make_user(user, {"precision": precision, "ties": ties} | section(changes, "user"), reply_rule, rule)
     if tolerance is None:
-        tolerance = default_tolerance(rule, user)
+        tolerance = default_tolerance(rule, person)
     present = sizes(games)
     if sizes(schemes) != present:
         raise ValueError(f"{schemes}: agents: the numbers of agents differ from those of {games}")
@@ -74,7 +90,7 @@ def certify(
                     done += n
                     progress("certify", done, count)
 
-                certificate = em.certify(batch, profiles, rule, user, tolerance=tolerance, progress=tell)
+                certificate = em.certify(batch, profiles, rule, person, tolerance=tolerance, progress=tell)
         except ValueError as error:
             raise ValueError(f"{schemes}: {error}") from None
         fallbacks += int(certificate.fallback.sum())

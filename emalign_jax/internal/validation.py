@@ -6,6 +6,7 @@ instance, a word for a protocol) is answered by what to write, and not by an err
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import numbers
 import operator
@@ -249,11 +250,23 @@ def float_parameter(name: str, value: Any, expected: str, holds: Any) -> Array:
     return array
 
 
+def described(module: Any) -> str:
+    """The class of a module and its parameters that are single numbers or words, as a title has it."""
+    fields = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    plain = [
+        f"{name} {x}" if isinstance(x, str) else f"{name} {float(x):g}"
+        for name, x in fields.items()
+        if isinstance(x, str | numbers.Real) or np.shape(getattr(x, "shape", 0)) == (0,)
+    ]
+    return type(module).__name__ + (f" ({', '.join(plain)})" if plain else "")
+
+
 def setting(name: str, default: Any, check: Any, *rule: Any) -> Any:
     """A static field of a module, which is what `check(name, value, *rule)` makes of what is given; None stays None
     where that is the default."""
     convert = lambda value: None if value is default is None else check(name, value, *rule)  # noqa: E731
-    return eqx.field(static=True, default=default, converter=convert)
+    words = {"words": rule[0]} if check is arguments.word else {}
+    return eqx.field(static=True, default=default, converter=convert, metadata=words)
 
 
 def on_host(**given: Any) -> tuple[Any, ...]:

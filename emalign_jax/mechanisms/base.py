@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,18 +14,31 @@ from jaxtyping import Float
 from emalign_jax.games.game import Array, Game
 from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import shown
+from emalign_jax.internal.registry import Registry
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 
 Setting = tuple[Game, Any, Any]  # games, protocol, user
 
 
+MECHANISMS: Registry[AbstractMechanism] = Registry("mechanism")
+
+
 class AbstractMechanism(eqx.Module):
     """A rule of the market with parameters. The fields hold what is not tuned: ranges, budgets, prices.
+
+    name: what configs call it: in `mechanisms` of [tune], and as the section that holds its fields. A class without a
+        name of its own is for Python alone.
 
     Parameters are any tree of real arrays without constraints; `apply` maps them to what they mean, so that every
     value of them is allowed.
     """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        MECHANISMS.add(cls)
 
     @abc.abstractmethod
     def init(self, games: Game) -> Any:

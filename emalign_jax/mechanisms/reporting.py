@@ -21,6 +21,8 @@ class Reporting(AbstractMechanism):
     agents need more messages. At share 0 the report is a public coin.
     """
 
+    name = "reporting"
+
     start: float = setting("start", 0.5, number, *FINITE)
 
     def __check_init__(self):

@@ -13,6 +13,8 @@ from emalign_jax.protocols import Selection
 class SelectionTemperature(AbstractMechanism):
     """The temperature of Selection, one for all games, in (low, high) and units of utility."""
 
+    name = "temperature"
+
     start: float = setting("start", 0.3, number, *FINITE)
     low: float = setting("low", 0.03, number, *FINITE)
     high: float = setting("high", 3.0, number, *FINITE)

@@ -13,10 +13,14 @@ from jaxtyping import Float, Int
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal import validation
+from emalign_jax.internal.registry import Registry
 from emalign_jax.users.base import AbstractUser, Options
 
 MAX_CELLS = 2**24  # of one game's largest tensor: 128 MB in float64
 TINY = 1e-30  # a message of smaller probability is treated as never sent
+
+
+PROTOCOLS: Registry[AbstractProtocol] = Registry("protocol")
 
 
 class Payoffs(NamedTuple):
@@ -33,11 +37,14 @@ class AbstractProtocol(eqx.Module):
     deviations (UNREFUTED at best). Further and separately: `pseudo_gradient` in closed form, an exact check
     (`register_check`), and `full_revelation_is_heard`, on which all guarantees rest.
 
+    name: what commands and configs call it (`--protocol NAME`, `kind = "NAME"`), the arguments of the class with it
+        (`--set protocol.ARGUMENT=VALUE`). A class without a name of its own is for Python alone.
     offsets_pass: whether payoffs are expected utilities, so that a constant added to a utility is added to the payoff.
         Payoffs are then computed without what is common to all actions, which costs precision. Where this is not
         declared it is not assumed.
     """
 
+    name: ClassVar[str]
     offsets_pass: ClassVar[bool] = False
     exact_payoffs: ClassVar[bool] = True  # False where payoffs are estimates, of which nothing can be certified
     is_smooth: ClassVar[Any] = True  # whether payoffs are differentiable; else `smoothed` gives a stand-in
@@ -46,6 +53,7 @@ class AbstractProtocol(eqx.Module):
         """A gradient in closed form is that of the payoffs it was written with: a subclass that overrides those, and
         not the gradient, has it differentiated automatically."""
         super().__init_subclass__(**options)
+        PROTOCOLS.add(cls)
         of_payoffs, own = ("pseudo_gradient", "own_slope", "slopes", "written_out"), vars(cls)
         written = next((n for n, name in enumerate(("payoffs", *of_payoffs)) if name in own), len(of_payoffs))
         for name in of_payoffs[written:] if written < 2 else ():
@@ -127,6 +135,11 @@ class AbstractProtocol(eqx.Module):
     def conversation(self) -> Any:
         """The conversation in which she replies to agents; None where she only listens."""
         return None
+
+    @property
+    def title(self) -> str:
+        """What figures and tables call it."""
+        return validation.described(self)
 
     @property
     def kind(self) -> tuple[type, ...]:

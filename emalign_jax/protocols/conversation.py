@@ -45,6 +45,10 @@ class AbstractConversation(AbstractProtocol):
         return Tree(self.rounds, self.replies, self.to == "all", agents, messages)
 
     @property
+    def title(self):
+        return f"{type(self).__name__}, {self.rounds} rounds"
+
+    @property
     def conversation(self):
         return self
 
@@ -61,6 +65,8 @@ class Conversation(AbstractConversation):
 
     to: "each" agent hears a reply of his own and nothing of the others; or one reply goes to "all".
     """
+
+    name = "conversation"
 
     def full_revelation_is_heard(self, agents):
         return True

@@ -21,6 +21,9 @@ FEW = 5  # agents up to whom a CPU is faster one by one; beyond, that takes long
 
 
 class Pooled(AbstractProtocol):
+    """The user hears all agents at once, and acts on what they say together."""
+
+    name = "pooled"
     offsets_pass = True
 
     def full_revelation_is_heard(self, agents):

@@ -92,7 +92,6 @@ READ = (  # columns that every search and sweep needs here
     "family", "agents", "game", "start", "normalised_value", "normalised_worst_equilibrium", "relative_gain", "seconds",
     "ok", "certified", "message",
 )  # fmt: skip
-AXES = {"word": "text", "whole": "whole", "number": "number", "flag": "flag"}
 
 
 def _parquet(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
@@ -146,7 +145,7 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     from emalign_jax.report import sweep_table
 
     grid = configs.from_manifest(manifest["config"], str(directory / MANIFEST))
-    axes = {name: AXES[configs.OPTIONS[name].kind] for name in grid.axes}
+    axes = {name: grid.kind(name) for name in grid.axes}
     known = columns.kinds(columns.SWEEP, (*READ, "cell", *sweep_table.MEANS.values()))
     rows = _parquet(directory / "games.parquet", known | axes)
     lines = pd.DataFrame(sweep_table.summary(grid, rows))

@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from emalign_jax.experiments.sweep.config import OPTIONS, Config
+from emalign_jax.experiments.sweep.config import Config
 from emalign_jax.experiments.sweep.directory import KINDS
 from emalign_jax.experiments.sweep.threshold import Threshold, thresholds
 from emalign_jax.report.drawing import save, shown
@@ -53,7 +53,7 @@ class Spread(NamedTuple):
 def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
     """Write the figures that fit the axes; returns their names. Axes of numbers make curves (without one, points over
     K), two of them a map too."""
-    numeric = [name for name in config.axes if OPTIONS[name].kind in ("whole", "number") and name != "seed"]
+    numeric = [name for name in config.axes if name != "seed" and config.kind(name) in ("whole", "number")]
     figures = {}
     title, off = shown(config.title), int(np.sum(~rows["ok"].to_numpy(bool)))
     if off:

@@ -13,7 +13,10 @@ from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal import validation
+from emalign_jax.internal.registry import Registry
 from emalign_jax.users.conversation_tree import Tree
+
+USERS: Registry[AbstractUser] = Registry("user")
 
 
 class Options(NamedTuple):
@@ -38,10 +41,18 @@ class AbstractUser(eqx.Module):
     form of its derivative may be given with `jax.custom_jvp`. Every protocol plays with it, and `certify` searches
     deviations (UNREFUTED at best) until a check is registered with `register_check`.
 
+    name: what commands and configs call it (`--user NAME`), the arguments of the class with it
+        (`--set user.ARGUMENT=VALUE`). A class without a name of its own is for Python alone.
+
     Example: `users/sparsemax.py`.
     """
 
+    name: ClassVar[str]
     is_smooth: ClassVar[Any] = True  # whether responses are differentiable; else `smoothed` gives a stand-in
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        USERS.add(cls)
 
     @abc.abstractmethod
     def respond(self, options: Options, favour: Options) -> Float[Array, "*shape A"]:
@@ -50,6 +61,11 @@ class AbstractUser(eqx.Module):
         options: what each action is worth to the user.
         favour:  what each is worth to the agent in whose favour ties may be broken.
         """
+
+    @property
+    def title(self) -> str:
+        """What figures and tables call it."""
+        return validation.described(self)
 
     @property
     def compares(self) -> bool:

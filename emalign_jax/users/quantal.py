@@ -17,11 +17,16 @@ class QuantalUser(AbstractUser):
     precision: > 0, finite, in units of 1 / utility; a scalar or an array over the batch of games.
     """
 
+    name = "quantal"
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision):
         rule = "a finite number > 0 (a user of infinite precision is RationalUser())"
         self.precision = float_parameter("precision", precision, rule, lambda x: (x > 0) & np.isfinite(x))
+
+    @property
+    def title(self):
+        return f"quantal user (precision {self.precision:g})" if np.ndim(self.precision) == 0 else "quantal user"
 
     def respond(self, options, favour):
         return logit(options.value, self.precision)

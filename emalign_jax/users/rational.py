@@ -29,10 +29,15 @@ class RationalUser(AbstractUser):
         schemes that were rounded to float32; payoffs in float32 use 8 units of rounding, 1e-6.
     """
 
+    name = "rational"
     is_smooth = False
 
     ties: str = setting("ties", "agents", word, TIES)
     tolerance: float = setting("tolerance", units.TIE, number, *BELOW_ONE)
+
+    @property
+    def title(self):
+        return "rational user"
 
     def respond(self, options, favour):
         return self.choose(options, favour, jnp)
