@@ -27,6 +27,7 @@ from emalign_jax.games.families import FAMILIES, AbstractFamily, knob, random_ga
 from emalign_jax.games.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.games.game import Game, ReducedGame, reduce_game
 from emalign_jax.games.merged_users import several_users
+from emalign_jax.internal.validation import parameter
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import (
@@ -106,6 +107,7 @@ __all__ = [
     "mechanisms",
     "no_information",
     "options_of",
+    "parameter",
     "payoffs",
     "premises",
     "pseudo_gradient",

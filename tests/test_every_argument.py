@@ -55,7 +55,7 @@ RESULTS = {
     "ReducedGame", "Result", "SampledGradient", "SampledPayoffs", "Solution", "Stability", "Tuned",
 }  # fmt: skip
 # for authors of protocols, checks and families: in JAX alone, with functions or classes for arguments
-WRITERS = {"options_of", "reduce_game", "register_check", "knob", "Deviation"}
+WRITERS = {"options_of", "reduce_game", "register_check", "knob", "parameter", "Deviation"}
 # right after all, of these arguments
 RIGHT = {
     "nothing": {"mechanism"},

@@ -17,9 +17,9 @@ _loaded: dict[Path, str] = {}
 
 
 def load(files: Iterable[Path]) -> dict[str, str]:
-    """Run each file, once a process; returns {path: digest of what it holds}, for the manifest.
+    """Run each file as a module of its name, once a process; returns {path: digest of what it holds}, for the manifest.
 
-    Raises `ValueError` that names the file and the line where it failed.
+    As with scripts, files beside it can be imported. Raises `ValueError` that names the file and the line that failed.
     """
     return {str(path): _load(path) for path in files}
 
@@ -30,17 +30,23 @@ def _load(path: Path) -> str:
     place = path.resolve()
     if _loaded.get(place) == digest:
         return digest
-    name = f"emalign_plugin_{path.stem}"
+    name = path.stem
+    known = sys.modules.get(name)
+    if known is not None and Path(getattr(known, "__file__", None) or "?").resolve() != place:
+        raise ValueError(f"{path}: there is a module {name} already; give the file another name")
     spec = importlib.util.spec_from_loader(name, SourceFileLoader(name, str(place)))
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.path.insert(0, str(place.parent))
     try:
-        spec.loader.exec_module(module)
+        if known is None or place in _loaded:  # else it was imported by another plugin
+            module = sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ValueError(f"{path}{_line(error, place)}: {type(error).__name__}: {shortened(error, 300)}") from None
+    finally:
+        sys.path.remove(str(place.parent))
     _loaded[place] = digest
     return digest
 

@@ -256,9 +256,25 @@ def described(module: Any) -> str:
     plain = [
         f"{name} {x}" if isinstance(x, str) else f"{name} {float(x):g}"
         for name, x in fields.items()
-        if isinstance(x, str | numbers.Real) or np.shape(getattr(x, "shape", 0)) == (0,)
+        if isinstance(x, str | numbers.Real) or getattr(x, "shape", None) == ()
     ]
     return type(module).__name__ + (f" ({', '.join(plain)})" if plain else "")
+
+
+def parameter(name: str, default: float, expected: str, holds: Any) -> Any:
+    """A field of a protocol, user or mechanism: a finite number, or an array of them over the batch.
+
+    name:     of the field
+    expected: what it has to be, in words, such as "a number > 0"
+    holds:    the same as a function of an array, elementwise: `lambda x: x > 0`
+    What is given is checked when the module is made, and raises `ValueError`; what is traced is not looked at.
+
+    Example:
+        class Taxed(em.AbstractProtocol):
+            rate: jax.Array = em.parameter("rate", 0.1, "a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+    """
+    convert = lambda value: float_parameter(name, value, expected, lambda x: np.isfinite(x) & holds(x))  # noqa: E731
+    return eqx.field(default=default, converter=convert)
 
 
 def setting(name: str, default: Any, check: Any, *rule: Any) -> Any:
