@@ -168,11 +168,11 @@ def test_selection_says_whom_she_picks():
     silent, first = np.tile([1.0, 0], (4, 1)), np.eye(2)[[0, 0, 1, 1]]
     sharp = em.Selection(then=em.Conversation(1))
     text = em.transcript_tree(game, [silent, first], sharp, em.RationalUser())
-    assert text.splitlines()[0] == "She picks agent 1 (1)."
+    assert text.splitlines()[0] == "The user picks agent 1 (1)."
     assert "agent 1 says 0" in text
     soft = em.Selection(0.25, then=em.Conversation(1))  # .5 against .75: 1 / (1 + e)
     text = em.transcript_tree(game, [silent, first], soft, em.RationalUser("lowest"))
-    assert text.splitlines()[0] == "She picks agent 0 (.269) or agent 1 (.731)."
+    assert text.splitlines()[0] == "The user picks agent 0 (.269) or agent 1 (.731)."
     assert "├─ talks to agent 0" in text
 
 
@@ -180,10 +180,10 @@ def test_ties_go_to_the_agent_she_talks_to():
     pharma = em.catalog.pharma_market()
     schemes = em.full_revelation(2, 4, 4)
     text = em.transcript_tree(pharma, schemes, em.Conversation(1), em.RationalUser())
-    assert text.splitlines()[0] == "Her ties go to agent 0."
+    assert text.splitlines()[0] == "Ties go to agent 0."
     np.testing.assert_allclose(cells(text)[1], [1, 0.32, 0.4, 0.24], atol=1e-6)
     text = em.transcript_tree(pharma, schemes[:, :, ::-1], em.Selection(then=em.Conversation(1)), em.RationalUser())
-    assert "She picks agent 0 (1)." in text
+    assert "The user picks agent 0 (1)." in text
 
 
 def test_many_x_b_are_written_out():

@@ -18,13 +18,14 @@ from emalign_jax.internal.arguments import integer, shown
 TOP = ("seed", "title", "block")  # keys of a config outside its sections
 
 RoundsOption = Annotated[
-    int | None, typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after she chose.")
+    int | None,
+    typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after it."),
 ]
-RepliesOption = Annotated[int | None, typer.Option(help="Replies Q she has after each round but the last; default 2.")]
+RepliesOption = Annotated[int | None, typer.Option(help="Replies Q of the user after each round but the last.")]
 CompareOption = Annotated[
-    int | None, typer.Option(help="With selection: how many agents, drawn at random, she compares; default all.")
+    int | None, typer.Option(help="With selection: how many agents, drawn at random, are compared; default all.")
 ]
-ReplyToOption = Annotated[ReplyTo, typer.Option(help="Each agent hears a reply of his own, or one goes to all.")]
+ReplyToOption = Annotated[ReplyTo, typer.Option(help="Each agent hears a reply of its own, or one goes to all.")]
 ToleranceOption = Annotated[
     float | None,
     typer.Option(
@@ -33,7 +34,7 @@ ToleranceOption = Annotated[
     ),
 ]
 ReplyRuleOption = Annotated[
-    ReplyRule, typer.Option(help="How she replies: as she likes best (plans), or by a fixed rule.")
+    ReplyRule, typer.Option(help="How the user replies: as is best (plans), or by a fixed rule.")
 ]
 
 ProtocolOption = Annotated[

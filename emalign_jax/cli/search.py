@@ -60,7 +60,8 @@ def search(
     states: Annotated[int, typer.Option(help="Outcomes Y.")] = 4,
     actions: Annotated[int, typer.Option(help="Actions A of the user.")] = 4,
     user_features: Annotated[
-        int | None, typer.Option(help="Size XA of what the user sees; default 1 (nothing), and 3 where she replies.")
+        int | None,
+        typer.Option(help="Size XA of what the user sees; default 1 (nothing), 3 where the user replies."),
     ] = None,
     agent_features: Annotated[int | None, typer.Option(help="Size XB of what the agents see; default Y.")] = None,
     user_information: Annotated[float, typer.Option(help="Chance that x_A is y itself.")] = 0.5,
@@ -82,7 +83,7 @@ def search(
     reply_to: ReplyToOption = ReplyTo.each,
     reply_rule: ReplyRuleOption = ReplyRule.plans,
     messages: Annotated[
-        int | None, typer.Option(help="Messages M an agent and round; default what he can make use of.")
+        int | None, typer.Option(help="Messages M an agent and round; default as many as an agent can use.")
     ] = None,
     start: Annotated[
         str | None, typer.Option(help="monopolist or random; default monopolist in Selection, else random.")
@@ -127,8 +128,8 @@ def search(
     coordinator: Annotated[
         str | None,
         typer.Option(
-            help="and ADDRESS:PORT at which host 0 listens until all have met, there alone. Whoever reaches it can "
-            "take part or end the run: no password is asked for, so the network must be trusted."
+            help="and ADDRESS:PORT at which host 0 listens until all have met, there alone. Any process that reaches it "
+            "can take part or end the run: no password is asked for, so the network must be trusted."
         ),
     ] = None,
     plugin: PluginOption = None,
@@ -180,7 +181,7 @@ def search(
     rule = make_protocol(protocol, flags | section(changes, "protocol"), reply_to)
     if agents is None:
         agents = {"selection": "1,2,3,5,8", "conversation": "1,2"}.get(protocol, "1,2,3")
-        if compare is not None:  # no fewer than she compares
+        if compare is not None:  # a comparison needs as many agents as it compares
             agents = ",".join(k for k in agents.split(",") if int(k) >= compare) or str(compare)
     if user_features is None:
         config["user_features"] = 1 if rule.conversation is None else 3
@@ -269,7 +270,7 @@ def search(
         if found.unproved:
             print("\nGains here are the largest that were found; the certificates do not exclude larger ones.")
         if found.unchecked:
-            print("\nNot verified: these are the profiles that play ended with; nobody looked for deviations.")
+            print("\nNot verified: these are the profiles that play ended with; deviations were not searched for.")
         if found.below_worst:
             print(f"\n{table.below_worst_words(found.below_worst, found.short)}")
         if failed:

@@ -43,7 +43,7 @@ class Tally(NamedTuple):
 def search_blocks(
     job: SearchJob, blocks: Sequence[Block], team: Team, progress: Callable[[str, int, int], None]
 ) -> int:
-    """Search the blocks that nobody else of the team takes, and write their parts; how many these were."""
+    """Search the blocks that no other host takes, and write their parts; returns how many these were."""
     done = 0
     for number, block in enumerate(blocks):
         if not team.take(number):

@@ -123,10 +123,10 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
 
     The columns of a search, the cell's key, the axes, and where they apply (NaN elsewhere):
 
-    best_monopolist   her value with the one agent alone who is best for her
+    best_monopolist   the user's value with the one agent alone that is best for the user
     eps               sup-norm distance of u from the agents' hull (weights of sum 1, any offset c(y))
-    coverage_slack    what no equilibrium falls short of V_full by more than, in Selection or with ties that are hers
-    weighted_gain     sum of the coverage weights times what agents may gain: with the slack, a floor of her value
+    coverage_slack    what no equilibrium falls short of V_full by more than, in Selection or where ties favour no agent
+    weighted_gain     sum of the coverage weights times what agents may gain: with the slack, a lower bound of V
     worst_equilibrium, best_equilibrium  exact, Selection with a rational user and two or more agents
 
     each also as normalised_...: values as (V - V_none) / (V_full - V_none), the three losses as shares of it.
