@@ -135,17 +135,17 @@ def test_a_tree_by_hand():
     text = em.transcript_tree(game, rule.reshape(1, -1, 2), protocol, em.RationalUser(), user_feature=1, names=words)
     expected = """\
                                         belief over x_B
-                       chance  reached   00  01  10  11  she plays  value  agent
+                       chance  reached   00  01  10  11  action  value  agent
 x_A = second                         1  .25 .25 .25 .25
 ├─ agent says 0          .500     .500  .50 .50   ·   ·
-│  └─ she replies 1         1     .500
-│     ├─ agent says 0    .500     .250    1   ·   ·   ·  say 0      1.000  1.000
-│     └─ agent says 1    .500     .250    ·   1   ·   ·  say 1      1.000  1.000
+│  └─ user replies 1        1     .500
+│     ├─ agent says 0    .500     .250    1   ·   ·   ·  say 0   1.000  1.000
+│     └─ agent says 1    .500     .250    ·   1   ·   ·  say 1   1.000  1.000
 └─ agent says 1          .500     .500    ·   · .50 .50
-   └─ she replies 1         1     .500
-      ├─ agent says 0    .500     .250    ·   ·   1   ·  say 0      1.000  1.000
-      └─ agent says 1    .500     .250    ·   ·   ·   1  say 1      1.000  1.000
-total                                1                              1.000  1.000"""
+   └─ user replies 1        1     .500
+      ├─ agent says 0    .500     .250    ·   ·   1   ·  say 0   1.000  1.000
+      └─ agent says 1    .500     .250    ·   ·   ·   1  say 1   1.000  1.000
+total                                1                           1.000  1.000"""
     assert text == expected
     both = em.transcript_tree(game, rule.reshape(1, -1, 2), protocol, em.RationalUser())
     assert "├─ x_A = 0 " in both

@@ -128,8 +128,8 @@ def search(
     coordinator: Annotated[
         str | None,
         typer.Option(
-            help="and ADDRESS:PORT at which host 0 listens until all have met, there alone. Any process that reaches it "
-            "can take part or end the run: no password is asked for, so the network must be trusted."
+            help="and ADDRESS:PORT at which host 0 listens until all have met, there alone. Any process that "
+            "reaches it can take part or end the run: no password is asked for, so the network must be trusted."
         ),
     ] = None,
     plugin: PluginOption = None,

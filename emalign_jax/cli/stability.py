@@ -35,7 +35,8 @@ def stability(
     """The user's values in all pure equilibria of Selection with a rational user, computed exactly.
 
     A value v is an equilibrium value where the stability profile is 0: the least total gain that deviations offer
-    where the user is left with value v. With two or more agents full information always is one; the question is what else.
+    where the user is left with value v. With two or more agents full information always is one; the question is what
+    else.
 
     \b
     Examples:

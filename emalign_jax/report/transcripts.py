@@ -199,7 +199,7 @@ class _Transcripts:
             chance = heard * float(self.replies[r][xa, t, q])
             words = said[:1] if self.tree.together else said
             yield _Step(
-                f"the user replies {' '.join(map(str, words))}",
+                f"user replies {' '.join(map(str, words))}",
                 chance * self.levels[r][t] * self.game.mass[xa],
                 chance * self.going_on[r][:, xa, t, q],
                 self.messages(xa, r + 1, t * self.tree.joint_replies + q, chance),
