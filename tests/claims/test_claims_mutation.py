@@ -15,6 +15,8 @@ import jax
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from support.conversations import reduced
+from support.games import random_game
 
 import emalign_jax as em
 
@@ -33,27 +35,9 @@ def pinned(number, least, most):
         assert not least - NEAR <= wrong <= most + NEAR
 
 
-def random_game(seed, K=3, XA=1, XB=3, A=3, shared=0.0):
-    """shared: how much of the user's utility the agents have."""
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
-    user, own = rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB))
-    return em.Game(prior / prior.sum(), user, shared * user + own)
-
-
-def cells(game):
-    """g [XA, XB, A] and G [K, XA, XB, A] by loops over the definition."""
-    p, u, U = game.prior, game.user_utility, game.agent_utilities
-    g, G = np.zeros((*p.shape[:2], len(u))), np.zeros((len(U), *p.shape[:2], len(u)))
-    for x, b, a, y in itertools.product(*map(range, g.shape), range(p.shape[2])):
-        g[x, b, a] += p[x, b, y] * u[a, y]
-        G[:, x, b, a] += p[x, b, y] * U[:, a, y]
-    return g, G
-
-
 def played(game, scheme, sender):
     """Her value and all payoffs under one scheme [XB, S]: a best action a message, near-ties for the sender."""
-    g, G = cells(game)
+    _, g, G = reduced(game)
     value, payoffs = 0.0, np.zeros(len(G))
     for x, s in itertools.product(range(len(g)), range(scheme.shape[1])):
         hers, theirs = scheme[:, s] @ g[x], np.einsum("b,kba->ka", scheme[:, s], G[:, x])
@@ -68,7 +52,7 @@ class Laws:
     """Obedient laws z [XB, R], R one action for each x_A."""
 
     def __init__(self, game):
-        g, G = cells(game)
+        _, g, G = reduced(game)
         self.g, self.G, A = g, G, g.shape[2]
         advices = list(itertools.product(range(A), repeat=len(g)))
         spread = lambda t: np.array([sum(t[x, :, r[x]] for x in range(len(g))) for r in advices]).T  # noqa: E731
@@ -103,7 +87,7 @@ class Laws:
 @pytest.mark.parametrize("seed", range(3))
 def test_payoffs_and_gains(seed, XA):
     """What a profile pays, by playing it; what an agent may gain: a scheme that pays it, multipliers that cap it."""
-    game = random_game(seed, XA=XA)
+    game = random_game(seed, K=3, XA=XA)
     laws = Laws(game)
     schemes = np.random.default_rng(seed).dirichlet(np.full(3, 0.5), (3, 3))
     certificate = em.certify(game, schemes, *SELECTION)
@@ -144,7 +128,7 @@ def test_theorem(seed):
     game = random_game(seed, K=2)
     schemes = np.random.default_rng(seed).dirichlet(np.ones(3), (2, 3))
     certificate = em.certify(game, schemes, *SELECTION)
-    g, G = cells(game)
+    _, g, G = reduced(game)
     informed = np.take_along_axis(G, g.argmax(-1)[None, ..., None], -1).sum((1, 2, 3))
     gains, full = np.maximum(informed - certificate.agents, 0), g.max(-1).sum()
     K, A, Y = game.agent_utilities.shape
@@ -178,7 +162,7 @@ def test_theorem_and_guarantee_met_by_a_profile(seed):
 
 def worst_law(game, gains, obedient=True):
     """(law q, what its multipliers prove, weights): linprog on the raw cells, floors to 1e-9."""
-    g, G = cells(game)
+    _, g, G = reduced(game)
     (XA, XB, A), K = g.shape, len(G)
     informed = np.take_along_axis(G, g.argmax(-1)[None, ..., None], -1).sum((1, 2, 3))
     rows, right = list(-G), list(gains - informed + 1e-9)
@@ -206,7 +190,7 @@ def worst_law(game, gains, obedient=True):
 def test_worst_case_and_slack(seed, XA):
     """A law that pays the floors and obeys; multipliers that prove no such law is worth less."""
     game = random_game(seed, XA=XA, K=2, shared=1.0)
-    g, _ = cells(game)
+    _, g, _ = reduced(game)
     full = g.max(-1).sum()
     for gains in (np.zeros(2), np.array([0.02, 0.1])):
         law, bound, _ = worst_law(game, gains)
@@ -227,7 +211,7 @@ def test_worst_case_and_slack(seed, XA):
 def test_weights(seed, obedience):
     """Weights 1e-3 off break the coverage inequality in some cell."""
     game = random_game(seed, K=2, shared=2.0)
-    g, G = cells(game)
+    _, g, G = reduced(game)
     cover = em.coverage(game, obedience=obedience)
     star = g.argmax(-1)[..., None]
     hers, theirs = np.take_along_axis(g, star, -1) - g, np.take_along_axis(G, star[None], -1) - G
@@ -251,7 +235,7 @@ def test_worst_case_and_guarantee_met_by_a_profile(seed, K):
     game = random_game(seed, K=1)
     game = em.Game(game.prior, game.user_utility, np.array([1.0, 0.5])[:K, None, None] * game.agent_utilities)
     gains = np.array([0.1, 0.05])[:K]
-    g, G = cells(game)
+    _, g, G = reduced(game)
     law, bound, _ = worst_law(game, gains)
     value, payoffs = played(game, law[0], 0)
     informed = np.take_along_axis(G, g.argmax(-1)[None, ..., None], -1).sum((1, 2, 3))

@@ -10,14 +10,9 @@ from support.commands import refused
 
 from emalign_jax.report import hull_figure
 
-pytestmark = pytest.mark.host_only
+pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
 
 FILES = ["curves.csv", "errors.parquet", "hull.pdf", "hull.png", "leave_out.csv", "manifest.json", "weights.csv"]
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def save_wide(path="t.csv", people=7, items=20, seed=0):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.commands import refused
+from support.commands import ENVIRONMENT, refused
 from support.foreign_files import NAMES, OURS, make, random_names, seen, untouched
 
 import emalign_jax as em
@@ -62,7 +62,6 @@ COMMANDS = {
     "align": ("align", "wide.csv", "--id", "prompt", "--target", "human", "--subsets", "2", "--agents", "1,3"),
     "tune": ("tune", "tune.toml"),
 }
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(em.__file__).parents[1])}
 KINDS = [pytest.param(kind, marks=pytest.mark.nightly if kind == "tune" else ()) for kind in COMMANDS]
 
 

@@ -1,7 +1,6 @@
 """The commands as a person meets them: output, exit codes, files, bad input."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.commands import refused
+from support.commands import ENVIRONMENT, refused
 
 import emalign_jax as em
 from emalign_jax.experiments.search import job, table
@@ -20,10 +19,7 @@ from emalign_jax.users.rational import TIES
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 def test_search_writes_a_whole_run(run, tmp_path):
@@ -391,7 +387,7 @@ def test_help_shows_examples(run):
 def test_control_c_in_mid_search(tmp_path):
     command = [sys.executable, "-m", "emalign_jax", "search", "--count", "3000", "--out", "long"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=child_environment()
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT
     ) as process:
         try:
             while process.poll() is None and not list(tmp_path.iterdir()):
@@ -411,13 +407,7 @@ def test_control_c_in_mid_search(tmp_path):
 def test_module_and_bad_input_in_a_process(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "emalign_jax", "certify", "nowhere.npz", "s.npz"],
-        capture_output=True, text=True, cwd=tmp_path, env=child_environment(), check=False,
+        capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "emalign: nowhere.npz: no such file\n"
-
-
-def child_environment():
-    """So that the child finds the package wherever this process found it."""
-    root = os.path.dirname(os.path.dirname(em.__file__))
-    return os.environ | {"PYTHONPATH": root}

@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
-import emalign_jax as em
+from support.commands import ONE_THREAD
 
 pytestmark = pytest.mark.host_only
 
@@ -62,7 +61,6 @@ JOBS = {
     "report": (("report", "run", "--out", "made.html"), "made.html", 20),
 }
 RESUMED = ("sweep", "tune")  # their directory is there from the beginning; the same command goes on
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(em.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +75,7 @@ def start(where, command):
     """The command in a session of its own, of which no process may be left."""
     return subprocess.Popen(
         [sys.executable, "-m", "emalign_jax", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, cwd=where, env=ENVIRONMENT, start_new_session=True,
+        text=True, cwd=where, env=ONE_THREAD, start_new_session=True,
     )  # fmt: skip
 
 
@@ -230,7 +228,7 @@ def ended(tmp_path, *kinds, waits="os.read(0, 1)", before=""):
     """What a process does that has a temporary directory and gets the signals while it waits, for input or longer."""
     with subprocess.Popen(
         [sys.executable, "-c", TEMPORARY.format(before=before, waits=waits)], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ONE_THREAD,
     ) as process:  # fmt: skip
         assert process.stdout.readline() == "there\n"
         for kind in kinds:

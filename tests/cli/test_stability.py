@@ -9,14 +9,9 @@ from support.commands import refused
 import emalign_jax as em
 from emalign_jax.report import stability_figure
 
-pytestmark = pytest.mark.host_only
+pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
 
 PNG = b"\x89PNG"
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def judges(count, prosecutors=2):

@@ -3,7 +3,6 @@
 import fcntl
 import html
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.commands import refused
+from support.commands import ONE_THREAD, refused
 
 pytestmark = pytest.mark.host_only
 
@@ -197,9 +196,8 @@ def test_games_that_fail_are_listed_and_the_code_is_1(run):
 
 @pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on():
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "emalign_jax", "sweep", "competition", "--count", "60", "--out", "here"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True) as process:
         limit = time.monotonic() + 60
         while not list(Path().glob("here/parts/[!.]*")) and time.monotonic() < limit:
             time.sleep(0.1)

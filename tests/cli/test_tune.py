@@ -1,18 +1,15 @@
 """`emalign tune`: its config, that it goes on where it stopped, and what it refuses."""
 
 import json
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from support.commands import refused
+from support.commands import ENVIRONMENT, refused
 
-import emalign_jax as em
 from emalign_jax.experiments import toml
 from emalign_jax.experiments.tune import config as configs
 from emalign_jax.tuning import loop
@@ -103,9 +100,8 @@ def test_killed_it_ends_with_the_same_numbers(tmp_path):
 
     def start(name):
         command = [sys.executable, "-m", "emalign_jax", "tune", "small.toml", "--out", name]
-        environment = os.environ | {"PYTHONPATH": str(Path(em.__file__).parent.parent)}
         return subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     process, state = start("parts"), tmp_path / "parts" / "state.npz"

@@ -2,26 +2,16 @@
 
 import numpy as np
 import pytest
+from support.games import check, random_game
 
 import emalign_jax as em
 from emalign_jax.equilibrium.best_response_dynamics import best_response_dynamics, fit, outbid
-from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.examination import examine
 
 pytestmark = pytest.mark.host_only
 
 RATIONAL = em.RationalUser("agents")
 TOLERANCE = 1e-3
-
-
-def random_game(seed, K=3, XA=1, XB=3, A=3):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
-    return em.Game(prior / prior.sum(), rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB)))
-
-
-def check(game, protocol, user):
-    return check_for(protocol, user)(em.reduce_game(game, np), protocol, user)
 
 
 def starts(seed, exact, game, M):
@@ -34,7 +24,7 @@ def starts(seed, exact, game, M):
 @pytest.mark.parametrize("XA", [1, 2])
 @pytest.mark.parametrize("seed", range(6))
 def test_outbid_ends_at_an_equilibrium(seed, XA):
-    game = random_game(seed, XA=XA)
+    game = random_game(seed, K=3, XA=XA)
     exact = check(game, em.Selection(), RATIONAL)
     for schemes in starts(seed, exact, game, 4):  # XB + 1 messages
         given = schemes.copy()
@@ -61,7 +51,7 @@ def test_outbid_in_named_games(name):
 
 
 def test_outbid_stops_when_told_and_never_harms_her():
-    game = random_game(0)
+    game = random_game(0, K=3)
     exact = check(game, em.Selection(), RATIONAL)
     (_, monopoly) = starts(0, exact, game, 4)
     whole = outbid(exact, monopoly, TOLERANCE)

@@ -1,10 +1,8 @@
-"""NumPy payoffs against slow loops written from docs/model.md alone, and against the JAX payoffs."""
-
-import itertools
-import math
+"""NumPy payoffs against plain recursion over messages, and against the JAX payoffs."""
 
 import numpy as np
 import pytest
+from support import conversations as brute
 from support.nightly import one_in
 
 import emalign_jax as em
@@ -46,68 +44,6 @@ def random_game(seed, tied):
     return prior / prior.sum(), u, rng.integers(0, 4, (2, 3, 3)).astype(float), schemes
 
 
-def law(user, expected, favour):
-    """Her law over actions at posterior expected utilities `expected` (a list)."""
-    if isinstance(user, em.QuantalUser):
-        powers = [math.exp(float(user.precision) * (e - max(expected))) for e in expected]
-        return [x / sum(powers) for x in powers]
-    best = [a for a, e in enumerate(expected) if e > max(expected) - 1e-6]
-    if user.ties == "uniform":
-        return [(a in best) / len(best) for a in range(len(expected))]
-    if user.ties == "agents":  # of those that are equally good for the agent too, the lowest
-        best = [a for a in best if favour[a] > max(favour[b] for b in best) - 1e-9]
-    chosen = max(best) if user.ties == "highest" else min(best)
-    return [float(a == chosen) for a in range(len(expected))]
-
-
-def slow_talk(prior, u, payoffs, channels, user, favoured):
-    """Play out every (x_A, messages): her value and each payoff table's, ties in favour of table `favoured`.
-
-    channels: the schemes whose messages she sees.
-    """
-    XA, XB, Y = prior.shape
-    value, totals = 0.0, [0.0] * len(payoffs)
-    for xa in range(XA):
-        for messages in itertools.product(*(range(c.shape[1]) for c in channels)):
-            weight = {
-                (xb, y): prior[xa, xb, y] * math.prod(c[xb, s] for c, s in zip(channels, messages, strict=True))
-                for xb in range(XB)
-                for y in range(Y)
-            }
-            sent = sum(weight.values())
-            if sent == 0:
-                continue
-
-            def mean(table, weight=weight, sent=sent):
-                return [sum(w * table[a, y] for (_, y), w in weight.items()) / sent for a in range(len(u))]
-
-            expected = mean(u)
-            tables = [mean(table) for table in payoffs]
-            choice = law(user, expected, tables[favoured])
-            value += sent * sum(p * e for p, e in zip(choice, expected, strict=True))
-            for i, table in enumerate(tables):
-                totals[i] += sent * sum(p * e for p, e in zip(choice, table, strict=True))
-    return value, totals
-
-
-def slow_pooled(prior, u, U, schemes, user):
-    own = [slow_talk(prior, u, U, list(schemes), user, i) for i in range(len(U))]
-    return own[0][0], [totals[i] for i, (_, totals) in enumerate(own)]
-
-
-def slow_selection(prior, u, U, schemes, user, temperature):
-    talks = [slow_talk(prior, u, U, [scheme], user, j) for j, scheme in enumerate(schemes)]
-    values = [value for value, _ in talks]
-    if temperature > 0:
-        powers = [math.exp((v - max(values)) / temperature) for v in values]
-        chosen = [x / sum(powers) for x in powers]
-    else:
-        holder = next(j for j, v in enumerate(values) if v > max(values) - 1e-9)
-        chosen = [float(j == holder) for j in range(len(values))]
-    total = sum(s * v for s, v in zip(chosen, values, strict=True))
-    return total, [sum(s * talk[1][i] for s, talk in zip(chosen, talks, strict=True)) for i in range(len(U))]
-
-
 def exact(game, schemes, protocol, user):
     reduced = em.reduce_game(game, np)
     if isinstance(protocol, em.Pooled):
@@ -129,11 +65,11 @@ def test_against_slow_loops(user, protocol, tied):
         prior, u, U, schemes = random_game(seed, tied)
         value, agents = exact(em.Game(prior, u, U), schemes, protocol, user)
         if isinstance(protocol, em.Pooled):
-            slow_value, slow_agents = slow_pooled(prior, u, U, schemes, user)
+            slow = brute.pooled(em.Game(prior, u, U), schemes, user)
         else:
-            slow_value, slow_agents = slow_selection(prior, u, U, schemes, user, float(protocol.temperature))
-        assert value == pytest.approx(slow_value, abs=ROUNDING)
-        np.testing.assert_allclose(agents, slow_agents, rtol=0, atol=ROUNDING)
+            slow = brute.selection(em.Game(prior, u, U), schemes, user, float(protocol.temperature))
+        assert value == pytest.approx(slow[0], abs=ROUNDING)
+        np.testing.assert_allclose(agents, slow[1], rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.x64

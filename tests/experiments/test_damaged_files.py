@@ -116,20 +116,8 @@ def made(tmp_path_factory):
         call("search", "--agents", "1,2", "--family", "hull", *quick, "--out", "several")
         call("search", "--agents", "2", "--family", "hull", *quick, "--out", "search")
         call("sweep", "grid.toml", "--out", "sweep")
-        call(
-            "align",
-            "wide.csv",
-            "--id",
-            "item",
-            "--least-items",
-            "4",
-            "--subsets",
-            "2",
-            "--agents",
-            "1,2",
-            "--out",
-            "align",
-        )
+        fits = ("--id", "item", "--least-items", "4", "--subsets", "2", "--agents", "1,2")
+        call("align", "wide.csv", *fits, "--out", "align")
         call("tune", "goal.toml", "--out", "tune")
     return path
 

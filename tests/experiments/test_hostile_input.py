@@ -21,12 +21,7 @@ from emalign_jax.experiments.sweep import directory
 from emalign_jax.experiments.tune import config as tunings
 from emalign_jax.internal import memory
 
-pytestmark = pytest.mark.host_only
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
 
 
 @pytest.mark.parametrize("there", ["pipe", "device"])

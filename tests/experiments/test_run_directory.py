@@ -12,24 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.commands import ENVIRONMENT
 from support.foreign_files import NAMES, OURS, make, random_names, seen, untouched
 
-import emalign_jax as em
 from emalign_jax.experiments import run_directory
 from emalign_jax.experiments.run_directory import LOCK, MANIFEST, Kind, Taken, begun, manifest
 from emalign_jax.internal import temporary
 from emalign_jax.internal.files import atomic
 
-pytestmark = pytest.mark.host_only
+pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
 
 ONCE = Kind("search", ("table", "figure"))
 RESUMED = Kind("sweep", ("table", "figure"), parts=True, resumed=True)
 PART = "0123456789abcdef-000000-0123456789abcdef.parquet"
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def work(out, kind=ONCE, force=False, text="new", fail=None):
@@ -118,8 +113,7 @@ with begun(None, kind, manifest(kind, {}, 0), False) as run:
     (run.directory / "table").write_text("half")
     os.kill(os.getpid(), 9)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(em.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", killed], env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", killed], env=ENVIRONMENT, check=False)
     assert done.returncode == -signal.SIGKILL
     assert json.loads(Path("search-1", MANIFEST).read_text())["status"] == "running"
     Path("search-1/thesis.tex").write_text("years of work")
@@ -149,8 +143,7 @@ with begun(Path("mine"), kind, manifest(kind, {{}}, 0), True) as run:
     (run.directory / "table").write_text("new")
     run.finish(manifest(kind, {{}}, 0), 0.0)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(em.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", killed], env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", killed], env=ENVIRONMENT, check=False)
     assert done.returncode == -signal.SIGKILL
     with pytest.raises(Taken, match="is there already"):
         run_directory.check(Path("mine"), ONCE, False)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
-from support.commands import child, refused
+from support.commands import ENVIRONMENT, child, refused
 
 import emalign_jax as em
 from emalign_jax.exact.checks import selection_rational
@@ -28,7 +28,7 @@ SMALL = ["--family", "noise", "--agents", "1,2", "--count", "5", "--states", "3"
 
 def environment():
     x64 = str(int(jax.config.jax_enable_x64))  # games are of the same dtype then
-    return os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(em.__file__)), "JAX_ENABLE_X64": x64}
+    return ENVIRONMENT | {"JAX_ENABLE_X64": x64}
 
 
 def same_run(one, two):

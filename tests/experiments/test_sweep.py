@@ -1,7 +1,6 @@
 """Sweeps: configs, cells, what survives a kill, and the science at small size."""
 
 import math
-import os
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.commands import ONE_THREAD
 
 from emalign_jax.experiments.run_directory import LOCK
 from emalign_jax.experiments.sweep import config as configs
@@ -315,10 +315,9 @@ def holder(path):
 
 
 def start(path, out="out"):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "emalign_jax", "sweep", "small.toml", "--out", out]
     with open(path / "said.txt", "a") as said:
-        return subprocess.Popen(command, cwd=path, env=environment, stdout=said, stderr=said)
+        return subprocess.Popen(command, cwd=path, env=ONE_THREAD, stdout=said, stderr=said)
 
 
 # science

@@ -19,14 +19,9 @@ from emalign_jax.experiments.hull import block, tables
 from emalign_jax.experiments.words import Method, make_solver
 from emalign_jax.internal import arguments, memory, npz, parquet
 
-pytestmark = pytest.mark.host_only
+pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
 
 SMALL = 2**20
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

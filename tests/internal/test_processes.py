@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from support.commands import ENVIRONMENT
 
 import emalign_jax as em
 from emalign_jax.exact.certificates.certificate import make_check
@@ -174,8 +174,7 @@ print(member.process.pid)
 def test_a_script_without_a_guard_runs_once_and_leaves_no_process(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
-    found = os.environ | {"PYTHONPATH": str(Path(em.__file__).parents[1])}
-    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120, env=found)
+    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.split()
     assert lines[0] == "script"
@@ -200,10 +199,9 @@ time.sleep(100)
 @pytest.mark.parametrize("ready", [False, True], ids=["starting", "ready"])
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_the_group_leaves_no_member_and_no_traceback(kind, ready):
-    found = os.environ | {"PYTHONPATH": str(Path(em.__file__).parents[1])}
     with subprocess.Popen(
         [sys.executable, "-c", STRUCK.format(ready=ready)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=found, start_new_session=True,
+        text=True, env=ENVIRONMENT, start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdout.readline() == "there\n"
         os.killpg(process.pid, kind)

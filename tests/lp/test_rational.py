@@ -8,6 +8,7 @@ from fractions import Fraction as F
 
 import numpy as np
 import pytest
+from support.games import random_game, reduced
 
 import emalign_jax as em
 from emalign_jax.exact.obedience.program import ObedienceLP
@@ -294,17 +295,11 @@ def test_judge_in_closed_form(prior):
     assert ObedienceLP(game).best(game.agents[0]).exact is None
 
 
-def random_game(seed, XA):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * 9)).reshape(XA, 3, 3) * (0.1 + np.eye(3))
-    return em.reduce_game(em.Game(prior / prior.sum(), rng.normal(size=(3, 3)), rng.normal(size=(2, 3, 3))), np)
-
-
 @pytest.mark.parametrize("XA", [1, 2])
 @pytest.mark.parametrize("seed", range(4))
 def test_random_obedience_lps(XA, seed):
     """Both paths agree; at the user's full value the LP is a hair, and exact arithmetic may call it infeasible."""
-    game = random_game(seed, XA)
+    game = reduced(random_game(seed, XA=XA))
     exact, plain = ObedienceLP(game, exact=True), ObedienceLP(game)
     none, full = game.user.sum(1).max(-1).sum(), game.user.max(-1).sum()
     for agent, share in itertools.product(game.agents, [-1, 0, 0.5, 0.99, 1, 1.1]):

@@ -1,5 +1,6 @@
 """Comparison: she meets a random subset of the agents. Payoffs and best responses against brute force."""
 
+import functools
 import itertools
 import json
 import math
@@ -9,72 +10,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from support import conversations as brute
+from support import games as makers
+from support.games import batch_of, deterministic, switched
 
 import emalign_jax as em
-from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.examination import examine
 from emalign_jax.exact.obedience.program import ObedienceLP
-from emalign_jax.exact.responses import selection_table
 from emalign_jax.experiments.sweep import cell
 from emalign_jax.experiments.sweep import config as configs
-from emalign_jax.games.units import VALUE_TIE
 
 RATIONAL = em.RationalUser("agents")
 X64 = jax.config.jax_enable_x64
 CLOSE = 1e-9 if X64 else 2e-5
 EXACT = 1e-7  # LP feasibility 1e-9, numbers of size 1
 
-
-def random_game(seed, K=4, XA=1, XB=3, A=3):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
-    return em.Game(prior / prior.sum(), rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB)))
+random_game = functools.partial(makers.random_game, K=4)
 
 
 def random_games(count, K):
-    return jax.tree.map(lambda *x: np.stack(x), *(random_game(seed, K=K) for seed in range(count)))
+    return batch_of([random_game(seed, K=K) for seed in range(count)])
 
 
 def check(game, compared, user=RATIONAL):
-    protocol = em.Comparison(compared)
-    return check_for(protocol, user)(em.reduce_game(game, np), protocol, user)
-
-
-def enumerated(table, compared, pick):
-    """Her value and the agents' payoffs, subset by subset; pick(values of those she meets) is a law over them."""
-    values, payoffs = table
-    K = len(values)
-    subsets = list(itertools.combinations(range(K), compared))
-    chosen = np.zeros(K)
-    for subset in subsets:
-        chosen[list(subset)] += pick(values[list(subset)]) / len(subsets)
-    return values @ chosen, payoffs @ chosen
-
-
-def best_of(values):
-    return np.eye(len(values))[(values >= values.max() - VALUE_TIE).argmax()]
-
-
-def softly(temperature):
-    def pick(values):
-        weights = np.exp((values - values.max()) / temperature)
-        return weights / weights.sum()
-
-    return pick
-
-
-def switched(schemes, agent, scheme):
-    M = max(schemes.shape[2], scheme.shape[1])
-    profile = np.zeros((*schemes.shape[:2], M))
-    profile[:, :, : schemes.shape[2]] = schemes
-    profile[agent] = 0
-    profile[agent, :, : scheme.shape[1]] = scheme
-    return profile
+    return makers.check(game, em.Comparison(compared), user)
 
 
 def candidates(rng, XB, count):
-    for messages in itertools.product(range(XB), repeat=XB):
-        yield np.eye(XB)[list(messages)]
+    yield from deterministic(XB, XB)
     for k in range(count):
         yield rng.dirichlet(np.full(XB + 1, 10.0 ** rng.uniform(-1.5, 1)), XB if k % 2 else 1) * np.ones((XB, 1))
 
@@ -85,12 +48,10 @@ def candidates(rng, XB, count):
 @pytest.mark.parametrize(("compared", "temperature"), [(1, 0.0), (2, 0.0), (3, 0.3)])
 def test_payoffs_are_those_of_all_subsets(compared, temperature):
     user = em.QuantalUser(6.0)
-    pick = softly(temperature) if temperature else best_of
     for seed in range(2):
         game = random_game(seed, XA=2)
-        reduced = em.reduce_game(game, np)
         schemes = np.random.default_rng(seed).dirichlet(np.ones(3), (4, 3))
-        value, agents = enumerated(selection_table(reduced, schemes, user), compared, pick)
+        value, agents = brute.comparison(game, schemes, user, compared, temperature)
         got = em.payoffs(game, schemes, em.Comparison(compared, temperature), user)
         np.testing.assert_allclose(got.user, value, atol=CLOSE)
         np.testing.assert_allclose(got.agents, agents, atol=CLOSE)
@@ -104,7 +65,7 @@ def test_exact_payoffs_are_those_of_all_subsets_ties_included(compared):
         schemes = rng.dirichlet(np.ones(3), (4, 3))
         if tied:
             schemes[2], schemes[3] = schemes[0], schemes[1]
-        value, agents = enumerated(exact.table(schemes), compared, best_of)
+        value, agents = brute.comparison(random_game(5), schemes, RATIONAL, compared)
         got = exact.payoffs(schemes)
         assert got[0] == pytest.approx(value, abs=1e-12)
         np.testing.assert_allclose(got[1], agents, atol=1e-12)
@@ -194,7 +155,7 @@ def test_placements_of_all_compared_are_selection(seed):
     rng = np.random.default_rng(seed)
     game = random_game(seed)
     exact = check(game, 4)
-    other = check_for(em.Selection(), RATIONAL)(em.reduce_game(game, np), em.Selection(), RATIONAL)
+    other = makers.check(game, em.Selection(), RATIONAL)
     for schemes in (rng.dirichlet(np.full(3, 0.3), (4, 3)), em.full_revelation(4, 3, 3), em.no_information(4, 3, 3)):
         for i, theirs in enumerate(other.deviations(schemes, range(4))):
             assert exact.best_placement(schemes, i).value == pytest.approx(theirs.value, abs=EXACT)

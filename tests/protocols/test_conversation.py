@@ -161,7 +161,7 @@ def test_selection_then_conversation_by_recursion(user, temperature):
     K, shape = 2, Shape(2, 2, 2)
     games, rules = make(K, shape, seed=3)
     got = payoffs(games, rules, em.Selection(temperature, then=shape.protocol), user)
-    assert_like(got, [brute.selection(games[n], rules[n], shape, user, temperature) for n in range(2)])
+    assert_like(got, [brute.selection(games[n], rules[n], user, temperature, shape) for n in range(2)])
 
 
 def test_rounding_does_not_decide_what_types_ask():
@@ -379,7 +379,7 @@ def test_parameters_over_the_batch():
             if protocol is talk:
                 expected = brute.payoffs(games[n], rules[n], shape, only)
             else:
-                expected = brute.selection(games[n], rules[n], shape, only, temperature[n])
+                expected = brute.selection(games[n], rules[n], only, temperature[n], shape)
             np.testing.assert_allclose(both.user[n], expected[0], rtol=0, atol=ATOL)
             np.testing.assert_allclose(both.agents[n], expected[1], rtol=0, atol=ATOL)
             twice = jax.tree.map(lambda x, n=n: x[[n, n]], (games, rules, protocol, user))

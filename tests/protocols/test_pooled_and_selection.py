@@ -1,12 +1,11 @@
 """Payoffs and pseudo-gradients of Pooled and Selection against loops and autodiff."""
 
-import itertools
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import conversations as brute
 
 import emalign_jax as em
 
@@ -26,50 +25,6 @@ def make(agents, count=None, xa=XA, seed=0):
     return game, rng.dirichlet(np.ones(M), (*batch, agents, XB))
 
 
-def law(user, values, favour):
-    """Section 3 of docs/model.md."""
-    if isinstance(user, em.QuantalUser):
-        weights = np.exp(float(user.precision) * (values - values.max()))
-        return weights / weights.sum()
-    tied = np.flatnonzero(values >= values.max() - 1e-9)
-    pleasing = tied[favour[tied] >= favour[tied].max() - 1e-9][:1]
-    chosen = {"uniform": tied, "lowest": tied[:1], "agents": pleasing}[user.ties]
-    return np.isin(np.arange(len(values)), chosen) / len(chosen)
-
-
-def by_loops(game, weight, messages, user, favoured=None):
-    """User value and agents' payoffs if message n has probability weight(n, x_B); ties for `favoured`."""
-    p, u, U = game.prior, game.user_utility, game.agent_utilities
-    value, agents = 0.0, np.zeros(len(U))
-    for xa, n in itertools.product(range(p.shape[0]), messages):
-        joint = np.array([weight(n, xb) for xb in range(XB)])[:, None] * p[xa]  # (x_B, y) and n and x_A
-        if joint.sum() == 0:
-            continue
-        posterior = joint / joint.sum()
-        expected = np.array([(posterior * u[a]).sum() for a in range(A)])
-        own = np.array([[(posterior * U[i, a]).sum() for a in range(A)] for i in range(len(U))])
-        value += joint.sum() * expected @ law(user, expected, own[favoured or 0])
-        for i in range(len(U)):
-            response = law(user, expected, own[i if favoured is None else favoured])
-            for xb, y, a in np.ndindex(XB, Y, A):
-                agents[i] += joint[xb, y] * response[a] * U[i, a, y]
-    return value, agents
-
-
-def pooled_by_loops(game, schemes, user):
-    messages = itertools.product(range(M), repeat=len(schemes))
-    return by_loops(game, lambda n, xb: np.prod([s[xb, m] for s, m in zip(schemes, n, strict=True)]), messages, user)
-
-
-def selection_by_loops(game, schemes, user, temperature):
-    alone = [by_loops(game, lambda n, xb, s=s: s[xb, n], range(M), user, j) for j, s in enumerate(schemes)]
-    values = np.array([v for v, _ in alone])
-    chosen = np.arange(len(values)) == np.argmax(values >= values.max() - 1e-9)
-    if temperature:
-        chosen = np.exp(values / temperature) / np.exp(values / temperature).sum()
-    return chosen @ values, sum(c * got for c, (_, got) in zip(chosen, alone, strict=True))
-
-
 USERS = [em.QuantalUser(4.0), *(em.RationalUser(ties) for ties in ("agents", "lowest", "uniform"))]
 NAMES = ["quantal", "agents", "lowest", "uniform"]
 
@@ -85,9 +40,9 @@ def test_payoffs_by_loops(user, tied):
         game = em.Game(np.stack([prior, prior[::-1]]), u, U)
         schemes = np.stack([np.eye(3)[[0, 1, 1]], np.eye(3)[[0, 0, 1]]])
     for protocol, expected in (
-        (em.Pooled(), pooled_by_loops(game, schemes, user)),
-        (em.Selection(), selection_by_loops(game, schemes, user, 0)),
-        (em.Selection(0.3), selection_by_loops(game, schemes, user, 0.3)),
+        (em.Pooled(), brute.pooled(game, schemes, user)),
+        (em.Selection(), brute.selection(game, schemes, user)),
+        (em.Selection(0.3), brute.selection(game, schemes, user, 0.3)),
     ):
         got = payoffs(game, schemes, protocol, user)
         np.testing.assert_allclose(got.user, expected[0], atol=ATOL)
@@ -131,9 +86,9 @@ def test_revelation_and_silence(protocol, user):
     for xa in range(XA):
         for xb in range(XB):
             expected = game.user_utility @ game.prior[xa, xb]
-            full += expected @ law(user, expected / game.prior[xa, xb].sum(), expected)
+            full += expected @ brute.choice(user, expected / game.prior[xa, xb].sum(), expected)
         expected = game.user_utility @ game.prior[xa].sum(0)
-        none += expected @ law(user, expected / game.prior[xa].sum(), expected)
+        none += expected @ brute.choice(user, expected / game.prior[xa].sum(), expected)
     np.testing.assert_allclose(payoffs(game, em.full_revelation(2, XB, M), protocol, user).user, full, atol=ATOL)
     np.testing.assert_allclose(payoffs(game, em.no_information(2, XB, M), protocol, user).user, none, atol=ATOL)
 

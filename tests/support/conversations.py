@@ -1,4 +1,6 @@
-"""Conversations by plain recursion over what was said: nothing here knows how the package counts transcripts.
+"""Payoffs of every protocol by plain recursion over what was said: nothing here knows how the package counts.
+
+`payoffs` is of conversations, `pooled` of those of one round. A sampled conversation pays the same on average.
 
 A history is a tuple of rounds, a round (messages, replies), each a tuple with one entry an agent. The two functions
 that look up a row of a rule are written from the docstring of `emalign_jax/users/conversation_tree.py`.
@@ -57,14 +59,14 @@ def joint_replies(shape, K):
 
 
 def choice(user, values, favour):
-    """The law over options of this worth to her, and to whom ties go (section 3 of docs/model.md)."""
+    """Probabilities of options of these values to the user, and to whom ties go (section 3 of docs/model.md)."""
     values, favour = np.array(values), np.array(favour)
     if isinstance(user, em.QuantalUser):
         weights = np.exp(float(user.precision) * (values - values.max()))
         return weights / weights.sum()
     tied = np.flatnonzero(values >= values.max() - 1e-9)
     pleasing = tied[favour[tied] >= favour[tied].max() - 1e-9][:1]
-    chosen = {"uniform": tied, "lowest": tied[:1], "agents": pleasing}[user.ties]
+    chosen = {"uniform": tied, "lowest": tied[:1], "highest": tied[-1:], "agents": pleasing}[user.ties]
     return np.isin(np.arange(len(values)), chosen) / len(chosen)
 
 
@@ -145,18 +147,38 @@ def payoffs(game, rules, shape, user):
     return (laws[0] * game[1]).sum(), np.array(paid)
 
 
-def selection(game, rules, shape, user, temperature):
-    """The same when she picks an agent by what he alone is worth and then talks with him."""
+def pooled(game, schemes, user):
+    return payoffs(game, schemes, Shape(1, schemes.shape[-1], 1), user)
+
+
+def alone(game, rules, shape, user):
+    """What each agent is worth to the user who talks with this one only, and what all then get: [J], [J, K]."""
     game = reduced(game)
-    alone = [law(game, rules[j : j + 1], shape, user, own) for j, own in enumerate(game[2])]
-    values = np.array([(one * game[1]).sum() for one in alone])
-    chosen = np.arange(len(values)) == np.argmax(values >= values.max() - 1e-9)
-    if temperature:
-        chosen = np.exp((values - values.max()) / temperature)
-        chosen /= chosen.sum()
-    return chosen @ values, np.array(
-        [sum(c * (one * own).sum() for c, one in zip(chosen, alone, strict=True)) for own in game[2]]
-    )
+    laws = [law(game, rules[j : j + 1], shape, user, own) for j, own in enumerate(game[2])]
+    return np.array([(one * game[1]).sum() for one in laws]), np.array([(one * game[2]).sum((1, 2, 3)) for one in laws])
+
+
+def picked(values, temperature):
+    """Probabilities with which the user picks agents of these values; the first of equals."""
+    if not temperature:
+        return 1.0 * (np.arange(len(values)) == np.argmax(values >= values.max() - 1e-9))
+    weights = np.exp((values - values.max()) / temperature)
+    return weights / weights.sum()
+
+
+def selection(game, rules, user, temperature=0.0, shape=None):
+    """The same when the user picks an agent by what it alone is worth, and then talks with it."""
+    values, payoffs = alone(game, rules, shape or Shape(1, rules.shape[-1], 1), user)
+    return picked(values, temperature) @ values, picked(values, temperature) @ payoffs
+
+
+def comparison(game, schemes, user, compared, temperature=0.0):
+    """The same when the user picks among so many of the agents, each subset as likely."""
+    values, payoffs = alone(game, schemes, Shape(1, schemes.shape[-1], 1), user)
+    chosen, subsets = np.zeros(len(values)), list(itertools.combinations(range(len(values)), compared))
+    for subset in map(list, subsets):
+        chosen[subset] += picked(values[subset], temperature) / len(subsets)
+    return chosen @ values, chosen @ payoffs
 
 
 def words(shape, rule, XB):

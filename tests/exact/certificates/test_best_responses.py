@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from support.games import switched
 
 import emalign_jax as em
 from emalign_jax.lp.highs import KeptLP
@@ -24,14 +25,6 @@ def random_arrays(seed, K=2, XA=1, XB=2, A=3, M=3):
     prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
     u, U = 1.5 * np.eye(A, XB) + 0.5 * rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB))
     return prior / prior.sum(), u, U, rng.dirichlet(np.ones(M), (K, XB))
-
-
-def switched(schemes, agent, scheme):
-    M = max(schemes.shape[2], scheme.shape[1])
-    profile = np.zeros((*schemes.shape[:2], M))
-    profile[:, :, : schemes.shape[2]] = schemes
-    profile[agent] = np.pad(scheme, ((0, 0), (0, M - scheme.shape[1])))
-    return profile
 
 
 def ask(schemes=None, agent=0, game=None, protocol=None, user=RATIONAL, **options):

@@ -117,25 +117,6 @@ def test_nobody_can_move_her(protocol, user):
 
 
 @pytest.mark.parametrize(("protocol", "user"), SETTINGS, ids=IDS)
-def test_units(protocol, user):
-    """An offset c(y) changes no gain; a scale scales the gain and not the relative one."""
-    prior, u, U, schemes = random_arrays(4, 4)
-    before = em.certify(em.Game(prior, u, U), schemes, protocol, user)
-    assert before.gain_lower.max() > 0.05
-    offset = U.copy()
-    offset[:, 0] += np.random.default_rng(0).normal(size=(4, 1, 2))
-    offset[:, 1] += 3.0
-    after = em.certify(em.Game(prior, u, offset), schemes, protocol, user)
-    for name in ("gain_lower", "gain_upper", "payoff_range", "user", "guarantee", "theorem"):
-        np.testing.assert_allclose(getattr(after, name), getattr(before, name), rtol=0, atol=LOOSE, err_msg=name)
-    scaled = U.copy()
-    scaled[:, 0] *= 7.0
-    after = em.certify(em.Game(prior, u, scaled), schemes, protocol, user)
-    np.testing.assert_allclose(after.gain_lower, before.gain_lower * [7.0, 1.0], rtol=0, atol=7 * LOOSE)
-    np.testing.assert_allclose(after.relative_gain, before.relative_gain, rtol=0, atol=LOOSE)
-
-
-@pytest.mark.parametrize(("protocol", "user"), SETTINGS, ids=IDS)
 def test_names_of_messages_mean_nothing(protocol, user):
     prior, u, U, schemes = random_arrays(5, 3)
     games = em.Game(prior, u, U)

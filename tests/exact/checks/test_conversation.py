@@ -398,7 +398,7 @@ def test_selection_deviations_are_mechanisms():
     assert certificate.closed.all()
     for n in range(3):
         small = reduced(games[n])
-        value, agents = brute.selection(games[n], rules[n], shape, RATIONAL, 0)
+        value, agents = brute.selection(games[n], rules[n], RATIONAL, 0, shape)
         assert certificate.user[n] == pytest.approx(value, abs=1e-9)
         np.testing.assert_allclose(certificate.agents[n], agents, atol=1e-9)
         alone = [
@@ -537,7 +537,7 @@ def test_parameters_over_the_batch():
             for name in ("user", "agents", "gain_lower", "gain_upper", "payoff_range"):
                 np.testing.assert_allclose(getattr(alike, name)[0], getattr(both, name)[n], rtol=0, atol=2e-4)
             if protocol is picks:
-                value, agents = brute.selection(games[n], rules[n], shape, mine[2], float(mine[1].temperature))
+                value, agents = brute.selection(games[n], rules[n], mine[2], float(mine[1].temperature), shape)
             else:
                 value, agents = brute.payoffs(games[n], rules[n], shape, mine[2])
             np.testing.assert_allclose([both.user[n], *both.agents[n]], [value, *agents], rtol=0, atol=1e-9)

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from support.games import check, random_game, reduced, switched
 from support.nightly import one_in
 
 import emalign_jax as em
-from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.examination import examine
 from emalign_jax.exact.responses import pooled_payoffs
 
@@ -16,24 +16,9 @@ pytestmark = pytest.mark.host_only
 RATIONAL = em.RationalUser("agents")
 
 
-def random_game(seed, K=2, XA=1, XB=3, A=3):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
-    return em.Game(prior / prior.sum(), rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB)))
-
-
-def check(game, user):
-    return check_for(em.Pooled(), user)(em.reduce_game(game, np), em.Pooled(), user)
-
-
 def payoff(game, schemes, agent, scheme, user):
     """`agent`'s payoff if he plays `scheme` (any number of messages) against the others' schemes."""
-    small = em.reduce_game(game, np)
-    M = max(schemes.shape[2], scheme.shape[1])
-    profile = np.zeros((*schemes.shape[:2], M))
-    profile[:, :, : schemes.shape[2]] = schemes
-    profile[agent] = np.pad(scheme, ((0, 0), (0, M - scheme.shape[1])))
-    return pooled_payoffs(small, profile, user)[1][agent]
+    return pooled_payoffs(reduced(game), switched(schemes, agent, scheme), user)[1][agent]
 
 
 @pytest.mark.parametrize("XA", [1, 2])
@@ -44,7 +29,7 @@ def test_gains_are_attained_and_never_beaten(user, seed, XA):
     game = random_game(seed, XA=XA)
     schemes = rng.dirichlet(np.ones(3), (2, 3))
     certificate = em.certify(game, schemes, em.Pooled(), user)
-    deviations = check(game, user).deviations(schemes, range(2))
+    deviations = check(game, em.Pooled(), user).deviations(schemes, range(2))
     # a rational user's payoffs may use the tie tolerance (1e-6 of her range) on either side
     slack = 1e-5 if user is RATIONAL else 1e-8
     for i, deviation in enumerate(deviations):
@@ -62,12 +47,12 @@ def test_gains_are_attained_and_never_beaten(user, seed, XA):
 @pytest.mark.parametrize("user", [em.QuantalUser(10.0), RATIONAL], ids=["quantal", "rational"])
 def test_one_agent_is_a_monopolist(user):
     for seed in range(3):
-        exact = check(random_game(seed, K=1), user)
+        exact = check(random_game(seed, K=1), em.Pooled(), user)
         alone = exact.monopolist(0)
         for schemes in (em.no_information(1, 3, 3), em.full_revelation(1, 3, 3)):
             (deviation,) = exact.deviations(schemes, range(1))
             assert deviation.value == pytest.approx(alone.value, abs=1e-7)
-        judge = check(em.catalog.judge(), RATIONAL).deviations(np.full((1, 2, 2), 0.5), range(1))
+        judge = check(em.catalog.judge(), em.Pooled(), RATIONAL).deviations(np.full((1, 2, 2), 0.5), range(1))
         assert judge[0].value == pytest.approx(0.6, abs=1e-5)
 
 
@@ -107,7 +92,7 @@ def test_few_messages():
 def test_agents_ties_are_settled_for_whoever_asks():
     """Always indifferent: each agent's payoff is his own supremum, but the guarantees take one common law."""
     game = em.Game(np.full((1, 1, 1), 1.0), np.zeros((2, 1)), np.eye(2)[:, :, None])
-    exact = check(game, RATIONAL)
+    exact = check(game, em.Pooled(), RATIONAL)
     silent = np.ones((2, 1, 1))
     np.testing.assert_array_equal(examine(exact, silent).agents, [1, 1])
     np.testing.assert_array_equal(exact.common_law_payoffs(silent), [1, 0])

@@ -4,60 +4,26 @@ import itertools
 
 import numpy as np
 import pytest
+from support import conversations as brute
+from support.games import check, deterministic, random_game, switched
 
 import emalign_jax as em
-from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.selection_quantal import soft_bound
-from emalign_jax.exact.responses import choose, selection_table
 
 pytestmark = pytest.mark.host_only
 
 USER = em.QuantalUser(8.0)
 
 
-def random_game(seed, K=2, XA=1, XB=3, A=3):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
-    return em.Game(prior / prior.sum(), 1.5 * np.eye(A, XB) + rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB)))
-
-
-def check(game, user=USER, temperature=0.0):
-    protocol = em.Selection(temperature)
-    return check_for(protocol, user)(em.reduce_game(game, np), protocol, user)
-
-
-def switched(schemes, agent, scheme):
-    M = max(schemes.shape[2], scheme.shape[1])
-    profile = np.zeros((*schemes.shape[:2], M))
-    profile[:, :, : schemes.shape[2]] = schemes
-    profile[agent] = np.pad(scheme, ((0, 0), (0, M - scheme.shape[1])))
-    return profile
-
-
-def by_table(game, schemes, user, temperature):
-    small = em.reduce_game(game, np)
-    table = selection_table(small, schemes, user)
-    return table.payoffs @ choose(table.values, temperature, 1.0)
-
-
 def by_hand(game, scheme, agent, precision):
-    """(V, payoffs of agent) under one scheme, one message and one x_A at a time."""
-    value = own = 0.0
-    for message in scheme.T:
-        for joint in game.prior:
-            law = message @ joint
-            if law.sum() > 0:
-                power = np.exp(precision * (game.user_utility @ law / law.sum()))
-                power /= power.sum()
-                value += power @ game.user_utility @ law
-                own += power @ game.agent_utilities[agent] @ law
-    return value, own
+    """What the user and the agent get under one scheme."""
+    value, agents = brute.pooled(game, scheme[None], em.QuantalUser(precision))
+    return value, agents[agent]
 
 
 def candidates(rng, XB, count, found):
     """Deterministic, random with many messages, nearly pure, mixtures with full revelation and what was found."""
-    for messages in itertools.product(range(XB), repeat=XB):
-        yield np.eye(XB)[list(messages)]
+    yield from deterministic(XB, XB)
     for k in range(count):
         scheme = rng.dirichlet(np.full(int(rng.integers(2, 8)), 10.0 ** rng.uniform(-2, 1)), XB)
         yield scheme
@@ -70,15 +36,15 @@ def candidates(rng, XB, count, found):
 @pytest.mark.parametrize(("seed", "XA"), [(0, 2), pytest.param(1, 1, marks=pytest.mark.nightly)])
 def test_brackets_close_and_nothing_beats_them(seed, XA, temperature):
     rng = np.random.default_rng([seed, XA])
-    game = random_game(seed, K=2 + seed, XA=XA)
-    exact = check(game, temperature=temperature)
+    game = random_game(seed, K=2 + seed, XA=XA, matching=1.5)
+    exact = check(game, em.Selection(temperature), USER)
     for purity in (1.0, 0.02):
         schemes = rng.dirichlet(np.full(3, purity), (game.agents, 3))
         for i in range(game.agents):
             found = em.best_response(game, schemes, i, em.Selection(temperature), USER)
             assert found.closed
             assert found.result == em.Result.CERTIFIED
-            attained = by_table(game, switched(schemes, i, found.scheme), USER, temperature)[i]
+            attained = brute.selection(game, switched(schemes, i, found.scheme), USER, temperature)[1][i]
             assert attained == pytest.approx(found.value, abs=1e-10)
             tried = [exact._switch(schemes, i, s) for s in candidates(rng, 3, 25, found.scheme)]
             assert max(tried) <= found.upper + 1e-10
@@ -89,7 +55,7 @@ def test_brackets_close_and_nothing_beats_them(seed, XA, temperature):
 @pytest.mark.parametrize(("seed", "temperature"), [(0, 0.0), (1, 0.1)])
 def test_the_value_is_what_play_pays(seed, temperature):
     """Through `em.payoffs`, which shares no code with the check."""
-    game = random_game(seed, K=3, XA=2)
+    game = random_game(seed, K=3, XA=2, matching=1.5)
     schemes = np.random.default_rng(seed).dirichlet(np.ones(3), (3, 3))
     for i in range(3):
         found = em.best_response(game, schemes, i, em.Selection(temperature), USER)
@@ -102,7 +68,7 @@ def test_the_value_is_what_play_pays(seed, temperature):
 def test_two_features_against_a_grid_of_schemes(seed, temperature):
     """Every pair of beliefs of a fine grid that averages to the prior, and every mixture of three: V and O from the
     game's own arrays. Three messages suffice (XB and her value), so a fine grid comes near the optimum."""
-    game = random_game(seed, K=2, XB=2)
+    game = random_game(seed, K=2, XB=2, matching=1.5)
     rng = np.random.default_rng(seed)
     schemes = rng.dirichlet(np.ones(2), (2, 2))
     share = game.prior.sum((0, 2))
@@ -133,7 +99,7 @@ def test_two_features_against_a_grid_of_schemes(seed, temperature):
 @pytest.mark.parametrize("temperature", [0.0, 0.2])
 def test_one_agent_is_a_monopolist(temperature):
     for seed in range(3):
-        game = random_game(seed, K=1)
+        game = random_game(seed, K=1, matching=1.5)
         alone = em.best_response(game, np.full((1, 3, 2), 0.5), 0, em.Pooled(), USER)
         found = em.best_response(game, np.full((1, 3, 2), 0.5), 0, em.Selection(temperature), USER)
         assert found.closed
@@ -143,7 +109,7 @@ def test_one_agent_is_a_monopolist(temperature):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 def test_equal_agents_gain_alike(temperature):
-    game = random_game(1, K=1)
+    game = random_game(1, K=1, matching=1.5)
     twice = em.Game(game.prior, game.user_utility, np.repeat(game.agent_utilities, 2, 0))
     scheme = np.random.default_rng(0).dirichlet(np.ones(3), 3)
     found = [em.best_response(twice, np.stack([scheme] * 2), i, em.Selection(temperature), USER) for i in range(2)]
@@ -155,7 +121,7 @@ def test_equal_agents_gain_alike(temperature):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 def test_an_agent_who_does_not_care(temperature):
-    game = random_game(2)
+    game = random_game(2, matching=1.5)
     own = np.array(game.agent_utilities)
     own[0] = np.array([0.3, -1.0, 2.0])  # of the state, whatever she does
     game = em.Game(game.prior, game.user_utility, own)
@@ -192,10 +158,10 @@ def test_a_rival_whom_nobody_can_beat(holder):
 @pytest.mark.parametrize("seed", range(2))
 def test_a_rival_at_full_information(seed, temperature):
     """For a quantal user that need not be the most that anyone can offer."""
-    game = random_game(seed)
+    game = random_game(seed, matching=1.5)
     schemes = np.random.default_rng(seed).dirichlet(np.ones(3), (2, 3))
     schemes[1] = np.eye(3)
-    exact = check(game, temperature=temperature)
+    exact = check(game, em.Selection(temperature), USER)
     found = em.best_response(game, schemes, 0, em.Selection(temperature), USER)
     assert found.closed
     rng = np.random.default_rng(seed)
@@ -214,12 +180,13 @@ def test_he_is_paid_under_the_rival_where_she_would_not_pick_him():
     found = em.best_response(game, schemes, 0, em.Selection(), user)
     under = by_hand(game, mild, 0, 4.0)[1]
     silent = em.best_response(game, np.stack([np.ones((2, 1)), np.ones((2, 1))]), 0, em.Selection(), user)
-    assert by_table(game, switched(schemes, 0, found.scheme), user, 0.0)[0] == pytest.approx(found.value, abs=1e-12)
+    attained = brute.selection(game, switched(schemes, 0, found.scheme), user)[1][0]
+    assert attained == pytest.approx(found.value, abs=1e-12)
     assert found.value >= under - 1e-9
     assert found.closed
     assert silent.closed
     lost = switched(schemes, 0, np.ones((2, 1)))  # silent, he loses her
-    assert by_table(game, lost, user, 0.0)[0] == pytest.approx(under, abs=1e-12)
+    assert brute.selection(game, lost, user, 0.0)[1][0] == pytest.approx(under, abs=1e-12)
 
 
 def soft_grid(lines, base, shift, tau, low, high, count=400_001):

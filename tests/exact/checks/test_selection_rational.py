@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from support.games import check, deterministic, padded, random_game, switched
 
 import emalign_jax as em
-from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.checks.examination import examine
 
 pytestmark = pytest.mark.host_only
@@ -15,38 +15,11 @@ RATIONAL = em.RationalUser("agents")
 EXACT = 1e-7  # LP feasibility 1e-9, numbers of size 1
 
 
-def random_game(seed, K=3, XA=1, XB=3, A=3):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
-    return em.Game(prior / prior.sum(), rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB)))
-
-
-def check(game, user=RATIONAL, temperature=0.0):
-    protocol = em.Selection(temperature)
-    return check_for(protocol, user)(em.reduce_game(game, np), protocol, user)
-
-
-def switched(schemes, agent, scheme):
-    """The profile in which `agent` plays `scheme`, with as many messages as needed."""
-    M = max(schemes.shape[2], scheme.shape[1])
-    profile = np.zeros((*schemes.shape[:2], M))
-    profile[:, :, : schemes.shape[2]] = schemes
-    profile[agent] = 0
-    profile[agent, :, : scheme.shape[1]] = scheme
-    return profile
-
-
-def padded(*schemes):
-    M = max(scheme.shape[1] for scheme in schemes)
-    return np.stack([np.pad(scheme, ((0, 0), (0, M - scheme.shape[1]))) for scheme in schemes])
-
-
-def candidates(rng, XB, M, count):
+def candidates(rng, XB, count):
     """All deterministic schemes and `count` random ones, from nearly silent to nearly deterministic."""
-    for messages in itertools.product(range(M), repeat=XB):
-        yield np.eye(M)[list(messages)]
+    yield from deterministic(XB, XB)
     for k in range(count):
-        yield rng.dirichlet(np.full(M, 10.0 ** rng.uniform(-1.5, 1)), XB if k % 2 else 1) * np.ones((XB, 1))
+        yield rng.dirichlet(np.full(XB, 10.0 ** rng.uniform(-1.5, 1)), XB if k % 2 else 1) * np.ones((XB, 1))
 
 
 def profiles(rng, exact, game):
@@ -64,14 +37,14 @@ def profiles(rng, exact, game):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_deviation_beats_the_upper_bound_and_the_supremum_is_approached(seed, XA):
     rng = np.random.default_rng(100 + seed)
-    game = random_game(seed, XA=XA)
-    exact = check(game)
+    game = random_game(seed, K=3, XA=XA)
+    exact = check(game, em.Selection(), RATIONAL)
     reveal = np.eye(3)
     for schemes in profiles(rng, exact, game):
         certificate = em.certify(game, schemes, em.Selection(), RATIONAL)
         _, before = exact.payoffs(schemes)
         for i, deviation in enumerate(examine(exact, schemes).deviations):
-            tried = [exact.payoffs(switched(schemes, i, s))[1][i] - before[i] for s in candidates(rng, 3, 3, 40)]
+            tried = [exact.payoffs(switched(schemes, i, s))[1][i] - before[i] for s in candidates(rng, 3, 40)]
             # a brute-force scheme may use the tie tolerance, as far as that is immaterial
             assert max(tried) <= certificate.gain_upper[i] + 1e-6 * certificate.payoff_range[i]
             assert certificate.gain_upper[i] == pytest.approx(
@@ -105,7 +78,7 @@ def tie_at_full_information():
 
 def test_ties_at_full_information():
     """Nobody can outbid V_full; a lower index takes the tie (and .6 with it), a higher one cannot."""
-    exact = check(tie_at_full_information())
+    exact = check(tie_at_full_information(), em.Selection(), RATIONAL)
     silent, reveal = np.array([[1.0, 0], [1, 0]]), np.eye(2)
     second_holds = examine(exact, np.stack([silent, reveal]))
     np.testing.assert_allclose(second_holds.agents, [0, 0.6], atol=EXACT)
@@ -119,7 +92,7 @@ def test_ties_at_full_information():
 
 def test_two_prosecutors():
     game = em.catalog.two_prosecutors()
-    monopolist = check(game).monopolist(0).scheme
+    monopolist = check(game, em.Selection(), RATIONAL).monopolist(0).scheme
     certificate = em.certify(game, padded(monopolist, monopolist), em.Selection(), RATIONAL)
     assert certificate.user == pytest.approx(0.7, abs=EXACT)
     assert certificate.full_information == pytest.approx(1, abs=EXACT)
@@ -132,7 +105,7 @@ def test_two_prosecutors():
 def test_a_holder_lowers_his_offer_or_drops_out(holder):
     """One prosecutor reveals all and gets .3; lowering to his rival's .7 or leaving her to him pays .6."""
     game = em.catalog.two_prosecutors()
-    exact = check(game)
+    exact = check(game, em.Selection(), RATIONAL)
     schemes = padded(*[exact.monopolist(0).scheme] * 2)
     schemes[holder] = np.eye(2)
     examined = examine(exact, schemes)
@@ -148,7 +121,7 @@ def test_a_holder_lowers_his_offer_or_drops_out(holder):
 @pytest.mark.parametrize("name", ["biased_advisers", "prosecutor_against_defender"])
 def test_opposed_agents_cannot_settle_below_full_information(name):
     game = em.catalog.GAMES[name]()
-    exact = check(game)
+    exact = check(game, em.Selection(), RATIONAL)
     monopoly = [exact.monopolist(i).scheme for i in range(2)]
     silent = np.ones((2, 1))
     rng = np.random.default_rng(0)
@@ -166,25 +139,6 @@ def test_opposed_agents_cannot_settle_below_full_information(name):
     np.testing.assert_allclose(both.gain_upper, 0, atol=EXACT)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.3])
-def test_quantal_gains_are_attained_and_bracketed(temperature):
-    user = em.QuantalUser(8.0)
-    rng = np.random.default_rng(3)
-    for seed in range(2):
-        game = random_game(seed)
-        exact = check(game, user, temperature)
-        schemes = rng.dirichlet(np.ones(3), (3, 3))
-        _, before = exact.payoffs(schemes)
-        for i, deviation in enumerate(exact.deviations(schemes, range(3))):
-            after = exact.payoffs(switched(schemes, i, deviation.scheme))[1][i]
-            assert after == pytest.approx(deviation.value, abs=1e-9)
-            assert deviation.value >= before[i]
-            tried = max(exact.payoffs(switched(schemes, i, s))[1][i] for s in candidates(rng, 3, 3, 60))
-            assert tried <= deviation.upper + 1e-12
-            # at temperature 0 the belief LP finds the optimum but for 1e-7 of her range to outbid
-            assert temperature > 0 or tried <= deviation.value + 1e-5
-
-
 def test_three_messages_for_two_features():
     """M = XB is not enough in Selection: to be worth v to her is one more row of the belief LP.
 
@@ -196,7 +150,7 @@ def test_three_messages_for_two_features():
     user = np.array([[1.0, 0], [0, 1], [0.6, 0.6]])
     agents = np.array([[[0.0, 0], [0, 0], [1, 1]], [[0.0, 0], [0, 0], [0, 0]]])
     game = em.Game(np.diag([0.5, 0.5])[None], user, agents)
-    exact = check(game)
+    exact = check(game, em.Selection(), RATIONAL)
     found = exact.at_least(0, 0.8)
     assert found.value == pytest.approx(0.5, abs=EXACT)
     assert (found.scheme.max(0) > 1e-9).sum() == 3
@@ -216,8 +170,3 @@ def test_three_messages_for_two_features():
     assert examined.user == pytest.approx(0.8, abs=EXACT)
     assert examined.gains[0] == pytest.approx(0.5, abs=EXACT)
     assert em.Selection().messages(game) == 3
-
-
-def test_temperature_needs_a_quantal_user():
-    with pytest.raises(ValueError, match="temperature"):
-        check(em.catalog.judge(), RATIONAL, 0.5)

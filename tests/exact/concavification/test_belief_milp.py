@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from support.games import random_game, switched
 
 import emalign_jax as em
 from emalign_jax.exact.concavification import belief_milp, beliefs
@@ -16,12 +17,6 @@ pytestmark = pytest.mark.host_only
 
 RATIONAL = em.RationalUser("agents")
 TIE = 1e-5  # her tie tolerance, 1e-6 of her range, may be used on one side and not on the other
-
-
-def random_game(seed, K=2, XA=1, XB=3, A=3):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
-    return em.Game(prior / prior.sum(), rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB)))
 
 
 def rational_problem(seed, XA=1, XB=3, K=2, purity=1.0, ties="agents"):
@@ -76,12 +71,8 @@ def test_the_belief_of_a_milp_survives_rounding(K, M, A):
     schemes = np.random.default_rng(0).dirichlet(np.ones(M), (K, 4))
     found = em.best_response(game, schemes, 0, em.Pooled(), RATIONAL)
     assert found.closed
-    wide = max(M, found.scheme.shape[1])
-    profile = np.zeros((K, 4, wide))
-    profile[:, :, :M] = schemes
-    profile[0] = np.pad(found.scheme, ((0, 0), (0, wide - found.scheme.shape[1])))
     small = em.reduce_game(game, np)
-    paid = pooled_payoffs(small, profile, RATIONAL)[1][0]
+    paid = pooled_payoffs(small, switched(schemes, 0, found.scheme), RATIONAL)[1][0]
     assert paid == pytest.approx(found.value, abs=1e-5)
 
 

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy.optimize import brentq, linprog
+from scipy.optimize import linprog
+from support.games import random_game
 
 import emalign_jax as em
 from emalign_jax.exact.concavification.beliefs import monopoly_problem, pooled_problem
@@ -17,40 +18,9 @@ from emalign_jax.exact.responses import pooled_payoffs
 pytestmark = pytest.mark.host_only
 
 
-def random_game(seed, K=2, XA=1, XB=3, A=3):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
-    return em.Game(prior / prior.sum(), rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB)))
-
-
 def monopoly(game, user, agent=0):
     small = em.reduce_game(game, np)
     return monopoly_problem(small, agent, user)
-
-
-def sigmoid(x):
-    return 1 / (1 + math.exp(-x))
-
-
-@pytest.mark.parametrize(("precision", "known"), [(5, 0.38236599), (20, 0.49708735), (100, 0.56790980)])
-def test_quantal_judge(precision, known):
-    """F(mu) = sigmoid(L (2 mu - 1)) is convex, then concave: its closure at .3 is the tangent from mu = 0."""
-
-    def F(mu):
-        return sigmoid(precision * (2 * mu - 1))
-
-    def slope(mu):
-        return 2 * precision * F(mu) * (1 - F(mu))
-
-    touch = brentq(lambda t: F(t) - F(0) - t * slope(t), 0.5, 1, xtol=1e-14)
-    truth = F(0) + 0.3 * slope(touch)
-    assert truth == pytest.approx(known, abs=1e-8)
-    found = concavify(monopoly(em.catalog.judge(), em.QuantalUser(precision)), np.eye(2))
-    assert found.optimal
-    assert found.value == pytest.approx(truth, abs=1e-8)
-    sent = found.scheme * np.array([[0.7], [0.3]])
-    # the objective is flat at the tangent point: a value to 1e-8 is a belief to 1e-4
-    assert sorted(sent[1] / sent.sum(0))[-1] == pytest.approx(touch, abs=1e-3)
 
 
 def test_rational_judge():

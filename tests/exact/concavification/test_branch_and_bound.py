@@ -3,6 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
+from support.games import random_game
 
 import emalign_jax as em
 from emalign_jax.exact.concavification.beliefs import BeliefProblem, pooled_problem
@@ -11,11 +12,6 @@ from emalign_jax.exact.concavification.branch_and_bound import bound_cells, boun
 pytestmark = pytest.mark.host_only
 
 ROUNDING = 1e-10  # of payoffs of size 1 to 10
-
-
-def random_game(rng, K=2, XA=1, XB=3, A=3):
-    prior = rng.dirichlet(np.ones(XA * XB * XB)).reshape(XA, XB, XB) * (0.1 + np.eye(XB))
-    return em.Game(prior / prior.sum(), rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB)))
 
 
 def random_problem(rng, XB, XA, precision, purity):

@@ -4,19 +4,15 @@ import jax
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from support.games import check
 
 import emalign_jax as em
 from emalign_jax.exact.certificates.certificate import make_check
-from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.guarantees.bounds import theorem_bound, worst_law
 
 pytestmark = pytest.mark.host_only
 
 RATIONAL = em.RationalUser("agents")
-
-
-def check(game, protocol, user):
-    return check_for(protocol, user)(em.reduce_game(game, np), protocol, user)
 
 
 def hull_game(seed, K=3, XA=1, XB=3, A=3):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from support.games import FIELDS, batch_of, random_game
 
 import emalign_jax as em
 from emalign_jax.exact.obedience.program import ObedienceLP, Price
@@ -15,12 +16,6 @@ pytestmark = pytest.mark.host_only
 # LPs of numbers of size 1, feasibility 1e-9 here and 1e-10 there, supergradients of size up to 100
 EXACT = 1e-7
 SELECTION = em.Selection(), em.RationalUser()
-
-
-def random_game(seed, XA=1, XB=3, Y=3, A=3, K=3):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * Y)).reshape(XA, XB, Y) * (0.1 + np.eye(XB, Y))  # x_B tells of y
-    return em.Game(prior / prior.sum(), rng.normal(size=(A, Y)), rng.normal(size=(K, A, Y)))
 
 
 class Linprog:
@@ -85,7 +80,7 @@ def gap_at(found, value):
     + [(0, {"XA": 2, "K": 1}), (0, {"XB": 2, "Y": 4, "A": 6, "K": 2}), (0, {"XA": 3, "XB": 2, "K": 2})],
 )
 def test_the_profile_is_that_of_a_grid_of_lps(seed, sizes):
-    game = random_game(seed, **sizes)
+    game = random_game(seed, **{"K": 3} | sizes)
     found, lps = em.stability(game), Linprog(game)
     assert found.no_information == pytest.approx(lps.none, abs=1e-12)
     assert found.full_information == pytest.approx(lps.full, abs=1e-12)
@@ -108,7 +103,7 @@ def test_a_wrong_worst_is_caught():
     """The check that catches it: the gap at the claim is 0, and it is 0 nowhere below."""
     caught = 0
     for seed in range(40):
-        shared = random_game(seed, XB=4, Y=4, A=4, K=4)
+        shared = random_game(seed, XB=4, A=4, K=4)
         bias = np.random.default_rng(seed).normal(size=(4, 4))  # one for all
         utility = shared.user_utility + bias + 0.25 * shared.agent_utilities
         game = em.Game(shared.prior, shared.user_utility, utility)
@@ -257,7 +252,7 @@ def test_ties_under_full_revelation():
 
 
 def test_information_worth_nothing():
-    one = random_game(0)
+    one = random_game(0, K=3)
     indifferent = em.Game(one.prior, np.zeros((3, 3)), one.agent_utilities)
     obvious = em.Game(one.prior, np.arange(3.0)[:, None] * np.ones(3), one.agent_utilities)
     for game in (indifferent, obvious, em.Game(one.prior, np.zeros((3, 3)), one.agent_utilities[:1])):
@@ -331,8 +326,8 @@ def test_units(seed):
 
 
 def test_a_batch_is_its_games_and_a_bad_one_costs_itself():
-    each = [random_game(seed) for seed in range(6)]
-    games = em.Game(*(np.stack(field) for field in zip(*map(fields, each), strict=True)))
+    each = [random_game(seed, K=3) for seed in range(6)]
+    games = batch_of(each)
     done = []
     together = em.stability(games, progress=done.append)
     assert sum(done) == 6
@@ -356,15 +351,11 @@ def test_a_batch_is_its_games_and_a_bad_one_costs_itself():
         np.testing.assert_array_equal(good, np.delete(getattr(together, name), 4, 0)[..., :P])
     assert not bad.zero[4].any()
     assert bad.intervals((4,)) == []
-    square = em.stability(em.Game(*(x.reshape(2, 3, *x.shape[1:]) for x in fields(games))))
+    square = em.stability(em.Game(*(x.reshape(2, 3, *x.shape[1:]) for x in (getattr(games, name) for name in FIELDS))))
     np.testing.assert_array_equal(square.worst, together.worst.reshape(2, 3))
     np.testing.assert_array_equal(square.relative_gap, together.relative_gap.reshape(2, 3, -1))
     worthless = square.no_information == square.full_information
     np.testing.assert_array_equal(square.normalise(square.value)[..., 0], np.where(worthless, np.nan, 0))
-
-
-def fields(game):
-    return game.prior, game.user_utility, game.agent_utilities
 
 
 def test_a_failed_lp_is_said(monkeypatch):
@@ -396,7 +387,7 @@ def test_few_lps():
     ObedienceLP.price = counted
     try:
         for seed in range(10):
-            em.stability(random_game(seed, XB=4, Y=4, A=4, K=5))
+            em.stability(random_game(seed, XB=4, A=4, K=5))
     finally:
         ObedienceLP.price = price
     assert count < 10 * 120

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from support.games import random_game, reduced
 
 import emalign_jax as em
 from emalign_jax.exact.obedience.fewer_messages import compress
@@ -15,16 +16,6 @@ pytestmark = pytest.mark.host_only
 
 # LP feasibility 1e-9, a few dozen rows, numbers of size 1
 EXACT = 1e-7
-
-
-def random_game(seed, XA=1, XB=3, Y=3, A=3, K=2):
-    rng = np.random.default_rng(seed)
-    prior = rng.dirichlet(np.ones(XA * XB * Y)).reshape(XA, XB, Y) * (0.1 + np.eye(XB, Y))  # x_B tells of y
-    return em.Game(prior / prior.sum(), rng.normal(size=(A, Y)), rng.normal(size=(K, A, Y)))
-
-
-def reduced(game):
-    return em.reduce_game(game, np)
 
 
 def attained(game, agent, scheme):

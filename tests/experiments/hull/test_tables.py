@@ -1,27 +1,20 @@
 """Tables of utilities: one matrix however it is written down, what is left out and why, and refusals."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from support.commands import child
 
 import emalign_jax as em
 from emalign_jax.experiments.hull import tables
 from emalign_jax.experiments.hull.block import dense_block
 
-pytestmark = pytest.mark.host_only
+pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
 
 PEOPLE, ITEMS = 4, 12
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def matrix(people=PEOPLE, items=ITEMS, seed=0):
@@ -299,8 +292,6 @@ def test_a_hundred_thousand_ratings_load_fast_and_small():
         "tables.read(Path('u.data'), tables.Options())\n"
         "print(json.dumps([time.process_time() - began, peak() - before]))"
     )
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(em.__file__))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    seconds, megabytes = json.loads(done.stdout)
+    seconds, megabytes = json.loads(child(code))
     assert seconds < 2
     assert megabytes < 200
