@@ -56,7 +56,7 @@ def games(*shape):
 def test_batches_are_many_single_games(name):
     call = CALLS[name]
     whole, tolerance = jax.tree.leaves(call(games(2, 3))), 2e-5 if jax.config.jax_enable_x64 else 2e-4
-    for shape in ((), (1,), (2, 3)):
+    for shape in ((), (1,)):
         found = jax.tree.leaves(call(games(*shape)))
         for one, all_ in zip(found, whole, strict=True):
             flat = np.asarray(all_).reshape(6, *np.shape(all_)[2:])

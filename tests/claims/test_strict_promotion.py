@@ -45,6 +45,15 @@ def strict(request):
         yield
 
 
+# in a session without x64 what is float64 is float32 before anything is traced
+sessions = pytest.mark.parametrize(
+    ("strict", "dtype"),
+    [(False, "float32"), (True, "float32"), (True, "float64")],
+    indirect=["strict"],
+    ids=["x32-float32", "x64-float32", "x64-float64"],
+)
+
+
 def games(dtype):
     return em.Game(*(np.asarray(x) if dtype == "float64" else jnp.asarray(x, dtype) for x in FIELDS))
 
@@ -53,7 +62,7 @@ def rows(protocol):
     return SCHEMES if protocol.conversation is None else RULES
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@sessions
 @pytest.mark.parametrize("name", one_in(2, PROTOCOLS))
 def test_payoffs_and_slopes(name, dtype, strict):
     """Types are promoted where functions are traced, so that is enough."""
@@ -117,7 +126,7 @@ def test_searched_best_responses(user, strict):
 
 
 @pytest.mark.parametrize("differentiation", [em.Implicit(), em.Unrolled(steps=4)], ids=["implicit", "unrolled"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@sessions
 @pytest.mark.parametrize(
     "name",
     [

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from support.games import batch_of
 from support.nightly import one_in
 
 import emalign_jax as em
@@ -16,13 +17,6 @@ DISASTERS = [-1.0, -30.0, -3e4, -1e6, -1e9, -1e30, -1e99]
 def diagonal(*shares):
     """The agents know the outcome, the user nothing."""
     return np.diag(shares)[None]
-
-
-def batch_of(games):
-    return em.Game(*(np.stack([getattr(g, name) for g in games]) for name in GAME))
-
-
-GAME = ("prior", "user_utility", "agent_utilities")
 
 
 def ordinary(seed, XB=1, Y=4, A=2):

@@ -36,21 +36,22 @@ def test_payoffs_under_a_mechanism_are_smooth_in_its_parameters(name):
     at = mechanism.apply(params, games, protocol, USER)
     M, rows = at[1].messages(at[0]), at[1].rows(at[0], at[1].messages(at[0]))
     schemes = em.random_schemes(jax.random.key(2), 2, 2, rows, M)
-    check_grads(lambda p: em.payoffs(*_order(mechanism.apply(p, games, protocol, USER), schemes)), (params,), order=1)
+
+    @jax.jit
+    def paid(params):
+        games_, protocol_, user = mechanism.apply(params, games, protocol, USER)
+        return em.payoffs(games_, schemes, protocol_, user)
+
+    check_grads(paid, (params,), order=1)
     # the closed form of the pseudo-gradient is that of the payoffs, also through a channel
     slope = em.pseudo_gradient(at[0], schemes, at[1], at[2])
-    whole = jax.jacrev(lambda s: em.payoffs(at[0], s, at[1], at[2]).agents)(schemes)
+    whole = jax.jit(jax.jacrev(lambda s: em.payoffs(at[0], s, at[1], at[2]).agents))(schemes)
     own = np.array([[whole[n, i, n, i] for i in range(2)] for n in range(2)])
     np.testing.assert_allclose(slope, own, rtol=1e-8, atol=1e-12)
 
 
-def _order(setting, schemes):
-    games, protocol, user = setting
-    return games, schemes, protocol, user
-
-
 def test_a_report_of_nothing_and_of_all():
-    """At share ~0 the report is noise: V_full is as before. She loses nothing by knowing it."""
+    """At a share of about 0 the report is noise: V_full is as before. The user loses nothing by knowing it."""
     games = em.random_games(jax.random.key(1), 3, user_features=2, **SIZE)
     mechanism = mechanisms.Reporting()
     for share in (-40.0, 0.3, 40.0):

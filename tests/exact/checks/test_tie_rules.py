@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from support.games import switched
 
 import emalign_jax as em
 from emalign_jax.exact.certificates.certificate import make_check
@@ -96,13 +97,7 @@ def test_brackets_among_rivals_are_closed_and_no_scheme_beats_them(ties):
                 if ties == "agents":  # it may be worth the same to the user as a rival's: a supremum is approached
                     best = np.concatenate([(1 - 1e-7) * best, 1e-7 * np.eye(3)], 1)
                 tries = [best, *np.eye(3)[rng.integers(0, 3, (30, 3))], *rng.dirichlet(np.full(4, 0.3), (30, 3))]
-                gains = []
-                for scheme in tries:
-                    M = max(4, scheme.shape[1])
-                    profile = np.zeros((2, 3, M))
-                    profile[:, :, :4] = schemes
-                    profile[i] = np.pad(scheme, ((0, 0), (0, M - scheme.shape[1])))
-                    gains.append((paid(profile) - paid(schemes))[i])
+                gains = [(paid(switched(schemes, i, scheme)) - paid(schemes))[i] for scheme in tries]
                 assert max(gains) <= certificate.gain_upper[i] + 1e-12
                 assert gains[0] >= certificate.gain_lower[i] - 1e-6 * range_[i] - 1e-12
 
@@ -170,11 +165,6 @@ def test_where_actions_tie_in_whole_cells(name, ties, lp):
             continue
         for i in range(2):
             best = em.best_response(game, schemes, i, protocol, user)
-            profile = np.zeros((2, 3, max(3, best.scheme.shape[1])))
-            profile[:, :, :3] = schemes
-            profile[i] = 0
-            profile[i, :, : best.scheme.shape[1]] = best.scheme
-            paid = em.certify(game, profile, protocol, user).agents[i]
-            assert (
-                paid >= certificate.agents[i] + certificate.gain_lower[i] - 1e-6 * certificate.payoff_range[i] - 1e-12
-            )
+            paid = em.certify(game, switched(schemes, i, best.scheme), protocol, user).agents[i]
+            least = certificate.agents[i] + certificate.gain_lower[i]
+            assert paid >= least - 1e-6 * certificate.payoff_range[i] - 1e-12
