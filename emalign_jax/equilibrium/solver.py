@@ -20,7 +20,7 @@ from emalign_jax.equilibrium.outbidding import outbid_from_monopolies
 from emalign_jax.equilibrium.outbidding import schemes as schemes_of
 from emalign_jax.exact.certificates import certificate as exact
 from emalign_jax.exact.checks.base import default_tolerance
-from emalign_jax.exact.checks.examination import Examination, examine, without_never
+from emalign_jax.exact.checks.examination import Examination, examine, without_impossible_messages
 from emalign_jax.exact.checks.selection_rational import SelectionCheck, SelectionRational
 from emalign_jax.exact.obedience import frontier
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
@@ -359,16 +359,16 @@ class _Search:
         self.now = {}
         self.prepare_lps(pending)
         kind, bracket = exact.check_for(self.protocol, self.user), exact.BRACKET * self.tolerance
-        for at in range(0, len(pending), kind.together):
-            some = pending[at : at + kind.together]
-            profiles = [without_never(current[k]) for k in some]
+        for at in range(0, len(pending), kind.games_at_once):
+            some = pending[at : at + kind.games_at_once]
+            profiles = [without_impossible_messages(current[k]) for k in some]
             tell = functools.partial(self._tell_of, "look for deviations", at, len(pending))
             kind.prepare([self.check(k) for k in some], profiles, bracket, self.tolerance, tell)
             self.tell("look for deviations", at + len(some), len(pending))
             for done, k in enumerate(some):
                 check = self.check(k)
                 self.now[k] = self.record(k, current[k], examine(check, current[k]), found_by)
-                check.let_go()
+                check.release_caches()
                 self.tell("check", at + done + 1, len(pending))
         return pending[[self.certificates[k] is None for k in pending]]
 
@@ -394,7 +394,7 @@ class _Search:
                 ended = best_response_dynamics(check, current[k], self.tolerance, **limit)
             self.stats["best_responses"] += ended.steps
             self.record(k, ended.schemes, ended.examined, FoundBy.BEST_RESPONSE_DYNAMICS)
-            check.let_go()
+            check.release_caches()
             self.tell("best responses", done + 1, len(pending))
         return pending[[self.certificates[k] is None for k in pending]]
 

@@ -39,7 +39,7 @@ def standard_form(game: ReducedGame, protocol: Any, user: Any, *, lossless: bool
     lossless: with units that are powers of two, so that nothing is rounded; an exact answer is then one of the game
         that was given.
     """
-    mass, g, G = (np.asarray(x) for x in without_nearly_nothing(game))
+    mass, g, G = (np.asarray(x) for x in without_vanishing_cells(game))
     with np.errstate(invalid="ignore", over="ignore"):
         likely = likely_actions(game, user)
         best = g.argmax(-1)[..., None]
@@ -66,7 +66,7 @@ def _in_units(payoff: np.ndarray, likely: np.ndarray, lossless: bool) -> tuple[n
     return np.where(nothing[..., None, None, None], 0, payoff / unit[..., None, None, None]), unit
 
 
-def without_nearly_nothing(game: Any) -> ReducedGame:
+def without_vanishing_cells(game: Any) -> ReducedGame:
     """Cells (x_A, x_B) so rare that to divide by their probability overflows count as impossible."""
     mass, user, agents = (np.asarray(x) for x in game)
     nothing = (mass < DENORMAL) & (mass > 0)

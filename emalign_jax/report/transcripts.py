@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, reach, talk
+from emalign_jax.exact.checks.conversation_outcomes import action_distribution, conversation_outcome, reach
 from emalign_jax.exact.responses import choose
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
@@ -135,7 +135,7 @@ def _words(game: Game, names: Mapping[str, Sequence[str]] | None) -> dict[str, l
 
 def _picked(game: ReducedGame, schemes, tree: Tree, user, temperature: float) -> Float[np.ndarray, "K"]:
     values = [
-        float((law_of_actions(game, scheme[None], tree, user, own) * game.user).sum())
+        float((action_distribution(game, scheme[None], tree, user, own) * game.user).sum())
         for scheme, own in zip(schemes, game.agents, strict=True)
     ]
     return choose(np.array(values), temperature, user_unit(game, user))
@@ -163,7 +163,7 @@ class _Transcripts:
         self.game: Any = game  # NumPy float64
         self.tree, self.speaker, self.words = tree, speaker, words
         self.levels = reach(tree, rules)
-        told = talk(game, rules, tree, user, favour)
+        told = conversation_outcome(game, rules, tree, user, favour)
         self.action, self.replies, self.going_on = told.action, told.replies, []
         everybody = np.concatenate([game.user[None], game.agents])  # [1 + K, XA, XB, A]
         totals = np.einsum("pxba,tb->pxta", everybody, self.levels[-1])

@@ -7,7 +7,7 @@ from support.nightly import one_in
 
 import emalign_jax as em
 from emalign_jax.equilibrium.monopolists import monopoly
-from emalign_jax.exact.checks.conversation_outcomes import spell
+from emalign_jax.exact.checks.conversation_outcomes import scheme_to_rule
 
 pytestmark = pytest.mark.host_only
 
@@ -63,7 +63,7 @@ class Setting:
         if len(scheme) != self.game.agent_features:
             return scheme if scheme.shape[1] == self.messages else None
         used = scheme[:, scheme.max(0) > 0]
-        return spell(self.tree, used)
+        return scheme_to_rule(self.tree, used)
 
     def openings(self):
         XB = self.game.agent_features

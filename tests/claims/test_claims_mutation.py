@@ -160,7 +160,7 @@ def test_theorem_and_guarantee_met_by_a_profile(seed):
     pinned(certificate.guarantee, value, value)
 
 
-def worst_law(game, gains, obedient=True):
+def worst_distribution(game, gains, obedient=True):
     """(law q, what its multipliers prove, weights): linprog on the raw cells, floors to 1e-9."""
     _, g, G = reduced(game)
     (XA, XB, A), K = g.shape, len(G)
@@ -193,13 +193,13 @@ def test_worst_case_and_slack(seed, XA):
     _, g, _ = reduced(game)
     full = g.max(-1).sum()
     for gains in (np.zeros(2), np.array([0.02, 0.1])):
-        law, bound, _ = worst_law(game, gains)
+        law, bound, _ = worst_distribution(game, gains)
         value = (law * g).sum()
         pinned(em.worst_case(game, gains), bound, value)
         cover = em.coverage(game, gains, obedience=True)
         paid = cover.weights @ gains
         pinned(cover.slack, full - value - paid, full - bound - paid)
-        law, bound, weights = worst_law(game, gains, obedient=False)
+        law, bound, weights = worst_distribution(game, gains, obedient=False)
         cover = em.coverage(game, gains)
         pinned(full - cover.slack - cover.weights @ gains, bound, (law * g).sum())
         for own, linprogs in zip(cover.weights, weights, strict=True):  # a random game has one best dual
@@ -236,7 +236,7 @@ def test_worst_case_and_guarantee_met_by_a_profile(seed, K):
     game = em.Game(game.prior, game.user_utility, np.array([1.0, 0.5])[:K, None, None] * game.agent_utilities)
     gains = np.array([0.1, 0.05])[:K]
     _, g, G = reduced(game)
-    law, bound, _ = worst_law(game, gains)
+    law, bound, _ = worst_distribution(game, gains)
     value, payoffs = played(game, law[0], 0)
     informed = np.take_along_axis(G, g.argmax(-1)[None, ..., None], -1).sum((1, 2, 3))
     assert (payoffs >= informed - gains - 1e-8).all()

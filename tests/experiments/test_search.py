@@ -319,7 +319,7 @@ def few(monkeypatch):
     """Five games count as many, for which LPs are solved together."""
     monkeypatch.setattr(frontier, "FEWEST", 5)
     monkeypatch.setattr(choice, "FEWEST", 5)
-    monkeypatch.setattr(selection_rational.SelectionRational, "together", 5)
+    monkeypatch.setattr(selection_rational.SelectionRational, "games_at_once", 5)
 
 
 def test_a_game_has_one_result_in_any_block_and_order(few):

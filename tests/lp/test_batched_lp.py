@@ -164,11 +164,11 @@ def test_curves_are_bounded_by_their_multipliers():
         value = totals.max(-1).sum(-1)
         paid = np.take_along_axis(told, choice[:, None, :, None], 3).sum((2, 3))
         assert (paid <= curves.pay(n, np.repeat(value[:, None], 2, 1)) + 1e-9).all()
-        first, last = curves.worth[:, 0, 0], curves.worth[:, 0, -1]
+        first, last = curves.user_value[:, 0, 0], curves.user_value[:, 0, -1]
         goal = first + rng.random(16) * (last - first)
         law = curves.offer(n, 0 * n, goal)
         assert np.einsum("nbr,nbr->n", law, frontier.spread(game.user)) == pytest.approx(
-            np.maximum(goal, curves.worth[:, 0, 0]), abs=1e-9
+            np.maximum(goal, curves.user_value[:, 0, 0]), abs=1e-9
         )
 
 

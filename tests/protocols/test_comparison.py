@@ -176,7 +176,7 @@ def test_ties_are_for_the_lowest_index_even_between_others():
     game = em.Game(np.diag([0.6, 0.4])[None], np.array([[1.0, 0], [1, 0], [0, 1]]), agents)
     exact = check(game, 2)
     silent, reveal = np.array([[1.0, 0], [1, 0]]), np.eye(2)
-    np.testing.assert_allclose(exact.chances, [2 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(exact.probabilities, [2 / 3, 1 / 3, 0])
     everyone = np.stack([reveal] * 3)
     np.testing.assert_allclose(exact.payoffs(everyone)[1], 0.6 * np.array([2 / 3, 1 / 3, 1 / 3]), atol=EXACT)
     # silence hands agent 0's place to 1; agent 1 has rank 1 for sure, since agent 0 is before him

@@ -15,7 +15,7 @@ import pandas as pd
 from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
 from emalign_jax.exact import align, coverage
-from emalign_jax.exact.certificates.certificate import make_check, normalise, worth
+from emalign_jax.exact.certificates.certificate import make_check, normalise, value_of_information
 from emalign_jax.exact.checks.base import check_for
 from emalign_jax.experiments.search import job
 from emalign_jax.experiments.search.table import game_rows
@@ -155,7 +155,7 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
     columns = {name: array.T.ravel() for name, array in measured.items()}  # rows run over starts first
     whole = columns | {name: rows[name].to_numpy() for name in ("guarantee", "theorem")}
     columns |= {f"normalised_{name}": normalise(whole[name], none, full) for name in VALUES}
-    columns |= {f"normalised_{name}": whole[name] / worth(none, full) for name in LOSSES}
+    columns |= {f"normalised_{name}": whole[name] / value_of_information(none, full) for name in LOSSES}
     named = {"cell": cell.key} | {name: values[name] for name in config.axes}
     return pd.concat([pd.DataFrame(named, rows.index), rows, pd.DataFrame(columns, rows.index)], axis=1)
 

@@ -9,8 +9,8 @@ from support.nightly import one_in
 
 import emalign_jax as em
 from emalign_jax import Result
-from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, reach, spell, unspell
-from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, rule_of
+from emalign_jax.exact.checks.conversation_outcomes import action_distribution, reach, rule_to_scheme, scheme_to_rule
+from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, mechanism_to_rule
 from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.users.conversation_tree import Tree
 
@@ -67,7 +67,7 @@ def test_law_of_actions_by_recursion(K, shape, fixed):
         elif fixed:
             user = em.FixedReplies(fixed, user)
         favour = small.agents[-1]
-        got = law_of_actions(small, rules, tree_of(shape, K), user, favour)
+        got = action_distribution(small, rules, tree_of(shape, K), user, favour)
         expected = brute.law(brute.reduced(game), rules, shape, user, favour)
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11)
         if fixed is not None and user.acting is not QUANTAL:
@@ -82,10 +82,10 @@ def test_law_of_actions_with_ties():
     tree = tree_of(shape, 1)
     for ties in ("agents", "lowest", "uniform"):
         user = em.RationalUser(ties)
-        got = law_of_actions(small, rules, tree, user, small.agents[0])
+        got = action_distribution(small, rules, tree, user, small.agents[0])
         np.testing.assert_allclose(got, brute.law(brute.reduced(game), rules, shape, user, small.agents[0]), atol=1e-12)
     paid = {
-        ties: (law_of_actions(small, rules, tree, em.RationalUser(ties), small.agents[0]) * small.agents[0]).sum()
+        ties: (action_distribution(small, rules, tree, em.RationalUser(ties), small.agents[0]) * small.agents[0]).sum()
         for ties in ("agents", "uniform")
     }
     assert paid["agents"] > paid["uniform"] + 1e-3
@@ -100,9 +100,9 @@ def test_spelt_schemes_tell_as_much(M, R, S, Q):
     scheme = np.random.default_rng([M, R, S]).dirichlet(np.ones(S), XB)
     scheme[:, 0] = 0 if S > 2 else scheme[:, 0]  # a word that is never said
     scheme /= scheme.sum(1, keepdims=True)
-    rule = spell(tree, scheme)
+    rule = scheme_to_rule(tree, scheme)
     np.testing.assert_allclose(rule.sum(1), 1, atol=1e-12)
-    words = unspell(tree, rule)
+    words = rule_to_scheme(tree, rule)
     np.testing.assert_allclose(words[:, :S], scheme, atol=1e-12)
     np.testing.assert_allclose(words[:, S:], 0, atol=1e-12)
     np.testing.assert_allclose(brute.words(shape, rule, XB), words, atol=1e-12)
@@ -117,13 +117,13 @@ def test_spelt_schemes_tell_as_much(M, R, S, Q):
 
 
 def test_too_many_words():
-    assert spell(tree_of(Shape(2, 2, 2), 1), np.full((XB, 5), 0.2)) is None
+    assert scheme_to_rule(tree_of(Shape(2, 2, 2), 1), np.full((XB, 5), 0.2)) is None
 
 
 def test_any_silent_rule_is_its_words():
     shape = Shape(3, 2, 1)
     rule = random_rules(shape)[0]
-    np.testing.assert_allclose(unspell(tree_of(shape, 1), rule), brute.words(shape, rule, XB), atol=1e-12)
+    np.testing.assert_allclose(rule_to_scheme(tree_of(shape, 1), rule), brute.words(shape, rule, XB), atol=1e-12)
 
 
 def test_reach_sums_to_one():
@@ -157,7 +157,7 @@ def attained(game, rule, tree):
     """The agent's payoff, by recursion over what is said, with ties for him."""
     user = em.RationalUser("agents", tolerance=1e-8)
     small = reduced(game)
-    law = law_of_actions(small, rule[None], tree, user, small.agents[0])
+    law = action_distribution(small, rule[None], tree, user, small.agents[0])
     return float((law * small.agents[0]).sum()), float((law * small.user).sum())
 
 
@@ -171,7 +171,7 @@ def test_mechanisms_are_carried_out(xa, Q, R):
         assert can_report(tree, xa)
         for value in (-np.inf, 0.6 * small.user.max(-1).sum() + 0.4 * small.user.sum(1).max(-1).sum()):
             advice = MechanismLP(small).best(small.agents[0], value)
-            rule, wide = rule_of(advice.scheme.reshape(small.user.shape), tree)
+            rule, wide = mechanism_to_rule(advice.scheme.reshape(small.user.shape), tree)
             assert wide == tree
             own, hers = attained(game, rule, wide)
             assert own == pytest.approx(advice.value, abs=1e-6 + EXACT)
@@ -181,13 +181,13 @@ def test_mechanisms_are_carried_out(xa, Q, R):
 def test_a_mechanism_in_too_few_messages_is_carried_out_in_a_wider_tree():
     small = reduced(random_games(xa=2, a=4, seed=1))
     told = np.random.default_rng(0).dirichlet(np.ones(4), (2, XB))
-    rule, wide = rule_of(told, Tree(2, 2, False, 1, 2))
+    rule, wide = mechanism_to_rule(told, Tree(2, 2, False, 1, 2))
     assert wide.messages == 4
     assert rule.shape == (XB * wide.information_sets, 4)
     # a user who tells the truth and obeys, because nothing else pays, takes the actions with these chances
     eager = small._replace(user=np.zeros_like(small.user))
     user = em.FixedReplies("truthful", em.RationalUser("agents"))
-    law = law_of_actions(eager, rule[None], wide, user, small.agents[0])
+    law = action_distribution(eager, rule[None], wide, user, small.agents[0])
     assert law.shape == told.shape
     np.testing.assert_allclose(law.sum(-1), 1, atol=1e-12)
 
@@ -245,7 +245,10 @@ def test_by_type():
 def test_slack_only_adds():
     for seed in range(3):
         small = reduced(random_games(seed=seed))
-        found = [MechanismLP(small, ease=s, nodes=n).best(small.agents[0]) for s, n in ((0.0, 1), (1e-3, 1), (1e-3, 3))]
+        found = [
+            MechanismLP(small, tie_tolerance=s, nodes=n).best(small.agents[0])
+            for s, n in ((0.0, 1), (1e-3, 1), (1e-3, 3))
+        ]
         values = np.array([advice.value for advice in found])
         assert (np.diff(values) >= -EXACT).all()
         assert (values[1:] <= values[0] + found[0].slack_price * np.array([1e-3, 3e-3]) + EXACT).all()
@@ -325,7 +328,7 @@ def test_deviations_are_attained_and_bounded(K, user):
         other = np.repeat(rules[:, None], 300, 1)
         for half, spread in ((slice(150), 1.0), (slice(150, 300), 0.1)):
             other[:, half, i] = random_rules(shape, 1, (count, 150), i, spread=spread)[:, :, 0]
-        other[:, -1, i] = spell(tree_of(shape, 1), np.eye(3))
+        other[:, -1, i] = scheme_to_rule(tree_of(shape, 1), np.eye(3))
         paid = np.asarray(payoffs(games, other.swapaxes(0, 1), talk, user).agents)[:, :, i].T
         assert (paid <= (certificate.agents + certificate.gain_upper)[:, i, None] + TIES).all()
 

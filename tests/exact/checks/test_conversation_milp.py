@@ -6,7 +6,7 @@ import pytest
 import emalign_jax as em
 from emalign_jax.exact.checks import conversation_milp
 from emalign_jax.exact.checks.conversation_milp import best_rule, binaries
-from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell
+from emalign_jax.exact.checks.conversation_outcomes import action_distribution, scheme_to_rule
 from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP
 from emalign_jax.games.game import ReducedGame
 
@@ -36,7 +36,7 @@ def random_rules(rng, protocol, agents, xb, messages):
 def paid(game, rules, tree, user, agent, rule):
     rules = rules.copy()
     rules[agent] = rule
-    law = law_of_actions(game, rules, tree, user, game.agents[agent])
+    law = action_distribution(game, rules, tree, user, game.agents[agent])
     return float((law * game.agents[agent]).sum())
 
 
@@ -129,7 +129,7 @@ def stubborn_case(tolerance):
     own[0, [0, 1]] = 1
     own[[2, 3, 4], [2, 3, 4]] = 1
     talk = em.Conversation(2, 2)
-    good = spell(talk.tree(1, 2), np.eye(4)[[0, 0, 1, 2, 3]])
+    good = scheme_to_rule(talk.tree(1, 2), np.eye(4)[[0, 0, 1, 2, 3]])
     return em.Game(prior, np.eye(5), own[None]), talk, em.RationalUser(tolerance=tolerance), good
 
 
@@ -162,6 +162,6 @@ def test_no_rule_beats_the_bound_with_a_large_tolerance(ties):
         tries = np.concatenate([random_rules(rng, protocol, 300, 2, 2), np.eye(2)[rng.integers(0, 2, (300, 10))]])
         best = -np.inf
         for rule in tries:
-            law = law_of_actions(game, rule[None], tree, user, game.agents[0])
+            law = action_distribution(game, rule[None], tree, user, game.agents[0])
             best = max(best, float((law * game.agents[0]).sum()))
         assert best <= found.upper + 1e-7

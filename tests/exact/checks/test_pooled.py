@@ -95,7 +95,7 @@ def test_agents_ties_are_settled_for_whoever_asks():
     exact = check(game, em.Pooled(), RATIONAL)
     silent = np.ones((2, 1, 1))
     np.testing.assert_array_equal(examine(exact, silent).agents, [1, 1])
-    np.testing.assert_array_equal(exact.common_law_payoffs(silent), [1, 0])
+    np.testing.assert_array_equal(exact.common_response_payoffs(silent), [1, 0])
 
 
 def test_an_x_b_that_next_to_never_happens_costs_no_certificate():

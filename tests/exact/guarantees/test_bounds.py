@@ -8,7 +8,7 @@ from support.games import check
 
 import emalign_jax as em
 from emalign_jax.exact.certificates.certificate import make_check
-from emalign_jax.exact.guarantees.bounds import theorem_bound, worst_law
+from emalign_jax.exact.guarantees.bounds import theorem_bound, worst_distribution
 
 pytestmark = pytest.mark.host_only
 
@@ -103,7 +103,7 @@ def test_prosecutor_against_defender_is_half_a_unit_from_the_hull():
     assert found.value == pytest.approx(0, abs=1e-9)
     # while the sharp form knows that each of them holds the other to the full verdicts' shares
     small = em.reduce_game(game, np)
-    sharp = worst_law(small, np.array([0.3, 0.7]), ease=0.0)
+    sharp = worst_distribution(small, np.array([0.3, 0.7]), tie_tolerance=0.0)
     assert sharp.status == "Optimal"
     assert sharp.value > 0.7 - 1e-6
 
@@ -138,7 +138,7 @@ def test_the_sharp_bound_is_attained(seed, obedient):
     m, g, G = em.reduce_game(game, np)
     informed = np.eye(3)[g.argmax(-1)]
     floors = (G * informed).sum((1, 2, 3)) - 0.1
-    found = worst_law(em.ReducedGame(m, g, G), floors, ease=0.0 if obedient else None)
+    found = worst_distribution(em.ReducedGame(m, g, G), floors, tie_tolerance=0.0 if obedient else None)
     bound = found.value
     assert found.status == "Optimal"
     value, law = linprog_worst_law(game, floors, obedient)
