@@ -19,7 +19,7 @@ GRADIENT = 1e-11 if X64 else 3e-3  # precision^R * payoff / posterior weights of
 XA, XB, Y, A = 2, 3, 3, 3
 
 payoffs, pseudo_gradient = jax.jit(em.payoffs), jax.jit(em.pseudo_gradient)
-own_slope = jax.jit(lambda protocol, *arguments: protocol.own_slope(*arguments))
+own_gradient = jax.jit(lambda protocol, *arguments: protocol.own_gradient(*arguments))
 
 QUANTAL = em.QuantalUser(4.0)
 SLOW = [pytest.mark.slow]
@@ -329,7 +329,7 @@ def test_own_slope_is_the_agents_row(which):
     game, rules = centred_game(games[0]).game, jnp.asarray(rules[0])
     rows = pseudo_gradient(games[0], rules, protocol, user)
     for i in range(K):
-        slope = own_slope(protocol, game, rules, jnp.eye(K)[i], user)
+        slope = own_gradient(protocol, game, rules, jnp.eye(K)[i], user)
         np.testing.assert_allclose(slope, rows[i], rtol=0, atol=GRADIENT)
     assert np.abs(rows[0] - rows[1]).max() > 0.01
 

@@ -19,7 +19,7 @@ from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.exact.obedience.program import NEGLIGIBLE
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import NOTHING, VALUE_TIE
-from emalign_jax.protocols.standard_units import without_nearly_nothing
+from emalign_jax.protocols.standard_units import without_tiny_cells
 
 BEHIND = 1e-7  # of V_full - V_none: how much less than the holder's his shadow's offer is worth
 
@@ -37,7 +37,7 @@ class Outbid(NamedTuple):
 def outbid_from_monopolies(games: ReducedGame, tolerance: float, *, max_steps: int = 100) -> Outbid:
     """From what each agent would do alone until every relative gain is at most `tolerance`; where that takes more than
     `max_steps`, all reveal all, which is an equilibrium. `games` is a batch in standard units."""
-    game: Any = without_nearly_nothing(ReducedGame(*(np.asarray(x) for x in games)))
+    game: Any = without_tiny_cells(ReducedGame(*(np.asarray(x) for x in games)))
     curves = frontier.trace(game, game.agents)
     least = -frontier.most(game, -game.agents)
     proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))

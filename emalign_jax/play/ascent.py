@@ -85,7 +85,7 @@ def _ascend(game, schemes, agents, protocol, user):
 
     def slope_of(logits, schemes, agent, game, protocol, user, row):
         rule, schemes, protocol, user = setting(logits, schemes, agent, protocol, user, row)
-        slope = protocol.own_slope(game, schemes, agent, user)
+        slope = protocol.own_gradient(game, schemes, agent, user)
         return rule * (slope - (rule * slope).sum(-1, keepdims=True))
 
     def payoff(logits, schemes, agent, game, protocol, user, row):

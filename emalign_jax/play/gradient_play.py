@@ -113,7 +113,7 @@ def play_games(
             yield
 
     devices = jax.local_devices()
-    whole = devices[0].platform == "cpu" and protocol.written_out(game, schemes.shape[-1], user.smoothed(1.0))
+    whole = devices[0].platform == "cpu" and protocol.sums_are_unrolled(game, schemes.shape[-1], user.smoothed(1.0))
     width = tile_width(len(schemes), 2 * cells if whole else cells, devices)  # one kernel is fastest with half as much
     whole = whole and width >= SMALLEST
     work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress, width, whole)

@@ -32,7 +32,7 @@ from emalign_jax.internal.arguments import POSITIVE, integer, number, pair
 from emalign_jax.internal.validation import float_parameter
 from emalign_jax.internal.xla import update_of
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.protocols.base import TINY
+from emalign_jax.protocols.base import NEGLIGIBLE_PROBABILITY
 from emalign_jax.users.base import AbstractUser
 
 UNUSED = 1e-10  # a message sent less often than this matters to nobody
@@ -116,7 +116,9 @@ def unit(system: System) -> Float[Array, ""]:
     """Largest difference between two actions to any agent in any cell: |F| is measured in it."""
     game = system.game
     spread = game.agents.max(-1) - game.agents.min(-1)
-    most = jnp.where(game.mass > TINY, spread / jnp.where(game.mass > TINY, game.mass, 1), 0).max()
+    most = jnp.where(
+        game.mass > NEGLIGIBLE_PROBABILITY, spread / jnp.where(game.mass > NEGLIGIBLE_PROBABILITY, game.mass, 1), 0
+    ).max()
     return jax.lax.stop_gradient(jnp.where(most > 0, most, 1))
 
 
@@ -134,7 +136,7 @@ def residual(z: Float[Array, "K rows M"], used: Bool[Array, "K rows M"], system:
     """F(z), zero for messages out of use and in rows that cannot happen."""
     slope = system.protocol.pseudo_gradient(system.game, to_scheme(z, used), system.user)
     chance = row_chance(system, z.shape)
-    worth = jnp.where(chance > TINY, slope / jnp.where(chance > TINY, chance, 1), 0)
+    worth = jnp.where(chance > NEGLIGIBLE_PROBABILITY, slope / jnp.where(chance > NEGLIGIBLE_PROBABILITY, chance, 1), 0)
     count = used.sum(-1, keepdims=True, dtype=z.dtype)
     center = lambda x: x - jnp.where(used, x, 0).sum(-1, keepdims=True) / count  # noqa: E731
     mean = jnp.where(used, z, 0).sum(-1, keepdims=True) / count

@@ -68,7 +68,7 @@ def advance(
         scheme = softmax(logits, 2)
         smoothed = lambda protocol, step, temperature: protocol.at_step(step).smoothed(temperature)  # noqa: E731
         smooth = jax.vmap(smoothed, -1, -1)(protocol, row.step, row.temperature)
-        slope = smooth.slopes(game, scheme, user.smoothed(row.precision))
+        slope = smooth.batched_pseudo_gradient(game, scheme, user.smoothed(row.precision))
         mean = dot(scheme, slope, 2)[:, :, None]
         return scheme * (slope - mean), (slope.max(2) - mean[:, :, 0]).sum(1)
 

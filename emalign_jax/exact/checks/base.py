@@ -21,7 +21,7 @@ from emalign_jax.protocols.standard_units import (
     likely_actions,
     raw_form,
     standard_form,
-    without_nearly_nothing,
+    without_tiny_cells,
 )
 from emalign_jax.users.base import AbstractUser
 
@@ -54,7 +54,7 @@ class AbstractCheck(abc.ABC):
     """
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
-        self.game: Any = without_nearly_nothing(game)  # NumPy float64
+        self.game: Any = without_tiny_cells(game)  # NumPy float64
         self.protocol: Any = protocol  # of the types that the check is registered for
         self.user: Any = user
         self.likely = likely_actions(self.game, user)  # [XA, XB, A] the largest probability of each action

@@ -320,7 +320,7 @@ class ConversationCheck(SearchedCheck):
             listens = self._listens(tree)
             words = np.array([unspell(tree, rule) for rule in schemes]) if listens else first_words(schemes, tree)
             problem = pooled_problem(self.game, words, agent, self.user.acting)
-            found += telling(problem, tree.alone())
+            found += telling(problem, tree.of_one_agent())
         return found
 
     def needs_search(self, schemes) -> bool:
@@ -367,7 +367,7 @@ class ConversationCheck(SearchedCheck):
             upper = min(upper, best.upper) if slack == self.user.tie_tolerance else upper
             if best.rule is not None:
                 # a tie rule may deny the agent what the program's ties grant, but not what is beside them
-                revealed = revealing(tree.alone(), self.game.mass.shape[1])
+                revealed = revealing(tree.of_one_agent(), self.game.mass.shape[1])
                 aside = (schemes[i], revealed, np.full_like(best.rule, 1 / tree.messages))
                 near = [best.rule, *((1 - share) * best.rule + share * other for other in aside for share in NUDGES)]
                 paid = [self._switch(schemes, i, rule) for rule in near]

@@ -66,7 +66,7 @@ class _Program:
         self.spread = ends[0] + ends[1]  # [XA, XB] of the actions that are ever taken
         self.lower, self.upper, self.integer, self.cost = [], [], [], []
         self.rows: list[tuple[dict[int, float], float, float]] = []
-        alone = tree.alone()
+        alone = tree.of_one_agent()
         self.said = [
             self.columns(0.0, 1.0, self.XB * alone.nodes(r) * tree.messages).reshape(self.XB, -1, tree.messages)
             for r in range(tree.rounds)
@@ -90,7 +90,7 @@ class _Program:
         self.others = others  # [T, XB] by round: chance of what the others say
         self.laws = None
         if isinstance(user, FixedReplies):
-            self.laws = [user.reply_law(game, tree, r, np) for r in range(tree.rounds - 1)]
+            self.laws = [user.reply_distribution(game, tree, r, np) for r in range(tree.rounds - 1)]
         own_history = [tree.own_history(r)[:, agent] for r in range(tree.rounds)]
         self.sequence = []  # (own history, own message) of each transcript, by round
         for r in range(tree.rounds):

@@ -83,7 +83,7 @@ def talk(
         split = (XA, tree.reply_nodes(r), tree.joint_replies, tree.joint_messages, mass.shape[1])
         hers, his = worth.reshape(split).sum(3), worth_favoured.reshape(split).sum(3)  # [XA, nodes, q, XB]
         if isinstance(user, FixedReplies):
-            plan = np.asarray(user.reply_law(game, tree, r, np), float)
+            plan = np.asarray(user.reply_distribution(game, tree, r, np), float)
         else:
             plan = respond(
                 user, hers.sum(-1), mass @ levels[r].T, functools.partial(_ahead, hers),

@@ -115,7 +115,7 @@ class PartnerRational(SelectionRational):
         """`scheme` told in R rounds, with more messages a round than the tree has if that takes them."""
         tree, R = self._tree, self._tree.rounds
         while tree.messages**R < scheme.shape[1]:
-            tree = Tree(R, tree.replies, tree.together, 1, tree.messages + 1)
+            tree = Tree(R, tree.replies, tree.reply_to_all, 1, tree.messages + 1)
         rule = spell(tree, scheme)
         assert rule is not None
         return rule

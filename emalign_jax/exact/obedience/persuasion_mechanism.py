@@ -155,7 +155,7 @@ def rule_of(mechanism: Float[np.ndarray, "XA XB A"], tree: Tree) -> tuple[Float[
     XA, XB, _ = mechanism.shape
     used = np.flatnonzero(mechanism.max((0, 1)) > 0)
     M = max(tree.messages, len(used))
-    wide = Tree(tree.rounds, tree.replies, tree.together, tree.agents, M)
+    wide = Tree(tree.rounds, tree.replies, tree.reply_to_all, tree.agents, M)
     rule = np.zeros((XB, wide.information_sets, M))
     rule[:, :, 0] = 1
     last = wide.first(wide.rounds - 1)
