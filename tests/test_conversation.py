@@ -426,7 +426,7 @@ def test_bad_reply_rules(rule, message):
 
 
 def test_fixed_replies_need_a_user_who_acts():
-    with pytest.raises(ValueError, match=r"^acting: expected a user who acts by herself"):
+    with pytest.raises(ValueError, match=r"^acting: expected a user such as RationalUser"):
         em.FixedReplies("babbling", em.FixedReplies("babbling", QUANTAL))
 
 
@@ -459,7 +459,7 @@ def test_reply_rules_that_do_not_fit():
     refused(games, rules, shape.protocol, em.FixedReplies("truthful", QUANTAL), expected)
     games, rules = make(K, Shape(1, 2, 2))
     for protocol in (em.Pooled(), em.Selection()):
-        expected = rf"^user: FixedReplies needs a Conversation, in {type(protocol).__name__} she has nothing to reply"
+        expected = rf"^user: FixedReplies needs a Conversation, there are no replies in {type(protocol).__name__}"
         refused(games, rules, protocol, em.FixedReplies("babbling", QUANTAL), expected)
 
 

@@ -18,7 +18,7 @@ from emalign_jax.exact.obedience import frontier
 from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.exact.obedience.program import NEGLIGIBLE
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.games.units import NOTHING, VALUE_TIE
+from emalign_jax.games.units import NEGLIGIBLE_RANGE, VALUE_TIE
 from emalign_jax.protocols.standard_units import without_tiny_cells
 
 BEHIND = 1e-7  # of V_full - V_none: how much less than the holder's his shadow's offer is worth
@@ -42,7 +42,7 @@ def outbid_from_monopolies(games: ReducedGame, tolerance: float, *, max_steps: i
     least = -frontier.most(game, -game.agents)
     proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
     ranges = curves.paid[:, :, 0] - least
-    ranges = np.where(ranges <= NOTHING, 0.0, ranges)
+    ranges = np.where(ranges <= NEGLIGIBLE_RANGE, 0.0, ranges)
     state = _State(game, curves, ranges)
     left = np.flatnonzero(proved)
     for _ in range(max_steps):

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game, ReducedGame
-from emalign_jax.games.units import ROUNDING_OF_TIES, VALUE_TIE
+from emalign_jax.games.units import TIE_ROUNDING_UNITS, VALUE_TIE
 from emalign_jax.internal.arguments import shown
 from emalign_jax.internal.sums import UNROLLED, add_up, dot, softmax
 from emalign_jax.internal.validation import float_parameter
@@ -76,7 +76,7 @@ class Selection(AbstractProtocol):
         """The distribution over agents, given the user's value of each; scale: the unit of the user's utility."""
         if not self.sharp:
             return logit(values, self.inverse_temperature(values.dtype))
-        tolerance = max(VALUE_TIE, ROUNDING_OF_TIES * float(jnp.finfo(values.dtype).eps))
+        tolerance = max(VALUE_TIE, TIE_ROUNDING_UNITS * float(jnp.finfo(values.dtype).eps))
         best = values >= values.max() - tolerance * scale
         return jax.nn.one_hot(jnp.argmax(best), values.shape[-1], dtype=values.dtype)
 

@@ -170,7 +170,7 @@ def _questions(user: Float[Array, "XA XB A"], count: int, xp) -> Array:
     XA = user.shape[0]
     most = user.max(-1)
     # Costs within this of each other are equal, so that rounding, in float32 too, decides nothing.
-    tied = 10 * units.TIE * units.unit(user, units.most_likely(user, xp=xp), xp)
+    tied = 10 * units.TIE_TOLERANCE * units.unit(user, units.most_likely(user, xp=xp), xp)
     best = units.as_good(units.advantages(user, xp), 0.0, xp).all(-1).argmax(-1)  # [XA, XB]
     taken = xp.take_along_axis(user[:, None], xp.broadcast_to(best[None, :, :, None], (XA, XA, *best.shape[1:], 1)), -1)
     loss = most.sum(-1)[:, None] - taken[..., 0].sum(-1)  # [type, question]

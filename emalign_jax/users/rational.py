@@ -33,7 +33,7 @@ class RationalUser(AbstractUser):
     is_smooth = False
 
     ties: str = setting("ties", "agents", word, TIES)
-    tolerance: float = setting("tolerance", units.TIE, number, *BELOW_ONE)
+    tolerance: float = setting("tolerance", units.TIE_TOLERANCE, number, *BELOW_ONE)
 
     def respond(self, options, favour):
         return self.choose(options, favour, jnp)

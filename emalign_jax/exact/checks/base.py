@@ -14,7 +14,7 @@ from jaxtyping import Float
 from emalign_jax.exact.responses import by_agent
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame
-from emalign_jax.games.units import NOTHING
+from emalign_jax.games.units import NEGLIGIBLE_RANGE
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.standard_units import (
     StandardForm,
@@ -148,7 +148,7 @@ class AbstractCheck(abc.ABC):
             # all the best first, then all the worst: agents are alike, so a kept LP has less to change
             most, least = ([self._most_paid(i, sign) for i in range(K)] for sign in (1.0, -1.0))
             found = np.subtract(most, least)
-            self._range = np.where(found <= NOTHING * self.stakes, 0.0, found)
+            self._range = np.where(found <= NEGLIGIBLE_RANGE * self.stakes, 0.0, found)
         return self._range
 
     def _most_paid(self, agent: int, sign: float) -> float:
@@ -162,7 +162,7 @@ class AbstractCheck(abc.ABC):
     @property
     def negligible(self) -> Float[np.ndarray, "K"]:
         """Payoffs below it are rounding to an agent who has no payoff range."""
-        return np.where(self.payoff_range > 0, 0.0, NOTHING * self.stakes)
+        return np.where(self.payoff_range > 0, 0.0, NEGLIGIBLE_RANGE * self.stakes)
 
     def _width(self, agent: int, bracket: float | None) -> float | None:
         """`bracket` in payoffs."""

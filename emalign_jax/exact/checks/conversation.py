@@ -31,7 +31,7 @@ from emalign_jax.exact.obedience import persuasion_mechanism
 from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, rule_of
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.games.units import IMMATERIAL, LP_ERROR
+from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_TIE_EFFECT
 from emalign_jax.internal.arguments import power
 from emalign_jax.protocols import Conversation
 from emalign_jax.users.fixed_replies import FixedReplies
@@ -246,10 +246,10 @@ class SearchedCheck(AbstractCheck):
 
     def _mechanism_bound(self, agent: int, by_type: Float[np.ndarray, "XA"] | None = None) -> float:
         """No mechanism pays him more; what the tie tolerance may add counts where it is more than
-        `IMMATERIAL`."""
+        `NEGLIGIBLE_TIE_EFFECT`."""
         own = self.game.agents[agent]
         advice = self.mechanism.best(own, by_type=by_type)
-        immaterial = IMMATERIAL * self.payoff_range[agent] + self.negligible[agent] / 2
+        immaterial = NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] + self.negligible[agent] / 2
         if not (advice.optimal and self.user.tie_tolerance * advice.slack_price <= immaterial):
             advice = self._tolerant.best(own, by_type=by_type)
         return advice.value if advice.optimal else float(self.most[agent])

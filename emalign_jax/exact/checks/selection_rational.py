@@ -21,7 +21,7 @@ from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.exact.obedience.program import TOLERANCE, Advice, ObedienceLP, check_size, cut, without_noise
 from emalign_jax.exact.responses import SelectionTable, choose, selection_table
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.games.units import IMMATERIAL, NOTHING, VALUE_TIE
+from emalign_jax.games.units import NEGLIGIBLE_RANGE, NEGLIGIBLE_TIE_EFFECT, VALUE_TIE
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
 from emalign_jax.users.rational import RationalUser
@@ -104,7 +104,7 @@ class SelectionRational(SelectionCheck):
     """Exact: the gain is the supremum over all schemes, under every tie rule (sections 5.1 and 10 of docs/model.md).
 
     The LP knows true ties only. What the user's tie tolerance may add to it is bounded by the LP's dual, left out where
-    it is at most `IMMATERIAL`, and part of `upper` where it is more.
+    it is at most `NEGLIGIBLE_TIE_EFFECT`, and part of `upper` where it is more.
     """
 
     tolerance = 1e-5  # a profile within 1e-3 may be worth far less to the user than the worst exact equilibrium
@@ -192,7 +192,7 @@ class SelectionRational(SelectionCheck):
                 check._curves = curves.of(n)
                 check._strict_curves = None if strict is None else strict.of(n)
                 found = curves.paid[n, :, 0] - least[n]
-                check._range = np.where(found <= NOTHING * check.stakes, 0.0, found)
+                check._range = np.where(found <= NEGLIGIBLE_RANGE * check.stakes, 0.0, found)
         return int((~proved).sum())
 
     def confirm(self) -> None:
@@ -249,7 +249,7 @@ class SelectionRational(SelectionCheck):
             law = self._strict_law(agent, value, *at_most)
         if law is None:
             return advice
-        own_room = (IMMATERIAL * self.payoff_range[agent] + self.negligible[agent]) / 4
+        own_room = (NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] + self.negligible[agent]) / 4
         law = self._witness.followed(without_noise(law), own, room, own_room)
         if (law.max(0) > 0).sum() > len(law) + 1:
             return advice._replace(scheme=compress(law, (law * own).sum(0), (law * user).sum(0), *at_most))
@@ -292,7 +292,10 @@ class SelectionRational(SelectionCheck):
         value."""
         value = self._reachable(value)
         advice = self._witnessed(agent, self._best(agent, value, *at_most), value, *at_most)
-        upper, immaterial = advice.value + advice.excess, IMMATERIAL * self.payoff_range[agent] + self.negligible[agent]
+        upper, immaterial = (
+            advice.value + advice.excess,
+            NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] + self.negligible[agent],
+        )
         worth = self.user.tolerance * advice.slack_price
         if advice.optimal and worth > immaterial:
             relaxed = self._tolerant.best(self.game.agents[agent], value, *at_most)
@@ -321,7 +324,7 @@ class SelectionRational(SelectionCheck):
         if found.status != "Optimal":
             return found
         stay, switch = self.payoffs(schemes)[1][agent], self._switch(schemes, agent, found.scheme)
-        if max(stay, switch) >= found.value - IMMATERIAL * self.payoff_range[agent] - self.negligible[agent]:
+        if max(stay, switch) >= found.value - NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] - self.negligible[agent]:
             return found._replace(value=max(found.value, min(switch, found.upper)))  # the LP's value has its error
         tried = [(stay, schemes[agent]), (switch, found.scheme)]
         XB = self.game.mass.shape[1]

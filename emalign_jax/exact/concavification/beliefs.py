@@ -61,11 +61,11 @@ class BeliefProblem:
     def _planes(self, ease: float) -> Float[np.ndarray, "P B"]:
         """Where a type is torn between two actions, or an x_B is ruled out: plane @ belief = 0.
 
-        ease: where one action falls short of another one by this much of what they differ by (`units.eased`).
+        ease: where one action falls short of another one by this much of what they differ by (`units.relaxed`).
         """
         B, _, A = self.user_payoff.shape
         a, c = np.triu_indices(A, 1) if ease == 0 else np.nonzero(~np.eye(A, dtype=bool))
-        planes = units.eased(self.user_payoff, ease)[..., a, c].reshape(B, -1).T
+        planes = units.relaxed(self.user_payoff, ease)[..., a, c].reshape(B, -1).T
         size = np.abs(planes).max(1, keepdims=True)
         return np.concatenate([np.eye(B), (planes / np.where(size > 0, size, 1))[size[:, 0] > 0]])
 

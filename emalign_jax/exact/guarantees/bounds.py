@@ -158,7 +158,7 @@ def worst_law(
     """Minimise the user's value over distributions q[a | x_A, x_B] that pay agent i at least floors[i] (the payoff
     under full revelation less the gain from it), in standard units.
 
-    ease: a rational user's tie tolerance (`units.eased`), or 0 for true ties alone; None for a user who is not
+    ease: a rational user's tie tolerance (`units.relaxed`), or 0 for true ties alone; None for a user who is not
         rational.
     """
     problem = _problem(ReducedGame(*(np.asarray(x)[None] for x in game)), floors[None], ease)
@@ -248,7 +248,7 @@ def _problem(game: ReducedGame, floors, ease) -> _Problem:
     total[np.arange(cells), np.arange(cells)] = 1
     rows = [np.broadcast_to(total.reshape(cells, -1), (N, cells, cells * A)), -agents.reshape(N, -1, cells * A)]
     right = [np.ones((N, cells)), -_given_way(floors)]
-    advantage = units.eased(user, ease or 0.0)
+    advantage = units.relaxed(user, ease or 0.0)
     size = np.abs(advantage).max(2)
     size = np.where(size > 0, size, 1.0)
     if ease is not None:

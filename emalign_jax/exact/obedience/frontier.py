@@ -264,7 +264,7 @@ def _lps(game: ReducedGame, payoffs, sign, allowed, ease) -> _LPs:
     r, xa, a, c = recommendations.comparisons(sets)
     R, each = len(sets), np.arange(len(r))
     columns = possible[:, :, r].swapaxes(1, 2)  # [N, rows, XB]
-    advantage = units.eased(user, ease)[:, xa, :, a, c].swapaxes(0, 1) * columns
+    advantage = units.relaxed(user, ease)[:, xa, :, a, c].swapaxes(0, 1) * columns
     relief = np.abs(user[:, xa, :, a] - user[:, xa, :, c]).swapaxes(0, 1) * columns
     size = np.abs(advantage).max(-1, keepdims=True)
     unit = np.exp2(np.frexp(np.where(size > 0, size, 1))[1])  # powers of two, so that nothing is rounded

@@ -46,7 +46,7 @@ class MechanismLP:
     def __init__(self, game: ReducedGame, exact: bool = False, ease: float = 0.0, nodes: int = 1):
         user = np.asarray(game.user)
         self._user = user
-        advantage = units.eased(user, ease)  # [XA, XB, A, A]
+        advantage = units.relaxed(user, ease)  # [XA, XB, A, A]
         likely = units.most_likely(user, tolerance=TOLERANCE)
         spread = nodes * np.array([units.unit(g[None], x[None]) for g, x in zip(user, likely, strict=True)])
         XA, XB, A = user.shape

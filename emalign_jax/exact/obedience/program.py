@@ -87,7 +87,7 @@ class ObedienceLP:
 
     exact: answers in rational arithmetic, see `KeptLP` (ValueError if too large).
     ease:  [A, A] or a number: the share of what they differ by, by which a recommended action a may fall short of
-           action c (`units.eased`); negative where it must be better by so much.
+           action c (`units.relaxed`); negative where it must be better by so much.
     sets:  the recommendations, by default one action for each type.
     """
 
@@ -107,7 +107,7 @@ class ObedienceLP:
         self._possible = recommendations.possible(units.most_likely(user, tolerance=TOLERANCE), self._sets)
         rows = recommendations.comparisons(self._sets)
         r, xa, a, c = rows
-        advantage = units.eased(user, ease)[xa, :, a, c] * self._possible.T[r]  # [rows, XB]
+        advantage = units.relaxed(user, ease)[xa, :, a, c] * self._possible.T[r]  # [rows, XB]
         size = np.abs(advantage).max(1)
         kept = size > 0
         unit = np.exp2(np.frexp(size[kept])[1])[:, None]  # a power of two, so that nothing is rounded
