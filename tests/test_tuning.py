@@ -293,7 +293,7 @@ def test_what_is_screened_and_tried_near_the_best_is_worth_what_it_is_said_to_be
     first = first_schemes(problem, key, 1, drawn)
     value = lambda points: np.asarray(points.user)[:, 0].mean(-1)  # noqa: E731
     kept = restarts.screen(problem, drawn, first, key, 2)
-    near = restarts.near(problem, kept, first, key, range(6, 11))
+    near = restarts.polish(problem, kept, first, key, range(6, 11))
     for points in (kept, near):
         assert np.isin(points.params["precision"], drawn["precision"]).all() == (points is kept)
         again = restarts.play(problem, points.params, first)
