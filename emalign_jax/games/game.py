@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from emalign_jax.games import units
 from emalign_jax.internal import validation
-from emalign_jax.internal.arguments import shown, word
+from emalign_jax.internal.arguments import choice, shown
 from emalign_jax.internal.validation import Array, as_float_array
 
 # Utilities must be smaller, so that products of a few of them do not overflow.
@@ -53,7 +53,7 @@ class Game(eqx.Module):
     agent_utilities: Float[Array, "*batch K A Y"]
 
     def __init__(self, prior, user_utility, agent_utilities, *, check: str = "values"):
-        word("check", check, ("values", "shapes"))
+        choice("check", check, ("values", "shapes"))
         self.prior = as_float_array("prior", prior)
         self.user_utility = as_float_array("user_utility", user_utility)
         self.agent_utilities = as_float_array("agent_utilities", agent_utilities)

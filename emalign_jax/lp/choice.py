@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emalign_jax.internal.arguments import word
+from emalign_jax.internal.arguments import choice
 
 CHOICES = ("auto", "batched", "highs")
 FEWEST = 1024  # small LPs of one shape from which compiling (2 s) pays, at .5 to 1 ms each by HiGHS
@@ -11,7 +11,7 @@ MOST_CELLS = 4_000  # rows * columns of such an LP: beyond it HiGHS, which knows
 
 def check_word(lp: str) -> None:
     """Raise `ValueError` for a word that is none."""
-    word("lp", lp, CHOICES)
+    choice("lp", lp, CHOICES)
 
 
 def for_all(lp: str, count: int) -> str:

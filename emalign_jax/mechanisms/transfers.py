@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emalign_jax.exact.guarantees.optimal_transfers import KINDS, best_transfers
-from emalign_jax.internal.arguments import NOT_NEGATIVE, number, word
+from emalign_jax.internal.arguments import NOT_NEGATIVE, choice, number
 from emalign_jax.internal.validation import setting
 from emalign_jax.mechanisms.base import AbstractMechanism
 
@@ -30,9 +30,9 @@ class Transfers(AbstractMechanism):
     """
 
     budget: float = setting("budget", 1.0, number, *NOT_NEGATIVE)
-    kind: str = setting("kind", "outcome", word, KINDS)
+    kind: str = setting("kind", "outcome", choice, KINDS)
     price: float = setting("price", 0.0, number, *NOT_NEGATIVE)
-    start: str = setting("start", "guarantee", word, STARTS)
+    start: str = setting("start", "guarantee", choice, STARTS)
 
     def init(self, games):
         if self.start == "guarantee" and self.budget > 0:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching, validation
-from emalign_jax.internal.arguments import BETWEEN, integer, number, pair, word
+from emalign_jax.internal.arguments import BETWEEN, choice, integer, number, pair
 from emalign_jax.internal.validation import optimizer_of, setting
 from emalign_jax.play.step import Schedule, advance, begin
 from emalign_jax.play.tiles import SMALLEST_TILE, Queue, bucket, run, tile_width
@@ -65,13 +65,13 @@ class GradientPlay(eqx.Module):
     learning_rate: tuple[float, float] = setting("learning_rate", (1.0, 0.02), pair)
     precision: tuple[float, float] = setting("precision", (10.0, 300.0), pair)
     temperature: tuple[float, float] = setting("temperature", (0.1, 0.003), pair)
-    extrapolation: str = setting("extrapolation", "none", word, EXTRAPOLATIONS)
+    extrapolation: str = setting("extrapolation", "none", choice, EXTRAPOLATIONS)
     optimizer: optax.GradientTransformation = setting("optimizer", ADAM, optimizer_of)
     tolerance: float | None = setting("tolerance", None, number, *BETWEEN)
     best_responses: int = setting("best_responses", 72, integer, 0)
     fresh_starts: int = setting("fresh_starts", 2, integer, 1)
     chunk: int = setting("chunk", 100, integer, 1)
-    dtype: str = setting("dtype", "float32", word, ("float32", "float64"))
+    dtype: str = setting("dtype", "float32", choice, ("float32", "float64"))
 
     def schedule(self, late: bool) -> Schedule:
         """The values [steps] of each annealed quantity; if `late`, the last half of them."""

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame
-from emalign_jax.internal.arguments import integer, power, word
+from emalign_jax.internal.arguments import choice, integer, power
 from emalign_jax.internal.sums import add_up
 from emalign_jax.internal.validation import setting
 from emalign_jax.protocols.base import (
@@ -48,7 +48,7 @@ class AbstractConversation(AbstractProtocol):
 
     rounds: int = eqx.field(static=True, converter=lambda value: integer("rounds", value, 1, MOST_ROUNDS))
     replies: int = setting("replies", 2, integer, 1)
-    to: str = setting("to", "each", word, REPLY_TO)
+    to: str = setting("to", "each", choice, REPLY_TO)
 
     def tree(self, agents: int, messages: int) -> Tree:
         return Tree(self.rounds, self.replies, self.to == "all", agents, messages)

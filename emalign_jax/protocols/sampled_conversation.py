@@ -22,7 +22,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Float, Int
 
 from emalign_jax.games.game import Array, Game, ReducedGame
-from emalign_jax.internal.arguments import BELOW_ONE, integer, number, shown, truth
+from emalign_jax.internal.arguments import BELOW_ONE, boolean, integer, number, shown
 from emalign_jax.internal.validation import setting
 from emalign_jax.protocols.base import MAX_CELLS, Payoffs
 from emalign_jax.protocols.conversation import (
@@ -92,7 +92,7 @@ class SampledConversation(AbstractConversation):
     samples: int = setting("samples", 256, integer, 2)
     seed: Int[Array, "*batch"] = eqx.field(converter=lambda value: _integers("seed", value), default=0)
     explore: float = setting("explore", 0.25, number, *BELOW_ONE)
-    baseline: bool = setting("baseline", True, truth)
+    baseline: bool = setting("baseline", True, boolean)
     step: Int[Array, "*batch"] = eqx.field(converter=lambda value: _integers("step", value), default=0)
 
     exact_payoffs = False

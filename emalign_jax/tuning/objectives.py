@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import Array
 from emalign_jax.internal import validation
-from emalign_jax.internal.arguments import number, word
+from emalign_jax.internal.arguments import choice, number
 from emalign_jax.internal.validation import setting
 
 OVER_GAMES = ("mean", "quantile", "cvar")
@@ -26,9 +26,9 @@ class Objective(eqx.Module):
     Example: `em.Objective("cvar", level=0.2)`
     """
 
-    over_games: str = setting("over_games", "mean", word, OVER_GAMES)
+    over_games: str = setting("over_games", "mean", choice, OVER_GAMES)
     level: float = setting("level", 0.1, number, "a number strictly between 0 and 1", lambda x: 0 < x < 1)
-    over_starts: str = setting("over_starts", "mean", word, OVER_STARTS)
+    over_starts: str = setting("over_starts", "mean", choice, OVER_STARTS)
 
     def __call__(self, values: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> Float[Array, ""]:
         """The objective of the values that are counted; 0 if none is. The others may be NaN."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emalign_jax.games import units
-from emalign_jax.internal.arguments import BELOW_ONE, number, word
+from emalign_jax.internal.arguments import BELOW_ONE, choice, number
 from emalign_jax.internal.validation import setting
 from emalign_jax.users.base import AbstractUser, Options
 from emalign_jax.users.quantal import QuantalUser
@@ -32,7 +32,7 @@ class RationalUser(AbstractUser):
 
     is_smooth = False
 
-    ties: str = setting("ties", "agents", word, TIES)
+    ties: str = setting("ties", "agents", choice, TIES)
     tolerance: float = setting("tolerance", units.TIE_TOLERANCE, number, *BELOW_ONE)
 
     def respond(self, options, favour):

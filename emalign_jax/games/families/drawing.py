@@ -15,7 +15,7 @@ import numpy as np
 from emalign_jax.games.families.base import FAMILIES, AbstractFamily, Draws
 from emalign_jax.games.game import Game, reduce_game
 from emalign_jax.internal import memory
-from emalign_jax.internal.arguments import SHARE, integer, number, word
+from emalign_jax.internal.arguments import SHARE, choice, integer, number
 from emalign_jax.internal.validation import as_key, on_host
 
 MAX_REDRAWS = 1000
@@ -155,7 +155,7 @@ def _family(family: str | AbstractFamily, knobs: dict[str, Any]) -> AbstractFami
         if knobs:
             raise ValueError(f"{next(iter(knobs))}: goes with the name of a family; this one has its knobs already")
         return family
-    own, values = FAMILIES[word("family", family, FAMILIES)], {}
+    own, values = FAMILIES[choice("family", family, FAMILIES)], {}
     for name, value in knobs.items():
         having = [cls for cls in (own, *FAMILIES.values()) if name in cls.knobs()]
         if not having:
