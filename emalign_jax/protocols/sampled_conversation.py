@@ -136,7 +136,7 @@ class SampledConversation(AbstractConversation):
     ) -> SampledGradient:
         self.check_smooth(user)
         if user.acting.logit_precision is None:
-            raise ValueError(f"user: sampled gradients know QuantalUser alone, got {type(user.acting).__name__}")
+            raise ValueError(f"user: sampled gradients need a QuantalUser, got {type(user.acting).__name__}")
         tree, rules = self._unfold(schemes)
         drawn = self._draw(game, rules, tree, user, self.explore)
         slope, later = self._slopes(game, rules, tree, user, drawn)
@@ -171,7 +171,7 @@ class SampledConversation(AbstractConversation):
 
         A transcript contributes to one entry of the rule in each round, that of the message sent: its slope times its
         weight without the factor of this message. The baseline adds a term that is 0 in expectation; each half of the
-        samples takes its baseline from the other half, to which it is independent.
+        samples takes its baseline from the other half, of which it is independent.
         """
         level = jnp.zeros_like(slope)
         if self.baseline:
