@@ -236,7 +236,7 @@ def search(
         if here.host == 0:
             run = stack.enter_context(run_directory.begun(place, SEARCH, entries, force))
         elif place is not None:  # at the end, if host 0 was killed
-            stack.enter_context(ending.owed(functools.partial(run_directory.clear, place, SEARCH, entries)))
+            stack.enter_context(ending.cleanup(functools.partial(run_directory.clear, place, SEARCH, entries)))
         team = meeting.Team(here.directory(run.path if run else place or Path()), here.host, here.hosts)
         stack.enter_context(team.at_work())
         with ProgressBar() as progress:

@@ -80,7 +80,7 @@ def sweep(
         def kept() -> str:
             return f"{bar.done} of {total} games are done and kept in {path}; the same command goes on from there"
 
-        with bar, ending.saying(kept):
+        with bar, ending.interrupt_message(kept):
             parts = run.run(grid, work, path, warn=bar.warn, progress=bar.tell)
         rows = directory.write_table(path, parts)
         lines = sweep_table.summary(grid, rows)

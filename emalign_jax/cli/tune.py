@@ -72,7 +72,7 @@ def tune(
 
     kept = f"what is done is kept in {path}; the same command goes on from there"
     with run_directory.begun(path, run.TUNE, entries, force) as here:
-        with ProgressBar("step") as bar, ending.saying(lambda: kept):
+        with ProgressBar("step") as bar, ending.interrupt_message(lambda: kept):
             found = run.run(what, path, bar, lambda sentence: print(f"emalign: {sentence}", file=sys.stderr))
         drawn = attempt(lambda: tuning_figure.draw(found, what.title, path))
         seconds = time.perf_counter() - began

@@ -155,12 +155,13 @@ def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, s
         check_sizes(games, protocol, user, np.shape(start)[-1], alone=False, exactly=False)
         if starts > 1 and np.shape(start)[:-3][:1] != (starts,):
             raise ValueError(f"start: with starts = {starts} given schemes need a leading axis of {starts}")
-    found = differentiable.solve_smooth(games, protocol, user, solver, differentiation, start)
-    *payoffs, derivative = found
+    schemes, value, paid, derivative = differentiable.solve_smooth(
+        games, protocol, user, solver, differentiation, start
+    )
     finite = derivative != int(Derivative.NOT_FINITE)
     result = jnp.where(finite, int(Result.UNCHECKED), int(Result.FAILED))
     found_by = jnp.where(finite, int(FoundBy.PLAY), int(FoundBy.NOTHING))
-    return Solution(*payoffs, result, found_by, derivative, {"starts": starts}, None)
+    return Solution(schemes, value, paid, result, found_by, derivative, {"starts": starts}, None)
 
 
 def check_sizes(

@@ -1,4 +1,4 @@
-"""What a user, a platform or a regulator can set: one file a mechanism, with parameters that optax can move."""
+"""Mechanisms: what a user, a platform or a regulator can set, with parameters that optax can tune."""
 
 from emalign_jax.mechanisms.base import MECHANISMS, AbstractMechanism, Several
 from emalign_jax.mechanisms.budget import MessageBudget

@@ -197,7 +197,7 @@ class _Transcripts:
             return
         for q, said in enumerate(self.tree.joint_reply):
             chance = heard * float(self.replies[r][xa, t, q])
-            words = said[:1] if self.tree.together else said
+            words = said[:1] if self.tree.reply_to_all else said
             yield _Step(
                 f"user replies {' '.join(map(str, words))}",
                 chance * self.levels[r][t] * self.game.mass[xa],

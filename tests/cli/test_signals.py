@@ -218,8 +218,8 @@ import os, signal, time
 from pathlib import Path
 {before}
 from emalign_jax.internal import ending, temporary
-ending.on_signals()
-with temporary.beside(Path("made"), directory=True) as made, ending.saying(lambda: "all\\nis kept"):
+ending.install_handlers()
+with temporary.beside(Path("made"), directory=True) as made, ending.interrupt_message(lambda: "all\\nis kept"):
     (made / "file").touch()
     print("there", flush=True)
     {waits}
@@ -265,7 +265,7 @@ def test_nothing_keeps_a_signal_from_ending_it(tmp_path, waits):
 
 
 def test_signals_in_the_clean_up_begin_it_again(tmp_path):
-    slow = "ending.owe(lambda: os.read(0, 1)); time.sleep(100)"
+    slow = "ending.on_interrupt(lambda: os.read(0, 1)); time.sleep(100)"
     code, *said = ended(tmp_path, *KINDS, waits=slow)
     assert code in (129, 130, 143)
     assert said == ["", SAID]

@@ -256,7 +256,7 @@ def test_a_run_that_does_not_fit_on_disk_is_not_begun(run, monkeypatch, tmp_path
 
 def test_a_block_that_does_not_fit_is_refused(run, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 10**7)
-    words = ("block, starts: 100 games at a time with 1000 starts each", "10 MB are at hand")
+    words = ("block, starts: 100 games at a time with 1000 starts each", "10 MB are free")
     assert refused(run("search", "--agents", "2", "--family", "hull", "--starts", "1000", "--block", "100"), *words)
 
 

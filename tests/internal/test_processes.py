@@ -102,7 +102,7 @@ def test_answers_come_in_order_whoever_gave_them(monkeypatch, members):
             time.sleep(0.01)
         return double(asked)
 
-    monkeypatch.setattr(processes, "WORTH", 0.0)
+    monkeypatch.setattr(processes, "LEAST_WORK", 0.0)
     monkeypatch.setattr(processes, "cores", lambda: 1 + len(members))
     monkeypatch.setattr(processes, "_members", lambda count=0: members)
     began = time.perf_counter()
@@ -113,7 +113,7 @@ def test_answers_come_in_order_whoever_gave_them(monkeypatch, members):
 
 
 def test_what_a_lost_member_was_doing_is_done_by_another(monkeypatch):
-    monkeypatch.setattr(processes, "WORTH", 0.0)
+    monkeypatch.setattr(processes, "LEAST_WORK", 0.0)
     monkeypatch.setattr(processes, "cores", lambda: 2)
     lost = Fake(error=processes.MemberLost("killed"))
     monkeypatch.setattr(processes, "_members", lambda count=0: [lost])
@@ -124,7 +124,7 @@ def test_what_a_lost_member_was_doing_is_done_by_another(monkeypatch):
 
 
 def test_the_error_of_a_member_is_the_callers(monkeypatch):
-    monkeypatch.setattr(processes, "WORTH", 0.0)
+    monkeypatch.setattr(processes, "LEAST_WORK", 0.0)
     monkeypatch.setattr(processes, "cores", lambda: 2)
     monkeypatch.setattr(processes, "_members", lambda count=0: [Fake(error=ValueError("x: no"))] if count else [])
     with pytest.raises(ValueError, match="x: no"):
@@ -142,15 +142,15 @@ def test_who_works_alone_dismisses_nobody(monkeypatch):
 
 @pytest.mark.parametrize("interpreter", ["/bin/echo", "/nonexistent/python"])
 def test_without_members_the_caller_works_alone(monkeypatch, interpreter):
-    monkeypatch.setattr(processes, "WORTH", 0.0)
+    monkeypatch.setattr(processes, "LEAST_WORK", 0.0)
     monkeypatch.setattr(processes, "cores", lambda: 3)
     monkeypatch.setattr(processes, "_team", [])
-    monkeypatch.setattr(processes, "_failed", [0])
+    monkeypatch.setattr(processes, "_cannot_start", [0])
     monkeypatch.setattr(sys, "executable", interpreter)
     for _ in range(2):
         answers = processes.share(double, [{"x": np.array(n)} for n in range(30)])
         assert [int(a["x"]) for a in answers] == list(range(0, 60, 2))
-    assert not processes._able(), "not tried again"
+    assert not processes._can_start(), "not tried again"
     processes.dismiss()
 
 
@@ -160,7 +160,7 @@ import jax, numpy as np
 import emalign_jax as em
 from emalign_jax.internal import processes as team
 print("script")
-team.WORTH, team.cores = 0.0, lambda: 2
+team.LEAST_WORK, team.cores = 0.0, lambda: 2
 member = team._members(1)[0]
 assert member.is_ready()
 games = em.random_games(jax.random.key(0), 80, agents=2, states=2)
@@ -186,7 +186,7 @@ def test_a_script_without_a_guard_runs_once_and_leaves_no_process(tmp_path):
 STRUCK = """
 import time
 from emalign_jax.internal import ending, processes
-ending.on_signals()
+ending.install_handlers()
 member = processes._members(1)[0]
 if {ready}:
     assert member.is_ready()

@@ -159,7 +159,7 @@ def test_steps_are_the_same_as_one_kernel_or_many(protocol, refused, monkeypatch
     monkeypatch.setattr(gradient_play, "advance", advance)
     one = go(games, schemes, em.QuantalUser(10.0), solver, protocol)
     assert asked[:2] == [True, False] if refused else set(asked) == {True}
-    monkeypatch.setattr(type(protocol), "written_out", lambda *_: False)
+    monkeypatch.setattr(type(protocol), "sums_are_unrolled", lambda *_: False)
     many = go(games, schemes, em.QuantalUser(10.0), solver, protocol)
     assert asked[-1] is False
     np.testing.assert_allclose(one.schemes, many.schemes, rtol=0, atol=1e-4)

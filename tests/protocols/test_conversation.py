@@ -19,7 +19,7 @@ GRADIENT = 1e-11 if X64 else 3e-3  # precision^R * payoff / posterior weights of
 XA, XB, Y, A = 2, 3, 3, 3
 
 payoffs, pseudo_gradient = jax.jit(em.payoffs), jax.jit(em.pseudo_gradient)
-own_slope = jax.jit(lambda protocol, *arguments: protocol.own_slope(*arguments))
+own_gradient = jax.jit(lambda protocol, *arguments: protocol.own_gradient(*arguments))
 
 QUANTAL = em.QuantalUser(4.0)
 SLOW = [pytest.mark.slow]
@@ -329,7 +329,7 @@ def test_own_slope_is_the_agents_row(which):
     game, rules = centred_game(games[0]).game, jnp.asarray(rules[0])
     rows = pseudo_gradient(games[0], rules, protocol, user)
     for i in range(K):
-        slope = own_slope(protocol, game, rules, jnp.eye(K)[i], user)
+        slope = own_gradient(protocol, game, rules, jnp.eye(K)[i], user)
         np.testing.assert_allclose(slope, rows[i], rtol=0, atol=GRADIENT)
     assert np.abs(rows[0] - rows[1]).max() > 0.01
 
@@ -426,7 +426,7 @@ def test_bad_reply_rules(rule, message):
 
 
 def test_fixed_replies_need_a_user_who_acts():
-    with pytest.raises(ValueError, match=r"^acting: expected a user who acts by herself"):
+    with pytest.raises(ValueError, match=r"^acting: expected a user such as RationalUser"):
         em.FixedReplies("babbling", em.FixedReplies("babbling", QUANTAL))
 
 
@@ -459,7 +459,7 @@ def test_reply_rules_that_do_not_fit():
     refused(games, rules, shape.protocol, em.FixedReplies("truthful", QUANTAL), expected)
     games, rules = make(K, Shape(1, 2, 2))
     for protocol in (em.Pooled(), em.Selection()):
-        expected = rf"^user: FixedReplies needs a Conversation, in {type(protocol).__name__} she has nothing to reply"
+        expected = rf"^user: FixedReplies needs a Conversation, there are no replies in {type(protocol).__name__}"
         refused(games, rules, protocol, em.FixedReplies("babbling", QUANTAL), expected)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.protocols.sampled_conversation import _pick
+from emalign_jax.protocols.sampled_conversation import _draw_index
 
 X64 = jax.config.jax_enable_x64
 XA, XB, Y, A, M = 2, 2, 3, 3, 2
@@ -178,7 +178,7 @@ def test_numbers_depend_on_seed_and_step_alone():
 def test_outcomes_of_probability_zero_are_never_drawn():
     law = jnp.array([0, 0.5, 0, 0.5, 0])
     edge = jnp.array([0, 0.25, 0.5, 0.75, 1 - 2.0**-24, 1])
-    np.testing.assert_array_equal(_pick(law, edge), [1, 1, 3, 3, 3, 3])
+    np.testing.assert_array_equal(_draw_index(law, edge), [1, 1, 3, 3, 3, 3])
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_refusals():
         em.payoffs(game, schemes, em.SampledConversation(2), given)
     # who plans needs all that follows; who does not needs only the agents' own rules
     many, _ = make(10, 1)
-    with pytest.raises(ValueError, match=r"plans her replies.* bytes a game.*largest that fits.*FixedReplies"):
+    with pytest.raises(ValueError, match=r"plans its replies.* bytes a game.*largest that fits.*FixedReplies"):
         em.solve(many, em.SampledConversation(3), quantal, key=jax.random.key(0), messages=M, verify=False)
     em.SampledConversation(3).check_user(many, em.FixedReplies("questions", quantal), M)
     with pytest.raises(ValueError, match=r"samples, rounds, messages: .* bytes a game.*rounds = "):

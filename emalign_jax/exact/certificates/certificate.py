@@ -12,7 +12,7 @@ from emalign_jax.exact.checks.base import AbstractCheck, check_for, default_tole
 from emalign_jax.exact.checks.examination import Examination, examine, relative, without_impossible_messages
 from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_distributions
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
-from emalign_jax.games.units import LP_ERROR, WORTHLESS
+from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_INFORMATION_VALUE
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import POSITIVE, number
 from emalign_jax.internal.validation import on_host
@@ -232,7 +232,7 @@ def _certified(
         proved = (upper <= allowed).all()
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED
     (full, informed), none = check.informed(True), check.informed(False)[0]
-    none = full if abs(full - none) <= WORTHLESS * max(check.scale, 1.0) else none
+    none = full if abs(full - none) <= NEGLIGIBLE_INFORMATION_VALUE * max(check.scale, 1.0) else none
     unit, zero, units, zeros = check.form[3:]
     terms = None
     if check.revealing_is_picked:

@@ -136,7 +136,7 @@ class Team:
     @contextlib.contextmanager
     def at_work(self) -> Iterator[Team]:
         """Others learn how the block ends, and the last to leave clears up."""
-        with ending.owed(self._leave):
+        with ending.cleanup(self._leave):
             self._gather()
             if self.hosts > 1:
                 self._beating.start()
