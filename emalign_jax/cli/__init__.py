@@ -15,6 +15,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def launch() -> None:
     """The console command: `main` in a process of its own, which signals end."""
-    ending.on_signals()
+    ending.install_handlers()
     streams.prepare()
     main()

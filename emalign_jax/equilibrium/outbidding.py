@@ -18,8 +18,8 @@ from emalign_jax.exact.obedience import frontier
 from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.exact.obedience.program import NEGLIGIBLE
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.games.units import NOTHING, VALUE_TIE
-from emalign_jax.protocols.standard_units import without_vanishing_cells
+from emalign_jax.games.units import NEGLIGIBLE_RANGE, VALUE_TIE
+from emalign_jax.protocols.standard_units import without_tiny_cells
 
 BEHIND = 1e-7  # of V_full - V_none: how much less than the holder's his shadow's offer is worth
 
@@ -37,12 +37,12 @@ class Outbid(NamedTuple):
 def outbid_from_monopolies(games: ReducedGame, tolerance: float, *, max_steps: int = 100) -> Outbid:
     """From what each agent would do alone until every relative gain is at most `tolerance`; where that takes more than
     `max_steps`, all reveal all, which is an equilibrium. `games` is a batch in standard units."""
-    game: Any = without_vanishing_cells(ReducedGame(*(np.asarray(x) for x in games)))
+    game: Any = without_tiny_cells(ReducedGame(*(np.asarray(x) for x in games)))
     curves = frontier.trace(game, game.agents)
     least = -frontier.largest_payoffs(game, -game.agents)
     proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
     ranges = curves.paid[:, :, 0] - least
-    ranges = np.where(ranges <= NOTHING, 0.0, ranges)
+    ranges = np.where(ranges <= NEGLIGIBLE_RANGE, 0.0, ranges)
     state = _State(game, curves, ranges)
     left = np.flatnonzero(proved)
     for _ in range(max_steps):

@@ -132,7 +132,7 @@ def begun(out: Path | None, kind: Kind, entries: dict[str, Any], force: bool) ->
                 raise _unwritable(path, error) from None
         else:
             run = Run(path, path, kind, tuple(dict.fromkeys((*kind.files, *found["files"]))))
-            stack.enter_context(ending.owed(run.give_up))
+            stack.enter_context(ending.cleanup(run.give_up))
             run.begin(entries, anew=force or not kind.resumed)
         yield run
 
@@ -259,7 +259,7 @@ def _held(path: Path, kind: Kind, entries: dict[str, Any], force: bool) -> Itera
             if check(path, kind, force, entries) is None:
                 if not kind.resumed:  # a signal may come before anything else can undo this
                     undo = functools.partial(_unreserve, path, kind, entries, not os.path.lexists(path))
-                    stack.enter_context(ending.owed(undo))
+                    stack.enter_context(ending.cleanup(undo))
                 path.mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(FileExistsError):  # of several as quick, one gets the lock
                     write_manifest(path, entries, "running", kind.files, replace=False)
@@ -272,7 +272,7 @@ def _held(path: Path, kind: Kind, entries: dict[str, Any], force: bool) -> Itera
                     "choose another name"
                 )
             if not kind.resumed:
-                stack.enter_context(ending.owed(functools.partial(_unlock, path, lock)))
+                stack.enter_context(ending.cleanup(functools.partial(_unlock, path, lock)))
             os.ftruncate(lock, 0)
             os.pwrite(lock, str(os.getpid()).encode(), 0)
         except OSError as error:

@@ -1,1 +1,1 @@
-"""The problem: games, their units, random families, catalogue, files."""
+"""Games: the data of a game, units and tolerances, random families, a catalogue, files."""

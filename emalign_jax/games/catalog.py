@@ -1,6 +1,6 @@
 """Named games from the literature. Each function returns one `Game`; `GAMES` lists them by name.
 
-In all of them but `what_to_ask` the agents see the outcome (x_B = y) and the user knows only the prior (XA = 1).
+In all games but `what_to_ask` the agents see the outcome (x_B = y) and the user knows only the prior (XA = 1).
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ import numpy as np
 from emalign_jax.games.game import Game
 from emalign_jax.internal.arguments import FINITE, SHARE, integer, number
 
-MOST_BITS = 16  # the prior has 2**bits columns
+# The prior of `what_to_ask` has 2**bits columns.
+MOST_BITS = 16
 
 
 def _informed(prior, user_utility, agent_utilities) -> Game:
-    """The agents see y, the user sees nothing."""
+    """A game in which the agents see y and the user has no features."""
     return Game(
         np.diag(np.asarray(prior, float))[None], np.asarray(user_utility, float), np.asarray(agent_utilities, float)
     )
 
 
-_JUST = np.eye(2)  # actions acquit, convict; outcomes innocent, guilty
+# Actions: acquit, convict. Outcomes: innocent, guilty.
+_JUST = np.eye(2)
 _CONVICT = np.array([[0.0, 0.0], [1.0, 1.0]])
 _ACQUIT = 1 - _CONVICT
 
 
 def judge(prior: float = 0.3, prosecutors: int = 1) -> Game:
-    """A judge wants the just verdict, prosecutors want conviction; `prior` is the chance of guilt.
+    """A judge wants the just verdict, prosecutors want conviction; `prior` is the probability of guilt.
 
-    One prosecutor, rational judge, prior .3: he gets .6, she .7. Kamenica and Gentzkow, "Bayesian
-    Persuasion", American Economic Review 101(6), 2011, introduction.
+    With one prosecutor, a rational judge and prior .3 the prosecutor gets .6, the judge .7. Kamenica and Gentzkow,
+    "Bayesian Persuasion", American Economic Review 101(6), 2011, introduction.
     """
     prior, prosecutors = number("prior", prior, *SHARE), integer("prosecutors", prosecutors, 1)
     return _informed([1 - prior, prior], _JUST, np.repeat(_CONVICT[None], prosecutors, 0))
@@ -46,7 +48,7 @@ def two_prosecutors(prior: float = 0.3) -> Game:
 
 
 def prosecutor_against_defender(prior: float = 0.3) -> Game:
-    """One agent always wants conviction, the other acquittal: sup-norm eps is 1/2, yet she learns all.
+    """One agent always wants conviction, the other acquittal: eps in the sup norm is 1/2, yet all equilibria reveal y.
 
     Gentzkow and Kamenica, "Competition in Persuasion", Review of Economic Studies 84(1), 2017.
     """
@@ -55,7 +57,7 @@ def prosecutor_against_defender(prior: float = 0.3) -> Game:
 
 
 def biased_advisers(prior: float = 0.3, bias: float = 1.0) -> Game:
-    """Both want justice, one also conviction, the other also acquittal: u is in the hull with an offset.
+    """Both agents want justice, one also conviction, the other also acquittal: u is in the hull up to an offset.
 
     See section 9 of docs/model.md.
     """
@@ -77,9 +79,9 @@ def investment(return_: float = 0.5) -> Game:
 def lobbying(share: float = 0.75, points: int = 5) -> Game:
     """A politician wants policy a = y, a lobbyist a = share * y + (1 - share) * 1, both with quadratic loss.
 
-    Outcomes and policies lie on grids of [0, 1]; policies twice as fine. Full disclosure is best for the
-    lobbyist when share > 1/2, silence when share < 1/2 (up to the grid). Kamenica and Gentzkow, "Bayesian
-    Persuasion", American Economic Review 101(6), 2011, section V.
+    Outcomes and policies lie on grids of [0, 1]; the grid of policies is twice as fine. Full disclosure is best for the
+    lobbyist if share > 1/2, silence if share < 1/2 (up to the grid). Kamenica and Gentzkow, "Bayesian Persuasion",
+    American Economic Review 101(6), 2011, section V.
     """
     share, points = number("share", share, *FINITE), integer("points", points, 1)
     y = np.linspace(0, 1, points)
@@ -88,10 +90,10 @@ def lobbying(share: float = 0.75, points: int = 5) -> Game:
 
 
 def pharma_market(quality: float = 0.4, price: float = 0.5) -> Game:
-    """Two firms test a drug each; the user takes the first, the second, or neither.
+    """Two firms each test a drug; the user takes neither, the first, or the second.
 
-    Each drug works (worth 1) independently with probability `quality`; taking one costs `price`; a firm
-    earns 1 when its drug is taken. After the clinical trials of Gentzkow and Kamenica, "Competition in
+    Each drug works (worth 1) independently with probability `quality`; taking one costs `price`; a firm earns 1 if its
+    drug is taken. After the clinical trials of Gentzkow and Kamenica, "Competition in
     Persuasion", Review of Economic Studies 84(1), 2017.
     """
     quality, price = number("quality", quality, *SHARE), number("price", price, *FINITE)
@@ -106,10 +108,9 @@ def pharma_market(quality: float = 0.4, price: float = 0.5) -> Game:
 def few_messages(agents: int = 2) -> Game:
     """Guess one of four outcomes (right +1, wrong -1) or play safe (.5); all agents are fully aligned.
 
-    With one bit each, two agents can tell her everything in Pooled. But one naming outcome 0 and the other
-    outcome 1 is an equilibrium among one-bit schemes too, worth .75 instead of 1: no agent alone can improve
-    on it. (Babbling, worth .5, is none: naming one outcome pays .625.) See section 9 of
-    docs/model.md.
+    With one bit each, two agents can reveal the outcome in Pooled, which is worth 1. But that one agent names outcome 0
+    and the other outcome 1 is an equilibrium among one-bit schemes too, worth .75: no agent alone can improve on it.
+    (Babbling, worth .5, is no equilibrium: naming one outcome pays .625.) See section 9 of docs/model.md.
     """
     agents = integer("agents", agents, 1)
     user = np.concatenate([2 * np.eye(4) - 1, np.full((1, 4), 0.5)])
@@ -120,29 +121,26 @@ def cautious_advisers(agents: int = 2) -> Game:
     """Guess one of four outcomes (right +3, wrong -1) or play safe (0); agents are more cautious (right 1, wrong -10).
 
     Babbling is an equilibrium of one round of one bit but not of two rounds (`Conversation(2)` with M = 2), where each
-    agent alone can name the outcome and gains 1. Proof: a bit that says anything makes some outcome likelier than 1/4
-    after either of its values, so she guesses, and is right with probability 1/2 at most: the agents get 1/2 - 10/2 or
-    less, instead of 0. Two bits name the outcome, and everybody has the most he can.
+    agent alone can name the outcome and gains 1. Proof: after either value of an informative bit some outcome is more
+    likely than 1/4, so the user guesses, and is right with probability at most 1/2: the agents get at most
+    1/2 - 10/2 instead of 0. With two bits an agent can name the outcome, which gives user and agents their maximum.
 
-    At the prior she is indifferent between all actions and must play safe, which is action 0 (ties "agents" or
-    "lowest"). Without a tie there is no such example: where her best action is strict, naming an outcome so rarely that
-    nothing else changes pays whenever any number of messages would. See section 9 of
-    docs/model.md.
+    At the prior the user is indifferent between all actions and must play safe, which is action 0 (ties "agents" or
+    "lowest"). Such an example needs a tie, see section 9 of docs/model.md.
     """
     agents = integer("agents", agents, 1)
-    hers = 4 * np.eye(4) - 1
-    theirs = 11 * np.eye(4) - 10
-    user, adviser = (np.concatenate([np.zeros((1, 4)), guess]) for guess in (hers, theirs))
+    user, adviser = (np.concatenate([np.zeros((1, 4)), guess]) for guess in (4 * np.eye(4) - 1, 11 * np.eye(4) - 10))
     return _informed(np.full(4, 0.25), user, np.repeat(adviser[None], agents, 0))
 
 
 def what_to_ask(bits: int = 3, agents: int = 1) -> Game:
-    """x_B is `bits` fair bits, x_A says which of them she must guess; all are aligned, 1 if she is right.
+    """x_B is `bits` fair bits, and x_A says which of them the user must guess (1 if right); all agents are aligned.
 
-    The first bit is x_B's highest digit. Messages are bits (M = 2). If she says nothing, the best rules of `bits` = 3
-    are worth 3/4, 5/6, 1 in R = 1, 2, 3 rounds: R rounds can tell R of the bits, but the majority, worth 3/4, says more
-    than any one bit, worth 2/3. With a reply for each bit she asks for hers, and two rounds are enough: 3/4, 1, 1.
-    Conversations matter when x_A decides what is worth saying (section 2.4 of docs/model.md).
+    The first bit is x_B's highest digit. Messages are bits (M = 2). Without replies the best rules of `bits` = 3 are
+    worth 3/4, 5/6, 1 in R = 1, 2, 3 rounds: in R rounds R of the bits can be named, but in one round the majority,
+    worth 3/4, says more than a single bit, worth 2/3. With one reply for each bit the user can ask for it, and two
+    rounds are enough: 3/4, 1, 1. Conversations matter if x_A decides what is worth saying (section 2.4 of
+    docs/model.md).
     """
     bits, agents = integer("bits", bits, 1, MOST_BITS), integer("agents", agents, 1)
     prior = np.zeros((bits, 2**bits, 2))
@@ -154,12 +152,12 @@ def what_to_ask(bits: int = 3, agents: int = 1) -> Game:
 def informants() -> Game:
     """Wait (0) or go by route a or b (good outcome +1, bad -3, equally likely); agent 0 loathes a, agent 1 loathes b.
 
-    The routes are the same to her; agents add 2 to one and take 2 from the other, so that their mean is u: eps = 0. If
-    she goes by a when told by agent 0 and by b when told by agent 1, babbling is an equilibrium of Pooled, worth 0
-    instead of 1/2. Proof: uninformed she waits, as -1 < 0; whoever alone makes her go gets E[u] - 2 <= -1 each time she
-    does. Guarantees need ties that depend on the posterior alone: if she tosses a coin or is quantal, each agent is as
-    good as aligned and gains about 1/2 by telling all; if she always goes by a, agent 1 gains 3/2. See section 6.4
-    of docs/model.md.
+    The routes are worth the same to the user; each agent adds 2 to one and takes 2 from the other, so that their mean
+    is u: eps = 0. If the user goes by a when agent 0 is the informant and by b when agent 1 is, babbling is an
+    equilibrium of Pooled, worth 0 instead of 1/2. Proof: the uninformed user waits, as -1 < 0; an agent that alone
+    makes the user go gets E[u] - 2 <= -1 each time. Guarantees need ties that depend on the posterior alone: if the
+    user breaks ties evenly or is quantal, each agent is as good as aligned and gains about 1/2 by full revelation; if
+    the user always goes by a, agent 1 gains 3/2. See section 6.4 of docs/model.md.
     """
     user = np.array([[0.0, 0.0], [-3, 1], [-3, 1]])
     bias = np.array([[0.0], [-2], [2]])
@@ -169,23 +167,22 @@ def informants() -> Game:
 def two_users() -> Game:
     """A batch of two games, users 1 and 2 with the same utility u: U_11 = U_22 = u, U_12 = U_21 = -2 u.
 
-    Each agent serves one user and wants the other to do badly. If agents commit to a scheme a user (personalised), each
-    tells his own user all: babbling is no equilibrium. With one scheme for both (anonymous) an agent gets u - 2 u = -u
-    in all, so babbling is one. `several_users` makes the one game of it. u: guess the outcome, 1 if right. After the
-    counter-example of Collina et al., arXiv 2602.13451.
+    Each agent serves one user and wants the other to do badly; u is 1 for guessing the outcome. If agents commit to a
+    scheme for each user (personalised), each reveals the outcome to its own user, and babbling is no equilibrium. With
+    one scheme for both (anonymous) an agent gets u - 2 u = -u in all, and babbling is an equilibrium. `several_users`
+    merges the two games. After the counter-example of Collina et al., arXiv 2602.13451.
     """
     u = np.eye(2)
     first, second = _informed([0.5, 0.5], u, [u, -2 * u]), _informed([0.5, 0.5], u, [-2 * u, u])
-    return Game(*(np.stack([getattr(game, name) for game in (first, second)]) for name in _FIELDS))
+    fields = ("prior", "user_utility", "agent_utilities")
+    return Game(*(np.stack([getattr(game, name) for game in (first, second)]) for name in fields))
 
 
-_FIELDS = ("prior", "user_utility", "agent_utilities")
-
-
+# `two_users` is not listed, as it is a batch of games.
 GAMES: dict[str, Callable[..., Game]] = {
     f.__name__: f
     for f in (
         judge, two_prosecutors, prosecutor_against_defender, biased_advisers, investment, lobbying, pharma_market,
         few_messages, cautious_advisers, what_to_ask, informants,
     )
-}  # fmt: skip  # `two_users` is a batch, and apart
+}  # fmt: skip

@@ -21,9 +21,10 @@ GAME_FIELDS = ("prior", "user_utility", "agent_utilities")
 def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
     """Read games from an .npz with `prior`, `user_utility`, `agent_utilities`.
 
-    In a batch with some malformed games those stay, for `solve` and `certify` to mark; a file in which
-    every game is malformed is refused. agents: only the games of K agents, from a file of several sizes.
-    Raises `FileNotFoundError`, or `ValueError` naming the file, the field and the rule.
+    agents: K; read only the games of K agents. Needed for a file with several numbers of agents.
+    Malformed games of a batch are kept, and `solve` and `certify` give them a result code; a file in which every game
+    is malformed is refused.
+    Raises `FileNotFoundError`, or `ValueError` that names the file, the field and the rule.
     """
     checked(path=path)
     agents = None if agents is None else integer("agents", agents, 1)
@@ -54,13 +55,13 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
 
 
 def save_games(path: str | os.PathLike, games: Game) -> None:
-    """Write games to an .npz, atomically. Raises `ValueError` for an unwritable place."""
+    """Write games to an .npz, atomically. Raises `ValueError` if the file cannot be written."""
     path, games = on_host(path=path, games=games)
     save_arrays(path, {name: np.asarray(getattr(games, name)) for name in GAME_FIELDS})
 
 
 def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.ndarray:
-    """Read `schemes` [..., K, XB, M] from an .npz. Errors as in `load_games`."""
+    """Read `schemes` [..., K, XB, M] from an .npz. `agents` and errors as in `load_games`."""
     checked(path=path)
     agents = None if agents is None else integer("agents", agents, 1)
 
@@ -79,7 +80,7 @@ def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.nd
 
 
 def save_schemes(path: str | os.PathLike, schemes) -> None:
-    """Write schemes to an .npz, atomically."""
+    """Write schemes [..., K, XB, M] to an .npz, atomically. Raises `ValueError` if the file cannot be written."""
     path, schemes = on_host(path=path, schemes=schemes)
     if np.ndim(schemes) < 3:
         raise ValueError(f"schemes: expected shape [..., K, XB, M], got {list(np.shape(schemes))}")
@@ -87,20 +88,20 @@ def save_schemes(path: str | os.PathLike, schemes) -> None:
 
 
 def sizes(path: str | os.PathLike) -> list[int | None]:
-    """The numbers of agents in a file of several sizes; [None] for a plain file."""
+    """The different numbers of agents in a file; [None] if all its games have the same."""
     arrays = read_arrays(path, (), optional=("agents",))
     return [int(k) for k in np.unique(_counts(path, arrays["agents"], most=MOST))] if "agents" in arrays else [None]
 
 
 def pad_agents(array: np.ndarray, agents: int, axis: int) -> np.ndarray:
-    """With NaN for the agents along `axis` that are not there, as files of several numbers of agents hold them."""
+    """`array` padded with NaN to `agents` agents along `axis`, as in files with several numbers of agents."""
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, agents - array.shape[axis])
     return np.pad(array.astype(float), widths, constant_values=np.nan)
 
 
 def _counts(path, counts: np.ndarray, games: tuple[int, ...] = (), most: int | None = None) -> np.ndarray:
-    """`counts` if it says for each of `games` games how many of the `most` agents are its own."""
+    """`counts`, checked: one number of agents, at most `most`, for each of the games."""
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or any(n != len(counts) for n in games):
         held = f"; the arrays hold {', '.join(map(str, games))} games" if games else ""
         raise ValueError(

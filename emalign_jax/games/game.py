@@ -1,4 +1,4 @@
-"""The game: who knows what, who wants what (section 1 of docs/model.md).
+"""The game: the prior and the utilities (section 1 of docs/model.md).
 
 Letters used for shapes throughout the package:
 
@@ -22,27 +22,30 @@ from jaxtyping import Float
 
 from emalign_jax.games import units
 from emalign_jax.internal import validation
-from emalign_jax.internal.arguments import shown, word
+from emalign_jax.internal.arguments import choice, shown
 from emalign_jax.internal.validation import Array, as_float_array
 
-LARGEST = 1e100  # of a utility: products of a few must not overflow
-PRIOR_SUM_TOLERANCE = 1e-6  # float32 sums of a few hundred cells miss 1 by about 1e-7
+# Utilities must be smaller, so that products of a few of them do not overflow.
+LARGEST_UTILITY = 1e100
+# Float32 sums of a few hundred cells miss 1 by about 1e-7.
+PRIOR_SUM_TOLERANCE = 1e-6
 
 
 class Game(eqx.Module):
     """One game, or a batch of games of the same size.
 
-    prior:            [..., XA, XB, Y]  joint law of (x_A, x_B, y); non-negative, sums to 1
+    prior:            [..., XA, XB, Y]  joint distribution of (x_A, x_B, y); non-negative, sums to 1
     user_utility:     [..., A, Y]       the user's utility of action a at outcome y
     agent_utilities:  [..., K, A, Y]    agent i's utility of the *user's* action
 
-    NumPy arrays stay NumPy arrays (float64 is kept even where jax would round it), jax arrays
-    stay jax arrays, anything else becomes a NumPy array.
+    NumPy arrays stay NumPy arrays (float64 is kept even where jax would round it), jax arrays stay jax arrays, and
+    anything else becomes a NumPy array.
 
-    Raises `ValueError` that names the field, the index and the rule broken. Under `jit` only
-    shapes are checked. `check="shapes"` leaves the values unchecked, for batches in which a bad
-    game shall cost only itself: `faults` then says which games are bad, and `solve` and
-    `certify` give those a result code.
+    check: "values" or "shapes". With "shapes" the values are not checked, so that a malformed game does not stop its
+        batch: `solve` and `certify` give it a result code.
+    Raises `ValueError` that names the field, the index and the rule. Under `jit` only shapes are checked.
+
+    Example: `em.Game(prior=np.full((1, 2, 2), 0.25), user_utility=np.eye(2), agent_utilities=np.eye(2)[None])`
     """
 
     prior: Float[Array, "*batch XA XB Y"]
@@ -50,7 +53,7 @@ class Game(eqx.Module):
     agent_utilities: Float[Array, "*batch K A Y"]
 
     def __init__(self, prior, user_utility, agent_utilities, *, check: str = "values"):
-        word("check", check, ("values", "shapes"))
+        choice("check", check, ("values", "shapes"))
         self.prior = as_float_array("prior", prior)
         self.user_utility = as_float_array("user_utility", user_utility)
         self.agent_utilities = as_float_array("agent_utilities", agent_utilities)
@@ -87,11 +90,11 @@ class Game(eqx.Module):
 
     @property
     def of_one_agent(self) -> Game:
-        """Agent 0 alone with the user: for checks of sizes, where agents do not differ."""
+        """The game of the user and agent 0 alone, for checks of sizes."""
         return Game(self.prior, self.user_utility, self.agent_utilities[..., :1, :, :], check="shapes")
 
     def __len__(self) -> int:
-        """Games along the first batch axis."""
+        """The number of games along the first batch axis."""
         if not self.batch_shape:
             raise TypeError("this is one game, not a batch: it has no length")
         return self.batch_shape[0]
@@ -106,14 +109,14 @@ class Game(eqx.Module):
         return (self[k] for k in range(len(self)))
 
     def __getitem__(self, index) -> Game:
-        """The games at `index` of the batch axes, as NumPy would have it: numbers, slices, arrays, masks."""
+        """The games at `index` of the batch axes, as in NumPy: numbers, slices, arrays, masks."""
         if not self.batch_shape:
             raise IndexError("this is one game, not a batch: there is nothing to index")
         parts = index if isinstance(index, tuple) else (index,)
         parts = tuple(np.asarray(part, None if part else int) if isinstance(part, list) else part for part in parts)
         if not any(isinstance(part, Tracer) for part in parts):
             parts = tuple(np.asarray(part) if isinstance(part, jax.Array) else part for part in parts)
-            try:  # jax takes the nearest index there is; and an ellipsis must not reach beyond the batch axes
+            try:  # jax would clip an index out of range, and an ellipsis must not reach beyond the batch axes
                 np.broadcast_to(False, self.batch_shape)[parts]
             except IndexError as error:
                 raise IndexError(f"games with batch axes {list(self.batch_shape)}: {error}") from None
@@ -144,22 +147,22 @@ class ReducedGame(NamedTuple):
 def reduce_game(game: Game, xp=jnp) -> ReducedGame:
     """Sum the outcome out of `game`; `xp=numpy` does it in float64 on the host.
 
-    Actions that are worth the same in a cell but for rounding are made exactly so.
+    Payoffs of actions in a cell that differ by rounding alone are made equal (section 4.3 of docs/model.md).
     """
     if not isinstance(game, Game):
         raise ValueError(f"game: expected a Game, got {shown(game)}")
     reduced, user_zero, agents_zero = centred_game(game, xp)
-    with np.errstate(invalid="ignore", over="ignore"):  # as there
+    with np.errstate(invalid="ignore", over="ignore"):  # malformed games, as in `centred_game`
         user, agents = reduced.user + user_zero[..., None], reduced.agents + agents_zero[..., None]
     return ReducedGame(reduced.mass, user, agents)
 
 
 class CentredGame(NamedTuple):
-    """A reduced game less what does not depend on the action, which would cost precision.
+    """A reduced game without the payoffs that are common to all actions, which would cost precision.
 
-    game:        payoffs less those of one action, the best to take when nothing is known
-    user_zero:   [..., XA, XB] payoff of that action to the user
-    agents_zero: [..., K, XA, XB] and to the agents
+    game:        payoffs less those of one action, the best one without information.
+    user_zero:   [..., XA, XB] the user's totals of that action.
+    agents_zero: [..., K, XA, XB] the agents' totals of that action.
     """
 
     game: ReducedGame
@@ -172,12 +175,12 @@ def centred_game(game: Game, xp=jnp) -> CentredGame:
     if xp is np:
         p, u, v = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
     else:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is not NumPy's to report
+        with np.errstate(over="ignore"):  # no warning: numbers too large for float32 become infinite
             p, u, v = (xp.asarray(x) for x in (game.prior, game.user_utility, game.agent_utilities))
         with jax.numpy_dtype_promotion("standard"):
             dtype = jnp.result_type(p, u, v)
         p, u, v = (x.astype(dtype) for x in (p, u, v))
-    with np.errstate(invalid="ignore", over="ignore"):  # a malformed game, 0 * inf, is not NumPy's to report
+    with np.errstate(invalid="ignore", over="ignore"):  # no warning about 0 * inf in malformed games
         likely = p.sum((-3, -2))
         expected = (likely[..., None, :] * u).sum(-1)
         origin = xp.argmax(expected, -1)[..., None, None]
@@ -187,17 +190,18 @@ def centred_game(game: Game, xp=jnp) -> CentredGame:
 
 
 def _sum_out(p, utility, origin, xp):
-    """Totals of every action less those of the action `origin`, and those, [..., XA, XB, A] and [..., XA, XB]."""
+    """Totals less those of the action `origin`, [..., XA, XB, A], and the totals of `origin`, [..., XA, XB]."""
     base = xp.take_along_axis(utility, xp.broadcast_to(origin, (*utility.shape[:-2], 1, 1)), -2)
     eps = float(xp.finfo(utility.dtype).eps)
 
-    def total(of):  # products and sums, not matrix products: no TF32 on an accelerator, and XLA fuses them
+    # Products and sums rather than matrix products, which an accelerator would compute in TF32.
+    def total(of):
         return (p[..., None, :] * of[..., None, None, :, :]).sum(-1)
 
     payoff = total(utility - base)
     rounding = total((4 + utility.shape[-1]) * eps * abs(utility - base) + eps * (abs(utility) + abs(base)))
     merged = units.merge_noise(payoff, rounding, xp)
-    if xp is not np:  # equal numbers still have derivatives of their own
+    if xp is not np:  # numbers made equal keep their own derivatives
         merged = payoff + jax.lax.stop_gradient(merged - payoff)
     return merged, total(base)[..., 0]
 
@@ -210,8 +214,8 @@ def possible_utilities(game: Game) -> tuple[Float[np.ndarray, "*batch A Y"], Flo
 
 
 def faults(game: Game) -> np.ndarray:
-    """What is wrong with each game: an object array [...] of sentences, `""` where it is sound."""
-    with np.errstate(invalid="ignore"):  # of a NaN that signals
+    """What is wrong with each game: an object array [...] of sentences, `""` where nothing is."""
+    with np.errstate(invalid="ignore"):  # no warning about signaling NaNs
         prior, user, agents = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
     found = np.full(game.batch_shape, "", dtype=object)
     with np.errstate(invalid="ignore"):
@@ -221,8 +225,8 @@ def faults(game: Game) -> np.ndarray:
             ("prior", prior, prior < 0, "must not be negative"),
             ("user_utility", user, ~np.isfinite(user), "must be finite"),
             ("agent_utilities", agents, ~np.isfinite(agents), "must be finite"),
-            ("user_utility", user, np.abs(user) >= LARGEST, f"must be below {LARGEST:g}"),
-            ("agent_utilities", agents, np.abs(agents) >= LARGEST, f"must be below {LARGEST:g}"),
+            ("user_utility", user, np.abs(user) >= LARGEST_UTILITY, f"must be below {LARGEST_UTILITY:g}"),
+            ("agent_utilities", agents, np.abs(agents) >= LARGEST_UTILITY, f"must be below {LARGEST_UTILITY:g}"),
         )
     core = len(game.batch_shape)
     for field, values, bad, rule in checks:

@@ -1,9 +1,9 @@
 """Several users served by the same agents, as one game (after Collina et al., arXiv 2602.13451).
 
-A batch of J games that differ in who the user is becomes one game in which nature draws the user j. She knows who
-she is, x_A = (j, x_A), and the outcome says who she was, y = (j, y), so that her utility and what agents want of her
-may depend on it. Agents who commit to a scheme a user (personalised) see x_B = (j, x_B); those with one scheme for all
-(anonymous) see x_B alone. Payoffs are means over users, and everything that holds of one game holds of this one.
+A batch of J games, one for each user, becomes one game in which nature draws the user j. The user knows j,
+x_A' = (j, x_A), and the outcome contains j, y' = (j, y), so that utilities may depend on it. Agents that commit to a
+scheme for each user (personalised) see x_B' = (j, x_B); agents that commit to one scheme for all (anonymous) see x_B
+alone. Payoffs are means over users.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from emalign_jax.internal.validation import on_host
 
 
 def several_users(games: Game, *, anonymous: bool) -> Game:
-    """One game from the users' games [..., J], all users being equally likely.
+    """One game from the games [..., J] of J users, all equally likely.
 
-    In Pooled, and in conversations, this is the market with J users. Not in Selection, where each user picks an agent
-    for herself while the joined user would pick one for all: there personalised schemes are the J games apart, and
-    anonymous ones are not provided.
+    anonymous: whether each agent has one scheme for all users, rather than one for each user.
+
+    Under Pooled and Conversation this is the market with J users. Under Selection it is not: each user would pick an
+    agent, but the user of the merged game picks one agent for all. Personalised schemes under Selection are those of
+    the J separate games; anonymous ones are not supported.
     Raises `ValueError` if there is no batch axis, or no user.
     """
     games, anonymous = on_host(games=games, anonymous=anonymous)

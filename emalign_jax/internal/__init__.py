@@ -1,1 +1,1 @@
-"""What knows no game theory: checks of arguments, batches, compilation, memory, files, processes."""
+"""Code without game theory: checks of arguments, batches, compilation, memory, files, processes."""

@@ -1,4 +1,4 @@
-"""Checks of plain arguments: one clear `ValueError` that names the argument and the rule."""
+"""Checks of plain arguments. Each raises a `ValueError` of one line that names the argument and the rule."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import reprlib
 from collections.abc import Callable
 from typing import Any
 
-MOST = 2**31 - 1  # games are numbered in 32 bits, and nothing else is counted beyond
-CEILING = 10**30  # of counts of what cannot be made
+# Limit of integers, because games are numbered in 32 bits.
+MOST = 2**31 - 1
+# Counts of things too many to make are replaced by this number.
+CEILING = 10**30
 
-
-# what a number has to be: in words, and whether it is
+# Rules for numbers: in words, and as a function.
 POSITIVE = "a finite number > 0", lambda x: 0 < x < math.inf
 NOT_NEGATIVE = "a finite number >= 0", lambda x: 0 <= x < math.inf
 FINITE = "a finite number", math.isfinite
@@ -23,7 +24,7 @@ BETWEEN = "a number between 0 and 1", lambda x: 0 < x < 1
 
 
 def number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> float:
-    """`value` as a float for which `holds`."""
+    """`value` as a float, if `holds` is true of it; `expected` says in words what it must be."""
     plain = _plain(value)
     if isinstance(plain, numbers.Real) and not isinstance(plain, bool):
         try:
@@ -45,15 +46,15 @@ def pair(name: str, value: Any) -> tuple[float, float]:
         raise ValueError(f"{name}: expected two finite numbers > 0 (first, last), got {reprlib.repr(got)}") from None
 
 
-def word(name: str, value: Any, words: Any) -> str:
+def choice(name: str, value: Any, words: Any) -> str:
     """`value`, which must be one of `words`."""
     if not isinstance(value, str) or value not in words:
         raise ValueError(f"{name}: expected one of {', '.join(words)}, got {shown(value)}")
     return value
 
 
-def truth(name: str, value: Any) -> bool:
-    """True or False: a word such as "no" would count as True."""
+def boolean(name: str, value: Any) -> bool:
+    """True or False. Nothing else is converted, because a word such as "no" would count as True."""
     plain = _plain(value)
     if not isinstance(plain, bool):
         raise ValueError(f"{name}: expected True or False, got {shown(plain)}")
@@ -68,11 +69,11 @@ def function(name: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Of an array without axes its number."""
+    """The number in an array without axes; anything else as it is."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item") and not hasattr(value, "mask"):
         try:
             return value.item()
-        except Exception:  # a traced one has none
+        except Exception:  # a traced array holds no number
             return value
     return value
 
@@ -94,10 +95,10 @@ def integer(name: str, value: Any, least: int, most: int = MOST) -> int:
 
 
 def shown(value: Any) -> str:
-    """Short and on one line: a word or a number itself, of anything else what it is."""
+    """`value` for an error message: words and numbers themselves, shortened; of anything else the type."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if isinstance(value, int) and abs(value) >= CEILING:  # thousands of digits are nobody's to read
+    if isinstance(value, int) and abs(value) >= CEILING:  # it may have thousands of digits
         return "more than 1e30" if value > 0 else "less than -1e30"
     if value is None or isinstance(value, (str, bytes, numbers.Number)):
         return reprlib.repr(value)
@@ -106,20 +107,20 @@ def shown(value: Any) -> str:
 
 
 def shortened(text: Any, most: int = 80) -> str:
-    """What a file or a user wrote, on one line and short, as messages quote it."""
+    """Text from a file or a user for an error message, on one line and at most `most` characters or so."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else line[: most // 2] + " ... " + line[-most // 4 :]
 
 
 def power(base: int, exponent: int) -> int:
-    """base ** exponent, but no more than CEILING: the digits of what is far too large would fill the memory."""
+    """base ** exponent, at most CEILING: the digits of a huge number might not fit into memory."""
     if base > 1 and exponent * (base.bit_length() - 1) >= CEILING.bit_length():
         return CEILING
     return min(base**exponent, CEILING)
 
 
 def subsets(count: int, taken: int) -> int:
-    """Subsets of `taken` of `count` things, but no more than CEILING."""
+    """The number of subsets of `taken` of `count` things, at most CEILING."""
     found = 1
     for n in range(min(taken, count - taken)):
         found = found * (count - n) // (n + 1)

@@ -1,4 +1,4 @@
-"""Parameters of protocols and users: each leaf is one value for all games, or one a game (batch axes lead)."""
+"""Parameters of protocols and users over batches: each leaf is one value for all games, or has leading batch axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ Module = TypeVar("Module")
 
 
 def flatten(module: Module, batch: tuple[int, ...], xp=np) -> Module:
-    """Every leaf broadcast to `batch` and flattened to one batch axis, its own axes (`module.axes()`) kept."""
+    """`module` with every leaf broadcast to `batch` and flattened to one batch axis, before its own axes
+    (`module.axes()`)."""
 
     def flat(x, core):
         x = xp.asarray(x)
@@ -23,18 +24,18 @@ def flatten(module: Module, batch: tuple[int, ...], xp=np) -> Module:
 
 
 def common_dtype(*arrays) -> Any:
-    """The float type of results from all of these, as jax promotes types unless told to be strict."""
+    """The dtype of results computed from all of these, by jax's standard promotion of types."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*arrays)
 
 
 def cast(tree: Any, dtype) -> Any:
-    """The floats of `tree`, arrays of jax's, as `dtype`; integers, such as seeds and steps, stay what they are."""
+    """A tree of jax arrays with its floats as `dtype`; integers, such as seeds and steps, are kept."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def item(module: Module, index: Any) -> Module:
-    """Element `index` of the flattened batch; leaves that are one value for all games stay."""
+    """`module` for element `index` of the flattened batch; leaves with one value for all games are kept."""
 
     def pick(x, core):
         if np.ndim(x) == core or np.size(x) == np.prod(np.shape(x)[np.ndim(x) - core :], dtype=int):

@@ -1,7 +1,7 @@
-"""What is owed when a process ends: it is done at the end of its block, or by a signal's handler, which then leaves.
+"""Clean-up when a process ends: at the end of a block, or by the handler of a signal, which then ends the process.
 
-No exception is raised by a signal, because libraries swallow exceptions, blocks wait for threads before they pass one
-on, and a second signal would meet the first one's exception in the middle of clearing up.
+Signals raise no exception, because libraries may swallow it, blocks may wait for threads before they pass it on, and a
+second signal may arrive during the clean-up for the first.
 """
 
 from __future__ import annotations
@@ -14,45 +14,46 @@ import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-PATIENCE = 2.0  # seconds that the main thread has: Python handles no signal there during a compilation, say
+# Seconds that the main thread has to handle a signal. It cannot while it is inside a compilation, for example.
+PATIENCE = 2.0
 CLEAN = "nothing half-written is left"
 
-_owed: list[Callable[[], object]] = []
-_says: list[Callable[[], str]] = [lambda: CLEAN]
+_calls: list[Callable[[], object]] = []
+_messages: list[Callable[[], str]] = [lambda: CLEAN]
 _ending = threading.RLock()
 
 
 @contextlib.contextmanager
-def owed(call: Callable[[], object]) -> Iterator[None]:
-    """`call()` is done when the block ends, however it ends. It may be begun again while it runs."""
-    _owed.append(call)
+def cleanup(call: Callable[[], object]) -> Iterator[None]:
+    """Call `call()` when the block ends, in any way. A signal may call it again while it runs."""
+    _calls.append(call)
     try:
         yield
     finally:
         call()
-        _owed.remove(call)
+        _calls.remove(call)
 
 
-def owe(call: Callable[[], object]) -> Callable[[], object]:
-    """`call()` is done if a signal ends the process; a decorator."""
-    _owed.append(call)
+def on_interrupt(call: Callable[[], object]) -> Callable[[], object]:
+    """Call `call()` if a signal ends the process; a decorator."""
+    _calls.append(call)
     return call
 
 
 @contextlib.contextmanager
-def saying(words: Callable[[], str]) -> Iterator[None]:
-    """What the one line says if a signal ends the process within the block."""
-    _says.append(words)
+def interrupt_message(words: Callable[[], str]) -> Iterator[None]:
+    """Print `words()` if a signal ends the process within the block."""
+    _messages.append(words)
     try:
         yield
     finally:
-        _says.remove(words)
+        _messages.remove(words)
 
 
-def on_signals() -> None:
-    """From now on SIGINT, SIGTERM and SIGHUP end the process in this way, with the code 128 + the signal's number.
+def install_handlers() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP end the process after the clean-up, with the code 128 + the signal's number.
 
-    A signal that is ignored stays ignored, as under nohup.
+    Signals that are ignored, as under nohup, stay ignored.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -64,20 +65,20 @@ def on_signals() -> None:
 
 
 def _watch(reading: int) -> None:
-    """End the process from this thread where the main thread does not."""
-    while (number := os.read(reading, 1)[0]) not in SIGNALS:  # others that Python handles
+    """End the process from this thread if the main thread does not."""
+    while (number := os.read(reading, 1)[0]) not in SIGNALS:  # Python writes the numbers of other signals too
         pass
     time.sleep(PATIENCE)
     _end(number)
 
 
 def _end(number: int) -> None:
-    with _ending:  # which is never left; a second signal may begin again here, in the same thread
-        for call in reversed(_owed.copy()):
+    with _ending:  # never released; a second signal in the same thread may enter it again
+        for call in reversed(_calls.copy()):
             with contextlib.suppress(Exception):
                 call()
-        with contextlib.suppress(OSError):  # not through sys.stderr, which may be in the middle of something
-            words = " ".join(f"emalign: interrupted; {_says[-1]()}".split())
-            start = "\n" if os.isatty(2) else ""  # a bar may be there
+        with contextlib.suppress(OSError):  # not through sys.stderr, which may be locked by the interrupted code
+            words = " ".join(f"emalign: interrupted; {_messages[-1]()}".split())
+            start = "\n" if os.isatty(2) else ""  # below a progress bar
             os.write(2, f"{start}{words}\n".encode(errors="backslashreplace"))
         os._exit(128 + number)

@@ -11,18 +11,19 @@ from pathlib import Path
 
 from emalign_jax.internal import memory, temporary
 
-TEXT_COPIES = 15  # of a table in text
-MOST_COLUMNS = 10_000  # of a table
+# Memory that reading a table in text takes, in multiples of the size of the file.
+TEXT_COPIES = 15
+MOST_COLUMNS = 10_000
 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike, replace: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place if the block ends well, and vanishes if not.
+    """A temporary path in the folder of `path`, which is renamed to `path` if the block ends well, and removed if not.
 
-    Raises `FileExistsError` at the end where, without `replace`, there is a file by then.
+    Raises `ValueError` if the file cannot be written, `FileExistsError` if without `replace` it exists at the end.
     """
     path = Path(path)
-    if _occupied(path):  # the rename would put a file in the place of a device for all programs
+    if _occupied(path):  # the rename would replace a device, for all programs
         raise ValueError(f"{path}: cannot be written: expected a file, there is something else of that name")
     with contextlib.ExitStack() as stack:
         try:
@@ -32,7 +33,7 @@ def atomic(path: str | os.PathLike, replace: bool = True) -> Iterator[Path]:
         try:
             yield made
         except OSError as error:
-            if error.filename is None and error.strerror:  # what fails in mid-file does not say in which
+            if error.filename is None and error.strerror:  # errors of a write do not name the file
                 raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
             raise
         try:
@@ -46,7 +47,7 @@ def atomic(path: str | os.PathLike, replace: bool = True) -> Iterator[Path]:
 
 
 def _link(made: Path, path: Path) -> None:
-    """Give a file its name unless another has it."""
+    """Rename the file `made` to `path` unless there is a file of that name."""
     try:
         os.link(made, path)
     except OSError as error:
@@ -54,36 +55,36 @@ def _link(made: Path, path: Path) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise
-        os.replace(made, path)  # a file system without hard links
+        os.replace(made, path)  # the file system has no hard links
 
 
 def sync(path: Path) -> None:
-    """Have what a file holds, or the names in a directory, written to the disk itself."""
+    """Write the contents of a file, or the names in a directory, through to the disk."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:  # a directory that may be changed but not listed
+    except PermissionError:  # a directory that may be written but not read
         return
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # which some file systems say of directories
+        if error.errno != errno.EINVAL:  # some file systems cannot sync directories
             raise
     finally:
         os.close(descriptor)
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a file is there itself, not what leads to one."""
+    """Whether `path` is a file and no link to one."""
     return path.is_file() and not path.is_symlink()
 
 
 def _occupied(path: Path) -> bool:
-    """Whether a directory, a device, a pipe or a link to nothing is there, which no file may replace."""
+    """Whether `path` is a directory, a device, a pipe or a broken link, which no file may replace."""
     return os.path.lexists(path) and not path.is_file()
 
 
 def check_output(path: Path, option: str, force: bool) -> None:
-    """Raise `ValueError`, before any work, where the file cannot be written or (without `force`) is there already."""
+    """Raise `ValueError`, before any work, if the file cannot be written or (without `force`) exists already."""
     if _occupied(path):
         raise ValueError(f"{path}: {option}: expected a file, there is something else of that name")
     if os.path.lexists(path) and not force:
@@ -97,9 +98,9 @@ def check_output(path: Path, option: str, force: bool) -> None:
 
 
 def check_input(path: Path, what: str) -> None:
-    """Raise `FileNotFoundError`, or `ValueError`, for what is no file that can be read to its end.
+    """Raise `FileNotFoundError` or `ValueError` unless `path` is a regular file that can be read.
 
-    what: what is expected, such as "an .npz file"
+    what: the kind of file for the message, such as "an .npz file".
     """
     try:
         kind = path.stat().st_mode
@@ -109,13 +110,13 @@ def check_input(path: Path, what: str) -> None:
         raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from None
     if stat.S_ISDIR(kind):
         raise ValueError(f"{path}: expected {what}, got a directory")
-    if not stat.S_ISREG(kind):  # a pipe without a writer is waited for, a device may never end
+    if not stat.S_ISREG(kind):  # opening a pipe may block, reading a device may never end
         raise ValueError(f"{path}: expected {what}, got a pipe, socket or device")
     if not os.access(path, os.R_OK):
         raise ValueError(f"{path}: cannot be read: {os.strerror(errno.EACCES)}")
 
 
 def check_text(path: Path) -> None:
-    """Raise `ValueError` where a table in text, by its size, would not fit into memory."""
-    bytes_there = path.stat().st_size
-    memory.require(TEXT_COPIES * bytes_there, f"{path}: a table of {memory.size(bytes_there)}")
+    """Raise `ValueError` if reading a table in text would take more memory than is free."""
+    size = path.stat().st_size
+    memory.require(TEXT_COPIES * size, f"{path}: a table of {memory.size(size)}")

@@ -1,9 +1,9 @@
 """Pure JAX functions in float64, whatever the session's default.
 
-Inside `jax.enable_x64(True)` a function can be traced in float64, but JAX transposes, batches and lowers what it traced
-later, outside of the context, and cuts it down to float32 there. So the trace is kept in one primitive, and every rule
-of the primitive enters the context. Derivatives are linear functions in float64, kept in the same primitive. What they
-need from the forward pass is handed on as integers of 32 bits, which no rule of JAX changes.
+Inside `jax.enable_x64(True)` a function can be traced in float64. But JAX transposes, batches and lowers the trace
+later, outside of the context, where it reduces it to float32. So the trace is kept in one primitive, and every rule of
+the primitive enters the context. Derivatives are linear functions in float64, in the same primitive. Their residuals
+from the forward pass are passed on as integers of 32 bits, which no rule of JAX changes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from jax.interpreters import ad, batching, mlir
 def in_float64(fun: Callable[..., Any], *args: Any, dtype: Any) -> Any:
     """fun(*args) with every float of the arguments as float64, and every float of the result as `dtype`.
 
-    fun: of pytrees of arrays, to a pytree of arrays; it may close over constants alone. Can be compiled, batched and
-        differentiated in both modes, in sessions with and without x64, as often as `fun` can.
+    fun: from pytrees of arrays to a pytree of arrays; it may close over constants only.
+
+    The call can be compiled, batched and differentiated like `fun`, in sessions with and without x64.
     """
     leaves, tree = jax.tree.flatten(args)
     leaves = [jnp.asarray(x) for x in leaves]
@@ -43,8 +44,7 @@ def _as(x, dtype, kind: Any = jnp.floating):
     return x.astype(dtype) if jnp.issubdtype(x.dtype, kind) else x
 
 
-# the primitive; `linear` is the number of its last arguments in which it is linear, 0 for any other function
-
+# `linear` is the number of its last arguments in which the function is linear; 0 for functions that are not linear.
 _float64 = Primitive("in_float64")
 _float64.multiple_results = True
 
@@ -122,7 +122,7 @@ def _transpose(cotangents, *args, jaxpr, linear):
 
 
 def _pack(x):
-    """Numbers of 64 bits as pairs of 32, which no session cuts down."""
+    """Numbers of 64 bits as pairs of integers of 32 bits, which are the same in all sessions."""
     wide = x.dtype.itemsize == 8
     return jax.lax.bitcast_convert_type(x, np.uint32) if wide else x
 

@@ -1,4 +1,4 @@
-"""How much memory is at hand, and a refusal of what would not fit, asked before anything large is made."""
+"""Free memory, and refusals of work that would not fit into it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ LIMITS = (("memory.max", "memory.current", "inactive_file"),
 
 
 def require(needed: int, what: str) -> None:
-    """Raise `ValueError` if `needed` bytes are more than what is at hand.
+    """Raise `ValueError` if `needed` bytes are more than the free memory.
 
-    what: the field and what it asks for, such as "count: 10 games of this size"
+    what: the field and what takes the memory, such as "count: 10 games of this size".
     """
     free = free_bytes()
     if needed > free:
-        raise ValueError(f"{what} would take about {size(needed)} of memory, {size(free)} are at hand")
+        raise ValueError(f"{what} would take about {size(needed)} of memory, {size(free)} are free")
 
 
 def free_bytes() -> int:
-    """Memory that this process may still take: of the machine, or of what it is confined to where that is less."""
+    """Memory that this process can still take: the least of that of the machine and of the limits of the process."""
     known = [name for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES") if name in getattr(os, "sysconf_names", {})]
     free = [os.sysconf(known[0]) * os.sysconf("SC_PAGE_SIZE")] if known else [2**30]
     for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):  # counts what caches would give back
+        if line.startswith("MemAvailable:"):  # includes memory that caches would give back
             free = [int(line.split()[1]) * 1024]
     return min([*free, *_left_in_groups(), *_left_of_addresses()])
 
 
 def size(count: int) -> str:
-    """Bytes in words: "3.2 GB"."""
+    """A number of bytes in words, such as "3.2 GB"."""
     power = min((len(str(count)) - 1) // 3, 6)
     return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
 
 
 def _left_in_groups() -> Iterator[int]:
-    """Of each control group that the process is in, and of those around it: a limit holds for all within."""
+    """Free memory in each control group of the process and in the groups that contain it."""
     for line in _lines(OWN_GROUPS):
         _, controllers, path = line.split(":", 2)
-        root = GROUPS / "memory" if controllers else GROUPS  # version 1 has a tree for each controller
+        root = GROUPS / "memory" if controllers else GROUPS  # version 1 has one tree for each controller
         if controllers and "memory" not in controllers.split(","):
             continue
         own = root / path.strip("/")
@@ -56,10 +56,10 @@ def _left_in_groups() -> Iterator[int]:
 
 
 def _left_of_addresses() -> Iterator[int]:
-    """Under `ulimit -v`."""
+    """Free address space under `ulimit -v`."""
     try:
         import resource
-    except ImportError:  # not on every system
+    except ImportError:  # Windows
         return
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     for line in _lines(Path("/proc/self/statm")):

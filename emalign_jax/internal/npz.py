@@ -1,4 +1,4 @@
-"""Arrays in .npz archives: never pickled, and of a declared size that is known to fit before anything is unpacked."""
+"""Arrays in .npz archives: never pickled; declared sizes are checked against the memory before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import shortened
 from emalign_jax.internal.files import atomic, check_input
 
-COPIES = 4  # of what a file holds, that are needed to check and use it
-LARGE, DENSE = 10**9, 100  # bytes, and as a multiple of the file's own, beyond which an archive is taken for a bomb
-# what zipfile and zlib raise on damage; RuntimeError where a flipped bit asks for a password or an unknown method
+# Memory that checking and using the arrays takes, in multiples of their size.
+COPIES = 4
+# An archive is refused if it unpacks to more bytes than LARGE, and to more than DENSE times its own size.
+LARGE, DENSE = 10**9, 100
+# Exceptions of zipfile and zlib for damaged files; RuntimeError if a flipped bit asks for a password.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError)
 
 
@@ -36,15 +38,15 @@ def read_arrays(
     optional: tuple[str, ...] = (),
     check: Callable[[dict[str, np.ndarray]], Any] = lambda declared: None,
 ) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz, once their declared sizes are known to fit. Errors as in `load_games`.
+    """The named arrays of an .npz. Errors as in `load_games`.
 
-    check: raises `ValueError` for types and shapes that are not right; it is given arrays of zeros that take no memory,
-        of the types and shapes that the file declares (numbers as float64), before anything is unpacked
+    check: a function that raises `ValueError` for wrong types and shapes. It is called before anything is unpacked,
+        with zeros of the declared types and shapes (numbers as float64), which take no memory.
     """
     path = Path(path)
     check_input(path, "an .npz file")
     try:
-        with open(path, "rb") as file:  # numpy leaves a damaged file open if it opens it
+        with open(path, "rb") as file:  # NumPy would not close a damaged file
             if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
                 raise ValueError(f"{path}: expected an .npz archive, got a single .npy array")
             file.seek(0)
@@ -72,7 +74,7 @@ def read_arrays(
 
 
 def _declared(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """Zeros of the type and shape in an array's header, which must be those that the archive says it holds."""
+    """Zeros of the type and shape in an array's header, which must agree with the size in the archive."""
     heads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         entry = archive.getinfo(f"{name}.npy")
@@ -80,13 +82,13 @@ def _declared(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
             shape, _, dtype = heads[np.lib.format.read_magic(file)](file)
             held = math.prod(shape) * dtype.itemsize
             right = min(shape, default=0) >= 0 and entry.file_size == file.tell() + held
-    except Exception:  # the header is parsed as Python, by which a broken one may end in any error
+    except Exception:  # the header is parsed as Python, which may raise anything for a damaged one
         right, shape, dtype = False, (), np.dtype(float)
     if dtype.hasobject:
         raise ValueError(f"{path}: {name}: holds pickled objects, expected a plain array")
     if not right:
         raise ValueError(f"{path}: {name}: cannot be read, the file is damaged")
-    with contextlib.suppress(ValueError):  # of more numbers than there can be, of no bytes each
+    with contextlib.suppress(ValueError):  # a shape too large for NumPy, of items of 0 bytes
         return np.broadcast_to(np.zeros((), float if dtype.kind in "fiub" else dtype), shape)
     raise ValueError(f"{path}: {name}: expected numbers, got {dtype} of shape {list(shape)}")
 

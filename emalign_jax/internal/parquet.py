@@ -1,6 +1,6 @@
-"""Tables in parquet: pages carry checksums, which are verified, and what would not fit into memory is not read.
+"""Tables in parquet: checksums of pages are verified, and tables that would not fit into memory are refused.
 
-Files are opened here, for pyarrow takes no names that are not UTF-8. Not imported by the package.
+Files are opened here, because pyarrow takes no names that are not UTF-8. `import emalign_jax` does not import this.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ TYPES: dict[str, Callable[[pa.DataType], bool]] = {
     "cell": lambda kind: not (pa.types.is_nested(kind) or _is_bytes(kind)),
     "any": lambda kind: not pa.types.is_nested(kind),
 }
-TEXT, NUMBER = 100, 60  # bytes that a value takes while it is read
+# Bytes that a value takes while it is read.
+TEXT_BYTES, NUMBER_BYTES = 100, 60
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -44,20 +45,20 @@ def write(path: Path, rows: pd.DataFrame | pa.Table) -> None:
 
 
 def read(path: Path, columns: dict[str, str] | None = None) -> pd.DataFrame:
-    """The table, or these columns of it, {name: type}; the type is one of TYPES.
+    """The table, or the given columns of it, {name: type} with types of TYPES.
 
-    Raises `ValueError` that names the file, and the column, where it is damaged or too large.
+    Raises `ValueError` that names the file, and the column, if it is damaged or too large.
     """
     with opened(path) as file:
         memory.require(_needed(path, file, columns), f"{path}: a table of {file.metadata.num_rows} rows")
         table = file.read(columns=None if columns is None else [*columns])
-        table.validate(full=True)  # of text, that it is UTF-8
-        return table.to_pandas(ignore_metadata=True)  # what pandas made an index, too
+        table.validate(full=True)  # among others, that text is UTF-8
+        return table.to_pandas(ignore_metadata=True)  # index columns of pandas become columns
 
 
 @contextlib.contextmanager
 def opened(path: Path, **options) -> Iterator[pq.ParquetFile]:
-    """The file, to read piece by piece; whatever is wrong with it is a `ValueError` that names it."""
+    """The file, to read piece by piece. Raises `ValueError` that names the file if it is damaged."""
     check_input(path, "a .parquet file")
     try:
         with open(path, "rb") as handle, pq.ParquetFile(handle, page_checksum_verification=True, **options) as file:
@@ -70,9 +71,10 @@ def opened(path: Path, **options) -> Iterator[pq.ParquetFile]:
 
 
 def _needed(path: Path, file: pq.ParquetFile, columns: dict[str, str] | None) -> int:
-    """Bytes that reading takes, by what the file itself says that it holds.
+    """Bytes that reading takes, by the metadata of the file.
 
-    Of its columns only names and types are asked for: pyarrow ends the process where their other facts are damaged."""
+    Only names and types of columns are read from it: if other metadata of columns is damaged, pyarrow ends the process.
+    """
     facts, fields = file.metadata, list(file.schema_arrow)
     if facts.num_columns > MOST_COLUMNS:
         return 0
@@ -88,4 +90,4 @@ def _needed(path: Path, file: pq.ParquetFile, columns: dict[str, str] | None) ->
             raise ValueError(f"{path}: {shortened(name)}: expected {WORDS[kind]}, got {shortened(types[0])}")
     fixed = [pa.types.is_primitive(field.type) for field in wanted]
     unpacked = 0 if all(fixed) else sum(facts.row_group(n).total_byte_size for n in range(facts.num_row_groups))
-    return 2 * unpacked + facts.num_rows * sum(NUMBER if plain else TEXT for plain in fixed)
+    return 2 * unpacked + facts.num_rows * sum(NUMBER_BYTES if plain else TEXT_BYTES for plain in fixed)

@@ -1,10 +1,10 @@
-"""Work shared among processes of this machine, where much of it is Python, which threads keep waiting.
+"""Work shared among processes of this machine, for code that is mostly Python, which threads do not run in parallel.
 
-A member is a fresh interpreter that imports this package and nothing of the caller's: it neither forks nor runs the
-caller's script again. It gets arrays and answers with arrays, as .npz bytes over its own pipes; nothing is pickled.
-Members are started when there is work for seconds, stay for the next, and end when their pipe does, which is when the
-caller ends, is killed or is interrupted; signals to the caller's process group do not reach them. The caller works
-along, so that nobody waits for them to start; where none can be started it works alone.
+A member is a new interpreter that imports this package only: it neither forks nor runs the caller's script again. It
+receives arrays and answers with arrays, as .npz bytes over pipes; nothing is pickled. Members are started when there is
+work for seconds, and are used again. They end when their pipe is closed, that is when the caller ends, is killed or is
+interrupted; signals to the caller's process group do not reach them. The caller works too, so that it does not wait for
+members to start; if none can be started, it works alone.
 """
 
 from __future__ import annotations
@@ -32,35 +32,40 @@ from emalign_jax.internal import ending
 from emalign_jax.internal.processors import cores
 
 Arrays = dict[str, np.ndarray]
-PATIENCE = 0.2  # seconds between two looks at what the members have done
-WORTH = 2.0  # seconds of work, in all, for which members are started: to start takes one so much of a core
+# Seconds between two checks of what the members have done.
+PATIENCE = 0.2
+# Members are started for more seconds of work than this, about what it takes to start one.
+LEAST_WORK = 2.0
+# Exceptions of a member that are raised again in the caller; others become RuntimeError.
 ERRORS = {error.__name__: error for error in (ValueError, ArithmeticError, MemoryError, RuntimeError)}
-# nobody else's words on the pipe, and the caller's own way to find packages
-START = (
+# Code of a member: output other than answers goes to stderr, and packages are found as in the caller.
+START_CODE = (
     "import os, sys; out = os.dup(1); os.dup2(2, 1); "
     "sys.path[:] = sys.argv[1:]; from emalign_jax.internal.processes import serve; serve(out)"
 )
-MARK = b"team"  # every message begins with it
+# Every message begins with it.
+MESSAGE_PREFIX = b"team"
 
 
 def share(
-    task: Callable[[Arrays], Arrays], arguments: list[Arrays], tell: Callable[[int], None] = lambda done: None
+    task: Callable[[Arrays], Arrays], arguments: list[Arrays], progress: Callable[[int], None] = lambda done: None
 ) -> list[Arrays]:
-    """[task(a) for a in arguments], by as many processes as there are cores if it takes long.
+    """[task(a) for a in arguments], in as many processes as there are cores if it takes long.
 
-    task: a function at the top of a module of this package, whose answer depends on its arrays alone.
-    tell: called here now and then with how many are done.
-    Raises what `task` raises anywhere. If a member is killed over its work or ends, the others do it, with a warning.
+    task:     a function at the top level of a module of this package that depends on its arrays alone.
+    progress: called in this process, now and then, with the number of answers.
+    Raises what `task` raises in any process. If a member is killed or ends, its work is done by the others, with a
+    warning.
     """
-    work = _Work(task, arguments, tell)
-    if len(arguments) < 2 or cores() == 1 or not _able() or not _busy.acquire(blocking=False):
+    work = _Work(task, arguments, progress)
+    if len(arguments) < 2 or cores() == 1 or not _can_start() or not _busy.acquire(blocking=False):
         return work.all([])
     try:
         if not _members():
             began = time.perf_counter()
             work.some(1)
-            _seen[0] += len(arguments) * (time.perf_counter() - began)
-            if _seen[0] < WORTH:
+            _seconds_seen[0] += len(arguments) * (time.perf_counter() - began)
+            if _seconds_seen[0] < LEAST_WORK:
                 return work.all([])
         return work.all(_members(min(cores(), len(work.left)) - 1))
     finally:
@@ -72,8 +77,10 @@ class MemberLost(Exception):
 
 
 class _Work:
-    def __init__(self, task, arguments: list[Arrays], tell):
-        self.task, self.arguments, self.tell = task, arguments, tell
+    """The arguments that are left, the answers and errors so far."""
+
+    def __init__(self, task, arguments: list[Arrays], progress):
+        self.task, self.arguments, self.progress = task, arguments, progress
         self.left = deque(range(len(arguments)))
         self.answers: dict[int, Arrays] = {}
         self.errors: list[BaseException] = []
@@ -81,27 +88,28 @@ class _Work:
         self.changed = threading.Condition()
 
     def some(self, most: int) -> None:
-        """Do so many here."""
+        """Compute at most `most` answers in this process."""
         while self.left and most and not self.errors:
             self._do(self.task)
             most -= 1
-            self.tell(len(self.answers))
+            self.progress(len(self.answers))
 
     def all(self, members: list[Member]) -> list[Arrays]:
+        """All answers, computed by the members and in this process."""
         try:
-            with contextlib.suppress(RuntimeError):  # no more threads can be started
+            with contextlib.suppress(RuntimeError):  # raised if no more threads can be started
                 for member in members:
                     threading.Thread(target=self._take, args=(member,), daemon=True).start()
             while not self.errors and len(self.answers) < len(self.arguments):
                 self.some(len(self.arguments))
-                with self.changed:  # members that are still starting are not waited for
+                with self.changed:  # only answers that members are computing are waited for
                     if not self.left and len(self.answers) < len(self.arguments):
                         self.changed.wait(PATIENCE)
-                self.tell(len(self.answers))
+                self.progress(len(self.answers))
         except BaseException:
             self.left.clear()
-            if members:  # those that are there may work for another thread
-                dismiss()  # they are in the middle of something that nobody will read
+            if members:  # without members of its own this call leaves those of other threads alone
+                dismiss()  # their answers will not be read
             raise
         if self.errors:
             dismiss()
@@ -127,7 +135,7 @@ class _Work:
     def _do(self, call: Callable[[Arrays], Arrays]) -> None:
         try:
             n = self.left.popleft()
-        except IndexError:  # another was faster
+        except IndexError:  # another thread took the last one
             return
         try:
             answer = call(self.arguments[n])
@@ -149,7 +157,7 @@ class Member:
         paths += [here] * (here not in paths)
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-S", "-c", START, *paths],
+            [sys.executable, "-S", "-c", START_CODE, *paths],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0,
         )  # fmt: skip
         self.ready: bool | None = None
@@ -157,7 +165,7 @@ class Member:
         self._lock = threading.Lock()
 
     def is_ready(self) -> bool:
-        """Wait until it has started; False if it could not, and the others do without it."""
+        """Wait until the member has started; False if it could not."""
         with self._lock:
             if self.ready is None:
                 try:
@@ -165,7 +173,7 @@ class Member:
                 except (OSError, ValueError):
                     self.ready = False
                 if not self.ready and not self.dismissed:
-                    _failed[0] = os.getpid()
+                    _cannot_start[0] = os.getpid()
             return self.ready
 
     def ask(self, task: str, arrays: Arrays) -> Arrays:
@@ -173,7 +181,7 @@ class Member:
             try:
                 _send(self.process.stdin, {"task": np.array(task), **arrays})
                 answer = _receive(self.process.stdout)
-            except (OSError, ValueError):  # ended, or closed by `end`
+            except (OSError, ValueError):  # the process has ended, or `end` has closed the pipes
                 answer = None
         if answer is None:
             code = self.process.wait()
@@ -190,29 +198,33 @@ class Member:
         self._close()
 
     def disown(self) -> None:
-        """In a fork, whose parent it belongs to."""
+        """Forget the member in a fork of the process that started it."""
         self.process.returncode = 0
         self._close()
 
     def _close(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):  # something may be left in it
+            with contextlib.suppress(OSError):  # raised if written data is left in the pipe
                 pipe.close()  # type: ignore[union-attr]
 
 
-_seen = [0.0]  # seconds of work that could have been shared, so far
-_failed = [0]  # the process whose members cannot be started: not tried again there
-_busy = threading.Lock()  # one thread shares its work at a time, others do theirs alone
+# Seconds of work so far that could have been shared.
+_seconds_seen = [0.0]
+# The id of a process in which members cannot be started, so that it does not try again.
+_cannot_start = [0]
+# One thread at a time shares its work; others work alone.
+_busy = threading.Lock()
 _team: list[Member] = []
-_owner = 0  # the process that started them: a fork of it has none
+# The id of the process that started the members. A fork of it has none.
+_owner = 0
 
 
-def _able() -> bool:
-    return bool(sys.executable) and not getattr(sys, "frozen", False) and _failed[0] != os.getpid()
+def _can_start() -> bool:
+    return bool(sys.executable) and not getattr(sys, "frozen", False) and _cannot_start[0] != os.getpid()
 
 
 def _members(count: int = 0) -> list[Member]:
-    """Those there are, and more to make up `count`, if they can be started."""
+    """The running members, with new ones up to `count` if they can be started."""
     global _owner
     if _owner != os.getpid():
         for member in _team:
@@ -226,7 +238,7 @@ def _members(count: int = 0) -> list[Member]:
         while len(_team) < count:
             _team.append(Member())
     except OSError:
-        _failed[0] = os.getpid()
+        _cannot_start[0] = os.getpid()
     return _team[: count or None]
 
 
@@ -238,15 +250,15 @@ def dismiss() -> None:
     _team.clear()
 
 
-@ending.owe
+@ending.on_interrupt
 def _kill() -> None:
-    """End them without waiting, which a signal's handler must not."""
+    """End all members without waiting, as the handler of a signal must not wait."""
     for member in _team if _owner == os.getpid() else []:
         member.process.kill()
 
 
 def serve(pipe: int) -> None:
-    """What a member does: say that it is ready, then answer until its own input ends."""
+    """The main loop of a member: report that it is ready, then answer requests until its input ends."""
     out = os.fdopen(pipe, "wb")
     requests: queue.SimpleQueue[Arrays] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
@@ -266,7 +278,7 @@ def serve(pipe: int) -> None:
 
 
 def _listen(requests: queue.SimpleQueue[Arrays]) -> None:
-    """Nobody is left to read an answer when the input ends, whatever is being done."""
+    """Read requests; end the process when the input ends, because no answer will be read."""
     try:
         while (arrays := _receive(sys.stdin.buffer)) is not None:
             requests.put(arrays)
@@ -277,18 +289,18 @@ def _listen(requests: queue.SimpleQueue[Arrays]) -> None:
 def _send(pipe: Any, arrays: Arrays) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    pipe.write(MARK + struct.pack("<q", buffer.tell()) + buffer.getvalue())
+    pipe.write(MESSAGE_PREFIX + struct.pack("<q", buffer.tell()) + buffer.getvalue())
     pipe.flush()
 
 
 def _receive(pipe: Any) -> Arrays | None:
-    """None at the end of the pipe. Raises `ValueError` where something else is said."""
-    head = _read(pipe, len(MARK) + 8)
+    """The next message; None at the end of the pipe. Raises `ValueError` for data that is no message."""
+    head = _read(pipe, len(MESSAGE_PREFIX) + 8)
     if head is None:
         return None
-    if not head.startswith(MARK):
+    if not head.startswith(MESSAGE_PREFIX):
         raise ValueError("no message of a member")
-    body = _read(pipe, struct.unpack("<q", head[len(MARK) :])[0])
+    body = _read(pipe, struct.unpack("<q", head[len(MESSAGE_PREFIX) :])[0])
     if body is None:
         return None
     with np.load(io.BytesIO(body), allow_pickle=False) as arrays:

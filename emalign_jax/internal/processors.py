@@ -1,4 +1,4 @@
-"""How much of a machine works at once: its cores, or its devices."""
+"""The number of parallel workers of a machine: its cores, or its devices."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ Found = TypeVar("Found")
 
 
 def workers(devices: list[Any]) -> int:
-    """A CPU is one device with many cores, and small arrays keep only one of them busy."""
+    """The number of devices; on a CPU, which is one device, the number of cores."""
     if len(devices) > 1 or devices[0].platform != "cpu":
         return len(devices)
     return cores()
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def each(call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
-    """[call(item) for item in items], on a CPU in a thread a core. jax's settings are a thread's own: `call` enters its
-    contexts itself. The first error comes out when what runs has ended; what has not begun is left."""
+    """[call(item) for item in items], on a CPU with one thread for each core.
+
+    jax's settings are per thread, so `call` must enter its contexts itself. An error is raised when the running calls
+    have ended; calls that have not begun are cancelled.
+    """
     team = min(cores() if jax.default_backend() == "cpu" else 1, len(items))
     if team <= 1:
         return [call(item) for item in items]

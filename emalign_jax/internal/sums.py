@@ -1,5 +1,8 @@
-"""Short sums written out as additions: XLA on a CPU compiles them into loops along whole rows, ten times as fast as its
-own sums of short axes."""
+"""Sums over short axes, written out as additions.
+
+XLA on a CPU compiles additions into loops along whole rows. In its own sums over a short axis it would compute the
+summands anew, one number at a time, which is ten times as slow.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ from jaxtyping import Float
 
 from emalign_jax.internal.validation import Array
 
-UNROLLED = 16  # additions written out, at most
+# Longest axis over which sums are written out.
+UNROLLED = 16
 
 
 def dot(x: Float[Array, "*x"], y: Float[Array, "*y"], axis: int) -> Float[Array, "*rest"]:
-    """(x * y).sum(axis) of arrays of as many axes, written out as `add_up` does."""
+    """(x * y).sum(axis) of arrays with equally many axes, written out as in `add_up`."""
     if x.shape[axis] > UNROLLED:
         return (x * y).sum(axis)
     part = functools.partial(jax.lax.index_in_dim, axis=axis, keepdims=False)
@@ -23,7 +27,7 @@ def dot(x: Float[Array, "*x"], y: Float[Array, "*y"], axis: int) -> Float[Array,
 
 
 def softmax(x: Float[Array, "*shape"], axis: int) -> Float[jax.Array, "*shape"]:
-    """Over an axis that is not the last, written out as `add_up` does."""
+    """jax.nn.softmax over an axis that is not the last, written out as in `add_up`."""
     if x.shape[axis] > UNROLLED:
         return jax.nn.softmax(x, axis)
     parts = [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
@@ -33,8 +37,7 @@ def softmax(x: Float[Array, "*shape"], axis: int) -> Float[jax.Array, "*shape"]:
 
 
 def add_up(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*rest"]:
-    """x.sum(axis), as additions where the axis is short: XLA on a CPU then runs along whole rows, instead of computing
-    what feeds the sum anew, one number at a time (ten times as slow)."""
+    """x.sum(axis), written out as additions if the axis is short."""
     if x.shape[axis] > UNROLLED:
         return x.sum(axis)
     return functools.reduce(jnp.add, (jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])))

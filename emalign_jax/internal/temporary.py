@@ -1,8 +1,9 @@
-"""Files and directories that become what they lie beside, and vanish with the process; if it was killed, with the next.
+"""Temporary files and directories beside the path that they are made for. They are removed when the process ends; those
+of a killed process by the next process that writes there.
 
-While its process lives, each is locked by the kernel (flock), so one that another process can lock is dead, whatever
-has become of process numbers. Their names, which nobody else gives, hold a digest of the host's name, and only a host's
-own are judged: in some shared file systems a lock does not reach the others.
+Each is locked (flock) while its process lives, so one that another process can lock is left over, even if the number of
+its process is in use again. Names contain a digest of the host's name, and only those of the same host are removed: in
+some shared file systems locks of other hosts cannot be seen.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from emalign_jax.internal import ending
 
 try:
     import fcntl
-except ImportError:  # a system without these locks: nothing is proved dead there, and nothing cleared
+except ImportError:  # without these locks no leftovers are recognised, so none are removed
     fcntl = None
 
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -30,18 +31,20 @@ NAMES = re.compile(rf"\.(.+)\.emalign-{HOST}-[0-9a-f]{{8}}", re.DOTALL)
 
 
 def name(path: Path, token: str, host: str = HOST) -> Path:
-    """Where what becomes `path` lies until then. token: eight digits of the sixteen."""
+    """The name of the temporary file for `path`. token: eight hexadecimal digits."""
     return path.with_name(f".{path.name}.emalign-{host}-{token}")
 
 
 @contextlib.contextmanager
 def beside(path: Path, directory: bool = False) -> Iterator[Path]:
-    """A new file, or directory, next to `path`. Raises `OSError` where none can be made."""
+    """A new temporary file or directory for `path`, in its folder. Raises `OSError` if none can be made."""
     with contextlib.ExitStack() as locks, contextlib.ExitStack() as stack:
         lock = None
         while lock is None:
             made = name(path.absolute(), secrets.token_hex(4))
-            stack.enter_context(ending.owed(functools.partial(_discard, made, path)))  # before it is there
+            stack.enter_context(
+                ending.cleanup(functools.partial(_discard, made, path))
+            )  # registered before the file exists
             if directory:
                 made.mkdir()
             else:
@@ -52,7 +55,7 @@ def beside(path: Path, directory: bool = False) -> Iterator[Path]:
 
 
 def hold(path: Path, shared: bool = False) -> int | None:
-    """A descriptor that locks what is there until it is closed; None if it has just been taken for dead and cleared."""
+    """A descriptor that locks `path` until it is closed; None if another process has just removed `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -64,7 +67,7 @@ def hold(path: Path, shared: bool = False) -> int | None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what processes of this host that are no more have left in the folder."""
+    """Remove the temporary files in the folder that are left over from processes of this host."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
             if found := NAMES.fullmatch(entry.name):
@@ -83,7 +86,7 @@ def _clear(left: Path, becomes: Path) -> None:
 
 
 def locked(descriptor: int, shared: bool = False) -> bool | None:
-    """Whether the lock was free; None where the file system has none."""
+    """Take the lock: True if it was free, False if it is held, None if the file system has no locks."""
     if fcntl is None:
         return None
     try:
@@ -96,7 +99,8 @@ def locked(descriptor: int, shared: bool = False) -> bool | None:
 
 
 def _discard(made: Path, becomes: Path) -> None:
-    """Remove it; where it ended between moving `becomes` into it and what is new in its place, move that back."""
+    """Remove `made`. If the process ended after it moved `becomes` into `made`, before it put the new directory in its
+    place, move it back first."""
     if (made / becomes.name).is_dir() and not os.path.lexists(becomes):
         os.replace(made / becomes.name, becomes)
     _remove(made)

@@ -1,11 +1,12 @@
-"""What public functions are given: games, schemes, protocols, users, keys. One sentence for whatever is something else.
+"""Checks of the arguments of public functions: games, schemes, protocols, users, keys.
 
-Each public function calls `checked` on its first lines, so that a slip (two arguments exchanged, a class for an
-instance, a word for a protocol) is answered by what to write, and not by an error from deep inside.
+Each public function calls `checked` on its first lines, so that a slip (exchanged arguments, a class in place of an
+instance, a word in place of a protocol) raises a `ValueError` that says what to write.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import numbers
 import operator
@@ -24,25 +25,28 @@ from emalign_jax.internal.arguments import shown
 
 Array = jax.Array | np.ndarray
 
-SEEDS = 2**32  # jax folds larger integers into fewer bits, or refuses them, as its settings say
+# Seeds are smaller: of larger integers jax drops bits, or refuses them, depending on its settings.
+SEEDS = 2**32
+# Arguments that are numbers or arrays of numbers, and what is expected of them.
 NUMBERS = {
     "gains": "a number or an array [..., K]",
     "budget": "a number or an array over the batch",
     "user_utility": "an array [..., A, Y]",
     "agent_utilities": "an array [..., K, A, Y]",
 }
-KINDS: dict[str, tuple[tuple[type, ...], str]] = {}  # filled by `describe` where each class stands
-TRUTHS = "exact", "obedience", "verify", "smooth", "anonymous"
+# The classes of which an argument must be an instance, and an example. Modules of the classes fill it by `describe`.
+CLASSES: dict[str, tuple[tuple[type, ...], str]] = {}
+BOOLEANS = "exact", "obedience", "verify", "smooth", "anonymous"
 OPTIONAL = ("key", "solver", "mechanism", "objective", "differentiation")
 
 
 def checked(**given: Any) -> tuple[Any, ...]:
-    """The arguments, in the order in which they are named here, which is that of the caller's signature.
+    """The arguments, in the order in which they are given, which should be that of the caller's signature.
 
-    The name says what each has to be: schemes (an array, or what holds one as `.schemes`, such as a `Solution`), start
-    (the same or a word), key (a jax key or an integer seed), numbers (see `NUMBERS`), True or False (see `TRUTHS`), a
-    function (progress), a path, or an instance (see `KINDS`).
-    Others pass, and so does None where it stands for a default.
+    An argument is checked by its name: schemes (an array, or an object with `.schemes`, such as a `Solution`), start
+    (the same or a word), key (a jax key or an integer seed), numbers (see `NUMBERS`), True or False (see `BOOLEANS`), a
+    function (progress), a path, or an instance (see `CLASSES`). Arguments with other names are not checked, and None is
+    accepted where it stands for a default.
     Raises `ValueError` that says what to write.
     """
     return tuple(_check(name, value, tuple(given)) for name, value in given.items())
@@ -57,17 +61,17 @@ def _check(name: str, value: Any, names: tuple[str, ...]) -> Any:
         return _key(name, value, names)
     if name in NUMBERS:
         return _numbers(name, value, names)
-    if name in TRUTHS:
-        return arguments.truth(name, value)
+    if name in BOOLEANS:
+        return arguments.boolean(name, value)
     if name == "progress":
         return arguments.function(name, value)
     if name == "path" and not isinstance(value, str | os.PathLike):
         _refuse(name, value, names, "a path")
-    return _an_instance(name, value, names) if name in KINDS else value
+    return _an_instance(name, value, names) if name in CLASSES else value
 
 
 def check_precision(**given: Any) -> None:
-    """Raise `ValueError` where x64 is off and a number is too large for float32; it names the field."""
+    """Raise `ValueError` that names the field if x64 is off and a number is too large for float32."""
     if jnp.result_type(float) == jnp.float64:
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(given):
@@ -88,21 +92,21 @@ def as_key(key: Any) -> jax.Array:
 
 
 def describe(names: tuple[str, ...], cls: type, example: str) -> None:
-    """Say that arguments of these names must be instances of `cls`; several classes may share a name.
+    """Register that arguments of these names must be instances of `cls`; several classes may share a name.
 
-    example: what may be written, such as "a user such as em.RationalUser()"
+    example: for error messages, such as "a user such as em.RationalUser()".
     """
     for name in names:
-        KINDS[name] = ((*KINDS.get(name, ((), ""))[0], cls), example)
+        CLASSES[name] = ((*CLASSES.get(name, ((), ""))[0], cls), example)
 
 
 def _classes(name: str) -> tuple[type, ...]:
-    """The classes of which `name` takes instances: none, before a module that describes one is imported."""
-    return KINDS[name][0] if name in KINDS else ()
+    """The classes of which `name` takes instances; none before their modules are imported."""
+    return CLASSES[name][0] if name in CLASSES else ()
 
 
 def _an_instance(name: str, value: Any, names: tuple[str, ...]) -> Any:
-    kinds, example = KINDS[name]
+    kinds, example = CLASSES[name]
     if isinstance(value, kinds):
         return value
     if isinstance(value, type) and issubclass(value, kinds):
@@ -155,7 +159,7 @@ def _key(name: str, value: Any, names: tuple[str, ...]) -> Any:
 
 
 def _refuse(name: str, value: Any, names: tuple[str, ...], example: str) -> Any:
-    """Raise the `ValueError`: it says where the value belongs, if that can be told."""
+    """Raise `ValueError`; it says which argument takes such a value, if there is one."""
     what, right = shown(value), _place(value)
     if right is not None and right != name:
         order = f"; the order is {', '.join(names)}" if right in names else ""
@@ -164,7 +168,7 @@ def _refuse(name: str, value: Any, names: tuple[str, ...], example: str) -> Any:
 
 
 def _place(value: Any) -> str | None:
-    """The argument that takes such a value."""
+    """The name of the argument that takes such a value; None if there is none."""
     cls = value if isinstance(value, type) else type(value)
     for name in ("games", "protocol", "user", "solver", "mechanism", "objective", "differentiation"):
         if issubclass(cls, _classes(name)):
@@ -173,7 +177,7 @@ def _place(value: Any) -> str | None:
 
 
 def _named(word: str, kinds: tuple[type, ...]) -> type | None:
-    """The class that the word means: its name, or how that begins ("rational" for RationalUser)."""
+    """The class whose name is `word` or begins with it ("rational" for RationalUser)."""
     plain = word.lower().replace("_", "").replace(" ", "")
     for cls in (found for kind in kinds for found in _concrete(kind)):
         own = cls.__name__.lower()
@@ -183,7 +187,7 @@ def _named(word: str, kinds: tuple[type, ...]) -> type | None:
 
 
 def _concrete(cls: type) -> Iterator[type]:
-    """The class and its subclasses, as far as they have instances."""
+    """The class and its subclasses, without abstract ones."""
     if not inspect.isabstract(cls):
         yield cls
     for below in cls.__subclasses__():
@@ -191,7 +195,7 @@ def _concrete(cls: type) -> Iterator[type]:
 
 
 def _call(cls: type) -> str:
-    """How an instance is made: the class with those arguments that it must have."""
+    """The call that makes an instance, with the required arguments."""
     needed = [
         name
         for name, parameter in inspect.signature(cls).parameters.items()
@@ -204,7 +208,7 @@ def _call(cls: type) -> str:
 
 
 def as_float_array(field: str, value) -> Array:
-    """`value` as it is if it holds floats, integers as floats; `ValueError` for anything that is no array of reals."""
+    """`value` as an array of floats. Raises `ValueError` if it is no array of real numbers."""
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jnp.floating):
             return value
@@ -226,19 +230,19 @@ def as_float_array(field: str, value) -> Array:
     if array.dtype.kind != "f":
         what = f"dtype {array.dtype}" if array.ndim or np.iscomplexobj(array) else shown(value)
         raise ValueError(f"{field}: expected real numbers, got {what}")
-    if array.dtype.itemsize > 8:  # jax knows no longer ones
+    if array.dtype.itemsize > 8:  # jax has no longer floats
         with np.errstate(over="ignore", invalid="ignore"):
             array = array.astype(np.float64)
     return array
 
 
 def _masked(value: Any) -> bool:
-    """Whether a mask would be lost, of the array or of one in a list of them."""
+    """Whether `value` is a masked array, or a list with one in it."""
     return isinstance(value, np.ma.MaskedArray) or (isinstance(value, (list, tuple)) and any(map(_masked, value)))
 
 
 def float_parameter(name: str, value: Any, expected: str, holds: Any) -> Array:
-    """A number, or an array of them over the batch, for all of which `holds`; what is traced is not looked at."""
+    """A number, or an array of numbers over the batch, if `holds` is true of all. Traced values are not checked."""
     array = as_float_array(name, value)
     if isinstance(array, Tracer):
         return array
@@ -249,15 +253,42 @@ def float_parameter(name: str, value: Any, expected: str, holds: Any) -> Array:
     return array
 
 
+def described(module: Any) -> str:
+    """The class of a module and its parameters that are single numbers or words, as a title has it."""
+    fields = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    plain = [
+        f"{name} {x}" if isinstance(x, str) else f"{name} {float(x):g}"
+        for name, x in fields.items()
+        if isinstance(x, str | numbers.Real) or getattr(x, "shape", None) == ()
+    ]
+    return type(module).__name__ + (f" ({', '.join(plain)})" if plain else "")
+
+
+def parameter(name: str, default: float, expected: str, holds: Any) -> Any:
+    """A field of a protocol, user or mechanism: a finite number, or an array of them over the batch.
+
+    name:     of the field
+    expected: what it has to be, in words, such as "a number > 0"
+    holds:    the same as a function of an array, elementwise: `lambda x: x > 0`
+    What is given is checked when the module is made, and raises `ValueError`; what is traced is not looked at.
+
+    Example:
+        class Taxed(em.AbstractProtocol):
+            rate: jax.Array = em.parameter("rate", 0.1, "a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+    """
+    convert = lambda value: float_parameter(name, value, expected, lambda x: np.isfinite(x) & holds(x))  # noqa: E731
+    return eqx.field(default=default, converter=convert)
+
+
 def setting(name: str, default: Any, check: Any, *rule: Any) -> Any:
-    """A static field of a module, which is what `check(name, value, *rule)` makes of what is given; None stays None
-    where that is the default."""
+    """A static field of a module, converted by `check(name, value, *rule)`; None is kept if it is the default."""
     convert = lambda value: None if value is default is None else check(name, value, *rule)  # noqa: E731
-    return eqx.field(static=True, default=default, converter=convert)
+    words = {"words": rule[0]} if check is arguments.choice else {}
+    return eqx.field(static=True, default=default, converter=convert, metadata=words)
 
 
 def on_host(**given: Any) -> tuple[Any, ...]:
-    """`checked`, for what cannot be traced: it computes on the host, in float64.
+    """`checked`, for functions that compute on the host in float64 and cannot be traced.
 
     Raises `ValueError` under jit, vmap and grad that says what to use instead.
     """
@@ -272,7 +303,7 @@ def on_host(**given: Any) -> tuple[Any, ...]:
 
 
 def optimizer_of(name: str, value: Any) -> Any:
-    """An optax transformation."""
+    """`value`, which must be an optax transformation."""
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
         raise ValueError(f"{name}: expected an optax transformation such as optax.adam(0.1), got {shown(value)}")
     return value

@@ -1,4 +1,4 @@
-"""Compilation for the machine at hand."""
+"""Compiler options for this machine."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import equinox as eqx
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-WIDE = {"xla_cpu_prefer_vector_width": 512}  # AVX-512 where there is one: XLA takes half of it unless told
-# and sums of its own, not of a library, for a call of that cannot be inside a kernel
+# Vectors as wide as those of AVX-512, if the CPU has it; the default is half of that.
+WIDE = {"xla_cpu_prefer_vector_width": 512}
+# In addition, sums by XLA's own code, because calls of a library cannot be inside a kernel.
 OWN = WIDE | {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 @functools.cache
 def options(own: bool = False) -> dict[str, Any]:
-    """Of XLA: nothing on an accelerator, or where this XLA does not know the words."""
+    """Options for XLA; none on an accelerator, or if this version of XLA does not know them."""
     chosen = OWN if own else WIDE
     if jax.default_backend() != "cpu":
         return {}
     try:
         jax.jit(lambda x: x, compiler_options=chosen)(0.0)
-    except Exception:  # whatever this version of XLA says to an option that it does not know
+    except Exception:  # raised for an unknown option, of a type that depends on the version
         return {}
     return chosen
 
@@ -32,11 +33,11 @@ def options(own: bool = False) -> dict[str, Any]:
 def one_kernel(fun: Callable[..., Any], *args) -> Any:
     """fun(*args) inside a compiled function, on a CPU as one kernel on one core.
 
-    XLA runs a loop of small steps there as a graph of kernels, handed to a pool of threads one by one: more work than
-    the arithmetic, and in the way of callers who have a thread a core. It knows better for loops over up to a kilobyte,
-    which it marks as calls to be emitted whole (`SmallWhileLoopHoistingPass`); these are its marks, for any size.
-    Only for what has every sum written out: XLA's own sums are slow in there, and some operations are impossible
-    (`jax.errors.JaxRuntimeError` when compiled).
+    On a CPU XLA runs a loop of small steps as a graph of kernels, each of which is handed to a pool of threads. This
+    costs more than the arithmetic, and disturbs callers that use one thread for each core. XLA marks loops over up to a
+    kilobyte as calls to be compiled as a whole (`SmallWhileLoopHoistingPass`); here the same marks are set for any
+    size. Only for functions with every sum written out (`sums.py`): XLA's own sums are slow inside a kernel, and some
+    operations are not possible (`jax.errors.JaxRuntimeError` when compiled).
     """
     if not options(True):
         return fun(*args)
@@ -50,17 +51,17 @@ def one_kernel(fun: Callable[..., Any], *args) -> Any:
 
 
 def filter_jit(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`eqx.filter_jit` for what may use `one_kernel`."""
+    """`eqx.filter_jit` for functions that may use `one_kernel`."""
     return _at_first_call(fun, eqx.filter_jit, True)
 
 
 def jit(fun: Callable[..., Any], **static) -> Callable[..., Any]:
-    """`jax.jit` with vectors as wide as there are."""
+    """`jax.jit` with the widest vectors of the CPU."""
     return _at_first_call(fun, functools.partial(jax.jit, **static), False)
 
 
 def _at_first_call(fun, wrap, own):
-    """Importing starts no backend; threads share what is made."""
+    """Compile `fun` at the first call, so that importing a module starts no backend; threads share the result."""
     lock, made = threading.Lock(), []
 
     @functools.wraps(fun)
@@ -74,7 +75,7 @@ def _at_first_call(fun, wrap, own):
 
 
 def update_of(optimizer, *args):
-    """optimizer.update(*args): optax multiplies its integer counts by floats, which a session of strict promotion of
-    types (`jax_numpy_dtype_promotion`) refuses."""
+    """optimizer.update(*args) with the standard promotion of types: optax multiplies integers by floats, which sessions
+    with strict promotion (`jax_numpy_dtype_promotion`) refuse."""
     with jax.numpy_dtype_promotion("standard"):
         return optimizer.update(*args)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emalign_jax.internal.arguments import word
+from emalign_jax.internal.arguments import choice
 
 CHOICES = ("auto", "batched", "highs")
 # Compiling takes 2 s, and HiGHS .5 to 1 ms for a small LP: so many LPs of one shape make compiling worth while.
@@ -13,7 +13,7 @@ MOST_CELLS = 4_000
 
 def check_word(lp: str) -> None:
     """Raise `ValueError` unless `lp` is one of `CHOICES`."""
-    word("lp", lp, CHOICES)
+    choice("lp", lp, CHOICES)
 
 
 def for_all(lp: str, count: int) -> str:

@@ -1,9 +1,9 @@
-"""What every mechanism provides. A new one is one file that subclasses `AbstractMechanism`."""
+"""What every mechanism provides. A new mechanism is one file that subclasses `AbstractMechanism`."""
 
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,26 +14,39 @@ from jaxtyping import Float
 from emalign_jax.games.game import Array, Game
 from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import shown
+from emalign_jax.internal.registry import Registry
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 
-Setting = tuple[Game, Any, Any]  # games, protocol, user
+# Games, protocol and user.
+Setting = tuple[Game, Any, Any]
+
+
+MECHANISMS: Registry[AbstractMechanism] = Registry("mechanism")
 
 
 class AbstractMechanism(eqx.Module):
-    """A rule of the market with parameters. The fields hold what is not tuned: ranges, budgets, prices.
+    """A map from parameters to another game, protocol or user (section 6.8 of docs/model.md).
 
-    Parameters are any tree of real arrays without constraints; `apply` maps them to what they mean, so that every
-    value of them is allowed.
+    name: what configs call the mechanism: in `mechanisms` of [tune], and as the section that holds its fields. A class
+        without a name of its own can be used from Python only.
+
+    Fields hold what is not tuned: ranges, budgets, prices. Parameters are any tree of unconstrained real arrays;
+    `apply` maps every value of them to something that is allowed.
     """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        MECHANISMS.add(cls)
 
     @abc.abstractmethod
     def init(self, games: Game) -> Any:
         """The parameters to start from."""
 
     def sample(self, key: jax.Array, games: Game) -> Any:
-        """Parameters of another start, drawn at random. Unless overridden logistic: what a sigmoid maps to its range is
-        drawn uniformly from it."""
+        """Random parameters of another start. By default logistic, so that the image under a sigmoid is uniform."""
         leaves, tree = jax.tree.flatten(self.init(games))
         keys = jax.random.split(key, len(leaves))
         drawn = [jax.random.logistic(k, jnp.shape(x)) for k, x in zip(keys, leaves, strict=True)]
@@ -41,40 +54,45 @@ class AbstractMechanism(eqx.Module):
 
     @abc.abstractmethod
     def apply(self, params: Any, games: Game, protocol: AbstractProtocol, user: AbstractUser) -> Setting:
-        """Games, protocol and user under the mechanism; pure JAX, differentiable, whole batches at once."""
+        """Games, protocol and user under the mechanism, for the whole batch; pure JAX and differentiable."""
 
     @abc.abstractmethod
     def describe(self, params: Any) -> dict[str, Float[Array, "..."]]:
-        """What the parameters mean, by name."""
+        """The quantities that the parameters stand for, by name."""
 
     def cost(self, params: Any, games: Game) -> Float[Array, "*batch"]:
-        """What it costs to run, in utility of the user, a game; 0 unless overridden."""
+        """The cost of the mechanism in each game, in the user's utility; 0 by default."""
         return jnp.zeros(games.batch_shape)
 
     def arrives(self, params: Any, schemes: Float[Array, "*batch K rows M"]) -> Float[Array, "*batch K rows N"]:
-        """What the user is told when agents send `schemes`. To be overridden where messages pass through a channel:
-        then certificates are of what arrives, and their upper bounds of gains hold for agents who can do less."""
+        """The schemes of the messages that arrive at the user. To be overridden where messages pass through a channel:
+        certificates are then of what arrives, and their upper bounds of gains hold because agents can do less."""
         return schemes
 
     def check(self, games: Game, protocol: AbstractProtocol, user: AbstractUser) -> None:
-        """Raise `ValueError` before any work where it cannot be used."""
+        """Raise `ValueError` before any work if the mechanism cannot be used with these."""
         return
 
     def check_params(self, params: Any) -> None:
-        """Raise `ValueError` for what are no parameters of this mechanism."""
+        """Raise `ValueError` if `params` are not parameters of this mechanism."""
         try:
             for leaf in jax.tree.leaves(params):
                 validation.as_float_array("params", leaf)
             self.describe(params)
-        except Exception as error:  # whatever `describe` makes of what it was not written for
+        except Exception as error:  # `describe` may raise anything for a tree of another structure
             raise ValueError(
                 f"params: expected parameters as init(games) of {type(self).__name__} gives them, got {shown(params)}"
             ) from error
 
     @property
     def per_game(self) -> bool:
-        """Whether every game has parameters of its own (their leading axes are those of the games)."""
+        """Whether some parameters belong to one game each; their leading axes are those of the games."""
         return False
+
+    @property
+    def all_per_game(self) -> bool:
+        """Whether all parameters belong to one game each, so that the best can be chosen game by game."""
+        return self.per_game
 
 
 validation.describe(("mechanism",), AbstractMechanism, "a mechanism such as em.mechanisms.Transfers()")
@@ -119,7 +137,7 @@ class Several(AbstractMechanism):
         channels = [m for m in self.mechanisms if type(m).arrives is not AbstractMechanism.arrives]
         if len(channels) > 1:
             names = " and ".join(type(m).__name__ for m in channels)
-            raise ValueError(f"mechanisms: at most one may stand between agents and user, got {names}")
+            raise ValueError(f"mechanisms: expected at most one with a channel of messages, got {names}")
         for mechanism in self.mechanisms:
             mechanism.check(games, protocol, user)
 
@@ -127,14 +145,18 @@ class Several(AbstractMechanism):
     def per_game(self):
         return any(m.per_game for m in self.mechanisms)
 
+    @property
+    def all_per_game(self):
+        return bool(self.mechanisms) and all(m.all_per_game for m in self.mechanisms)
+
 
 def between(x, low, high):
-    """A real number to (low, high), in equal steps of the logarithm."""
+    """`x` mapped to (low, high) by a sigmoid, on the scale of logarithms."""
     return low * (high / low) ** jax.nn.sigmoid(x)
 
 
-def where_between(value: float, low: float, high: float) -> float:
-    """The number that `between` maps to `value`."""
+def inverse_between(value: float, low: float, high: float) -> float:
+    """The inverse of `between`."""
     share = np.log(value / low) / np.log(high / low)
     return float(np.log(share / (1 - share)))
 

@@ -13,15 +13,18 @@ from emalign_jax.mechanisms.channel import Channel, check_listens
 
 
 class MessageBudget(AbstractMechanism):
-    """A soft budget b in (1, M) of messages: message s = 1, 2, ... arrives with probability
-    sigmoid((b + 1/2 - s) / width) (the first always); otherwise the first arrives in its place, and nobody can tell.
-    One b for all games.
+    """A smoothed budget b in (1, M) of messages, the same in all games.
 
-    With width -> 0 and b an integer, agents have b messages.
+    Message s = 1, 2, ... arrives with probability sigmoid((b + 1/2 - s) / width), the first one always. Otherwise the
+    first message arrives in its place, which the user cannot tell from the first message itself. In the limit
+    width -> 0 with an integer b, agents have b messages.
 
-    start: share of the way from 1 to M
-    price: of a message, in utility of the user: the cost is price * b
+    start: where b starts, as a share of the way from 1 to M.
+    width: of the sigmoid.
+    price: of a message, in the user's utility; the cost is price * b.
     """
+
+    name = "messages"
 
     start: float = setting("start", 0.7, number, *FINITE)
     width: float = setting("width", 0.25, number, *FINITE)
@@ -38,10 +41,10 @@ class MessageBudget(AbstractMechanism):
         return {"budget": jnp.asarray(logit(self.start))}
 
     def apply(self, params, games, protocol, user):
-        law = self._law(params, protocol.messages(games))
-        return games, Channel(protocol, jnp.broadcast_to(law, (games.agents, *law.shape))), user
+        transition = self._transition(params, protocol.messages(games))
+        return games, Channel(protocol, jnp.broadcast_to(transition, (games.agents, *transition.shape))), user
 
-    def _law(self, params, messages: int):
+    def _transition(self, params, messages: int):
         b = 1 + (messages - 1) * jax.nn.sigmoid(params["budget"])
         passes = jax.nn.sigmoid((b + 0.5 - jnp.arange(1, messages + 1, dtype=b.dtype)) / self.width).at[0].set(1)
         return jnp.diag(passes).at[:, 0].add(1 - passes)
@@ -55,7 +58,7 @@ class MessageBudget(AbstractMechanism):
         )
 
     def arrives(self, params, schemes):
-        return schemes @ self._law(params, schemes.shape[-1])
+        return schemes @ self._transition(params, schemes.shape[-1])
 
     def check(self, games, protocol, user):
         check_listens("messages", protocol)

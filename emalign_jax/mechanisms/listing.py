@@ -12,14 +12,18 @@ from emalign_jax.mechanisms.channel import Channel, check_listens
 
 
 class Listing(AbstractMechanism):
-    """Agent i is listed with probability w_i, independently; an agent who is not cannot be heard.
+    """Agent i is listed with probability w_i, independently; an agent that is not listed cannot be heard.
 
-    The user sees who is listed: a message of its own, "not listed", arrives in place of whatever he would have said. In
-    Selection she picks an agent by what he is worth given how often he can be heard. One w [K] for all games, so agent
-    i must mean the same in all (in `random_games` agents are exchangeable, but for "opposed").
+    The user sees which agents are listed: in place of the message of another agent the extra message "not listed"
+    arrives. In Selection the user picks an agent by the value of its scheme given how often it is listed. w [K] is the
+    same for all games, so agent i must mean the same in all of them (in `random_games` agents are exchangeable, except
+    in "opposed").
 
-    price: of listing an agent for certain, in utility of the user: the cost is price * sum_i w_i
+    start: the probability w_i to start from.
+    price: of listing an agent with probability 1, in the user's utility; the cost is price * sum_i w_i.
     """
+
+    name = "listing"
 
     start: float = setting("start", 0.9, number, *FINITE)
     price: float = setting("price", 0.0, number, *FINITE)
@@ -32,9 +36,9 @@ class Listing(AbstractMechanism):
         return {"listed": jnp.full(games.agents, logit(self.start))}
 
     def apply(self, params, games, protocol, user):
-        return games, Channel(protocol, self._law(params, protocol.messages(games))), user
+        return games, Channel(protocol, self._transition(params, protocol.messages(games))), user
 
-    def _law(self, params, messages: int):
+    def _transition(self, params, messages: int):
         w = jax.nn.sigmoid(params["listed"])[:, None, None]
         K = len(params["listed"])
         heard = jnp.broadcast_to(jnp.eye(messages), (K, messages, messages)) * w
@@ -47,7 +51,7 @@ class Listing(AbstractMechanism):
         return jnp.full(games.batch_shape, self.price) * jax.nn.sigmoid(params["listed"]).sum()
 
     def arrives(self, params, schemes):
-        return jnp.einsum("...irm,imn->...irn", schemes, self._law(params, schemes.shape[-1]))
+        return jnp.einsum("...irm,imn->...irn", schemes, self._transition(params, schemes.shape[-1]))
 
     def check(self, games, protocol, user):
         check_listens("listing", protocol)

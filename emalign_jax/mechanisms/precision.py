@@ -1,4 +1,4 @@
-"""How carefully the user decides."""
+"""The precision of the user."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import jax.numpy as jnp
 
 from emalign_jax.internal.arguments import FINITE, number
 from emalign_jax.internal.validation import setting
-from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range, where_between
+from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range, inverse_between
 from emalign_jax.users.quantal import QuantalUser
 
 
 class UserPrecision(AbstractMechanism):
-    """The precision of a quantal user, one for all games, in (low, high) and units of 1 / utility.
+    """The precision of a quantal user, in (low, high), in units of 1 / utility; the same for all games.
 
-    A user who commits to decide less carefully can make agents tell her more, or less.
+    A user that commits to a lower precision can make agents reveal more, or less.
     """
+
+    name = "precision"
 
     start: float = setting("start", 5.0, number, *FINITE)
     low: float = setting("low", 0.5, number, *FINITE)
@@ -24,7 +26,7 @@ class UserPrecision(AbstractMechanism):
         check_range("precision", self.start, self.low, self.high)
 
     def init(self, games):
-        return {"precision": jnp.asarray(where_between(self.start, self.low, self.high))}
+        return {"precision": jnp.asarray(inverse_between(self.start, self.low, self.high))}
 
     def apply(self, params, games, protocol, user):
         return games, protocol, QuantalUser(between(params["precision"], self.low, self.high))
@@ -33,5 +35,5 @@ class UserPrecision(AbstractMechanism):
         return {"precision": between(params["precision"], self.low, self.high)}
 
     def check(self, games, protocol, user):
-        if not isinstance(user, QuantalUser):
+        if user.logit_precision is None:
             raise ValueError(f"precision: tunes a QuantalUser, got {type(user).__name__}")

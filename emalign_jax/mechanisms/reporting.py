@@ -1,4 +1,4 @@
-"""How much of what she knows the user tells the agents."""
+"""A public report of the user's features."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from emalign_jax.mechanisms.base import AbstractMechanism, check_share, logit
 
 
 class Reporting(AbstractMechanism):
-    """Before the agents talk she makes a public report r of x_A: with probability `share` r = x_A, else r is drawn at
-    random. One share for all games; she commits to it.
+    """Before the agents talk, the user makes a public report r of x_A: r = x_A with probability `share`, otherwise r is
+    drawn uniformly. The user commits to the share, which is the same for all games.
 
-    Under the mechanism the game is another one: the agents see (x_B, r), and she (x_A, r), as she knows what she
-    reported; the law of r given x_A is the garbling. That is the sound reading: if agents saw a report that she forgot,
-    she would misread what depends on it. All certificates then apply as they are. Sizes grow by XA on both sides, and
-    agents need more messages. At share 0 the report is a public coin.
+    Under the mechanism agents see (x_B, r) and the user sees (x_A, r), so that the user knows what messages depend on,
+    and all certificates hold for the new game. XA and XB both grow by the factor XA, and agents need more messages.
+    With share 0 the report is public noise.
+
+    start: the share to start from.
     """
+
+    name = "reporting"
 
     start: float = setting("start", 0.5, number, *FINITE)
 
@@ -42,4 +45,4 @@ class Reporting(AbstractMechanism):
 
     def check(self, games, protocol, user):
         if games.user_features < 2:
-            raise ValueError("reporting: the user knows nothing she could report, XA = 1")
+            raise ValueError("reporting: expected games with XA >= 2, there is nothing to report with XA = 1")

@@ -1,4 +1,4 @@
-"""How sharply the user selects among agents."""
+"""The temperature of Selection."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import jax.numpy as jnp
 
 from emalign_jax.internal.arguments import FINITE, number
 from emalign_jax.internal.validation import setting
-from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range, where_between
-from emalign_jax.protocols import Selection
+from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range, inverse_between
 
 
 class SelectionTemperature(AbstractMechanism):
-    """The temperature of Selection, one for all games, in (low, high) and units of utility."""
+    """The temperature of Selection or Comparison, in (low, high), in units of utility; the same for all games."""
+
+    name = "temperature"
 
     start: float = setting("start", 0.3, number, *FINITE)
     low: float = setting("low", 0.03, number, *FINITE)
@@ -21,15 +22,14 @@ class SelectionTemperature(AbstractMechanism):
         check_range("temperature", self.start, self.low, self.high)
 
     def init(self, games):
-        return {"temperature": jnp.asarray(where_between(self.start, self.low, self.high))}
+        return {"temperature": jnp.asarray(inverse_between(self.start, self.low, self.high))}
 
     def apply(self, params, games, protocol, user):
-        then = protocol.conversation  # that she has with the agent she picks
-        return games, Selection(between(params["temperature"], self.low, self.high), then), user
+        return games, protocol.at_temperature(between(params["temperature"], self.low, self.high)), user
 
     def describe(self, params):
         return {"temperature": between(params["temperature"], self.low, self.high)}
 
     def check(self, games, protocol, user):
-        if not isinstance(protocol, Selection):
+        if protocol.at_temperature(self.start) is None:
             raise ValueError(f"temperature: tunes Selection, got {type(protocol).__name__}")

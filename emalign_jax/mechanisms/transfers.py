@@ -1,4 +1,4 @@
-"""Subsidies and taxes on what the user does."""
+"""Transfers to the agents that depend on the user's action."""
 
 from __future__ import annotations
 
@@ -7,43 +7,47 @@ import jax.numpy as jnp
 import numpy as np
 
 from emalign_jax.exact.guarantees.optimal_transfers import KINDS, best_transfers
-from emalign_jax.internal.arguments import NOT_NEGATIVE, number, word
+from emalign_jax.internal.arguments import NOT_NEGATIVE, choice, number
 from emalign_jax.internal.validation import setting
 from emalign_jax.mechanisms.base import AbstractMechanism
 
 STARTS = ("nothing", "guarantee")
-INSIDE = 0.98  # of the budget: where tanh still has a slope
+# Transfers start within this share of the budget, where tanh still has a slope.
+START_SHARE = 0.98
 
 
 class Transfers(AbstractMechanism):
-    """Agent i is paid t_i(a), or t_i(a, y) where the outcome can be verified: U_i + t_i. Every game has its own.
+    """Agent i is paid t_i(a), or t_i(a, y) if the outcome can be verified: its utility is U_i + t_i. Transfers differ
+    between games.
 
-    budget: the most that one agent can be paid, or charged, at any event: |t_i| <= budget, in his utility.
-        `least_budget` says what brings the user into the hull, `best_transfers` what such transfers can guarantee.
-    kind:   "action" or "outcome"
-    start:  "guarantee": from the transfers whose guarantee to a rational user is largest, by LP; or "nothing". Where
-        agents say nothing her value has derivative 0 by every transfer, and one start from nothing may stay there:
-        take several (`restarts` of `tune`).
-    price:  of a unit of transfers: the cost is price times what may change hands, sum_i E_y max_a |t_i|
+    budget: the largest transfer to or from an agent, |t_i| <= budget, in the agent's utility. `least_budget` is the
+            least one that brings the user's utility into the hull, `best_transfers` the best guarantee within a budget.
+    kind:   "action" for t_i(a), "outcome" for t_i(a, y).
+    start:  "guarantee": the transfers with the largest guarantee to a rational user, by an LP; or "nothing". Where
+            agents are silent the user's value has derivative 0 in all transfers, so one start from "nothing" may stay
+            there: use several (`restarts` of `tune`).
+    price:  of a unit of transfers; the cost is price * sum_i E_y max_a |t_i|.
     """
 
+    name = "transfers"
+
     budget: float = setting("budget", 1.0, number, *NOT_NEGATIVE)
-    kind: str = setting("kind", "outcome", word, KINDS)
+    kind: str = setting("kind", "outcome", choice, KINDS)
     price: float = setting("price", 0.0, number, *NOT_NEGATIVE)
-    start: str = setting("start", "guarantee", word, STARTS)
+    start: str = setting("start", "guarantee", choice, STARTS)
 
     def init(self, games):
         if self.start == "guarantee" and self.budget > 0:
             best = best_transfers(games, self.budget, kind=self.kind).transfers / self.budget
-            return {"transfers": jnp.asarray(np.arctanh(INSIDE * np.nan_to_num(best)))}
+            return {"transfers": jnp.asarray(np.arctanh(START_SHARE * np.nan_to_num(best)))}
         return {"transfers": jnp.zeros(self._shape(games))}
 
     def sample(self, key, games):
-        """Every payment uniform within the budget; those of game i depend on (key, i) alone."""
+        """Transfers uniform within the budget; those of game i depend on (key, i) alone."""
         count, shape = int(np.prod(games.batch_shape)), self._shape(games)
         keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(count))
         own = shape[len(games.batch_shape) :]
-        drawn = jax.vmap(lambda k: jax.random.uniform(k, own, minval=-INSIDE, maxval=INSIDE))(keys)
+        drawn = jax.vmap(lambda k: jax.random.uniform(k, own, minval=-START_SHARE, maxval=START_SHARE))(keys)
         return {"transfers": jnp.arctanh(drawn).reshape(shape)}
 
     def _shape(self, games):

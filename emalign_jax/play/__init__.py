@@ -1,4 +1,4 @@
-"""The accelerated part: gradient play over batches of games, and smoothed equilibria that can be differentiated."""
+"""Search for equilibria in JAX: gradient play over batches of games, and smoothed equilibria with derivatives."""
 
 from emalign_jax.play.differentiation import Implicit, Unrolled
 from emalign_jax.play.gradient_play import GradientPlay, Played, play_games

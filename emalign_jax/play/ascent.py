@@ -1,6 +1,6 @@
-"""Many-start ascent of one agent's payoff, the others' schemes fixed: a search for deviations, in batches.
+"""Gradient ascent of one agent's payoff, the others' schemes fixed, from many starts: a search for deviations.
 
-What it finds is a lower bound of the best deviation once the exact part has evaluated it; it proves nothing.
+It proves nothing; what it finds is a lower bound of a deviation gain once the exact part has evaluated it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,27 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import to_logits
 from emalign_jax.users.base import AbstractUser
 
-EXPLORE = 0.02  # weight of the uniform law mixed into each start
+# Weight of the uniform distribution mixed into each start.
+EXPLORE = 0.02
 STEPS = 120
-LEARNING_RATE = (0.5, 0.05)  # first and last, geometric in between
-PRECISION = (20.0, 2000.0)  # of the quantal user that stands in for a rational one, as in `GradientPlay`
-TEMPERATURE = (0.05, 0.0005)  # of the soft choice that stands in for the best agent
+# First and last value of each annealed quantity, geometric in between, as in `GradientPlay`: the learning rate, the
+# precision that replaces a rational user, the temperature that replaces the choice of the best agent.
+LEARNING_RATE = (0.5, 0.05)
+PRECISION = (20.0, 2000.0)
+TEMPERATURE = (0.05, 0.0005)
 ADAM = optax.scale_by_adam(b1=0.8, b2=0.95)
-BLOCK_CELLS = 2**24  # numbers in the largest tensor of one call
-LARGEST = 256  # games a call: larger blocks are no faster, and the last one is padded
+# Limit of the numbers in the largest tensor of one call.
+BLOCK_CELLS = 2**24
+# Limit of the games in one call: larger blocks are no faster, and the last block is padded.
+MOST_GAMES = 256
 
 
-class Climbed(NamedTuple):
-    """schemes [P, rows, M] of the agents who climbed, payoffs [P] as play counts them (with stand-ins for a
-    rational user and for the choice of the best agent)."""
+class Ascent(NamedTuple):
+    """Where the ascents end.
+
+    schemes:  [P, rows, M] of the agent that moved.
+    payoffs:  [P] its payoff with the last precision and temperature.
+    """
 
     schemes: Float[np.ndarray, "P rows M"]
     payoffs: Float[np.ndarray, "P"]
@@ -48,29 +56,30 @@ def ascend(
     protocol: AbstractProtocol,
     user: AbstractUser,
     cells: int,
-) -> Climbed:
-    """Agent agents[p] climbs its own payoff from schemes[p], in games in standard units. Parameters of protocol and
-    user are scalars or [P].
+) -> Ascent:
+    """Ascent of the payoff of agent agents[p] from schemes[p], in games in standard units.
 
-    cells: numbers in one game's largest tensor, for the size of the blocks.
-    In float64, so that where an ascent ends does not depend on what else is in the block: in float32 rounding grows, on
-    the way to a sharp choice, until it leads elsewhere.
+    protocol, user: their parameters are scalars or [P].
+    cells: numbers in one game's largest tensor, by which the size of blocks is chosen.
+
+    Computed in float64, so that the result does not depend on the other games of a block: in float32 differences in
+    rounding may lead to another end.
     """
     P = len(schemes)
     everything = (
         game, schemes, np.asarray(agents), batching.flatten(protocol, (P,)), batching.flatten(user, (P,)),
     )  # fmt: skip
     everything = jax.tree.map(lambda x: x if x.dtype.kind == "i" else np.asarray(x, np.float64), everything)
-    block = min(LARGEST, max(16, BLOCK_CELLS // cells))
+    block = min(MOST_GAMES, max(16, BLOCK_CELLS // cells))
     found = []
     for at in range(0, P, block):
         some = np.arange(at, min(at + block, P))
         rows = np.pad(some, (0, min(bucket(len(some)), block) - len(some)), mode="edge")
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-            climbed = _ascend(*jax.tree.map(lambda x, rows=rows: x[rows], everything))
-            found.append([np.asarray(x)[: len(some)] for x in climbed])
+            ends = _ascend(*jax.tree.map(lambda x, rows=rows: x[rows], everything))
+            found.append([np.asarray(x)[: len(some)] for x in ends])
     rules, payoffs = (np.concatenate(x) for x in zip(*found, strict=True))
-    return Climbed(rules / rules.sum(-1, keepdims=True), payoffs)
+    return Ascent(rules / rules.sum(-1, keepdims=True), payoffs)
 
 
 @filter_jit
@@ -85,7 +94,7 @@ def _ascend(game, schemes, agents, protocol, user):
 
     def slope_of(logits, schemes, agent, game, protocol, user, row):
         rule, schemes, protocol, user = setting(logits, schemes, agent, protocol, user, row)
-        slope = protocol.own_slope(game, schemes, agent, user)
+        slope = protocol.own_gradient(game, schemes, agent, user)
         return rule * (slope - (rule * slope).sum(-1, keepdims=True))
 
     def payoff(logits, schemes, agent, game, protocol, user, row):

@@ -1,7 +1,7 @@
-"""`solve` with `differentiation`: smoothed equilibria as pure JAX, to be used under jit, vmap and grad.
+"""`solve` with `differentiation`: smoothed equilibria as pure JAX, for use under jit, vmap and grad.
 
-In float64 inside, whatever the session and the dtype of the games: in float32, rounding decides which equilibrium is
-found, and what its derivative is.
+Computed in float64, whatever the session and the dtype of the games: in float32 it would depend on rounding which
+equilibrium is found, and what its derivative is.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from emalign_jax.internal import batching
 from emalign_jax.internal.float64 import in_float64
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.smooth_play import System
-from emalign_jax.protocols import AbstractProtocol, SampledConversation
+from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import random_schemes
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative
 from emalign_jax.users.base import AbstractUser
 
 Differentiation = Implicit | Unrolled
-SMALLEST = 1e-30  # probability that a given start keeps
+# Smaller probabilities of a given start are raised to this, so that their logits are finite.
+LEAST_START_PROBABILITY = 1e-30
 
 
 def solve_smooth(
@@ -37,26 +38,27 @@ def solve_smooth(
     differentiation: Differentiation,
     start: Float[Array, "*batch K rows M"],
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Schemes, user value, agents' payoffs and result of every game, from `start`, whose leading axes may be more than
-    those of the games. Derivatives are those of the equilibrium by the game and the parameters of protocol, user and
-    solver (with `Unrolled` also by the start).
+    """Schemes, the user's value, the agents' payoffs and the `Derivative` of every game, in the dtype of the games.
 
-    In the dtype of the games. A game with numbers that are not finite gets NaN, the code NOT_FINITE, and derivatives 0.
+    start: schemes to start from; may have more leading axes than the games.
+
+    Derivatives are those of the equilibrium with respect to the game and the parameters of protocol, user and solver
+    (with `Unrolled` also the start). A game with numbers that are not finite gets NaN, NOT_FINITE, and derivatives 0.
     """
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its game a code
+    with np.errstate(over="ignore"):  # no warning: numbers too large for float32 become infinite
         return _solve(games, protocol, user, solver, differentiation, jnp.asarray(start))
 
 
 def check(protocol: Any, user: Any, solver: Any) -> None:
-    """Raise `ValueError` for what has no derivative."""
+    """Raise `ValueError` where an equilibrium has no derivative."""
     if not isinstance(solver, SmoothPlay):
         raise ValueError(f"solver: differentiation goes with SmoothPlay, got {type(solver).__name__}")
     if not user.is_smooth:
         raise ValueError(
             f"user: the equilibria of {type(user).__name__} jump and have no derivative; take QuantalUser(precision)"
         )
-    if isinstance(protocol, SampledConversation):
-        raise ValueError("protocol: differentiation needs exact payoffs, got SampledConversation")
+    if not protocol.exact_payoffs:
+        raise ValueError(f"protocol: differentiation needs exact payoffs, got {type(protocol).__name__}")
     if not protocol.is_smooth:
         raise ValueError(
             f"protocol: the choice of {type(protocol).__name__} jumps and has no derivative; take a temperature > 0"
@@ -64,8 +66,8 @@ def check(protocol: Any, user: Any, solver: Any) -> None:
 
 
 def starts_of(games: Game, protocol: AbstractProtocol, key, starts: int, messages: int, first: int = 0) -> jax.Array:
-    """Random schemes [S, ..., K, rows, M], of [..., K, rows, M] with one start; that of game i of the batch depends on
-    (key, start, first + i)."""
+    """Random schemes [S, ..., K, rows, M] of S starts; [..., K, rows, M] with one start. The scheme of game i of the
+    batch depends on (key, start, first + i) alone."""
     count, rows = int(np.prod(games.batch_shape)), protocol.rows(games, messages)
     keys = [jax.random.fold_in(jax.random.fold_in(key, s), 0) for s in range(starts)]
     drawn = jnp.stack([random_schemes(k, count, games.agents, rows, messages, first=first) for k in keys])
@@ -76,8 +78,8 @@ def starts_of(games: Game, protocol: AbstractProtocol, key, starts: int, message
 @eqx.filter_jit
 def _solve(games, protocol, user, solver, differentiation, start):
     dtype = jnp.result_type(games.prior, games.user_utility, games.agent_utilities)
-    whole = functools.partial(_solve_all, differentiation=differentiation)
-    return in_float64(whole, games, protocol, user, solver, start, dtype=dtype)
+    solve_all = functools.partial(_solve_all, differentiation=differentiation)
+    return in_float64(solve_all, games, protocol, user, solver, start, dtype=dtype)
 
 
 def _solve_all(games, protocol, user, solver, start, differentiation):
@@ -88,39 +90,44 @@ def _solve_all(games, protocol, user, solver, start, differentiation):
         return jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - core :])).reshape(-1, *x.shape[x.ndim - core :])
 
     leaves = (games.prior, games.user_utility, games.agent_utilities)
-    whole = jnp.ones(games.batch_shape, bool)
+    sound = jnp.ones(games.batch_shape, bool)
     for x in leaves:
-        whole &= jnp.isfinite(x).all(tuple(range(len(games.batch_shape), x.ndim)))
-    whole = jax.lax.stop_gradient(whole)
-    # before anything is multiplied: the derivative of a product by what is not finite is not 0
-    safe = [jnp.where(whole.reshape(*whole.shape, *(1,) * (x.ndim - whole.ndim)), x, 0) for x in leaves]
+        sound &= jnp.isfinite(x).all(tuple(range(len(games.batch_shape), x.ndim)))
+    sound = jax.lax.stop_gradient(sound)
+    # Replaced before any product, whose derivative would not be 0 if a factor is not finite.
+    safe = [jnp.where(sound.reshape(*sound.shape, *(1,) * (x.ndim - sound.ndim)), x, 0) for x in leaves]
     reduced = reduce_game(Game(*safe, check="shapes"))
-    whole = jnp.broadcast_to(whole, batch).reshape(-1)
+    sound = jnp.broadcast_to(sound, batch).reshape(-1)
     reduced = ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4))
     dtype = reduced.user.dtype
     start = flat(start, 3).astype(dtype)
     modules = [batching.flatten(module, batch, jnp) for module in (protocol, user, solver)]
     protocol, user, solver = batching.cast(modules, dtype)
 
-    def one(game, start, protocol, user, solver, whole):
+    def one(game, start, protocol, user, solver, sound):
         leaves = jax.tree.leaves((game, start, protocol, user))
         finite = jnp.stack([jnp.isfinite(x).all() for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]).all()
-        finite = jax.lax.stop_gradient(finite & whole)
-        # a sound stand-in, so that no NaN reaches the derivatives of the others
-        sound = ReducedGame(jnp.full_like(game.mass, 1 / game.mass.size), game.user * 0, game.agents * 0)
-        sound = jax.tree.map(jnp.zeros_like, sound)._replace(mass=sound.mass)
-        game = jax.tree.map(lambda x, y: jnp.where(finite, x, y), game, sound)
+        finite = jax.lax.stop_gradient(finite & sound)
+        # A game without stakes in its place, so that no NaN reaches the derivatives of other games.
+        zeros = jax.tree.map(jnp.zeros_like, game)
+        empty = zeros._replace(mass=jnp.full_like(game.mass, 1 / game.mass.size))
+        game = jax.tree.map(lambda x, y: jnp.where(finite, x, y), game, empty)
         start = jnp.where(finite, start, 1 / start.shape[-1])
         temperature = 1 / jnp.asarray(solver.agents_precision, dtype)
-        logits = jnp.log(jnp.maximum(start, SMALLEST))
+        logits = jnp.log(jnp.maximum(start, LEAST_START_PROBABILITY))
         logits = logits - logits.mean(-1, keepdims=True)
         system = System(game, protocol, user, temperature)
-        scheme, result = differentiation.find(solver, logits, system)
+        scheme, derivative = differentiation.find(solver, logits, system)
         paid = protocol.payoffs(game, scheme, user)
-        ok = finite & (result != int(Result.NOT_FINITE))
+        ok = finite & (derivative != int(Derivative.NOT_FINITE))
         hide = lambda x: jnp.where(ok, x, jax.lax.stop_gradient(jnp.nan))  # noqa: E731
-        return hide(scheme), hide(paid.user), hide(paid.agents), jnp.where(finite, result, int(Result.NOT_FINITE))
+        return (
+            hide(scheme),
+            hide(paid.user),
+            hide(paid.agents),
+            jnp.where(finite, derivative, int(Derivative.NOT_FINITE)),
+        )
 
     with jax.default_matmul_precision("highest"):
-        out = jax.vmap(one)(reduced, start, protocol, user, solver, whole)
+        out = jax.vmap(one)(reduced, start, protocol, user, solver, sound)
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), out)

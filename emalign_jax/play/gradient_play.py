@@ -1,8 +1,8 @@
-"""Batched gradient play: every agent climbs his own payoff, all at once, on softmax logits.
+"""Batched gradient play: all agents ascend their own payoffs at once, on softmax logits (section 4.8 of docs/model.md).
 
-`GradientPlay` holds the hyper-parameters; `play_games` streams games through compiled chunks of steps (`step.py`), on
-all cores or devices (`tiles.py`). What play reports about convergence is a stationarity gap, a first-order proxy; only
-the exact part speaks of deviation gains.
+`GradientPlay` holds the hyper-parameters; `play_games` runs games in compiled chunks of steps (`step.py`), on all cores
+or devices (`tiles.py`). What play reports about convergence is a stationarity gap, a first-order proxy; deviation gains
+are computed by the exact part alone.
 """
 
 from __future__ import annotations
@@ -20,53 +20,61 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching, validation
-from emalign_jax.internal.arguments import BETWEEN, integer, number, pair, word
+from emalign_jax.internal.arguments import BETWEEN, choice, integer, number, pair
 from emalign_jax.internal.validation import optimizer_of, setting
 from emalign_jax.play.step import Schedule, advance, begin
-from emalign_jax.play.tiles import SMALLEST, Queue, bucket, run, tile_width
+from emalign_jax.play.tiles import SMALLEST_TILE, Queue, bucket, run, tile_width
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 
-NARROW_FROM = 1024  # lanes; below this a smaller tile saves less time than its compilation costs
+# Tiles with fewer lanes are not made smaller at the end: compilation would cost more time than it saves.
+NARROW_FROM = 1024
 EXTRAPOLATIONS = ("none", "optimistic", "extragradient")
-FAR = 1e6  # units: differences that are larger are as good as this one to play
-LOOSE = 1e-3  # the tolerance of a solver that names none
-ADAM = optax.scale_by_adam(b1=0.3, b2=0.7)  # little momentum: games turn, unlike losses
+# Payoffs are clipped to this many units, so that float32 holds them.
+LARGEST_PAYOFF = 1e6
+# Tolerance of a solver without one, as far as play is concerned.
+PLAY_TOLERANCE = 1e-3
+# Little momentum, because the gradient field of a game rotates, unlike that of a loss.
+ADAM = optax.scale_by_adam(b1=0.3, b2=0.7)
 
 
 class GradientPlay(eqx.Module):
     """Hyper-parameters of gradient play.
 
-    steps:               of the first play and of fresh starts; after a best-response step, the last half
-    learning_rate:       (first, last), geometric in between
-    precision:           (first, last) of the quantal user that stands in for a rational one, over the user's unit
-    temperature:         (first, last) of the soft choice of an agent that stands in for the best one, times the user's
-                         unit (section 4.5 of docs/model.md)
-    extrapolation:       "none", "optimistic" or "extragradient"
-    optimizer:           any optax transformation of the gradient, without a learning rate; applied game by game
-    tolerance:           a profile is done if every gain is at most this share of the payoff range; None: 1e-5 in
-                         Selection with a rational user, 1e-3 elsewhere
-    best_responses:      how often a game that is not done may be moved by an exact best response (a sixth as often
-                         in conversations, where they are searched for)
-    fresh_starts:        after every so many of those, a new random start instead
-    chunk:               steps in one compiled call; `steps` is rounded up to a multiple
-    dtype:               "float32" or "float64" (the latter switches x64 on for the call)
+    steps:          number of steps of the first play and from new random starts; half of them, with the last values of
+                    the schedules, after a best-response step.
+    learning_rate:  (first, last), geometric in between.
+    precision:      (first, last) precision of the quantal user that replaces a rational one, divided by the user's unit
+                    (section 4.5 of docs/model.md).
+    temperature:    (first, last) temperature of the choice of an agent that replaces the best one, times the user's
+                    unit.
+    extrapolation:  "none", "optimistic" or "extragradient".
+    optimizer:      any optax transformation of the gradient, without a learning rate; applied game by game.
+    tolerance:      largest deviation gain of a profile that is accepted, as a share of the payoff range; None means
+                    1e-5 in Selection with a rational user, 1e-3 otherwise.
+    best_responses: how many times a profile that is not accepted may be moved by an exact best response; a sixth of
+                    that in conversations, where best responses are searched for.
+    fresh_starts:   after this many best responses a new random start takes the place of the next one.
+    chunk:          number of steps in one compiled call; `steps` is rounded up to a multiple of it.
+    dtype:          "float32" or "float64" (which switches x64 on for the call).
+
+    Example: `em.solve(games, em.Selection(), em.RationalUser(), em.GradientPlay(steps=400), key=0)`
     """
 
     steps: int = setting("steps", 200, integer, 1)
     learning_rate: tuple[float, float] = setting("learning_rate", (1.0, 0.02), pair)
     precision: tuple[float, float] = setting("precision", (10.0, 300.0), pair)
     temperature: tuple[float, float] = setting("temperature", (0.1, 0.003), pair)
-    extrapolation: str = setting("extrapolation", "none", word, EXTRAPOLATIONS)
+    extrapolation: str = setting("extrapolation", "none", choice, EXTRAPOLATIONS)
     optimizer: optax.GradientTransformation = setting("optimizer", ADAM, optimizer_of)
     tolerance: float | None = setting("tolerance", None, number, *BETWEEN)
     best_responses: int = setting("best_responses", 72, integer, 0)
     fresh_starts: int = setting("fresh_starts", 2, integer, 1)
     chunk: int = setting("chunk", 100, integer, 1)
-    dtype: str = setting("dtype", "float32", word, ("float32", "float64"))
+    dtype: str = setting("dtype", "float32", choice, ("float32", "float64"))
 
     def schedule(self, late: bool) -> Schedule:
-        """[steps] values of each annealed quantity; `late` is the last half of it."""
+        """The values [steps] of each annealed quantity; if `late`, the last half of them."""
         steps = -(-self.steps // self.chunk) * self.chunk
         rate, precision, temperature = (
             np.geomspace(*pair, steps) for pair in (self.learning_rate, self.precision, self.temperature)
@@ -79,7 +87,13 @@ validation.describe(("solver",), GradientPlay, "a solver such as em.GradientPlay
 
 
 class Played(NamedTuple):
-    """schemes [N, K, rows, M] float64; gap [N, K] stationarity gap in utility units; finite [N]; steps taken."""
+    """Where play ends.
+
+    schemes: [N, K, rows, M] in float64.
+    gap:     [N, K] the stationarity gap, in units of utility.
+    finite:  [N] whether all numbers of the game stayed finite.
+    steps:   the largest number of steps that a game took.
+    """
 
     schemes: Float[np.ndarray, "N K rows M"]
     gap: Float[np.ndarray, "N K"]
@@ -98,11 +112,12 @@ def play_games(
     late: bool = False,
     progress=None,
 ) -> Played:
-    """Gradient play from `schemes`. Parameters of protocol and user are scalars or [N].
+    """Gradient play from `schemes`, in games in standard units.
 
-    cells:    numbers in one game's largest tensor, by which tiles are cut (`protocol.cells`).
-    late:     only the last half of the schedules, for games that go on after a best-response step.
-    progress: called with (steps done since the last call) * (games).
+    protocol, user: their parameters are scalars or [N].
+    cells:    numbers in one game's largest tensor (`protocol.cells`), by which the size of tiles is chosen.
+    late:     whether to use the last half of the schedules, as after a best-response step.
+    progress: called with the number of steps done since the last call, summed over games.
     """
     dtype = np.dtype(solver.dtype)
 
@@ -113,34 +128,41 @@ def play_games(
             yield
 
     devices = jax.local_devices()
-    whole = devices[0].platform == "cpu" and protocol.written_out(game, schemes.shape[-1], user.smoothed(1.0))
-    width = tile_width(len(schemes), 2 * cells if whole else cells, devices)  # one kernel is fastest with half as much
-    whole = whole and width >= SMALLEST
-    work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress, width, whole)
+    fused = devices[0].platform == "cpu" and protocol.sums_are_unrolled(game, schemes.shape[-1], user.smoothed(1.0))
+    width = tile_width(len(schemes), 2 * cells if fused else cells, devices)  # one kernel is fastest on half a tile
+    fused = fused and width >= SMALLEST_TILE
+    work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress, width, fused)
     run(work, len(schemes), width, devices, context)
     return Played(work.schemes / work.schemes.sum(-1, keepdims=True), work.gap, work.finite, int(work.taken.max()))
 
 
 class _Play:
-    """All games of one call, on the host; called by each worker to play games of the queue until it is empty."""
+    """All games of one call, on the host. Each worker calls it, and plays games of the queue until it is empty.
 
-    def __init__(self, game, schemes, protocol, user, solver, schedule, dtype, progress, width, whole):
+    fused: whether the steps of a chunk are compiled as one kernel (`internal.xla.one_kernel`).
+    """
+
+    def __init__(self, game, schemes, protocol, user, solver, schedule, dtype, progress, width, fused):
         N = len(schemes)
-        self.width, self.whole = width, whole
+        self.width, self.fused = width, fused
         modules = batching.flatten(protocol, (N,)), batching.flatten(user, (N,))
-        # a disaster that nobody can be led into may be larger than float32 holds
-        game = game._replace(user=np.clip(game.user, -FAR, FAR), agents=np.clip(game.agents, -FAR, FAR))
+        # A payoff of an action that the user can never be made to take may be larger than float32 holds.
+        game = game._replace(
+            user=np.clip(game.user, -LARGEST_PAYOFF, LARGEST_PAYOFF),
+            agents=np.clip(game.agents, -LARGEST_PAYOFF, LARGEST_PAYOFF),
+        )
         self.inputs = _cast((game, *modules), dtype)
         self.start = np.asarray(schemes, dtype)
         self.solver, self.schedule, self.progress = solver, _cast(schedule, dtype), progress
         self.annealed = not (user.is_smooth and protocol.is_smooth)
-        self.enough = 0.1 * (solver.tolerance or LOOSE)  # in units of each agent
+        self.gap_tolerance = 0.1 * (solver.tolerance or PLAY_TOLERANCE)  # in units of each agent
         self.schemes = np.array(schemes, np.float64)
         self.gap = np.full(schemes.shape[:2], np.inf)
         self.finite = np.ones(N, bool)
         self.taken = np.zeros(N, int)
-        self.telling, self.compiling = threading.Lock(), threading.Lock()
-        self.compiled = len(jax.local_devices()) > 1  # what one core compiles serves all, not what a device does
+        self.progress_lock, self.compile_lock = threading.Lock(), threading.Lock()
+        # All cores share what one compiles, so the first call is made by one; each device compiles for itself.
+        self.compiled = len(jax.local_devices()) > 1
 
     def __call__(self, queue: Queue) -> None:
         total, chunk = len(self.schedule.step), self.solver.chunk
@@ -156,8 +178,8 @@ class _Play:
             ends, gap, finite = (np.moveaxis(np.asarray(x), -1, 0)[alive] for x in reached)
             self.schemes[now], self.gap[now], self.finite[now] = ends, gap, finite
             self.taken[now] += chunk
-            self.tell(chunk * len(now))
-            done = ~finite | (self.taken[now] >= total) | ((gap <= self.enough).all(1) & (not self.annealed))
+            self.report(chunk * len(now))
+            done = ~finite | (self.taken[now] >= total) | ((gap <= self.gap_tolerance).all(1) & (not self.annealed))
             free = np.flatnonzero(alive)[done]
             games = queue.take(len(free))
             fresh = len(games) > 0
@@ -177,25 +199,25 @@ class _Play:
 
     def advance(self, tile, state, taken):
         game, protocol, user = tile
-        with contextlib.nullcontext() if self.compiled else self.compiling:
-            everything, whole = (self.solver, game, protocol, user, state, self.schedule, taken), self.whole
+        with contextlib.nullcontext() if self.compiled else self.compile_lock:
+            everything, fused = (self.solver, game, protocol, user, state, self.schedule, taken), self.fused
             try:
-                found = advance(*everything, whole)
+                found = advance(*everything, fused)
             except jax.errors.JaxRuntimeError:
-                if not whole:
+                if not fused:
                     raise
-                self.whole = False  # this XLA cannot make one kernel of it
+                self.fused = False  # this version of XLA cannot compile it as one kernel
                 found = advance(*everything, False)
             self.compiled = True
         return found
 
-    def tell(self, steps: int) -> None:
+    def report(self, steps: int) -> None:
         if self.progress is not None:
-            with self.telling:
+            with self.progress_lock:
                 self.progress(steps)
 
 
 def _cast(tree, dtype):
-    """Integers, such as seeds and steps, stay what they are. What is too large becomes infinite."""
+    """The floats of `tree` as `dtype`, infinite if too large; integers, such as seeds and steps, are kept."""
     with np.errstate(over="ignore"):
         return jax.tree.map(lambda x: x if np.asarray(x).dtype.kind in "iu" else np.asarray(x, dtype), tree)

@@ -1,6 +1,6 @@
 """The compiled part of gradient play: a chunk of steps of a tile of games.
 
-The games are the last axis of every array here, so that XLA vectorises along them whatever the sizes of one game.
+The games are the last axis of every array, so that XLA vectorises along them whatever the sizes of one game.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from emalign_jax.internal.sums import dot, softmax
 from emalign_jax.internal.xla import filter_jit, one_kernel, update_of
 from emalign_jax.protocols.schemes import to_logits
 
-LOGIT_FLOOR = -14.0  # below the largest logit: messages of probability 1e-6 are as good as never sent
-EXPLORE = 0.04  # weight of the uniform law mixed into given schemes, so that no logit starts at the floor
+# Logits are at least this, with the largest at 0: messages of probability 1e-6 count as never sent.
+LOGIT_FLOOR = -14.0
+# Weight of the uniform distribution mixed into given schemes, so that no logit starts at the floor.
+EXPLORE = 0.04
 
 
 class Schedule(NamedTuple):
-    """[steps] values of each annealed quantity."""
+    """The values [steps] of each annealed quantity."""
 
     learning_rate: np.ndarray
     precision: np.ndarray
@@ -33,15 +35,15 @@ class Schedule(NamedTuple):
 
 
 class State(NamedTuple):
-    """What games carry from step to step."""
+    """The state of games between steps; `previous` is the last gradient, for optimistic steps."""
 
     logits: Float[jax.Array, "K rows M N"]
     optimizer: optax.OptState
-    previous: Float[jax.Array, "K rows M N"]  # the last gradient, for optimistic steps
+    previous: Float[jax.Array, "K rows M N"]
 
 
 class Reached(NamedTuple):
-    """Where a chunk ends: schemes, the stationarity gap of each agent in utility units, and whether all is finite."""
+    """The end of a chunk: schemes, the stationarity gap of each agent in units of utility, whether all is finite."""
 
     schemes: Float[Array, "K rows M N"]
     gap: Float[jax.Array, "K N"]
@@ -56,11 +58,12 @@ def begin(solver, schemes: Float[jax.Array, "N K rows M"]) -> State:
 
 @filter_jit
 def advance(
-    solver, game, protocol, user, state: State, schedule: Schedule, taken: Int[jax.Array, "N"], whole: bool = False
+    solver, game, protocol, user, state: State, schedule: Schedule, taken: Int[jax.Array, "N"], fused: bool = False
 ):
-    """`solver.chunk` steps from `state`, in games (in standard units) that have taken so many before; (state, Reached).
+    """`solver.chunk` steps from `state`, in games in standard units: (state, Reached).
 
-    whole: the steps as one kernel, see `compiling.one_kernel`.
+    taken: the number of steps that each game has taken before.
+    fused: whether to compile the steps as one kernel (`internal.xla.one_kernel`).
     """
 
     def gradient(logits, row):
@@ -68,7 +71,7 @@ def advance(
         scheme = softmax(logits, 2)
         smoothed = lambda protocol, step, temperature: protocol.at_step(step).smoothed(temperature)  # noqa: E731
         smooth = jax.vmap(smoothed, -1, -1)(protocol, row.step, row.temperature)
-        slope = smooth.slopes(game, scheme, user.smoothed(row.precision))
+        slope = smooth.batched_pseudo_gradient(game, scheme, user.smoothed(row.precision))
         mean = dot(scheme, slope, 2)[:, :, None]
         return scheme * (slope - mean), (slope.max(2) - mean[:, :, 0]).sum(1)
 
@@ -77,7 +80,7 @@ def advance(
             -direction, optimizer_state
         )
         logits = logits - rate * update
-        logits = logits - logits.max(2, keepdims=True)  # fix the gauge: softmax does not see a shift
+        logits = logits - logits.max(2, keepdims=True)  # softmax does not change with a shift
         return jnp.maximum(logits, LOGIT_FLOOR), optimizer_state
 
     def step(state, count):
@@ -88,12 +91,12 @@ def advance(
             direction, _ = gradient(ahead, row)
         aim = 2 * direction - state.previous if solver.extrapolation == "optimistic" else direction
         logits, optimizer_state = moved(state.logits, aim, state.optimizer, row.learning_rate)
-        ok = jnp.isfinite(logits).all((0, 1, 2))  # a game that breaks stops where it was
+        ok = jnp.isfinite(logits).all((0, 1, 2))  # a game with numbers that are not finite keeps its state
         new = State(logits, optimizer_state, direction)
         return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state), None
 
     steps = lambda state: jax.lax.scan(step, state, jnp.arange(solver.chunk))[0]  # noqa: E731
-    state = one_kernel(steps, state) if whole else steps(state)
+    state = one_kernel(steps, state) if fused else steps(state)
     direction, gap = gradient(state.logits, jax.tree.map(lambda x: x[taken + solver.chunk - 1], schedule))
     finite = jnp.isfinite(direction).all((0, 1, 2)) & jnp.isfinite(gap).all(0)
     return state, Reached(softmax(state.logits, 2), gap, finite)

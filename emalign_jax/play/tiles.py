@@ -1,9 +1,9 @@
-"""Many games through few lanes: fixed tiles of games, a queue, and one worker a core or a device.
+"""Many games in tiles of fixed width: a queue of games, and one worker for each core or device.
 
-A tile is as wide as caches (on an accelerator, memory) allow, so only a handful of sizes is ever compiled and memory
-does not grow with the number of games. A lane whose game is done takes the next one: nobody waits for a slow game.
-One array sharded over the devices (`jax.sharding`) would be one program, in which all wait for the slowest at every
-call; games need nothing from each other, so each device runs a program of its own and takes tiles from the queue.
+A tile is as wide as caches (on an accelerator, memory) allow, so that few sizes are compiled and memory does not grow
+with the number of games. A lane of a tile whose game is done takes the next game from the queue, so that slow games
+delay no others. Devices run separate programs, because games do not depend on each other: with one array sharded over
+devices (`jax.sharding`) all would wait for the slowest in every call.
 """
 
 from __future__ import annotations
@@ -20,37 +20,44 @@ from jaxtyping import Int
 
 from emalign_jax.internal.processors import workers
 
-SMALLEST = 16  # lanes; tiles have 16, 64, 256, ... of them, on a CPU any power of two
-CACHED_CELLS = 2**16  # numbers in the largest tensor of a tile on a CPU: a quarter of a megabyte in float32
-MOST_LANES = 256  # on a CPU
-MOST_CELLS = 2**26  # and where one game alone does not fit into a cache, all workers together
-BYTES_A_CELL = 64  # of an accelerator's memory: float32, and a dozen tensors alive
+# Lanes of the smallest tile. Tiles have 16, 64, 256, ... lanes, on a CPU any power of two.
+SMALLEST_TILE = 16
+# Limit of the numbers in the largest tensor of a tile on a CPU: a quarter of a megabyte in float32.
+CACHED_CELLS = 2**16
+# Limit of the lanes of a tile on a CPU.
+MOST_LANES = 256
+# Limit of the numbers in all workers' largest tensors on a CPU, if one game is larger than CACHED_CELLS.
+MOST_CELLS = 2**26
+# Memory of an accelerator for each number of the largest tensor: float32, and a dozen tensors alive.
+BYTES_A_CELL = 64
 
 
 def bucket(count: int) -> int:
-    """The smallest tile with so many lanes."""
-    size = SMALLEST
+    """The width of the smallest tile with at least `count` lanes."""
+    size = SMALLEST_TILE
     while size < count:
         size *= 4
     return size
 
 
 def tile_width(games: int, cells: int, devices: list[Any]) -> int:
-    """Lanes of a tile. cells: numbers in one game's largest tensor.
+    """The number of lanes of a tile.
 
-    On a CPU it does not depend on the number of games: another width is another program, which rounds otherwise, and
-    in games with many equilibria that may end in another one. So a game ends the same in any batch.
+    cells: numbers in one game's largest tensor.
+
+    On a CPU it does not depend on the number of games, so that a game ends in the same equilibrium in any batch: a tile
+    of another width is another program, which may round differently.
     """
     team = workers(devices)
     if devices[0].platform == "cpu":
-        fit = max(min(CACHED_CELLS // cells, MOST_LANES), min(SMALLEST, MOST_CELLS // (cells * team)), 1)
+        fit = max(min(CACHED_CELLS // cells, MOST_LANES), min(SMALLEST_TILE, MOST_CELLS // (cells * team)), 1)
     else:
         fit = max(1, int(_free_bytes(devices[0])) // (BYTES_A_CELL * cells))
-    if fit < SMALLEST:
+    if fit < SMALLEST_TILE:
         return fit
     if devices[0].platform == "cpu":
         return 1 << (fit.bit_length() - 1)
-    widest = SMALLEST
+    widest = SMALLEST_TILE
     while 4 * widest <= fit:
         widest *= 4
     return min(widest, bucket(-(-games // team)))
@@ -76,15 +83,15 @@ class Queue:
             return taken
 
     def stop(self) -> None:
-        """Nothing more is handed out, and workers leave at their next look."""
+        """Hand out no more games; workers end at their next check of `stopped`."""
         with self._lock:
             self._games, self.stopped = self._next, True
 
 
 def run(work: Callable[[Queue], None], games: int, width: int, devices: list[Any], context) -> None:
-    """work(queue) once a worker, each in a thread of its own with its device as default, until the queue is empty.
+    """Call work(queue) in one thread for each worker, with its device as default.
 
-    context: a context manager's factory, entered in each thread (jax's settings are a thread's own).
+    context: a function that returns a context manager, entered in each thread, because jax's settings are per thread.
     """
     queue = Queue(games)
 
@@ -93,7 +100,7 @@ def run(work: Callable[[Queue], None], games: int, width: int, devices: list[Any
             with context(), jax.default_device(device) if len(devices) > 1 else contextlib.nullcontext():
                 work(queue)
         except BaseException:
-            queue.stop()  # the others stop soon, and the error comes out
+            queue.stop()  # so that the other workers end, and the error is raised below
             raise
 
     team = min(workers(devices), -(-games // width))

@@ -13,10 +13,16 @@ from jaxtyping import Float, Int
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal import validation
+from emalign_jax.internal.registry import Registry
 from emalign_jax.users.base import AbstractUser, Options
 
-MAX_CELLS = 2**24  # of one game's largest tensor: 128 MB in float64
-TINY = 1e-30  # a message of smaller probability is treated as never sent
+# Limit of the numbers in the largest tensor of one game: 128 MB in float64.
+MAX_CELLS = 2**24
+# A message of smaller probability is treated as never sent.
+NEGLIGIBLE_PROBABILITY = 1e-30
+
+
+PROTOCOLS: Registry[AbstractProtocol] = Registry("protocol")
 
 
 class Payoffs(NamedTuple):
@@ -30,37 +36,44 @@ class AbstractProtocol(eqx.Module):
     """How the user talks to the agents. Methods see one game (no batch axes) and are vmapped outside.
 
     A new protocol is one file with `payoffs`, written in `jax.numpy`: play differentiates it, and `certify` searches
-    deviations (UNREFUTED at best). Further and separately: `pseudo_gradient` in closed form, an exact check
-    (`register_check`), and `full_revelation_is_heard`, on which all guarantees rest.
+    for deviations (UNREFUTED at best). Three additions are optional and independent of each other: `pseudo_gradient` in
+    closed form, an exact check (`register_check`), and `full_revelation_is_heard`, on which all guarantees rest.
 
-    offsets_pass: whether payoffs are expected utilities, so that a constant added to a utility is added to the payoff.
-        Payoffs are then computed without what is common to all actions, which costs precision. Where this is not
-        declared it is not assumed.
+    Declarations of a class:
+        name: what commands and configs call the protocol (`--protocol NAME`); the arguments of the class are then set
+            with `--set protocol.ARGUMENT=VALUE`. A class without a name of its own can be used from Python only.
+        expected_utilities: whether payoffs are expected utilities, so that a constant added to a utility is added to
+            the payoff. Constants common to all actions are then left out of the computation, where they would cost
+            precision. Not assumed of a class that does not declare it.
+        exact_payoffs: False where payoffs are estimates, about which nothing can be certified.
+        is_smooth: whether payoffs are differentiable; otherwise `smoothed` returns a differentiable stand-in.
     """
 
-    offsets_pass: ClassVar[bool] = False
-    exact_payoffs: ClassVar[bool] = True  # False where payoffs are estimates, of which nothing can be certified
-    is_smooth: ClassVar[Any] = True  # whether payoffs are differentiable; else `smoothed` gives a stand-in
+    name: ClassVar[str]
+    expected_utilities: ClassVar[bool] = False
+    exact_payoffs: ClassVar[bool] = True
+    is_smooth: ClassVar[Any] = True
 
     def __init_subclass__(cls, **options):
-        """A gradient in closed form is that of the payoffs it was written with: a subclass that overrides those, and
-        not the gradient, has it differentiated automatically."""
+        """A gradient in closed form belongs to the payoffs it was written for: a subclass that overrides `payoffs` but
+        not the gradient gets the default, automatic differentiation."""
         super().__init_subclass__(**options)
-        of_payoffs, own = ("pseudo_gradient", "own_slope", "slopes", "written_out"), vars(cls)
-        written = next((n for n, name in enumerate(("payoffs", *of_payoffs)) if name in own), len(of_payoffs))
-        for name in of_payoffs[written:] if written < 2 else ():
+        PROTOCOLS.add(cls)
+        gradients, own = ("pseudo_gradient", "own_gradient", "batched_pseudo_gradient", "sums_are_unrolled"), vars(cls)
+        overridden = next((n for n, name in enumerate(("payoffs", *gradients)) if name in own), len(gradients))
+        for name in gradients[overridden:] if overridden < 2 else ():
             if name not in own:
                 setattr(cls, name, vars(AbstractProtocol)[name])
 
     @abc.abstractmethod
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
-        """What everybody gets under `schemes`."""
+        """The user's value and the agents' payoffs under `schemes`."""
 
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> Float[Array, "K rows M"]:
-        """d U_i / d scheme_i for every agent i, each agent's own derivative of its own payoff. By default `payoffs` is
-        differentiated. Raises `ValueError` where payoffs jump."""
+        """d U_i / d scheme_i for every agent i, the derivative of each agent's payoff in its own scheme. By default
+        `payoffs` is differentiated. Raises `ValueError` where payoffs are not differentiable."""
         self.check_smooth(user)
         agents = jnp.arange(len(schemes))
 
@@ -80,65 +93,76 @@ class AbstractProtocol(eqx.Module):
                 f"{' and '.join(stand_ins[name] for name in jumps)} for gradients"
             )
 
-    def slopes(
+    def batched_pseudo_gradient(
         self, games: ReducedGame, schemes: Float[Array, "K rows M N"], user: AbstractUser
     ) -> Float[Array, "K rows M N"]:
-        """`pseudo_gradient` of N games at once, with the games as *last* axis of everything, parameters too; to be
+        """`pseudo_gradient` of N games at once; the games are the *last* axis of every array, of parameters too. To be
         overridden where that is faster."""
         one = lambda protocol, game, scheme, user: protocol.pseudo_gradient(game, scheme, user)  # noqa: E731
         return jax.vmap(one, in_axes=-1, out_axes=-1)(self, games, schemes, user)
 
-    def written_out(self, game: ReducedGame, messages: int, user: AbstractUser) -> bool:
-        """Whether `slopes` has every sum written out (`dot`, `add_up`), so that a CPU is fastest with all steps of play
-        as one kernel; game [K, XA, XB, A] may be a batch."""
+    def sums_are_unrolled(self, game: ReducedGame, messages: int, user: AbstractUser) -> bool:
+        """Whether `batched_pseudo_gradient` writes out every sum as additions (`internal.sums`). On a CPU all steps of
+        play are then fastest as one kernel. `game` may be a batch."""
         return False
 
-    def own_slope(
+    def own_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], agent: Float[Array, "K"], user: AbstractUser
     ) -> Float[Array, "rows M"]:
-        """d U_i / d scheme_i of one agent i; agent [K]: 1 at i, else 0, so that agents can differ over a batch without
-        gathers, which are slow."""
+        """d U_i / d scheme_i of one agent i.
+
+        agent: [K] 1 at i, 0 elsewhere; with indicators the agent can differ over a batch without slow gathers.
+        """
         return jnp.einsum("i,irm->rm", agent, self.pseudo_gradient(game, schemes, user))
 
     def smoothed(self, temperature: Any) -> AbstractProtocol:
-        """A differentiable stand-in; `self` where the protocol is smooth already."""
+        """A differentiable protocol to play instead; `self` where the protocol is smooth already."""
         return self
 
     def in_units(self, unit: Float[Array, "*batch"]) -> AbstractProtocol:
-        """The same protocol when utilities are counted in multiples of `unit`; to be overridden where a
-        parameter is in utility units."""
+        """The same protocol when utilities are counted in multiples of `unit`; to be overridden where a parameter is in
+        units of utility."""
         return self
 
+    def at_temperature(self, temperature: Any) -> AbstractProtocol | None:
+        """The same protocol with another temperature of the choice of an agent; None where no agent is chosen."""
+        return None
+
     def at_step(self, step: Int[Array, ""]) -> AbstractProtocol:
-        """The same protocol in this step of play; to be overridden where random numbers are drawn anew each step."""
+        """The same protocol in this step of play; to be overridden where every step draws new random numbers."""
         return self
 
     def axes(self):
-        """How many axes of its own each parameter has, behind those of the batch."""
+        """A tree like `self`: how many axes each parameter has behind those of the batch."""
         return jax.tree.map(lambda _: 0, self)
 
     def full_revelation_is_heard(self, agents: int) -> bool:
-        """Whether any one of so many agents, by revealing x_B, informs the user of it whatever the others do, so that
-        the user then acts as if x_B was known. All guarantees rest on that. It is believed of a class that says so
-        itself: a subclass, which may be heard otherwise, must say it again."""
+        """Whether any one of `agents` agents, by revealing x_B, informs the user of it whatever the others do, so that
+        the user acts as if x_B were known (section 2.5 of docs/model.md). All guarantees rest on it. It must be
+        declared by the class itself: what a parent class says does not count."""
         return False
 
     @property
     def conversation(self) -> Any:
-        """The conversation in which she replies to agents; None where she only listens."""
+        """The conversation in which the user replies to agents; None where the user only listens."""
         return None
 
     @property
+    def title(self) -> str:
+        """What figures and tables call it."""
+        return validation.described(self)
+
+    @property
     def kind(self) -> tuple[type, ...]:
-        """By which the exact checks know it."""
+        """The key under which exact checks are registered."""
         return (type(self),)
 
     def messages(self, game: Game) -> int:
-        """Messages M an agent has if nothing else is said: enough that nothing it may want is out of reach."""
+        """The default number of messages M of an agent: enough for a best response (section 1.2 of docs/model.md)."""
         return max(game.agent_features, game.actions)
 
     def rows(self, game: Game, messages: int) -> int:
-        """Information sets of an agent, at each of which his scheme holds a law over messages."""
+        """The number of information sets of an agent; its scheme has a distribution over messages at each."""
         return game.agent_features
 
     def cells(self, game: Game, messages: int) -> int:
@@ -152,7 +176,7 @@ class AbstractProtocol(eqx.Module):
             raise ValueError(
                 f"messages: {messages} messages of {game.agents} agents need {8 * cells:.3g} bytes a game; the limit "
                 f"is {8 * MAX_CELLS:.3g}: take fewer agents or messages, or Selection, whose cost is "
-                "linear in the agents"
+                "linear in the number of agents"
             )
 
     def check_user(self, game: Game, user: AbstractUser, messages: int) -> None:
@@ -164,26 +188,29 @@ validation.describe(("protocol",), AbstractProtocol, "a protocol such as em.Sele
 
 
 def declares_revelation(protocol: AbstractProtocol, agents: int) -> bool:
-    """`full_revelation_is_heard`, as far as the protocol's own class says so."""
+    """`full_revelation_is_heard`, if the protocol's own class declares it; otherwise False."""
     return "full_revelation_is_heard" in vars(type(protocol)) and protocol.full_revelation_is_heard(agents)
 
 
 def user_unit(game: ReducedGame, user: AbstractUser) -> Float[Array, ""]:
-    """How much the user's value can vary with what the user is told (`units.unit`)."""
+    """The unit of the user's utility (`units.unit`), in jax."""
     forgone = jnp.where(game.mass.sum(-1) > 0, jnp.asarray(user.most_forgone) * game.mass.sum(-1), 0)
     return units.unit(game.user, units.most_likely(game.user, forgone, user.tie_tolerance, jnp), jnp)
 
 
 def options_of(user: AbstractUser, weigh, payoff: Float[Array, "*cells A"], mass: Float[Array, "*shape"]) -> Options:
-    """What each action is worth after each message, to whom gets `payoff`.
+    """What each action is worth after each message, to the party whose totals are `payoff`.
 
-    weigh: the sum over x_B of payoffs [..., n], with the weights of the messages; mass: of the messages.
+    user:   says whether pairwise advantages are needed.
+    weigh:  a function of arrays [..., n] over cells that sums them over x_B with the weights of the messages.
+    payoff: totals of the cells, such as `ReducedGame.user`.
+    mass:   the probability of each message.
     """
-    return Options(posterior_mean(weigh(payoff), mass), compared(user, weigh, payoff))
+    return Options(posterior_mean(weigh(payoff), mass), pairwise_advantages(user, weigh, payoff))
 
 
-def compared(user: AbstractUser, weigh, payoff: Float[Array, "*cells A"]) -> Any:
-    """By how much each action beats each other one after each message, if the user asks for it."""
+def pairwise_advantages(user: AbstractUser, weigh, payoff: Float[Array, "*cells A"]) -> Any:
+    """By how much each action beats each other one after each message; None if the user does not compare actions."""
     if not user.compares:
         return None
     A = payoff.shape[-1]
@@ -193,11 +220,11 @@ def compared(user: AbstractUser, weigh, payoff: Float[Array, "*cells A"]) -> Any
 
 def posterior_mean(total: Float[Array, "*shape A"], mass: Float[Array, "*shape"]) -> Float[Array, "*shape A"]:
     """total / mass, and 0 for messages that are never sent."""
-    sent = mass[..., None] > TINY
+    sent = mass[..., None] > NEGLIGIBLE_PROBABILITY
     return jnp.where(sent, total / jnp.where(sent, mass[..., None], 1), 0)
 
 
-def inverse(mass: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def inverse_mass(mass: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1 / mass, and 0 for messages that are never sent."""
-    sent = mass > TINY
+    sent = mass > NEGLIGIBLE_PROBABILITY
     return jnp.where(sent, 1 / jnp.where(sent, mass, 1), 0)

@@ -1,4 +1,4 @@
-"""Payoffs of whole batches, the one entry point to the protocols."""
+"""Payoffs and gradients of whole batches of games, under any protocol."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from emalign_jax.users.base import AbstractUser
 
 
 def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Payoffs:
-    """User value [...] and agents' payoffs [..., K] of `schemes` [..., K, XB, M] (in conversations [..., K, rows, M]).
+    """The user's value [...] and the agents' payoffs [..., K] under `schemes`.
 
-    Schemes may also be a `Solution`. Batch axes of games and schemes are broadcast against each other. Pure JAX: works
-    under jit, vmap and grad (grad needs a quantal user, and in Selection a temperature > 0), in its inputs' dtype:
-    float32 in a session without x64 (certificates are in float64 always).
+    schemes: [..., K, XB, M], in conversations [..., K, rows, M]; or a `Solution`. Batch axes of games and schemes are
+        broadcast against each other.
+
+    Pure JAX: works under jit, vmap and grad (grad needs a quantal user, and in Selection a temperature > 0), in the
+    dtype of the inputs, which is float32 in a session without x64 (section 4.7 of docs/model.md).
+    Raises `ValueError` that names the argument and the rule.
     """
     return _over_batch("payoffs", games, schemes, protocol, user)
 
@@ -59,9 +62,10 @@ def _over_batch(method: str, games, schemes, protocol, user):
     return compiled(method, games, schemes, protocol, user)
 
 
-@partial(jax.jit, static_argnums=0)  # one compilation a size; operation by operation, the first call takes seconds
+# Compiled as a whole: operation by operation, the first call of a size would take seconds.
+@partial(jax.jit, static_argnums=0)
 def compiled(method: str, games, schemes, protocol, user):
-    centred = centred_game(games) if protocol.offsets_pass and isinstance(games, Game) else None
+    centred = centred_game(games) if protocol.expected_utilities and isinstance(games, Game) else None
     reduced = games if isinstance(games, ReducedGame) else reduce_game(games) if centred is None else centred.game
     dtype = batching.common_dtype(*reduced, schemes)
     reduced, schemes = batching.cast((reduced, schemes), dtype)

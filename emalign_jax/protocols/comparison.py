@@ -1,8 +1,8 @@
 """Comparison: the user compares only some of the agents, and talks to the best of them (section 2.3 of docs/model.md).
 
-The user meets a uniformly random subset of `compared` of the K agents; they commit to schemes without knowing which.
-With V_j and O[i, j] as in `Selection`, the agent of rank r (0 the best of all K) is picked with probability
-C(K - 1 - r, m - 1) / C(K, m), m = compared. All K compared is Selection, one compared is a random agent.
+The user meets a uniformly random subset of m of the K agents; the agents commit to schemes without knowing the subset.
+With V_j and O[i, j] as in `Selection`, the agent of rank r (0 is the best of all K) is picked with probability
+C(K - 1 - r, m - 1) / C(K, m). With m = K this is Selection, with m = 1 a random agent.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from emalign_jax.internal.arguments import integer, subsets
 from emalign_jax.protocols.selection import Selection
 from emalign_jax.users.quantal import logit
 
-MOST_SUBSETS = 5000  # a soft choice averages over all of them
+# A choice at a temperature averages over all subsets.
+MOST_SUBSETS = 5000
 
 
 class Comparison(Selection):
-    """compared: how many agents she meets, from 1 to K.
+    """The user picks the best of a random subset of the agents.
 
-    temperature: as in `Selection`, of her choice among those she meets.
+    compared:    the size m of the subset, from 1 to K.
+    temperature: of the choice among the agents of the subset, as in `Selection`.
     """
 
     compared: int = eqx.field(static=True)
@@ -36,24 +38,27 @@ class Comparison(Selection):
         self.compared = integer("compared", compared, 1)
         super().__init__(temperature)
 
+    @property
+    def title(self):
+        return f"{type(self).__name__} of {self.compared} agents"
+
     def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
         if not self.sharp:
-            return self._softly(values).mean(0)
+            return self._choice_in_subsets(values).mean(0)
         chosen, left = jnp.zeros_like(values), values
-        for chance in self._chances(len(values)):
+        for chance in self._rank_probabilities(len(values)):
             best = super().choose(left, scale)
             chosen, left = chosen + chance * best, jnp.where(best > 0, -jnp.inf, left)
         return chosen
 
     def _choice(self, values, table):
-        softly = self._softly(values)
-        pull = (softly * (jnp.diagonal(table) - softly @ table.T)).mean(0) / self.temperature
-        return softly.mean(0), pull
+        chosen = self._choice_in_subsets(values)
+        value_weight = (chosen * (jnp.diagonal(table) - chosen @ table.T)).mean(0) / self.temperature
+        return chosen.mean(0), value_weight
 
-    def _softly(self, values) -> Float[Array, "subsets K"]:
-        """Her law over agents within each subset."""
-        met = jnp.asarray(self._subsets(len(values)))
-        return logit(values, self.rate(values.dtype), met)
+    def _choice_in_subsets(self, values) -> Float[Array, "subsets K"]:
+        """The distribution over agents within each subset."""
+        return logit(values, self.inverse_temperature(values.dtype), jnp.asarray(self._subsets(len(values))))
 
     def _subsets(self, agents: int) -> Bool[np.ndarray, "subsets K"]:
         self._check_subsets(agents)
@@ -69,12 +74,12 @@ class Comparison(Selection):
                 "BestResponseDynamics"
             )
 
-    def _chances(self, agents: int) -> list[float]:
-        """Of being picked, by rank; those of no chance left out."""
+    def _rank_probabilities(self, agents: int) -> list[float]:
+        """The probability of being picked, by rank; ranks of probability 0 are left out."""
         m = self.compared
         return [math.comb(agents - 1 - r, m - 1) / math.comb(agents, m) for r in range(agents - m + 1)]
 
-    def _at(self, temperature) -> Comparison:
+    def at_temperature(self, temperature) -> Comparison:
         return Comparison(self.compared, temperature)
 
     def full_revelation_is_heard(self, agents):

@@ -1,4 +1,4 @@
-"""Signaling schemes: [..., K, XB, M], row x_B of agent i is his law over messages.
+"""Signaling schemes: [..., K, XB, M]; row x_B of agent i is a distribution over its messages.
 
 In a conversation they are whole rules, [..., K, XB * H, M]: a row for each x_B and own history (see
 `users/conversation_tree.py`).
@@ -21,8 +21,10 @@ from emalign_jax.internal.float64 import in_float64
 from emalign_jax.internal.validation import as_float_array, as_key
 from emalign_jax.protocols import AbstractProtocol
 
-DRAWN = 256  # games drawn in one call
-ROW_SUM_TOLERANCE = 1e-5  # float32 softmax rows miss 1 by about 1e-7; files may be rounded
+# Games drawn in one call of `numbered_schemes`.
+DRAWN_TILE = 256
+# Rows of a float32 softmax miss 1 by about 1e-7, rows in files may be rounded.
+ROW_SUM_TOLERANCE = 1e-5
 
 
 def random_schemes(
@@ -35,15 +37,20 @@ def random_schemes(
     spread: float = 1.0,
     first: int = 0,
 ) -> Float[jax.Array, "N K XB M"]:
-    """Softmax of normal logits; scheme n of the batch depends on (key, first + n) alone."""
+    """Random schemes: softmax of normal logits.
+
+    games, agents, features, messages: the sizes N, K, XB, M.
+    spread: standard deviation of the logits.
+    first:  number of the first game; scheme n of the batch depends on (key, first + n) alone.
+    """
     games, first = integer("games", games, 0), integer("first", first, 0)
     spread, shape = number("spread", spread, *FINITE), _sizes(agents=agents, features=features, messages=messages)
     return _softmax_of_normals(as_key(key), first + jnp.arange(games), shape, spread)
 
 
 def _softmax_of_normals(key, numbers, shape, spread=1.0):
-    """From integers, and in float64: float32 rounds otherwise wherever it is compiled otherwise, and play from schemes
-    that differ by one rounding may end in another equilibrium."""
+    """Computed from random integers and in float64: in float32 rounding depends on how the code is compiled, and play
+    from schemes that differ by one rounding may end in another equilibrium."""
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
     drawn = jax.vmap(lambda k: jax.random.bits(k, shape, jnp.uint32))(keys)
 
@@ -59,18 +66,18 @@ def numbered_schemes(
 ) -> Float[np.ndarray, "N K XB M"]:
     """`random_schemes` of games first, first + 1, ... in float64, the same to the last bit in any batch.
 
-    Compiled arithmetic may round differently in another batch size or another lane of a vector, so whole tiles are
-    drawn, always the same ones.
+    Compiled arithmetic may round differently in another batch size or another lane of a vector. So games are drawn in
+    whole tiles, whose borders do not depend on the batch.
     """
-    begin = first // DRAWN * DRAWN
-    tiles = [_drawn(key, at, agents, features, messages) for at in range(begin, first + games, DRAWN)]
+    begin = first // DRAWN_TILE * DRAWN_TILE
+    tiles = [_draw_tile(key, at, agents, features, messages) for at in range(begin, first + games, DRAWN_TILE)]
     drawn = np.concatenate([np.asarray(tile, np.float64) for tile in tiles])[first - begin :][:games]
     return drawn / drawn.sum(-1, keepdims=True)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
-def _drawn(key, first, agents, features, messages):
-    return _softmax_of_normals(key, first + jnp.arange(DRAWN), (agents, features, messages))
+def _draw_tile(key, first, agents, features, messages):
+    return _softmax_of_normals(key, first + jnp.arange(DRAWN_TILE), (agents, features, messages))
 
 
 def _sizes(**sizes) -> tuple[int, ...]:
@@ -78,7 +85,7 @@ def _sizes(**sizes) -> tuple[int, ...]:
 
 
 def full_revelation(agents: int, features: int, messages: int) -> Float[np.ndarray, "K XB M"]:
-    """Every agent sends message x_B. Raises `ValueError` if M < XB."""
+    """The schemes in which every agent sends message x_B. Raises `ValueError` if M < XB."""
     agents, features, messages = _sizes(agents=agents, features=features, messages=messages)
     if messages < features:
         raise ValueError(f"messages: full revelation of XB = {features} features needs as many, got M = {messages}")
@@ -86,7 +93,7 @@ def full_revelation(agents: int, features: int, messages: int) -> Float[np.ndarr
 
 
 def no_information(agents: int, features: int, messages: int) -> Float[np.ndarray, "K XB M"]:
-    """Every agent always sends message 0."""
+    """The schemes in which every agent always sends message 0."""
     agents, features, messages = _sizes(agents=agents, features=features, messages=messages)
     scheme = np.zeros((agents, features, messages))
     scheme[..., 0] = 1
@@ -94,7 +101,7 @@ def no_information(agents: int, features: int, messages: int) -> Float[np.ndarra
 
 
 def to_logits(schemes: Float[Array, "*shape M"], floor: float) -> Float[jax.Array, "*shape M"]:
-    """Logits of `schemes` mixed with the uniform law (weight `floor`), so that play can still move."""
+    """Logits of `schemes` mixed with the uniform distribution (weight `floor`), so that play can still move."""
     messages = schemes.shape[-1]
     logits = jnp.log((1 - floor) * jnp.asarray(schemes) + floor / messages)
     return logits - logits.max(-1, keepdims=True)
@@ -103,7 +110,7 @@ def to_logits(schemes: Float[Array, "*shape M"], floor: float) -> Float[jax.Arra
 def check_shape(
     games: Game, shape: tuple[int, ...], protocol: AbstractProtocol | None = None, field: str = "schemes"
 ) -> None:
-    """`ValueError` if schemes of this shape do not fit `games`; without a protocol XB rows are expected."""
+    """Raise `ValueError` if schemes of this shape do not fit `games`; without a protocol XB rows are expected."""
     rows, name = games.agent_features, "XB"
     if protocol is not None and protocol.conversation is not None and shape[-1:] == (0,):
         raise ValueError(f"{field}: expected shape [..., K = {games.agents}, rows, M] with M >= 1, got {list(shape)}")
@@ -118,9 +125,10 @@ def check_shape(
 def check_schemes(
     games: Game, schemes, protocol: AbstractProtocol | None = None, field: str = "schemes"
 ) -> Float[np.ndarray, "*batch K XB M"]:
-    """`schemes` as float64 for `games`; `ValueError` if the shape does not fit or a row is no probability.
+    """`schemes` as float64, rows rescaled to sum to 1 exactly.
 
-    Rows are rescaled to sum to 1 exactly. Profiles with NaN pass: they cost only their own game.
+    Profiles with numbers that are not finite become NaN and are not refused, so that only their own game is lost.
+    Raises `ValueError` if the shape does not fit `games`, or if a row is no distribution.
     """
     array = np.asarray(as_float_array(field, schemes), np.float64)
     check_shape(games, array.shape, protocol, field)

@@ -1,7 +1,7 @@
 """Selection: the user picks the agent whose scheme is worth most, and hears no other (section 2.2 of docs/model.md).
 
-V_j is the user's value under agent j's scheme, O[i, j] agent i's payoff under it. The user picks the argmax of V
-(lowest index among equals), or softmax(V / temperature). With a `Conversation` several rounds with that agent follow.
+V_j is the user's value under agent j's scheme, O[i, j] is agent i's payoff under it. The user picks the largest V_j
+(the lowest index among equals), or agent j with probability softmax(V / temperature)_j.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game, ReducedGame
-from emalign_jax.games.units import ROUNDING_OF_TIES, VALUE_TIE
+from emalign_jax.games.units import TIE_ROUNDING_UNITS, VALUE_TIE
 from emalign_jax.internal.arguments import shown
 from emalign_jax.internal.sums import UNROLLED, add_up, dot, softmax
 from emalign_jax.internal.validation import float_parameter
@@ -27,7 +27,7 @@ from emalign_jax.protocols.base import (
     AbstractProtocol,
     Payoffs,
     declares_revelation,
-    inverse,
+    inverse_mass,
     options_of,
     user_unit,
 )
@@ -37,13 +37,15 @@ from emalign_jax.users.quantal import logit
 
 
 class Selection(AbstractProtocol):
-    """temperature: >= 0, in utility units; 0 picks the best agent. A scalar or an array over the batch.
+    """The user picks one agent by the value of its scheme.
 
-    then: the `Conversation` that she has with the agent she picks; None is one message. Exact checks count deviations
-        with any number of messages, so a search needs M >= max(XB, A), the default.
+    temperature: >= 0, in units of utility; 0 picks the best agent. A scalar or an array over the batch.
+    then: the `Conversation` of the user with the agent that is picked; None means one message. Exact checks count
+        deviations with any number of messages, so a search needs M >= max(XB, A), the default.
     """
 
-    offsets_pass = True
+    name = "selection"
+    expected_utilities = True
 
     temperature: Float[Array, "*batch"]
     then: Conversation | None
@@ -63,24 +65,29 @@ class Selection(AbstractProtocol):
         self.then = then
         self.sharp = not traced and bool((temperature == 0).all())
 
+    @property
+    def title(self):
+        rounds = "" if self.then is None else f", {self.then.rounds} rounds with the selected agent"
+        return f"{type(self).__name__}{rounds}"
+
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
         if self.then is None:
             values, table = evaluate_agents(game, schemes, user)
         else:
-            values, table = self._evaluate_talks(self.then, game, schemes, user)
+            values, table = self._evaluate_conversations(self.then, game, schemes, user)
         chosen = self.choose(values, user_unit(game, user))
         return Payoffs((chosen * values).sum(), (chosen * table).sum(-1))
 
     def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
         """The distribution over agents, given the user's value of each; scale: the unit of the user's utility."""
         if not self.sharp:
-            return logit(values, self.rate(values.dtype))
-        tolerance = max(VALUE_TIE, ROUNDING_OF_TIES * float(jnp.finfo(values.dtype).eps))
+            return logit(values, self.inverse_temperature(values.dtype))
+        tolerance = max(VALUE_TIE, TIE_ROUNDING_UNITS * float(jnp.finfo(values.dtype).eps))
         best = values >= values.max() - tolerance * scale
         return jax.nn.one_hot(jnp.argmax(best), values.shape[-1], dtype=values.dtype)
 
-    def rate(self, dtype) -> Float[jax.Array, "*batch"]:
-        """1 / temperature, as far as `dtype` has a number for it."""
+    def inverse_temperature(self, dtype) -> Float[jax.Array, "*batch"]:
+        """1 / temperature; temperatures below the smallest number of `dtype` are rounded up to it."""
         return 1 / jnp.maximum(jnp.asarray(self.temperature, dtype), jnp.finfo(dtype).tiny)
 
     def pseudo_gradient(
@@ -89,30 +96,30 @@ class Selection(AbstractProtocol):
         if self.sharp or user.acting.logit_precision is None:
             return super().pseudo_gradient(game, schemes, user)
         if (then := self.then) is not None:
-            goal, _ = self._goals(game, *self._evaluate_talks(then, game, schemes, user))
+            goal = self._goals(game, *self._evaluate_conversations(then, game, schemes, user))
             return jax.vmap(
                 lambda own, scheme: then.pseudo_gradient(game._replace(agents=own[None]), scheme[None], user)[0]
             )(goal, schemes)
-        alone = jax.tree.map(lambda x: jnp.asarray(x)[..., None], (self, game, schemes, user))
-        return alone[0].slopes(*alone[1:])[..., 0]
+        one, *batch_of_one = jax.tree.map(lambda x: jnp.asarray(x)[..., None], (self, game, schemes, user))
+        return one.batched_pseudo_gradient(*batch_of_one)[..., 0]
 
-    def slopes(
+    def batched_pseudo_gradient(
         self, games: ReducedGame, schemes: Float[Array, "K rows M N"], user: AbstractUser
     ) -> Float[Array, "K rows M N"]:
         if self.then is not None or self.sharp or user.logit_precision is None:
-            return super().slopes(games, schemes, user)
+            return super().batched_pseudo_gradient(games, schemes, user)
         mass, utility, goals = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N]
         sent = schemes[:, None]  # [K, 1, XB, M, N]
-        per_mass = inverse(dot(sent, mass[None, :, :, None], 2))[:, :, :, None]  # [K, XA, M, 1, N]
+        per_mass = inverse_mass(dot(sent, mass[None, :, :, None], 2))[:, :, :, None]  # [K, XA, M, 1, N]
         means = dot(sent[:, :, :, :, None], utility[None, :, :, None], 2) * per_mass  # E [K, XA, M, A, N]
         response = softmax(user.logit_precision * means, 3)
-        law = dot(response[:, :, None], sent[:, :, :, :, None], 3)  # P(a | x_A, x_B) under j [K, XA, XB, A, N]
-        values = functools.reduce(add_up, (1, 1), dot(law, utility[None], 3))
-        table = functools.reduce(add_up, (2, 2), dot(goals[:, None], law[None], 4))
-        chosen, pull = jax.vmap(type(self)._choice, in_axes=-1, out_axes=-1)(self, values, table)
-        goal = chosen[:, None, None, None] * goals + pull[:, None, None, None] * utility
-        worth = dot(sent[:, :, :, :, None], goal[:, :, :, None], 2) * per_mass
-        C = user.logit_precision * response * (worth - dot(response, worth, 3)[:, :, :, None])
+        actions = dot(response[:, :, None], sent[:, :, :, :, None], 3)  # P(a | x_A, x_B) under j [K, XA, XB, A, N]
+        values = functools.reduce(add_up, (1, 1), dot(actions, utility[None], 3))
+        table = functools.reduce(add_up, (2, 2), dot(goals[:, None], actions[None], 4))
+        chosen, value_weight = jax.vmap(type(self)._choice, in_axes=-1, out_axes=-1)(self, values, table)
+        goal = chosen[:, None, None, None] * goals + value_weight[:, None, None, None] * utility
+        goal_means = dot(sent[:, :, :, :, None], goal[:, :, :, None], 2) * per_mass
+        C = user.logit_precision * response * (goal_means - dot(response, goal_means, 3)[:, :, :, None])
         by_mass = dot(C, means, 3)  # [K, XA, M, N]
         by_type = [
             dot(response[:, x, None], goal[:, x, :, None], 3)
@@ -122,7 +129,7 @@ class Selection(AbstractProtocol):
         ]
         return functools.reduce(jnp.add, by_type)
 
-    def written_out(self, game, messages, user):
+    def sums_are_unrolled(self, game, messages, user):
         K, XA, XB, A = game.agents.shape[-4:]
         return self.then is None and user.logit_precision is not None and max(K, XA, XB, A, messages) <= UNROLLED
 
@@ -131,34 +138,33 @@ class Selection(AbstractProtocol):
         return not self.sharp
 
     def _goals(self, game, values, table):
-        """d U_i = s_i dO_ii + s_i (O_ii - U_i) / tau dV_i: the gradient of one agent alone whose utility is
-        s_i U_i + pull_i u. These utilities [K, XA, XB, A], and (s, pull)."""
-        chosen, pull = self._choice(values, table)
-        return chosen[:, None, None, None] * game.agents + pull[:, None, None, None] * game.user, (chosen, pull)
+        """Utilities [K, XA, XB, A] under which an agent alone with the user has the gradient of this protocol:
+        s_i U_i + s_i (O_ii - U_i) / temperature * u (section 2.2 of docs/model.md)."""
+        chosen, value_weight = self._choice(values, table)
+        return chosen[:, None, None, None] * game.agents + value_weight[:, None, None, None] * game.user
 
     def _choice(self, values, table):
-        """s and pull [K] of a soft choice."""
+        """The distribution s [K] over agents at a temperature > 0, and d U_i / d V_i [K] through it."""
         chosen = self.choose(values, jnp.ones((), values.dtype))
         return chosen, chosen * (jnp.diagonal(table) - (chosen * table).sum(-1)) / self.temperature
 
     @staticmethod
-    def _evaluate_talks(then, game, schemes, user):
-        """Her value V [K] of talking with each agent j, and the table O [K, K] of i's payoff when she does."""
-        law = jax.vmap(lambda scheme, own: then.law(game, scheme, own, user))(schemes, game.agents)
-        return jnp.einsum("jxba,xba->j", law, game.user), jnp.einsum("ixba,jxba->ij", game.agents, law)
+    def _evaluate_conversations(then, game, schemes, user):
+        """`evaluate_agents` where a conversation with agent j alone follows."""
+        actions = jax.vmap(lambda scheme, own: then.action_distribution(game, scheme, own, user))(schemes, game.agents)
+        return _values_and_table(game, actions)
 
     def full_revelation_is_heard(self, agents):
-        # who reveals all is picked, or somebody else who is worth as much
+        # An agent that reveals x_B is picked, or another one that is worth as much.
         return self.sharp and (self.then is None or declares_revelation(self.then, 1))
 
     def smoothed(self, temperature) -> Selection:
-        return self._at(temperature) if self.sharp else self
+        return self.at_temperature(temperature) if self.sharp else self
 
     def in_units(self, unit):
-        return self if self.sharp else self._at(self.temperature / unit)
+        return self if self.sharp else self.at_temperature(self.temperature / unit)
 
-    def _at(self, temperature) -> Selection:
-        """The same protocol at another temperature."""
+    def at_temperature(self, temperature) -> Selection:
         return Selection(temperature, self.then)
 
     @property
@@ -179,7 +185,7 @@ class Selection(AbstractProtocol):
 
     def check(self, game: Game, messages: int) -> None:
         check_agents(game)
-        if self.then is not None:  # she talks to one agent, whose tree does not grow with the others
+        if self.then is not None:  # the conversation is with one agent, so its tree does not grow with the others
             self.then.check(game.of_one_agent, messages)
             cells = self.cells(game, messages)
             if cells > MAX_CELLS:
@@ -191,15 +197,15 @@ class Selection(AbstractProtocol):
         super().check(game, messages)
 
     def messages(self, game: Game) -> int:
-        if self.then is not None:  # to reveal all, or to recommend any action once she has told her type
+        if self.then is not None:  # to reveal x_B, or to recommend any action once the user has reported x_A
             return max(game.agent_features, game.actions)
-        # the optimum over beliefs has XB rows and one more, to be worth as much as the best rival;
-        # a rational user needs no two messages with the same advice
+        # The LP over beliefs has XB rows, and one for the value of the best rival. A rational user needs at most one
+        # message for each recommendation.
         return max(game.agent_features, min(game.agent_features + 1, game.actions**game.user_features))
 
 
 def check_agents(game: Game) -> None:
-    """Raise `ValueError` where the table of what each agent is paid under each other would not fit."""
+    """Raise `ValueError` where the table O [K, K] of payoffs would be too large."""
     if game.agents**2 > MAX_CELLS:
         raise ValueError(f"agents: expected at most {math.isqrt(MAX_CELLS)} to select from, got {game.agents}")
 
@@ -210,5 +216,9 @@ def evaluate_agents(game: ReducedGame, schemes: Float[Array, "K XB M"], user: Ab
     options = options_of(user, lambda x: jnp.einsum("jbs,xbn->jxsn", schemes, x), game.user, mass)
     own = options_of(user, lambda x: jnp.einsum("jbs,jxbn->jxsn", schemes, x), game.agents, mass)
     response = user.respond(options, own)
-    law = jnp.einsum("jxsa,jbs->jxba", response, schemes)  # P(a | x_A, x_B) under j
-    return jnp.einsum("jxba,xba->j", law, game.user), jnp.einsum("ixba,jxba->ij", game.agents, law)
+    return _values_and_table(game, jnp.einsum("jxsa,jbs->jxba", response, schemes))
+
+
+def _values_and_table(game: ReducedGame, actions: Float[Array, "K XA XB A"]):
+    """V [K] and O [K, K], from P(a | x_A, x_B) under each agent j."""
+    return jnp.einsum("jxba,xba->j", actions, game.user), jnp.einsum("ixba,jxba->ij", game.agents, actions)

@@ -1,9 +1,8 @@
 """Games in standard units, so that no tolerance depends on how utilities are scaled or shifted (section 4.5 of
 docs/model.md).
 
-In every cell (x_A, x_B) the best action of the user is worth 0, to the user and to every agent, and the unit of each
-utility is how much its expectation can vary with what the user is told, at most (`units.unit`). Equilibria do not
-change.
+In every cell (x_A, x_B) the best action of the user is worth 0, to the user and to every agent, and utilities are
+counted in their unit (`units.unit`). Equilibria do not change.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from emalign_jax.games.game import ReducedGame
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 
-DENORMAL = 1e-300
+# Division by smaller numbers may overflow.
+SMALLEST_DIVISOR = 1e-300
 
 
 class StandardForm(NamedTuple):
@@ -34,12 +34,12 @@ class StandardForm(NamedTuple):
 
 
 def standard_form(game: ReducedGame, protocol: Any, user: Any, *, lossless: bool = False) -> StandardForm:
-    """`game` (NumPy float64, any batch axes) in standard units; parameters of protocol and user follow.
+    """`game` (NumPy float64, any batch axes) in standard units, with the parameters of protocol and user to match.
 
-    lossless: with units that are powers of two, so that nothing is rounded; an exact answer is then one of the game
-        that was given.
+    lossless: round units to powers of two, so that payoffs are not rounded; an exact answer about the standard game is
+        then an exact answer about `game`.
     """
-    mass, g, G = (np.asarray(x) for x in without_vanishing_cells(game))
+    mass, g, G = (np.asarray(x) for x in without_tiny_cells(game))
     with np.errstate(invalid="ignore", over="ignore"):
         likely = likely_actions(game, user)
         best = g.argmax(-1)[..., None]
@@ -56,37 +56,36 @@ def standard_form(game: ReducedGame, protocol: Any, user: Any, *, lossless: bool
 
 
 def _in_units(payoff: np.ndarray, likely: np.ndarray, lossless: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Payoffs in their unit, and that: 1 where actions do not matter or the game is malformed. Differences by which to
-    divide would overflow are none."""
+    """Payoffs in their unit, and the unit: 1 where actions do not matter or the game is malformed. A unit too small to
+    divide by counts as 0: actions do not matter."""
     unit = units.unit(payoff, likely)
-    nothing = unit <= DENORMAL
-    unit = np.where(np.isfinite(unit) & ~nothing, unit, 1.0)
+    indifferent = unit <= SMALLEST_DIVISOR
+    unit = np.where(np.isfinite(unit) & ~indifferent, unit, 1.0)
     if lossless:
         unit = np.asarray(np.exp2(np.floor(np.log2(unit))))
-    return np.where(nothing[..., None, None, None], 0, payoff / unit[..., None, None, None]), unit
+    return np.where(indifferent[..., None, None, None], 0, payoff / unit[..., None, None, None]), unit
 
 
-def without_vanishing_cells(game: Any) -> ReducedGame:
-    """Cells (x_A, x_B) so rare that to divide by their probability overflows count as impossible."""
+def without_tiny_cells(game: Any) -> ReducedGame:
+    """`game` with cells (x_A, x_B) made impossible whose probability is too small to divide by."""
     mass, user, agents = (np.asarray(x) for x in game)
-    nothing = (mass < DENORMAL) & (mass > 0)
-    if not nothing.any():
+    tiny = (mass < SMALLEST_DIVISOR) & (mass > 0)
+    if not tiny.any():
         return ReducedGame(mass, user, agents)
     return ReducedGame(
-        np.where(nothing, 0, mass), np.where(nothing[..., None], 0, user),
-        np.where(nothing[..., None, :, :, None], 0, agents),
-    )  # fmt: skip
+        np.where(tiny, 0, mass), np.where(tiny[..., None], 0, user), np.where(tiny[..., None, :, :, None], 0, agents)
+    )
 
 
 def raw_form(game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser) -> StandardForm:
-    """One game left in the units that it has."""
+    """One game in the units that it has, as a `StandardForm`."""
     agents = len(game.agents)
     one, zero = np.ones(agents), np.zeros(agents)
     return StandardForm(game, protocol, user, np.asarray(1.0), np.asarray(0.0), one, zero)
 
 
 def user_unit(game: ReducedGame, user: AbstractUser) -> float:
-    """How much the user's value can vary with what the user is told (`units.unit`)."""
+    """The unit of the user's utility (`units.unit`), in NumPy."""
     return float(units.unit(game.user, likely_actions(game, user)))
 
 

@@ -1,4 +1,4 @@
-"""What a mechanism is worth: equilibria under it, certified, and the user's value in them."""
+"""The evaluation of a mechanism: certified equilibria under it, and the user's value in them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ from emalign_jax.users.base import AbstractUser
 
 
 class Evaluation(NamedTuple):
-    """user: [N] her value in the equilibrium found, NaN where none was; cost: [N] of the mechanism
-    gain:  [N] the largest deviation gain that is not excluded, as a share of the payoff range
-    certificate: the `Certificate`; of what arrives, where messages pass a channel
+    """What a mechanism is worth in each game.
+
+    user: [N] the user's value in the equilibrium that was found; NaN where none was.
+    cost: [N] the cost of the mechanism.
+    gain: [N] upper bound of the largest deviation gain, as a share of the payoff range.
+    certificate: the `Certificate`; with a channel, of the messages that arrive.
     """
 
     user: Float[np.ndarray, "N"]
@@ -52,10 +55,16 @@ def evaluate(
     start=None,
     progress=None,
 ) -> Evaluation:
-    """Equilibria of `games` [N] under the mechanism (None: without any), each certified.
+    """Certified equilibria of `games` [N] under a mechanism with given parameters.
 
-    smooth: certify the smoothed equilibrium itself; False goes on from it to an equilibrium of agents who are not
-        smoothed, by `solve` (not through a channel, where the smoothed one is kept).
+    mechanism: None for the games as they are.
+    params: the mechanism's parameters, such as `Tuned.params`.
+    solver: finds the smoothed equilibria.
+    smooth: whether to certify the smoothed equilibrium itself; otherwise `solve` goes on from it to an equilibrium of
+        agents that are not smoothed (not with a channel, where the smoothed equilibrium is kept).
+    start: schemes to start from; random by default.
+    progress: as in `solve`.
+    Raises `ValueError` that names the argument and the rule.
     """
     games, protocol, user, mechanism, params, solver = on_host(
         games=games, protocol=protocol, user=user, mechanism=mechanism, params=params, solver=solver
@@ -69,7 +78,7 @@ def evaluate(
     cost = np.zeros(games.batch_shape)
     under = games, protocol, user
     if mechanism is not None:
-        # what was given in float64 is certified as given
+        # In a session with x64, games given in float64 are certified as they are given.
         here = on_device(games) if jnp.result_type(float) == jnp.float64 else games
         with np.errstate(over="ignore"):
             cost = np.broadcast_to(np.asarray(mechanism.cost(params, here), np.float64), games.batch_shape)
@@ -79,15 +88,15 @@ def evaluate(
     if smooth or through:
         if through and mechanism is not None:
             schemes, under = np.asarray(mechanism.arrives(params, schemes), np.float64), (under[0], protocol, under[2])
-        certificate = certify(_plain(under[0]), schemes, under[1], under[2])
+        certificate = certify(_in_float64(under[0]), schemes, under[1], under[2])
     else:
         whole = np.where(np.isfinite(schemes), schemes, 1 / schemes.shape[-1])
-        solution = solve(_plain(under[0]), under[1], under[2], start=whole, progress=progress)
+        solution = solve(_in_float64(under[0]), under[1], under[2], start=whole, progress=progress)
         certificate = solution.certificate
         assert certificate is not None
     ranges = certificate.payoff_range
     gain = np.where(ranges > 0, certificate.gain_upper / np.where(ranges > 0, ranges, 1), 0).max(-1)
-    bad = certificate.result >= Result.MALFORMED_GAME
+    bad = certificate.result >= Result.MALFORMED
     return Evaluation(np.where(bad, np.nan, certificate.user), cost, np.where(bad, np.nan, gain), certificate)
 
 
@@ -97,14 +106,14 @@ def _smooth(games: Game, protocol, user, solver: SmoothPlay, key, start) -> Floa
     if start is None:
         start = starts_of(games, protocol, key, 1, protocol.messages(games))
     batch, start = games.batch_shape, np.asarray(start)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and its game a code
+    with np.errstate(over="ignore"):  # no warning: numbers too large for float32 become infinite
         setting = games, *(batching.flatten(module, batch, jnp) for module in (protocol, user, solver))
         setting = jax.tree.map(jnp.asarray, setting)
     schemes, _, _ = equilibria(len(start), lambda n: (*jax.tree.map(lambda x: x[n], setting), start[n]))
     return np.asarray(schemes, np.float64)
 
 
-def _plain(games: Game) -> Game:
-    """NumPy arrays, in float64, that sum to 1 as games must."""
+def _in_float64(games: Game) -> Game:
+    """`games` as NumPy arrays in float64, with priors that sum to 1."""
     prior, user, agents = (np.asarray(x, np.float64) for x in (games.prior, games.user_utility, games.agent_utilities))
     return Game(prior / prior.sum((-3, -2, -1), keepdims=True), user, agents, check="shapes")

@@ -1,4 +1,5 @@
-"""The tuning loop: equilibrium, its gradient, a step of the parameters; each equilibrium starts from the last one."""
+"""The tuning loop: smoothed equilibria, their gradient, a step of the parameters. Each search starts from the last
+equilibria."""
 
 from __future__ import annotations
 
@@ -21,46 +22,52 @@ from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.differentiable import starts_of
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative
 from emalign_jax.tuning.objectives import Objective
-from emalign_jax.tuning.problem import Problem, by_game, make_problem, score, settle
-from emalign_jax.tuning.restarts import choose, draw, near, play, screen
+from emalign_jax.tuning.problem import Problem, make_problem, score, settle
+from emalign_jax.tuning.restarts import choose, draw, play, polish, screen
 from emalign_jax.users.base import AbstractUser
 
-WARM_NEWTON = 1  # Newton steps from the last equilibrium; the derivative takes one more
-WARM_TOLERANCE = 1e-5  # of |F|: the derivative is off by about as much
-REFRESH = 20  # steps after which games that lost their equilibrium are played again
+# Newton steps from the last equilibrium; the derivative takes one more.
+WARM_NEWTON = 1
+# Tolerance of |F| in the loop; the relative error of derivatives is about as large.
+WARM_TOLERANCE = 1e-5
+# Every so many steps, games without a trusted equilibrium are played again.
+REFRESH = 20
 HISTORY = ("objective", "value", "cost", "trusted", "skipped")
 
 
 class Tuned(NamedTuple):
-    """params:  the best found, as the mechanism's `init` shapes them
-    values:  what they mean, by name (NumPy)
-    history: [steps, restarts] a name: objective (before each step; games that lost their equilibrium at their last
-             value), value (mean user value), cost, trusted (share of games and starts whose derivative counted),
-             skipped (1 where the gradient was not finite and no step was taken)
-    schemes: [S, N, K, rows, M] smoothed equilibria under them from the first starts, and their `result` [S, N]
-    skipped: steps that were not taken, over all restarts
+    """The result of `tune`.
+
+    params:  the best parameters, a tree like the mechanism's `init`.
+    values:  the quantities that they stand for, by name (`describe` of the mechanism).
+    history: arrays [steps, restarts] by name: "objective" before each step (a game whose equilibrium was not reached
+             counts with its last value), "value" the user's mean value, "cost", "trusted" the share of games and starts
+             whose derivative was trusted, "skipped" 1 where the gradient was not finite and no step was taken.
+    schemes: [S, N, K, rows, M] smoothed equilibria under `params` from S starts.
+    derivative:  [S, N] the `Derivative` of each.
+    skipped: number of steps that were not taken, over all restarts.
     """
 
     params: Any
     values: dict[str, np.ndarray]
     history: dict[str, Float[np.ndarray, "steps R"]]
     schemes: jax.Array
-    result: np.ndarray
+    derivative: np.ndarray
     skipped: int
 
 
 class Plan(NamedTuple):
-    """How widely to search.
+    """How widely to search. A point is one value of the parameters.
 
-    starts:    equilibria a game, from random schemes
-    restarts:  points that gradients move: the mechanism's `init` (or the given parameters) and random ones
-    draws:     points drawn, of which those go on whose first equilibria are best (of every game its own, where it has
-               parameters of its own); None: as many as restarts
-    polish:    points tried near the best when all have been moved, for values jump where gradients do not see it; None:
-               half as many as draws, but none where every game has parameters of its own or without draws
-    finalists: of the points in the end, how many are judged by certified equilibria; 1: by smoothed ones alone
+    starts:    number of equilibria of each game, from random schemes.
+    restarts:  number of points that gradients move: the mechanism's `init` (or the given parameters) and random ones.
+    draws:     number of points drawn; the best of them, by their first equilibria, are the restarts (separately for
+               each game if all parameters are per game). None: as many as restarts.
+    polish:    number of points tried near the best one at the end, because values jump where gradients do not see it.
+               None: half as many as draws, but 0 if all parameters are per game or draws is 1.
+    finalists: number of points compared by certified equilibria at the end; with 1, the best by smoothed ones is taken.
     """
 
     starts: int = 1
@@ -81,27 +88,32 @@ class Plan(NamedTuple):
         return Plan(starts, restarts, draws, polish, finalists)
 
     def tried(self, problem: Problem) -> range:
-        """The numbers of the draws towards which points near the best are tried."""
+        """The numbers of the random points towards which `polish` moves."""
         assert self.draws is not None
-        own = self.draws == 1 or by_game(problem.mechanism)
-        polish = self.polish if self.polish is not None else 0 if own else self.draws // 2
+        default = 0 if self.draws == 1 or problem.mechanism.all_per_game else self.draws // 2
+        polish = default if self.polish is None else self.polish
         return range(self.draws, self.draws + polish)
 
 
 class State(NamedTuple):
-    """All that the loop carries from step to step; arrays alone, R restarts.
+    """The state of the loop, arrays for R restarts.
 
-    values: [R, S, N] her value where an equilibrium was last reached
-    best:   the parameters of the highest score so far (of every game its own, where it has parameters of its own)
-    drawn:  those that it began with
+    params:    [R, ...] the parameters.
+    optimizer: the state of the optimizer.
+    schemes:   [R, S, N, K, rows, M] the last equilibria.
+    values:    [R, S, N] the user's value where an equilibrium was last reached.
+    best:      the parameters of the highest score so far, separately for each game if all parameters are per game.
+    score:     [R] or [R, N] the highest score so far.
+    drawn:     the parameters at the start.
+    step:      number of steps taken.
     """
 
     params: Any
     optimizer: Any
-    schemes: jax.Array  # [R, S, N, K, rows, M]
+    schemes: jax.Array
     values: jax.Array
     best: Any
-    score: jax.Array  # [R] or [R, N]
+    score: jax.Array
     drawn: Any
     step: jax.Array
 
@@ -127,19 +139,23 @@ def tune(
     differentiation: Implicit | Unrolled | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Tuned:
-    """Move the parameters of `mechanism` so that the objective of the smoothed equilibria, less the mean cost, grows.
+    """Tune the parameters of `mechanism` for the objective of the smoothed equilibria, less the mean cost.
 
-    games:         a batch [N]
-    solver:        finds the first equilibria; later ones start from the last with few steps
-    starts, restarts, draws, polish, finalists: how widely to search, see `Plan`
-    learning_rate: of Adam, falling to a tenth along a cosine; `optimizer` takes its place
-    params:        to start from; those of the mechanism's `init` unless given
-    progress:      called with (steps done, objective)
-    A game whose derivative cannot be trusted does not count in that step; a gradient that is not finite is not taken.
-    Values may jump where equilibria change, so the best parameters on the way are kept, not the last; the best restart
-    is judged by fresh equilibria, from the same starts for all.
-    The result is of smoothed equilibria: `tuning.evaluate` certifies what the parameters are worth.
-    Raises `ValueError` for what cannot be tuned. In the session's float type.
+    games:         a batch [N].
+    solver:        finds the first equilibria; later searches start from the last equilibria with few steps.
+    starts, restarts, draws, polish, finalists: how widely to search, see `Plan`.
+    steps:         number of gradient steps.
+    learning_rate: of Adam, falling to a tenth along a cosine; not used if `optimizer` is given.
+    params:        the parameters to start from; by default the mechanism's `init`.
+    progress:      called with (steps done, objective).
+
+    A game whose derivative cannot be trusted does not count in that step, and no step is taken along a gradient that is
+    not finite. Values may jump where equilibria change, so the best parameters on the way are kept rather than the last
+    ones. Restarts are compared by new equilibria, from the same starts for all. Everything is computed in the session's
+    float type. The result is about smoothed equilibria; `evaluate` certifies equilibria under the parameters.
+    Raises `ValueError` that names the argument and the rule.
+
+    Example: `em.tune(games, em.Pooled(), em.QuantalUser(5.0), em.mechanisms.UserPrecision(), key=0)`
     """
     games, protocol, user, mechanism, objective, solver = on_host(
         games=games, protocol=protocol, user=user, mechanism=mechanism, objective=objective, solver=solver
@@ -182,38 +198,38 @@ def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> S
     """The parameters to start from and their equilibria."""
     assert plan.draws is not None
     params = draw(problem, key, range(plan.draws), params)
-    if plan.finalists > 1:  # nothing is begun that cannot be ended
+    if plan.finalists > 1:  # the sizes of the certification at the end are checked before any work
         one = jax.tree.map(lambda x: x[0], params)
         games, _, user = problem.mechanism.apply(one, problem.games, problem.protocol, problem.user)
         check_sizes(games, problem.protocol, user, problem.protocol.messages(games), alone=False, exactly=True)
     first = first_schemes(problem, key, plan.starts, params)
     points = screen(problem, params, first, key, plan.restarts)
     params, schemes = points.params, jnp.asarray(points.schemes)
-    values = jnp.asarray(np.where(points.result == Result.NOT_REACHED, np.nan, points.user), schemes.dtype)
-    worth = jax.vmap(lambda *x: score(problem, *x))(params, values, jnp.isfinite(values))
-    lowest = jnp.full_like(worth, -jnp.inf)
+    values = jnp.asarray(np.where(points.derivative == Derivative.NOT_REACHED, np.nan, points.user), schemes.dtype)
+    scores = jax.vmap(lambda *x: score(problem, *x))(params, values, jnp.isfinite(values))
+    lowest = jnp.full_like(scores, -jnp.inf)
     moments = jax.vmap(problem.optimizer.init)(params)
-    begun = jnp.zeros((), int)  # of no weak type: with one, a run that goes on would compile anew
+    begun = jnp.zeros((), int)  # not a weak type, with which a resumed run would compile again
     return State(params, moments, schemes, values, params, lowest, params, begun)
 
 
 def finish(problem: Problem, state: State, key: jax.Array, plan: Plan, history: dict[str, np.ndarray]) -> Tuned:
-    """The best of all restarts, moved or as they began, and of the points near the best."""
+    """The best of all restarts, before and after tuning, and of points near the best."""
     first = first_schemes(problem, key, plan.starts, state.params)
     both = jax.tree.map(lambda *x: jnp.concatenate(x), state.best, state.drawn)
-    points = near(problem, play(problem, both, first), first, key, plan.tried(problem))
-    params, schemes, _, result = choose(problem, points, key, plan.finalists)
+    points = polish(problem, play(problem, both, first), first, key, plan.tried(problem))
+    params, schemes, _, derivative = choose(problem, points, key, plan.finalists)
     values = {name: np.asarray(value) for name, value in problem.mechanism.describe(params).items()}
-    return Tuned(params, values, history, jnp.asarray(schemes), np.asarray(result), int(history["skipped"].sum()))
+    return Tuned(params, values, history, jnp.asarray(schemes), np.asarray(derivative), int(history["skipped"].sum()))
 
 
 def step(problem: Problem, state: State, *, refresh: bool) -> tuple[State, dict[str, jax.Array]]:
-    """One step: (state, row of the history [R]). refresh: games that lost their equilibrium are played again."""
-    state, row, result = _step(problem, state)
+    """One step: (state, row of the history [R]). refresh: whether to play games without a trusted equilibrium again."""
+    state, row, derivative = _step(problem, state)
     if refresh:
-        which = np.asarray(result) != Result.SMOOTH
+        which = np.asarray(derivative) != Derivative.SMOOTH
         schemes, user, found = settle(problem, state.params, state.schemes, which)
-        values = jnp.where(found == Result.SMOOTH, user, state.values).astype(state.values.dtype)
+        values = jnp.where(found == Derivative.SMOOTH, user, state.values).astype(state.values.dtype)
         state = state._replace(schemes=schemes, values=values)
     return state, row
 
@@ -231,7 +247,7 @@ def _step(problem: Problem, state: State):
         def objective(params):
             games, protocol, user = problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
             found = solve(games, protocol, user, solver, start=schemes, differentiation=problem.differentiation)
-            trusted = (found.result == int(Result.SMOOTH)) & jnp.isfinite(found.user)
+            trusted = (found.derivative == int(Derivative.SMOOTH)) & jnp.isfinite(found.user)
             cost = problem.mechanism.cost(params, problem.games)
             counted = trusted.any(0)
             mean_cost = jnp.where(counted, cost, 0).sum() / jnp.maximum(counted.sum(dtype=cost.dtype), 1)
@@ -244,13 +260,13 @@ def _step(problem: Problem, state: State):
         moved = (optax.apply_updates(params, update), moments)
         keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731
         values = jnp.where(trusted, found.user, values)
-        worth = score(problem, params, values, jnp.isfinite(values))
-        better = worth > highest
-        grown = lambda x: better.reshape(*better.shape, *(1,) * (x.ndim - better.ndim))  # noqa: E731
-        best = jax.tree.map(lambda new, old: jnp.where(grown(new), new, old), params, best)
+        scored = score(problem, params, values, jnp.isfinite(values))
+        better = scored > highest
+        like = lambda x: better.reshape(*better.shape, *(1,) * (x.ndim - better.ndim))  # noqa: E731
+        best = jax.tree.map(lambda new, old: jnp.where(like(new), new, old), params, best)
         params, optimizer = jax.tree.map(keep, moved, (params, optimizer))
         schemes = jnp.where(jnp.isfinite(found.schemes), found.schemes, schemes)
-        known = jnp.isfinite(values)  # of the same games in every step, so that the curve shows no change of who counts
+        known = jnp.isfinite(values)  # the same games in every step, so that the history is comparable
         value = jnp.where(known, values, 0).sum() / jnp.maximum(known.sum(dtype=values.dtype), 1)
         row = {
             "objective": problem.objective(values, known) - cost,
@@ -259,7 +275,7 @@ def _step(problem: Problem, state: State):
             "trusted": trusted.mean(),
             "skipped": jnp.where(ok, 0.0, 1.0),
         }
-        return (params, optimizer, schemes, values, best, jnp.maximum(worth, highest)), row, found.result
+        return (params, optimizer, schemes, values, best, jnp.maximum(scored, highest)), row, found.derivative
 
-    moved, row, result = jax.vmap(one)(*state[:-2])
-    return State(*moved, state.drawn, state.step + 1), row, result
+    moved, row, derivative = jax.vmap(one)(*state[:-2])
+    return State(*moved, state.drawn, state.step + 1), row, derivative

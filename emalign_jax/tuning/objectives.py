@@ -1,4 +1,4 @@
-"""What a mechanism is tuned for: one number from the user's value in each game and start."""
+"""Objectives of tuning: one number from the user's value in each game and start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.games.game import Array
 from emalign_jax.internal import validation
-from emalign_jax.internal.arguments import number, word
+from emalign_jax.internal.arguments import choice, number
 from emalign_jax.internal.validation import setting
 
 OVER_GAMES = ("mean", "quantile", "cvar")
@@ -17,17 +17,21 @@ OVER_STARTS = ("mean", "worst")
 
 
 class Objective(eqx.Module):
-    """Over starts the mean or the worst; then over games the mean, a quantile, or the mean of the worst share (CVaR).
+    """The objective of tuning.
 
-    level: of the quantile, or the share of games that CVaR looks at; in (0, 1), for these two alone
+    over_starts: "mean" or "worst", over the starts of each game.
+    over_games:  "mean", "quantile", or "cvar", the mean over the worst share of games.
+    level:       in (0, 1): the quantile, or the share of games of "cvar"; not used by "mean".
+
+    Example: `em.Objective("cvar", level=0.2)`
     """
 
-    over_games: str = setting("over_games", "mean", word, OVER_GAMES)
+    over_games: str = setting("over_games", "mean", choice, OVER_GAMES)
     level: float = setting("level", 0.1, number, "a number strictly between 0 and 1", lambda x: 0 < x < 1)
-    over_starts: str = setting("over_starts", "mean", word, OVER_STARTS)
+    over_starts: str = setting("over_starts", "mean", choice, OVER_STARTS)
 
     def __call__(self, values: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> Float[Array, ""]:
-        """Values that are not counted, such as those of untrusted derivatives, may be NaN. 0 if none is."""
+        """The objective of the values that are counted; 0 if none is. The others may be NaN."""
         game, games = self.of_games(values, counted), counted.any(0)
         game, count = jnp.where(games, game, 0), jnp.maximum(games.sum(dtype=values.dtype), 1)
         if self.over_games == "mean":
@@ -42,7 +46,7 @@ class Objective(eqx.Module):
         return (share * jnp.where(share > 0, order, 0)).sum()
 
     def of_games(self, values: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> Float[Array, "N"]:
-        """Over starts alone; no number where none is counted."""
+        """The value of each game over its starts; meaningless where none is counted."""
         safe = jnp.where(counted, values, 0)
         if self.over_starts == "worst":
             return jnp.where(counted, safe, jnp.inf).min(0)
@@ -61,7 +65,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def confidence(values) -> tuple[float, float, float]:
-    """Mean and its 95 % interval, by the normal approximation over games; NaN are left out."""
+    """The mean over games and its 95 % interval (mean, low, high), by the normal approximation; NaN are left out."""
     values = np.asarray(values, np.float64).ravel()
     values = values[np.isfinite(values)]
     if not len(values):

@@ -1,4 +1,4 @@
-"""What is tuned, checked; its equilibria from given schemes, and what they are worth."""
+"""A tuning problem: its checked arguments, equilibria under given parameters, and their score."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from emalign_jax.games.game import Array, Game, faults
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import POSITIVE, number
 from emalign_jax.internal.validation import optimizer_of
-from emalign_jax.mechanisms import AbstractMechanism, Several
+from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.tuning.blocks import equilibria
 from emalign_jax.tuning.objectives import Objective
 from emalign_jax.users.base import AbstractUser
 
+# In place of a `Result` where no equilibrium was looked for.
 NOT_PLAYED = -1
 
 
 class Problem(NamedTuple):
-    """What is tuned, checked."""
+    """The checked arguments of `tune`."""
 
     games: Game
     protocol: AbstractProtocol
@@ -52,7 +53,7 @@ def make_problem(
     differentiation=None,
     params=None,
 ) -> Problem:
-    """Everything checked and defaults filled in. `ValueError` for what cannot be tuned."""
+    """A `Problem` with defaults filled in. Raises `ValueError` that names the argument and the rule."""
     if not isinstance(mechanism, AbstractMechanism):
         raise ValueError(f"mechanism: expected an AbstractMechanism, got {type(mechanism).__name__}")
     if len(games.batch_shape) != 1:
@@ -75,28 +76,22 @@ def make_problem(
 
 
 def on_device(games: Game) -> Game:
-    """`games` in the session's float type, as parameters are. What float32 cannot hold becomes infinite, and its game
-    gets a code."""
+    """`games` in the session's float type, like parameters. Numbers too large for float32 become infinite, and their
+    game gets a result code."""
     with np.errstate(over="ignore"):
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), games)
 
 
 @functools.lru_cache
 def _adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """The same object for the same numbers: another one would compile the step anew."""
+    """Cached, because another object with the same numbers would compile the step again."""
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps, 0.1))
 
 
-def by_game(mechanism: AbstractMechanism) -> bool:
-    """Whether all its parameters are those of one game each, so that the best can be chosen game by game."""
-    parts = mechanism.mechanisms if isinstance(mechanism, Several) else ()
-    return all(map(by_game, parts)) if parts else mechanism.per_game
-
-
 def score(problem: Problem, params: Any, user: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> jax.Array:
-    """What parameters are worth, net of their cost: [N] if games have their own, else one number; -inf for nothing."""
+    """The objective less the cost: [N] if all parameters are per game, else one number; -inf if no value is counted."""
     cost, games = problem.mechanism.cost(params, problem.games), counted.any(0)
-    if by_game(problem.mechanism):
+    if problem.mechanism.all_per_game:
         return jnp.where(games, problem.objective.of_games(user, counted) - cost, -jnp.inf)
     mean_cost = jnp.where(games, cost, 0).sum() / jnp.maximum(games.sum(dtype=user.dtype), 1)
     return jnp.where(games.any(), problem.objective(user, counted) - mean_cost, -jnp.inf)
@@ -116,12 +111,12 @@ def _under(problem: Problem, params):
 def settle(
     problem: Problem, params: Any, schemes: Float[jax.Array, "R S N K rows M"], which: Bool[np.ndarray, "R S N"]
 ) -> tuple[jax.Array, Float[np.ndarray, "R S N"], Int[np.ndarray, "R S N"]]:
-    """Play anew, from these schemes, the games that are asked for: (schemes, user value, result); NaN and NOT_PLAYED
-    elsewhere."""
-    user, result = np.full(which.shape, np.nan), np.full(which.shape, NOT_PLAYED)
+    """Search for equilibria from these schemes in the games marked in `which`: (schemes, user's value, derivative).
+    Elsewhere schemes are kept, and value and derivative are NaN and NOT_PLAYED."""
+    user, derivative = np.full(which.shape, np.nan), np.full(which.shape, NOT_PLAYED)
     asked = np.argwhere(which)
     if not len(asked):
-        return schemes, user, result
+        return schemes, user, derivative
     setting = _under(problem, params)
     solver = batching.flatten(problem.solver, problem.games.batch_shape, jnp)
     moved = np.array(schemes)
@@ -131,6 +126,6 @@ def settle(
         games, protocol, user = jax.tree.map(lambda x: x[restart, game], setting)
         return games, protocol, user, jax.tree.map(lambda x: x[game], solver), moved[restart, start, game]
 
-    found, user[which], result[which] = equilibria(len(asked), take)
+    found, user[which], derivative[which] = equilibria(len(asked), take)
     moved[which] = np.where(np.isfinite(found), found, moved[which])
-    return jnp.asarray(moved), user, result
+    return jnp.asarray(moved), user, derivative

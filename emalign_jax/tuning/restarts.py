@@ -1,7 +1,7 @@
-"""Several points to start from: drawn, screened before any gradient is taken, and judged when all have been moved.
+"""Several points to start from: drawn at random, screened before gradient steps, and compared after them.
 
-Where all games share the parameters, values are a smooth hill, roughened by jumps where the equilibria of single games
-change: few games are enough to see the hill from afar, and near its top trying points finds more than gradients do.
+If all games share the parameters, the score is a smooth function with small jumps where the equilibria of single games
+change. So few games are enough to screen points, and near the maximum trying points finds more than gradients do.
 """
 
 from __future__ import annotations
@@ -13,32 +13,41 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative
 from emalign_jax.tuning.evaluation import evaluate
-from emalign_jax.tuning.problem import NOT_PLAYED, Problem, by_game, score, settle
+from emalign_jax.tuning.problem import NOT_PLAYED, Problem, score, settle
 
-DRAWS = 2**20  # folded into the key of drawn parameters
-ORDER = 2**21  # and of the order in which games are looked at
-FEWEST = 32  # games by which points are screened at first
-ROUND = 4  # points tried near the best before it is asked again which is best
-NEAR = (0.5, 0.1)  # share of the way to a drawn point, in the first round and the last
+# Folded into the key: of drawn parameters, and of the order in which games are played.
+FOLD_PARAMETERS = 2**20
+FOLD_ORDER = 2**21
+# Number of games in the first round of screening.
+FEWEST_GAMES = 32
+# Number of points tried near the best before the best is chosen again.
+POLISH_ROUND = 4
+# Share of the way from the best point to a random one, in the first and the last round.
+POLISH_SHARES = (0.5, 0.1)
 
 
 class Points(NamedTuple):
-    """Parameters [R, ...]; from the same schemes for all, their smoothed equilibria [R, S, N, K, rows, M], the user's
-    values in these [R, S, N], NaN where none was played, and results."""
+    """Points and their smoothed equilibria, from the same starts for all.
+
+    params:  [R, ...] the parameters.
+    schemes: [R, S, N, K, rows, M] the equilibria.
+    user:    [R, S, N] the user's values in them; NaN where none was looked for.
+    result:  [R, S, N] the `Result`, or NOT_PLAYED.
+    """
 
     params: Any
     schemes: jax.Array
     user: Float[np.ndarray, "R S N"]
-    result: np.ndarray
+    derivative: np.ndarray
 
 
 def draw(problem: Problem, key: jax.Array, numbers: range, params: Any = None) -> Any:
-    """[R, ...]: of every number its random parameters; of number 0 the given ones, or the mechanism's own."""
+    """[R, ...] the random parameters of each number; number 0 has `params`, by default the mechanism's `init`."""
     dtype = problem.games.prior.dtype
     points = [
-        problem.mechanism.sample(jax.random.fold_in(key, DRAWS + n), problem.games)
+        problem.mechanism.sample(jax.random.fold_in(key, FOLD_PARAMETERS + n), problem.games)
         if n
         else (problem.mechanism.init(problem.games) if params is None else params)
         for n in numbers
@@ -47,40 +56,40 @@ def draw(problem: Problem, key: jax.Array, numbers: range, params: Any = None) -
 
 
 def play(problem: Problem, params: Any, first: jax.Array) -> Points:
-    """All points [R, ...] in all games, from the schemes [S, N, K, rows, M]."""
+    """The equilibria at all points [R, ...] in all games, from the schemes [S, N, K, rows, M]."""
     points = _unplayed(params, first)
     return _play(problem, points, np.ones(points.user.shape, bool))
 
 
 def screen(problem: Problem, params: Any, first: jax.Array, key: jax.Array, keep: int) -> Points:
-    """The `keep` best of the points [R, ...], from the best to the worst. Successive halving: all are played in few
-    games, the better half of them in twice as many, and so on. Where every game has parameters of its own, all are
+    """The `keep` best of the points [R, ...], from the best to the worst, by successive halving: all points are played
+    in few games, the better half of them in twice as many, and so on. If all parameters are per game, all points are
     played in all games."""
     points, N = _unplayed(params, first), first.shape[1]
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, ORDER), N))
-    for n in sizes(len(points.user), N, keep, by_game(problem.mechanism)):
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, FOLD_ORDER), N))
+    for n in sizes(len(points.user), N, keep, problem.mechanism.all_per_game):
         which = np.zeros(points.user.shape, bool)
         which[:, :, order[:n]] = True
-        points = _play(problem, points, which & (points.result == NOT_PLAYED))
+        points = _play(problem, points, which & (points.derivative == NOT_PLAYED))
         if n < N:
             points = best(problem, points, max(keep, -(-len(points.user) // 2)))
     return best(problem, points, keep)
 
 
 def sizes(points: int, games: int, keep: int, own: bool) -> list[int]:
-    """In how many games the points are played, round by round."""
+    """The number of games in each round of screening; `own` is whether all parameters are per game."""
     rounds = [games]
-    while not own and points > keep and rounds[0] > FEWEST:
-        rounds.insert(0, max(FEWEST, -(-rounds[0] // 2)))
+    while not own and points > keep and rounds[0] > FEWEST_GAMES:
+        rounds.insert(0, max(FEWEST_GAMES, -(-rounds[0] // 2)))
         points = -(-points // 2)
     return rounds
 
 
-def near(problem: Problem, points: Points, first: jax.Array, key: jax.Array, numbers: range) -> Points:
-    """As many points as given, the best of these and of others that lie near the best, ever nearer, each on the way
-    from there to a random point."""
-    rounds = [numbers[at : at + ROUND] for at in range(0, len(numbers), ROUND)]
-    for own, share in zip(rounds, np.geomspace(*NEAR, max(len(rounds), 2)), strict=False):
+def polish(problem: Problem, points: Points, first: jax.Array, key: jax.Array, numbers: range) -> Points:
+    """As many points as given: the best of these and of points on the way from the best one to random ones, in each
+    round closer to the best."""
+    rounds = [numbers[at : at + POLISH_ROUND] for at in range(0, len(numbers), POLISH_ROUND)]
+    for own, share in zip(rounds, np.geomspace(*POLISH_SHARES, max(len(rounds), 2)), strict=False):
         top = best(problem, points, 1).params
         tried = jax.tree.map(lambda x, y, share=share: x + share * (y - x), top, draw(problem, key, own))
         found = play(problem, tried, first)
@@ -90,20 +99,20 @@ def near(problem: Problem, points: Points, first: jax.Array, key: jax.Array, num
 
 
 def best(problem: Problem, points: Points, count: int) -> Points:
-    """The `count` best, from the best to the worst; of every game its own, if it has parameters of its own."""
+    """The `count` best, from the best to the worst; separately for each game if all parameters are per game."""
     return take(problem, points, ranked(problem, points)[:count])
 
 
 def ranked(problem: Problem, points: Points) -> np.ndarray:
     """Points from the best to the worst, [R] or [R, N]; only equilibria that were reached count."""
-    reached = np.isfinite(points.user) & (np.asarray(points.result) != Result.NOT_REACHED)
-    worth = jax.vmap(lambda *x: score(problem, *x))(points.params, jnp.asarray(points.user), jnp.asarray(reached))
-    return np.argsort(-np.asarray(worth), axis=0, kind="stable")
+    reached = np.isfinite(points.user) & (np.asarray(points.derivative) != Derivative.NOT_REACHED)
+    scores = jax.vmap(lambda *x: score(problem, *x))(points.params, jnp.asarray(points.user), jnp.asarray(reached))
+    return np.argsort(-np.asarray(scores), axis=0, kind="stable")
 
 
 def take(problem: Problem, points: Points, order: np.ndarray | np.integer) -> Points:
-    """Points `order`; of every game its own, if `order` is [..., N]."""
-    if not by_game(problem.mechanism):
+    """The points with the numbers `order`; if `order` is [..., N], other points for each game."""
+    if not problem.mechanism.all_per_game:
         return jax.tree.map(lambda x: x[order], points)
     games = np.arange(order.shape[-1])
     last = lambda x: np.moveaxis(np.moveaxis(x, 1, 2)[order, games], order.ndim, order.ndim - 1)  # noqa: E731
@@ -111,15 +120,15 @@ def take(problem: Problem, points: Points, order: np.ndarray | np.integer) -> Po
 
 
 def choose(problem: Problem, points: Points, key: jax.Array, finalists: int) -> Points:
-    """The best point, without the axis R: by smoothed equilibria; with finalists > 1, so many of the best by certified
-    ones."""
+    """The best point, without the axis R: by smoothed equilibria, or with finalists > 1 the best of that many by
+    certified equilibria."""
     points = best(problem, points, finalists)
     R, N = len(points.user), points.user.shape[2]
-    rows = [np.full(N, r) if by_game(problem.mechanism) else np.intp(r) for r in range(R)]
+    rows = [np.full(N, r) if problem.mechanism.all_per_game else np.intp(r) for r in range(R)]
     if R == 1:
         return take(problem, points, rows[0])
-    worth = [_certified(problem, take(problem, points, row), key) for row in rows]
-    return take(problem, points, np.argmax(worth, axis=0))
+    scores = [_certified(problem, take(problem, points, row), key) for row in rows]
+    return take(problem, points, np.argmax(scores, axis=0))
 
 
 def _unplayed(params: Any, first: jax.Array) -> Points:
@@ -129,12 +138,14 @@ def _unplayed(params: Any, first: jax.Array) -> Points:
 
 
 def _play(problem: Problem, points: Points, which: np.ndarray) -> Points:
-    schemes, user, result = settle(problem, points.params, points.schemes, which)
-    return Points(points.params, schemes, np.where(which, user, points.user), np.where(which, result, points.result))
+    schemes, user, derivative = settle(problem, points.params, points.schemes, which)
+    return Points(
+        points.params, schemes, np.where(which, user, points.user), np.where(which, derivative, points.derivative)
+    )
 
 
 def _certified(problem: Problem, point: Points, key) -> np.ndarray:
-    """`score` by equilibria of agents who are not smoothed, from the point's schemes [S, ...]."""
+    """`score` by certified equilibria of agents that are not smoothed, from the point's schemes [S, ...]."""
     setting = problem.games, problem.protocol, problem.user, problem.mechanism, point.params, problem.solver
     user = jnp.stack([jnp.asarray(evaluate(*setting, key=key, start=start).user) for start in point.schemes])
     return np.asarray(score(problem, point.params, user, jnp.isfinite(user)))

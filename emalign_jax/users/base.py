@@ -13,69 +13,87 @@ from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal import validation
+from emalign_jax.internal.registry import Registry
 from emalign_jax.users.conversation_tree import Tree
+
+USERS: Registry[AbstractUser] = Registry("user")
 
 
 class Options(NamedTuple):
-    """What is to be chosen from, as one party sees it.
+    """The options of a choice, actions or replies, as they are worth to one party.
 
-    value:     [..., A] posterior expected utility of each option
-    advantage: [..., A, A] by how much option a beats option c, in expectation over the cells (x_A, x_B) in which it
-               does, in any unit (`units.as_good` compares it with its transpose); None where the user does not ask
+    value:     [..., A] posterior expected utility of each option.
+    advantage: [..., A, A] ahead(a, c) of section 4.4 of docs/model.md, by how much option a beats option c where it
+               does. Any unit, as `units.as_good` compares it with its transpose. None if `AbstractUser.compares` is
+               False.
     """
 
     value: Float[Array, "*shape A"]
     advantage: Float[Array, "*shape A A"] | None
 
 
-Respond = Callable[[Options, Options], Any]  # as `AbstractUser.respond`
+# The signature of `AbstractUser.respond`.
+Respond = Callable[[Options, Options], Any]
 
 
 class AbstractUser(eqx.Module):
-    """A user maps what the actions are worth to a distribution over actions.
+    """A user maps what each action is worth at a posterior to a distribution over actions (section 3 of docs/model.md).
 
-    A new user is one file with `respond`, written in `jax.numpy`. Gradients are found by differentiating it; a closed
-    form of its derivative may be given with `jax.custom_jvp`. Every protocol plays with it, and `certify` searches
-    deviations (UNREFUTED at best) until a check is registered with `register_check`.
+    A new user is one file with `respond`, written in `jax.numpy`, such as `users/sparsemax.py`. Gradients are found by
+    differentiating it; a closed form of its derivative may be given with `jax.custom_jvp`. It can be used in every
+    protocol, and `certify` searches for deviations (UNREFUTED at best) until a check is registered with
+    `register_check`.
 
-    Example: `users/sparsemax.py`.
+    name: what commands and configs call the user (`--user NAME`); the arguments of the class are then set with
+        `--set user.ARGUMENT=VALUE`. A class without a name of its own can be used from Python only.
+    is_smooth: whether responses are differentiable; otherwise `smoothed` returns a differentiable stand-in.
     """
 
-    is_smooth: ClassVar[Any] = True  # whether responses are differentiable; else `smoothed` gives a stand-in
+    name: ClassVar[str]
+    is_smooth: ClassVar[Any] = True
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        USERS.add(cls)
 
     @abc.abstractmethod
     def respond(self, options: Options, favour: Options) -> Float[Array, "*shape A"]:
         """The distribution over actions.
 
-        options: what each action is worth to the user.
-        favour:  what each is worth to the agent in whose favour ties may be broken.
+        options: the actions, as they are worth to the user.
+        favour:  the actions, as they are worth to the agent in whose favour ties may be broken.
         """
 
     @property
+    def title(self) -> str:
+        """What figures and tables call it."""
+        return validation.described(self)
+
+    @property
     def compares(self) -> bool:
-        """Whether `respond` needs to know by how much each option beats each other one, `Options.advantage`."""
+        """Whether `respond` uses `Options.advantage`; protocols compute it only then."""
         return True
 
     @property
     def most_forgone(self) -> Any:
-        """What the user gives up at most, in expected utility, by taking any one action with the probability that it
-        has: P(a) (max_c E[u(c)] - E[u(a)]), but for ties. A scalar or an array over the batch; inf where nothing is
-        known."""
+        """An upper bound, at any posterior and for any action a, of what taking a costs the user in expectation:
+        P(a) (max_c E[u(c)] - E[u(a)]), ties within `tie_tolerance` aside. Units follow from it (section 4.5 of
+        docs/model.md). A scalar or an array over the batch; inf where no bound is known."""
         return np.inf
 
     @property
     def tie_tolerance(self) -> float:
-        """Share of what two actions differ by within which they are tied (`units.as_good`)."""
+        """Two actions are tied within this share of what they differ by (`units.as_good`)."""
         return 0.0
 
     def smoothed(self, precision: Any) -> AbstractUser:
-        """A differentiable stand-in; `self` where the user is smooth already."""
+        """A differentiable user to play with instead; `self` where the user is smooth already."""
         return self
 
     @property
     def logit_precision(self) -> Any:
-        """precision, where the response is exactly softmax(precision * value), of which protocols know the gradient in
-        closed form; None of any other response, which is differentiated automatically."""
+        """The precision, if every response is exactly softmax(precision * value), of which protocols have the gradient
+        in closed form; None for any other response, which is differentiated automatically."""
         return None
 
     def in_units(self, unit: Float[Array, "*batch"]) -> AbstractUser:
@@ -84,30 +102,40 @@ class AbstractUser(eqx.Module):
 
     @property
     def plans(self) -> bool:
-        """Whether replies are chosen as actions are, by what it is worth to go on; otherwise by `reply_law`."""
+        """Whether replies are chosen as actions are, by their continuation values; otherwise by
+        `reply_distribution`."""
         return True
 
+    @property
+    def has_word_distribution(self) -> bool:
+        """Whether replies are drawn by `word_distribution`, whatever was said before, so that transcripts need not be
+        enumerated."""
+        return False
+
     def reply(self, game: ReducedGame, tree: Tree, r: int, order: np.ndarray) -> Respond:
-        """How the user replies in round r of a conversation, to options [XA, nodes, joint replies] of what it is worth
-        to go on; `order` lists the nodes by their number in the tree."""
+        """The function that chooses the replies in round r of a conversation, from options [XA, nodes, joint replies]
+        that hold continuation values.
+
+        order: the numbers in `tree` of the nodes, in the order of the options.
+        """
         return self.respond
 
     def check(self, games: Game, protocol: Any, messages: int) -> None:
-        """Raise `ValueError` before any work if the user cannot take part in this."""
+        """Raise `ValueError` before any work if the user cannot be used in this protocol."""
         return
 
     @property
     def acting(self) -> AbstractUser:
-        """How the user takes the final action."""
+        """The user by which the final action is taken."""
         return self
 
     @property
     def favours(self) -> bool:
-        """Whether ties are broken for the agent whose payoff is asked: then there is a response an agent."""
+        """Whether ties go to the agent whose payoff is computed, so that responses differ between agents."""
         return False
 
     def axes(self):
-        """How many axes of its own each parameter has, behind those of the batch."""
+        """A tree like `self`: how many axes each parameter has behind those of the batch."""
         return jax.tree.map(lambda _: 0, self)
 
 

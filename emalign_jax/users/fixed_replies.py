@@ -1,4 +1,4 @@
-"""Users who reply in a conversation by a fixed rule: the paper's non-strategic user."""
+"""A user that replies in a conversation by a fixed rule: the non-strategic user of the paper."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ GIVEN = "given"
 
 
 class FixedReplies(AbstractUser):
-    """Replies by a rule, whatever the agents have committed to; acts as `acting` does.
+    """Replies by a given rule, whatever the agents have committed to; acts as another user does.
 
-    rule: "babbling"   every reply equally likely
-          "truthful"   reports x_A to every agent, digit by digit in base Q, the last digits in the last rounds;
-                       needs Q^(R-1) >= XA
-          "questions"  asks what matters: reports which of a few questions is hers. A question is what the best action
-                       would be at each x_B; of Q^(R-1) or fewer, chosen one by one so that acting on the nearest
-                       costs her types least, each type asks the nearest
-          or an array [..., XA, nodes, q] of probabilities: at each transcript that ends with messages (round by round,
-                       as `Tree.first_reply` says), of each of the q joint replies
+    rule:   "babbling"   every reply is equally likely.
+            "truthful"   x_A is reported to every agent, digit by digit in base Q, the last digits in the last rounds;
+                         needs Q^(R-1) >= XA.
+            "questions"  one of at most Q^(R-1) questions is reported. A question is the list of the best actions at
+                         each x_B for some x_A. Another x_A that acted on its answer would lose something. Questions
+                         are chosen greedily, so that the losses of all x_A, each with the question by which it loses
+                         least, add up to the least; each x_A reports this question.
+            or an array [..., XA, nodes, q]: the probability of each of the q joint replies at each reply node. Nodes
+                         are in the order of `Tree.first_reply`, round by round.
+    acting: the user by which the final action is taken.
+
+    Example: `em.FixedReplies("questions", em.RationalUser())`
     """
 
     actor: AbstractUser
@@ -41,7 +45,7 @@ class FixedReplies(AbstractUser):
 
     def __init__(self, rule: Any, acting: AbstractUser):
         if isinstance(acting, FixedReplies):
-            raise ValueError("acting: expected a user who acts by herself, such as RationalUser(), got FixedReplies")
+            raise ValueError("acting: expected a user such as RationalUser(), got FixedReplies")
         if not isinstance(acting, AbstractUser):
             raise ValueError(f"acting: expected a user such as RationalUser(), got {shown(acting)}")
         self.actor = acting
@@ -63,6 +67,10 @@ class FixedReplies(AbstractUser):
             if wrong.any():
                 where = [int(x) for x in np.argwhere(wrong)[0][:-1]]
                 raise ValueError(f"rule{where}: expected probabilities >= 0 that sum to 1 over the replies")
+
+    @property
+    def title(self):
+        return f"{self.acting.title} who replies by rule ({self.rule})"
 
     def respond(self, options, favour):
         return self.acting.respond(options, favour)
@@ -87,23 +95,27 @@ class FixedReplies(AbstractUser):
     def plans(self):
         return False
 
-    def reply(self, game: ReducedGame, tree: Tree, r: int, order: np.ndarray):
-        law = self.reply_law(game, tree, r, jnp)[:, order]
-        return lambda options, favour: jnp.broadcast_to(jnp.asarray(law, options.value.dtype), options.value.shape)
+    @property
+    def has_word_distribution(self):
+        return self.given is None
 
-    def reply_law(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA nodes q"]:
+    def reply(self, game: ReducedGame, tree: Tree, r: int, order: np.ndarray):
+        given = self.reply_distribution(game, tree, r, jnp)[:, order]
+        return lambda options, favour: jnp.broadcast_to(jnp.asarray(given, options.value.dtype), options.value.shape)
+
+    def reply_distribution(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA nodes q"]:
         """P(joint reply) in round r; xp: numpy or jax.numpy."""
         nodes = tree.reply_nodes(r)
         if self.given is not None:
             at = tree.first_reply(r)
             return xp.asarray(self.given)[:, at : at + nodes]
-        words = tree.joint_reply[:, :1] if tree.together else tree.joint_reply
-        law = self.word_law(game, tree, r, xp)[:, words].prod(-1)
-        return xp.broadcast_to(law[:, None], (len(law), nodes, tree.joint_replies))
+        words = tree.joint_reply[:, :1] if tree.reply_to_all else tree.joint_reply
+        joint = self.word_distribution(game, tree, r, xp)[:, words].prod(-1)
+        return xp.broadcast_to(joint[:, None], (len(joint), nodes, tree.joint_replies))
 
-    def word_law(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA Q"]:
-        """P(word) in round r of a rule with a name, whatever was said before. Where each agent gets a word of his own,
-        they are independent given x_A."""
+    def word_distribution(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA Q"]:
+        """P(word) in round r of a rule with a name, whatever was said before. Where each agent gets a word of its own,
+        these are independent given x_A."""
         XA = game.mass.shape[0]
         if self.rule == "babbling":
             return xp.full((XA, tree.replies), 1 / tree.replies)
@@ -115,7 +127,7 @@ class FixedReplies(AbstractUser):
         conversation = protocol.conversation
         if conversation is None:
             raise ValueError(
-                f"user: FixedReplies needs a Conversation, in {type(protocol).__name__} she has nothing to reply"
+                f"user: FixedReplies needs a Conversation, there are no replies in {type(protocol).__name__}"
             )
         tree = conversation.tree(1 if conversation is not protocol else games.agents, messages)
         if self.given is not None:
@@ -153,16 +165,16 @@ class FixedReplies(AbstractUser):
 
 
 def _capacity(tree: Tree) -> int:
-    """What she can tell one agent in the whole conversation."""
+    """How many different sequences of replies one agent can get."""
     return tree.replies ** (tree.rounds - 1)
 
 
 def _questions(user: Float[Array, "XA XB A"], count: int, xp) -> Array:
-    """Which question each x_A asks, counted from 0 (see `FixedReplies`)."""
+    """The question that each x_A reports, counted from 0 (see `FixedReplies`)."""
     XA = user.shape[0]
     most = user.max(-1)
-    # rounding must not decide, float32's no more than float64's
-    tied = 10 * units.TIE * units.unit(user, units.most_likely(user, xp=xp), xp)
+    # Costs within this of each other are equal, so that rounding, in float32 too, decides nothing.
+    tied = 10 * units.TIE_TOLERANCE * units.unit(user, units.most_likely(user, xp=xp), xp)
     best = units.as_good(units.advantages(user, xp), 0.0, xp).all(-1).argmax(-1)  # [XA, XB]
     taken = xp.take_along_axis(user[:, None], xp.broadcast_to(best[None, :, :, None], (XA, XA, *best.shape[1:], 1)), -1)
     loss = most.sum(-1)[:, None] - taken[..., 0].sum(-1)  # [type, question]

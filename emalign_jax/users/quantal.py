@@ -12,16 +12,22 @@ from emalign_jax.users.base import AbstractUser
 
 
 class QuantalUser(AbstractUser):
-    """Plays action a with probability proportional to exp(precision * E[u(a)]).
+    """Plays action a with probability proportional to exp(precision * E[u(a)]) (section 3.2 of docs/model.md).
 
     precision: > 0, finite, in units of 1 / utility; a scalar or an array over the batch of games.
+    Raises `ValueError` for a precision that is not finite and positive.
     """
 
+    name = "quantal"
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision):
         rule = "a finite number > 0 (a user of infinite precision is RationalUser())"
         self.precision = float_parameter("precision", precision, rule, lambda x: (x > 0) & np.isfinite(x))
+
+    @property
+    def title(self):
+        return f"quantal user (precision {self.precision:g})" if np.ndim(self.precision) == 0 else "quantal user"
 
     def respond(self, options, favour):
         return logit(options.value, self.precision)
@@ -32,7 +38,7 @@ class QuantalUser(AbstractUser):
 
     @property
     def most_forgone(self):
-        return 1 / (np.e * self.precision)  # x exp(-precision x) is at most this
+        return 1 / (np.e * self.precision)  # the maximum of x exp(-precision x)
 
     @property
     def logit_precision(self):
@@ -46,10 +52,12 @@ class QuantalUser(AbstractUser):
 def logit(
     values: Float[Array, "*shape A"], rate: Float[Array, ""], among: Bool[Array, "*some A"] | bool = True
 ) -> Float[Array, "*more A"]:
-    """softmax(rate * values) over those `among` which the choice is, at any rate.
+    """softmax(rate * values) over the options in `among`, for any rate.
 
-    Differences to the best come first, and its own is 0 by its index: what is compiled may compute values twice and
-    round them otherwise, which at a rate beyond 1 / eps would leave a best value above or far below the largest."""
+    Values are first subtracted from the best one, whose difference is set to 0 by its index. Compiled code may compute
+    the values twice with different rounding, and at a rate beyond 1 / eps the difference of the best value to itself
+    would then dominate the result.
+    """
     best = jax.nn.one_hot(jnp.where(among, values, -jnp.inf).argmax(-1), values.shape[-1], dtype=bool)
     short = values - jnp.where(best, values, 0).sum(-1, keepdims=True)
     odds = jnp.exp(jnp.asarray(rate, values.dtype) * jnp.where(best | (short > 0), 0, short))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from emalign_jax.games import units
-from emalign_jax.internal.arguments import BELOW_ONE, number, word
+from emalign_jax.internal.arguments import BELOW_ONE, choice, number
 from emalign_jax.internal.validation import setting
 from emalign_jax.users.base import AbstractUser, Options
 from emalign_jax.users.quantal import QuantalUser
@@ -17,22 +17,28 @@ TIES = ("agents", "lowest", "highest", "uniform")
 
 
 class RationalUser(AbstractUser):
-    """Plays a best action; the tie rule is explicit because optimal persuasion sits on ties.
+    """Plays a best action. The tie rule is explicit because optimal persuasion sits on ties (section 3.1 of
+    docs/model.md).
 
-    ties: "agents"   the best action for the selected agent, or in Pooled, for the agent whose payoff
-                     is asked (the supremum); the lowest index of those that are tied for the agent too
+    ties: "agents"   the best action for the selected agent, or in Pooled and conversations for the agent whose payoff
+                     is computed; among actions that are tied for the agent too, the lowest index
           "lowest"   the lowest index
           "highest"  the highest index
           "uniform"  all best actions with equal probability
-    tolerance: two actions are tied if one beats the other by at most tolerance * (what they differ by), both in
-        expectation over the cells (x_A, x_B), see section 4.4 of docs/model.md. The default, 1e-7, covers
-        schemes that were rounded to float32; payoffs in float32 use 8 units of rounding, 1e-6.
+    tolerance: in [0, 1); two actions are tied within this share of what they differ by (section 4.4 of docs/model.md).
+        The default, 1e-7, covers schemes that were rounded to float32. Computations in float32 use 8 units of rounding,
+        1e-6, if that is more.
     """
 
+    name = "rational"
     is_smooth = False
 
-    ties: str = setting("ties", "agents", word, TIES)
-    tolerance: float = setting("tolerance", units.TIE, number, *BELOW_ONE)
+    ties: str = setting("ties", "agents", choice, TIES)
+    tolerance: float = setting("tolerance", units.TIE_TOLERANCE, number, *BELOW_ONE)
+
+    @property
+    def title(self):
+        return "rational user"
 
     def respond(self, options, favour):
         return self.choose(options, favour, jnp)
@@ -51,7 +57,7 @@ class RationalUser(AbstractUser):
         return (at[..., None] == xp.arange(A)).astype(dtype)
 
     def best(self, options: Options | None, among: Any = None, xp=np) -> Any:
-        """[..., A]: whether each option is best, within the tolerance, of those in `among`."""
+        """[..., A]: whether each option is among the best, within the tolerance, of those in `among`."""
         if options is None or options.advantage is None:
             raise ValueError(
                 "options: RationalUser compares actions pairwise; give `respond` Options with `advantage`, as "
@@ -62,7 +68,7 @@ class RationalUser(AbstractUser):
         if among is not None:
             good, value = good | ~among[..., None, :], xp.where(among, value, -xp.inf)
         best = good.all(-1) if among is None else good.all(-1) & among
-        # rounding may leave no option that is as good as all the others
+        # Rounding may leave no option that is as good as all the others; then the largest value decides.
         return xp.where(best.any(-1, keepdims=True), best, value == value.max(-1, keepdims=True))
 
     @property

@@ -1,4 +1,4 @@
-"""A user who never takes actions that are clearly worse: sparse choice probabilities."""
+"""The sparsemax user, which never takes actions that are clearly worse than the best."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class SparsemaxUser(AbstractUser):
     Example: `em.solve(games, em.Pooled(), em.SparsemaxUser(5.0), key=0)`
     """
 
+    name = "sparsemax"
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision: Any):
@@ -40,7 +41,7 @@ class SparsemaxUser(AbstractUser):
 
     @property
     def most_forgone(self):
-        return 0.125 / self.precision  # beside a best action, x (1 - precision x) / 2 is at most this
+        return 0.125 / self.precision  # the maximum of x (1 - precision x) / 2, with P(a) <= (1 - precision x) / 2
 
     def in_units(self, unit):
         return SparsemaxUser(self.precision * unit)
@@ -57,7 +58,7 @@ def sparsemax(x: Float[Array, "*shape A"]) -> Float[Array, "*shape A"]:
 
 @sparsemax.defjvp
 def _sparsemax_jvp(primals, tangents):
-    """On the actions taken, the tangent less its mean over them."""
+    """The tangent less its mean, both over the actions that are taken."""
     (x,), (dx,) = primals, tangents
     p = sparsemax(x)
     taken = (p > 0).astype(x.dtype)

@@ -31,7 +31,7 @@ from emalign_jax.exact.alignment.residuals import (
     unit_of,
 )
 from emalign_jax.exact.alignment.single_fit import L2, Sup
-from emalign_jax.games.game import LARGEST
+from emalign_jax.games.game import LARGEST_UTILITY
 from emalign_jax.internal.processors import each
 from emalign_jax.internal.validation import checked, on_host
 from emalign_jax.lp import least_squares
@@ -185,7 +185,7 @@ def align(
 def _fit_sup(user: Float[np.ndarray, "N A Y"], agents: Float[np.ndarray, "N K A Y"], rule: Rule) -> Alignment:
     """Sup-norm fits of many targets at once; `solved` where the gap is at most `SHARP`."""
     size = np.maximum(np.abs(user).max((1, 2)), np.abs(agents).max((1, 2, 3)))
-    sound = size < LARGEST  # False for NaN
+    sound = size < LARGEST_UTILITY  # False for NaN
     user, agents = np.where(sound[:, None, None], user, 0), np.where(sound[:, None, None, None], agents, 0)
     parts = parts_of(user, agents, rule)
     tables, offsets, goal, shift = parts
@@ -293,7 +293,7 @@ class _Agents:
 
     def fit_batched(self, targets: Float[np.ndarray, "T A Y"]) -> Iterator[tuple[slice, Alignment]]:
         """Least squares of many targets at once, piece by piece; `solved` where the gap is at most `SHARP`."""
-        sound = np.asarray((np.abs(targets) < LARGEST).all((1, 2)))  # False for NaN
+        sound = np.asarray((np.abs(targets) < LARGEST_UTILITY).all((1, 2)))  # False for NaN
         parts = parts_of(np.where(sound[:, None, None], targets, 0), self.raw, self.rule, self.middle)
         goal = parts.goal.reshape(len(targets), -1)
         if self.shared_problem is None:
@@ -382,7 +382,7 @@ def _quietly():
 
 
 def _sound(x) -> bool:
-    return bool(np.isfinite(x).all() and (np.abs(x) < LARGEST).all())
+    return bool(np.isfinite(x).all() and (np.abs(x) < LARGEST_UTILITY).all())
 
 
 def _unsolved(K: int, A: int, Y: int) -> Alignment:

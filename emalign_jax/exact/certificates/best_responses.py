@@ -27,7 +27,7 @@ class BestResponse(NamedTuple):
     upper:  an upper bound of the payoff of any scheme, with any number of messages
     scheme: [XB, S]; S is as large as the optimum needs and may differ from M
     closed: whether upper - value is within the bracket asked for
-    result: CERTIFIED if closed, UNREFUTED if the bracket stayed open, LP_FAILED
+    result: CERTIFIED if closed, UNREFUTED if the bracket stayed open, FAILED
     exact:  with exact=True, the optimum of the LP as a rational number; None where the present scheme is optimal
     """
 
@@ -85,7 +85,7 @@ def best_response(
     found = check.deviations(schemes, range(agent, agent + 1), bracket)[0]
     unit, zero = float(check.form.agent_unit[agent]), float(check.form.agent_zero[agent])
     if found.status != "Optimal":
-        return BestResponse(np.nan, np.nan, found.scheme, False, Result.LP_FAILED, None)
+        return BestResponse(np.nan, np.nan, found.scheme, False, Result.FAILED, None)
     allowed = bracket * check.payoff_range[agent] + check.negligible[agent] + LP_ERROR * check.stakes[agent]
     closed = bool(found.upper - found.value <= allowed)
     rational = None if found.exact is None else Fraction(unit) * found.exact + Fraction(zero)

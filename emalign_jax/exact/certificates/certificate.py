@@ -12,7 +12,7 @@ from emalign_jax.exact.checks.base import AbstractCheck, check_for, default_tole
 from emalign_jax.exact.checks.examination import Examination, examine, relative, without_impossible_messages
 from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_distributions
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
-from emalign_jax.games.units import LP_ERROR, WORTHLESS
+from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_INFORMATION_VALUE
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import POSITIVE, number
 from emalign_jax.internal.validation import on_host
@@ -204,13 +204,13 @@ def certify_game(
     they stay NaN). check: None for a malformed game; examined: the profile's examination, if known."""
     K = len(schemes)
     if check is None:
-        return _failed(K, Result.MALFORMED_GAME), None
+        return _failed(K, Result.MALFORMED), None
     if not np.isfinite(schemes).all():
-        return _failed(K, Result.NO_SCHEMES), None
+        return _failed(K, Result.MALFORMED), None
     try:
         return _certified(game, check, schemes, tolerance, examined)
     except LPFailed:
-        return _failed(K, Result.LP_FAILED), None
+        return _failed(K, Result.FAILED), None
 
 
 def _certified(
@@ -224,15 +224,15 @@ def _certified(
     if 0 < room < BRACKET * tolerance and not (examined.upper <= allowed).all():  # A narrower bracket may decide.
         examined = examine(check, schemes, max(room / 2, NARROWEST * tolerance))
     if not np.isfinite(examined.worst):
-        return _failed(K, Result.LP_FAILED), None
+        return _failed(K, Result.FAILED), None
     upper = examined.upper
     closed = bool((upper - examined.gains <= allowed).all())
-    verdict = Result.GAIN_ABOVE_TOLERANCE
+    verdict = Result.ABOVE_TOLERANCE
     if examined.worst <= tolerance:
         proved = (upper <= allowed).all()
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED
     (full, informed), none = check.informed(True), check.informed(False)[0]
-    none = full if abs(full - none) <= WORTHLESS * max(check.scale, 1.0) else none
+    none = full if abs(full - none) <= NEGLIGIBLE_INFORMATION_VALUE * max(check.scale, 1.0) else none
     unit, zero, units, zeros = check.form[3:]
     terms = None
     if check.revealing_is_picked:

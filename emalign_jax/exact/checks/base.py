@@ -14,14 +14,14 @@ from jaxtyping import Float
 from emalign_jax.exact.responses import by_agent
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame
-from emalign_jax.games.units import NOTHING
+from emalign_jax.games.units import NEGLIGIBLE_RANGE
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.standard_units import (
     StandardForm,
     likely_actions,
     raw_form,
     standard_form,
-    without_vanishing_cells,
+    without_tiny_cells,
 )
 from emalign_jax.users.base import AbstractUser
 
@@ -61,7 +61,7 @@ class AbstractCheck(abc.ABC):
     """
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
-        self.game: Any = without_vanishing_cells(game)  # NumPy float64
+        self.game: Any = without_tiny_cells(game)  # NumPy float64
         self.protocol: Any = protocol  # Of a class that the check is registered for.
         self.user: Any = user
         self.likely = likely_actions(self.game, user)  # [XA, XB, A] upper bounds of the probability of each action
@@ -161,7 +161,7 @@ class AbstractCheck(abc.ABC):
             # All maxima come before all minima, so that successive solves of a kept LP are similar.
             most, least = ([self._extreme_payoff(i, sign) for i in range(K)] for sign in (1.0, -1.0))
             found = np.subtract(most, least)
-            self._range = np.where(found <= NOTHING * self.stakes, 0.0, found)
+            self._range = np.where(found <= NEGLIGIBLE_RANGE * self.stakes, 0.0, found)
         return self._range
 
     def _extreme_payoff(self, agent: int, sign: float) -> float:
@@ -175,7 +175,7 @@ class AbstractCheck(abc.ABC):
     @property
     def negligible(self) -> Float[np.ndarray, "K"]:
         """Payoffs below this are rounding, for an agent whose payoff range is 0."""
-        return np.where(self.payoff_range > 0, 0.0, NOTHING * self.stakes)
+        return np.where(self.payoff_range > 0, 0.0, NEGLIGIBLE_RANGE * self.stakes)
 
     def _width(self, agent: int, bracket: float | None) -> float | None:
         """`bracket` in units of payoff."""

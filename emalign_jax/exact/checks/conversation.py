@@ -42,7 +42,7 @@ from emalign_jax.exact.obedience import persuasion_mechanism
 from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, mechanism_to_rule
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.games.units import IMMATERIAL, LP_ERROR
+from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_TIE_EFFECT
 from emalign_jax.internal.arguments import power
 from emalign_jax.protocols import Conversation
 from emalign_jax.users.fixed_replies import FixedReplies
@@ -260,10 +260,10 @@ class SearchedCheck(AbstractCheck):
 
     def _mechanism_bound(self, agent: int, by_type: Float[np.ndarray, "XA"] | None = None) -> float:
         """An upper bound of the agent's payoff in any mechanism worth at least `by_type` to each type. The effect of
-        the tie tolerance is included unless it is at most `IMMATERIAL`."""
+        the tie tolerance is included unless it is at most `NEGLIGIBLE_TIE_EFFECT`."""
         own = self.game.agents[agent]
         advice = self.mechanism.best(own, by_type=by_type)
-        immaterial = IMMATERIAL * self.payoff_range[agent] + self.negligible[agent] / 2
+        immaterial = NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] + self.negligible[agent] / 2
         if not (advice.optimal and self.user.tie_tolerance * advice.slack_price <= immaterial):
             advice = self._tolerant.best(own, by_type=by_type)
         return advice.value if advice.optimal else float(self.payoff_bounds[agent])
@@ -328,7 +328,7 @@ class ConversationCheck(SearchedCheck):
             one_way = is_one_way(tree)
             heard = [rule_to_scheme(tree, rule) for rule in schemes] if one_way else first_messages(schemes, tree)
             problem = pooled_problem(self.game, np.asarray(heard), agent, self.user.acting)
-            found += one_way_rules(problem, tree.alone())
+            found += one_way_rules(problem, tree.of_one_agent())
         return found
 
     def needs_search(self, schemes) -> bool:
@@ -376,7 +376,7 @@ class ConversationCheck(SearchedCheck):
             upper = min(upper, best.upper) if tie_tolerance == self.user.tie_tolerance else upper
             if best.rule is not None:
                 # In the program ties go to the agent. Under another tie rule nearby rules may pay more.
-                revealed = revealing(tree.alone(), self.game.mass.shape[1])
+                revealed = revealing(tree.of_one_agent(), self.game.mass.shape[1])
                 others = (schemes[i], revealed, np.full_like(best.rule, 1 / tree.messages))
                 near = [best.rule, *((1 - share) * best.rule + share * other for other in others for share in NUDGES)]
                 paid = [self._switch(schemes, i, rule) for rule in near]

@@ -81,7 +81,7 @@ class _Program:
         self.spread = ends[0] + ends[1]  # [XA, XB] of the user's totals, over the actions that are ever taken
         self.lower, self.upper, self.integer, self.cost = [], [], [], []
         self.rows: list[tuple[dict[int, float], float, float]] = []
-        alone = tree.alone()
+        alone = tree.of_one_agent()
         self.said = [
             self.variables(0.0, 1.0, self.XB * alone.nodes(r) * tree.messages).reshape(self.XB, -1, tree.messages)
             for r in range(tree.rounds)
@@ -106,7 +106,7 @@ class _Program:
         self.others = others  # By round, [T, XB]: the probability of the others' messages.
         self.fixed_replies = None
         if not user.plans:
-            self.fixed_replies = [user.reply_law(game, tree, r, np) for r in range(tree.rounds - 1)]
+            self.fixed_replies = [user.reply_distribution(game, tree, r, np) for r in range(tree.rounds - 1)]
         own_history = [tree.own_history(r)[:, agent] for r in range(tree.rounds)]
         self.sequence = []  # By round, the agent's own history and message in each transcript.
         for r in range(tree.rounds):

@@ -83,7 +83,7 @@ def conversation_outcome(
         split = (XA, tree.reply_nodes(r), tree.joint_replies, tree.joint_messages, mass.shape[1])
         own, favoured = user_value.reshape(split).sum(3), favoured_value.reshape(split).sum(3)  # [XA, nodes, q, XB]
         if not user.plans:
-            plan = np.asarray(user.reply_law(game, tree, r, np), float)
+            plan = np.asarray(user.reply_distribution(game, tree, r, np), float)
         else:
             plan = respond(
                 user, own.sum(-1), mass @ levels[r].T, functools.partial(_advantages_of_replies, own),

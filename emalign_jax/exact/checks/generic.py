@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation
 from emalign_jax.exact.checks.deviation_search import Ascent, search
-from emalign_jax.games.units import NOTHING
+from emalign_jax.games.units import NEGLIGIBLE_RANGE
 from emalign_jax.protocols.base import options_of
 from emalign_jax.protocols.batched_payoffs import compiled
 from emalign_jax.protocols.standard_units import raw_form, standard_form
@@ -120,7 +120,7 @@ class GenericCheck(AbstractCheck):
         """Largest minus smallest evaluated payoff of each agent: at most the true range, so that relative gains are not
         underestimated."""
         seen = np.maximum(self._greatest - self._least, 0)  # -inf where nothing was evaluated.
-        return np.where(seen <= NOTHING * self.stakes, 0.0, seen)
+        return np.where(seen <= NEGLIGIBLE_RANGE * self.stakes, 0.0, seen)
 
     def informed(self, informed):
         if informed not in self._informed:

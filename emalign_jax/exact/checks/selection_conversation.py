@@ -122,7 +122,7 @@ class SelectionConversationRational(SelectionRational):
         """`scheme` as a rule, with more messages per round than the tree has if that is necessary."""
         tree, R = self._tree, self._tree.rounds
         while tree.messages**R < scheme.shape[1]:
-            tree = Tree(R, tree.replies, tree.together, 1, tree.messages + 1)
+            tree = Tree(R, tree.replies, tree.reply_to_all, 1, tree.messages + 1)
         rule = scheme_to_rule(tree, scheme)
         assert rule is not None
         return rule

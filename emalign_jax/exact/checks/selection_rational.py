@@ -21,7 +21,7 @@ from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.exact.obedience.program import TOLERANCE, Advice, ObedienceLP, check_size, scheme_of, without_noise
 from emalign_jax.exact.responses import SelectionTable, choose, selection_table
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.games.units import IMMATERIAL, NOTHING, VALUE_TIE
+from emalign_jax.games.units import NEGLIGIBLE_RANGE, NEGLIGIBLE_TIE_EFFECT, VALUE_TIE
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
 from emalign_jax.users.rational import RationalUser
@@ -105,7 +105,7 @@ class SelectionRational(SelectionCheck):
     """Exact: the gain is the supremum over all schemes, under every tie rule (sections 5.1 and 10 of docs/model.md).
 
     The LP has exact ties only. The LP's dual bounds the effect of the user's tie tolerance. It is neglected where it is
-    at most `IMMATERIAL`, and included in `upper` where it is more.
+    at most `NEGLIGIBLE_TIE_EFFECT`, and included in `upper` where it is more.
     """
 
     tolerance = 1e-5  # A profile within 1e-3 may be worth far less to the user than the worst exact equilibrium.
@@ -193,7 +193,7 @@ class SelectionRational(SelectionCheck):
                 check._curves = curves.of(n)
                 check._strict_curves = None if strict is None else strict.of(n)
                 found = curves.paid[n, :, 0] - least[n]
-                check._range = np.where(found <= NOTHING * check.stakes, 0.0, found)
+                check._range = np.where(found <= NEGLIGIBLE_RANGE * check.stakes, 0.0, found)
         return int((~proved).sum())
 
     def confirm(self) -> None:
@@ -252,7 +252,7 @@ class SelectionRational(SelectionCheck):
             distribution = self._strict_distribution(agent, value, *at_most)
         if distribution is None:
             return advice
-        own_room = (IMMATERIAL * self.payoff_range[agent] + self.negligible[agent]) / 4
+        own_room = (NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] + self.negligible[agent]) / 4
         distribution = self._attaining.near(without_noise(distribution), own, room, own_room)
         if (distribution.max(0) > 0).sum() > len(distribution) + 1:
             return advice._replace(
@@ -293,7 +293,8 @@ class SelectionRational(SelectionCheck):
         """`at_least` with an upper bound that holds with the user's tie tolerance. at_most: bounds the user's value."""
         value = self._reachable(value)
         advice = self._with_attaining_scheme(agent, self._best(agent, value, *at_most), value, *at_most)
-        upper, immaterial = advice.value + advice.excess, IMMATERIAL * self.payoff_range[agent] + self.negligible[agent]
+        upper = advice.value + advice.excess
+        immaterial = NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] + self.negligible[agent]
         effect = self.user.tolerance * advice.slack_price  # An upper bound of the effect of the tie tolerance.
         if advice.optimal and effect > immaterial:
             relaxed = self._tolerant.best(self.game.agents[agent], value, *at_most)
@@ -322,7 +323,7 @@ class SelectionRational(SelectionCheck):
         if found.status != "Optimal":
             return found
         stay, switch = self.payoffs(schemes)[1][agent], self._switch(schemes, agent, found.scheme)
-        if max(stay, switch) >= found.value - IMMATERIAL * self.payoff_range[agent] - self.negligible[agent]:
+        if max(stay, switch) >= found.value - NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] - self.negligible[agent]:
             return found._replace(value=max(found.value, min(switch, found.upper)))  # The LP's value has an error.
         tried = [(stay, schemes[agent]), (switch, found.scheme)]
         XB = self.game.mass.shape[1]

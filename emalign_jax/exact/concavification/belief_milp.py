@@ -67,7 +67,7 @@ def _tied_exactly(problem: BeliefProblem, goal, price, taken: Int[np.ndarray, "T
     is none."""
     B, T, A = problem.own_payoff.shape
     types = np.arange(T)
-    ahead = units.eased(problem.user_payoff, 0.0)[:, types, taken].reshape(B, T * A).T
+    ahead = units.relaxed(problem.user_payoff, 0.0)[:, types, taken].reshape(B, T * A).T
     paid = goal.reshape(B, T, A)[:, types, taken].sum(1) - price
     rows = np.concatenate([ahead, np.ones((1, B))])
     lower, upper = np.append(np.zeros(T * A), 1.0), np.append(np.full(T * A, np.inf), 1.0)
@@ -78,7 +78,7 @@ def _tied_exactly(problem: BeliefProblem, goal, price, taken: Int[np.ndarray, "T
 def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     """`bound_rational_pricing` by the MILP."""
     B, T, A = problem.own_payoff.shape
-    advantage = units.eased(problem.user_payoff, problem.user.tie_tolerance)
+    advantage = units.relaxed(problem.user_payoff, problem.user.tie_tolerance)
     sent, taken = T * A * B, T * A  # Variables: y[t, a, b], then z[t, a], then mu[b].
     y, z = np.arange(sent).reshape(T, A, B), sent + np.arange(taken).reshape(T, A, 1)
     mu = sent + taken + np.arange(B)

@@ -75,11 +75,11 @@ class BeliefProblem:
         0.
 
         tie_tolerance: instead of indifference, one action is worse than the other by this share of what they differ by
-                       (`units.eased`).
+                       (`units.relaxed`).
         """
         B, _, A = self.user_payoff.shape
         a, c = np.triu_indices(A, 1) if tie_tolerance == 0 else np.nonzero(~np.eye(A, dtype=bool))
-        planes = units.eased(self.user_payoff, tie_tolerance)[..., a, c].reshape(B, -1).T
+        planes = units.relaxed(self.user_payoff, tie_tolerance)[..., a, c].reshape(B, -1).T
         size = np.abs(planes).max(1, keepdims=True)
         return np.concatenate([np.eye(B), (planes / np.where(size > 0, size, 1))[size[:, 0] > 0]])
 

@@ -169,7 +169,7 @@ def worst_distribution(
     """Minimise the user's value over distributions q[a | x_A, x_B] that pay agent i at least floors[i] (the payoff
     under full revelation less the gain from it), in standard units.
 
-    tie_tolerance: of a rational user's obedience (`units.eased`), 0 for exact obedience; None without obedience.
+    tie_tolerance: of a rational user's obedience (`units.relaxed`), 0 for exact obedience; None without obedience.
     exact:         also derive the LP's value in rational arithmetic (`ValueError` if the LP is too large).
     """
     problem = _problem(ReducedGame(*(np.asarray(x)[None] for x in game)), floors[None], tie_tolerance)
@@ -250,7 +250,7 @@ class _Problem(NamedTuple):
     rows: Float[np.ndarray, "N rows cols"]
     right: Float[np.ndarray, "N rows"]
     cells: int
-    advantage: Float[np.ndarray, "N XA XB A A"]  # of a over c, with the tie tolerance (`units.eased`)
+    advantage: Float[np.ndarray, "N XA XB A A"]  # of a over c, with the tie tolerance (`units.relaxed`)
     row_scale: Float[np.ndarray, "N XA A A"]  # by which a row of obedience is divided; 1 for an empty row
     obedience: bool
 
@@ -263,7 +263,7 @@ def _problem(game: ReducedGame, floors, tie_tolerance) -> _Problem:
     total[np.arange(cells), np.arange(cells)] = 1
     rows = [np.broadcast_to(total.reshape(cells, -1), (N, cells, cells * A)), -agents.reshape(N, -1, cells * A)]
     right = [np.ones((N, cells)), -_relaxed(floors)]
-    advantage = units.eased(user, tie_tolerance or 0.0)
+    advantage = units.relaxed(user, tie_tolerance or 0.0)
     size = np.abs(advantage).max(2)
     size = np.where(size > 0, size, 1.0)
     if tie_tolerance is not None:

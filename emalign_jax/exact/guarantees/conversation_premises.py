@@ -47,7 +47,7 @@ class Premises(NamedTuple):
     bound:            [...]     a lower bound of V (proposition 4); a rational user's choice may jump, so there agent
                                 i's shortfall from its payoff under full revelation replaces e_i + spread_i L eta_i / 2
     regret:           [...]     W0((A-1)/e) / L, part of the bound; 0 for a rational user
-    result:           [...]     CERTIFIED, MALFORMED_GAME, NO_SCHEMES or LP_FAILED
+    result:           [...]     CERTIFIED, MALFORMED or FAILED
     """
 
     aligned_value: Float[np.ndarray, "*batch"]
@@ -84,7 +84,7 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     bad = np.broadcast_to(faults(games), batch).reshape(-1) != ""
     broken = ~np.isfinite(profiles).all((1, 2, 3))
     reduced = reduce_game(flat, np)
-    rows: list[Premises] = [_failed(games.agents, Result.MALFORMED_GAME if b else Result.NO_SCHEMES) for b in bad]
+    rows: list[Premises] = [_failed(games.agents, Result.MALFORMED) for _ in bad]
     sound = np.flatnonzero(~bad & ~broken)
     aligned = reduced._replace(agents=np.asarray(reduced.user)[:, None])
     tree = protocol.tree(1, M)
@@ -101,7 +101,7 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
             if found.status == "Optimal":
                 rows[k] = _measure(flat[k], check, one.payoffs(found.scheme[None])[0], found.scheme, profiles[k])
             else:
-                rows[k] = _failed(games.agents, Result.LP_FAILED)
+                rows[k] = _failed(games.agents, Result.FAILED)
     per_agent = ("eta", "switch_gain")
     fields = []
     for name in Premises._fields:

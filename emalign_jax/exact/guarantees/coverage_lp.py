@@ -39,7 +39,7 @@ class Coverage(NamedTuple):
               g(a*) - g(a) <= sum_i weights_i (G_i(a*) - G_i(a)) + by_cell - sum_c commands[a, c] (g(a) - g(c))
     commands: [..., XA, A, A] multipliers >= 0 of the user's obedience, of playing a rather than c; 0 unless asked for
     full_information: [...] V_full
-    result:   [...] a `Result`: CERTIFIED, MALFORMED_GAME or LP_FAILED
+    result:   [...] a `Result`: CERTIFIED, MALFORMED or FAILED
     fallback: [...] whether HiGHS solved the LP because the batched solver's answer was not proved
     """
 
@@ -114,14 +114,14 @@ def coverage(
     K, XA, XB, A = games.agents, games.user_features, games.agent_features, games.actions
     shapes = {"slack": (), "weights": (K,), "by_cell": (XA, XB), "commands": (XA, A, A), "full_information": ()}
     fields = {name: np.full((len(bounds), *shape), np.nan) for name, shape in shapes.items()}
-    result, fallback = np.full(len(bounds), Result.MALFORMED_GAME), np.zeros(len(bounds), bool)
+    result, fallback = np.full(len(bounds), Result.MALFORMED), np.zeros(len(bounds), bool)
     for k, bound in enumerate(bounds):
         if bound is None:
             continue
         form, worst = bound.form, bound.worst
         fallback[k] = worst.fallback
         fields["full_information"][k] = form.user_unit * bound.full + form.user_zero
-        result[k] = Result.CERTIFIED if np.isfinite(_value(bound)) else Result.LP_FAILED
+        result[k] = Result.CERTIFIED if np.isfinite(_value(bound)) else Result.FAILED
         if not np.isfinite(worst.value):  # Infeasible: V_full is certain.
             fields["slack"][k] = fields["by_cell"][k] = form.user_unit * (bound.full - _value(bound))
             continue

@@ -29,7 +29,7 @@ from emalign_jax.exact.obedience import frontier
 from emalign_jax.exact.obedience.program import ObedienceLP, check_size
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
-from emalign_jax.games.units import NOTHING, VALUE_TIE, WORTHLESS
+from emalign_jax.games.units import NEGLIGIBLE_INFORMATION_VALUE, NEGLIGIBLE_RANGE, VALUE_TIE
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.choice import check_word
@@ -59,7 +59,7 @@ class Stability(NamedTuple):
     no_information:   [...]     V_none
     full_information: [...]     V_full
     payoff_range:     [..., K]  best minus worst attainable payoff of each agent, as in a Certificate
-    result:           [...]     CERTIFIED (there are equilibria at `worst` and `best`), MALFORMED_GAME or LP_FAILED
+    result:           [...]     CERTIFIED (there are equilibria at `worst` and `best`), MALFORMED or FAILED
     fallback:         [...]     whether HiGHS solved the game because the batched solver's answer failed its check
 
     Games of a batch that have fewer breakpoints repeat their last point. `zero` is decided within 1e-8, each agent's
@@ -139,7 +139,7 @@ def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: st
     for k in range(len(bad)):
         try:
             if bad[k]:
-                rows.append(_failed(games.agents, Result.MALFORMED_GAME))
+                rows.append(_failed(games.agents, Result.MALFORMED))
             elif k in traced:
                 rows.append(_stability_of_one(traced.pop(k)))
             else:
@@ -148,7 +148,7 @@ def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: st
                     check.confirm()
                 rows.append(_stability_of_one(_by_highs(check), fallback=batched))
         except LPFailed:
-            rows.append(_failed(games.agents, Result.LP_FAILED, fallback=batched))
+            rows.append(_failed(games.agents, Result.FAILED, fallback=batched))
         if progress is not None:
             progress(1)
     return _stack(rows, batch, games.agents)
@@ -235,7 +235,7 @@ def _weights(game: Any, form: Any):
     """The agents' units as shares of the largest unit, and the largest unit. The unit of an agent with no payoff range
     is 0."""
     least, most = units.attainable(game.agents, likely_actions(game, RationalUser())[..., None, :, :, :])
-    weights = form.agent_unit * (most - least > NOTHING)
+    weights = form.agent_unit * (most - least > NEGLIGIBLE_RANGE)
     largest = weights.max(-1, keepdims=True)
     largest = np.where(largest > 0, largest, 1.0)
     return weights / largest, largest[..., 0]
@@ -252,7 +252,7 @@ def _by_highs(check: SelectionRational) -> _Curves:
     if not np.isfinite(payoff_range).all():
         raise LPFailed
     form = check.form._replace(game=check.game)
-    if high - low <= WORTHLESS:
+    if high - low <= NEGLIGIBLE_INFORMATION_VALUE:
         return _Curves(form, payoff_range, None, None, [])
     payoffs, weights = check.game.agents, _weights(check.game, form)[0]
     joint = sharing(check.lp, payoffs.sum(0), low, high)
@@ -274,7 +274,7 @@ def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Cur
     found = frontier.trace(game, np.concatenate([payoffs, shared], 1), sign)
     least = -frontier.largest_payoffs(game, -payoffs)
     ranges = found.paid[:, :K, 0] - least
-    ranges = np.where(ranges <= NOTHING, 0.0, ranges)
+    ranges = np.where(ranges <= NEGLIGIBLE_RANGE, 0.0, ranges)
     low, high = _benchmarks(game.user)
     done = found.proved.all(1) & np.isfinite(least).all(1)
     curves = {}
@@ -285,7 +285,7 @@ def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Cur
             game=ReducedGame(*(x[n] for x in game)), user_unit=form.user_unit[n], user_zero=form.user_zero[n],
             agent_unit=form.agent_unit[n],
         )  # fmt: skip
-        worthless = high[n] - low[n] <= WORTHLESS
+        worthless = high[n] - low[n] <= NEGLIGIBLE_INFORMATION_VALUE
         curves[int(sound[n])] = (
             _Curves(one, ranges[n], None, None, []) if worthless else _Curves(one, ranges[n], both[0], both[1], own)
         )

@@ -18,7 +18,7 @@ from emalign_jax.exact.responses import respond
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
-from emalign_jax.internal.arguments import shown, word
+from emalign_jax.internal.arguments import choice, shown
 from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.highs import KeptLP, LPFailed
 from emalign_jax.protocols import Selection
@@ -66,8 +66,8 @@ def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex"
     Returns NaN where the game is malformed or its LP failed. Raises `ValueError` for an unknown word.
     """
     (games,) = on_host(games=games)
-    word("kind", kind, KINDS)
-    word("weights", weights, WEIGHTS)
+    choice("kind", kind, KINDS)
+    choice("weights", weights, WEIGHTS)
     flat = flatten_games(games, games.batch_shape)
     found = []
     for p, u, U, fault in zip(flat.prior, flat.user_utility, flat.agent_utilities, faults(flat), strict=True):
@@ -89,7 +89,7 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
     """
     user = RationalUser(ties="lowest") if user is None else user
     games, budget, user = on_host(games=games, budget=budget, user=user)
-    word("kind", kind, KINDS)
+    choice("kind", kind, KINDS)
     budget = np.asarray(budget, np.float64)
     if not ((budget >= 0) & np.isfinite(budget)).all():
         raise ValueError(f"budget: expected finite numbers >= 0, got {shown(budget)}")

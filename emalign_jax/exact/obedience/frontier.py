@@ -276,7 +276,7 @@ def _lps(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> _LPs:
     r, xa, a, c = recommendations.comparisons(sets)
     R, each = len(sets), np.arange(len(r))
     scale = possible[:, :, r].swapaxes(1, 2)  # [N, rows, XB]
-    advantage = units.eased(user, tie_tolerance)[:, xa, :, a, c].swapaxes(0, 1) * scale
+    advantage = units.relaxed(user, tie_tolerance)[:, xa, :, a, c].swapaxes(0, 1) * scale
     relief = np.abs(user[:, xa, :, a] - user[:, xa, :, c]).swapaxes(0, 1) * scale
     size = np.abs(advantage).max(-1, keepdims=True)
     unit = np.exp2(np.frexp(np.where(size > 0, size, 1))[1])  # Powers of two, so that division does not round.

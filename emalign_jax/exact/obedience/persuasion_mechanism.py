@@ -48,7 +48,7 @@ class MechanismLP:
     def __init__(self, game: ReducedGame, exact: bool = False, tie_tolerance: float = 0.0, nodes: int = 1):
         user = np.asarray(game.user)
         self._user = user
-        advantage = units.eased(user, tie_tolerance)  # [XA, XB, A, A]
+        advantage = units.relaxed(user, tie_tolerance)  # [XA, XB, A, A]
         likely = units.most_likely(user, tolerance=TOLERANCE)
         spread = nodes * np.array([units.unit(g[None], x[None]) for g, x in zip(user, likely, strict=True)])
         XA, XB, A = user.shape
@@ -156,7 +156,7 @@ def mechanism_to_rule(mechanism: Float[np.ndarray, "XA XB A"], tree: Tree) -> tu
     XA, XB, _ = mechanism.shape
     used = np.flatnonzero(mechanism.max((0, 1)) > 0)
     M = max(tree.messages, len(used))
-    wide = Tree(tree.rounds, tree.replies, tree.together, tree.agents, M)
+    wide = Tree(tree.rounds, tree.replies, tree.reply_to_all, tree.agents, M)
     rule = np.zeros((XB, wide.information_sets, M))
     rule[:, :, 0] = 1
     last = wide.first(wide.rounds - 1)

@@ -103,7 +103,7 @@ class ObedienceLP:
 
     exact:         whether answers are derived in rational arithmetic, see `KeptLP` (`ValueError` if too large).
     tie_tolerance: a number or [A, A]: by how much a recommended action a may be worse than action c, as a share of what
-                   they differ by (`units.eased`); negative where a must be better by so much.
+                   they differ by (`units.relaxed`); negative where a must be better by so much.
     sets:          [R, XA, A] the recommendations; by default, all of one action for each type.
     """
 
@@ -123,7 +123,7 @@ class ObedienceLP:
         self._possible = recommendations.possible(units.most_likely(user, tolerance=TOLERANCE), self._sets)
         rows = recommendations.comparisons(self._sets)
         r, xa, a, c = rows
-        advantage = units.eased(user, tie_tolerance)[xa, :, a, c] * self._possible.T[r]  # [rows, XB]
+        advantage = units.relaxed(user, tie_tolerance)[xa, :, a, c] * self._possible.T[r]  # [rows, XB]
         size = np.abs(advantage).max(1)
         kept = size > 0
         unit = np.exp2(np.frexp(size[kept])[1])[:, None]  # A power of two, so that division does not round.

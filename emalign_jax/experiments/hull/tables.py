@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.experiments.hull import text
 from emalign_jax.experiments.hull.block import dense_block
-from emalign_jax.games.game import LARGEST
+from emalign_jax.games.game import LARGEST_UTILITY
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import shortened, shown
 from emalign_jax.internal.npz import read_arrays
@@ -228,8 +228,8 @@ def _npz(path: Path, options: Options) -> Table:
     K, A, Y = agents.shape[-3:]
     single = agents.ndim == 3  # all targets share the agents
     for name, array in (("user_utility", user), ("agent_utilities", agents)):
-        if (np.abs(array[np.isfinite(array)]) >= LARGEST).any():
-            raise ValueError(f"{path}: {name}: expected numbers below {LARGEST:g}")
+        if (np.abs(array[np.isfinite(array)]) >= LARGEST_UTILITY).any():
+            raise ValueError(f"{path}: {name}: expected numbers below {LARGEST_UTILITY:g}")
     user, agents = user.reshape(-1, A, Y), agents.reshape(-1, K, A, Y)
     T, G = len(user), len(agents)
     counts = np.full(G, K)
@@ -336,7 +336,7 @@ def _block(path, present, names, items, words, notes, options, verb):
 
 
 def _varied(path, table: Table, named: bool) -> Table:
-    """Without targets for whom all cells are alike (several answers: all answers to each prompt)."""
+    """Without targets of which all cells are alike (several answers: all answers to each prompt)."""
     u = table.utilities[table.targets]
     flat = (np.ptp(u, axis=1).max(1) == 0) if table.per_state else (np.ptp(u, axis=(1, 2)) == 0)
     if not flat.any():

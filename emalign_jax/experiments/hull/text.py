@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax.games.game import LARGEST
+from emalign_jax.games.game import LARGEST_UTILITY
 from emalign_jax.internal import parquet
 from emalign_jax.internal.arguments import shortened, shown
 from emalign_jax.internal.files import MOST_COLUMNS, check_input, check_text
@@ -173,7 +173,7 @@ def _numbers(source: Source, frame: pd.DataFrame, names: list[str], hint: str) -
     kinds = frame.dtypes.to_dict()
     plain = [name for name in names if isinstance(kinds[name], np.dtype) and kinds[name].kind in "iuf"]
     values = frame[plain].to_numpy(float)
-    good = np.all(np.isnan(values) | (abs(values) < LARGEST), axis=0)
+    good = np.all(np.isnan(values) | (abs(values) < LARGEST_UTILITY), axis=0)
     ready = {plain[k]: values[:, k] for k in np.flatnonzero(good)}
     return {name: ready[name] if name in ready else _floats(source, frame.loc[:, name], hint) for name in names}
 
@@ -189,7 +189,7 @@ def _floats(source: Source, column: pd.Series, hint: str) -> pd.Series:
     for bad, what in (
         (text, "a number"),
         (values.abs() == np.inf, "a finite number"),
-        (values.abs() >= LARGEST, f"a number below {LARGEST:g}"),
+        (values.abs() >= LARGEST_UTILITY, f"a number below {LARGEST_UTILITY:g}"),
     ):
         if bad.any():
             at = bad.idxmax()

@@ -1,4 +1,4 @@
-"""What a family of random games provides. A new one is one class that subclasses `AbstractFamily`."""
+"""What every family of random games provides. A new family is one class that subclasses `AbstractFamily`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.internal.arguments import FINITE, NOT_NEGATIVE, number, shown
+from emalign_jax.internal.arguments import FINITE, NOT_NEGATIVE, number
+from emalign_jax.internal.registry import Registry
+
+FAMILIES: Registry[AbstractFamily] = Registry("family")
 
 
 class Draws:
-    """Hands out random numbers, [N, ...] for N games, from one row of uniform draws a game.
+    """Random numbers [N, ...] of several distributions for N games, from one row of uniform draws for each game.
 
-    One generator is quick to compile, one a distribution and shape is not; the rest is NumPy in float64.
+    jax draws the uniform numbers alone, in one array, because it would compile code for each distribution and shape;
+    everything else is NumPy in float64.
     """
 
     def __init__(self, uniforms: Float[np.ndarray, "N numbers"]):
@@ -29,8 +33,8 @@ class Draws:
         self._used += size
         if self._used > self._uniforms.shape[1]:
             raise ValueError(
-                f"numbers: a game takes more than the {self._uniforms.shape[1]} draws that its family asks for; let "
-                "`numbers` say how many it needs"
+                f"numbers: a game takes more than the {self._uniforms.shape[1]} draws that `numbers` of its family "
+                "returns; return as many as it takes"
             )
         return self._uniforms[:, self._used - size : self._used].reshape(-1, *shape)
 
@@ -52,9 +56,9 @@ class Draws:
 class AbstractFamily(abc.ABC):
     """A distribution of agents' utilities given the user's.
 
-    A subclass is a frozen dataclass whose fields are its knobs, numbers with defaults; `knob` says what they are and
-    may be. It is known by its `name` from then on: in `em.random_games(family=name, **knobs)` and, where it is imported
-    before the config is read, in the [games] table of TOML files.
+    A subclass is a frozen dataclass whose fields are its knobs: numbers with defaults, each declared by `knob`. Its
+    definition registers it under its `name`, which can be used in `em.random_games(family=name, **knobs)` and, if it is
+    imported before the config is read, in the [games] table of TOML files.
 
     Example:
         @dataclasses.dataclass(frozen=True)
@@ -69,20 +73,14 @@ class AbstractFamily(abc.ABC):
     """
 
     name: ClassVar[str]
-    key: ClassVar[int]  # what its random numbers depend on: a hash of the name, whatever other families there are
+    # Random numbers depend on it; a hash of the name, so that other families do not change it.
+    key: ClassVar[int]
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "name" not in vars(cls):
-            return
-        if not (isinstance(cls.name, str) and cls.name.replace("_", "").isalnum()):
-            raise ValueError(f"name: expected letters, digits and _, got {shown(cls.name)}")
-        known = FAMILIES.get(cls.name)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"name: there is a family {cls.name!r} already, {known.__qualname__}")
-        if "key" not in vars(cls):
+        FAMILIES.add(cls)
+        if "name" in vars(cls) and "key" not in vars(cls):
             cls.key = zlib.crc32(cls.name.encode())
-        FAMILIES[cls.name] = cls
 
     @abc.abstractmethod
     def agent_utilities(
@@ -91,7 +89,7 @@ class AbstractFamily(abc.ABC):
         """The agents' utilities in N games."""
 
     def numbers(self, agents: int, actions: int, states: int) -> int:
-        """How many draws a game takes, at most."""
+        """The number of draws that a game takes, at most."""
         return (agents + 1) * actions * states + agents + 2 * actions
 
     @classmethod
@@ -100,7 +98,7 @@ class AbstractFamily(abc.ABC):
 
     @classmethod
     def checked(cls, name: str, value: Any) -> float:
-        """The value of a knob. Raises `ValueError` that names the knob and the rule."""
+        """The checked value of a knob. Raises `ValueError` that names the knob and the rule."""
         return number(name, value, *cls.knobs()[name].metadata.get("rule", FINITE))
 
     def __post_init__(self):
@@ -108,20 +106,17 @@ class AbstractFamily(abc.ABC):
             object.__setattr__(self, name, self.checked(name, getattr(self, name)))
 
 
-FAMILIES: dict[str, type[AbstractFamily]] = {}
-
-
 def knob(default: float, words: str, rule: tuple[str, Callable[[float], bool]] = NOT_NEGATIVE) -> Any:
-    """A field of a family.
+    """A parameter of a family, as a field of its dataclass.
 
-    words: what it is.
-    rule:  what a number has to be, in words, and whether it is.
+    words: a description for help texts.
+    rule:  (words, function): what a value must be, and whether a value is that.
     """
     return dataclasses.field(default=default, metadata={"words": words, "rule": rule})
 
 
 def all_knobs() -> dict[str, dataclasses.Field]:
-    """The knobs of all families, by name; of a name that several share the first."""
+    """The knobs of all families by name; if families share a name, the knob of the first."""
     found: dict[str, dataclasses.Field] = {}
     for family in FAMILIES.values():
         found = family.knobs() | found

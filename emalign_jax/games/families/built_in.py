@@ -51,7 +51,7 @@ class SharedBias(AbstractFamily):
 
 @dataclasses.dataclass(frozen=True)
 class Goal(AbstractFamily):
-    """U_i = alignment * u + (1 - alignment) * margin_i(a): a profit on the actions that are agent i's own."""
+    """U_i = alignment * u + (1 - alignment) * margin_i(a): agent i profits from the actions that belong to it."""
 
     name, key = "goal", 3
     bias: float = knob(1.0, "mean of the margins")
@@ -67,7 +67,7 @@ class Goal(AbstractFamily):
 
 @dataclasses.dataclass(frozen=True)
 class Opposed(AbstractFamily):
-    """Pairs U = u + b, u - b of opposite biases; an odd last agent has a bias that nobody opposes."""
+    """Pairs U = u + b, u - b of opposite biases; with an odd number of agents the bias of the last is unopposed."""
 
     name, key = "opposed", 4
     bias: float = knob(1.0, "standard deviation of the biases")

@@ -1,6 +1,6 @@
 """Random games of a family (docs/model.md, section 8).
 
-Game i of a call is drawn from `fold_in(key, i)` alone: it is the same whatever the size of the batch.
+Game i is drawn from `fold_in(key, i)` alone, so it does not depend on the size of the batch.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import numpy as np
 from emalign_jax.games.families.base import FAMILIES, AbstractFamily, Draws
 from emalign_jax.games.game import Game, reduce_game
 from emalign_jax.internal import memory
-from emalign_jax.internal.arguments import SHARE, integer, number, word
+from emalign_jax.internal.arguments import SHARE, choice, integer, number
 from emalign_jax.internal.validation import as_key, on_host
 
 MAX_REDRAWS = 1000
-BYTES = 80  # of memory that drawing takes for each number of a game
-REDRAW_BLOCK = 1024  # games redrawn in one call, so that one size is compiled
+# Memory that drawing takes for each number of a game.
+BYTES_A_NUMBER = 80
+# Games are redrawn in blocks of this size, so that code is compiled for one size.
+REDRAW_BLOCK = 1024
 ARGUMENTS = (
     "count", "agents", "states", "actions", "user_features", "agent_features", "user_information", "agent_information",
     "information_worth",
@@ -45,19 +47,21 @@ def random_games(
 ) -> Game:
     """`count` random games [count, ...] in jax's default float dtype.
 
-    The user's utilities are standard normal, the law of y is uniform on the simplex.
+    The user's utilities are standard normal, the distribution of y is uniform on the simplex.
 
     first:             number of the first game: games first, ..., first + count - 1 of a larger batch
     family:            a name in FAMILIES, or a family such as em.families.Goal(alignment=0.3)
     agents, states, actions: K, Y, A
-    user_features, agent_features: XA (1: the user knows nothing) and XB (default: as many as states)
-    user_information, agent_information: in [0, 1]; x is y itself (modulo its size) with this probability,
-                       else a draw from a random law given y. The agents see y by default.
+    user_features, agent_features: XA (1: the user has no features) and XB (default: as many as states)
+    user_information, agent_information: in [0, 1]; x is y itself (modulo its size) with this probability, otherwise it
+                       is drawn from a random distribution given y. By default the agents see y.
     information_worth: redraw games in which V_full - V_none is below this share of the range of u
-    knobs:             of the family, by name: noise ("hull", "noise", "shared_bias"), bias ("shared_bias", "goal",
-                       "opposed"), alignment ("goal"), and those of families of one's own; those of other families are
-                       checked and have no effect
+    knobs:             parameters of the family: noise ("hull", "noise", "shared_bias"), bias ("shared_bias", "goal",
+                       "opposed"), alignment ("goal"), and those of user-defined families. Knobs of other families are
+                       checked and have no effect.
     Raises `ValueError` that names the argument and the rule.
+
+    Example: `em.random_games(0, 100, family="goal", alignment=0.3, agents=3)`
     """
     (key,) = on_host(key=as_key(key))
     features = states if agent_features is None else agent_features
@@ -73,7 +77,7 @@ def random_games(
     require_room(count, agents=agents, family=of, **sizes)
     parts = draw(np.arange(first, first + count), 0)
     block = min(count, REDRAW_BLOCK)
-    poor = np.flatnonzero(_worth(parts) < information_worth)
+    poor = np.flatnonzero(_information_worth(parts) < information_worth)
     for attempt in range(1, MAX_REDRAWS + 1):
         if not len(poor):
             return Game(*(jnp.asarray(part, dtype=jnp.result_type(float)) for part in parts))
@@ -83,7 +87,7 @@ def random_games(
             new = [x[: len(some)] for x in draw(first + np.resize(some, block), attempt)]
             for part, values in zip(parts, new, strict=True):
                 part[some] = values
-            still.append(some[_worth(new) < information_worth])
+            still.append(some[_information_worth(new) < information_worth])
         poor = np.concatenate(still)
     raise ValueError(
         f"information_worth: {len(poor)} of {count} games were below {information_worth} in {MAX_REDRAWS} redraws; ask "
@@ -102,12 +106,12 @@ def require_room(
     family: str | AbstractFamily = "hull",
     **_,
 ) -> None:
-    """Raise `ValueError` where drawing so many games of this size would take more memory than is at hand."""
+    """Raise `ValueError` if drawing `count` games of this size would take more memory than is free."""
     features = states if agent_features is None else agent_features
     of = family if isinstance(family, AbstractFamily) else FAMILIES[family]()
     numbers = _needed(agents, states, actions, user_features, features, of) + user_features * features * states
     memory.require(
-        BYTES * count * numbers,
+        BYTES_A_NUMBER * count * numbers,
         f"count: {count} games with agents {agents}, states {states}, actions {actions}, user_features "
         f"{user_features}, agent_features {features}",
     )
@@ -130,8 +134,8 @@ def any_game(
 
 
 def check_arguments(*, family: str = "hull", **given) -> None:
-    """Raise `ValueError` for what `random_games` cannot take, naming the argument and the rule; the others may be left
-    out, and None means a default."""
+    """Raise `ValueError` for arguments of `random_games` that it would refuse. Arguments may be left out, and None
+    stands for the default."""
     given = {name: value for name, value in given.items() if value is not None}
     _family(family, {name: value for name, value in given.items() if name not in ARGUMENTS})
     _check_arguments(given)
@@ -146,12 +150,12 @@ def _check_arguments(given: dict[str, Any]) -> None:
 
 
 def _family(family: str | AbstractFamily, knobs: dict[str, Any]) -> AbstractFamily:
-    """The family, with its own of the knobs; those of other families are checked."""
+    """The family with its knobs set; knobs of other families are checked."""
     if isinstance(family, AbstractFamily):
         if knobs:
             raise ValueError(f"{next(iter(knobs))}: goes with the name of a family; this one has its knobs already")
         return family
-    own, values = FAMILIES[word("family", family, FAMILIES)], {}
+    own, values = FAMILIES[choice("family", family, FAMILIES)], {}
     for name, value in knobs.items():
         having = [cls for cls in (own, *FAMILIES.values()) if name in cls.knobs()]
         if not having:
@@ -165,7 +169,7 @@ def _draw(key, index, attempt, *, family: AbstractFamily, sizes, information):
     """prior, user_utility and agent_utilities of games `index` at redraw `attempt`, in float64."""
     agents, states, actions, user_features, agent_features = sizes
     needed = _needed(agents, states, actions, user_features, agent_features, family)
-    count = -(-needed // 256) * 256  # rounded up: few sizes to compile
+    count = -(-needed // 256) * 256  # rounded up, so that few sizes are compiled
     draws = Draws(np.asarray(_uniforms(key, jnp.asarray(index), attempt, count)))
     outcome = draws.simplex(states)
     user_sees = _feature(draws, states, user_features, information[0])
@@ -182,7 +186,7 @@ def _draw(key, index, attempt, *, family: AbstractFamily, sizes, information):
 
 
 def _needed(agents: int, states: int, actions: int, user_features: int, agent_features: int, family) -> int:
-    """Uniform draws of a game."""
+    """The number of uniform draws of a game."""
     seen = states * (1 + user_features + agent_features) + actions * states
     return seen + family.numbers(agents, actions, states)
 
@@ -199,13 +203,13 @@ def _uniforms(key, index, attempt, count):
 
 
 def _feature(draws, states, size, share):
-    """P(x | y) [N, Y, X]: y itself with probability `share`, else a random law given y."""
+    """P(x | y) [N, Y, X]: y itself with probability `share`, else drawn from a random distribution given y."""
     itself = np.eye(size)[np.arange(states) % size]
     return share * itself + (1 - share) * draws.simplex(states, size)
 
 
-def _worth(parts) -> np.ndarray:
-    """What x_B is worth to a rational user, as a share of the range of her utility."""
+def _information_worth(parts) -> np.ndarray:
+    """V_full - V_none of a rational user, as a share of the range of the user's utility."""
     _, g, _ = reduce_game(Game(*parts, check="shapes"), np)
     full, none = g.max(-1).sum((-2, -1)), g.sum(-2).max(-1).sum(-1)
     return (full - none) / np.maximum(np.ptp(parts[1], axis=(-2, -1)), 1e-300)
