@@ -47,7 +47,7 @@ from emalign_jax.exact.checks.examination import Examination
 __all__ = ["Claim", "concatenate", "violations"]  # for the tests
 
 LP = 1e-7  # of a unit: two answers to the same LP, each proved to 1e-9 times multipliers of a hundred
-IMMATERIAL = 1e-6  # of an agent's range: what the tie tolerance may be worth without being computed
+NEGLIGIBLE_TIE_EFFECT = 1e-6  # of an agent's range: what the tie tolerance may be worth without being computed
 SELECTION = em.Selection(), em.RationalUser()
 
 
@@ -118,7 +118,7 @@ def bound_claims(games: em.Game, certificate: em.Certificate, protocol, user) ->
     tag = f"{type(protocol).__name__}, {kind}: "
     far_off = far(certificate.full_information, full) / r.scale
     return [
-        Claim(tag + "certified", np.where(certificate.result < em.Result.MALFORMED_GAME, 0.0, -1)),
+        Claim(tag + "certified", np.where(certificate.result < em.Result.MALFORMED, 0.0, -1)),
         Claim(tag + "V_full", -far_off, VALUE + r.blur),
         Claim(tag + "V >= theorem", (certificate.user - certificate.theorem) / r.scale),
         Claim(tag + "V >= guarantee", (certificate.user - certificate.guarantee) / r.scale),
@@ -150,7 +150,11 @@ def selection_claims(
         Claim("0 <= gain_lower <= gain_upper", np.minimum(certificate.gain_lower, upper - certificate.gain_lower), 0),
         # nobody is picked for less than the tolerance of equal values, nor was bound to be for twice as much
         Claim("telling all gains gain_upper at most", np.where(picked[:, None], reveal, 0), 2 * VALUE + r.blurs),
-        Claim(f"gap(V) <= total gain_upper: {where}", _gap_margin(r, stability, value, upper, missed), IMMATERIAL),
+        Claim(
+            f"gap(V) <= total gain_upper: {where}",
+            _gap_margin(r, stability, value, upper, missed),
+            NEGLIGIBLE_TIE_EFFECT,
+        ),
     ]
     if where.startswith("solve"):
         worst = em.worst_case(games, np.maximum(upper, 0))
@@ -317,11 +321,13 @@ def check_brackets(rng, games: em.Game, user: em.RationalUser):
             f"{name}, {user.ties}",
             [
                 *_played_claims(r, table, found),
-                Claim("Selection: certified", np.where(found.result < em.Result.MALFORMED_GAME, 0.0, -1)),
+                Claim("Selection: certified", np.where(found.result < em.Result.MALFORMED, 0.0, -1)),
                 Claim(
                     f"Selection, {user.ties}: brackets within 1e-6",
                     -width / ranges,
-                    IMMATERIAL + VALUE * r.stakes / ranges + _worth_of_tolerances(r, table, width / ranges, ranges),
+                    NEGLIGIBLE_TIE_EFFECT
+                    + VALUE * r.stakes / ranges
+                    + _worth_of_tolerances(r, table, width / ranges, ranges),
                 ),
                 Claim("0 <= gain_lower <= gain_upper", np.minimum(found.gain_lower, width), 0),
             ],
@@ -330,9 +336,9 @@ def check_brackets(rng, games: em.Game, user: em.RationalUser):
 
 def _worth_of_tolerances(r: Raw, table, widths, ranges) -> np.ndarray:
     """[N, K] what the tolerances of ties and of equal values are worth to an agent, where a bracket is wide enough to
-    contain it: `gain_upper` counts it where it is more than IMMATERIAL."""
+    contain it: `gain_upper` counts it where it is more than NEGLIGIBLE_TIE_EFFECT."""
     worth = np.zeros(widths.shape)
-    for n, i in np.argwhere(widths > IMMATERIAL):
+    for n, i in np.argwhere(widths > NEGLIGIBLE_TIE_EFFECT):
         to_beat = np.delete(table.value[n], i).max() / r.scale[n]
         worth[n, i] = worth_of_tolerances(r.g[n] / r.scale[n], r.G[n, i] / ranges[n, i], r.D[n] / r.scale[n], to_beat)
     return np.maximum(np.nan_to_num(worth), 0)

@@ -136,7 +136,7 @@ def whole_claims(
     own = abs(certificate.agents - paid[:, some]) / r.stakes[:, None, None]
     deviations = np.array([[exact_gains(found, profiles[p]) for p in some] for found in exact])  # [N, some, 2]
     upper, lower = certificate.gain_upper, certificate.gain_lower
-    sound = np.where(certificate.result < em.Result.MALFORMED_GAME, 0.0, -1)
+    sound = np.where(certificate.result < em.Result.MALFORMED, 0.0, -1)
     yield (
         ties,
         [

@@ -54,8 +54,8 @@ def gradients(quick: bool):
         ends = [solved(zero + h, first.schemes, warm, em.Implicit())[1] for h in (STEP, -STEP)]
         numeric = np.asarray(ends[0].user - ends[1].user) / (2 * STEP)
         size = np.maximum(np.abs(numeric), SMALL)
-        trusted = np.asarray(found.result) == em.Result.SMOOTH
-        both = trusted & (np.asarray(played.result) == em.Result.SMOOTH)
+        trusted = np.asarray(found.derivative) == em.Derivative.SMOOTH
+        both = trusted & (np.asarray(played.derivative) == em.Derivative.SMOOTH)
         near = np.abs(slope - numeric) / size <= 1e-4
         agree = both & near & (np.abs(unrolled - numeric) / size <= 1e-4)
         wrong = int((trusted & ~near).sum())
@@ -78,11 +78,11 @@ def batch(quick: bool):
         found = em.solve(
             game, em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(10.0), start=start, differentiation=em.Implicit()
         )
-        return found.user, found.result
+        return found.user, found.derivative
 
     each = jax.jit(jax.vmap(jax.grad(value, has_aux=True)))
-    slope, result = each(jnp.zeros(count), games.prior, games.user_utility, games.agent_utilities, start)
-    trusted = np.asarray(result) == em.Result.SMOOTH
+    slope, derivative = each(jnp.zeros(count), games.prior, games.user_utility, games.agent_utilities, start)
+    trusted = np.asarray(derivative) == em.Derivative.SMOOTH
     yield {
         "row": "jit(vmap(grad))", "games": count, "trusted": float(trusted.mean()),
         "finite": float(np.isfinite(slope).mean()), "kept": bool(np.isfinite(slope).all()),
@@ -183,7 +183,7 @@ def grid(quick: bool):
                 games, em.Selection(temperature), em.QuantalUser(precision), solver, start=start,
                 differentiation=em.Implicit(),
             )  # fmt: skip
-            return jnp.where(found.result == int(em.Result.SMOOTH), found.user, jnp.nan)
+            return jnp.where(found.derivative == int(em.Derivative.SMOOTH), found.user, jnp.nan)
 
         start = starts_of(games, em.Selection(0.3), key, 1, 3)
         tuned()
@@ -286,7 +286,7 @@ def against_nashopt(quick: bool, python: str):
         value = np.asarray(em.payoffs(under, schemes, em.Pooled(), user).user)
         settled = em.solve(under, em.Pooled(), user, em.SmoothPlay(10.0, steps=0, settle=300), start=schemes,
                            differentiation=em.Implicit())  # fmt: skip
-        reached = np.asarray(settled.result) == em.Result.SMOOTH
+        reached = np.asarray(settled.derivative) == em.Derivative.SMOOTH
         found = em.certify(under, schemes, em.Pooled(), user)
         rows[name] = {
             "V as found": float(value.mean()), "V settled": np.where(reached, np.asarray(settled.user), np.nan),

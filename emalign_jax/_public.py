@@ -27,6 +27,7 @@ from emalign_jax.games.families import FAMILIES, AbstractFamily, knob, random_ga
 from emalign_jax.games.files import load_games, load_schemes, save_games, save_schemes
 from emalign_jax.games.game import Game, ReducedGame, reduce_game
 from emalign_jax.games.merged_users import several_users
+from emalign_jax.internal.validation import parameter
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
 from emalign_jax.protocols import (
@@ -44,7 +45,7 @@ from emalign_jax.protocols import (
 from emalign_jax.protocols.batched_payoffs import payoffs, pseudo_gradient, sampled_gradient, sampled_payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information, random_schemes
 from emalign_jax.report.transcripts import transcript_tree
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative, FoundBy, Result
 from emalign_jax.tuning import Tuned, evaluate, tune
 from emalign_jax.tuning.objectives import Objective
 from emalign_jax.users import AbstractUser, FixedReplies, Options, QuantalUser, RationalUser, SparsemaxUser
@@ -64,8 +65,10 @@ __all__ = [
     "Comparison",
     "Conversation",
     "Coverage",
+    "Derivative",
     "Deviation",
     "FixedReplies",
+    "FoundBy",
     "Game",
     "GradientPlay",
     "Implicit",
@@ -104,6 +107,7 @@ __all__ = [
     "mechanisms",
     "no_information",
     "options_of",
+    "parameter",
     "payoffs",
     "premises",
     "pseudo_gradient",

@@ -1,61 +1,74 @@
-"""Result codes: what became of each game of a batch. Every code is a sentence."""
+"""Result codes: what is proved of each game of a batch, how its profile was found, and whether its derivative holds.
+
+Each code is a sentence, its `message`.
+"""
 
 from __future__ import annotations
 
 import enum
 
 
-class Result(enum.IntEnum):
-    """A code per game; `.message` is the sentence, `.ok` says whether no deviation gains more than the tolerance.
+class _Code(enum.IntEnum):
+    @property
+    def message(self) -> str:
+        """The sentence that the code stands for."""
+        return _MESSAGES[self.name]
 
-    `solve` says how a profile was found, `certify` what is proved of it: CERTIFIED if the upper bound of every gain is
-    within the tolerance, UNREFUTED if only the lower bound is. With `differentiation`, `solve` says whether the
-    derivative can be trusted: SMOOTH, or why not.
+
+class Result(_Code):
+    """What is proved of a profile, in `Solution`, `Certificate` and every other result.
+
+    `ok` says whether no deviation is known to gain more than the tolerance.
     """
 
     CERTIFIED = 0
     UNREFUTED = 1
-    START = 2
-    PLAY = 3
-    BEST_RESPONSE = 4
-    DYNAMICS = 5
-    GAIN_ABOVE_TOLERANCE = 10
-    UNVERIFIED = 11
-    SMOOTH = 12
-    NOT_REACHED = 13
-    SINGULAR = 14
-    BOUNDARY = 15
-    MALFORMED_GAME = 20
-    NOT_FINITE = 21
-    NO_SCHEMES = 22
-    LP_FAILED = 23
-
-    @property
-    def message(self) -> str:
-        return _MESSAGES[self]
+    ABOVE_TOLERANCE = 2
+    UNCHECKED = 3
+    MALFORMED = 4
+    FAILED = 5
 
     @property
     def ok(self) -> bool:
-        return self < Result.GAIN_ABOVE_TOLERANCE
+        return self <= Result.UNREFUTED
 
 
-_CHECKED = "; the exact check found no gain above the tolerance."
+class FoundBy(_Code):
+    """How `solve` arrived at a profile."""
+
+    START = 0
+    PLAY = 1
+    PLAY_AND_BEST_RESPONSES = 2
+    BEST_RESPONSE_DYNAMICS = 3
+    NOTHING = 4
+
+
+class Derivative(_Code):
+    """Whether the derivative of a smoothed equilibrium can be trusted: only if SMOOTH."""
+
+    SMOOTH = 0
+    BOUNDARY = 1
+    SINGULAR = 2
+    NOT_REACHED = 3
+    NOT_FINITE = 4
+
+
 _MESSAGES = {
-    Result.CERTIFIED: "Every deviation gain is certified to be within the tolerance.",
-    Result.UNREFUTED: "The exact check found no gain above the tolerance; its upper bound does not exclude one.",
-    Result.START: "The starting schemes are kept" + _CHECKED,
-    Result.PLAY: "Found by gradient play" + _CHECKED,
-    Result.BEST_RESPONSE: "Found by gradient play with exact best responses or fresh starts in between" + _CHECKED,
-    Result.DYNAMICS: "Found by exact best-response dynamics" + _CHECKED,
-    Result.GAIN_ABOVE_TOLERANCE: "Some agent gains more than the tolerance by deviating.",
-    Result.UNVERIFIED: "Play ended; deviation gains were not checked.",
-    Result.SMOOTH: "A smoothed equilibrium was reached and its derivative can be trusted; gains were not checked.",
-    Result.NOT_REACHED: "The smoothed equilibrium was not reached, so its derivative means nothing.",
-    Result.SINGULAR: "The equilibrium's linear system is singular: its derivative cannot be trusted.",
-    Result.BOUNDARY: "A message is about to come into use or to leave it: the derivative may jump here.",
-    Result.MALFORMED_GAME: "The game is malformed: a number is not finite, or the prior is negative or does not sum "
-    "to 1.",
-    Result.NOT_FINITE: "Play met a number that is not finite and stopped.",
-    Result.NO_SCHEMES: "The schemes hold a number that is not finite.",
-    Result.LP_FAILED: "HiGHS did not solve an LP of this game to optimality, so nothing is certified.",
+    "CERTIFIED": "Every deviation gain is certified to be within the tolerance.",
+    "UNREFUTED": "No deviation gain above the tolerance was found; the upper bound does not exclude one.",
+    "ABOVE_TOLERANCE": "Some agent gains more than the tolerance by deviating.",
+    "UNCHECKED": "Deviation gains were not checked.",
+    "MALFORMED": "The game or its schemes are malformed: a number is not finite, or the prior is negative or does not "
+    "sum to 1.",
+    "FAILED": "Nothing is certified: gradient play met a number that is not finite, or HiGHS did not solve an LP.",
+    "START": "The starting schemes were kept.",
+    "PLAY": "Found by gradient play.",
+    "PLAY_AND_BEST_RESPONSES": "Found by gradient play with exact best responses or fresh starts in between.",
+    "BEST_RESPONSE_DYNAMICS": "Found by exact best-response dynamics.",
+    "NOTHING": "No profile was found.",
+    "SMOOTH": "A smoothed equilibrium was reached, and its derivative can be trusted.",
+    "BOUNDARY": "A message is about to come into use or to leave it: the derivative may jump here.",
+    "SINGULAR": "The linear system of the equilibrium is singular: its derivative cannot be trusted.",
+    "NOT_REACHED": "The smoothed equilibrium was not reached, so its derivative means nothing.",
+    "NOT_FINITE": "Play met a number that is not finite.",
 }

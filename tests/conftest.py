@@ -28,6 +28,12 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def empty_directory(tmp_path, monkeypatch):
+    """The test runs in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def run(capsys):
     """run("search", ...) -> (exit code, stdout, stderr) of the command line, in the test's process."""
     from emalign_jax.cli import main

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments or ["--help"], prog_name="emalign", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has seen enough, as `head` has; what was written to files is there
+    except BrokenPipeError:  # the reader stopped, as `head` does; the files are written
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -102,5 +102,5 @@ def _end(error: Exception) -> tuple[int, str]:
 
 
 def _say(message: str) -> None:
-    with contextlib.suppress(OSError):  # nobody may be listening
+    with contextlib.suppress(OSError):  # stderr may be closed
         print("emalign: " + " ".join(message.split()), file=sys.stderr)

@@ -11,15 +11,24 @@ import typer
 
 from emalign_jax.cli.options import (
     CompareOption,
+    PluginOption,
+    PrecisionOption,
     ProgressBar,
+    ProtocolOption,
     RepliesOption,
     ReplyRuleOption,
     ReplyToOption,
     RoundsOption,
+    SetOption,
+    TemperatureOption,
+    TiesOption,
     ToleranceOption,
+    UserOption,
+    section,
+    settings,
     tell_fallbacks,
 )
-from emalign_jax.experiments.words import Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
+from emalign_jax.experiments.words import ReplyRule, ReplyTo, make_protocol, make_user
 
 SHOWN = 50
 
@@ -27,16 +36,19 @@ SHOWN = 50
 def certify(
     games: Annotated[Path, typer.Argument(metavar="G.npz", help="Games.")],
     schemes: Annotated[Path, typer.Argument(metavar="S.npz", help="Their schemes [..., K, XB, M].")],
-    protocol: Annotated[Protocol, typer.Option(help="How she talks to the agents.")] = Protocol.selection,
-    precision: Annotated[str, typer.Option(help="Of the user: a number (quantal), or inf (rational).")] = "inf",
-    ties: Annotated[Ties, typer.Option(help="How a rational user breaks ties.")] = Ties.agents,
-    temperature: Annotated[float, typer.Option(help="Of her choice of an agent in Selection; 0 is the best.")] = 0.0,
+    protocol: ProtocolOption = "selection",
+    user: UserOption = None,
+    precision: PrecisionOption = None,
+    ties: TiesOption = None,
+    temperature: TemperatureOption = None,
     compare: CompareOption = None,
     rounds: RoundsOption = None,
     replies: RepliesOption = None,
     reply_to: ReplyToOption = ReplyTo.each,
     reply_rule: ReplyRuleOption = ReplyRule.plans,
     tolerance: ToleranceOption = None,
+    plugin: PluginOption = None,
+    set_: SetOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """Check schemes exactly: payoffs, deviation gains, what information is worth, and the guarantee.
@@ -47,16 +59,21 @@ def certify(
       emalign certify games.npz schemes.npz --protocol pooled --precision 20 --json
     """
     import emalign_jax as em
-    from emalign_jax.exact import default_tolerance
+    from emalign_jax.exact import Certificate, default_tolerance
+    from emalign_jax.experiments import columns
     from emalign_jax.experiments.search import table
     from emalign_jax.games.files import sizes
+    from emalign_jax.internal import plugins
 
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"--tolerance: expected a number between 0 and 1, got {tolerance}")
-    rule = make_protocol(protocol, temperature, rounds, replies, reply_to, compare)
-    user = make_user(precision, ties, reply_rule, rule)
+    plugins.load(plugin or [])
+    changes = settings(set_, ("protocol", "user"))
+    flags = {"temperature": temperature, "rounds": rounds, "replies": replies, "compare": compare}
+    rule = make_protocol(protocol, flags | section(changes, "protocol"), reply_to)
+    person = make_user(user, {"precision": precision, "ties": ties} | section(changes, "user"), reply_rule, rule)
     if tolerance is None:
-        tolerance = default_tolerance(rule, user)
+        tolerance = default_tolerance(rule, person)
     present = sizes(games)
     if sizes(schemes) != present:
         raise ValueError(f"{schemes}: agents: the numbers of agents differ from those of {games}")
@@ -73,17 +90,19 @@ def certify(
                     done += n
                     progress("certify", done, count)
 
-                certificate = em.certify(batch, profiles, rule, user, tolerance=tolerance, progress=tell)
+                certificate = em.certify(batch, profiles, rule, person, tolerance=tolerance, progress=tell)
         except ValueError as error:
             raise ValueError(f"{schemes}: {error}") from None
         fallbacks += int(certificate.fallback.sum())
-        normalised, relative = certificate.normalised_value, certificate.relative_gain
         where = list(np.ndindex(np.shape(certificate.user)))
-        extra = [{"normalised_value": normalised[at], "relative_gain": relative[at].max()} for at in where]
-        entries += table.json_rows(certificate, certificate.result, extra)
+        flat = Certificate(
+            *(np.reshape(x, (len(where), *np.shape(x)[len(certificate.user.shape) :])) for x in certificate)
+        )
+        rows = columns.table(columns.CERTIFICATE, table.certificate_values(flat))
+        entries += table.json_entries(columns.CERTIFICATE, rows.to_dict("records"))
         text += [(agents or batch.agents, at, entry) for at, entry in zip(where, entries[-len(where) :], strict=True)]
-    failed = sum(not em.Result[entry["code"]].ok for entry in entries)
-    proved = sum(entry["code"] == em.Result.CERTIFIED.name for entry in entries)
+    failed = sum(not em.Result[entry["result"]].ok for entry in entries)
+    proved = sum(entry["result"] == em.Result.CERTIFIED.name for entry in entries)
     if json_:
         summary = {
             "games": len(entries), "certified": proved, "unrefuted": len(entries) - failed - proved, "failed": failed,
@@ -102,14 +121,14 @@ def certify(
 
 def _print(rows: list[tuple[int, tuple[int, ...], dict]]) -> None:
     """The table; games that failed come first, so that the limit hides none of them first."""
-    columns = {
-        "user": "user", "V_none": "no_information", "V_full": "full_information", "guarantee": "guarantee",
-        "gain/range": "relative_gain",
-    }  # fmt: skip
-    print(f"{'K':>3} {'game':>8}" + "".join(f" {name:>11}" for name in columns) + "  result")
-    rows = sorted(rows, key=lambda row: row[2]["code"] in ("CERTIFIED", "UNREFUTED"))
+    from emalign_jax.experiments import columns
+
+    shown = ("user_value", "no_information", "full_information", "guarantee", "relative_gain")
+    keys = {column.label: column.json for column in columns.CERTIFICATE if column.name in shown}
+    print(f"{'K':>3} {'game':>8}" + "".join(f" {label:>11}" for label in keys) + "  result")
+    rows = sorted(rows, key=lambda row: row[2]["result"] in ("CERTIFIED", "UNREFUTED"))
     for agents, at, entry in rows[:SHOWN]:
-        numbers = "".join(f" {entry[key]:>11.6f}" for key in columns.values())
-        print(f"{agents:>3} {','.join(map(str, at)) or '-':>8}{numbers}  {entry['result']}")
+        numbers = "".join(f" {entry[key]:>11.6f}" for key in keys.values())
+        print(f"{agents:>3} {','.join(map(str, at)) or '-':>8}{numbers}  {entry['message']}")
     if len(rows) > SHOWN:
         print(f"... and {len(rows) - SHOWN} more (--json prints all)")

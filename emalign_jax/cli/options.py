@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import enum
 import sys
+import tomllib
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
 
-from emalign_jax.experiments.words import ReplyRule, ReplyTo
+from emalign_jax.experiments.words import ReplyRule, ReplyTo, Ties
 from emalign_jax.internal.arguments import integer, shown
 
+TOP = ("seed", "title", "block")  # keys of a config outside its sections
+
 RoundsOption = Annotated[
-    int | None, typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after she chose.")
+    int | None,
+    typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after it."),
 ]
-RepliesOption = Annotated[int | None, typer.Option(help="Replies Q she has after each round but the last; default 2.")]
+RepliesOption = Annotated[int | None, typer.Option(help="Replies Q of the user after each round but the last.")]
 CompareOption = Annotated[
-    int | None, typer.Option(help="With selection: how many agents, drawn at random, she compares; default all.")
+    int | None, typer.Option(help="With selection: how many agents, drawn at random, are compared; default all.")
 ]
-ReplyToOption = Annotated[ReplyTo, typer.Option(help="Each agent hears a reply of his own, or one goes to all.")]
+ReplyToOption = Annotated[ReplyTo, typer.Option(help="Each agent hears a reply of its own, or one goes to all.")]
 ToleranceOption = Annotated[
     float | None,
     typer.Option(
@@ -29,8 +34,66 @@ ToleranceOption = Annotated[
     ),
 ]
 ReplyRuleOption = Annotated[
-    ReplyRule, typer.Option(help="How she replies: as she likes best (plans), or by a fixed rule.")
+    ReplyRule, typer.Option(help="How the user replies: as is best (plans), or by a fixed rule.")
 ]
+
+ProtocolOption = Annotated[
+    str, typer.Option(help="How the user talks to the agents: pooled, selection, conversation, or one of a plugin.")
+]
+UserOption = Annotated[
+    str | None,
+    typer.Option(help="Kind of user: rational, quantal, sparsemax, or one of a plugin; default by --precision."),
+]
+PrecisionOption = Annotated[
+    str | None, typer.Option(help="Of the user: a number (quantal), or inf (rational). Default inf.")
+]
+TiesOption = Annotated[Ties | None, typer.Option(help="How a rational user breaks ties. Default agents.")]
+TemperatureOption = Annotated[
+    float | None, typer.Option(help="Of the user's choice of an agent in Selection; 0, the default, is the best.")
+]
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE.py",
+        help="Run this Python file first: the named protocols, users, families, mechanisms and checks that it defines "
+        "can be used. May be given several times.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="A parameter of the protocol, the user or the family (section games), or a key of the config; VALUE as in "
+        "TOML. May be given several times.",
+    ),
+]
+
+
+def settings(given: list[str] | None, sections: tuple[str, ...] = ()) -> dict[str, Any]:
+    """{"section.key": value} of all `--set`. Raises `ValueError` that names the one that is wrong.
+
+    sections: those there are, any if none are given.
+    """
+    found = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        parts = name.split(".")
+        if not equals or (len(parts) != 2 and name not in TOP) or not all(parts):
+            raise ValueError(f"--set: expected SECTION.KEY=VALUE, got {shown(text)}")
+        if sections and parts[0] not in sections:
+            raise ValueError(f"--set: {shown(name)}: expected a section of {', '.join(sections)}")
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except (ValueError, RecursionError):
+            found[name] = value.strip()  # a word needs no quotes
+    return found
+
+
+def section(changes: dict[str, Any], name: str) -> dict[str, Any]:
+    """{key: value} of one section."""
+    return {key.partition(".")[2]: value for key, value in changes.items() if key.startswith(f"{name}.")}
 
 
 class Offset(enum.StrEnum):

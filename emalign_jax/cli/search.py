@@ -16,25 +16,25 @@ import typer
 
 from emalign_jax.cli.options import (
     CompareOption,
+    PluginOption,
+    PrecisionOption,
     ProgressBar,
+    ProtocolOption,
     RepliesOption,
     ReplyRuleOption,
     ReplyToOption,
     RoundsOption,
+    SetOption,
+    TemperatureOption,
+    TiesOption,
     ToleranceOption,
+    UserOption,
     integers,
+    section,
+    settings,
     tell_fallbacks,
 )
-from emalign_jax.experiments.words import (
-    Method,
-    Protocol,
-    ReplyRule,
-    ReplyTo,
-    Ties,
-    make_protocol,
-    make_solver,
-    make_user,
-)
+from emalign_jax.experiments.words import Method, ReplyRule, ReplyTo, make_protocol, make_solver, make_user
 from emalign_jax.games.families import FAMILIES
 
 KNOBS = (
@@ -60,7 +60,8 @@ def search(
     states: Annotated[int, typer.Option(help="Outcomes Y.")] = 4,
     actions: Annotated[int, typer.Option(help="Actions A of the user.")] = 4,
     user_features: Annotated[
-        int | None, typer.Option(help="Size XA of what the user sees; default 1 (nothing), and 3 where she replies.")
+        int | None,
+        typer.Option(help="Size XA of what the user sees; default 1 (nothing), 3 where the user replies."),
     ] = None,
     agent_features: Annotated[int | None, typer.Option(help="Size XB of what the agents see; default Y.")] = None,
     user_information: Annotated[float, typer.Option(help="Chance that x_A is y itself.")] = 0.5,
@@ -71,17 +72,18 @@ def search(
     information_worth: Annotated[
         float, typer.Option(help="Redraw games in which x_B is worth less, as a share of the range of u.")
     ] = 0.02,
-    protocol: Annotated[Protocol, typer.Option(help="How she talks to the agents.")] = Protocol.selection,
-    precision: Annotated[str, typer.Option(help="Of the user: a number (quantal), or inf (rational).")] = "inf",
-    ties: Annotated[Ties, typer.Option(help="How a rational user breaks ties.")] = Ties.agents,
-    temperature: Annotated[float, typer.Option(help="Of her choice of an agent in Selection; 0 is the best.")] = 0.0,
+    protocol: ProtocolOption = "selection",
+    user: UserOption = None,
+    precision: PrecisionOption = None,
+    ties: TiesOption = None,
+    temperature: TemperatureOption = None,
     compare: CompareOption = None,
     rounds: RoundsOption = None,
     replies: RepliesOption = None,
     reply_to: ReplyToOption = ReplyTo.each,
     reply_rule: ReplyRuleOption = ReplyRule.plans,
     messages: Annotated[
-        int | None, typer.Option(help="Messages M an agent and round; default what he can make use of.")
+        int | None, typer.Option(help="Messages M an agent and round; default as many as an agent can use.")
     ] = None,
     start: Annotated[
         str | None, typer.Option(help="monopolist or random; default monopolist in Selection, else random.")
@@ -126,10 +128,12 @@ def search(
     coordinator: Annotated[
         str | None,
         typer.Option(
-            help="and ADDRESS:PORT at which host 0 listens until all have met, there alone. Whoever reaches it can "
-            "take part or end the run: no password is asked for, so the network must be trusted."
+            help="and ADDRESS:PORT at which host 0 listens until all have met, there alone. Any process that "
+            "reaches it can take part or end the run: no password is asked for, so the network must be trusted."
         ),
     ] = None,
+    plugin: PluginOption = None,
+    set_: SetOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
 ) -> None:
     """Search equilibria, certify them, print a table and write a run directory with a figure.
@@ -146,6 +150,7 @@ def search(
       emalign search --rounds 2 --replies 3 --count 20 --agents 1,2
       emalign search --games games.npz --out my-run --json > my-run.json
       emalign search --protocol pooled --precision 20 --agents 2 --count 1000000 --no-verify
+      emalign search --plugin lottery.py --protocol lottery --set protocol.cost=0.1 --user sparsemax --precision 5
       emalign search --out run --hosts 2 --host 0 --coordinator 10.0.0.1:1234   (and on the other host: --host 1)
     """
     config: dict[str, Any] = {
@@ -161,35 +166,38 @@ def search(
     from emalign_jax.experiments.search import hosts as meeting
     from emalign_jax.experiments.search.job import SEARCH, SearchJob, block_size
     from emalign_jax.games.files import sizes
-    from emalign_jax.internal import ending
+    from emalign_jax.internal import ending, plugins
     from emalign_jax.internal.arguments import integer, shown
 
+    config["plugin"] = plugins.load(plugin or [])
+    changes = config["set"] = settings(config.pop("set_"), ("games", "protocol", "user"))
     families = tuple(part.strip() for part in family.split(","))
     for name in families:
         if name not in FAMILIES:
             raise ValueError(f"--family: expected {', '.join(FAMILIES)}, got {shown(name)}")
     if len(set(families)) < len(families):
         raise ValueError(f"--family: expected distinct families, got {shown(family)}")
-    rule = make_protocol(protocol, temperature, rounds, replies, reply_to, compare)
+    flags = {"temperature": temperature, "rounds": rounds, "replies": replies, "compare": compare}
+    rule = make_protocol(protocol, flags | section(changes, "protocol"), reply_to)
     if agents is None:
-        agents = {"selection": "1,2,3,5,8", "pooled": "1,2,3", "conversation": "1,2"}[protocol.value]
-        if compare is not None:  # no fewer than she compares
+        agents = {"selection": "1,2,3,5,8", "conversation": "1,2"}.get(protocol, "1,2,3")
+        if compare is not None:  # a comparison needs as many agents as it compares
             agents = ",".join(k for k in agents.split(",") if int(k) >= compare) or str(compare)
     if user_features is None:
         config["user_features"] = 1 if rule.conversation is None else 3
     if start is None:
-        start = "monopolist" if protocol is Protocol.selection and verify else "random"
-    user = make_user(precision, ties, reply_rule, rule)
+        start = "monopolist" if protocol == "selection" and verify else "random"
+    person = make_user(user, {"precision": precision, "ties": ties} | section(changes, "user"), reply_rule, rule)
     if tolerance is None:
-        tolerance = config["tolerance"] = default_tolerance(rule, user)
+        tolerance = config["tolerance"] = default_tolerance(rule, person)
     job = SearchJob(
         protocol=rule,
-        user=user,
+        user=person,
         solver=make_solver(method, steps, tolerance, extrapolation),
         families=families,
         agents=integers("--agents", agents, 1),
         count=count,
-        knobs={name: config[name] for name in KNOBS},
+        knobs={name: config[name] for name in KNOBS} | section(changes, "games"),
         start=start,
         starts=starts,
         messages=messages,
@@ -249,7 +257,7 @@ def search(
     failed = table.failures(found.failed, count=found.failures)
     if json_:
         summary = {
-            "cells": found.lines.to_dict("records"), "failed": found.failures, "unverified": found.unverified,
+            "cells": found.lines.to_dict("records"), "failed": found.failures, "unchecked": found.unchecked,
             "run": str(path), "tolerance": tolerance, "lp_fallbacks": found.fallbacks, "seconds": seconds,
             "below_worst": found.below_worst, "most_below_worst": found.short,
         }  # fmt: skip
@@ -261,8 +269,8 @@ def search(
             print(f"\n{found.worthless} games in which information is worth nothing have no normalised value.")
         if found.unproved:
             print("\nGains here are the largest that were found; the certificates do not exclude larger ones.")
-        if found.unverified:
-            print("\nNot verified: these are the profiles that play ended with; nobody looked for deviations.")
+        if found.unchecked:
+            print("\nNot verified: these are the profiles that play ended with; deviations were not searched for.")
         if found.below_worst:
             print(f"\n{table.below_worst_words(found.below_worst, found.short)}")
         if failed:
@@ -301,17 +309,6 @@ def _print_json(entries, summary: dict) -> None:
 
 
 def _title(job) -> str:
-    from emalign_jax.protocols import Comparison
-    from emalign_jax.users.rational import RationalUser
-
-    acting = job.user.acting
-    user = "rational user" if isinstance(acting, RationalUser) else f"quantal user (precision {acting.precision:g})"
-    if acting is not job.user:
-        user += f" who replies by rule ({job.user.rule})"
     start = "agents start as monopolists" if job.start == "monopolist" else "random starts"
-    talk = job.protocol.conversation
-    rounds = "" if talk is None else f", {talk.rounds} rounds of talk"
-    if isinstance(job.protocol, Comparison):
-        rounds = f" of {job.protocol.compared} agents"
     checked = "" if job.verify else ", not verified"
-    return f"{type(job.protocol).__name__}{rounds}, {user}, {start}{checked}"
+    return f"{job.protocol.title}, {job.user.title}, {start}{checked}"

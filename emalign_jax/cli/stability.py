@@ -35,7 +35,8 @@ def stability(
     """The user's values in all pure equilibria of Selection with a rational user, computed exactly.
 
     A value v is an equilibrium value where the stability profile is 0: the least total gain that deviations offer
-    when she is left with v. With two or more agents full information always is one; the question is what else.
+    where the user is left with value v. With two or more agents full information always is one; the question is what
+    else.
 
     \b
     Examples:
@@ -157,8 +158,8 @@ def _entries(agents: int, found) -> list[dict]:
                 "gap": gap.tolist() if code.ok else [],
                 "zero": zero.tolist() if code.ok else [],
                 "payoff_range": found.payoff_range[index].tolist(),
-                "result": code.message,
-                "code": code.name,
+                "result": code.name,
+                "message": code.message,
                 "ok": code.ok,
             }
         )
@@ -206,7 +207,7 @@ def _print(entries: list[dict]) -> None:
     for entry in sorted(entries, key=lambda entry: entry["ok"])[:SHOWN]:
         numbers = "".join(f" {_number(entry[name]):>12}" for name in columns.values())
         normalised = f"{entry['normalised_worst']:.6f}" if np.isfinite(entry["normalised_worst"]) else "-"
-        sentence = "Solved." if entry["ok"] else entry["result"]
+        sentence = "Solved." if entry["ok"] else entry["message"]
         at = ",".join(map(str, entry["index"])) or "-"
         print(f"{entry['K']:>3} {at:>8}{numbers} {normalised:>11} {len(entry['value']):>6}  {sentence}")
     if len(entries) > SHOWN:

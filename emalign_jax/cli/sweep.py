@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
+from emalign_jax.cli.options import PluginOption, SetOption, settings
+
 
 def sweep(
     config: Annotated[
@@ -17,6 +20,8 @@ def sweep(
     ] = None,
     out: Annotated[str | None, typer.Option(help="Directory of the sweep; default sweep-NAME.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Games a cell, in place of what the config says.")] = None,
+    plugin: PluginOption = None,
+    set_: SetOption = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Start anew where a sweep is there; other files stay.")
@@ -33,6 +38,8 @@ def sweep(
       emalign sweep competition --out competition
       emalign sweep bias --count 20 --out small
       emalign sweep my-grid.toml --out my-grid --json > my-grid.json
+      emalign sweep competition --set games.agents=[2,4] --set user.precision=20 --out quantal
+      emalign sweep my-grid.toml --plugin my_protocol.py
       emalign sweep --list
     """
     from emalign_jax.experiments import toml
@@ -44,7 +51,10 @@ def sweep(
     if config is None:
         raise ValueError(f"CONFIG.toml: expected a file or one of {', '.join(configs.shipped())}")
 
-    grid = configs.read(config).with_count(count)
+    from emalign_jax.internal import plugins
+
+    loaded = plugins.load(plugin or [])
+    grid = dataclasses.replace(configs.read(config, settings(set_)).with_count(count), plugins=loaded)
 
     from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.sweep import cell, directory, run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from emalign_jax.cli.options import ProgressBar
+from emalign_jax.cli.options import PluginOption, ProgressBar, SetOption, settings
 
 
 def tune(
@@ -17,6 +18,8 @@ def tune(
         str | None, typer.Argument(metavar="CONFIG.toml", help="What to tune; a file, or the name of a shipped config.")
     ] = None,
     out: Annotated[str | None, typer.Option(help="Directory of the run; default tune-NAME.")] = None,
+    plugin: PluginOption = None,
+    set_: SetOption = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start anew where a run is there; other files stay.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
@@ -32,6 +35,8 @@ def tune(
     Examples:
       emalign tune transfers --out transfers
       emalign tune my-market.toml --json > my-market.json
+      emalign tune transfers --set games.agents=4 --set transfers.budget=0.5
+      emalign tune my-market.toml --plugin my_mechanism.py
       emalign tune --list
     """
     from emalign_jax.experiments import toml
@@ -45,8 +50,11 @@ def tune(
 
     import time
 
+    from emalign_jax.internal import plugins
+
     began = time.perf_counter()
-    what = configs.read(config)
+    loaded = plugins.load(plugin or [])
+    what = dataclasses.replace(configs.read(config, settings(set_)), plugins=loaded)
 
     from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.search.table import JSON_SCHEMA, plain

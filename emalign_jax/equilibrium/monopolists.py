@@ -32,7 +32,7 @@ def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser, messag
     value, payoff = np.full((N, K), np.nan), np.full((N, K), np.nan)
     user.check(games.of_one_agent, protocol, games.agent_features if messages is None else messages)
     pairs = [(k, i) for k in np.flatnonzero(bad == "") for i in range(K)]
-    together = check_for(protocol, user).together
+    together = check_for(protocol, user).games_at_once
     for at in range(0, len(pairs), together):
         some = pairs[at : at + together]
         alone = [reduced._replace(agents=reduced.agents[:, i : i + 1]) for _, i in some]

@@ -39,7 +39,7 @@ def outbid_from_monopolies(games: ReducedGame, tolerance: float, *, max_steps: i
     `max_steps`, all reveal all, which is an equilibrium. `games` is a batch in standard units."""
     game: Any = without_tiny_cells(ReducedGame(*(np.asarray(x) for x in games)))
     curves = frontier.trace(game, game.agents)
-    least = -frontier.most(game, -game.agents)
+    least = -frontier.largest_payoffs(game, -game.agents)
     proved = np.asarray(curves.proved.all(1) & np.isfinite(least).all(1))
     ranges = curves.paid[:, :, 0] - least
     ranges = np.where(ranges <= NEGLIGIBLE_RANGE, 0.0, ranges)
@@ -67,7 +67,7 @@ class _State:
         np.put_along_axis(
             self.silent, self.user.sum(1, keepdims=True).argmax(-1)[:, None].repeat(user.shape[2], 1), 1, 2
         )
-        self.laws = curves.law[:, :, 0].copy()
+        self.laws = curves.distribution[:, :, 0].copy()
         N, self.K = self.laws.shape[:2]
         self.values = np.einsum("nkbr,nbr->nk", self.laws, self.user)
         self.table = np.einsum("nibr,njbr->nij", self.own, self.laws)
@@ -126,7 +126,7 @@ class _State:
         """All agents offer the best obedient law for her, each with her ties his way."""
         for agent in range(self.K):
             last = self.curves.count[n, agent] - 1
-            self.offer(n, np.full(len(n), agent), self.curves.law[n, agent, last])
+            self.offer(n, np.full(len(n), agent), self.curves.distribution[n, agent, last])
         self.step(n, np.inf)
 
 

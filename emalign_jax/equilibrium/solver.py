@@ -11,6 +11,7 @@ import functools
 from typing import Any, NamedTuple, SupportsIndex
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -19,7 +20,7 @@ from emalign_jax.equilibrium.outbidding import outbid_from_monopolies
 from emalign_jax.equilibrium.outbidding import schemes as schemes_of
 from emalign_jax.exact.certificates import certificate as exact
 from emalign_jax.exact.checks.base import default_tolerance
-from emalign_jax.exact.checks.examination import Examination, examine, without_never
+from emalign_jax.exact.checks.examination import Examination, examine, without_impossible_messages
 from emalign_jax.exact.checks.selection_rational import SelectionCheck, SelectionRational
 from emalign_jax.exact.obedience import frontier
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
@@ -31,7 +32,7 @@ from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled, diffe
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes, check_shape, numbered_schemes
 from emalign_jax.protocols.standard_units import standard_form
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative, FoundBy, Result
 from emalign_jax.users.base import AbstractUser
 
 STARTS = ("random", "monopolist")
@@ -48,9 +49,12 @@ class Solution(NamedTuple):
 
     schemes:      [..., K, XB, M]; in conversations whole rules, [..., K, rows, M]
     user, agents: [...], [..., K]  payoffs
-    result:       [...]  a `Result` a game
-    stats:        counts of the run: steps, best responses, games by result, `lp_fallbacks` (how often the batched
-                  LPs of a game's best responses, or of its guarantees, failed their check and HiGHS did them)
+    result:       [...]  a `Result` a game: what is proved of its schemes; that of the certificate where there is one
+    found_by:     [...]  a `FoundBy` a game: how its schemes were found
+    derivative:   [...]  a `Derivative` a game with `differentiation`, else None
+    stats:        counts of the run: steps, best responses, games by `result` and `found_by`, `lp_fallbacks` (how often
+                  the batched LPs of a game's best responses, or of its guarantees, failed their check and HiGHS did
+                  them)
     certificate:  the `Certificate` of the schemes (None with verify=False and with differentiation)
     """
 
@@ -58,6 +62,8 @@ class Solution(NamedTuple):
     user: Float[Any, "*batch"]
     agents: Float[Any, "*batch K"]
     result: Int[Any, "*batch"]
+    found_by: Int[Any, "*batch"]
+    derivative: Int[Any, "*batch"] | None
     stats: dict[str, Any]
     certificate: exact.Certificate | None
 
@@ -95,7 +101,7 @@ def solve(
     progress: called as progress(name of the stage, games done in it, games in it).
     differentiation: `Implicit()` or `Unrolled()` finds smoothed equilibria with `SmoothPlay` instead: pure JAX, to be
               used under jit, vmap and grad, with derivatives by games, protocol, user and solver. Nothing is verified
-              (`certify` the schemes afterwards); `result` says SMOOTH, or why the derivative cannot be trusted.
+              (`certify` the schemes afterwards); `derivative` says SMOOTH, or why it cannot be trusted.
     Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
     """
     games, protocol, user, solver = checked(games=games, protocol=protocol, user=user, solver=solver)
@@ -149,8 +155,13 @@ def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, s
         check_sizes(games, protocol, user, np.shape(start)[-1], alone=False, exactly=False)
         if starts > 1 and np.shape(start)[:-3][:1] != (starts,):
             raise ValueError(f"start: with starts = {starts} given schemes need a leading axis of {starts}")
-    found = differentiable.solve_smooth(games, protocol, user, solver, differentiation, start)
-    return Solution(*found, {"starts": starts}, None)
+    schemes, value, paid, derivative = differentiable.solve_smooth(
+        games, protocol, user, solver, differentiation, start
+    )
+    finite = derivative != int(Derivative.NOT_FINITE)
+    result = jnp.where(finite, int(Result.UNCHECKED), int(Result.FAILED))
+    found_by = jnp.where(finite, int(FoundBy.PLAY), int(FoundBy.NOTHING))
+    return Solution(schemes, value, paid, result, found_by, derivative, {"starts": starts}, None)
 
 
 def check_sizes(
@@ -187,23 +198,25 @@ class _Search:
         self.cells = protocol.cells(games, messages)
         self.certificates: list[exact.Certificate | None] = [None] * self.N
         self.terms: list[exact.Terms | None] = [None] * self.N  # of the certificates' guarantees
-        self.result = np.full(self.N, Result.UNVERIFIED)
-        self.result[np.broadcast_to(faults(games), self.batch).ravel() != ""] = Result.MALFORMED_GAME
-        self.sound = np.flatnonzero(self.result != Result.MALFORMED_GAME)
+        self.result = np.full(self.N, Result.UNCHECKED)
+        self.result[np.broadcast_to(faults(games), self.batch).ravel() != ""] = Result.MALFORMED
+        self.found_by = np.full(self.N, FoundBy.NOTHING)
+        self.sound = np.flatnonzero(self.result != Result.MALFORMED)
         self.schemes = np.full((self.N, self.K, self.rows, self.M), np.nan)
         self.best: list[Examination | None] = [None] * self.N  # of self.schemes
         self.stats = {"games": self.N, "steps": 0, "best_responses": 0, "fresh_starts": 0, "lp_fallbacks": 0}
         self._checks: dict[int, exact.AbstractCheck] = {}
-        self.first_result = Result.START  # of what is found good before play
+        self.first_found_by = FoundBy.START
         self._progress = progress
 
     def certify(self, k) -> None:
         """Write the certificate of game k, but for its guarantees, and let go of its LPs."""
-        check = None if self.result[k] == Result.MALFORMED_GAME else self.check(k)
+        check = None if self.result[k] == Result.MALFORMED else self.check(k)
         row, terms = exact.certify_game(self.flat[k], check, self.schemes[k], self.tolerance, self.best[k])
+        if self.result[k] == Result.FAILED and row.result == Result.MALFORMED:  # play left no schemes to check
+            row = row._replace(result=np.asarray(int(Result.FAILED)))
         self.certificates[k], self.terms[k] = row, terms
-        if row.result == Result.LP_FAILED:
-            self.result[k] = Result.LP_FAILED
+        self.result[k] = row.result
         self._checks.pop(k % self.per_start, None)
         self.best[k] = None
 
@@ -229,7 +242,7 @@ class _Search:
             shape = (*self.batch, *start.shape[-3:])
             self.schemes[self.sound] = np.broadcast_to(start, shape).reshape(-1, *shape[-3:])[self.sound]
             broken = ~np.isfinite(self.schemes[self.sound]).all((1, 2, 3))
-            self.result[self.sound[broken]] = Result.NO_SCHEMES
+            self.result[self.sound[broken]] = Result.MALFORMED
             self.sound = self.sound[~broken]
             return
         first = self.sound[self.sound < self.per_start]
@@ -261,7 +274,7 @@ class _Search:
         done = ended.proved & np.isfinite(found).all((1, 2, 3))
         self.schemes[first[done]] = found[done]
         self.stats["best_responses"] += int(ended.steps[done].sum())
-        self.first_result = Result.DYNAMICS
+        self.first_found_by = FoundBy.BEST_RESPONSE_DYNAMICS
         self.tell("monopolists", len(first), len(first))
         return first[~done]
 
@@ -276,7 +289,7 @@ class _Search:
     def run(self, verify: bool) -> Solution:
         pending, current = self.sound, self.schemes.copy()
         if verify and self.started_on_purpose:
-            pending = self.examine(pending, current, self.first_result)
+            pending = self.examine(pending, current, self.first_found_by)
         if isinstance(self.solver, BestResponseDynamics):
             self.respond(pending, current)
         else:
@@ -303,17 +316,17 @@ class _Search:
             if attempt:
                 self.move(pending, current, fresh, attempt)
                 if searched and not fresh:  # play may leave what a best response has brought about, such as ties
-                    pending = self.examine(pending, current, Result.BEST_RESPONSE)
+                    pending = self.examine(pending, current, FoundBy.PLAY_AND_BEST_RESPONSES)
                     if not len(pending):
                         break
             played = self.play(pending, current, late=not fresh)
-            self.result[pending[~played.finite]] = Result.NOT_FINITE
+            self.result[pending[~played.finite]] = Result.FAILED
             current[pending] = played.schemes
             pending = pending[played.finite]
             if not verify:
-                self.schemes[pending] = current[pending]
+                self.schemes[pending], self.found_by[pending] = current[pending], FoundBy.PLAY
                 break
-            pending = self.examine(pending, current, Result.BEST_RESPONSE if attempt else Result.PLAY)
+            pending = self.examine(pending, current, FoundBy.PLAY_AND_BEST_RESPONSES if attempt else FoundBy.PLAY)
             if attempt >= PLAYS_BEFORE_DYNAMICS and not searched:
                 pending = self.finish(pending, current)
 
@@ -342,35 +355,32 @@ class _Search:
             failed = exact.check_for(self.protocol, self.user).prepare_lps(checks, self.lp, self.of)
             self.stats["lp_fallbacks"] += failed
 
-    def examine(self, pending, current, found: Result) -> np.ndarray:
+    def examine(self, pending, current, found_by: FoundBy) -> np.ndarray:
         """Record what is within the tolerance, and the best of the rest. Returns the games left."""
         self.now = {}
         self.prepare_lps(pending)
         kind, bracket = exact.check_for(self.protocol, self.user), exact.BRACKET * self.tolerance
-        for at in range(0, len(pending), kind.together):
-            some = pending[at : at + kind.together]
-            profiles = [without_never(current[k]) for k in some]
+        for at in range(0, len(pending), kind.games_at_once):
+            some = pending[at : at + kind.games_at_once]
+            profiles = [without_impossible_messages(current[k]) for k in some]
             tell = functools.partial(self._tell_of, "look for deviations", at, len(pending))
             kind.prepare([self.check(k) for k in some], profiles, bracket, self.tolerance, tell)
             self.tell("look for deviations", at + len(some), len(pending))
             for done, k in enumerate(some):
                 check = self.check(k)
-                self.now[k] = self.record(k, current[k], examine(check, current[k]), found)
-                check.let_go()
+                self.now[k] = self.record(k, current[k], examine(check, current[k]), found_by)
+                check.release_caches()
                 self.tell("check", at + done + 1, len(pending))
-        return pending[[not Result(self.result[k]).ok for k in pending]]
+        return pending[[self.certificates[k] is None for k in pending]]
 
-    def record(self, k, schemes, examined, found: Result) -> Examination:
+    def record(self, k, schemes, examined, found_by: FoundBy) -> Examination:
         """Keep the profile if it is the best yet, certify it if it is good; returns what is known of it in the end."""
         if examined.worst <= self.tolerance and not examined.bracketed:
             # the work for upper bounds may yet find a better deviation
             examined = examine(self.check(k), schemes, exact.BRACKET * self.tolerance)
         if self.best[k] is None or examined.worst < self.best[k].worst:
-            self.best[k], self.schemes[k] = examined, schemes
-        worst = self.best[k].worst
-        failed = Result.LP_FAILED if worst == np.inf else Result.GAIN_ABOVE_TOLERANCE
-        self.result[k] = found if worst <= self.tolerance else failed
-        if worst <= self.tolerance:
+            self.best[k], self.schemes[k], self.found_by[k] = examined, schemes, found_by
+        if self.best[k].worst <= self.tolerance:
             self.certify(k)
         return examined
 
@@ -384,10 +394,10 @@ class _Search:
             else:
                 ended = best_response_dynamics(check, current[k], self.tolerance, **limit)
             self.stats["best_responses"] += ended.steps
-            self.record(k, ended.schemes, ended.examined, Result.DYNAMICS)
-            check.let_go()
+            self.record(k, ended.schemes, ended.examined, FoundBy.BEST_RESPONSE_DYNAMICS)
+            check.release_caches()
             self.tell("best responses", done + 1, len(pending))
-        return pending[[not Result(self.result[k]).ok for k in pending]]
+        return pending[[self.certificates[k] is None for k in pending]]
 
     def move(self, pending, current, fresh: bool, attempt: int) -> None:
         """Let the agent who gains most play his best response, or give the game a fresh random start."""
@@ -414,10 +424,11 @@ class _Search:
             self.tell("certify", k + 1, self.N)
         certificate = self.stacked() if verify else None
         user, agents = (certificate.user, certificate.agents) if certificate else self.values()
-        for code in Result:
-            if count := int((self.result == code).sum()):
-                self.stats[code.name.lower()] = count
-        return Solution(shape(self.schemes), user, agents, shape(self.result.astype(int)), self.stats, certificate)
+        for kind, found in ((Result, self.result), (FoundBy, self.found_by)):
+            counts = {code.name.lower(): int((found == code).sum()) for code in kind}
+            self.stats |= {name: count for name, count in counts.items() if count}
+        result, found_by = (shape(codes.astype(int)) for codes in (self.result, self.found_by))
+        return Solution(shape(self.schemes), user, agents, result, found_by, None, self.stats, certificate)
 
     def stacked(self) -> exact.Certificate:
         known = [row for row in self.certificates if row is not None]

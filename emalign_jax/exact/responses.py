@@ -1,7 +1,7 @@
-"""The users' responses and every protocol's payoffs once more, in NumPy float64.
+"""The users' responses and the payoffs of Selection and Pooled, in NumPy float64.
 
-Written apart from `protocols/` on purpose: certificates share no code with the play that they check, but for the rule
-by which a rational user breaks ties, which has one meaning and so one place (`RationalUser.choose`).
+This is independent of the code in `protocols/`, so that certificates check play. Only the tie rule of a rational user
+is shared (`RationalUser.choose`).
 """
 
 from __future__ import annotations
@@ -18,35 +18,38 @@ from emalign_jax.users.base import AbstractUser, Options
 from emalign_jax.users.quantal import QuantalUser
 from emalign_jax.users.rational import RationalUser
 
-Ahead = Callable[[], Any]  # by how much each option beats each other one, computed where it is needed
+Advantages = Callable[[], Any]  # Returns `units.advantages` of the options; called only where needed.
 
 
 def respond(
     user: AbstractUser,
     user_total: Float[np.ndarray, "*shape A"],
     mass: Float[np.ndarray, "*shape"],
-    ahead: Ahead,
+    ahead: Advantages,
     favour_total: Float[np.ndarray, "*shape A"],
-    favour_ahead: Ahead,
+    favour_ahead: Advantages,
 ) -> Float[np.ndarray, "*shape A"]:
-    """The distribution over actions at unnormalised beliefs: total = mass times the expected utility.
+    """The distribution over actions at unnormalised beliefs.
 
-    ahead, favour_ahead: [*shape, A, A] the advantages of the actions over each other, to the user and to the agent in
-        whose favour ties may be broken (`units.as_good`).
+    user_total, favour_total: mass times the expected utility of the user, and of the agent in whose favour ties may be
+        broken.
+    ahead, favour_ahead: return their advantages [*shape, A, A] (`units.advantages`).
+    Raises `ValueError` for users other than exactly QuantalUser and RationalUser.
     """
-    if type(user) is QuantalUser:  # of a subclass nothing is known
-        with np.errstate(over="ignore", invalid="ignore"):  # at a mass of 1e-320, which then shows as NaN
+    if type(user) is QuantalUser:  # A subclass may respond otherwise.
+        with np.errstate(over="ignore", invalid="ignore"):  # A denormal mass makes the result NaN.
             rate = float(user.precision) / np.where(mass > 0, mass, np.inf)[..., None]
-            law = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))  # scipy's softmax takes twice as long
-        return law / law.sum(-1, keepdims=True)
+            weights = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))
+        return weights / weights.sum(-1, keepdims=True)
     if type(user) is not RationalUser:
         raise ValueError(f"user: the exact checks know QuantalUser and RationalUser, got {type(user).__name__}")
     favour = Options(favour_total, favour_ahead()) if user.favours else None
     return user.choose(Options(user_total, ahead()), favour, np)
 
 
-def weighed(weigh: Callable[[Any], Any], payoff: Float[np.ndarray, "*cells A"]) -> tuple[np.ndarray, Ahead]:
-    """Totals of payoffs [..., A] after each message, and their advantages; weigh: the sum over x_B of [..., n]."""
+def weighed(weigh: Callable[[Any], Any], payoff: Float[np.ndarray, "*cells A"]) -> tuple[np.ndarray, Advantages]:
+    """Totals of `payoff` [..., A] after each message, and their advantages. weigh: maps numbers by x_B [..., XB, n] to
+    their sums over x_B, weighted by the probabilities of each message."""
 
     def ahead():
         A = payoff.shape[-1]
@@ -59,8 +62,8 @@ def weighed(weigh: Callable[[Any], Any], payoff: Float[np.ndarray, "*cells A"]) 
 def by_agent(
     user: AbstractUser, game: ReducedGame, weigh: Callable[[Any], Any] = lambda x: x
 ) -> Float[np.ndarray, "K XA n A"]:
-    """The distributions over actions, ties as each agent would have them; weigh: as in `weighed`, of one game. By
-    default x_B is revealed."""
+    """The distributions over actions, with ties in favour of each agent in turn. weigh: as in `weighed`; by default x_B
+    is revealed."""
     mass, own_user, agents = (np.asarray(x) for x in game)
     totals, ahead = weighed(weigh, own_user)
     sent = weigh(mass[..., None])[..., 0]
@@ -68,7 +71,7 @@ def by_agent(
 
 
 class SelectionTable(NamedTuple):
-    """values: V [K] of the user under each agent; payoffs: O [K, K] of agent i under scheme j."""
+    """values: V [K] of the user under each scheme j; payoffs: O [K, K] of agent i under scheme j."""
 
     values: Float[np.ndarray, "K"]
     payoffs: Float[np.ndarray, "K K"]
@@ -76,19 +79,19 @@ class SelectionTable(NamedTuple):
 
 def selection_table(game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser) -> SelectionTable:
     mass, own_user, agents = (np.asarray(x) for x in game)
-    totals, ahead = weighed(lambda x: np.einsum("jbm,xbn->jxmn", schemes, x), own_user)  # under each scheme j
-    own, own_ahead = weighed(lambda x: np.einsum("jbm,jxbn->jxmn", schemes, x), agents)  # of j
+    totals, ahead = weighed(lambda x: np.einsum("jbm,xbn->jxmn", schemes, x), own_user)  # Under each scheme j.
+    own, own_ahead = weighed(lambda x: np.einsum("jbm,jxbn->jxmn", schemes, x), agents)  # Of agent j.
     sent = np.einsum("jbm,xb->jxm", schemes, mass)
-    law = respond(user, totals, sent, ahead, own, own_ahead)
-    agents_totals = np.einsum("jbm,ixba->jixma", schemes, agents)  # [K, K, XA, M, A] of agent i under scheme j
-    return SelectionTable((law * totals).sum((1, 2, 3)), np.einsum("jxma,jixma->ij", law, agents_totals))
+    response = respond(user, totals, sent, ahead, own, own_ahead)
+    agents_totals = np.einsum("jbm,ixba->jixma", schemes, agents)  # [K, K, XA, M, A], of agent i under scheme j.
+    return SelectionTable((response * totals).sum((1, 2, 3)), np.einsum("jxma,jixma->ij", response, agents_totals))
 
 
 def choose(values: Float[np.ndarray, "K"], temperature: float, scale: float) -> Float[np.ndarray, "K"]:
-    """The distribution over agents: softmax(V / temperature), or the lowest index among the best; scale: the unit of
-    the user's utility."""
+    """The distribution over agents: softmax(V / temperature), or at temperature 0 the lowest index among the best.
+    scale: the user's unit."""
     if temperature > 0:
-        from scipy.special import softmax  # a tenth of a second that importing the package need not cost
+        from scipy.special import softmax  # Imported here because it takes a tenth of a second.
 
         return softmax(values / temperature)
     return np.eye(len(values))[int((values >= values.max() - units.VALUE_TIE * scale).argmax())]
@@ -108,7 +111,7 @@ def pooled_payoffs(
     totals, ahead = weighed(weigh, np.asarray(game.user))
     mass = np.asarray(game.mass) @ weights.T
     each = [weighed(weigh, own) for own in np.asarray(game.agents)]
-    laws = [respond(user, totals, mass, ahead, *own) for own in (each if user.favours else each[:1])]
-    value = float((laws[0] * totals).sum())
-    laws = laws if user.favours else laws * len(each)
-    return value, np.array([(law * own).sum() for law, (own, _) in zip(laws, each, strict=True)])
+    responses = [respond(user, totals, mass, ahead, *own) for own in (each if user.favours else each[:1])]
+    value = float((responses[0] * totals).sum())
+    responses = responses if user.favours else responses * len(each)
+    return value, np.array([(response * own).sum() for response, (own, _) in zip(responses, each, strict=True)])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from emalign_jax.internal.arguments import MOST, shortened
 from emalign_jax.internal.files import check_input
+from emalign_jax.internal.registry import Registry
 
 MOST_SEED = 2**32 - 1
 LONGEST = 2**20  # bytes of a config
@@ -24,13 +25,16 @@ TOO_DEEP = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++\s*+\.\s*+){10}""")  # a dotte
 class Option(NamedTuple):
     """What a key takes. default None: left to the library, or to the protocol.
 
-    kind: "word" (one of `words`), "whole" (an integer, at least `least`), "number" or "flag"
+    kind: "word" (one of `words`, or any if there are none), "whole" (an integer, at least `least`), "number", "flag",
+        or "any" of them
+    own:  whether it is an argument of a named class, which a config without it does not mention
     """
 
     kind: str
     default: Any
     least: int = 0
     words: tuple[str, ...] = ()
+    own: bool = False
 
 
 def shipped(folder: str = "") -> list[str]:
@@ -76,6 +80,26 @@ def _shipped(folder: str):
     return resources.files("emalign_jax.experiments") / "configs" / folder
 
 
+def changed(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The document with other values of some keys, by {"section.key": value}."""
+    found = dict(document)
+    for name, new in changes.items():
+        section, _, key = name.rpartition(".")
+        inside = found.get(section, {})
+        if not section:
+            found[key] = new
+        elif isinstance(inside, dict):  # anything else is refused by `flatten`
+            found[section] = inside | {key: new}
+    return found
+
+
+def arguments(registry: Registry, options: dict[str, Option], section: str, without: tuple[str, ...] = ()) -> dict:
+    """Options for the arguments of all named classes, but for those that there are already."""
+    names = [key for name in registry if name not in without for key in registry.parameters(name)]
+    own = {f"{section}.{key}": Option("any", None, own=True) for key in names}
+    return {name: option for name, option in own.items() if name not in options}
+
+
 def flatten(document: dict, path: str, options: dict[str, Option], top: tuple[str, ...] = ()) -> dict[str, Any]:
     """{"games.family": ...} of known keys; unknown ones are refused with the nearest known one."""
     known = [*top, *options]
@@ -116,8 +140,12 @@ def value(path: str, name: str, option: Option, value: Any) -> Any:
     if value is None:
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if option.kind == "any":
+        if isinstance(value, int | float | str):
+            return value
+        raise ValueError(f"{path}: {name}: expected a number, a word, true or false, got {reprlib.repr(value)}")
     if option.kind == "word":
-        if value in option.words:
+        if value in option.words or (isinstance(value, str) and not option.words):
             return str(value)
         close = difflib.get_close_matches(str(value), option.words, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -1,8 +1,9 @@
-"""Plain words, from a command line or a config, become protocols and users."""
+"""Plain words and numbers, from a command line or a config, become protocols, users and solvers."""
 
 from __future__ import annotations
 
 import enum
+import math
 from typing import Any
 
 from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
@@ -10,19 +11,12 @@ from emalign_jax.equilibrium.solver import Solver
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer, shown
 from emalign_jax.play import GradientPlay
-from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
-from emalign_jax.users.base import AbstractUser
+from emalign_jax.protocols import Comparison, Conversation, Pooled, Selection
+from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
+from emalign_jax.users.base import USERS, AbstractUser
 from emalign_jax.users.fixed_replies import FixedReplies
-from emalign_jax.users.quantal import QuantalUser
-from emalign_jax.users.rational import RationalUser
 
 STEP = 64  # bytes that the schedule of play holds for a step
-
-
-class Protocol(enum.StrEnum):
-    pooled = "pooled"
-    selection = "selection"
-    conversation = "conversation"
 
 
 class ReplyTo(enum.StrEnum):
@@ -49,29 +43,36 @@ class Method(enum.StrEnum):
     best_responses = "best_responses"
 
 
-def make_protocol(
-    protocol: Protocol,
-    temperature: float,
-    rounds: int | None,
-    replies: int | None,
-    reply_to: ReplyTo,
-    compare: int | None = None,
-) -> AbstractProtocol:
-    if protocol is not Protocol.selection and temperature != 0:
-        raise ValueError(f"--temperature: belongs to --protocol selection; leave it out with {protocol.value}")
-    for option, value in (("--rounds", rounds), ("--replies", replies), ("--compare", compare)):
-        if value is not None and value < 1:
-            raise ValueError(f"{option}: expected an integer >= 1, got {value}")
+def make_protocol(kind: str, given: dict[str, Any], reply_to: str = "each") -> AbstractProtocol:
+    """The protocol that is called `kind`.
+
+    given: its parameters, None for those that are left to it. Of the three built-in kinds these are temperature,
+        compare, rounds and replies: with compare selection is `Comparison`, with rounds it is followed by a
+        conversation. Of a class from a plugin they are the arguments of the class.
+    Raises `ValueError` that begins with the name of a parameter as an option, or with protocol.NAME.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    PROTOCOLS.of(kind, "--protocol")
+    if kind not in ("pooled", "selection", "conversation"):
+        return PROTOCOLS.make(kind, given, "--protocol")
+    if others := given.keys() - {"temperature", "compare", "rounds", "replies"}:
+        raise ValueError(f"protocol.{min(others)}: {kind} has no such parameter")
+    temperature = given.get("temperature", 0.0)
+    if kind != "selection" and temperature != 0:
+        raise ValueError(f"--temperature: belongs to --protocol selection; leave it out with {kind}")
+    rounds, replies, compare = (
+        integer(f"--{name}", given[name], 1) if name in given else None for name in ("rounds", "replies", "compare")
+    )
     if compare is not None:
-        if protocol is not Protocol.selection or rounds not in (None, 1) or replies is not None or temperature != 0:
+        if kind != "selection" or rounds not in (None, 1) or replies is not None or temperature != 0:
             raise ValueError(
                 "--compare: belongs to --protocol selection in one round at temperature 0; leave it out, or "
                 "--rounds, --replies and --temperature"
             )
         return Comparison(compare)
-    if protocol is Protocol.conversation:
-        return Conversation(2 if rounds is None else rounds, 2 if replies is None else replies, reply_to.value)
-    if protocol is Protocol.pooled:
+    if kind == "conversation":
+        return Conversation(2 if rounds is None else rounds, 2 if replies is None else replies, reply_to)
+    if kind == "pooled":
         if rounds not in (None, 1) or replies is not None:
             raise ValueError("--rounds, --replies: belong to --protocol conversation or selection; pooled is one round")
         return Pooled()
@@ -79,29 +80,37 @@ def make_protocol(
         if replies is not None:
             raise ValueError("--replies: needs --rounds of 2 or more")
         return Selection(temperature)
-    return Selection(temperature, Conversation(rounds, 2 if replies is None else replies, reply_to.value))
+    return Selection(temperature, Conversation(rounds, 2 if replies is None else replies, reply_to))
 
 
-def make_user(precision: str, ties: Ties, rule: ReplyRule, protocol: AbstractProtocol) -> AbstractUser:
-    """ "inf" is a rational user, a number > 0 a quantal one."""
-    acting = _acting(precision, ties)
-    if rule is ReplyRule.plans:
+def make_user(kind: str | None, given: dict[str, Any], rule: str, protocol: AbstractProtocol) -> AbstractUser:
+    """The user that is called `kind`; without a kind a quantal one of the given precision, a rational one if that is
+    infinite or not given.
+
+    given: parameters, None for those that are left to it. rule: how the user replies in a conversation.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if "precision" in given:
+        given["precision"] = _precision(given["precision"])
+    if kind is None:
+        kind = "rational" if given.get("precision", math.inf) == math.inf else "quantal"
+        given.pop("precision" if kind == "rational" else "ties", None)
+    acting = USERS.make(kind, given, "--user")
+    if rule == ReplyRule.plans:
         return acting
     if protocol.conversation is None:
-        raise ValueError(f"--reply-rule: {rule.value} needs a conversation; take --protocol conversation or --rounds")
-    return FixedReplies(rule.value, acting)
+        raise ValueError(f"--reply-rule: {rule} needs a conversation; take --protocol conversation or --rounds")
+    return FixedReplies(str(rule), acting)
 
 
-def _acting(precision: str, ties: Ties) -> AbstractUser:
+def _precision(text: Any) -> float:
     try:
-        number = float(precision)
-    except ValueError:
-        raise ValueError(f"--precision: expected a number > 0 or inf, got {shown(precision)}") from None
-    if number == float("inf"):
-        return RationalUser(ties.value)
-    if not number > 0:
-        raise ValueError(f"--precision: expected a number > 0 or inf, got {precision}")
-    return QuantalUser(number)
+        precision = float(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"--precision: expected a number > 0 or inf, got {shown(text)}") from None
+    if not precision > 0:
+        raise ValueError(f"--precision: expected a number > 0 or inf, got {shown(text)}")
+    return precision
 
 
 def make_solver(method: Method, steps: int | None, tolerance: float | None, extrapolation: str = "none") -> Solver:

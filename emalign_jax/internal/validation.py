@@ -6,6 +6,7 @@ instance, a word in place of a protocol) raises a `ValueError` that says what to
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import numbers
 import operator
@@ -252,10 +253,38 @@ def float_parameter(name: str, value: Any, expected: str, holds: Any) -> Array:
     return array
 
 
+def described(module: Any) -> str:
+    """The class of a module and its parameters that are single numbers or words, as a title has it."""
+    fields = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    plain = [
+        f"{name} {x}" if isinstance(x, str) else f"{name} {float(x):g}"
+        for name, x in fields.items()
+        if isinstance(x, str | numbers.Real) or getattr(x, "shape", None) == ()
+    ]
+    return type(module).__name__ + (f" ({', '.join(plain)})" if plain else "")
+
+
+def parameter(name: str, default: float, expected: str, holds: Any) -> Any:
+    """A field of a protocol, user or mechanism: a finite number, or an array of them over the batch.
+
+    name:     of the field
+    expected: what it has to be, in words, such as "a number > 0"
+    holds:    the same as a function of an array, elementwise: `lambda x: x > 0`
+    What is given is checked when the module is made, and raises `ValueError`; what is traced is not looked at.
+
+    Example:
+        class Taxed(em.AbstractProtocol):
+            rate: jax.Array = em.parameter("rate", 0.1, "a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+    """
+    convert = lambda value: float_parameter(name, value, expected, lambda x: np.isfinite(x) & holds(x))  # noqa: E731
+    return eqx.field(default=default, converter=convert)
+
+
 def setting(name: str, default: Any, check: Any, *rule: Any) -> Any:
     """A static field of a module, converted by `check(name, value, *rule)`; None is kept if it is the default."""
     convert = lambda value: None if value is default is None else check(name, value, *rule)  # noqa: E731
-    return eqx.field(static=True, default=default, converter=convert)
+    words = {"words": rule[0]} if check is arguments.choice else {}
+    return eqx.field(static=True, default=default, converter=convert, metadata=words)
 
 
 def on_host(**given: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Many dense LPs of one shape at once: padded to few sizes, solved on the device, checked on the host."""
+"""Many dense LPs of one shape at once: padded to one of few sizes, solved on the device, checked on the host."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from jaxtyping import Bool, Float, Int
 from emalign_jax.internal.processors import each
 from emalign_jax.lp import simplex
 
-TOLERANCE = 1e-9  # of an answer's residuals and gap, relative to the LP's own numbers
-TILE = 64  # LPs whose dictionaries are in the cache of one core together
-TILES = 4  # in a call, if there are so many: calls are spread over the cores
-MOST_CELLS = 2**25  # numbers in the dictionaries of one call: 256 MB
+# Of an answer's residuals and gap, relative to the LP's own numbers.
+TOLERANCE = 1e-9
+# The number of LPs whose dictionaries fit into the cache of one core.
+TILE = 64
+# The largest number of tiles in a call; calls are distributed over the cores.
+TILES = 4
+# The largest number of numbers in the dictionaries of one call: 256 MB.
+MOST_CELLS = 2**25
 WORDS = {
     simplex.OPTIMAL: "Optimal", simplex.INFEASIBLE: "Infeasible", simplex.UNBOUNDED: "Unbounded",
     simplex.STOPPED: "IterationLimit",
@@ -22,14 +26,14 @@ WORDS = {
 
 
 class Optimum(NamedTuple):
-    """B LPs in float64. x and dual are NaN where status is not OPTIMAL.
+    """The answers of B LPs in float64; x and dual are NaN unless status is OPTIMAL.
 
-    value: [B] cost @ x
-    x:     [B, n]
-    dual:  [B, m] multipliers of the rows, >= 0 but on equalities
-    status:[B] a code of `simplex`, as the method ended
-    error: [B] the worst of primal residual, dual residual and gap, in the LP's own units (inf unless OPTIMAL)
-    proved:[B] error <= TOLERANCE: the value is optimal to that, whatever the method did
+    value:  [B] cost @ x
+    x:      [B, n]
+    dual:   [B, m] multipliers of the rows, >= 0 except on equalities
+    status: [B] a code of `simplex`
+    error:  [B] the largest of primal residual, dual residual and gap, in the LP's own units; inf unless OPTIMAL
+    proved: [B] error <= TOLERANCE, so that the value is optimal up to that
     """
 
     value: Float[np.ndarray, "B"]
@@ -41,11 +45,12 @@ class Optimum(NamedTuple):
 
 
 def maximise(cost, rows, right, *, equal: int = 0, free: tuple[int, ...] = (), first=None, limit: int = 0) -> Optimum:
-    """maximise cost [B, n] @ x subject to rows [B, m, n] @ x <= right [B, m], the first `equal` rows with =, and
-    x >= 0 but for the columns `free`. Leading axes of 1 are broadcast.
+    """Maximise cost [B, n] @ x subject to rows [B, m, n] @ x <= right [B, m], the first `equal` rows with =, and
+    x >= 0 except for the variables `free`. Leading axes of 1 are broadcast.
 
-    first: [B, equal] the column to start with in each equality row, if it is known that these make a good start
-    limit: pivots, at most; 0: 50 + 10 (m + n)
+    first: [B, equal] the initial basic variable of each equality row; None: chosen by the size of the entries.
+    limit: the largest number of pivots; 0: 50 + 10 (m + n).
+    Raises `ValueError` for numbers that are not finite.
     """
     cost, rows, right = (np.asarray(a, np.float64) for a in (cost, rows, right))
     B = max(len(cost), len(rows), len(right))
@@ -71,7 +76,7 @@ def maximise(cost, rows, right, *, equal: int = 0, free: tuple[int, ...] = (), f
 
 
 def errors(cost, rows, right, x, dual, equal: int, free: tuple[int, ...]) -> Float[np.ndarray, "B"]:
-    """The worst of primal residual, dual residual and gap, each in units of the numbers that it is made of."""
+    """The largest of primal residual, dual residual and gap, each relative to the terms it is computed from."""
     is_free = np.isin(np.arange(cost.shape[1]), free)
     size = np.abs(rows)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -91,7 +96,7 @@ def errors(cost, rows, right, x, dual, equal: int, free: tuple[int, ...]) -> Flo
 
 
 def run(data, **options) -> tuple[np.ndarray, ...]:
-    """`simplex.solve` in float64, in calls of few sizes and bounded memory; arrays of the host in and out."""
+    """`simplex.solve` of NumPy arrays in float64, in calls of bounded memory."""
     m, n = data[1].shape[1:]
     points = options["points"]
     cells = (m + 2) * (n + 3) + points * (m + n + 1)
@@ -104,7 +109,7 @@ def run(data, **options) -> tuple[np.ndarray, ...]:
             got = simplex.solve(*(None if a is None else a[some] for a in data), tile=tile, **options)
             return [np.asarray(a) for a in got]
 
-    sizes, at = [], 0  # two sizes of calls, so that few are ever compiled
+    sizes, at = [], 0  # Calls have one of two sizes, so that little is compiled.
     while at < count:
         sizes.append(many if count - at >= many else tile)
         at += sizes[-1]

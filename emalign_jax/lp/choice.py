@@ -1,27 +1,30 @@
-"""Whether LPs go to the batched solver of `lp` together, or one by one to HiGHS: the word `lp` of public functions."""
+"""Whether LPs are solved together by the batched simplex or one by one by HiGHS: the option `lp`."""
 
 from __future__ import annotations
 
 from emalign_jax.internal.arguments import choice
 
 CHOICES = ("auto", "batched", "highs")
-FEWEST = 1024  # small LPs of one shape from which compiling (2 s) pays, at .5 to 1 ms each by HiGHS
-MOST_CELLS = 4_000  # rows * columns of such an LP: beyond it HiGHS, which knows sparsity and warm starts, is as fast
+# Compiling takes 2 s, and HiGHS .5 to 1 ms for a small LP: so many LPs of one shape make compiling worth while.
+FEWEST = 1024
+# Rows * columns of an LP. HiGHS makes use of sparsity and warm starts, and is as fast for larger LPs.
+MOST_CELLS = 4_000
 
 
 def check_word(lp: str) -> None:
-    """Raise `ValueError` for a word that is none."""
+    """Raise `ValueError` unless `lp` is one of `CHOICES`."""
     choice("lp", lp, CHOICES)
 
 
 def for_all(lp: str, count: int) -> str:
-    """The word for each part of `count` LPs that are solved in parts: "auto" looks at all of them."""
+    """The option for each part of `count` LPs that are solved in parts: "auto" is resolved from their total number."""
     if lp != "auto":
         return lp
     return "batched" if count >= FEWEST else "highs"
 
 
-def together(lp: str, count: int, cells: int) -> bool:
-    """Whether to solve `count` LPs of so many rows * columns batched; too large ones never are."""
+def use_batched(lp: str, count: int, cells: int) -> bool:
+    """Whether to solve `count` LPs of `cells` = rows * columns each by the batched simplex. LPs of more than
+    `MOST_CELLS` never are."""
     check_word(lp)
     return cells <= MOST_CELLS and (lp == "batched" or (lp == "auto" and count >= FEWEST))

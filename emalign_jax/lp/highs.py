@@ -1,15 +1,16 @@
 """One HiGHS model, kept and changed between solves (float64, one thread, simplex).
 
-The status of a solve is returned, never guessed: a solve that did not end "optimal" has value NaN.
+A solve that does not end optimal has value NaN and HiGHS's status.
 
-What an optimal float answer guarantees: HiGHS found every bound and every row, scaled as given, to hold within
-FEASIBILITY in x, and every reduced cost to have the right sign within FEASIBILITY (it drops coefficients of 1e-9 or
-less). So the value is too high by at most about FEASIBILITY * sum |multipliers| and too low by at most about
-FEASIBILITY * sum |x|, multipliers and x being those of the exact optimum.
-With `exact=True` an optimal answer is derived again in rational arithmetic from HiGHS's last basis, and proved: it
-is the optimum of the LP whose data are the given float64 numbers, none dropped (bounds beyond 1e20 count as none).
-The two part ways where only the rounding of the data keeps rows from depending on each other: the exact multipliers
-are of size 1e16 then, and the exact answer is right about an LP that nobody meant, or calls it infeasible.
+In an optimal float answer all bounds and rows, scaled as given, hold within FEASIBILITY in x, and all reduced costs
+have the right sign within FEASIBILITY (HiGHS drops coefficients of 1e-9 or less). So the value is too high by at most
+about FEASIBILITY * sum |multipliers| and too low by at most about FEASIBILITY * sum |x|, with the multipliers and x of
+the exact optimum.
+
+With `exact=True` an optimal answer is derived again in rational arithmetic from HiGHS's last basis, and proved: it is
+the optimum of the LP whose data are the given float64 numbers, none dropped (bounds beyond 1e20 count as none). The two
+answers differ where rows are linearly dependent except for the rounding of the data: the exact multipliers are then of
+size 1e16, and the exact answer is about the LP of the rounded data, which may be infeasible.
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ import numpy as np
 
 from emalign_jax.lp import rational
 
-FEASIBILITY = 1e-9  # primal and dual tolerance handed to HiGHS
-DUAL, PRIMAL = 1, 4  # HiGHS's numbers for its simplex methods
-MAX_EXACT = 8_000  # rows * columns with exact=True: 5 s a solve if all is dense, 0.05 s in an obedience LP
+# HiGHS's primal and dual tolerance.
+FEASIBILITY = 1e-9
+# HiGHS's codes of its simplex methods.
+DUAL, PRIMAL = 1, 4
+# Rows * columns with exact=True. A solve takes 5 s if all entries are nonzero, 0.05 s for an obedience LP.
+MAX_EXACT = 8_000
 
 
 class LPFailed(ValueError):
-    """An LP of a game was not solved, or could not even be written: of a batch, this game alone fails."""
+    """The LP of a game was not solved, or its data are not finite. In a batch, only this game fails."""
 
 
 class LPResult(NamedTuple):
-    """With exact=True the floats are those nearest to the exact rationals, and `exact` is the value itself."""
+    """An answer. With exact=True the floats are nearest to the exact rational numbers, and `exact` is the value."""
 
     optimal: bool
     value: float  # NaN unless optimal
@@ -48,9 +52,10 @@ class LPResult(NamedTuple):
 class KeptLP:
     """maximise cost @ x subject to row_lower <= rows @ x <= row_upper, col_lower <= x <= col_upper.
 
-    exact: derive each optimal answer again in rational arithmetic, for at most `MAX_EXACT` rows * columns
-        (ValueError beyond). It may then turn out "Infeasible" or "Unbounded" by less than HiGHS's tolerance.
-        A solve that HiGHS does not end optimal keeps HiGHS's word.
+    exact: derive each optimal answer again in rational arithmetic. The LP may then be "Infeasible" or "Unbounded" by
+           less than HiGHS's tolerance. If HiGHS does not find an optimum, its status is returned.
+    Raises `ValueError` with exact=True for more than `MAX_EXACT` rows * columns, and `LPFailed` for data that are not
+    finite.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class KeptLP:
         self.num_rows, self.num_cols = rows.shape
         if exact:
             _check_exact_size(self.num_rows, self.num_cols)
-        self._exact_rows = rows.copy() if exact else None  # HiGHS drops tiny coefficients, so they are kept here
+        self._exact_rows = rows.copy() if exact else None  # HiGHS drops tiny coefficients.
         self._columns = np.arange(self.num_cols, dtype=np.int32)
         self._highs = new_highs()
         self._highs.changeObjectiveSense(highspy.ObjSense.kMaximize)
@@ -81,7 +86,7 @@ class KeptLP:
             raise LPFailed("HiGHS refused the model: a bound is NaN")
 
     def _pass_columns(self, cost, lower, upper, columns) -> highspy.HighsStatus:
-        """By arrays: HiGHS's objects take numbers one by one."""
+        """Add columns to the model, as arrays, which is faster than number by number."""
         by_column = columns.T
         keep = by_column != 0
         starts = np.zeros(len(cost), np.int32)
@@ -109,9 +114,11 @@ class KeptLP:
         self._columns = np.arange(self.num_cols, dtype=np.int32)
 
     def solve(self) -> LPResult:
+        """Solve the present LP."""
         self._highs.run()
         status = self._highs.getModelStatus()
-        # once more from scratch: a warm start can go wrong; and by the primal method, which bears larger costs
+        # If that fails, start from scratch, because a warm start can fail; then use the primal method, which is more
+        # robust to large costs.
         enough = {highspy.HighsModelStatus.kOptimal}
         for option, other, usual in (("presolve", "on", "off"), ("simplex_strategy", PRIMAL, DUAL)):
             if status in enough:
@@ -157,13 +164,13 @@ def _bounds(values, count: int) -> np.ndarray:
 
 def _finite(values) -> np.ndarray:
     values = np.ascontiguousarray(values, np.float64)
-    if not np.isfinite(values).all():  # HiGHS would call such an LP unbounded, or never return
+    if not np.isfinite(values).all():  # HiGHS would report such an LP as unbounded, or not return.
         raise LPFailed("an LP needs finite costs and coefficients, got NaN or inf")
     return values
 
 
 def new_highs(**options) -> highspy.Highs:
-    """HiGHS, silent, on one thread, with simplex and no presolve unless `options` say otherwise."""
+    """A silent HiGHS on one thread, with simplex and without presolve unless `options` say otherwise."""
     _first_model()
     highs = highspy.Highs()
     if highs.passOptions(_options()) == highspy.HighsStatus.kError:
@@ -176,11 +183,12 @@ def new_highs(**options) -> highspy.Highs:
 
 @functools.cache
 def _first_model() -> None:
-    """HiGHS 1.16 greets on standard output with the first model of a process, before it can be told to be silent."""
+    """Make the first model of the process with standard output redirected: HiGHS 1.16 prints a banner before its output
+    can be turned off."""
     libc = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
     try:
         stdout = os.dup(1)
-    except OSError:  # there is none
+    except OSError:  # There is no standard output.
         return
     libc.fflush(None)
     with open(os.devnull, "wb") as nowhere:
@@ -195,7 +203,7 @@ def _first_model() -> None:
 
 @functools.cache
 def _options() -> highspy.HighsOptions:
-    """Built once: setting them one by one for every model takes a tenth of a certificate's time."""
+    """HiGHS's options, made once, because setting them for every model would take a tenth of a certificate's time."""
     options = highspy.HighsOptions()
     options.output_flag, options.log_to_console, options.threads = False, False, 1
     options.presolve, options.solver = "off", "simplex"

@@ -2,11 +2,11 @@
 
     minimise  w G w / 2 - h w   subject to   w >= 0   and, on the simplex,  sum w = 1
 
-The Gram matrix G is the same for all targets, so every product with it is one matrix product. First accelerated
-projected gradients find out roughly which weights are positive; then rounds of block principal pivoting, each a few
-steps of conjugate gradients on the positive weights and an exchange of those with a wrong sign, until nothing changes
-and the gradient vanishes. Steps are float32, the gradients that they start from and end with float64 (iterative
-refinement). Nothing is claimed of the answer: the caller bounds its error by duality.
+The Gram matrix G is the same for all targets, so that a product with it is one matrix product for all. First,
+accelerated projected gradients find roughly which weights are positive. Then follow rounds of block principal pivoting:
+a few steps of conjugate gradients on the positive weights, and an exchange of the weights with a wrong sign, until no
+weight changes sign and the gradient vanishes. Steps are float32; the gradients at the start and end of a round are
+float64 (iterative refinement). The answer is not proved here: the caller bounds its error by duality.
 
 Source: Portugal, Judice, Vicente (1994), block pivoting; Beck and Teboulle (2009), restarts of O'Donoghue, Candes.
 """
@@ -23,18 +23,28 @@ from jaxtyping import Float
 
 from emalign_jax.internal.xla import jit
 
-PROJECTED = 20  # accelerated steps
-CONJUGATE = {True: 12, False: 8}  # steps of conjugate gradients a round, on the simplex and on the cone
-ROUNDS = 1  # between two looks of the host
-LOOKS = 20
-EXACT = 1e-14  # of the gradient on the positive weights, relative to what it is made of
-SOLVED = 1e-12  # conjugate gradients end where the squared residual, float32, has fallen by this
-SIGN = 1e-12  # a gradient off the positive weights may be so much too small, in the same units
-SIZES = (64, 512)  # targets of a call: few are ever compiled
+# Accelerated projected gradient steps.
+PROJECTED = 20
+# Conjugate gradient steps per round, on the simplex and on the cone.
+CONJUGATE = {True: 12, False: 8}
+# Rounds per call, and the largest number of calls.
+ROUNDS = 1
+CALLS = 20
+# Relative to the terms of the gradient: its tolerance on the positive weights, and that of its sign on the others.
+EXACT = 1e-14
+SIGN = 1e-12
+# Conjugate gradients end where the squared float32 residual has fallen by this factor.
+SOLVED = 1e-12
+# The numbers of targets of a call; few, so that little is compiled.
+SIZES = (64, 512)
 
 
 class Problem(NamedTuple):
-    """What all targets share. gram: [K, K] in units of its largest diagonal entry, `unit`; rate: of gradient steps."""
+    """The common part of all targets.
+
+    gram: [K, K] in units of its largest diagonal entry, `unit`
+    rate: the length of gradient steps
+    """
 
     gram: Float[np.ndarray, "K K"]
     unit: float
@@ -43,8 +53,9 @@ class Problem(NamedTuple):
 
 
 def prepare(gram: Float[np.ndarray, "K K"], simplex: bool) -> Problem:
+    """The problem with Gram matrix `gram`."""
     unit = max(float(np.diagonal(gram).max(initial=0.0)), 1e-300)
-    gram = gram / unit  # float32 has room for squares of what is left
+    gram = gram / unit  # Squares of the scaled numbers do not overflow in float32.
     return Problem(gram, unit, 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-300), simplex)
 
 
@@ -60,7 +71,7 @@ def solve(problem: Problem, cross: Float[np.ndarray, "T K"]) -> Float[np.ndarray
         for at in range(0, len(cross), SIZES[-1]):
             left = np.arange(at, min(at + SIZES[-1], len(cross)))
             start = None
-            for _ in range(LOOKS):
+            for _ in range(CALLS):
                 size = next(s for s in SIZES if s >= len(left))
                 rows = np.pad(left, (0, size - len(left)), mode="edge")
                 h = cross[rows]
@@ -75,7 +86,7 @@ def solve(problem: Problem, cross: Float[np.ndarray, "T K"]) -> Float[np.ndarray
 
 @functools.partial(jit, static_argnames="simplex")
 def _project(gram, h, rate, simplex: bool):
-    """Accelerated projected gradients, restarted where the momentum points uphill."""
+    """Accelerated projected gradients, restarted where the momentum increases the objective."""
     gram, h = (x.astype(jnp.float32) for x in (gram, h))
     rate = jnp.asarray(rate, jnp.float32)
     K = h.shape[1]
@@ -85,7 +96,7 @@ def _project(gram, h, rate, simplex: bool):
         w, ahead, t, level = state
         slope = ahead @ gram - h
         moved = ahead - rate * slope
-        if simplex:  # one Newton step a time towards the level at which the sum is 1
+        if simplex:  # Each step has one Newton step towards the level at which the sum is 1.
             above = moved > level
             level = (jnp.where(above, moved, 0).sum(1, keepdims=True) - 1) / jnp.maximum(
                 above.sum(1, keepdims=True, dtype=h.dtype), 1
@@ -125,7 +136,7 @@ def _pivot(gram, h, w, simplex: bool):
             w = w + jnp.where(
                 used, (1 - w.sum(1, keepdims=True)) / jnp.maximum(used.sum(1, keepdims=True, dtype=w.dtype), 1), 0
             )
-        residual = centred(centred(h - w @ gram, used), used)  # the first leaves rounding of the size of the mean
+        residual = centred(centred(h - w @ gram, used), used)  # Twice, against rounding.
         left = jnp.maximum(jnp.abs(residual).max(1, keepdims=True), 1e-300)
         residual = (residual / left).astype(jnp.float32)
         first = (residual**2).sum(1, keepdims=True)
@@ -139,7 +150,7 @@ def _pivot(gram, h, w, simplex: bool):
             if simplex:
                 image = image - share * image.sum(1, keepdims=True)
             curvature = (direction * image).sum(1, keepdims=True)
-            going = (rho > SOLVED * first) & (curvature > 0)  # beyond it is noise, of whatever size
+            going = (rho > SOLVED * first) & (curvature > 0)  # Smaller residuals are noise.
             step = jnp.where(going, rho / jnp.where(going, curvature, 1), 0)
             w, residual = w + step * direction, residual - step * image
             new = (residual**2).sum(1, keepdims=True)
@@ -148,7 +159,7 @@ def _pivot(gram, h, w, simplex: bool):
 
         start = (jnp.zeros_like(residual), residual, residual, first)
         (change, *_), _ = jax.lax.scan(conjugate, start, length=CONJUGATE[simplex])
-        w = w + left * centred(change.astype(w.dtype), used)  # float32 steps need not keep the sum
+        w = w + left * centred(change.astype(w.dtype), used)  # float32 steps change the sum.
         slope = w @ gram - h
         level = jnp.where(used, slope, 0).sum(1, keepdims=True) / jnp.maximum(
             used.sum(1, keepdims=True, dtype=w.dtype), 1
@@ -162,5 +173,5 @@ def _pivot(gram, h, w, simplex: bool):
 
     start = (w, w > 0, jnp.zeros(len(h), bool))
     (w, used, done), _ = jax.lax.scan(round_, start, length=ROUNDS)
-    # what enters next is told by a tiny weight, for only the weights are kept between calls
+    # Only the weights are kept between calls, so that a tiny weight marks the ones that become positive next.
     return jnp.where(done[:, None], w, jnp.where(used, jnp.maximum(w, 1e-300), 0)), done

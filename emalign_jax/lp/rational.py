@@ -1,13 +1,13 @@
-"""Small LPs in rational arithmetic: an answer that multipliers prove, not one that a tolerance allows.
+"""Small LPs in rational arithmetic, with answers that are proved by multipliers without any tolerance.
 
     maximise cost @ x  subject to  row_lower <= rows @ x <= row_upper,  col_lower <= x <= col_upper,
-where every float64 is the rational number that it is. The idea is that of QSopt_ex (Applegate, Cook, Dash and
-Espinoza, "Exact solutions to linear programming problems", 2007): start from the basis at which a float solver
-stopped, go on pivoting exactly if rounding misled it, and prove the end by multipliers.
+where every float64 stands for its exact rational value. The method is that of QSopt_ex (Applegate, Cook, Dash and
+Espinoza, "Exact solutions to linear programming problems", 2007): start from the last basis of a float solver, continue
+with exact pivots if rounding misled the solver, and prove the answer by multipliers.
 
-The basis inverse is held as integers over one common determinant and changed by integer pivoting (Edmonds;
-Bareiss 1968), so nothing is ever rounded and no fraction is reduced on the way. Bland's rule (Chvatal, "Linear
-Programming", chapters 3 and 8 to 10) ends every loop, also at degenerate vertices.
+The basis inverse is kept as integers over one common determinant and updated by integer pivoting (Edmonds; Bareiss
+1968), so that nothing is rounded and no fraction is reduced. Bland's rule (Chvatal, "Linear Programming", chapters 3
+and 8 to 10) guarantees termination, also at degenerate vertices.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import numpy as np
 from jaxtyping import Float
 
 OPTIMAL, INFEASIBLE, UNBOUNDED = "Optimal", "Infeasible", "Unbounded"
-LOWER, BASIC, UPPER, ZERO = range(4)  # where a variable rests, in the numbers of HiGHS; ZERO is free and not basic
+# The status of a variable, in HiGHS's codes: basic, nonbasic at a bound, or nonbasic and free.
+LOWER, BASIC, UPPER, ZERO = range(4)
 
 
 class ExactLP(NamedTuple):
-    """The data, float64; a bound may be infinite."""
+    """The data of an LP in float64; bounds may be infinite."""
 
     rows: Float[np.ndarray, "M N"]
     row_lower: Float[np.ndarray, "M"]
@@ -37,15 +38,15 @@ class ExactLP(NamedTuple):
 
 
 class ExactResult(NamedTuple):
-    """The answer with its proof, which `proves` checks.
+    """An answer with its proof, which `proves` checks.
 
     status:   "Optimal", "Infeasible" or "Unbounded"
     value:    the optimum (None unless optimal)
-    x:        [N] a feasible point, the best one if optimal (empty if infeasible)
-    row_dual: [M] multipliers; positive: the row holds at its upper bound. If infeasible, they prove that (Farkas).
-              Empty if unbounded
-    ray:      [N] a direction that is feasible and pays for ever (empty unless unbounded)
-    pivots:   exact pivots after the given basis; 0 where it was optimal as it stood
+    x:        [N] an optimum; if unbounded, a feasible point; empty if infeasible
+    row_dual: [M] multipliers, positive where a row holds at its upper bound; if infeasible, a proof of that (Farkas);
+              empty if unbounded
+    ray:      [N] a feasible direction in which the objective grows without bound; empty unless unbounded
+    pivots:   the number of exact pivots; 0 if the given basis was optimal
     """
 
     status: str
@@ -59,10 +60,10 @@ class ExactResult(NamedTuple):
 def maximise(lp: ExactLP, statuses: Sequence[int] | None = None) -> ExactResult:
     """Solve `lp` exactly, and prove the answer.
 
-    statuses: [N + M] LOWER, BASIC, UPPER or ZERO of each column and then of each row, from which to start; any
-        list will do, the better the faster. None: all rows basic.
-    Raises ValueError for data that are no LP: NaN, an infinite coefficient, a lower bound of +inf or an upper of -inf.
-    Raises ArithmeticError rather than return an answer that `proves` rejects.
+    statuses: [N + M] LOWER, BASIC, UPPER or ZERO of each column and then of each row: the initial basis, which need be
+              neither feasible nor regular. None: all rows are basic.
+    Raises `ValueError` for NaN, an infinite coefficient, a lower bound of +inf or an upper bound of -inf, and
+    `ArithmeticError` if `proves` rejects the answer.
     """
     lower, upper = (np.concatenate(pair) for pair in ((lp.col_lower, lp.row_lower), (lp.col_upper, lp.row_upper)))
     if not (np.isfinite(lp.rows).all() and np.isfinite(lp.cost).all() and (lower < np.inf).all()):
@@ -78,12 +79,12 @@ def maximise(lp: ExactLP, statuses: Sequence[int] | None = None) -> ExactResult:
 
 
 def proves(lp: ExactLP, result: ExactResult) -> bool:
-    """Whether `result` carries a proof of what it says about `lp`; needs no trust in how it was found.
+    """Whether `result` proves its statement about `lp`, however it was found.
 
-    Optimal: x is feasible and worth `value`, and the multipliers prove that nothing is worth more (weak duality).
-    Infeasible: multipliers with which anything feasible would be worth less than 0 at no cost.
-    Unbounded: x is feasible, and the ray leads from it to ever more.
-    Raises ValueError where a tuple that is needed has not the length that `ExactResult` states.
+    Optimal: x is feasible with objective `value`, and the multipliers prove that this is an upper bound (weak duality).
+    Infeasible: with cost 0, the multipliers prove a negative upper bound of the objective.
+    Unbounded: x is feasible, and the ray is a feasible direction with a positive objective.
+    Raises `ValueError` if a tuple does not have the length that `ExactResult` states.
     """
     cost = _fractions(lp.cost)
     if result.status == OPTIMAL:
@@ -120,13 +121,13 @@ def _activity(lp: ExactLP, x: Sequence[Fraction]) -> list[Fraction]:
 
 def _feasible(lp: ExactLP, x: Sequence[Fraction]) -> bool:
     lower, upper = lp.col_lower.tolist() + lp.row_lower.tolist(), lp.col_upper.tolist() + lp.row_upper.tolist()
-    # Python compares a Fraction with a finite or infinite float exactly
+    # Python compares a Fraction with a finite or infinite float exactly.
     return all(low <= v <= high for v, low, high in zip([*x, *_activity(lp, x)], lower, upper, strict=True))
 
 
 def _dual_bound(lp: ExactLP, cost: Sequence[Fraction], y: Sequence[Fraction]) -> Fraction | None:
-    """max of cost @ x + y @ (s - rows @ x) over the bounds of x and of s alone, which is no less than any feasible
-    cost @ x, whatever y; None if infinite, so that a multiplier of the wrong sign proves nothing."""
+    """The maximum of cost @ x + y @ (s - rows @ x) over the bounds of x and s, an upper bound of any feasible cost @ x;
+    None if it is infinite, as with a multiplier of the wrong sign."""
     reduced = [c - _dot(_fractions(column), y) for c, column in zip(cost, lp.rows.T, strict=True)]
     total = Fraction(0)
     for price, lower, upper in chain(
@@ -171,7 +172,7 @@ class _Simplex:
         self.fixed = lower == upper
         cost, self.cost_scale = _whole(lp.cost)
         self.cost = np.concatenate([cost, np.full(M, 0, object)])
-        # all rows basic, then the columns that the given basis has instead
+        # Start with all rows basic, then exchange them for the basic columns of the given basis.
         self.W, self.det = -np.eye(M, dtype=int).astype(object), 1
         self.basic = np.arange(N, N + M)
         given = [BASIC if j >= N else LOWER for j in range(N + M)] if statuses is None else statuses
@@ -180,25 +181,25 @@ class _Simplex:
         for column in sorted((j for j in range(N) if given[j] == BASIC), key=lambda j: count[j]):
             alpha = self._column(column)
             out = [p for p in range(M) if alpha[p] and self.basic[p] >= N and given[self.basic[p]] != BASIC]
-            if out:  # else the given basis is singular: the column rests at a bound, and a slack stays
+            if out:  # Otherwise the given basis is singular: the column stays nonbasic, and a slack basic.
                 leaving = int(self.basic[out[0]])
                 self._pivot(out[0], column, alpha, self._rest(leaving, given[leaving]))
 
     def _rest(self, j: int, wanted: int) -> int:
-        """Where variable j rests: as wanted if it has that bound."""
+        """The status of variable j if nonbasic: `wanted` if it has that bound."""
         if wanted == UPPER and self.has_upper[j]:
             return UPPER
         return LOWER if self.has_lower[j] else UPPER if self.has_upper[j] else ZERO
 
     def _column(self, j: int) -> np.ndarray:
-        """W times the column of variable j: how much the basic ones fall when j rises by det."""
+        """W times the column of variable j: the decrease of the basic variables if j increases by det."""
         if j >= self.N:
             return -self.W[:, j - self.N]
         rows = np.nonzero(self.rows[:, j])[0]
         return self.W[:, rows] @ self.rows[rows, j]
 
     def _at(self) -> np.ndarray:
-        """[N + M] the values of those that rest, 0 for the basic ones."""
+        """[N + M] the values of the nonbasic variables, 0 for the basic ones."""
         return np.where(self.status == LOWER, self.lower, np.where(self.status == UPPER, self.upper, 0))
 
     def _values(self) -> np.ndarray:
@@ -210,26 +211,26 @@ class _Simplex:
 
     def _reduced(self) -> np.ndarray:
         y = self._duals()
-        rows = np.nonzero(y)[0]  # few rows bind
+        rows = np.nonzero(y)[0]  # Few rows bind.
         reduced = self.det * self.cost
         reduced[: self.N] -= y[rows] @ self.rows[rows]
         reduced[self.N :] += y
         return reduced
 
     def _improving(self, reduced: np.ndarray) -> np.ndarray:
-        """Those that rest where the objective wants them to move: to rise or to fall."""
+        """The nonbasic variables whose increase or decrease improves the objective."""
         free = (self.status != BASIC) & ~self.fixed
         return np.nonzero(free & ((reduced > 0) & (self.status != UPPER) | (reduced < 0) & (self.status != LOWER)))[0]
 
     def _pivot(self, p: int, entering: int, alpha: np.ndarray, to: int) -> None:
-        """Variable `entering` becomes basic at position p; the one that leaves rests at `to`."""
+        """Variable `entering` becomes basic at position p; the status of the leaving variable becomes `to`."""
         leaving = self.basic[p]
         sign, size = (1, alpha[p]) if alpha[p] > 0 else (-1, -alpha[p])
-        # the column of W of a basic slack is a unit vector: only the others need arithmetic
+        # The column of W of a basic slack is a unit vector, so that only the others are computed.
         slack_at = {int(j) - self.N: k for k, j in enumerate(self.basic) if j >= self.N and k != p}
         changing = np.array([i for i in range(self.M) if i not in slack_at], int)
         pivot_row = sign * self.W[p, changing]
-        block = (size * self.W[:, changing] - np.outer(alpha, pivot_row)) // self.det  # divides without a rest
+        block = (size * self.W[:, changing] - np.outer(alpha, pivot_row)) // self.det  # Divides exactly.
         block[p] = pivot_row
         self.W[:, changing] = block
         for i, k in slack_at.items():
@@ -242,7 +243,7 @@ class _Simplex:
         proof = None
         if self._misfits()[0].size:
             true_cost, reduced = self.cost, self._reduced()
-            # the dual method needs signs that are right: take from the offending costs what offends
+            # The dual method needs reduced costs of the right sign: costs with a wrong one are changed to give 0.
             self.cost = true_cost * self.det
             offending = self._improving(reduced)
             self.cost[offending] -= reduced[offending]
@@ -275,10 +276,11 @@ class _Simplex:
         return p, low[p]
 
     def _dual_simplex(self) -> np.ndarray | None:
-        """To a feasible basis from one with reduced costs of the right sign; else multipliers that no point passes.
+        """Pivot from a basis with reduced costs of the right sign to a feasible one. Returns None, or multipliers that
+        prove infeasibility.
 
-        A variable that has left below its bound enters next from there, so the usual proof that Bland's rule
-        ends covers boxed ones too."""
+        A variable that left the basis at a bound enters next from that bound, so that the usual proof of termination
+        with Bland's rule applies to variables with two bounds too."""
         while True:
             misfits, low = self._misfits()
             if not misfits.size:
@@ -286,7 +288,7 @@ class _Simplex:
             first = np.argmin(self.basic[misfits])
             p, rise = int(misfits[first]), bool(low[first])
             w = self.W[p] if rise else -self.W[p]
-            alpha = np.concatenate([w @ self.rows, -w])  # the one that leaves nears its bound where alpha @ x falls
+            alpha = np.concatenate([w @ self.rows, -w])
             usable = (self.status != BASIC) & ~self.fixed
             usable &= (alpha < 0) & (self.status != UPPER) | (alpha > 0) & (self.status != LOWER)
             candidates = np.nonzero(usable)[0]
@@ -298,7 +300,7 @@ class _Simplex:
             self.pivots += 1
 
     def _primal_simplex(self) -> np.ndarray | None:
-        """From a feasible basis to an optimal one; else the [N] direction in which there is no end."""
+        """Pivot from a feasible basis to an optimal one. Returns None, or a [N] direction of unbounded improvement."""
         while True:
             reduced = self._reduced()
             improving = self._improving(reduced)
@@ -307,9 +309,9 @@ class _Simplex:
             entering = int(improving[0])
             rise = reduced[entering] > 0
             alpha = self._column(entering)
-            slope = -alpha if rise else alpha  # how the basic ones move
+            slope = -alpha if rise else alpha  # The change of the basic variables.
             values, j = self._values(), self.basic
-            stops = []  # (length of the step, variable that ends it, position, where that one rests)
+            stops = []  # (Length of the step, variable that limits it, its position, its status after the step.)
             if self.has_lower[entering] and self.has_upper[entering]:
                 width = Fraction(self.upper[entering] - self.lower[entering])
                 stops.append((width, entering, -1, UPPER if rise else LOWER))

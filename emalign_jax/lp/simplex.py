@@ -2,14 +2,14 @@
 
     maximise  cost @ x   subject to   rows @ x <= right  (the first `equal` of them with =),   x >= 0 but where `free`
 
-Each LP is a condensed dictionary, the LPs on the last axis, so that one pivot of all of them is one pass over memory.
-Phase 1 is Dantzig's self-dual method: right-hand side and costs are perturbed by mu, the dictionary is optimal for a
-large mu, and every pivot, primal or dual, moves the next breakpoint down to mu = 0; it needs no feasible start, and the
-perturbations are in general position, so degenerate LPs do not cycle. Phase 2 is the same walk along a line of
-right-hand sides, right + t direction: all breakpoints of the optimal value as a function of t in one pass.
+Each LP is a condensed dictionary; the LPs are on the last axis, so that one pivot of all of them is one pass over
+memory. Phase 1 is Dantzig's self-dual method: right-hand side and costs are perturbed by multiples of mu, the
+dictionary is optimal for large mu, and every pivot, primal or dual, is made at the largest remaining breakpoint, down
+to mu = 0. It needs no feasible start, and the perturbations are in general position, so that degenerate LPs do not
+cycle. Phase 2 pivots in the same way along a line of right-hand sides, right + t direction, and finds all breakpoints
+of the optimal value as a function of t in one pass.
 
-Nothing here is trusted: `check` measures residuals and gap against the data, and what is not good enough is the
-caller's to do otherwise.
+Answers are not proved here: `batched_lp.errors` measures their residuals and gaps.
 
 Shapes: B LPs, n columns, m rows. Source: Vanderbei, Linear Programming, ch. 7 (self-dual) and 23 (condensed pivots).
 """
@@ -25,8 +25,10 @@ import numpy as np
 
 from emalign_jax.internal.xla import jit
 
-PIVOT = 1e-9  # smaller entries are not pivoted on
-ZERO = 1e-11  # a violation up to this is rounding
+# Smaller entries are not used as pivots.
+PIVOT = 1e-9
+# A violation up to this counts as rounding.
+ZERO = 1e-11
 RUNNING, OPTIMAL, INFEASIBLE, UNBOUNDED, STOPPED = range(5)
 
 
@@ -43,12 +45,12 @@ class _State(NamedTuple):
 
 
 def _general_position(count: int, seed: int) -> np.ndarray:
-    """Numbers in [1, 2] that are no simple fractions of each other; the same in every batch."""
+    """Random numbers in [1, 2], the same in every batch: perturbations in general position."""
     return 1 + np.random.default_rng(seed).random(count)
 
 
 def _start(cost, rows, right, direction, lean) -> _State:
-    """rows [m, n, B]; the all-slack dictionary."""
+    """The dictionary in which all slacks are basic; rows [m, n, B]."""
     m, n, B = rows.shape
     size_right = jnp.maximum(jnp.abs(right).max(0), 1e-300)
     size_cost = jnp.maximum(jnp.abs(cost).max(0), 1e-300)
@@ -66,7 +68,7 @@ def _start(cost, rows, right, direction, lean) -> _State:
 
 
 def _numbers(count: int):
-    """0, 1, ...: of 32 bits, as all indices here are, whatever the session's integers."""
+    """0, 1, ..., count - 1 in 32 bits, as all indices here, whatever the default integer type."""
     return jnp.arange(count, dtype=jnp.int32)
 
 
@@ -99,11 +101,11 @@ def _pivot(state: _State, r, s, active) -> _State:
 
 
 def _crash(state: _State, equal: int, free: tuple[int, ...], first) -> _State:
-    """Equalities leave the basis for good, free variables enter it for good.
+    """Move the slacks of equalities out of the basis, and free variables into it, permanently.
 
-    first: [equal, B] the column to take for each equality, or None for the largest entry."""
+    first: [equal, B] the column that replaces the slack of each equality; None: the one with the largest entry."""
     m, n = state.basic.shape[0], state.nonbasic.shape[0]
-    for j in free:  # a free variable's column is still its own: nothing has been pivoted there
+    for j in free:  # No pivot has been made in column j yet, so that it is the column of variable j.
         entries = jnp.where(state.leaves, jnp.abs(state.table[:m, j]), 0)
         r = _first(entries)
         active = entries.max(0) > PIVOT
@@ -114,14 +116,14 @@ def _crash(state: _State, equal: int, free: tuple[int, ...], first) -> _State:
         state = state._replace(leaves=state.leaves & ~here, enters=state.enters & ~(barred & was_equality))
 
     def one(i, state):
-        at = state.basic == n + i  # [m, B]: nowhere if it has left already
+        at = state.basic == n + i  # [m, B]: all False if it has left the basis already.
         r = _first(at)
         row = _at(state.table, r)[:n]
         entries = jnp.where(state.enters, jnp.abs(row), 0)
         s = _first(entries) if first is None else first[i]
         active = at.any(0) & (_at(entries, s) > PIVOT)
         state = _pivot(state, r, s, active)
-        redundant = at & ~active  # an empty row: it stays as it is
+        redundant = at & ~active  # The row of a redundant equality is empty.
         return state._replace(
             leaves=state.leaves & ~redundant, enters=state.enters & ~((_numbers(n)[:, None] == s) & active)
         )
@@ -135,12 +137,13 @@ def _largest(x):
 
 
 def _first(x):
-    """Index of the first of the largest along axis 0, of the type of all indices here."""
+    """The index of the first maximum along axis 0, in 32 bits."""
     return x.argmax(0).astype(jnp.int32)
 
 
 def _smallest(ratio, size, allowed):
-    """Index of the least ratio among those allowed, the largest pivot among equals; whether there is one."""
+    """The index of the smallest ratio among those allowed (of equal ones, that of the largest pivot `size`), and
+    whether any is allowed."""
     ratio = jax.lax.optimization_barrier(jnp.where(allowed, jnp.maximum(ratio, 0), jnp.inf))
     least = ratio.min(0)
     size = jnp.where((ratio <= least + ZERO * (1 + least)) & allowed, size, -1)
@@ -154,9 +157,9 @@ def _self_dual_step(state: _State) -> _State:
     reduced, reduced_by = table[m, :n], table[m + 1, :n]
 
     def until(value, by, counts):
-        """The mu below which value + mu by < 0."""
+        """The mu below which value + mu * by < 0."""
         bad = counts & (by > ZERO)
-        broken = counts & (by <= ZERO) & (value < -ZERO)  # rounding only: take it now
+        broken = counts & (by <= ZERO) & (value < -ZERO)  # By rounding: pivot at once.
         at = jnp.where(bad, -value / jnp.where(bad, by, 1), -jnp.inf)
         return jnp.where(broken, jnp.inf, at)
 
@@ -169,12 +172,12 @@ def _self_dual_step(state: _State) -> _State:
     mu = jnp.maximum(mu, 0)
     safe = jnp.where(jnp.isfinite(mu), mu, 0)
     dual = row_mu >= column_mu
-    # dual pivot: row r leaves
+    # Dual pivot: the variable of row r leaves.
     row = _at(table, r)[:n]
     s_dual, some_s = _smallest(
         (reduced + safe * reduced_by) / jnp.where(row < -PIVOT, -row, 1), -row, state.enters & (row < -PIVOT)
     )
-    # primal pivot: column s enters
+    # Primal pivot: the variable of column s enters.
     column = jnp.take_along_axis(table, s[None, None], axis=1)[:m, 0]
     r_primal, some_r = _smallest(
         (right + safe * right_by) / jnp.where(column > PIVOT, column, 1), column, state.leaves & (column > PIVOT)
@@ -203,7 +206,7 @@ def _read(state: _State, t):
 
 
 def _solve_tile(cost, rows, right, direction, first, *, equal, free, lean, limit, points):
-    """One tile of LPs, last axis B."""
+    """Solve one tile of LPs; the last axis is B."""
     state = _crash(_start(cost, rows, right, direction, lean), equal, free, first)
     state = jax.lax.while_loop(
         lambda s: ((s.status == RUNNING) & (s.pivots < limit)).any(), lambda s: _self_dual_step(s), state
@@ -253,12 +256,12 @@ def _trace_tile(state: _State, points: int):
 
 @functools.partial(jit, static_argnames=("equal", "free", "lean", "limit", "points", "tile"))
 def solve(cost, rows, right, direction, first, *, equal, free, lean, limit, points, tile):
-    """B LPs, the batch axis first here; B a multiple of `tile`, and every tile has loops of its own.
+    """Solve B LPs, with the batch axis first; B is a multiple of `tile`, and each tile runs its own loops.
 
     cost [B, n], rows [B, m, n], right [B, m], direction [B, m], first [B, equal] or None (see `_crash`).
-    lean:   how large the perturbation of the costs is: small where the first dictionary is dual feasible
-    limit:  pivots of phase 1, at most
-    points: of phase 2, at most; 0: no phase 2
+    lean:   the scale of the perturbation of costs; small where the first dictionary is dual feasible
+    limit:  the largest number of pivots of phase 1
+    points: the largest number of points of phase 2; 0: no phase 2
     Returns (x [B, n], dual [B, m], nonbasic [B, n], status [B], pivots [B]); with points
     (t [B, P], x [B, P, n], dual [B, P, m], count [B], status [B], pivots [B]): point k is the solution at t[k], dual[k]
     is optimal from t[k - 1] (0 for k = 0) to t[k], and at t[count - 1] the LP becomes infeasible (or status STOPPED).
@@ -279,7 +282,7 @@ def solve(cost, rows, right, direction, first, *, equal, free, lean, limit, poin
 
 @jit
 def polish(cost, rows, right, nonbasic):
-    """x [B, n] and dual [B, m] once more from the data and the basis alone, by one LU decomposition each: of the n
+    """x [B, n] and dual [B, m] computed again from the data and the basis alone, by an LU decomposition of the n
     constraints that hold with equality."""
     m, n = rows.shape[1:]
     every = jnp.concatenate([jnp.broadcast_to(jnp.eye(n, dtype=rows.dtype), (len(rows), n, n)), rows], 1)

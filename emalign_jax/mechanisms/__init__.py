@@ -1,21 +1,12 @@
 """Mechanisms: what a user, a platform or a regulator can set, with parameters that optax can tune."""
 
-from emalign_jax.mechanisms.base import AbstractMechanism, Several
+from emalign_jax.mechanisms.base import MECHANISMS, AbstractMechanism, Several
 from emalign_jax.mechanisms.budget import MessageBudget
 from emalign_jax.mechanisms.listing import Listing
 from emalign_jax.mechanisms.precision import UserPrecision
 from emalign_jax.mechanisms.reporting import Reporting
 from emalign_jax.mechanisms.temperature import SelectionTemperature
 from emalign_jax.mechanisms.transfers import Transfers
-
-MECHANISMS: dict[str, type[AbstractMechanism]] = {
-    "precision": UserPrecision,
-    "temperature": SelectionTemperature,
-    "reporting": Reporting,
-    "listing": Listing,
-    "transfers": Transfers,
-    "messages": MessageBudget,
-}
 
 __all__ = [
     "MECHANISMS",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from emalign_jax.games.game import Array, Game
 from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import shown
+from emalign_jax.internal.registry import Registry
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 
@@ -21,12 +22,24 @@ from emalign_jax.users.base import AbstractUser
 Setting = tuple[Game, Any, Any]
 
 
+MECHANISMS: Registry[AbstractMechanism] = Registry("mechanism")
+
+
 class AbstractMechanism(eqx.Module):
     """A map from parameters to another game, protocol or user (section 6.8 of docs/model.md).
+
+    name: what configs call the mechanism: in `mechanisms` of [tune], and as the section that holds its fields. A class
+        without a name of its own can be used from Python only.
 
     Fields hold what is not tuned: ranges, budgets, prices. Parameters are any tree of unconstrained real arrays;
     `apply` maps every value of them to something that is allowed.
     """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        MECHANISMS.add(cls)
 
     @abc.abstractmethod
     def init(self, games: Game) -> Any:

@@ -24,6 +24,8 @@ class MessageBudget(AbstractMechanism):
     price: of a message, in the user's utility; the cost is price * b.
     """
 
+    name = "messages"
+
     start: float = setting("start", 0.7, number, *FINITE)
     width: float = setting("width", 0.25, number, *FINITE)
     price: float = setting("price", 0.0, number, *FINITE)

@@ -23,6 +23,8 @@ class Listing(AbstractMechanism):
     price: of listing an agent with probability 1, in the user's utility; the cost is price * sum_i w_i.
     """
 
+    name = "listing"
+
     start: float = setting("start", 0.9, number, *FINITE)
     price: float = setting("price", 0.0, number, *FINITE)
 

@@ -16,6 +16,8 @@ class UserPrecision(AbstractMechanism):
     A user that commits to a lower precision can make agents reveal more, or less.
     """
 
+    name = "precision"
+
     start: float = setting("start", 5.0, number, *FINITE)
     low: float = setting("low", 0.5, number, *FINITE)
     high: float = setting("high", 50.0, number, *FINITE)

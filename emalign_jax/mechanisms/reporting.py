@@ -22,6 +22,8 @@ class Reporting(AbstractMechanism):
     start: the share to start from.
     """
 
+    name = "reporting"
+
     start: float = setting("start", 0.5, number, *FINITE)
 
     def __check_init__(self):

@@ -12,6 +12,8 @@ from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range,
 class SelectionTemperature(AbstractMechanism):
     """The temperature of Selection or Comparison, in (low, high), in units of utility; the same for all games."""
 
+    name = "temperature"
+
     start: float = setting("start", 0.3, number, *FINITE)
     low: float = setting("low", 0.03, number, *FINITE)
     high: float = setting("high", 3.0, number, *FINITE)

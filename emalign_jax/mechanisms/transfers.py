@@ -29,6 +29,8 @@ class Transfers(AbstractMechanism):
     price:  of a unit of transfers; the cost is price * sum_i E_y max_a |t_i|.
     """
 
+    name = "transfers"
+
     budget: float = setting("budget", 1.0, number, *NOT_NEGATIVE)
     kind: str = setting("kind", "outcome", choice, KINDS)
     price: float = setting("price", 0.0, number, *NOT_NEGATIVE)

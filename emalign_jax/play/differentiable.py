@@ -22,7 +22,7 @@ from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.smooth_play import System
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import random_schemes
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative
 from emalign_jax.users.base import AbstractUser
 
 Differentiation = Implicit | Unrolled
@@ -38,7 +38,7 @@ def solve_smooth(
     differentiation: Differentiation,
     start: Float[Array, "*batch K rows M"],
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Schemes, the user's value, the agents' payoffs and the `Result` of every game, in the dtype of the games.
+    """Schemes, the user's value, the agents' payoffs and the `Derivative` of every game, in the dtype of the games.
 
     start: schemes to start from; may have more leading axes than the games.
 
@@ -117,11 +117,16 @@ def _solve_all(games, protocol, user, solver, start, differentiation):
         logits = jnp.log(jnp.maximum(start, LEAST_START_PROBABILITY))
         logits = logits - logits.mean(-1, keepdims=True)
         system = System(game, protocol, user, temperature)
-        scheme, result = differentiation.find(solver, logits, system)
+        scheme, derivative = differentiation.find(solver, logits, system)
         paid = protocol.payoffs(game, scheme, user)
-        ok = finite & (result != int(Result.NOT_FINITE))
+        ok = finite & (derivative != int(Derivative.NOT_FINITE))
         hide = lambda x: jnp.where(ok, x, jax.lax.stop_gradient(jnp.nan))  # noqa: E731
-        return hide(scheme), hide(paid.user), hide(paid.agents), jnp.where(finite, result, int(Result.NOT_FINITE))
+        return (
+            hide(scheme),
+            hide(paid.user),
+            hide(paid.agents),
+            jnp.where(finite, derivative, int(Derivative.NOT_FINITE)),
+        )
 
     with jax.default_matmul_precision("highest"):
         out = jax.vmap(one)(reduced, start, protocol, user, solver, sound)

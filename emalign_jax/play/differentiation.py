@@ -6,7 +6,7 @@ the value. Only first derivatives are right, because J^-1 is held constant.
 
 `Unrolled`: play is differentiated step by step; by checkpoints, memory is that of the square root of the steps.
 
-Both return a `Result`, which is `SMOOTH` where the derivative can be trusted.
+Both return a `Derivative`, which is `SMOOTH` where the derivative can be trusted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from emalign_jax.internal.arguments import integer, number
 from emalign_jax.internal.validation import setting
 from emalign_jax.play import smooth_play
 from emalign_jax.play.smooth_play import SmoothPlay, System, messages_in_use, residual, unit
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative
 
 # With unsmoothed agents, a message with a probability in this interval is about to go out of use.
 NEAR_BOUNDARY = (1e-6, 1e-3)
@@ -51,7 +51,7 @@ class Implicit(eqx.Module):
     )
 
     def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
-        """The scheme and the result of one game."""
+        """The scheme and the derivative of one game."""
         fixed = jax.lax.stop_gradient((start, system))
         z = smooth_play.settle(solver, smooth_play.play(solver, *fixed), fixed[1])
         used = messages_in_use(solver, z, fixed[1])
@@ -73,13 +73,13 @@ class Implicit(eqx.Module):
         inverse = jnp.where(jnp.isfinite(inverse).all(), inverse, 0)
         step = (inverse @ residual(z, used, system).ravel()).reshape(z.shape)
         scheme = smooth_play.to_scheme(z - step, used)
-        result = jnp.full((), int(Result.SMOOTH))
+        derivative = jnp.full((), int(Derivative.SMOOTH))
         for wrong, code in (
-            (boundary, Result.BOUNDARY), (singular, Result.SINGULAR), (~reached, Result.NOT_REACHED),
-            (~(finite & sound), Result.NOT_FINITE),
+            (boundary, Derivative.BOUNDARY), (singular, Derivative.SINGULAR), (~reached, Derivative.NOT_REACHED),
+            (~(finite & sound), Derivative.NOT_FINITE),
         ):  # fmt: skip
-            result = jnp.where(wrong, int(code), result)
-        return scheme, result
+            derivative = jnp.where(wrong, int(code), derivative)
+        return scheme, derivative
 
 
 validation.describe(("differentiation",), Implicit, "em.Implicit() or em.Unrolled()")
@@ -98,7 +98,7 @@ class Unrolled(eqx.Module):
     rate: float = setting("rate", 0.03, number, "a number > 0 and <= 1", lambda x: 0 < x <= 1)
 
     def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
-        """(scheme, result) of one game."""
+        """(scheme, derivative) of one game."""
         if solver.unsmoothed:
             raise ValueError(
                 "differentiation: Unrolled needs agents of finite precision (agents_precision is inf): take Implicit"
@@ -131,8 +131,8 @@ class Unrolled(eqx.Module):
         left_of_probe = jax.lax.fori_loop(0, self.steps, lambda _, v: along(v), probe)
         forgotten = jnp.linalg.norm(left_of_probe.ravel()) <= FORGOTTEN_SHARE * jnp.linalg.norm(probe.ravel())
         reached = (left <= solver.residual_tolerance * scale) & forgotten
-        result = jnp.where(reached, int(Result.SMOOTH), int(Result.NOT_REACHED))
-        return smooth_play.to_scheme(z, used), jnp.where(jnp.isfinite(z).all(), result, int(Result.NOT_FINITE))
+        derivative = jnp.where(reached, int(Derivative.SMOOTH), int(Derivative.NOT_REACHED))
+        return smooth_play.to_scheme(z, used), jnp.where(jnp.isfinite(z).all(), derivative, int(Derivative.NOT_FINITE))
 
 
 validation.describe(("differentiation",), Unrolled, "em.Implicit() or em.Unrolled()")

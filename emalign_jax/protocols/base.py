@@ -13,12 +13,16 @@ from jaxtyping import Float, Int
 from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal import validation
+from emalign_jax.internal.registry import Registry
 from emalign_jax.users.base import AbstractUser, Options
 
 # Limit of the numbers in the largest tensor of one game: 128 MB in float64.
 MAX_CELLS = 2**24
 # A message of smaller probability is treated as never sent.
 NEGLIGIBLE_PROBABILITY = 1e-30
+
+
+PROTOCOLS: Registry[AbstractProtocol] = Registry("protocol")
 
 
 class Payoffs(NamedTuple):
@@ -36,6 +40,8 @@ class AbstractProtocol(eqx.Module):
     closed form, an exact check (`register_check`), and `full_revelation_is_heard`, on which all guarantees rest.
 
     Declarations of a class:
+        name: what commands and configs call the protocol (`--protocol NAME`); the arguments of the class are then set
+            with `--set protocol.ARGUMENT=VALUE`. A class without a name of its own can be used from Python only.
         expected_utilities: whether payoffs are expected utilities, so that a constant added to a utility is added to
             the payoff. Constants common to all actions are then left out of the computation, where they would cost
             precision. Not assumed of a class that does not declare it.
@@ -43,6 +49,7 @@ class AbstractProtocol(eqx.Module):
         is_smooth: whether payoffs are differentiable; otherwise `smoothed` returns a differentiable stand-in.
     """
 
+    name: ClassVar[str]
     expected_utilities: ClassVar[bool] = False
     exact_payoffs: ClassVar[bool] = True
     is_smooth: ClassVar[Any] = True
@@ -51,6 +58,7 @@ class AbstractProtocol(eqx.Module):
         """A gradient in closed form belongs to the payoffs it was written for: a subclass that overrides `payoffs` but
         not the gradient gets the default, automatic differentiation."""
         super().__init_subclass__(**options)
+        PROTOCOLS.add(cls)
         gradients, own = ("pseudo_gradient", "own_gradient", "batched_pseudo_gradient", "sums_are_unrolled"), vars(cls)
         overridden = next((n for n, name in enumerate(("payoffs", *gradients)) if name in own), len(gradients))
         for name in gradients[overridden:] if overridden < 2 else ():
@@ -138,6 +146,11 @@ class AbstractProtocol(eqx.Module):
     def conversation(self) -> Any:
         """The conversation in which the user replies to agents; None where the user only listens."""
         return None
+
+    @property
+    def title(self) -> str:
+        """What figures and tables call it."""
+        return validation.described(self)
 
     @property
     def kind(self) -> tuple[type, ...]:

@@ -38,6 +38,10 @@ class Comparison(Selection):
         self.compared = integer("compared", compared, 1)
         super().__init__(temperature)
 
+    @property
+    def title(self):
+        return f"{type(self).__name__} of {self.compared} agents"
+
     def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
         if not self.sharp:
             return self._choice_in_subsets(values).mean(0)

@@ -54,6 +54,10 @@ class AbstractConversation(AbstractProtocol):
         return Tree(self.rounds, self.replies, self.to == "all", agents, messages)
 
     @property
+    def title(self):
+        return f"{type(self).__name__}, {self.rounds} rounds"
+
+    @property
     def conversation(self):
         return self
 
@@ -72,6 +76,8 @@ class Conversation(AbstractConversation):
     replies: Q >= 1, replies that the user can give after each round but the last; with 1 the user only listens.
     to:      "each": each agent gets a reply of its own and hears none of the others; "all": one reply goes to all.
     """
+
+    name = "conversation"
 
     def full_revelation_is_heard(self, agents):
         return True

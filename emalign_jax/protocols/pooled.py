@@ -24,6 +24,7 @@ MOST_AGENTS_ONE_BY_ONE = 5
 class Pooled(AbstractProtocol):
     """One round of messages, of which the user sees all."""
 
+    name = "pooled"
     expected_utilities = True
 
     def full_revelation_is_heard(self, agents):

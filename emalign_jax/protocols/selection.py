@@ -44,6 +44,7 @@ class Selection(AbstractProtocol):
         deviations with any number of messages, so a search needs M >= max(XB, A), the default.
     """
 
+    name = "selection"
     expected_utilities = True
 
     temperature: Float[Array, "*batch"]
@@ -63,6 +64,11 @@ class Selection(AbstractProtocol):
         self.temperature = temperature
         self.then = then
         self.sharp = not traced and bool((temperature == 0).all())
+
+    @property
+    def title(self):
+        rounds = "" if self.then is None else f", {self.then.rounds} rounds with the selected agent"
+        return f"{type(self).__name__}{rounds}"
 
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
         if self.then is None:

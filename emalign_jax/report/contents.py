@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax.experiments import manifests, run_directory
+from emalign_jax.experiments import columns, manifests, run_directory
 from emalign_jax.experiments.hull import text
 from emalign_jax.experiments.run_directory import MANIFEST
 from emalign_jax.experiments.search import table as search_table
@@ -88,17 +88,14 @@ def check(directory: Path) -> None:
         raise ValueError(f"{directory}: expected the directory of a run or sweep, got a file")
 
 
-# of the rows of every search; the types are those of `parquet.read`
-COLUMNS = {
-    "family": "text", "agents": "whole", "game": "whole", "start": "whole", "normalised_value": "number",
-    "normalised_worst_equilibrium": "number", "relative_gain": "number", "seconds": "number", "ok": "flag",
-    "certified": "flag", "message": "text",
-}  # fmt: skip
-AXES = {"word": "text", "whole": "whole", "number": "number", "flag": "flag"}
+READ = (  # columns that every search and sweep needs here
+    "family", "agents", "game", "start", "normalised_value", "normalised_worst_equilibrium", "relative_gain", "seconds",
+    "ok", "certified", "message",
+)  # fmt: skip
 
 
-def _parquet(path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    rows = parquet.read(path, columns)
+def _parquet(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
+    rows = parquet.read(path, kinds)
     if not len(rows):
         raise ValueError(f"{path}: has no rows")
     return rows
@@ -120,7 +117,9 @@ def _csv(path: Path, words: list[str], numbers: list[str], whole: list[str]) -> 
 
 
 def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    rows = _parquet(directory / "games.parquet", COLUMNS | {"monopoly_value": "number", "result": "text"})
+    rows = _parquet(
+        directory / "games.parquet", columns.kinds(columns.SEARCH, (*READ, "monopoly_value", "result", "found_by"))
+    )
     lines = search_table.summary(rows)
     config = manifest["config"]
     tolerance = manifests.number(directory / MANIFEST, config, "config.tolerance", 1e-3)
@@ -146,9 +145,9 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     from emalign_jax.report import sweep_table
 
     grid = configs.from_manifest(manifest["config"], str(directory / MANIFEST))
-    axes = {name: AXES[configs.OPTIONS[name].kind] for name in grid.axes}
-    means = dict.fromkeys(sweep_table.MEANS.values(), "number")
-    rows = _parquet(directory / "games.parquet", COLUMNS | {"cell": "text"} | means | axes)
+    axes = {name: grid.kind(name) for name in grid.axes}
+    known = columns.kinds(columns.SWEEP, (*READ, "cell", *sweep_table.MEANS.values()))
+    rows = _parquet(directory / "games.parquet", known | axes)
     lines = pd.DataFrame(sweep_table.summary(grid, rows))
     numbers = [name for name in grid.axes if lines[name].dtype.kind == "f"]
     lines[numbers] = lines[numbers].map("{:g}".format)
@@ -156,8 +155,7 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     axes = {name: "K" if name == "games.agents" else name.split(".")[-1] for name in grid.axes}
     heads = axes | {
         "rows": "rows", "q10": "10 %", "median": "median", "q90": "90 %", "mean": "mean",
-        "monopoly": "best monopolist", "worst": "worst equilibrium", "best": "best equilibrium",
-        "guarantee": "guarantee (sharp)", "theorem": "guarantee (2 eps)", "eps": "eps", "slack": "coverage slack",
+        **sweep_table.labels(),
         "ok": "within tolerance", "certified": "certified", "seconds": "seconds",
     }  # fmt: skip
     return {

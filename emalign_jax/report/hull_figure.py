@@ -73,9 +73,9 @@ def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> tuple[float,
             shown += [*inside]
         if method != "cone":
             shown += [*held, *low, *high]
-    nobody = lines.loc[lines["method"] == ALONE, "held_out"].to_numpy(float)
+    alone = lines.loc[lines["method"] == ALONE, "held_out"].to_numpy(float)
     axis.plot([], [], color="0.3", lw=1.1, ls=(0, (3, 2)), label="in-sample")
-    axis.axhline(nobody[0], color="0.45", lw=1, ls=":", label="no agent", zorder=0)
+    axis.axhline(alone[0], color="0.45", lw=1, ls=":", label="no agent", zorder=0)
     axis.set_xscale("log")
     following = [*job.sizes[1:], np.inf]
     axis.set_xticks(

@@ -13,7 +13,7 @@ from emalign_jax.report.drawing import save
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, safe for colour blindness
 NAMES = {
-    "hull": "hull: her utility is a mean of theirs",
+    "hull": "hull: user utility is a mean of theirs",
     "noise": "noise: independent errors",
     "shared_bias": "shared bias: all err alike",
     "goal": "goal: profit on own products",

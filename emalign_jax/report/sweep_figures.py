@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from emalign_jax.experiments.sweep.config import OPTIONS, Config
+from emalign_jax.experiments.sweep.config import Config
 from emalign_jax.experiments.sweep.directory import KINDS
 from emalign_jax.experiments.sweep.threshold import Threshold, thresholds
 from emalign_jax.report.drawing import save, shown
@@ -25,11 +25,11 @@ AGENTS, FAMILY = "games.agents", "games.family"
 LABELS = {
     AGENTS: "agents K",
     "games.bias": "size of the bias",
-    "games.alignment": "share of her utility in theirs",
+    "games.alignment": "share of the user's utility in theirs",
     "games.noise": "standard deviation of the noise",
     "user.precision": "precision of the user",
-    "protocol.temperature": "temperature of her choice of an agent",
-    "protocol.compare": "agents that she compares",
+    "protocol.temperature": "temperature of the choice of an agent",
+    "protocol.compare": "agents compared",
     "protocol.rounds": "rounds",
     "protocol.messages": "messages a round",
 }
@@ -53,7 +53,7 @@ class Spread(NamedTuple):
 def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
     """Write the figures that fit the axes; returns their names. Axes of numbers make curves (without one, points over
     K), two of them a map too."""
-    numeric = [name for name in config.axes if OPTIONS[name].kind in ("whole", "number") and name != "seed"]
+    numeric = [name for name in config.axes if name != "seed" and config.kind(name) in ("whole", "number")]
     figures = {}
     title, off = shown(config.title), int(np.sum(~rows["ok"].to_numpy(bool)))
     if off:
@@ -236,11 +236,15 @@ def _finish(
 ) -> Figure:
     axes[0].set_ylabel(label)
     if label in (VALUE_LABEL, MEAN_LABEL):
+        # Information may harm a quantal user, and talking may cost more than it is worth: then values lie below 0.
+        whole = [np.asarray(line.get_ydata(), float) for axis in axes for line in axis.lines if not line.get_clip_on()]
+        lowest = min((float(np.nanmin(y)) for y in whole if np.isfinite(y).any()), default=0.0)
+        low = -0.06 if lowest >= -0.06 else 1.06 * lowest
         for axis in axes:
             for level in (0, 1):
                 axis.axhline(level, color="0.75", lw=0.8, zorder=0)
             axis.spines[["top", "right"]].set_visible(False)
-            axis.set_ylim(-0.06, max(1.08, axis.get_ylim()[1]))  # information may harm a quantal user
+            axis.set_ylim(low, max(1.08, axis.get_ylim()[1]))
     handles = {}  # the first of each label
     for axis in reversed(axes):
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from emalign_jax.experiments import columns
 from emalign_jax.experiments.sweep.config import Config
 
 MEANS = {
@@ -18,6 +19,12 @@ MEANS = {
     "eps": "normalised_eps",
     "slack": "normalised_coverage_slack",
 }
+
+
+def labels() -> dict[str, str]:
+    """The heads of MEANS."""
+    known = columns.labels(columns.SWEEP, MEANS.values())
+    return {name: known[column] for name, column in MEANS.items()}
 
 
 def summary(config: Config, rows: pd.DataFrame) -> list[dict[str, Any]]:

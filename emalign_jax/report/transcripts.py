@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, reach, talk
+from emalign_jax.exact.checks.conversation_outcomes import action_distribution, conversation_outcome, reach
 from emalign_jax.exact.responses import choose
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
@@ -25,7 +25,7 @@ from emalign_jax.users.rational import RationalUser
 
 NEVER = 1e-12  # a branch of smaller probability is rounding, and not shown
 COLUMNS = 8  # x_B, at most, with a column each; beliefs over more are written out
-SHOWN = 3  # actions, or x_B, at most, of a law that is written out
+SHOWN = 3  # actions, or x_B, at most, of a distribution that is written out
 
 
 def transcript_tree(
@@ -40,18 +40,19 @@ def transcript_tree(
 ) -> str:
     """What may be said in a conversation of one game, as a tree: a line for the messages of a round, and one a reply.
 
-    Columns: "chance" of the step, given the line it hangs from; "reached", the probability of getting there; her belief
-    over x_B; and where she acts, what she does, her expected utility and the agents'. The last line adds up.
+    Columns: "chance" of the step, given the line it hangs from; "reached", the probability of getting there; the
+    user's belief over x_B; and at the end the action, the user's expected utility and the agents'. The last line adds
+    up.
 
     schemes:      [K, rows, M]
     protocol:     a `Conversation`, or `Selection(then=Conversation(...))`
-    user_feature: x_A of the user who talks; all probabilities are then given that x_A. None: whatever she is, the tree
-        branches on x_A first.
+    user_feature: x_A of the user who talks; all probabilities are then given that x_A. None: the tree branches
+        on x_A first.
     at_least:     branches of smaller probability are added up in one line
     names:        of "actions", "x_A", "x_B": a list of words each
 
-    Under ties="agents" there is one tree an agent; shown is that of the agent she talks to, or of agent 0 where she
-    talks to all.
+    Under ties="agents" there is one tree an agent; shown is that of the agent that is talked to, or of agent 0 where
+    the user talks to all.
     Raises `ValueError` for a batch of games, a malformed game, wrong shapes, an x_A that there is not or never happens.
     """
     game, schemes, protocol, user = on_host(game=game, schemes=schemes, protocol=protocol, user=user)
@@ -91,14 +92,14 @@ def transcript_tree(
     if isinstance(protocol, Selection):
         picked = _picked(reduced, schemes, tree, user, float(batching.item(protocol, 0).temperature))
         favoured = [i for i in range(game.agents) if picked[i] > NEVER]
-        title = f"She picks {_listed([f'agent {i} ({_chance(picked[i])})' for i in favoured])}."
+        title = f"The user picks {_listed([f'agent {i} ({_chance(picked[i])})' for i in favoured])}."
     elif user.favours and game.agents > 1:
-        title = "Her ties go to agent 0."
+        title = "Ties go to agent 0."
     talks = []
     for i in favoured:
         rules = schemes if conversation is protocol else schemes[i : i + 1]
         speaker = "agents say" if len(rules) > 1 else f"agent {i} says" if game.agents > 1 else "agent says"
-        talks.append(_Talk(reduced, rules, tree, user, reduced.agents[i], speaker, words))
+        talks.append(_Transcripts(reduced, rules, tree, user, reduced.agents[i], speaker, words))
     start = _start(talks, [float(picked[i]) for i in favoured], favoured, types, user_feature is not None)
     return "\n".join(([title] if title else []) + _table(start, at_least, words, game.agents))
 
@@ -134,7 +135,7 @@ def _words(game: Game, names: Mapping[str, Sequence[str]] | None) -> dict[str, l
 
 def _picked(game: ReducedGame, schemes, tree: Tree, user, temperature: float) -> Float[np.ndarray, "K"]:
     values = [
-        float((law_of_actions(game, scheme[None], tree, user, own) * game.user).sum())
+        float((action_distribution(game, scheme[None], tree, user, own) * game.user).sum())
         for scheme, own in zip(schemes, game.agents, strict=True)
     ]
     return choose(np.array(values), temperature, user_unit(game, user))
@@ -143,8 +144,8 @@ def _picked(game: ReducedGame, schemes, tree: Tree, user, temperature: float) ->
 class _Step(NamedTuple):
     """One line of the tree and what hangs from it.
 
-    mass: probability of being here with each x_B; paid [1 + K]: hers and the agents' expected utility, times that of
-    being here; action: where she acts.
+    mass: probability of being here with each x_B; paid [1 + K]: the user's and the agents' expected utility,
+    times that of being here; action: where the user acts.
     """
 
     label: str
@@ -152,17 +153,17 @@ class _Step(NamedTuple):
     paid: Float[np.ndarray, "P"]
     steps: Iterator[_Step]
     action: Float[np.ndarray, "A"] | None = None
-    told: bool = True  # whether her belief is new
+    told: bool = True  # whether the belief is new
 
 
-class _Talk:
-    """All transcripts with the agents she talks to: chances, her laws, and what it pays to go on from there."""
+class _Transcripts:
+    """All transcripts of a conversation: chances, the user's choices, and what it pays to go on from there."""
 
     def __init__(self, game: Any, rules, tree: Tree, user, favour, speaker: str, words):
         self.game: Any = game  # NumPy float64
         self.tree, self.speaker, self.words = tree, speaker, words
         self.levels = reach(tree, rules)
-        told = talk(game, rules, tree, user, favour)
+        told = conversation_outcome(game, rules, tree, user, favour)
         self.action, self.replies, self.going_on = told.action, told.replies, []
         everybody = np.concatenate([game.user[None], game.agents])  # [1 + K, XA, XB, A]
         totals = np.einsum("pxba,tb->pxta", everybody, self.levels[-1])
@@ -178,7 +179,7 @@ class _Talk:
         return share * self.game.mass[xa], share * self.after[0][:, xa].sum(-1), self.messages(xa, 0, 0, share)
 
     def messages(self, xa: int, r: int, node: int, heard: float) -> Iterator[_Step]:
-        """heard: the probability of her replies on the way here."""
+        """heard: the probability of the user's replies on the way here."""
         last = r == self.tree.rounds - 1
         for n, said in enumerate(self.tree.joint_message):
             t = node * self.tree.joint_messages + n
@@ -198,7 +199,7 @@ class _Talk:
             chance = heard * float(self.replies[r][xa, t, q])
             words = said[:1] if self.tree.reply_to_all else said
             yield _Step(
-                f"she replies {' '.join(map(str, words))}",
+                f"user replies {' '.join(map(str, words))}",
                 chance * self.levels[r][t] * self.game.mass[xa],
                 chance * self.going_on[r][:, xa, t, q],
                 self.messages(xa, r + 1, t * self.tree.joint_replies + q, chance),
@@ -206,14 +207,14 @@ class _Talk:
             )
 
 
-def _start(talks: list[_Talk], picked, favoured, types: dict[int, float], given: bool) -> _Step:
+def _start(talks: list[_Transcripts], picked, favoured, types: dict[int, float], given: bool) -> _Step:
     whole = sum(types.values()) if given else 1.0
 
-    def users(talk: _Talk, chance: float) -> Iterator[_Step]:
+    def users(talk: _Transcripts, chance: float) -> Iterator[_Step]:
         for xa in types:
             yield _Step(f"x_A = {talk.words['x_A'][xa]}", *talk.begin(xa, chance / whole))
 
-    def talked(talk: _Talk, chance: float, label: str) -> _Step:
+    def talked(talk: _Transcripts, chance: float, label: str) -> _Step:
         parts = [talk.begin(xa, chance / whole) for xa in types]
         mass, paid = _sum(part[0] for part in parts), _sum(part[1] for part in parts)
         if len(parts) == 1:
@@ -234,7 +235,7 @@ def _sum(arrays: Iterable[np.ndarray]) -> np.ndarray:
 
 class _Line(NamedTuple):
     """label: with the branches it hangs from; reached, chance: probabilities; belief [XB], action [A] and paid [1 + K]
-    (given that she is here) where there is something to say."""
+    (given that it is reached) where there is something to say."""
 
     label: str
     chance: float | None
@@ -285,7 +286,7 @@ def _table(start: _Step, at_least: float, words: dict[str, list[str]], agents: i
         written = ["" if belief is None else _written(belief, words["x_B"]) for belief in beliefs]
         columns.append(("belief over x_B", "<", written))
     acts = ["" if line.action is None else _written(line.action, words["actions"]) for line in lines]
-    columns.append(("she plays", "<", acts))
+    columns.append(("action", "<", acts))
     columns.append(("value", ">", paid[0]))
     columns += [(f"agent {i}" if agents > 1 else "agent", ">", paid[1 + i]) for i in range(agents)]
     widths = [max(len(name), *map(len, cells)) for name, _, cells in columns]
@@ -320,15 +321,15 @@ def _share(p: float) -> str:
     return f"{p:.2f}"[1:] if p > 5e-4 else "·"
 
 
-def _written(law: Float[np.ndarray, "n"], words: list[str]) -> str:
-    """A law in words: the likeliest first, all of it if there is only one."""
-    order = np.argsort(-law, kind="stable")
-    if law[order[0]] > 0.995:
+def _written(chances: Float[np.ndarray, "n"], words: list[str]) -> str:
+    """A distribution in words: the likeliest first, all of it if there is only one."""
+    order = np.argsort(-chances, kind="stable")
+    if chances[order[0]] > 0.995:
         return words[order[0]]
-    likely = [i for i in order if law[i] >= 0.005]
-    parts = [f"{words[i]} {_share(float(law[i]))}" for i in likely[:SHOWN]]
+    likely = [i for i in order if chances[i] >= 0.005]
+    parts = [f"{words[i]} {_share(float(chances[i]))}" for i in likely[:SHOWN]]
     if len(likely) > SHOWN:
-        parts.append(f"+{len(likely) - SHOWN} {_share(float(law[likely[SHOWN:]].sum()))}")
+        parts.append(f"+{len(likely) - SHOWN} {_share(float(chances[likely[SHOWN:]].sum()))}")
     return " ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The figure of a tuning run: the training curve, and her value before and after, game by game."""
+"""The figure of a tuning run: the training curve, and the user's value before and after, game by game."""
 
 from __future__ import annotations
 

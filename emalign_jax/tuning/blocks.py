@@ -30,6 +30,6 @@ def equilibria(
         which = np.arange(at, min(at + BLOCK_GAMES, count))
         games, protocol, user, solver, start = take(np.resize(which, BLOCK_GAMES))
         block = solve(games, protocol, user, solver, start=start, differentiation=Implicit())
-        found.append([np.asarray(x)[: len(which)] for x in (block.schemes, block.user, block.result)])
-    schemes, user, result = map(np.concatenate, zip(*found, strict=True))
-    return schemes, user, result
+        found.append([np.asarray(x)[: len(which)] for x in (block.schemes, block.user, block.derivative)])
+    schemes, user, derivative = map(np.concatenate, zip(*found, strict=True))
+    return schemes, user, derivative

@@ -96,7 +96,7 @@ def evaluate(
         assert certificate is not None
     ranges = certificate.payoff_range
     gain = np.where(ranges > 0, certificate.gain_upper / np.where(ranges > 0, ranges, 1), 0).max(-1)
-    bad = certificate.result >= Result.MALFORMED_GAME
+    bad = certificate.result >= Result.MALFORMED
     return Evaluation(np.where(bad, np.nan, certificate.user), cost, np.where(bad, np.nan, gain), certificate)
 
 

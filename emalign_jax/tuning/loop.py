@@ -22,7 +22,7 @@ from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.differentiable import starts_of
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative
 from emalign_jax.tuning.objectives import Objective
 from emalign_jax.tuning.problem import Problem, make_problem, score, settle
 from emalign_jax.tuning.restarts import choose, draw, play, polish, screen
@@ -46,7 +46,7 @@ class Tuned(NamedTuple):
              counts with its last value), "value" the user's mean value, "cost", "trusted" the share of games and starts
              whose derivative was trusted, "skipped" 1 where the gradient was not finite and no step was taken.
     schemes: [S, N, K, rows, M] smoothed equilibria under `params` from S starts.
-    result:  [S, N] the `Result` of each.
+    derivative:  [S, N] the `Derivative` of each.
     skipped: number of steps that were not taken, over all restarts.
     """
 
@@ -54,7 +54,7 @@ class Tuned(NamedTuple):
     values: dict[str, np.ndarray]
     history: dict[str, Float[np.ndarray, "steps R"]]
     schemes: jax.Array
-    result: np.ndarray
+    derivative: np.ndarray
     skipped: int
 
 
@@ -205,7 +205,7 @@ def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> S
     first = first_schemes(problem, key, plan.starts, params)
     points = screen(problem, params, first, key, plan.restarts)
     params, schemes = points.params, jnp.asarray(points.schemes)
-    values = jnp.asarray(np.where(points.result == Result.NOT_REACHED, np.nan, points.user), schemes.dtype)
+    values = jnp.asarray(np.where(points.derivative == Derivative.NOT_REACHED, np.nan, points.user), schemes.dtype)
     scores = jax.vmap(lambda *x: score(problem, *x))(params, values, jnp.isfinite(values))
     lowest = jnp.full_like(scores, -jnp.inf)
     moments = jax.vmap(problem.optimizer.init)(params)
@@ -218,18 +218,18 @@ def finish(problem: Problem, state: State, key: jax.Array, plan: Plan, history: 
     first = first_schemes(problem, key, plan.starts, state.params)
     both = jax.tree.map(lambda *x: jnp.concatenate(x), state.best, state.drawn)
     points = polish(problem, play(problem, both, first), first, key, plan.tried(problem))
-    params, schemes, _, result = choose(problem, points, key, plan.finalists)
+    params, schemes, _, derivative = choose(problem, points, key, plan.finalists)
     values = {name: np.asarray(value) for name, value in problem.mechanism.describe(params).items()}
-    return Tuned(params, values, history, jnp.asarray(schemes), np.asarray(result), int(history["skipped"].sum()))
+    return Tuned(params, values, history, jnp.asarray(schemes), np.asarray(derivative), int(history["skipped"].sum()))
 
 
 def step(problem: Problem, state: State, *, refresh: bool) -> tuple[State, dict[str, jax.Array]]:
     """One step: (state, row of the history [R]). refresh: whether to play games without a trusted equilibrium again."""
-    state, row, result = _step(problem, state)
+    state, row, derivative = _step(problem, state)
     if refresh:
-        which = np.asarray(result) != Result.SMOOTH
+        which = np.asarray(derivative) != Derivative.SMOOTH
         schemes, user, found = settle(problem, state.params, state.schemes, which)
-        values = jnp.where(found == Result.SMOOTH, user, state.values).astype(state.values.dtype)
+        values = jnp.where(found == Derivative.SMOOTH, user, state.values).astype(state.values.dtype)
         state = state._replace(schemes=schemes, values=values)
     return state, row
 
@@ -247,7 +247,7 @@ def _step(problem: Problem, state: State):
         def objective(params):
             games, protocol, user = problem.mechanism.apply(params, problem.games, problem.protocol, problem.user)
             found = solve(games, protocol, user, solver, start=schemes, differentiation=problem.differentiation)
-            trusted = (found.result == int(Result.SMOOTH)) & jnp.isfinite(found.user)
+            trusted = (found.derivative == int(Derivative.SMOOTH)) & jnp.isfinite(found.user)
             cost = problem.mechanism.cost(params, problem.games)
             counted = trusted.any(0)
             mean_cost = jnp.where(counted, cost, 0).sum() / jnp.maximum(counted.sum(dtype=cost.dtype), 1)
@@ -275,7 +275,7 @@ def _step(problem: Problem, state: State):
             "trusted": trusted.mean(),
             "skipped": jnp.where(ok, 0.0, 1.0),
         }
-        return (params, optimizer, schemes, values, best, jnp.maximum(scored, highest)), row, found.result
+        return (params, optimizer, schemes, values, best, jnp.maximum(scored, highest)), row, found.derivative
 
-    moved, row, result = jax.vmap(one)(*state[:-2])
-    return State(*moved, state.drawn, state.step + 1), row, result
+    moved, row, derivative = jax.vmap(one)(*state[:-2])
+    return State(*moved, state.drawn, state.step + 1), row, derivative

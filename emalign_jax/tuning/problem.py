@@ -111,12 +111,12 @@ def _under(problem: Problem, params):
 def settle(
     problem: Problem, params: Any, schemes: Float[jax.Array, "R S N K rows M"], which: Bool[np.ndarray, "R S N"]
 ) -> tuple[jax.Array, Float[np.ndarray, "R S N"], Int[np.ndarray, "R S N"]]:
-    """Search for equilibria from these schemes in the games marked in `which`: (schemes, user's value, result).
-    Elsewhere schemes are kept, and value and result are NaN and NOT_PLAYED."""
-    user, result = np.full(which.shape, np.nan), np.full(which.shape, NOT_PLAYED)
+    """Search for equilibria from these schemes in the games marked in `which`: (schemes, user's value, derivative).
+    Elsewhere schemes are kept, and value and derivative are NaN and NOT_PLAYED."""
+    user, derivative = np.full(which.shape, np.nan), np.full(which.shape, NOT_PLAYED)
     asked = np.argwhere(which)
     if not len(asked):
-        return schemes, user, result
+        return schemes, user, derivative
     setting = _under(problem, params)
     solver = batching.flatten(problem.solver, problem.games.batch_shape, jnp)
     moved = np.array(schemes)
@@ -126,6 +126,6 @@ def settle(
         games, protocol, user = jax.tree.map(lambda x: x[restart, game], setting)
         return games, protocol, user, jax.tree.map(lambda x: x[game], solver), moved[restart, start, game]
 
-    found, user[which], result[which] = equilibria(len(asked), take)
+    found, user[which], derivative[which] = equilibria(len(asked), take)
     moved[which] = np.where(np.isfinite(found), found, moved[which])
-    return jnp.asarray(moved), user, result
+    return jnp.asarray(moved), user, derivative

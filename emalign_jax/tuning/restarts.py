@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.result import Result
+from emalign_jax.result import Derivative
 from emalign_jax.tuning.evaluation import evaluate
 from emalign_jax.tuning.problem import NOT_PLAYED, Problem, score, settle
 
@@ -40,7 +40,7 @@ class Points(NamedTuple):
     params: Any
     schemes: jax.Array
     user: Float[np.ndarray, "R S N"]
-    result: np.ndarray
+    derivative: np.ndarray
 
 
 def draw(problem: Problem, key: jax.Array, numbers: range, params: Any = None) -> Any:
@@ -70,7 +70,7 @@ def screen(problem: Problem, params: Any, first: jax.Array, key: jax.Array, keep
     for n in sizes(len(points.user), N, keep, problem.mechanism.all_per_game):
         which = np.zeros(points.user.shape, bool)
         which[:, :, order[:n]] = True
-        points = _play(problem, points, which & (points.result == NOT_PLAYED))
+        points = _play(problem, points, which & (points.derivative == NOT_PLAYED))
         if n < N:
             points = best(problem, points, max(keep, -(-len(points.user) // 2)))
     return best(problem, points, keep)
@@ -105,7 +105,7 @@ def best(problem: Problem, points: Points, count: int) -> Points:
 
 def ranked(problem: Problem, points: Points) -> np.ndarray:
     """Points from the best to the worst, [R] or [R, N]; only equilibria that were reached count."""
-    reached = np.isfinite(points.user) & (np.asarray(points.result) != Result.NOT_REACHED)
+    reached = np.isfinite(points.user) & (np.asarray(points.derivative) != Derivative.NOT_REACHED)
     scores = jax.vmap(lambda *x: score(problem, *x))(points.params, jnp.asarray(points.user), jnp.asarray(reached))
     return np.argsort(-np.asarray(scores), axis=0, kind="stable")
 
@@ -138,8 +138,10 @@ def _unplayed(params: Any, first: jax.Array) -> Points:
 
 
 def _play(problem: Problem, points: Points, which: np.ndarray) -> Points:
-    schemes, user, result = settle(problem, points.params, points.schemes, which)
-    return Points(points.params, schemes, np.where(which, user, points.user), np.where(which, result, points.result))
+    schemes, user, derivative = settle(problem, points.params, points.schemes, which)
+    return Points(
+        points.params, schemes, np.where(which, user, points.user), np.where(which, derivative, points.derivative)
+    )
 
 
 def _certified(problem: Problem, point: Points, key) -> np.ndarray:

@@ -13,7 +13,10 @@ from jaxtyping import Float
 
 from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal import validation
+from emalign_jax.internal.registry import Registry
 from emalign_jax.users.conversation_tree import Tree
+
+USERS: Registry[AbstractUser] = Registry("user")
 
 
 class Options(NamedTuple):
@@ -41,10 +44,17 @@ class AbstractUser(eqx.Module):
     protocol, and `certify` searches for deviations (UNREFUTED at best) until a check is registered with
     `register_check`.
 
+    name: what commands and configs call the user (`--user NAME`); the arguments of the class are then set with
+        `--set user.ARGUMENT=VALUE`. A class without a name of its own can be used from Python only.
     is_smooth: whether responses are differentiable; otherwise `smoothed` returns a differentiable stand-in.
     """
 
+    name: ClassVar[str]
     is_smooth: ClassVar[Any] = True
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        USERS.add(cls)
 
     @abc.abstractmethod
     def respond(self, options: Options, favour: Options) -> Float[Array, "*shape A"]:
@@ -53,6 +63,11 @@ class AbstractUser(eqx.Module):
         options: the actions, as they are worth to the user.
         favour:  the actions, as they are worth to the agent in whose favour ties may be broken.
         """
+
+    @property
+    def title(self) -> str:
+        """What figures and tables call it."""
+        return validation.described(self)
 
     @property
     def compares(self) -> bool:

@@ -68,6 +68,10 @@ class FixedReplies(AbstractUser):
                 where = [int(x) for x in np.argwhere(wrong)[0][:-1]]
                 raise ValueError(f"rule{where}: expected probabilities >= 0 that sum to 1 over the replies")
 
+    @property
+    def title(self):
+        return f"{self.acting.title} who replies by rule ({self.rule})"
+
     def respond(self, options, favour):
         return self.acting.respond(options, favour)
 

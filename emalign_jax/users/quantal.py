@@ -18,11 +18,16 @@ class QuantalUser(AbstractUser):
     Raises `ValueError` for a precision that is not finite and positive.
     """
 
+    name = "quantal"
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision):
         rule = "a finite number > 0 (a user of infinite precision is RationalUser())"
         self.precision = float_parameter("precision", precision, rule, lambda x: (x > 0) & np.isfinite(x))
+
+    @property
+    def title(self):
+        return f"quantal user (precision {self.precision:g})" if np.ndim(self.precision) == 0 else "quantal user"
 
     def respond(self, options, favour):
         return logit(options.value, self.precision)

@@ -30,10 +30,15 @@ class RationalUser(AbstractUser):
         1e-6, if that is more.
     """
 
+    name = "rational"
     is_smooth = False
 
     ties: str = setting("ties", "agents", choice, TIES)
     tolerance: float = setting("tolerance", units.TIE_TOLERANCE, number, *BELOW_ONE)
+
+    @property
+    def title(self):
+        return "rational user"
 
     def respond(self, options, favour):
         return self.choose(options, favour, jnp)

@@ -24,6 +24,7 @@ class SparsemaxUser(AbstractUser):
     Example: `em.solve(games, em.Pooled(), em.SparsemaxUser(5.0), key=0)`
     """
 
+    name = "sparsemax"
     precision: Float[Array, "*batch"]
 
     def __init__(self, precision: Any):

@@ -1,1 +1,1 @@
-"""Alignment fits: how nearly the agents' utilities, weighted, add up to the user's, and what proves that."""
+"""Alignment fits: how nearly a weighted sum of the agents' utilities equals the user's, with proofs of optimality."""

@@ -1,8 +1,7 @@
-"""Alignment fits: how nearly the agents' utilities, weighted, add up to the user's (section 7 of docs/model.md).
+"""Alignment fits: how nearly a weighted sum of the agents' utilities equals the user's (section 7 of docs/model.md).
 
-The sup-norm error is the eps of theorem 1 (section 6.1 of docs/model.md). Every answer carries a dual vector from which
-a lower bound on the error of any weights follows by weak duality, whatever the solver claims: `gap` is the error less
-that bound.
+The sup-norm error is the eps of theorem 1 (section 6.1 of docs/model.md). Every answer has a dual vector, which proves
+a lower bound of the error of any weights by weak duality; `gap` is the error less that bound.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from emalign_jax.exact.alignment.residuals import (
     Parts,
     Rule,
     admissible,
-    apart,
-    as_one,
     bound,
-    inward,
-    polished,
+    cone_interior,
+    exactly_constant,
+    parts_of,
+    polished_dual,
     rounding_of,
     rule_of,
     scale_of,
@@ -36,32 +35,40 @@ from emalign_jax.games.game import LARGEST_UTILITY
 from emalign_jax.internal.processors import each
 from emalign_jax.internal.validation import checked, on_host
 from emalign_jax.lp import least_squares
-from emalign_jax.lp.choice import check_word, together
+from emalign_jax.lp.choice import check_word, use_batched
 
-SOLVED = 1e-6  # largest gap of an answer, in units of the error of the best single agent (cone: of no agent)
-BLURRED = 1e-3  # the same where agents in use nearly cancel, so that rounding hides more
-SHARP = 1e-10  # a gap beyond this, in the same units, is worth another try
-FEWEST = 64  # targets from which compiling least squares pays
-BLOCK = 512  # targets whose least squares are solved at a time
-LPS = 1024  # targets whose LPs are solved at a time
-PIECE = 128  # targets whose tables stay in a core's cache
-MOST = 32 * BLOCK  # targets between two calls of `progress`
+# Gaps are relative to the error of the best single agent (simplex) or of zero weights (cone).
+# The largest gap of an answer that counts as solved.
+SOLVED = 1e-6
+# The same where agents in use nearly cancel, so that rounding is larger.
+SOLVED_DESPITE_ROUNDING = 1e-3
+# A larger gap is tried to be reduced.
+SHARP = 1e-10
+# With so many targets compiling the least squares is worth while.
+FEWEST = 64
+# The number of targets whose least squares, and whose LPs, are solved at a time.
+BLOCK = 512
+LPS = 1024
+# The number of targets whose tables stay in a core's cache.
+PIECE = 128
+# The number of targets between two calls of `progress`.
+TARGETS_PER_REPORT = 32 * BLOCK
 
 
 class Alignment(NamedTuple):
-    """sum_i weights_i U_i + offset ~ u. Float64, on the host; NaN where not `solved`.
+    """The fits sum_i weights_i U_i + offset ~ u; float64, on the host, NaN where not `solved`.
 
-    weights:  [..., K]     w >= 0, of sum 1 (simplex) or any (cone)
-    offset:   [..., Y]     c(y): zeros (none), one number repeated (constant) or one a state (per_state)
-    error:    [...]        sup: the largest absolute residual, eps; l2: the residual's Frobenius norm. In the
-                           units of u, attained by these weights and this offset but for the last digits of the entries
-    gap:      [...]        no admissible weights and offset have an error below error - gap: proved from the residual
-                           and the given numbers, rounding counted (on the cone agents that depend on each other but
-                           for the last digit of their entries count as dependent)
-    solved:   [...]        False: an entry is not finite or too large, or no answer was proved near enough to the best
-    fallback: [...]        the batched solver's answer was not proved best, and this item was done again one by one
+    weights:  [..., K]     w >= 0, of sum 1 (simplex) or any sum (cone)
+    offset:   [..., Y]     c(y): zeros (none), one repeated number (constant) or one number for each state (per_state)
+    error:    [...]        sup: the largest absolute residual, eps; l2: the residual's Frobenius norm. In the units of
+                           u, attained by these weights and this offset up to rounding
+    gap:      [...]        error - gap is a lower bound of the error of all admissible weights and offsets, proved from
+                           the residual and the given numbers with rounding included (on the cone, agents that are
+                           linearly dependent up to rounding count as dependent)
+    solved:   [...]        False if an entry is not finite or too large, or the gap is too large
+    fallback: [...]        whether the item was solved by itself because the batched solver's answer was not proved
     residual: [..., A, Y]  sum_i w_i U_i + c - u
-    dual:     [..., A, Y]  the certificate of the gap, see `dual_bound`
+    dual:     [..., A, Y]  the dual vector that proves the gap, see `dual_bound`
     """
 
     weights: Float[np.ndarray, "*batch K"]
@@ -75,11 +82,12 @@ class Alignment(NamedTuple):
 
     @property
     def rms(self) -> Float[np.ndarray, "*batch"]:
-        """Frobenius norm of the residual over sqrt(A Y), whichever norm was fitted."""
+        """The Frobenius norm of the residual divided by sqrt(A Y), for either norm."""
         return np.asarray(size_of(self.residual, "l2") / np.sqrt(np.prod(self.residual.shape[-2:])))
 
     def predict(self, agent_utilities) -> Float[np.ndarray, "*batch A Z"]:
-        """sum_i w_i U_i + c for other tables [..., K, A, Z]; Z may differ from Y if the offset is no c(y)."""
+        """sum_i w_i U_i + c [..., A, Z] for other tables [..., K, A, Z]; Z may differ from Y unless the offset depends
+        on y. Raises `ValueError` for wrong shapes."""
         tables = _table("agent_utilities", agent_utilities, "[..., K, A, Y]")
         K, Y = self.weights.shape[-1], self.offset.shape[-1]
         if tables.shape[-3] != K:
@@ -104,21 +112,21 @@ def align(
 ) -> Alignment:
     """The best fit sum_i w_i U_i + c ~ u of `user_utility` [..., A, Y] by `agent_utilities` [..., K, A, Y].
 
-    Batch axes are broadcast; targets that share their agents (agents without batch axes) share the work.
+    Batch axes are broadcast. Targets that share their agents (agents without batch axes) share computations.
 
     weights:  "simplex" (w >= 0, sum 1) or "cone" (w >= 0)
     offset:   "none", "constant" (one number) or "per_state" (c(y))
     norm:     "sup" (a linear program) or "l2" (non-negative least squares)
     lp:       "batched": small LPs of the sup norm, and least squares of targets that share their agents, are solved
-              together, and what is not proved best to `SHARP` is done again one by one; "highs": one by one (LPs of
-              targets that share their agents by one model, a basis serves for the next); "auto": batched for many.
+              together; items whose gap is above `SHARP` are solved again one by one. "highs": one by one. "auto":
+              batched for many items.
     progress: called with the number of items done since the last call.
 
-    A table of ratings (instances x annotators, the target a human) is the same problem with Y = instances and
-    A = 1; a c(y) then fits anything, so "per_state" has error 0 there by definition. Where several weights are
-    best, which of them comes out may depend on the batch (its error does not).
-    Raises `ValueError` for shapes and words. An item with a NaN or an infinite entry, or whose program is not
-    solved, costs only itself: NaN, and `solved` False.
+    A table of ratings (instances x annotators, the target a human) is the same problem with Y = instances and A = 1;
+    "per_state" then has error 0. If several weights are optimal, the one returned may depend on the batch; its error
+    does not.
+    Raises `ValueError` for wrong shapes and unknown words. An item with a NaN or an infinite entry, or whose program is
+    not solved, affects only itself: NaN, and `solved` False.
     """
     on_host(user_utility=user_utility, agent_utilities=agent_utilities, progress=progress)
     rule = rule_of(weights, offset, norm)
@@ -140,46 +148,46 @@ def align(
         for whole, new in zip(out, found, strict=True):
             whole[items] = new
 
-    def tell(count):
+    def report(count):
         if progress is not None and count:
             progress(int(count))
 
     with _quietly():
-        if norm == "sup" and together(lp, N, sup_norm.cells(K, A, Y, rule)):
+        if norm == "sup" and use_batched(lp, N, sup_norm.cells(K, A, Y, rule)):
             for at in range(0, N, LPS):
                 some = np.arange(at, min(at + LPS, N))
                 write(some, _fit_sup(targets[some], groups[group[some]], rule))
-                tell(solved[some].sum())
+                report(solved[some].sum())
         order = order[~solved[order]]
         for items in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
             shared = _Agents(groups[group[items[0]]], rule, alone=len(items) == 1)
             batched = lp == "batched" or (lp == "auto" and len(items) >= FEWEST)
             batched = batched and norm == "l2" and shared.sound
-            for at in range(0, len(items), MOST):
-                some = items[at : at + MOST]
+            for at in range(0, len(items), TARGETS_PER_REPORT):
+                some = items[at : at + TARGETS_PER_REPORT]
                 done = np.zeros(len(some), bool)
                 if batched:
 
                     def fill(block, shared=shared):
                         with _quietly():
-                            for piece, found in shared.fit_together(targets[block]):
+                            for piece, found in shared.fit_batched(targets[block]):
                                 write(block[piece], found)
 
                     each(fill, np.split(some, range(BLOCK, len(some), BLOCK)))
                     done = solved[some]
-                    tell(done.sum())
+                    report(done.sum())
                 for k in some[~done]:
                     write(k, shared.fit(targets[k])._replace(fallback=fallback[k]))
-                    tell(1)
+                    report(1)
     return Alignment(*(column.reshape((*batch, *column.shape[1:])) for column in out))
 
 
 def _fit_sup(user: Float[np.ndarray, "N A Y"], agents: Float[np.ndarray, "N K A Y"], rule: Rule) -> Alignment:
-    """Sup-norm fits of many targets at once; `solved` only where that is proved to SHARP."""
+    """Sup-norm fits of many targets at once; `solved` where the gap is at most `SHARP`."""
     size = np.maximum(np.abs(user).max((1, 2)), np.abs(agents).max((1, 2, 3)))
     sound = size < LARGEST_UTILITY  # False for NaN
     user, agents = np.where(sound[:, None, None], user, 0), np.where(sound[:, None, None, None], agents, 0)
-    parts = apart(user, agents, rule)
+    parts = parts_of(user, agents, rule)
     tables, offsets, goal, shift = parts
     unit, rounding = unit_of(parts, user, agents, rule)
     tried = sound & (unit > rounding)
@@ -195,7 +203,7 @@ def _fit_sup(user: Float[np.ndarray, "N A Y"], agents: Float[np.ndarray, "N K A 
     error = size_of(residual, "sup")
     dual = admissible(np.nan_to_num(found.dual), rule)
     gap = np.maximum(error - bound(dual, parts, rule), 0)
-    offset = as_one(shift - np.einsum("nk,nky->ny", w, offsets) - left, rule)
+    offset = exactly_constant(shift - np.einsum("nk,nky->ny", w, offsets) - left, rule)
     solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
     return Alignment(w, offset, error, gap, solved, residual, dual, tried & ~solved)
 
@@ -203,10 +211,11 @@ def _fit_sup(user: Float[np.ndarray, "N A Y"], agents: Float[np.ndarray, "N K A 
 def verify(
     found: Alignment, user_utility, agent_utilities, *, weights: str, offset: str, norm: str, tolerance: float = 1e-9
 ) -> Bool[np.ndarray, "*batch"]:
-    """Is each item's error attained by its weights and offset, and proved best by its dual? From the data alone.
+    """Whether each item's error is attained by its weights and offset, and proved optimal by its dual, checked from the
+    data alone.
 
-    tolerance: of the error of the best single agent (cone: of no agent). The rounding of the tables in use is allowed
-        beside it.
+    tolerance: relative to the error of the best single agent (cone: of zero weights). Rounding of the tables is allowed
+               in addition.
     """
     rule = rule_of(weights, offset, norm)
     user, agents = _tables(user_utility, agent_utilities)
@@ -220,7 +229,7 @@ def verify(
         allowed = (w >= 0).all() and (not rule.simplex or abs(w.sum() - 1) < 1e-12)
         allowed &= offset == "per_state" or (c == (c[0] if offset == "constant" else 0)).all()
         attained = size_of(np.tensordot(w, agents[k], 1) + c - user[k], norm)
-        parts = apart(user[k], agents[k], rule)
+        parts = parts_of(user[k], agents[k], rule)
         unit, rounding = unit_of(parts, user[k], agents[k], rule)
         slack = tolerance * unit + 10 * rounding + rounding_of(user) * (w * scale_of(agents[k], rule)).sum()
         proved = bound(admissible(found.dual[k], rule), parts, rule)
@@ -228,15 +237,17 @@ def verify(
     return verdict
 
 
-class _Together(NamedTuple):
+class _SharedProblem(NamedTuple):
+    """The least-squares problem of targets that share their agents."""
+
     tables: Float[np.ndarray, "K cells"]
-    size: Float[np.ndarray, "K"]  # of each; 1 on the simplex, and where it is 0
-    longest: Float[np.ndarray, "K"]  # |tables|
-    problem: least_squares.Problem  # in units of `size`
+    size: Float[np.ndarray, "K"]  # The norms of the tables; 1 on the simplex, and for a table of zeros.
+    norms: Float[np.ndarray, "K"]
+    problem: least_squares.Problem  # In units of `size`.
 
 
 class _Agents:
-    """The agents of one or more targets, prepared once: fit(target) is one item's answer."""
+    """The agents of one or more targets, prepared once. alone: whether there is one target only."""
 
     def __init__(self, agents: Float[np.ndarray, "K A Y"], rule: Rule, *, alone: bool):
         self.rule, self.raw, self.alone = rule, agents, alone
@@ -244,25 +255,26 @@ class _Agents:
         if not self.sound:
             return
         self.scale = scale_of(agents, rule)
-        # simplex weights do not see a table taken from u and all U_i; the smallest costs the others least rounding
+        # Subtracting a table from u and all U_i does not change a fit on the simplex. The smallest adds least rounding.
         self.middle = agents[size_of(agents, rule.norm).argmin()]
-        self.inward = np.inf if rule.simplex else inward(apart(agents[0], agents, rule).tables, rule)
-        self.shared: Sup | L2 | None = None  # the solver that targets share, made when one needs it
-        self.together: _Together | None = None  # what all share who are fitted at once
+        self.cone_interior = np.inf if rule.simplex else cone_interior(parts_of(agents[0], agents, rule).tables, rule)
+        self.shared: Sup | L2 | None = None  # The solver of all targets, made at first use.
+        self.shared_problem: _SharedProblem | None = None
 
     def fit(self, target: Float[np.ndarray, "A Y"]) -> Alignment:
+        """The fit of one target."""
         K, A, Y = self.raw.shape
         if not (self.sound and _sound(target)):
             return _unsolved(K, A, Y)
-        parts = apart(target, self.raw, self.rule)
+        parts = parts_of(target, self.raw, self.rule)
         unit, rounding = map(float, unit_of(parts, target, self.raw, self.rule))
-        if unit <= rounding:  # nothing is left to fit
+        if unit <= rounding:  # The best single agent (cone: the zero weights) fits up to rounding.
             best = size_of(parts.tables, self.rule.norm).argmin()
             w = np.eye(K)[best] if self.rule.simplex else np.zeros(K)
             return self._answer(w, np.zeros((A, Y)), parts)
         best = _unsolved(K, A, Y)
         if not self.alone:
-            common = apart(target, self.raw, self.rule, self.middle)
+            common = parts_of(target, self.raw, self.rule, self.middle)
             self.shared = self.shared or self._solver(common)
             best = self._try(self.shared, common.goal, parts, unit, best)
         if not best.gap <= SHARP * unit:
@@ -271,22 +283,22 @@ class _Agents:
                 best = self._try(alone, parts.goal, parts, scale, best)
                 if best.gap <= SHARP * unit or not best.solved:
                     break
-                scale = max(float(best.error), 1e-6 * unit)  # a small error of large tables needs units of its own
+                scale = max(float(best.error), 1e-6 * unit)  # A small error needs a small unit.
             if not best.gap <= SOLVED * unit and self.rule.norm == "sup" and Sup.can_be_exact(K, A * Y):
                 best = self._try(Sup(parts.tables, self.rule, exact=True), parts.goal, parts, unit, best)
-        # agents in use who nearly cancel: neither weights nor a dual of 53 bits can tell more than this
-        blurred = 10 * rounding_of(target) * float(best.weights @ size_of(parts.tables, self.rule.norm))
-        allowed = max(SOLVED * unit, min(blurred, BLURRED * unit))
+        # Where agents in use nearly cancel, float64 weights and duals are no more accurate than this.
+        inaccuracy = 10 * rounding_of(target) * float(best.weights @ size_of(parts.tables, self.rule.norm))
+        allowed = max(SOLVED * unit, min(inaccuracy, SOLVED_DESPITE_ROUNDING * unit))
         return best if best.gap <= allowed else _unsolved(K, A, Y)
 
-    def fit_together(self, targets: Float[np.ndarray, "T A Y"]) -> Iterator[tuple[slice, Alignment]]:
-        """Least squares of many targets at once; `solved` only where that is proved to SHARP. Piece by piece."""
+    def fit_batched(self, targets: Float[np.ndarray, "T A Y"]) -> Iterator[tuple[slice, Alignment]]:
+        """Least squares of many targets at once, piece by piece; `solved` where the gap is at most `SHARP`."""
         sound = np.asarray((np.abs(targets) < LARGEST_UTILITY).all((1, 2)))  # False for NaN
-        parts = apart(np.where(sound[:, None, None], targets, 0), self.raw, self.rule, self.middle)
+        parts = parts_of(np.where(sound[:, None, None], targets, 0), self.raw, self.rule, self.middle)
         goal = parts.goal.reshape(len(targets), -1)
-        if self.together is None:
-            self.together = self._prepared(parts.tables)
-        tables, size, _, problem = self.together
+        if self.shared_problem is None:
+            self.shared_problem = self._prepared(parts.tables)
+        tables, size, _, problem = self.shared_problem
         pieces = [slice(at, at + PIECE) for at in range(0, len(targets), PIECE)]
         cross = np.concatenate([goal[piece] @ tables.T for piece in pieces])
         w = np.maximum(least_squares.solve(problem, cross / size), 0) / size
@@ -294,39 +306,39 @@ class _Agents:
             some = parts._replace(goal=parts.goal[piece], shift=parts.shift[piece])
             yield piece, self._proved(targets[piece], sound[piece], some, cross[piece], w[piece])
 
-    def _prepared(self, tables: Float[np.ndarray, "K A Y"]) -> _Together:
-        longest = size_of(tables, "l2")
+    def _prepared(self, tables: Float[np.ndarray, "K A Y"]) -> _SharedProblem:
+        norms = size_of(tables, "l2")
         flat = tables.reshape(len(tables), -1)
-        size = np.ones(len(flat)) if self.rule.simplex else np.where(longest > 0, longest, 1.0)
+        size = np.ones(len(flat)) if self.rule.simplex else np.where(norms > 0, norms, 1.0)
         problem = least_squares.prepare((flat @ flat.T) / np.multiply.outer(size, size), self.rule.simplex)
-        return _Together(flat, size, longest, problem)
+        return _SharedProblem(flat, size, norms, problem)
 
     def _proved(self, targets, sound, parts: Parts, cross, w) -> Alignment:
-        """The error of weights w [T, K], and what the residual, as a dual, proves of it: as in `residuals.bound`, but
-        that all targets share the tables and their products."""
+        """The fits of weights w [T, K] with the residual as dual: as `residuals.bound`, for targets that share the
+        tables and their products."""
         rule, (_, A, Y) = self.rule, self.raw.shape
-        assert self.together is not None
-        tables, size, longest, _ = self.together
+        assert self.shared_problem is not None
+        tables, size, norms, _ = self.shared_problem
         goal = parts.goal.reshape(len(w), -1)
         lengths, slack = np.linalg.norm(goal, axis=1), rounding_of(self.raw)
-        w = w / w.sum(1, keepdims=True) if rule.simplex else np.where(longest > 0, w, 0)
+        w = w / w.sum(1, keepdims=True) if rule.simplex else np.where(norms > 0, w, 0)
         residual, left = split((w @ tables - goal).reshape(-1, A, Y), rule)
         error = size_of(residual, "l2")
         dual = admissible(residual, rule)
         q = dual.reshape(len(w), -1)
         slopes, earned = q @ tables.T, np.einsum("tx,tx->t", q, goal) + slack * lengths
         if rule.simplex:
-            proved = (slopes - slack * longest).min(1) - earned
-            best = (longest**2 - 2 * cross).argmin(1)  # the best single agent, or nearly
+            proved = (slopes - slack * norms).min(1) - earned
+            best = (norms**2 - 2 * cross).argmin(1)  # The best single agent, up to rounding.
             unit = np.linalg.norm(tables[best] - goal, axis=1)
             rounding = ROUNDING * (scale_of(targets, rule) + self.scale[best])
         else:
-            lack = np.maximum(slack - slopes / size, 0).max(1, initial=0.0, where=longest > 0)
-            wide = np.where(lack > 0, np.maximum(lack, 1e-300) * self.inward, 0)
+            lack = np.maximum(slack - slopes / size, 0).max(1, initial=0.0, where=norms > 0)
+            wide = np.where(lack > 0, np.maximum(lack, 1e-300) * self.cone_interior, 0)
             proved = (-earned - (lengths + error) * wide) / (1 + wide)
             unit, rounding = lengths, ROUNDING * scale_of(targets, rule)
         gap = np.maximum(error - np.maximum(proved, 0) * (1 - slack), 0)
-        offset = as_one(parts.shift - w @ parts.offsets - left, self.rule)
+        offset = exactly_constant(parts.shift - w @ parts.offsets - left, self.rule)
         tried = sound & (unit > rounding)
         solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
         return Alignment(w, offset, error, gap, solved, residual, dual, tried & ~solved)
@@ -335,7 +347,7 @@ class _Agents:
         return (Sup if self.rule.norm == "sup" else L2)(parts.tables, self.rule)
 
     def _try(self, solver: Sup | L2, goal, parts: Parts, unit: float, best: Alignment) -> Alignment:
-        """The answer of `solver` to `goal`, or `best` if that has the smaller gap."""
+        """The fit of `solver` to `goal`, or `best` if its gap is smaller."""
         found = solver.fit(goal, unit)
         if found is None or not np.isfinite(found[0]).all():
             return best
@@ -348,23 +360,24 @@ class _Agents:
             return best
         answer = self._answer(w, found[1], parts)
         if answer.gap > SHARP * unit:
-            closer = self._answer(w, polished(answer.dual, w, parts, self.rule), parts)
+            closer = self._answer(w, polished_dual(answer.dual, w, parts, self.rule), parts)
             answer = min(answer, closer, key=lambda a: a.gap)
         return best if best.gap <= answer.gap else answer
 
     def _answer(self, w, dual, parts: Parts) -> Alignment:
-        """The error that these weights attain with the best offset, and what `dual` proves of it."""
+        """The fit with weights w and the best offset, and the gap that `dual` proves (None: the residual)."""
         rule = self.rule
         residual, left = split(np.tensordot(w, parts.tables, 1) - parts.goal, rule)
         error = float(size_of(residual, rule.norm))
         dual = admissible(residual if dual is None else dual, rule)
-        offset = as_one(parts.shift - np.tensordot(w, parts.offsets, 1) - left, self.rule)
-        gap = max(error - float(bound(dual, parts, rule, self.inward)), 0.0)
+        offset = exactly_constant(parts.shift - np.tensordot(w, parts.offsets, 1) - left, self.rule)
+        gap = max(error - float(bound(dual, parts, rule, self.cone_interior)), 0.0)
         return _row(w, offset, error, gap, True, residual, dual, False)
 
 
 def _quietly():
-    """Sizes 1e300 apart: NaN, and not solved. The setting is a thread's own."""
+    """Without warnings of overflow, where entries differ by a factor of 1e300: such items are NaN and not solved. The
+    setting applies to the current thread only."""
     return np.errstate(over="ignore", invalid="ignore")
 
 

@@ -1,6 +1,6 @@
-"""What weights and an offset leave of a table, and what a dual vector proves that all weights must leave.
+"""Residuals of alignment fits, and the lower bounds of their norms that dual vectors prove.
 
-The arithmetic of `alignment`: tables [..., A, Y], offsets c(y) [..., Y], the sup norm or the Frobenius norm.
+Tables are [..., A, Y], offsets c(y) [..., Y]; norms are the sup norm or the Frobenius norm.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from jaxtyping import Float
 
 from emalign_jax.internal.arguments import shown
 
-WIDE = 1e-11  # cone: a change of the dual by this share is worth another look
-ROUNDING = 1e-14  # of a table's largest entry: an error so small is not worth fitting
-LEVEL = 1e-15  # of a table's largest entry: differences so small are none (cone)
+# Cone: if the dual must be changed by a larger share, a second way to change it is tried.
+LARGE_CHANGE = 1e-11
+# Relative to a table's largest entry: a smaller error is not fitted.
+ROUNDING = 1e-14
+# Cone, relative to a table's largest entry: a table with smaller differences counts as 0.
+ALL_OFFSET = 1e-15
 
 
 class Rule(NamedTuple):
-    """What is fitted: the words of `align`."""
+    """The kind of fit: the arguments `weights`, `offset` and `norm` of `align`."""
 
     weights: str
     offset: str
@@ -33,6 +36,7 @@ _WORDS = {"weights": ("simplex", "cone"), "offset": ("none", "constant", "per_st
 
 
 def rule_of(weights: str, offset: str, norm: str) -> Rule:
+    """The rule of these words. Raises `ValueError` for an unknown one."""
     rule = Rule(weights, offset, norm)
     for name, word in rule._asdict().items():
         if not isinstance(word, str) or word not in _WORDS[name]:
@@ -42,7 +46,7 @@ def rule_of(weights: str, offset: str, norm: str) -> Rule:
 
 
 def best_offset(misfit, *, offset: str, norm: str) -> Float[np.ndarray, "*any Y"]:
-    """The c(y) [..., Y] that leaves least of `misfit` [..., A, Y]."""
+    """The offset c(y) [..., Y] with the smallest norm of `misfit` - c, `misfit` [..., A, Y]."""
     return offset_of(np.asarray(misfit, float), rule_of("simplex", offset, norm))
 
 
@@ -55,21 +59,21 @@ def dual_bound(
     offset: str,
     norm: str,
 ) -> Float[np.ndarray, "*any"]:
-    """A lower bound on the error of any weights and offset, from any `dual` q [A, Y], by weak duality.
+    """A lower bound [...] of the error of any weights and offset, from any `dual` q [..., A, Y], by weak duality.
 
-    q is first made admissible: orthogonal to offsets, of size at most 1 in the dual norm (l1 for sup). Rounding is
-    counted, so that the bound holds of the given numbers as they are."""
+    q is first made admissible: orthogonal to offsets, and of norm at most 1 in the dual norm (l1 for sup). Rounding is
+    included, so that the bound holds for the given numbers."""
     rule = rule_of(weights, offset, norm)
-    parts = apart(user_utility, agent_utilities, rule)
+    parts = parts_of(user_utility, agent_utilities, rule)
     return bound(admissible(dual, rule), parts, rule)
 
 
 class Parts(NamedTuple):
-    """What is fitted, offsets taken out: sum_i w_i tables_i + c ~ goal. On the simplex goal is 0 and the tables are the
-    agents' less the user's, so that nothing is rounded at the size of what they have in common.
+    """The fit sum_i w_i tables_i + c ~ goal, in which offsets are removed from all tables. On the simplex goal is 0 and
+    the tables are the agents' less the user's, so that their common part causes no rounding.
 
-    The residual of weights w is sum_i w_i tables_i - goal - left, and their offset shift - sum_i w_i offsets_i - left,
-    left being the offset nearest to sum_i w_i tables_i - goal.
+    With left the offset nearest to sum_i w_i tables_i - goal, the residual of weights w is
+    sum_i w_i tables_i - goal - left, and their offset is shift - sum_i w_i offsets_i - left.
     """
 
     tables: Float[np.ndarray, "*any K A Y"]
@@ -78,25 +82,28 @@ class Parts(NamedTuple):
     shift: Float[np.ndarray, "*any Y"]
 
 
-def apart(user, agents, rule: Rule, near=None) -> Parts:
-    """near: on the simplex, what is taken from all tables in place of the user's (goal is then not 0)."""
+def parts_of(user, agents, rule: Rule, near=None) -> Parts:
+    """The parts of a fit. near: on the simplex, the table that is subtracted from all tables instead of the user's
+    (goal is then not 0)."""
     if rule.simplex:
         middle = user if near is None else near
         return Parts(*_split_difference(agents, middle[..., None, :, :], rule), *_split_difference(user, middle, rule))
     tables, offsets = split(agents, rule)
-    # an agent who is all offset but for the last digit is 0, or huge weights would make something of that digit
-    tables[size_of(tables, "sup") <= LEVEL * np.abs(agents).max((-2, -1))] = 0
+    # An agent whose table is an offset up to rounding counts as 0; otherwise huge weights would fit its rounding.
+    tables[size_of(tables, "sup") <= ALL_OFFSET * np.abs(agents).max((-2, -1))] = 0
     return Parts(tables, offsets, *split(user, rule))
 
 
-def bound(q, parts: Parts, rule: Rule, inward: float = np.inf) -> Float[np.ndarray, "*any"]:
-    """What an admissible q proves: error >= <q, residual> = sum_i w_i <q, tables_i> - <q, goal>.
+def bound(q, parts: Parts, rule: Rule, cone_interior: float = np.inf) -> Float[np.ndarray, "*any"]:
+    """The lower bound of the error that an admissible q proves: error >= <q, residual> = sum_i w_i <q, tables_i> -
+    <q, goal>.
 
-    On the simplex that is at least the least <q, tables_i> - <q, goal>. On the cone it is at least -<q, goal> if all
-    <q, tables_i> >= 0. Where some are not (rounding, or an agent who is the opposite of others) some q - d does it: d
-    from `inward`, or the projection of q on the span of those tables, if the others exceed |d| |tables_i|. A fit better
-    than none is at most 2 |goal| long, so d can cost no more than 2 |goal| |d|. Tables that depend on each other
-    but for rounding count as dependent."""
+    On the simplex this is at least min_i <q, tables_i> - <q, goal>. On the cone it is at least -<q, goal> if all
+    <q, tables_i> >= 0. Where some are negative (by rounding, or because an agent is the opposite of others), q is
+    replaced by q - d, where d is either a multiple of the vector whose length is `cone_interior`, or the projection of
+    q on the span of those tables, if the other products exceed |d| |tables_i|. A fit that is better than zero weights
+    has norm at most 2 |goal|, so that d reduces the bound by at most 2 |goal| |d|. Tables that are linearly dependent
+    up to rounding count as dependent."""
     tables, goal = _orthogonal(parts.tables, rule), _orthogonal(parts.goal, rule)
     size, length = size_of(tables, rule.norm), size_of(parts.goal, rule.norm)
     slopes, noise = _products("...kay,...ay->...k", tables, q, size)
@@ -105,16 +112,17 @@ def bound(q, parts: Parts, rule: Rule, inward: float = np.inf) -> Float[np.ndarr
         least = (slopes - noise).min(-1) - earned - lost
     else:
         lack = np.where(size > 0, np.maximum(noise - slopes, 0) / np.where(size > 0, size, 1), 0).max(-1)
-        wide = np.where(lack > 0, np.maximum(lack, 1e-300) * inward, 0)
-        if (wide > WIDE).any():
+        wide = np.where(lack > 0, np.maximum(lack, 1e-300) * cone_interior, 0)
+        if (wide > LARGE_CHANGE).any():
             wide = np.minimum(wide, _tilt(slopes, noise, size, tables, rule))
         least = (-earned - lost - 2 * length * wide) / (1 + wide)
     return np.asarray(np.maximum(least, 0) * (1 - rounding_of(q)))
 
 
-def inward(tables: Float[np.ndarray, "K A Y"], rule: Rule) -> float:
-    """Cone: the length, in the dual norm, of a p with <p, table> >= |table| for all tables; inf if none is found (there
-    is none where some agents cancel each other). If <q, table> lacks some |table| of 0, q + lack * p does not."""
+def cone_interior(tables: Float[np.ndarray, "K A Y"], rule: Rule) -> float:
+    """Cone: the length, in the dual norm, of a vector p with <p, table> >= |table| for all tables; inf if none is found
+    (there is none where some agents cancel each other). If <q, table> >= -lack |table| for all tables, then
+    <q + lack p, table> >= 0."""
     size = size_of(tables, rule.norm)
     if not size.any():
         return 0.0
@@ -126,20 +134,20 @@ def inward(tables: Float[np.ndarray, "K A Y"], rule: Rule) -> float:
 
 
 def _products(which: str, tables, q, size):
-    """<q, table> and what it may be off: by the rounding of the sum, and because q is orthogonal to offsets but for
-    its own rounding, as the table is."""
+    """<q, table> and a bound of its error: from rounding of the sum, and because q and the table are orthogonal to
+    offsets only up to rounding."""
     rounding = rounding_of(q)
     noise = rounding * (np.einsum(which, np.abs(tables), np.abs(q)) + rounding * size)
     return np.einsum(which, tables, q), noise
 
 
 def rounding_of(table) -> float:
-    """What a product <q, table> of this shape may be off, in units of |q| |table|, whatever the order of its sum."""
+    """A bound of the rounding of a product <q, table> of this shape, in units of |q| |table|, for any order of sums."""
     return (table.shape[-1] * table.shape[-2] + 16) * float(np.finfo(float).eps) / 2
 
 
 def _tilt(slopes, noise, size, tables, rule: Rule) -> Float[np.ndarray, "*any"]:
-    """|d| of `bound` in the dual norm, at most."""
+    """An upper bound of |d| of `bound`, in the dual norm."""
     cells = tables.shape[-1] * tables.shape[-2]
     unit = np.where(size > 0, size, 1.0)
     share, noise = slopes / unit, noise / unit
@@ -163,11 +171,11 @@ def _tilt(slopes, noise, size, tables, rule: Rule) -> Float[np.ndarray, "*any"]:
     return wide
 
 
-def polished(q, w, parts: Parts, rule: Rule) -> np.ndarray:
-    """`q` without the rounding that an agent far larger than the error, or a small residual, makes of it.
+def polished_dual(q, w, parts: Parts, rule: Rule) -> np.ndarray:
+    """`q` corrected for the rounding that agents much larger than the error, or a small residual, cause.
 
-    At the best fit <q, tables_i> is the same for all agents in use and larger for the others (cone: 0 for those in
-    use); the smallest change that makes it so, with twice the rounding to spare in each agent's own size."""
+    At the optimum <q, tables_i> is equal for all agents in use and larger for the others (cone: 0 for agents in use).
+    The result is the smallest change of q for which this holds, with a margin of twice the rounding for each agent."""
     tables, rounding = parts.tables, rounding_of(q)
     size = size_of(tables, rule.norm)
     slopes = np.tensordot(tables, q, 2)
@@ -184,7 +192,7 @@ def _orthogonal(tables, rule: Rule):
 
 
 def admissible(dual: Float[np.ndarray, "*any A Y"], rule: Rule) -> Float[np.ndarray, "*any A Y"]:
-    """`dual` orthogonal to offsets and of dual norm 1; zeros stay zeros in the sup case, where they are many."""
+    """`dual` made orthogonal to offsets and of dual norm 1. In the sup norm its many zeros stay zeros."""
     if rule.norm == "l2":
         dual = centre(dual, rule)
         size = size_of(dual, "l2")[..., None, None]
@@ -199,13 +207,13 @@ def admissible(dual: Float[np.ndarray, "*any A Y"], rule: Rule) -> Float[np.ndar
     return np.where(size > 0, dual / np.where(size > 0, size, 1), 0.0)
 
 
-def as_one(offset: Float[np.ndarray, "*any Y"], rule: Rule) -> Float[np.ndarray, "*any Y"]:
-    """A constant offset is one number: products of matrices round columns that are equal differently."""
+def exactly_constant(offset: Float[np.ndarray, "*any Y"], rule: Rule) -> Float[np.ndarray, "*any Y"]:
+    """A constant offset is repeated exactly: matrix products may round equal columns differently."""
     return np.broadcast_to(offset[..., :1], offset.shape).copy() if rule.offset == "constant" else offset
 
 
 def offset_of(x: Float[np.ndarray, "*any A Y"], rule: Rule) -> Float[np.ndarray, "*any Y"]:
-    """The c(y) nearest to x: the midrange (sup) or the mean (l2) of what one number must fit."""
+    """The offset c(y) nearest to x: the midrange (sup) or the mean (l2)."""
     if rule.offset == "none":
         return np.zeros((*x.shape[:-2], x.shape[-1]))
     axes = (-2, -1) if rule.offset == "constant" else (-2,)
@@ -222,25 +230,27 @@ def split(x, rule: Rule):
     if rule.offset == "none":
         return np.array(x, np.float64), c
     x = x - c[..., None, :]
-    again = offset_of(x, rule)  # the first rounds at the size of c
+    again = offset_of(x, rule)  # The first result is rounded at the size of c.
     return x - again[..., None, :], c + again
 
 
 def _split_difference(x, y, rule: Rule):
-    """`split` of x - y, rounded at the size of what is left: neither of an offset nor of what both have in common."""
+    """`split` of x - y, rounded at the size of the result, not of the offset or of the common part of x and y."""
     difference = x - y
-    partner = difference - x
-    lost = (x - (difference - partner)) - (y + partner)  # of the subtraction, exactly
+    minus_y = difference - x
+    lost = (x - (difference - minus_y)) - (y + minus_y)  # The exact rounding error of the subtraction.
     left, c = split(difference, rule)
     left, again = split(left + lost, rule)
     return left, c + again
 
 
 def centre(x, rule: Rule):
+    """x without its nearest offset."""
     return split(x, rule)[0]
 
 
 def size_of(x: Float[np.ndarray, "*any A Y"], norm: str) -> Float[np.ndarray, "*any"]:
+    """The norm of x, without overflow."""
     largest = np.asarray(np.abs(x).max((-2, -1)))
     if norm == "sup":
         return largest
@@ -249,13 +259,13 @@ def size_of(x: Float[np.ndarray, "*any A Y"], norm: str) -> Float[np.ndarray, "*
 
 
 def scale_of(x, rule: Rule):
-    """The size of a table of nothing but x's largest entry."""
+    """The norm of a table all of whose entries are x's largest entry."""
     return np.abs(x).max((-2, -1)) * (np.sqrt(x.shape[-1] * x.shape[-2]) if rule.norm == "l2" else 1.0)
 
 
 def unit_of(parts: Parts, user, agents, rule: Rule):
-    """[...] of user [..., A, Y] and agents [..., K, A, Y], apart: the error of the best single agent (cone: of no
-    agent), and what of it may be rounding of the entries."""
+    """For user [..., A, Y] and agents [..., K, A, Y] with these `parts`: the error [...] of the best single agent
+    (cone: of zero weights), and a bound of its rounding."""
     own = ROUNDING * scale_of(user, rule)
     if not rule.simplex:
         return size_of(parts.goal, rule.norm), own

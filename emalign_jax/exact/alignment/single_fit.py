@@ -1,4 +1,4 @@
-"""Solvers of one alignment fit after another, for targets that share their agents: what they share is made once."""
+"""Solvers of alignment fits one by one, for targets that share their agents."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from jaxtyping import Float
 from emalign_jax.exact.alignment.residuals import Rule, size_of
 from emalign_jax.lp.highs import KeptLP
 
-MOST_EXACT = 2_000  # rows * columns of an LP that may be solved in rational arithmetic, where HiGHS's answer is no good
+# The largest number of rows * columns of an LP that is solved in rational arithmetic if HiGHS's answer is not accurate.
+MOST_EXACT = 2_000
 
 
 class Sup:
-    """The LP: minimise eps subject to -eps <= sum_i w_i U_i + c - u <= eps in every cell.
+    """The LP of the sup norm: minimise eps subject to -eps <= sum_i w_i U_i + c - u <= eps in every cell.
 
-    The target is only in the bounds of the rows, so that one basis serves for the next; q is the rows' duals.
-    Sizes and units are powers of 2: dividing by them loses nothing, which matters to `exact` (see `KeptLP`)."""
+    The target is only in the bounds of the rows, so that the basis of one target is a start for the next. The dual q is
+    the duals of the rows. Sizes and units are powers of 2, so that dividing by them does not round."""
 
     def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: Rule, *, exact: bool = False):
         K, A, Y = tables.shape
@@ -56,12 +57,12 @@ class Sup:
 
 
 def _power_of_two(x: np.ndarray) -> np.ndarray:
-    """The next one; 0 stays 0."""
+    """The next power of two; 0 for 0."""
     return np.where(x > 0, np.ldexp(1.0, np.frexp(x)[1]), 0.0)
 
 
 class L2:
-    """Non-negative least squares, the tall tables reduced once to the triangle R of their QR."""
+    """Non-negative least squares with the triangle R of the tables' QR decomposition, which is computed once."""
 
     def __init__(self, tables: Float[np.ndarray, "K A Y"], rule: Rule):
         self.rule = rule
@@ -75,9 +76,9 @@ class L2:
         goal = self.basis.T @ target.ravel() / unit
         columns = self.triangle
         if self.rule.simplex:
-            # min |Z w|, Z_i = U_i - u, over the simplex is NNLS of [Z; 1] v = [0; 1], normalised: given the sum s
-            # of v, the least is s^2 d^2 + (s - 1)^2, d the distance sought, so v is s times the best w for some
-            # s > 0. d <= 1 in this unit keeps s >= 1/2. What u has outside the span adds the same to all w
+            # Minimising |Z w|, Z_i = U_i - u, over the simplex is the NNLS [Z; 1] v ~ [0; 1], normalised: for v of sum
+            # s the minimum is s^2 d^2 + (s - 1)^2, with d the minimum of |Z w|, so that v is s times the best w for
+            # some s > 0; s >= 1/2 because d <= 1 in this unit. The part of u outside the span adds the same to all w.
             columns = np.concatenate([columns * (self.size / unit) - goal[:, None], np.ones((1, len(self.size)))])
             goal = np.eye(len(columns))[-1]
         length = np.linalg.norm(columns, axis=0)
@@ -86,6 +87,6 @@ class L2:
             return None
         try:
             v = nnls(columns / length, goal, maxiter=30 * len(length))[0] / length
-        except RuntimeError:  # too many iterations
+        except RuntimeError:  # Too many iterations.
             return None
         return (v if self.rule.simplex else v * unit / self.size), None

@@ -1,9 +1,9 @@
-"""The linear programs of sup-norm fits, many at once, by the batched simplex of `lp`.
+"""The LPs of many sup-norm fits at once, by the batched simplex of `lp`.
 
     minimise  eps + prices @ w   subject to   |sum_i w_i U_i + c - u| <= eps everywhere,  w >= 0 (simplex: of sum 1)
 
-They are solved in their dual form, which has one row an agent and not one a cell: over q = q+ - q- with |q| of sum at
-most 1 and orthogonal to offsets. Only weights and q come out; whoever asks works out for himself what they prove.
+They are solved in their dual form, which has one row for each agent instead of one for each cell: over q = q+ - q- with
+sum |q| <= 1 and q orthogonal to offsets. The weights and q are proposals; the caller evaluates the bounds they prove.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ from emalign_jax.lp import batched_lp
 
 
 class Proposal(NamedTuple):
-    """weights: [N, K]; dual: [N, A, Y], the q of `residuals.dual_bound`; value: [N] of the LP; proved: [N] by its own
-    residuals and gap. NaN where the method did not end optimal."""
+    """The answers of N LPs; NaN where the simplex did not end optimal.
+
+    weights: [N, K]
+    dual:    [N, A, Y] the q of `residuals.dual_bound`
+    value:   [N] of the LP
+    proved:  [N] whether the LP's residuals and gap are within tolerance
+    """
 
     weights: Float[np.ndarray, "N K"]
     dual: Float[np.ndarray, "N A Y"]
@@ -38,7 +43,10 @@ def propose(
     rule: Rule,
     prices: Float[np.ndarray, "N K"] | None = None,
 ) -> Proposal:
-    """The fits of users whose tables are of size 1 or so (on the simplex: those of the agents less hers are)."""
+    """Proposed fits. The users' tables (on the simplex: the agents' tables less the user's) must be of size about 1.
+
+    prices: added to the objective as prices @ weights; 0 by default.
+    """
     N, K, A, Y = agents.shape
     tables = agents - user[:, None] if rule.simplex else agents
     size = size_of(tables, "sup")
@@ -53,21 +61,21 @@ def propose(
     right[:, -1] = 1
     if prices is not None:
         right[:, k : k + K] = prices / size
-    if rule.simplex:  # the last column is the least of all <q, U_i - u>
+    if rule.simplex:  # The last variable is min_i <q, U_i - u>.
         level = np.zeros((N, k + K + 1, 1))
         level[:, k : k + K, 0] = 1 / size
         rows = np.concatenate([rows, level], 2)
         cost, level_at = np.eye(rows.shape[2])[-1:], (rows.shape[2] - 1,)
     else:
-        hers = user.reshape(N, -1)
-        cost, level_at = np.concatenate([-hers, hers], 1), ()
+        flat_user = user.reshape(N, -1)
+        cost, level_at = np.concatenate([-flat_user, flat_user], 1), ()
     found = batched_lp.maximise(cost, rows, right, equal=k, free=level_at)
     dual = (found.x[:, : A * Y] - found.x[:, A * Y : 2 * A * Y]).reshape(N, A, Y)
     return Proposal(np.maximum(found.dual[:, k : k + K], 0) / size, dual, found.value, found.proved)
 
 
 def _free(A: int, Y: int, rule: Rule) -> np.ndarray:
-    """What q must be orthogonal to [k, A Y]: the offsets."""
+    """A basis [k, A Y] of the offsets, to which q is orthogonal."""
     if rule.offset == "none":
         return np.zeros((0, A * Y))
     return np.ones((1, A * Y)) if rule.offset == "constant" else np.tile(np.eye(Y), (1, A))

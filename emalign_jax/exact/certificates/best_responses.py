@@ -1,4 +1,4 @@
-"""`best_response`: the best that one agent can do against given schemes, under any protocol and user with a check."""
+"""`best_response`: the best response of one agent to given schemes, under any protocol and user with a check."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from emalign_jax.users.base import AbstractUser
 
 
 class BestResponse(NamedTuple):
-    """Float64, in the units of the agent's utility.
+    """A best response, in float64 and in the units of the agent's utility.
 
-    value:  payoff that `scheme` attains, or approaches as a supremum; NaN if an LP failed
-    upper:  no scheme, with any number of messages, pays more
-    scheme: [XB, S]; S is what the optimum needs and may differ from M
-    closed: upper - value is within the bracket asked for
-    result: CERTIFIED if closed, UNREFUTED if the bracket stayed open, LP_FAILED
-    exact:  with exact=True, the optimum of the LP as a rational number (None where he does best to change nothing)
+    value:  the payoff that `scheme` attains, or approaches as a supremum; NaN if an LP failed
+    upper:  an upper bound of the payoff of any scheme, with any number of messages
+    scheme: [XB, S]; S is as large as the optimum needs and may differ from M
+    closed: whether upper - value is within the bracket asked for
+    result: CERTIFIED if closed, UNREFUTED if the bracket stayed open, FAILED
+    exact:  with exact=True, the optimum of the LP as a rational number; None where the present scheme is optimal
     """
 
     value: float
@@ -49,13 +49,15 @@ def best_response(
     bracket: float = 1e-4,
     exact: bool = False,
 ) -> BestResponse:
-    """What `agent` can get at most against the others' `schemes` [K, XB, M] of one game (section 5 of docs/model.md).
+    """The best response of `agent` to the others' `schemes` [K, XB, M] of one game (section 5 of docs/model.md).
 
-    bracket: how close the upper bound is to be brought to the value, as a share of the agent's payoff range.
-        Selection with a rational user is exact. Pooled: branch and bound (quantal user), enumeration or a MILP
-        (rational). Where the work it may take does not suffice the bracket stays open and `closed` is False.
-    exact:   derive the LP's answer again in rational arithmetic: Selection with a rational user, small games.
-    Raises `ValueError` for a batch of games, a malformed game, wrong shapes and sizes no exact method can do.
+    game:     one game.
+    agent:    its index, from 0.
+    bracket:  the largest distance of the upper bound from the value, as a share of the agent's payoff range. Selection
+              with a rational user is exact. Elsewhere the amount of work is limited; where it does not suffice `closed`
+              is False.
+    exact:    derive the LP's answer again in rational arithmetic (Selection with a rational user, small games).
+    Raises `ValueError` for a batch of games, a malformed game, wrong shapes and games too large for the exact methods.
     """
     game, schemes, agent, protocol, user, exact = on_host(
         game=game, schemes=schemes, agent=agent, protocol=protocol, user=user, exact=exact
@@ -83,7 +85,7 @@ def best_response(
     found = check.deviations(schemes, range(agent, agent + 1), bracket)[0]
     unit, zero = float(check.form.agent_unit[agent]), float(check.form.agent_zero[agent])
     if found.status != "Optimal":
-        return BestResponse(np.nan, np.nan, found.scheme, False, Result.LP_FAILED, None)
+        return BestResponse(np.nan, np.nan, found.scheme, False, Result.FAILED, None)
     allowed = bracket * check.payoff_range[agent] + check.negligible[agent] + LP_ERROR * check.stakes[agent]
     closed = bool(found.upper - found.value <= allowed)
     rational = None if found.exact is None else Fraction(unit) * found.exact + Fraction(zero)

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.checks.base import AbstractCheck, check_for, default_tolerance
-from emalign_jax.exact.checks.examination import Examination, examine, relative, without_never
-from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_laws
+from emalign_jax.exact.checks.examination import Examination, examine, relative, without_impossible_messages
+from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_distributions
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_INFORMATION_VALUE
 from emalign_jax.internal import batching
@@ -24,29 +24,30 @@ from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
 
-BRACKET = 0.1  # of the tolerance: how close upper bounds are brought to lower ones
-NARROWEST = 1e-3  # and at the closest, where a gain is nearly the tolerance
+# Relative to the tolerance: the bracket of best responses, and the narrowest one, if a gain is close to the tolerance.
+BRACKET = 0.1
+NARROWEST = 1e-3
 
 
 class Certificate(NamedTuple):
-    """Float64, on the host. Payoffs and gains are in the units of the utilities; NaN where `result` is bad.
+    """What a profile is worth and how far it is from an equilibrium; float64, on the host, NaN where `result` is bad.
 
-    user, agents:     [...], [..., K]  what the profile pays
-    gain_lower:       [..., K]  a deviation attains (or approaches) at least this gain
-    gain_upper:       [..., K]  no deviation gains more
-    closed:           [...]     gain_upper - gain_lower <= tolerance * payoff_range for every agent
+    user, agents:     [...], [..., K]  the user's value and the agents' payoffs, in units of their utilities
+    gain_lower:       [..., K]  a lower bound of the deviation gain, attained or approached by a scheme
+    gain_upper:       [..., K]  an upper bound of the deviation gain
+    closed:           [...]     whether gain_upper - gain_lower <= tolerance * payoff_range for every agent
     payoff_range:     [..., K]  best minus worst attainable payoff: the unit of `relative_gain`
-    full_information: [...]     V_full, her value if x_B is revealed, under her own response rule
-    no_information:   [...]     V_none, her value with no message
-    guarantee:        [...]     least user value of any law that pays every agent what this profile does,
-                                or what full revelation would if that is less (the sharp form); `user` may be below it
-                                by what a rational user's tie tolerance lets her forgo
-    theorem:          [...]     V_full - 2 eps - sum_i w_i e_i (the 2 eps form, best weights); NaN, as the
-                                guarantee, if its LP was not solved, and where whoever reveals all need not be picked
-                                (Comparison of fewer than all agents)
+    full_information: [...]     V_full, the value if x_B is revealed, under the user's own response rule
+    no_information:   [...]     V_none, the value without messages
+    guarantee:        [...]     the sharp form: the least user value of any distribution over actions that pays every
+                                agent at least the smaller of its payoff here and under full revelation. `user` may be
+                                below it by the effect of a rational user's tie tolerance
+    theorem:          [...]     the 2 eps form: V_full - 2 eps - sum_i w_i e_i with the best weights w. Like the
+                                guarantee, NaN if its LP was not solved, and where an agent that reveals x_B need not be
+                                picked (Comparison of fewer than all agents)
     result:           [...]     a `Result`
-    fallback:         [...]     an answer of the batched LP solver was not proved (best responses, or a
-                                guarantee), and HiGHS did it again
+    fallback:         [...]     whether HiGHS solved an LP (of best responses or guarantees) because the batched
+                                solver's answer was not proved
     """
 
     user: Float[np.ndarray, "*batch"]
@@ -64,7 +65,7 @@ class Certificate(NamedTuple):
 
     @property
     def relative_gain(self) -> Float[np.ndarray, "*batch K"]:
-        """gain_lower in units of the payoff range; 0 for an agent to whom nothing matters."""
+        """gain_lower as a share of the payoff range; 0 where the payoff range is 0."""
         return relative(self.gain_lower, self.payoff_range)
 
     @property
@@ -75,11 +76,11 @@ class Certificate(NamedTuple):
 
 def normalise(value, no_information, full_information) -> np.ndarray:
     """(V - V_none) / (V_full - V_none); NaN where information is worth nothing (or harms a quantal user)."""
-    return np.asarray((value - no_information) / worth(no_information, full_information))
+    return np.asarray((value - no_information) / value_of_information(no_information, full_information))
 
 
-def worth(no_information, full_information) -> np.ndarray:
-    """V_full - V_none, NaN where it is 0 (the two are then equal, see `NEGLIGIBLE_INFORMATION_VALUE`)."""
+def value_of_information(no_information, full_information) -> np.ndarray:
+    """V_full - V_none; NaN where it is not positive."""
     difference = np.asarray(full_information - no_information)
     return np.where(difference > 0, difference, np.nan)
 
@@ -94,19 +95,19 @@ def certify(
     lp: str = "auto",
     progress=None,
 ) -> Certificate:
-    """Check `schemes` [..., K, XB, M] of `games` in float64 (batch axes are broadcast).
+    """Certify the profiles `schemes` [..., K, XB, M] of `games` in float64 (batch axes are broadcast).
 
-    tolerance: of the payoff range; a profile is CERTIFIED if every gain_upper is at most this, UNREFUTED if only
-        every gain_lower is; brackets are `closed` within it. None: 1e-5 in Selection with a rational user, else 1e-3.
-    lp:        how the best responses of Selection with a rational user, and the two guarantees, are found: "batched"
-               (the LPs of all games together, each answer proved by its multipliers, HiGHS for what fails, and for
-               guarantees too large for that), "highs" (one by one), or "auto": batched for many small games.
+    tolerance: as a share of the payoff range. A profile is CERTIFIED if every gain_upper is within it, UNREFUTED if
+               only every gain_lower is. None: 1e-5 in Selection with a rational user, otherwise 1e-3.
+    lp:        how the LPs of best responses (Selection with a rational user) and guarantees are solved: "batched" (all
+               games together; HiGHS solves LPs that are too large or whose answers are not proved by their
+               multipliers), "highs" (one by one) or "auto" (batched for many small games).
     progress:  called with the number of games done since the last call.
-    In Pooled, what takes seconds is shared with further processes, one a core this process may use; they run nothing
-    of the caller's and end with it. The numbers are the same. They are started anew, not forked: a fork hangs once JAX
-    has been used, so processes of your own should be started by multiprocessing's "spawn" too.
-    Raises `ValueError` for wrong shapes, rows that are no probabilities, and sizes no exact method can do.
-    A bad game, or an LP that HiGHS does not solve, costs only its own row.
+    In Pooled, long computations are distributed over processes, one per available core, with the same results. The
+    processes are spawned, not forked, because a fork may hang after JAX was used; start your own processes with
+    multiprocessing's "spawn" too.
+    Raises `ValueError` for wrong shapes, rows that are no probabilities, and games too large for the exact methods.
+    A bad game, or an LP that HiGHS does not solve, makes only its own row NaN.
     """
     games, schemes, protocol, user, progress = on_host(
         games=games, schemes=schemes, protocol=protocol, user=user, progress=progress
@@ -124,27 +125,31 @@ def certify(
     protocol, user = batching.flatten(protocol, batch), batching.flatten(user, batch)
     reduced = reduce_game(flat, np)
     rows, word = [], for_all(lp, len(profiles))
-    for at in range(0, len(profiles), kind.together):
-        some = range(at, min(at + kind.together, len(profiles)))
+    for at in range(0, len(profiles), kind.games_at_once):
+        some = range(at, min(at + kind.games_at_once, len(profiles)))
         checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
         sound = [k for k in checks if np.isfinite(profiles[k]).all()]
         kind.prepare_lps([checks[k] for k in sound], lp, len(profiles))
-        tell = _Progress(progress)
+        progress_so_far = _Progress(progress)
         kind.prepare(
-            [checks[k] for k in sound], [without_never(profiles[k]) for k in sound], BRACKET * tolerance, tell=tell
+            [checks[k] for k in sound],
+            [without_impossible_messages(profiles[k]) for k in sound],
+            BRACKET * tolerance,
+            progress=progress_so_far,
         )
         found, terms = [], []
         for k in some:
             row, of_guarantees = certify_game(flat[k], checks.pop(k, None), profiles[k], tolerance)
             found.append(row)
             terms.append(of_guarantees)
-            tell(len(found))
+            progress_so_far(len(found))
         rows += add_guarantees(found, terms, word)[0]
     return stack_certificates(rows, batch, games.agents)
 
 
 class _Progress:
-    """Passes on how many games are done, each once, whether it is prepared or certified that is counted first."""
+    """Reports the number of games done to `progress`, each game once, although games are counted when they are
+    prepared and again when they are certified."""
 
     def __init__(self, progress):
         self.progress, self.done = progress, 0
@@ -163,10 +168,10 @@ def make_check(
     messages: int | None = None,
     lossless: bool = False,
 ) -> AbstractCheck:
-    """The exact check of game k of a flat batch, in standard units: read its numbers by its `form`.
+    """The exact check of game k of a flat batch, in standard units; `form` of the check converts its numbers.
 
-    messages: M, where a conversation's deviations have no more (None: as many as x_B).
-    lossless: with units that round nothing (`AbstractCheck.form_of`).
+    messages: M, which limits the deviations in conversations (None: as many as x_B).
+    lossless: use units that do not round (`AbstractCheck.form_of`).
     """
     one = batching.item(protocol, k), batching.item(user, k)
     kind = check_for(protocol, user)
@@ -178,13 +183,14 @@ def make_check(
 
 
 class Terms(NamedTuple):
-    """What the guarantees of one profile are computed of, in standard units (value = unit * standard + zero)."""
+    """The data from which the guarantees of one profile are computed, in standard units (value = unit * standard +
+    zero)."""
 
     game: ReducedGame
-    floors: Float[np.ndarray, "K"]  # what each agent gets, or what full revelation pays him if that is less
+    floors: Float[np.ndarray, "K"]  # The smaller of each agent's payoff here and under full revelation.
     informed: Float[np.ndarray, "K"]
     full: float
-    ease: float | None  # the tie tolerance; None for a user who is not rational
+    tie_tolerance: float | None  # None for a user that is not rational.
     user_utility: Float[np.ndarray, "A Y"]
     agent_utilities: Float[np.ndarray, "K A Y"]
     unit: float
@@ -194,17 +200,17 @@ class Terms(NamedTuple):
 def certify_game(
     game: Game, check: AbstractCheck | None, schemes, tolerance: float, examined: Examination | None = None
 ) -> tuple[Certificate, Terms | None]:
-    """The certificate of one game, but for its guarantees, which `add_guarantees` finds from the terms (None: they
-    stay NaN). `check` None marks a malformed game; `examined` saves doing it again."""
+    """The certificate of one game without guarantees, and the terms from which `add_guarantees` computes them (None:
+    they stay NaN). check: None for a malformed game; examined: the profile's examination, if known."""
     K = len(schemes)
     if check is None:
-        return _failed(K, Result.MALFORMED_GAME), None
+        return _failed(K, Result.MALFORMED), None
     if not np.isfinite(schemes).all():
-        return _failed(K, Result.NO_SCHEMES), None
+        return _failed(K, Result.MALFORMED), None
     try:
         return _certified(game, check, schemes, tolerance, examined)
     except LPFailed:
-        return _failed(K, Result.LP_FAILED), None
+        return _failed(K, Result.FAILED), None
 
 
 def _certified(
@@ -215,13 +221,13 @@ def _certified(
         examined = examine(check, schemes, BRACKET * tolerance)
     allowed = tolerance * check.payoff_range + check.negligible + LP_ERROR * check.stakes
     room = tolerance - examined.worst
-    if 0 < room < BRACKET * tolerance and not (examined.upper <= allowed).all():  # more work may tell
+    if 0 < room < BRACKET * tolerance and not (examined.upper <= allowed).all():  # A narrower bracket may decide.
         examined = examine(check, schemes, max(room / 2, NARROWEST * tolerance))
     if not np.isfinite(examined.worst):
-        return _failed(K, Result.LP_FAILED), None
+        return _failed(K, Result.FAILED), None
     upper = examined.upper
     closed = bool((upper - examined.gains <= allowed).all())
-    verdict = Result.GAIN_ABOVE_TOLERANCE
+    verdict = Result.ABOVE_TOLERANCE
     if examined.worst <= tolerance:
         proved = (upper <= allowed).all()
         verdict = Result.CERTIFIED if proved else Result.UNREFUTED
@@ -233,7 +239,7 @@ def _certified(
         rational = isinstance(check.user.acting, RationalUser)
         user_utility, agent_utilities = possible_utilities(game)
         terms = Terms(
-            check.game, np.minimum(check.common_law_payoffs(schemes), informed), informed, full,
+            check.game, np.minimum(check.common_response_payoffs(schemes), informed), informed, full,
             check.user.tie_tolerance if rational else None,
             user_utility / unit, agent_utilities / np.reshape(units, (-1, 1, 1)), float(unit), float(zero),
         )  # fmt: skip
@@ -248,8 +254,7 @@ def _certified(
 def add_guarantees(
     rows: Sequence[Certificate], terms: Sequence[Terms | None], lp: str
 ) -> tuple[list[Certificate], Bool[np.ndarray, "N"]]:
-    """The rows with both guarantees, the LPs of all games solved as `lp` says; and for which a batched answer failed
-    its check."""
+    """The certificates with both guarantees, their LPs solved as `lp` says, and which games fell back to HiGHS."""
     rows, failed = list(rows), np.zeros(len(rows), bool)
     known = [(n, of) for n, of in enumerate(terms) if of is not None]
     if not known:
@@ -257,12 +262,12 @@ def add_guarantees(
     games, *numbers, _, _ = zip(*(of for _, of in known), strict=True)
     game = ReducedGame(*(np.stack(x) for x in zip(*games, strict=True)))
     floors, informed, full, user, agents = (np.stack(numbers[i]) for i in (0, 1, 2, 4, 5))
-    laws = worst_laws(game, floors, ease=numbers[3][0], lp=lp)
+    answers = worst_distributions(game, floors, tie_tolerance=numbers[3][0], lp=lp)
     bounds = theorem_bounds(user, agents, full, informed - floors, lp=lp)
-    for (n, of), law, bound in zip(known, laws, bounds, strict=True):
-        failed[n] = law.fallback or bound.fallback
+    for (n, of), worst, bound in zip(known, answers, bounds, strict=True):
+        failed[n] = worst.fallback or bound.fallback
         rows[n] = rows[n]._replace(
-            guarantee=np.asarray(of.unit * law.value + of.zero),
+            guarantee=np.asarray(of.unit * worst.value + of.zero),
             theorem=np.asarray(of.unit * bound.value + of.zero),
             fallback=rows[n].fallback | failed[n],
         )
@@ -279,7 +284,7 @@ def _failed(K: int, result: Result) -> Certificate:
 
 
 def stack_certificates(rows: list[Certificate], batch: tuple[int, ...], agents: int) -> Certificate:
-    """One batched certificate from one a game."""
+    """One batched certificate from the certificates of the games."""
     per_agent = ("agents", "gain_lower", "gain_upper", "payoff_range")
     fields = []
     for name in Certificate._fields:

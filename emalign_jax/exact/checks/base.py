@@ -1,4 +1,4 @@
-"""What a check of one game provides, and which check goes with a protocol and user."""
+"""The interface of exact checks, and the registry of checks by protocol and user."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from emalign_jax.protocols.standard_units import (
 )
 from emalign_jax.users.base import AbstractUser
 
-# what an upper bound may cost an agent: belief cells times their numbers, a quarter of a minute or so
+# The largest number of operations for an upper bound of one agent (cells of beliefs times their numbers), about 15 s.
 WORK = 120_000_000
 
 
 class Deviation(NamedTuple):
-    """The best that one agent can do, the others' schemes fixed.
+    """A best response of one agent, the others' schemes fixed.
 
-    value:   payoff that `scheme` attains, or approaches as a supremum (NaN if an LP failed)
-    upper:   no scheme pays more (the same number where the method is exact; loose where no bracket was asked for)
-    scheme:  [XB, S]; S is what the optimum needs and may differ from M
-    status:  "Optimal", or what HiGHS said instead
-    exact:   the value as a rational, if that was asked for and an LP gave it
+    value:   the payoff that `scheme` attains, or approaches as a supremum; NaN if an LP failed
+    upper:   an upper bound of the payoff of any scheme; equal to `value` where the method is exact
+    scheme:  [XB, S]; S is as large as the optimum needs and may differ from M
+    status:  "Optimal", or HiGHS's status instead
+    exact:   the value as a rational number, if asked for and given by an LP
     """
 
     value: float
@@ -47,38 +47,47 @@ class Deviation(NamedTuple):
 
 
 class AbstractCheck(abc.ABC):
-    """One game under one protocol and user. LPs are built once and kept for all profiles of the game.
+    """The exact check of one game under one protocol and user. LPs are built once and kept for all profiles.
 
     A new check is one file: a subclass with `payoffs`, `deviations` and `monopolist`, registered by `register_check`.
-    What its `upper` bounds say is believed: a profile is CERTIFIED by them.
+    Its `upper` bounds must be proofs: profiles are CERTIFIED by them.
+
+    revealing_is_picked: whether any agent, by revealing x_B, informs the user of it, as the guarantees need
+    fallback:            whether HiGHS solved the game because the batched solver's answer was not proved
+    finds_monopolists:   whether `monopolist` is implemented
+    exact_responses:     whether an exact method finds best responses, one by one; otherwise a search does, in batches
+    games_at_once:       number of games whose checks are prepared, and kept, at a time
+    tolerance:           default tolerance of `certify`, as a share of the payoff range
     """
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
         self.game: Any = without_tiny_cells(game)  # NumPy float64
-        self.protocol: Any = protocol  # of the types that the check is registered for
+        self.protocol: Any = protocol  # Of a class that the check is registered for.
         self.user: Any = user
-        self.likely = likely_actions(self.game, user)  # [XA, XB, A] the largest probability of each action
-        self.scale = float(units.unit(self.game.user, self.likely))  # the user's unit, to which tolerances are relative
-        self.form = raw_form(self.game, protocol, user)  # how to read the numbers; `make_check` sets another
-        self.messages = self.game.mass.shape[1]  # M where it matters to what a deviation may be; `make_check` sets it
+        self.likely = likely_actions(self.game, user)  # [XA, XB, A] upper bounds of the probability of each action
+        self.scale = float(
+            units.unit(self.game.user, self.likely)
+        )  # The user's unit, to which tolerances are relative.
+        self.form = raw_form(self.game, protocol, user)  # The units of the game's numbers; `make_check` sets another.
+        self.messages = self.game.mass.shape[1]  # M, where it limits deviations; `make_check` sets it.
         self._range: np.ndarray | None = None
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
-    revealing_is_picked = False  # whether any agent, by revealing x_B, informs the user of it, as the guarantees need
-    fallback = False  # HiGHS does what the batched solver's answer did not prove
-    finds_monopolists = True  # whether `monopolist` can be asked
-    exact_responses = True  # found by an exact method, one by one; else by search, in batches
-    together = 256  # games whose checks are prepared, and kept, at a time
-    tolerance = 1e-3  # of the payoff range, within which a profile counts as an equilibrium unless told otherwise
+    revealing_is_picked = False
+    fallback = False
+    finds_monopolists = True
+    exact_responses = True
+    games_at_once = 256
+    tolerance = 1e-3
 
     @staticmethod
     def form_of(game: ReducedGame, protocol: Any, user: Any, lossless: bool) -> StandardForm:
-        """The units in which the check counts."""
+        """The game in the units in which the check computes."""
         return standard_form(game, protocol, user, lossless=lossless)
 
     @classmethod
     def check_size(cls, games: Game, protocol: Any, user: Any, messages: int) -> None:
-        """Raise `ValueError` before any work if the method cannot do games of this size; this one has no limit."""
+        """Raise `ValueError` before any work if the games are too large for the method; by default none are."""
         return
 
     @classmethod
@@ -88,52 +97,57 @@ class AbstractCheck(abc.ABC):
         profiles: list[Float[np.ndarray, "K rows M"]],
         bracket: float | None = None,
         tolerance: float | None = None,
-        tell: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Do together what `deviations` will need of these profiles, one a check; this one needs nothing.
+        """Compute for many games at once what `deviations` will need; by default nothing.
 
+        profiles:  one for each check.
         bracket:   as in `deviations`.
-        tolerance: do it with no bracket too, and with it where no gain is above this share of the payoff range.
-        tell:      called now and then with the number of games that are done, if that takes long.
+        tolerance: also compute without a bracket, and with the bracket only for games in which no gain is above this
+                   share of the payoff range.
+        progress:  called with the number of games done so far, if the work takes long.
         """
         return
 
     @classmethod
     def prepare_lps(cls, checks: list[Any], lp: str, count: int) -> int:
-        """Solve the LPs of these checks together, where there is a batched solver for them and `lp` wants it for
-        `count` games, all of those that are checked; how many are left to HiGHS because an answer failed its check."""
+        """Solve the LPs of these checks batched, if the check has a batched solver and `lp` calls for it with `count`
+        games in all. Returns the number of games that are left to HiGHS because an answer failed its check."""
         return 0
 
-    def let_go(self) -> None:
-        """Forget what only makes the next question about the same schemes faster, and would fill the memory."""
+    def release_caches(self) -> None:
+        """Free the memory of results that only speed up further questions about the same schemes."""
         return
 
     @classmethod
     def prepare_monopolists(cls, checks: list[Any]) -> None:
-        """The same for `monopolist(0)` of checks of games with one agent."""
+        """As `prepare`, for `monopolist(0)` of checks of games with one agent."""
         return
 
     @abc.abstractmethod
     def payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> tuple[float, Float[np.ndarray, "K"]]:
         """User value and agents' payoffs, in NumPy float64."""
 
-    def common_law_payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> Float[np.ndarray, "K"]:
-        """Agents' payoffs under one law over actions, which the guarantees need."""
+    def common_response_payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> Float[np.ndarray, "K"]:
+        """Agents' payoffs [K] if the user breaks ties in one way for all agents, which the guarantees need."""
         return self.payoffs(schemes)[1]
 
     @abc.abstractmethod
     def deviations(
         self, schemes: Float[np.ndarray, "K XB M"], agents: range, bracket: float | None = None
     ) -> list[Deviation]:
-        """The best response of each of `agents`, with an upper bound that is within `bracket` of it as a share of his
-        payoff range, as far as `WORK` allows (None: no work is done for the upper bound)."""
+        """The best response of each of `agents`.
+
+        bracket: the upper bound is to be within this share of the agent's payoff range of the value, as far as `WORK`
+                 allows; None: no work is done for the upper bound.
+        """
 
     @abc.abstractmethod
     def monopolist(self, agent: int, sign: float = 1.0) -> Deviation:
-        """What `agent` would do with no rival (sign=-1: his worst attainable payoff)."""
+        """The optimum of `agent` alone with the user (sign=-1: its worst attainable payoff)."""
 
     def confirm(self) -> None:
-        """From now on derive every LP's answer in rational arithmetic; `ValueError` where that cannot be done."""
+        """From now on derive every LP's answer in rational arithmetic. Raises `ValueError` where that is impossible."""
         raise ValueError(
             f"exact: {type(self.protocol).__name__} with {type(self.user).__name__} has no finite LP to derive in "
             "rational arithmetic; Selection with a RationalUser has, elsewhere `upper` is the proof"
@@ -141,31 +155,30 @@ class AbstractCheck(abc.ABC):
 
     @property
     def payoff_range(self) -> Float[np.ndarray, "K"]:
-        """Best minus worst attainable payoff of each agent, over everything the user may be told; 0 where
-        that is rounding."""
+        """Best minus worst attainable payoff of each agent; 0 where the difference is rounding."""
         if self._range is None:
             K = len(self.game.agents)
-            # all the best first, then all the worst: agents are alike, so a kept LP has less to change
+            # All maxima come before all minima, so that successive solves of a kept LP are similar.
             most, least = ([self._most_paid(i, sign) for i in range(K)] for sign in (1.0, -1.0))
             found = np.subtract(most, least)
             self._range = np.where(found <= NEGLIGIBLE_RANGE * self.stakes, 0.0, found)
         return self._range
 
     def _most_paid(self, agent: int, sign: float) -> float:
-        """Best (or worst, for sign=-1) attainable payoff."""
+        """The best attainable payoff (sign=-1: the worst)."""
         return self.monopolist(agent, sign).value
 
     def known_range(self, gains: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
-        """`payoff_range`, or a gain that was found where that is more (there the range comes from a search)."""
+        """`payoff_range`, or the gain where it is larger, which is possible if the range was found by search."""
         return np.where(gains > self.negligible, np.maximum(self.payoff_range, gains), self.payoff_range)
 
     @property
     def negligible(self) -> Float[np.ndarray, "K"]:
-        """Payoffs below it are rounding to an agent who has no payoff range."""
+        """Payoffs below this are rounding, for an agent whose payoff range is 0."""
         return np.where(self.payoff_range > 0, 0.0, NEGLIGIBLE_RANGE * self.stakes)
 
     def _width(self, agent: int, bracket: float | None) -> float | None:
-        """`bracket` in payoffs."""
+        """`bracket` in units of payoff."""
         return None if bracket is None else bracket * self.payoff_range[agent] + self.negligible[agent] / 2
 
     @functools.cached_property
@@ -175,17 +188,17 @@ class AbstractCheck(abc.ABC):
 
     @functools.cached_property
     def most(self) -> Float[np.ndarray, "K"]:
-        """What no scheme pays more than (`units.attainable`)."""
+        """Upper bounds of the agents' payoffs under any schemes (`units.attainable`)."""
         return np.asarray(units.attainable(self.game.agents, self.likely)[1])
 
     def informed(self, informed: bool) -> tuple[float, Float[np.ndarray, "K"]]:
-        """User value and agents' payoffs if x_B is revealed (or nothing is told). Ties go as the user's
-        rule says, under "agents" to the agent whose payoff it is."""
+        """User value and agents' payoffs if x_B is revealed (informed=False: without information). Under ties="agents"
+        each agent's payoff is computed with ties in its favour."""
         if informed not in self._informed:
-            together = (lambda x: x) if informed else (lambda x: x.sum(1, keepdims=True))  # over x_B
-            laws = by_agent(self.user.acting, self.game, together)
-            paid = np.array([(law * together(own)).sum() for law, own in zip(laws, self.game.agents, strict=True)])
-            self._informed[informed] = float((laws[0] * together(self.game.user)).sum()), paid
+            pool = (lambda x: x) if informed else (lambda x: x.sum(1, keepdims=True))  # Sums over x_B, if uninformed.
+            responses = by_agent(self.user.acting, self.game, pool)
+            paid = np.array([(q * pool(own)).sum() for q, own in zip(responses, self.game.agents, strict=True)])
+            self._informed[informed] = float((responses[0] * pool(self.game.user)).sum()), paid
         return self._informed[informed]
 
 
@@ -198,12 +211,12 @@ def register_check(
     user: type[AbstractUser],
     acting: type[AbstractUser] | None = None,
 ):
-    """Class decorator: the check to use for this protocol and user, and for no subclass of theirs.
+    """Class decorator: registers the check of exactly this protocol class and user class, not of their subclasses.
 
     protocol: a class; a tuple for a protocol in stages, such as (Selection, Conversation).
     user:     a class.
-    acting:   how the user takes the final action, where that is another user's part (`FixedReplies`); default `user`.
-    Raises `ValueError` where there is one already.
+    acting:   the class of `user.acting`, where it is another one (`FixedReplies`); by default `user`.
+    Raises `ValueError` if there is a check already.
 
     Example:
         @em.register_check(Lottery, em.QuantalUser)
@@ -220,14 +233,14 @@ def register_check(
 
 
 def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCheck]:
-    """The registered check of exactly these classes, or else the generic one."""
+    """The check registered for exactly these classes, or the generic check."""
     from emalign_jax.exact.checks.generic import GenericCheck
 
     return _CHECKS.get((protocol.kind, type(user), type(user.acting)), GenericCheck)
 
 
 def default_tolerance(protocol: AbstractProtocol, user: AbstractUser) -> float:
-    """The tolerance of the check for this protocol and user."""
+    """The default tolerance of `certify` for this protocol and user (section 4.2 of docs/model.md)."""
     return check_for(protocol, user).tolerance
 
 

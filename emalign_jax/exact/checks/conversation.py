@@ -1,14 +1,14 @@
-"""Deviations in conversations: found by search where no exact method is known, bounded by what more freedom would pay.
+"""Best responses in conversations: found by search where no exact method is known, and bounded by relaxations.
 
-`value` is always attained, by a rule with as many messages as the present ones, and evaluated in float64: messages are
-part of a conversation, so deviations have no more of them. `upper` holds for any number of messages, but for the
-MILP's. Section 5.6 of docs/model.md lists the bounds and says why they are bounds:
+`value` is always attained by a rule with as many messages as the present ones, and evaluated in float64: the number of
+messages is part of a conversation. `upper` holds for any number of messages, except for the MILP's bound. Section 5.6
+of docs/model.md proves the bounds:
 
-* the belief LP where the user only listens (one round or one reply), as in Pooled: exact if M^R >= XB;
-* the persuasion-mechanism LP for a rational user who replies freely, each type being worth at least what the other
-  agents alone give it: exact with one agent, if the type can be told and there are enough messages;
+* the belief LP where the user has no say (one round or one reply), as in Pooled: exact if M^R >= XB;
+* the persuasion-mechanism LP for a rational user who replies freely, in which each type gets at least its value from
+  the other agents alone: exact with one agent, if the user can report x_A and there are enough messages;
 * a mixed-integer program for a rational user in small conversations (`conversation_milp.py`);
-* otherwise the relaxation in which the agent sees x_A and nobody else talks.
+* otherwise the relaxation in which the agent sees x_A and is alone with the user.
 """
 
 from __future__ import annotations
@@ -21,14 +21,25 @@ from jaxtyping import Float
 
 from emalign_jax.exact.checks.base import WORK, AbstractCheck, Deviation, register_check
 from emalign_jax.exact.checks.conversation_milp import MAX_BINARIES, best_rule, binaries
-from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, unspell
-from emalign_jax.exact.checks.conversation_starts import answering, first_words, revealing, silent, telling
+from emalign_jax.exact.checks.conversation_outcomes import (
+    action_distribution,
+    is_one_way,
+    rule_to_scheme,
+    scheme_to_rule,
+)
+from emalign_jax.exact.checks.conversation_starts import (
+    answering_rule,
+    first_messages,
+    one_way_rules,
+    revealing,
+    silent,
+)
 from emalign_jax.exact.checks.deviation_search import Ascent, search
 from emalign_jax.exact.checks.pooled import MAX_CELLS, PooledCheck
 from emalign_jax.exact.concavification.beliefs import monopoly_problem, pooled_problem
 from emalign_jax.exact.concavification.column_generation import concavify
 from emalign_jax.exact.obedience import persuasion_mechanism
-from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, rule_of
+from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, mechanism_to_rule
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_TIE_EFFECT
@@ -39,9 +50,13 @@ from emalign_jax.users.quantal import QuantalUser
 from emalign_jax.users.rational import RationalUser
 
 RANDOM_STARTS = 4
-POOL = 3  # deviations of an agent that are remembered and tried again at other profiles of the game
-RARE = 1e-11  # below this probability of a type, the LPs' tolerances are all there is
-RELAXED = 0.02  # how closely a relaxation is solved, as a share of what dictating to one type is worth
+# The number of best deviations of an agent that are kept and tried again at other profiles of the game.
+POOL = 3
+# A type of smaller probability is lost in the tolerances of LPs.
+RARE = 1e-11
+# Relative to the spread of the agent's payoff: how closely a relaxation is solved.
+RELAXATION_GAP = 0.02
+# Shares of another rule that are mixed into the MILP's rule to avoid ties.
 NUDGES = (1e-5, 1e-4)
 
 
@@ -53,23 +68,22 @@ class SearchedCheck(AbstractCheck):
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
-        self.strategic = isinstance(user, QuantalUser | RationalUser)  # her replies are her own
         self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}
         self._pool: dict[int, list[np.ndarray]] = {}
-        self._openings: dict[int, list[np.ndarray]] = {}
+        self._initial_rules: dict[int, list[np.ndarray]] = {}
         self._alone: dict[int, Deviation | None] = {}
         self._limits: dict[int, float] = {}
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
-        protocol.check(games, messages)  # rules are small where transcripts are too many
-        if isinstance(user, RationalUser):
+        protocol.check(games, messages)
+        if user.plans and not user.is_smooth:
             persuasion_mechanism.check_size(games)
 
-    # lower bounds
+    # Lower bounds.
 
     @classmethod
-    def prepare(cls, checks, profiles, bracket=None, tolerance=None, tell=None):
+    def prepare(cls, checks, profiles, bracket=None, tolerance=None, progress=None):
         asked = []
         for check, schemes in zip(checks, profiles, strict=True):
             if check._is_searched(schemes):
@@ -81,7 +95,7 @@ class SearchedCheck(AbstractCheck):
 
     @classmethod
     def _search(cls, asked: list[tuple[SearchedCheck, np.ndarray, int]]) -> None:
-        """Candidates for the best rule of each agent: openings, and where ascents from them end."""
+        """Candidates for the best rule of each agent: initial rules, and the ends of ascents from them."""
         cls._prepare_alone([check for check, schemes, _ in asked if len(schemes) > 1])
         by_size: dict[tuple, list[Ascent]] = {}
         for check, schemes, i in asked:
@@ -93,40 +107,40 @@ class SearchedCheck(AbstractCheck):
             XA, _, A = np.shape(check.game.user)
             for ascent, found in zip(group, search(group, tree.cells(XA, A)), strict=True):
                 check, schemes, i, starts = ascent
-                check._searched[1][i] = [*starts[1:], *check._openings.get(i, []), *found]
-                if len(schemes) == 1 and i not in check._openings:  # they lead to the same whatever the present rule
-                    check._openings[i] = [*starts[1:], *found]
+                check._searched[1][i] = [*starts[1:], *check._initial_rules.get(i, []), *found]
+                if len(schemes) == 1 and i not in check._initial_rules:
+                    # The ascents of a single agent do not depend on its present rule.
+                    check._initial_rules[i] = [*starts[1:], *found]
 
     def _is_searched(self, schemes) -> bool:
         return np.array_equal(self._searched[0], schemes)
 
     def needs_search(self, schemes) -> bool:
-        """Whether no exact method finds the best rule with so many messages."""
+        """Whether no exact method finds the best rule with this number of messages."""
         return True
 
     def _starts(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
-        """The present rule, openings, the monopolist's rule, and fixed points all over the simplex."""
-        if len(schemes) == 1 and agent in self._openings:
+        """The present rule, initial rules, the monopolist's rule, and random rules, the same for all profiles."""
+        if len(schemes) == 1 and agent in self._initial_rules:
             return [schemes[agent]]
         alone = self._alone.get(agent)
         own = [] if alone is None else [alone.scheme]
         _, rows, M = schemes.shape
         random = np.random.default_rng(agent).dirichlet(np.full(M, 0.7), (RANDOM_STARTS, rows))
-        return [schemes[agent], *self.openings(schemes, agent), *own, *random]
+        return [schemes[agent], *self.initial_rules(schemes, agent), *own, *random]
 
-    def openings(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
-        """Silence, full revelation as far as the messages go, and what is best to say in so many words if nobody else
-        is heard."""
+    def initial_rules(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
+        """Silence, full revelation as far as the number of messages allows, and good rules of the agent alone."""
         tree = self.protocol.conversation.tree(1, schemes.shape[2])
         features = self.game.mass.shape[1]
         problem = monopoly_problem(self.game, agent, self.user.acting)
-        found = [silent(tree, features), revealing(tree, features), *telling(problem, tree)]
+        found = [silent(tree, features), revealing(tree, features), *one_way_rules(problem, tree)]
         if tree.rounds > 1 and tree.replies > 1:
-            found.append(answering([problem for _, _, problem in self._by_type(agent)], tree))
+            found.append(answering_rule([problem for _, _, problem in self._by_type(agent)], tree))
         return found
 
     def _best_found(self, schemes, agent: int) -> tuple[float, np.ndarray]:
-        """The best rule that was found for `agent`, evaluated here."""
+        """The payoff and rule of the best candidate for `agent`."""
         if not self._is_searched(schemes):
             self.prepare([self], [schemes])
         if agent not in self._searched[1]:
@@ -150,17 +164,17 @@ class SearchedCheck(AbstractCheck):
 
     @abc.abstractmethod
     def payoffs(self, schemes, agent: int | None = None) -> tuple[float, np.ndarray]:
-        """As in every check; `agent`: only that agent's payoff need be right."""
+        """As `AbstractCheck.payoffs`. agent: the only agent whose payoff is needed; None for all."""
 
     def monopolist(self, agent, sign=1.0):
         if sign < 0:
-            raise ValueError("sign: the worst that a conversation can do to an agent is not searched for")
+            raise ValueError("sign: the worst payoff of an agent in a conversation is not searched for; take sign=1")
         if len(self.game.agents) == 1:
             return self.deviations(self._silent()[None], range(1))[0]
         self._prepare_alone([self])
         alone = self._alone[agent]
         if alone is None:
-            raise ValueError("user: a reply rule to several agents says nothing of a monopolist's conversation")
+            raise ValueError("user: a given reply rule to several agents does not apply to a monopolist's conversation")
         return alone
 
     @classmethod
@@ -169,7 +183,7 @@ class SearchedCheck(AbstractCheck):
 
     @classmethod
     def _prepare_alone(cls, checks: list[SearchedCheck]) -> None:
-        """What each agent of these games would do with no rival; None where the user's rule is for several agents."""
+        """The monopolist's optimum of each agent of these games; None where the given replies are to several agents."""
         asked, alone = [], []
         for check in checks:
             for i in range(0 if check._alone else len(check.game.agents)):
@@ -191,16 +205,16 @@ class SearchedCheck(AbstractCheck):
 
     @property
     def _fits_one(self) -> bool:
-        """Whether the user can also talk with one agent alone."""
+        """Whether the user can also have the conversation with one agent alone."""
         return getattr(self.user, "given", None) is None or self.protocol.conversation is not self.protocol
 
     def _silent(self) -> Float[np.ndarray, "rows M"]:
         return silent(self.protocol.conversation.tree(1, self.messages), self.game.mass.shape[1])
 
-    # upper bounds
+    # Upper bounds.
 
     def limit(self, agent: int) -> float:
-        """No conversation, whoever says what, pays him more."""
+        """An upper bound of the agent's payoff in any conversation, whatever the other agents do."""
         if agent not in self._limits:
             if self.plans_rationally:
                 self._limits[agent] = self._mechanism_bound(agent)
@@ -210,43 +224,43 @@ class SearchedCheck(AbstractCheck):
 
     def _sum_by_type(self, agent: int) -> float:
         total = 0.0
-        for share, dictated, problem in self._by_type(agent):
+        for share, chosen, problem in self._by_type(agent):
             if problem is not None:
-                width = RELAXED * problem.spread  # the relaxation is looser than that
+                width = RELAXATION_GAP * problem.spread
                 revealing = np.eye(self.game.mass.shape[1])
                 optimum = concavify(problem, revealing, bracket=width or None, work=WORK // 100, rounds=0)
-                dictated = min(optimum.upper, dictated) if optimum.optimal else dictated
-            total += share * dictated
+                chosen = min(optimum.upper, chosen) if optimum.optimal else chosen
+            total += share * chosen
         return total
 
     def _by_type(self, agent: int, sign: float = 1.0):
-        """For each type, what is known to her alone: its probability, what dictating to her then pays, and the
-        problem of telling her something (None for a type too rare to matter)."""
+        """For each type x_A: its probability, the agent's payoff if it could choose the action of this type, and the
+        agent's problem with this type alone (None for a type too rare to matter)."""
         mass, user, agents = self.game
         for xa, share in enumerate(mass.sum(1)):
             rare = share < RARE
             unit = 1.0 if rare else share
             game = ReducedGame(mass[[xa]] / unit, user[[xa]] / unit, agents[:, [xa]] / unit)
-            dictated = float(sign * (sign * game.agents[agent]).max(-1).sum())
-            yield unit, dictated, None if rare else monopoly_problem(game, agent, self.user.acting)
+            chosen = float(sign * (sign * game.agents[agent]).max(-1).sum())
+            yield unit, chosen, None if rare else monopoly_problem(game, agent, self.user.acting)
 
     @property
     def plans_rationally(self) -> bool:
-        return self.strategic and isinstance(self.user, RationalUser)
+        return self.user.plans and not self.user.is_smooth
 
     @functools.cached_property
     def mechanism(self) -> MechanismLP:
-        """All that a conversation can bring about with a rational user, but for her tie tolerance."""
+        """The outcomes of all conversations with a rational user, without the tie tolerance."""
         return MechanismLP(self.game, nodes=self.protocol.conversation.rounds)
 
     @functools.cached_property
     def _tolerant(self) -> MechanismLP:
-        """With her tie tolerance at every node."""
-        return MechanismLP(self.game, ease=self.user.tie_tolerance, nodes=self.protocol.conversation.rounds)
+        """The same with the user's tie tolerance at every node."""
+        return MechanismLP(self.game, tie_tolerance=self.user.tie_tolerance, nodes=self.protocol.conversation.rounds)
 
     def _mechanism_bound(self, agent: int, by_type: Float[np.ndarray, "XA"] | None = None) -> float:
-        """No mechanism pays him more; what the tie tolerance may add counts where it is more than
-        `NEGLIGIBLE_TIE_EFFECT`."""
+        """An upper bound of the agent's payoff in any mechanism worth at least `by_type` to each type. The effect of
+        the tie tolerance is included unless it is at most `NEGLIGIBLE_TIE_EFFECT`."""
         own = self.game.agents[agent]
         advice = self.mechanism.best(own, by_type=by_type)
         immaterial = NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] + self.negligible[agent] / 2
@@ -255,87 +269,80 @@ class SearchedCheck(AbstractCheck):
         return advice.value if advice.optimal else float(self.most[agent])
 
     def _most_paid(self, agent, sign):
-        """What one agent can make of a single message, out of many, on a lattice of beliefs, to each type by itself if
-        she tells him hers: a unit, no larger than what is attainable, so no gain looks smaller than it is."""
+        """The agent's payoff from its best scheme of one round on a lattice of beliefs (for each type by itself, where
+        the user reports x_A truthfully). It is attainable, so that relative gains are not underestimated."""
         problems = [(1.0, 0.0, monopoly_problem(self.game, agent, self.user.acting))]
-        if not self.strategic and self.user.rule == "truthful":
+        if not self.user.plans and self.user.rule == "truthful":
             problems = self._by_type(agent, sign)
         revealing = np.eye(self.game.mass.shape[1])
         return sum(
-            share * (dictated if problem is None else concavify(problem, revealing, sign=sign, rounds=0).value)
-            for share, dictated, problem in problems
+            share * (chosen if problem is None else concavify(problem, revealing, sign=sign, rounds=0).value)
+            for share, chosen, problem in problems
         )
 
 
 class ConversationCheck(SearchedCheck):
-    """All agents talk to her."""
+    """A conversation with all agents."""
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
         super().check_size(games, protocol, user, messages)
         tree = protocol.tree(games.agents, messages)
-        if cls._listens(tree):
+        if is_one_way(tree):
             PooledCheck.check_size(games, protocol, user, messages**tree.rounds)
 
     def payoffs(self, schemes, agent=None):
         game, K = self.game, len(schemes)
         tree = self.protocol.tree(K, schemes.shape[2])
-        if self.user.favours:  # each payoff is a supremum of its own
+        if self.user.favours:  # Ties go to the agent whose payoff is computed.
             asked = range(K) if agent is None else [agent]
-            laws = {i: law_of_actions(game, schemes, tree, self.user, game.agents[i]) for i in asked}
+            distributions = {i: action_distribution(game, schemes, tree, self.user, game.agents[i]) for i in asked}
         else:
-            law = law_of_actions(game, schemes, tree, self.user, game.agents[0])
-            laws = dict.fromkeys(range(K), law)
-        paid = np.array([(laws[i] * game.agents[i]).sum() if i in laws else np.nan for i in range(K)])
-        return float((next(iter(laws.values())) * game.user).sum()), paid
+            distribution = action_distribution(game, schemes, tree, self.user, game.agents[0])
+            distributions = dict.fromkeys(range(K), distribution)
+        paid = np.array([(distributions[i] * game.agents[i]).sum() if i in distributions else np.nan for i in range(K)])
+        return float((next(iter(distributions.values())) * game.user).sum()), paid
 
-    def common_law_payoffs(self, schemes):
+    def common_response_payoffs(self, schemes):
         if not self.user.favours:
             return self.payoffs(schemes)[1]
         tree = self.protocol.tree(len(schemes), schemes.shape[2])
-        law = law_of_actions(self.game, schemes, tree, self.of_one_law, self.game.agents[0])
-        return np.einsum("xba,ixba->i", law, self.game.agents)
+        distribution = action_distribution(self.game, schemes, tree, self.user_with_common_ties, self.game.agents[0])
+        return np.einsum("xba,ixba->i", distribution, self.game.agents)
 
     @property
-    def of_one_law(self):
-        """The same user with one tie rule for all agents, worth the same to her."""
+    def user_with_common_ties(self):
+        """The same user with one tie rule for all agents, which has the same user value."""
         if not self.user.favours:
             return self.user
         acting = RationalUser(ties="lowest", tolerance=self.user.acting.tolerance)
-        if self.strategic:
+        if self.user.plans:
             return acting
         return FixedReplies(self.user.rule if self.user.given is None else self.user.given, acting)
 
-    @staticmethod
-    def _listens(tree) -> bool:
-        """She has nothing to say, so that it is all one long message."""
-        return tree.rounds == 1 or tree.replies == 1
-
-    def openings(self, schemes, agent):
-        """And what is best to say to a user who knows what the others say, or their first words where the user answers
-        them."""
-        found, tree = super().openings(schemes, agent), self.protocol.tree(len(schemes), schemes.shape[2])
-        said = schemes.shape[2] ** (tree.rounds if self._listens(tree) else 1)
+    def initial_rules(self, schemes, agent):
+        """Also good rules against the others' messages (or their first messages, where the user replies)."""
+        found, tree = super().initial_rules(schemes, agent), self.protocol.tree(len(schemes), schemes.shape[2])
+        said = schemes.shape[2] ** (tree.rounds if is_one_way(tree) else 1)
         if len(schemes) > 1 and power(said, len(schemes) - 1) * self.game.user.size <= MAX_CELLS:
-            listens = self._listens(tree)
-            words = np.array([unspell(tree, rule) for rule in schemes]) if listens else first_words(schemes, tree)
-            problem = pooled_problem(self.game, words, agent, self.user.acting)
-            found += telling(problem, tree.of_one_agent())
+            one_way = is_one_way(tree)
+            heard = [rule_to_scheme(tree, rule) for rule in schemes] if one_way else first_messages(schemes, tree)
+            problem = pooled_problem(self.game, np.asarray(heard), agent, self.user.acting)
+            found += one_way_rules(problem, tree.of_one_agent())
         return found
 
     def needs_search(self, schemes) -> bool:
         tree = self.protocol.tree(len(schemes), schemes.shape[2])
-        return not (self._listens(tree) and tree.messages**tree.rounds >= self.game.mass.shape[1])
+        return not (is_one_way(tree) and tree.messages**tree.rounds >= self.game.mass.shape[1])
 
     def deviations(self, schemes, agents, bracket=None):
         tree = self.protocol.tree(len(schemes), schemes.shape[2])
-        present = self.payoffs(schemes)[1]
         found = []
         for i in agents:
-            if self._listens(tree):
-                found.append(self._as_one_message(schemes, i, tree, present[i], bracket))
+            if is_one_way(tree):
+                found.append(self._as_one_message(schemes, i, tree, bracket))
             elif len(schemes) == 1 and self.plans_rationally:
-                found.append(self._as_mechanism(schemes, tree, present[0], bracket))
+                found.append(self._as_mechanism(schemes, tree, bracket))
             else:
                 value, rule = self._best_found(schemes, i)
                 found.append(Deviation(value, max(self._upper(schemes, i, bracket), value), rule))
@@ -345,7 +352,7 @@ class ConversationCheck(SearchedCheck):
         return found
 
     def _as_alone(self, schemes, i, found: Deviation, bracket) -> Deviation:
-        """The same, or what the MILP finds for the agent alone: that is smaller."""
+        """`found`, or the rule that the smaller MILP of the agent alone finds, if it pays more."""
         if len(schemes) == 1 or not self._fits_one:
             return found
         one = self._of_one(i)
@@ -354,22 +361,24 @@ class ConversationCheck(SearchedCheck):
         return found._replace(value=paid, upper=max(found.upper, paid), scheme=rule) if paid > found.value else found
 
     def _by_program(self, schemes, i, tree, found: Deviation, gap: float, bracket) -> Deviation:
-        """The same with the MILP's bound and rule, where it is small enough."""
+        """`found` with the MILP's bound and rule, where the MILP is small enough."""
         acting = self.user.acting
-        size = binaries(tree, len(self.game.mass), self.game.user.shape[2], not self.strategic)
-        if not isinstance(acting, RationalUser):
+        size = binaries(tree, len(self.game.mass), self.game.user.shape[2], not self.user.plans)
+        if acting.is_smooth:
             return found
         if size > MAX_BINARIES:
             return self._as_alone(schemes, i, found, bracket)
         upper = found.upper
-        for slack in (self.user.tie_tolerance, 0.0):  # for the bound; and where that rule lies on the edge of ties
-            best = best_rule(self.game, schemes, i, tree, self.user, slack, gap)
-            upper = min(upper, best.upper) if slack == self.user.tie_tolerance else upper
+        # The tie tolerance gives a valid bound. Its rule may need ties that the user breaks otherwise; then the program
+        # with exact ties may find a better one.
+        for tie_tolerance in (self.user.tie_tolerance, 0.0):
+            best = best_rule(self.game, schemes, i, tree, self.user, tie_tolerance, gap)
+            upper = min(upper, best.upper) if tie_tolerance == self.user.tie_tolerance else upper
             if best.rule is not None:
-                # a tie rule may deny the agent what the program's ties grant, but not what is beside them
+                # In the program ties go to the agent. Under another tie rule nearby rules may pay more.
                 revealed = revealing(tree.of_one_agent(), self.game.mass.shape[1])
-                aside = (schemes[i], revealed, np.full_like(best.rule, 1 / tree.messages))
-                near = [best.rule, *((1 - share) * best.rule + share * other for other in aside for share in NUDGES)]
+                others = (schemes[i], revealed, np.full_like(best.rule, 1 / tree.messages))
+                near = [best.rule, *((1 - share) * best.rule + share * other for other in others for share in NUDGES)]
                 paid = [self._switch(schemes, i, rule) for rule in near]
                 if max(paid) > found.value:
                     found = found._replace(value=max(paid), scheme=near[int(np.argmax(paid))])
@@ -377,30 +386,29 @@ class ConversationCheck(SearchedCheck):
                 break
         return found._replace(upper=max(upper, found.value))
 
-    def _as_one_message(self, schemes, i, tree, present, bracket) -> Deviation:
-        """The belief LP of Pooled, with words for messages."""
-        words = np.array([unspell(tree, rule) for rule in schemes])
+    def _as_one_message(self, schemes, i, tree, bracket) -> Deviation:
+        """The belief LP of Pooled; a message is a sequence of R messages."""
+        words = np.array([rule_to_scheme(tree, rule) for rule in schemes])
         problem = pooled_problem(self.game, words, i, self.user.acting)
         now = (words[i] * problem.prior[:, None]).T
         optimum = concavify(problem, now, bracket=self._width(i, bracket), work=WORK)
         upper = min(optimum.upper, float(self.most[i]))
-        used = optimum.scheme[:, optimum.scheme.max(0) > 0]
-        rule = spell(tree, used) if optimum.optimal else None
         if not optimum.optimal:
             return Deviation(np.nan, upper, schemes[i], optimum.status)
+        rule = scheme_to_rule(tree, optimum.scheme[:, optimum.scheme.max(0) > 0])
         if rule is not None:
             return Deviation(optimum.value, max(upper, optimum.value), rule)
         value, rule = self._best_found(schemes, i)
         return Deviation(value, max(upper, value), rule)
 
-    def _as_mechanism(self, schemes, tree, present, bracket) -> Deviation:
-        """One agent, a rational user: exact where she can report her type and he has the words to advise her."""
+    def _as_mechanism(self, schemes, tree, bracket) -> Deviation:
+        """One agent and a rational user: exact where the user can report x_A and messages suffice to recommend."""
         advice = self.mechanism.best(self.game.agents[0])
         if not advice.optimal:
             return Deviation(np.nan, np.nan, schemes[0], advice.status)
-        best, upper = (present, schemes[0]), self.limit(0)
+        best, upper = (self.payoffs(schemes)[1][0], schemes[0]), self.limit(0)
         if can_report(tree, len(self.game.mass)):
-            rule, wide = rule_of(advice.scheme.reshape(self.game.user.shape), tree)
+            rule, wide = mechanism_to_rule(advice.scheme.reshape(self.game.user.shape), tree)
             if wide.messages == tree.messages:
                 best = max(best, (self._switch(schemes, 0, rule), rule), key=lambda x: x[0])
         if best[0] < upper - (self._width(0, bracket) or 1e-6 * self.stakes[0]):
@@ -416,26 +424,26 @@ class ConversationCheck(SearchedCheck):
         return upper
 
     def _without(self, schemes, i) -> Float[np.ndarray, "XA"]:
-        """What each type can have if she takes no notice of agent i, less her tie tolerance."""
+        """The value of each type if the user ignores agent i, less the tie tolerance."""
         others = np.delete(schemes, i, axis=0)
         tree = self.protocol.tree(len(others), schemes.shape[2])
-        law = law_of_actions(self.game, others, tree, self.user, self.game.user)
-        # the tie tolerance, and rounding: what the LP asks for must be within reach
+        distribution = action_distribution(self.game, others, tree, self.user, self.game.user)
+        # The tie tolerance and rounding are subtracted, so that the LP is feasible.
         unit = np.array([units.unit(g[None], x[None]) for g, x in zip(self.game.user, self.likely, strict=True)])
-        return (law * self.game.user).sum((1, 2)) - (tree.rounds * self.user.tie_tolerance + LP_ERROR) * unit
+        return (distribution * self.game.user).sum((1, 2)) - (tree.rounds * self.user.tie_tolerance + LP_ERROR) * unit
 
 
 @register_check(Conversation, QuantalUser)
 class ConversationQuantal(ConversationCheck):
-    """Logit at every node."""
+    """A quantal user: logit responses at every node."""
 
 
 @register_check(Conversation, RationalUser)
 class ConversationRational(ConversationCheck):
-    """Backward induction; ties as the user's rule says."""
+    """A rational user: backward induction, ties by the user's tie rule."""
 
 
 @register_check(Conversation, FixedReplies, QuantalUser)
 @register_check(Conversation, FixedReplies, RationalUser)
 class ConversationFixed(ConversationCheck):
-    """Her replies are given."""
+    """A user with a fixed reply rule."""

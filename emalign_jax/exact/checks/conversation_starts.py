@@ -1,8 +1,9 @@
-"""Rules of one agent from which the search of deviations in a conversation sets out, found without any ascent.
+"""Initial rules of one agent for the search of deviations in a conversation.
 
-With fewer messages than x_B an agent must say the same at several of them. What is said in one word is a belief, and
-beliefs add up: the best way to say what S messages say in fewer words is a partition of them, found exactly for a few
-messages (a recursion over subsets) and by merging pairs for more.
+With fewer messages than x_B an agent must send the same message at several x_B. Each message has an unnormalised
+posterior, and the posteriors of messages that are merged add up. So the best way to merge S messages into fewer is a
+partition of their posteriors. It is found exactly for few messages (a recursion over subsets); more messages are first
+merged pair by pair. A word is the sequence of an agent's messages in all R rounds; there are M^R words.
 """
 
 from __future__ import annotations
@@ -14,104 +15,111 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax.exact.checks.conversation_outcomes import spell
+from emalign_jax.exact.checks.conversation_outcomes import scheme_to_rule
 from emalign_jax.exact.concavification.beliefs import BeliefProblem
 from emalign_jax.exact.concavification.column_generation import concavify
-from emalign_jax.exact.obedience.persuasion_mechanism import rule_of
+from emalign_jax.exact.obedience.persuasion_mechanism import mechanism_to_rule
 from emalign_jax.users.conversation_tree import Tree
 
-EXACTLY = 8  # messages whose partitions are all looked at; of more, pairs are merged first
+# The largest number of messages of which all partitions are compared.
+MAX_PARTITIONED = 8
 
-Worth = Callable[[Float[np.ndarray, "N B"]], Float[np.ndarray, "N"]]  # of beliefs, homogeneous of degree one
+# The payoff of unnormalised posteriors, homogeneous of degree one.
+PayoffOf = Callable[[Float[np.ndarray, "N B"]], Float[np.ndarray, "N"]]
 
 
 def silent(tree: Tree, features: int) -> Float[np.ndarray, "rows M"]:
-    """The rule that always says the first message."""
+    """The rule that always sends the first message."""
     return np.eye(tree.messages)[np.zeros(features * tree.information_sets, int)]
 
 
 def revealing(tree: Tree, features: int) -> Float[np.ndarray, "rows M"]:
-    """Full revelation, as far as there are words for it."""
+    """Full revelation, as far as the number of words allows."""
     words = min(features, tree.messages**tree.rounds)
-    return _spelt(tree, np.eye(words)[np.arange(features) % words])
+    return _word_rule(tree, np.eye(words)[np.arange(features) % words])
 
 
-def telling(problem: BeliefProblem, tree: Tree) -> list[Float[np.ndarray, "rows M"]]:
-    """Rules that take no notice of replies: the partitions of x_B that are worth most to the agent and to the user, and
-    the agent's best messages of any number, put into as many words as there are."""
+def one_way_rules(problem: BeliefProblem, tree: Tree) -> list[Float[np.ndarray, "rows M"]]:
+    """Rules that ignore replies: the partitions of x_B with the largest payoff of the agent and of the user, and the
+    agent's optimal scheme with any number of messages, merged into as many as there are words."""
     words, features = tree.messages**tree.rounds, len(problem.prior)
     known = np.eye(features)
     best = concavify(problem, known)
     messages = best.scheme if best.optimal else known
     agent, user = (lambda beliefs, k=k: problem.payoffs(beliefs)[k] for k in (0, 1))
     return [
-        _spelt(tree, in_words(problem, scheme, words, worth))
-        for scheme, worth in ((known, agent), (known, user), (messages, agent))
+        _word_rule(tree, merge_messages(problem, scheme, words, payoff))
+        for scheme, payoff in ((known, agent), (known, user), (messages, agent))
     ]
 
 
-def first_words(rules: Float[np.ndarray, "K rows M"], tree: Tree) -> Float[np.ndarray, "K XB M"]:
-    """What is said in the first round."""
+def first_messages(rules: Float[np.ndarray, "K rows M"], tree: Tree) -> Float[np.ndarray, "K XB M"]:
+    """The distributions over messages in the first round."""
     return rules[:, :: tree.information_sets]
 
 
-def answering(problems: list[BeliefProblem | None], tree: Tree) -> Float[np.ndarray, "rows M"]:
-    """The rule that listens, and tells each user feature in the last round what pays the agent most to tell it alone.
+def answering_rule(problems: list[BeliefProblem | None], tree: Tree) -> Float[np.ndarray, "rows M"]:
+    """The rule that sends the first message until the user has reported x_A, and then the optimal message for x_A.
 
-    problems: of telling one user feature something (None for one that is too rare to matter)
+    problems: the agent's problem for each x_A alone (None for one that is too rare to matter)
     """
     features = next(len(problem.prior) for problem in problems if problem is not None)
     told = np.zeros((len(problems), features, tree.messages))
     told[:, :, 0] = 1
     for xa, problem in enumerate(problems):
         if problem is not None:
-            scheme = in_words(problem, np.eye(features), tree.messages, lambda x, p=problem: p.payoffs(x)[0])
+            scheme = merge_messages(problem, np.eye(features), tree.messages, lambda x, p=problem: p.payoffs(x)[0])
             told[xa] = np.pad(scheme, ((0, 0), (0, tree.messages - scheme.shape[1])))
-    return rule_of(told, tree)[0]
+    return mechanism_to_rule(told, tree)[0]
 
 
-def in_words(
-    problem: BeliefProblem, scheme: Float[np.ndarray, "XB S"], words: int, worth: Worth
+def merge_messages(
+    problem: BeliefProblem, scheme: Float[np.ndarray, "XB S"], most: int, payoff: PayoffOf
 ) -> Float[np.ndarray, "XB W"]:
-    """`scheme` with at most so many messages: some of them said in one word, so that `worth` loses least."""
+    """`scheme` with its messages merged into at most `most`, so that `payoff` is largest."""
     beliefs = (scheme * problem.prior[:, None]).T[:, problem.possible]
-    group = grouped(worth, beliefs, words)
+    group = groups_of(payoff, beliefs, most)
     return scheme @ np.eye(group.max(initial=0) + 1)[group]
 
 
-def grouped(worth: Worth, beliefs: Float[np.ndarray, "S B"], groups: int) -> Int[np.ndarray, "S"]:
-    """The group of each belief, in at most so many groups, with the largest sum of what groups are worth."""
+def groups_of(payoff: PayoffOf, beliefs: Float[np.ndarray, "S B"], groups: int) -> Int[np.ndarray, "S"]:
+    """The partition of `beliefs` into at most `groups` groups with the largest sum of payoffs: the number of each
+    belief's group."""
     group = np.arange(len(beliefs))
     if len(beliefs) <= groups:
         return group
     whole = beliefs.copy()
-    merged = _merge_pairs(worth, whole, max(groups, EXACTLY))
+    merged = _merge_pairs(payoff, whole, max(groups, MAX_PARTITIONED))
     group = merged[group]
     if group.max() + 1 <= groups:
         return group
     parts = np.array([beliefs[group == g].sum(0) for g in range(group.max() + 1)])
-    return _partition(worth, parts, groups)[group]
+    return _partition(payoff, parts, groups)[group]
 
 
-def _merge_pairs(worth: Worth, beliefs: Float[np.ndarray, "S B"], most: int) -> Int[np.ndarray, "S"]:
-    """Merge the two that lose least, again and again, until there are at most so many."""
+def _merge_pairs(payoff: PayoffOf, beliefs: Float[np.ndarray, "S B"], most: int) -> Int[np.ndarray, "S"]:
+    """Merge the two beliefs that lose least, again and again, until there are at most `most`."""
     S = len(beliefs)
     group, alive = np.arange(S), np.ones(S, bool)
     if most < S:
-        value = worth(beliefs)
-        together = worth((beliefs[:, None] + beliefs).reshape(S * S, -1)).reshape(S, S)
+        value = payoff(beliefs)
+        merged = payoff((beliefs[:, None] + beliefs).reshape(S * S, -1)).reshape(S, S)
     while alive.sum() > most:
-        gain = np.where(np.triu(np.outer(alive, alive), 1), together - value[:, None] - value, -np.inf)
+        gain = np.where(np.triu(np.outer(alive, alive), 1), merged - value[:, None] - value, -np.inf)
         a, b = np.unravel_index(int(gain.argmax()), gain.shape)
         beliefs[a] += beliefs[b]
         group[group == b], alive[b] = a, False
-        value[a] = together[a, b]
-        together[a] = together[:, a] = worth(beliefs + beliefs[a])
+        value[a] = merged[a, b]
+        merged[a] = merged[:, a] = payoff(beliefs + beliefs[a])
     return np.unique(group, return_inverse=True)[1]
 
 
 class _Subsets(NamedTuple):
-    """Of S things as bits: each set and, in order, its subsets with the lowest bit; `first` of each set's."""
+    """The subsets of S elements, as bits.
+
+    sets, subsets: [P] pairs of a set and a subset that contains the set's lowest element, in order of the set
+    first:         [N] the first pair of each nonempty set
+    """
 
     sets: Int[np.ndarray, "P"]
     subsets: Int[np.ndarray, "P"]
@@ -127,12 +135,12 @@ def _subsets(S: int) -> _Subsets:
     return _Subsets(sets, subsets, np.searchsorted(sets, every[1:]))
 
 
-def _partition(worth: Worth, beliefs: Float[np.ndarray, "S B"], groups: int) -> Int[np.ndarray, "S"]:
-    """The best partition, by the most that each set of them is worth in 1, 2, ... groups."""
+def _partition(payoff: PayoffOf, beliefs: Float[np.ndarray, "S B"], groups: int) -> Int[np.ndarray, "S"]:
+    """The best partition, by the largest payoff of each set of beliefs in at most 1, 2, ... groups."""
     S = len(beliefs)
     sets, subsets, first = _subsets(S)
     bits = (np.arange(1 << S)[:, None] >> np.arange(S)) & 1
-    value = np.concatenate([[0.0], worth(bits[1:] @ beliefs)])
+    value = np.concatenate([[0.0], payoff(bits[1:] @ beliefs)])
     best = [np.where(np.arange(1 << S) == 0, 0.0, -np.inf)]
     for _ in range(groups):
         split = value[subsets] + best[-1][sets ^ subsets]
@@ -147,7 +155,7 @@ def _partition(worth: Worth, beliefs: Float[np.ndarray, "S B"], groups: int) -> 
     return np.unique(group, return_inverse=True)[1]
 
 
-def _spelt(tree: Tree, scheme: Float[np.ndarray, "XB S"]) -> Float[np.ndarray, "rows M"]:
-    rule = spell(tree, scheme)
+def _word_rule(tree: Tree, scheme: Float[np.ndarray, "XB S"]) -> Float[np.ndarray, "rows M"]:
+    rule = scheme_to_rule(tree, scheme)
     assert rule is not None
     return rule

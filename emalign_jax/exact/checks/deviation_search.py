@@ -1,5 +1,4 @@
-"""The search of deviations where no exact method finds them: ascents of many games and agents at once, and what of them
-is kept."""
+"""Search for profitable deviations by gradient ascent, for many games and agents at once."""
 
 from __future__ import annotations
 
@@ -11,23 +10,27 @@ from jaxtyping import Float
 
 from emalign_jax.play.ascent import ascend
 
-KEPT = 2  # of the openings' ascents, those that ended highest are evaluated, besides that from the present rule
-SMALL = 1e-3  # of the largest probability in a row: what the floor of the logits may have left
+# The number of ascents whose ends are returned, besides the ascent from the present rule.
+KEPT = 2
+# Relative to the largest probability in a row: the largest probability that the lower bound of logits leaves over.
+SMALL = 1e-3
 
 
 class Ascent(NamedTuple):
-    """One agent's ascents against the others' schemes, from `starts`, of which the first is the present rule."""
+    """One agent's ascents against the others' schemes. The first of `starts` is the present rule."""
 
-    setting: Any  # has game, protocol and user, in standard units
+    setting: Any  # Has attributes game, protocol and user, in standard units.
     schemes: Float[np.ndarray, "K rows M"]
     agent: int
     starts: list[Float[np.ndarray, "rows M"]]
 
 
 def search(ascents: list[Ascent], cells: int) -> list[list[Float[np.ndarray, "rows M"]]]:
-    """The rules that each of these, all of one size, ended with: of the present rule, and the highest of the others.
+    """For each of `ascents`, all of one size: the rules at the end of the ascent from the present rule and of the
+    `KEPT` best others, each also without its small probabilities.
 
-    cells: numbers in one game's largest tensor."""
+    cells: numbers in one game's largest tensor.
+    """
     counts = [len(one.starts) for one in ascents]
     owner = np.repeat(np.arange(len(ascents)), counts)
     game, protocol, user = (
@@ -47,7 +50,7 @@ def search(ascents: list[Ascent], cells: int) -> list[list[Float[np.ndarray, "ro
 
 
 def sharpened(rule: Float[np.ndarray, "rows M"]) -> Float[np.ndarray, "rows M"]:
-    """Without the small probabilities that the floor of the logits leaves."""
+    """Without the small probabilities that the lower bound of logits leaves over."""
     kept = np.where(rule < SMALL * rule.max(-1, keepdims=True), 0, rule)
     return kept / kept.sum(-1, keepdims=True)
 

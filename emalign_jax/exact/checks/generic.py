@@ -1,7 +1,7 @@
-"""The check of any protocol and user that has no check of its own: deviations are searched, and none is excluded.
+"""The check of protocols and users without a registered check: it searches for profitable deviations.
 
-What it finds is attained: each candidate is evaluated in float64 by the protocol's own `payoffs`. What it does not find
-may still be there, so the upper bound is infinite and no profile is certified by it (UNREFUTED at best).
+Lower bounds of gains are attained: each candidate is evaluated in float64 by the protocol's own `payoffs`. The search
+excludes no deviation, so that the upper bounds are infinite and no profile is CERTIFIED (UNREFUTED at best).
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from emalign_jax.protocols.batched_payoffs import compiled
 from emalign_jax.protocols.standard_units import raw_form, standard_form
 
 RANDOM_STARTS = 6
-EVALUATED = 64  # profiles in one call; the last call is padded
+# Profiles in one call of the protocol; the last call is padded.
+PROFILES_AT_ONCE = 64
 
 
 class GenericCheck(AbstractCheck):
-    """Lower bounds by many-start gradient ascent: from the present scheme, silence, full revelation, the other agents'
-    schemes and random ones. Payoffs are counted in the units of the game, since nothing is known of how the protocol
-    depends on them; ascents run in standard units, for which their step sizes are made.
+    """Lower bounds by gradient ascent from the present scheme, silence, full revelation, the other agents' schemes and
+    random schemes. Payoffs are computed in the units of the game, because an unknown protocol may depend on units;
+    ascents run in standard units, for which their step sizes are made.
     """
 
     exact_responses = False
@@ -34,7 +35,7 @@ class GenericCheck(AbstractCheck):
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
         self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}
-        self._least = np.full(len(self.game.agents), np.inf)  # of each agent's payoffs that have been seen
+        self._least = np.full(len(self.game.agents), np.inf)  # Of the payoffs of each agent that were evaluated.
         self._greatest = -self._least
 
     @staticmethod
@@ -46,8 +47,8 @@ class GenericCheck(AbstractCheck):
         protocol.check(games, messages)
         if not protocol.exact_payoffs:
             raise ValueError(
-                f"protocol: payoffs of {type(protocol).__name__} are estimates, of which nothing can be certified; "
-                "take verify=False, or a Conversation that is small enough"
+                f"protocol: payoffs of {type(protocol).__name__} are estimates and cannot be certified; take "
+                "verify=False, or a Conversation that is small enough"
             )
 
     def payoffs(self, schemes):
@@ -57,9 +58,9 @@ class GenericCheck(AbstractCheck):
     def _evaluate(self, profiles: Float[np.ndarray, "P K rows M"]) -> tuple[np.ndarray, np.ndarray]:
         """User values [P] and agents' payoffs [P, K] by the protocol itself, in float64."""
         found = []
-        for at in range(0, len(profiles), EVALUATED):
-            some = profiles[at : at + EVALUATED]
-            size = 1 if len(profiles) == 1 else EVALUATED
+        for at in range(0, len(profiles), PROFILES_AT_ONCE):
+            some = profiles[at : at + PROFILES_AT_ONCE]
+            size = 1 if len(profiles) == 1 else PROFILES_AT_ONCE
             padded = np.concatenate([some, np.repeat(some[-1:], size - len(some), 0)])
             with jax.enable_x64(True):
                 one = jax.tree.map(lambda x: np.asarray(x, np.float64), (self.game, padded, self.protocol, self.user))
@@ -71,7 +72,7 @@ class GenericCheck(AbstractCheck):
         return value, agents
 
     @classmethod
-    def prepare(cls, checks, profiles, bracket=None, tolerance=None, tell=lambda done: None):
+    def prepare(cls, checks, profiles, bracket=None, tolerance=None, progress=lambda done: None):
         asked = []
         for check, schemes in zip(checks, profiles, strict=True):
             if not np.array_equal(check._searched[0], schemes):
@@ -110,29 +111,29 @@ class GenericCheck(AbstractCheck):
 
     def monopolist(self, agent, sign=1.0):
         raise ValueError(
-            f"start: {type(self.protocol).__name__} has no exact check, by which to find what an agent would do alone; "
-            'take start="random" or schemes'
+            f"start: {type(self.protocol).__name__} has no exact check, which monopolist starts need; take "
+            'start="random" or schemes'
         )
 
     @property
     def payoff_range(self):
-        """Largest minus smallest payoff of each agent that has been seen: no more than the true range, so no gain looks
-        smaller than it is."""
-        seen = np.maximum(self._greatest - self._least, 0)  # -inf where nothing has been seen
+        """Largest minus smallest evaluated payoff of each agent: at most the true range, so that relative gains are not
+        underestimated."""
+        seen = np.maximum(self._greatest - self._least, 0)  # -inf where nothing was evaluated.
         return np.where(seen <= NEGLIGIBLE_RANGE * self.stakes, 0.0, seen)
 
     def informed(self, informed):
         if informed not in self._informed:
             mass, user, agents = self.game
 
-            def together(x):
+            def pool(x):
                 return x if informed else x.sum(1, keepdims=True)
 
             with jax.enable_x64(True):
-                sent = np.asarray(together(mass[..., None]))[..., 0]
+                sent = np.asarray(pool(mass[..., None]))[..., 0]
                 acting = jax.tree.map(jnp.asarray, self.user.acting)
-                options, *favours = (options_of(acting, together, np.asarray(own), sent) for own in (user, *agents))
+                options, *favours = (options_of(acting, pool, np.asarray(own), sent) for own in (user, *agents))
                 responses = [np.asarray(acting.respond(options, favour), np.float64) for favour in favours]
-            paid = np.array([(law * together(own)).sum() for law, own in zip(responses, agents, strict=True)])
-            self._informed[informed] = float((responses[0] * together(user)).sum()), paid
+            paid = np.array([(q * pool(own)).sum() for q, own in zip(responses, agents, strict=True)])
+            self._informed[informed] = float((responses[0] * pool(user)).sum()), paid
         return self._informed[informed]

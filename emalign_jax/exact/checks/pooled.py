@@ -1,8 +1,8 @@
-"""Best responses in Pooled: concavification over beliefs (sections 5.3 and 5.4 of docs/model.md).
+"""Best responses in Pooled by concavification (sections 5.3 and 5.4 of docs/model.md).
 
-The value is attained by the scheme that comes with it (approached, where a tie rule denies it at a kink). The upper
-bound is proved where a bracket is asked for: by branch and bound for a quantal user, by enumeration or a MILP for a
-rational one. Else it is what the agent would have if he chose her action himself.
+The value is attained by the scheme returned with it, or approached, where the tie rule breaks a tie otherwise. If a
+bracket is asked for, the upper bound is proved by branch and bound for a quantal user, and by enumeration or a MILP for
+a rational one. Otherwise it is the agent's payoff from choosing the user's action itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PooledCheck(AbstractCheck):
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
-        self._alone: dict[tuple[int, float], Deviation] = {}  # by agent and sign
+        self._alone: dict[tuple[int, float], Deviation] = {}  # By agent and sign.
         self._start_on(np.empty(0))
 
     @classmethod
@@ -74,20 +74,20 @@ class PooledCheck(AbstractCheck):
     def _monopolies(self) -> list[BeliefProblem]:
         return [monopoly_problem(self.game, i, self.user) for i in range(len(self.game.agents))]
 
-    together = 2048  # enough groups for many cores
+    games_at_once = 2048  # Enough groups of games for many cores.
 
     @classmethod
     def prepare_monopolists(cls, checks):
         cls._search_monopolists([(check, 0, 1.0) for check in checks])
 
     @classmethod
-    def prepare(cls, checks, profiles, bracket=None, tolerance=None, tell=lambda done: None):
+    def prepare(cls, checks, profiles, bracket=None, tolerance=None, progress=lambda done: None):
         bracket, tolerance = (None if x is None else float(x) for x in (bracket, tolerance))
-        pooled_groups.prepare(checks, profiles, bracket, tolerance, tell)
+        pooled_groups.prepare(checks, profiles, bracket, tolerance, progress)
 
     @classmethod
     def prepare_group(cls, checks, profiles, bracket, tolerance) -> None:
-        """What `prepare` promises, at once in this process."""
+        """`prepare` in this process, for games that are searched side by side."""
         cls._prepare_ranges(checks)
         pairs = list(zip(checks, profiles, strict=True))
         if tolerance is not None:
@@ -96,9 +96,9 @@ class PooledCheck(AbstractCheck):
             pairs = [p for p, e in zip(pairs, examined, strict=True) if e.worst <= tolerance and not e.bracketed]
         cls._search_open(pairs, bracket)
         for check in checks:
-            check.let_go()
+            check.release_caches()
 
-    def let_go(self) -> None:
+    def release_caches(self) -> None:
         self._lps = {}
 
     @classmethod
@@ -115,19 +115,19 @@ class PooledCheck(AbstractCheck):
         return range(len(self.game.agents))
 
     def _open(self, schemes, agents: Iterable[int], bracket: float | None) -> list[int]:
-        """Of `agents`, those whose best response is yet to be searched."""
+        """Those of `agents` whose best response is not known yet."""
         self.start_on(schemes)
         return [i for i in agents if (i, bracket) not in self.responses]
 
     def start_on(self, schemes) -> None:
-        """Keep what is known of these schemes alone."""
+        """Forget the best responses to schemes other than these."""
         if not np.array_equal(schemes, self._schemes):
             self._start_on(schemes.copy())
 
     def _start_on(self, schemes) -> None:
         self._schemes = schemes
         self._lps: dict[int, BeliefLP] = {}
-        self.responses: dict[tuple[int, float | None], Deviation] = {}  # by agent and bracket
+        self.responses: dict[tuple[int, float | None], Deviation] = {}  # By agent and bracket.
 
     @staticmethod
     def _search_deviations(asked: list[tuple[PooledCheck, int]], bracket: float | None) -> None:
@@ -137,7 +137,7 @@ class PooledCheck(AbstractCheck):
             check.responses[i, bracket] = Deviation(optimum.value, upper, optimum.scheme, optimum.status)
 
     def _search_response(self, agent: int, bracket: float | None) -> Search[BeliefOptimum]:
-        """The agent's best response to the kept schemes; his belief LP is kept too."""
+        """The agent's best response to the current schemes; its belief LP is kept."""
         if agent not in self._lps:
             problem = pooled_problem(self.game, self._schemes, agent, self.user)
             present = (self._schemes[agent] * problem.prior[:, None]).T
@@ -154,12 +154,12 @@ class PooledCheck(AbstractCheck):
 
 @register_check(Pooled, QuantalUser)
 class PooledQuantal(PooledCheck):
-    """Any size up to `MAX_CELLS`; the bracket closes at 1e-4 for a few x_B, and is left open for many."""
+    """A quantal user. The bracket closes to 1e-4 for few x_B, and stays open for many."""
 
 
 @register_check(Pooled, RationalUser)
 class PooledRational(PooledCheck):
-    """The best belief is found by enumeration or a MILP, which limits the types."""
+    """A rational user. Best beliefs are found by enumeration or a MILP, which limits the number of types."""
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
@@ -173,8 +173,8 @@ class PooledRational(PooledCheck):
                 "features, or a quantal user, or Selection, or verify=False"
             )
 
-    def common_law_payoffs(self, schemes):
-        if self.user.ties == "agents":  # each payoff is a supremum of its own
-            lowest = RationalUser(ties="lowest", tolerance=self.user.tolerance)  # worth the same to the user
+    def common_response_payoffs(self, schemes):
+        if self.user.favours:
+            lowest = RationalUser(ties="lowest", tolerance=self.user.tolerance)  # The user's value is the same.
             return pooled_payoffs(self.game, schemes, lowest)[1]
         return self.payoffs(schemes)[1]

@@ -1,4 +1,4 @@
-"""Checks of Pooled in groups of games that are searched side by side, shared among processes as arrays."""
+"""Checks of Pooled in groups of games that are searched side by side, distributed over processes as arrays."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.quantal import QuantalUser
 from emalign_jax.users.rational import RationalUser
 
-GROUP = 16  # games: enough for long NumPy loops, few enough to share
+# Games per group: enough for long NumPy arrays, few enough to distribute.
+GROUP = 16
 
 
 def prepare(
     checks: list[Any], profiles: list[np.ndarray], bracket: float | None, tolerance: float | None,
-    tell: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> None:  # fmt: skip
     """As `AbstractCheck.prepare`, for games of one size and users of one kind."""
     groups = [slice(at, at + GROUP) for at in range(0, len(checks), GROUP)]
     terms = {"bracket": _number(bracket), "gains": _number(tolerance)}
     asked = [_pack(checks[some], profiles[some]) | terms for some in groups]
     for some, answer in zip(
-        groups, share(respond, asked, lambda done: tell(min(done * GROUP, len(checks)))), strict=True
+        groups, share(respond, asked, lambda done: progress(min(done * GROUP, len(checks)))), strict=True
     ):
         _unpack(answer, checks[some], profiles[some])
 
 
 def respond(arrays: Arrays) -> Arrays:
-    """What any process does for one group."""
+    """The best responses of one group of games, in any process."""
     bracket, gains = (None if np.isnan(arrays[name]) else float(arrays[name]) for name in ("bracket", "gains"))
     checks = [_check(arrays, k) for k in range(len(arrays["range"]))]
     type(checks[0]).prepare_group(checks, list(arrays["schemes"]), bracket, gains)
@@ -56,9 +57,9 @@ def _pack(checks: list[Any], profiles: list[np.ndarray]) -> Arrays:
     unknown = np.full(len(profiles[0]), np.nan)
     arrays["range"] = np.stack([unknown if check._range is None else check._range for check in checks])
     user = checks[0].user
-    if isinstance(user, RationalUser):
-        return arrays | {"ties": np.array(user.ties), "tolerance": np.array(user.tolerance)}
-    return arrays | {"precision": np.array([float(check.user.precision) for check in checks])}
+    if user.is_smooth:
+        return arrays | {"precision": np.array([float(check.user.precision) for check in checks])}
+    return arrays | {"ties": np.array(user.ties), "tolerance": np.array(user.tolerance)}
 
 
 def _check(arrays: Arrays, k: int) -> Any:

@@ -1,9 +1,9 @@
-"""Selection of a partner, then a conversation with him.
+"""Best responses in Selection of one agent, followed by a conversation with that agent.
 
-A rational user: one LP a best response, as in Selection, over all that a conversation with her can bring about (the
-persuasion-mechanism LP; the obedience LP where she only listens). It is exact for any number of messages, where she can
-tell an agent her type. Other users: as in conversations, found by search and bounded by relaxation; where they only
-listen, by the exact method for Selection.
+A rational user: one LP for each best response, as in Selection, over the outcomes of all conversations (the
+persuasion-mechanism LP, or the obedience LP where the user has no say). It is exact for any number of messages, if the
+user can report x_A. Other users: found by search and bounded by relaxations, as in conversations; or by the exact
+method for Selection, where the user has no say.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from jaxtyping import Float
 
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
 from emalign_jax.exact.checks.conversation import SearchedCheck
-from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, unspell
-from emalign_jax.exact.checks.conversation_starts import first_words
+from emalign_jax.exact.checks.conversation_outcomes import (
+    action_distribution,
+    is_one_way,
+    rule_to_scheme,
+    scheme_to_rule,
+)
+from emalign_jax.exact.checks.conversation_starts import first_messages
 from emalign_jax.exact.checks.selection_quantal import SelectionQuantal
 from emalign_jax.exact.checks.selection_rational import SelectionCheck, SelectionRational
 from emalign_jax.exact.obedience import persuasion_mechanism
-from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, rule_of
+from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, mechanism_to_rule
 from emalign_jax.exact.obedience.program import ObedienceLP, check_size
 from emalign_jax.exact.responses import SelectionTable, choose
 from emalign_jax.protocols import Conversation, Selection
@@ -31,47 +36,49 @@ from emalign_jax.users.quantal import QuantalUser
 from emalign_jax.users.rational import RationalUser
 
 
-def column(check: AbstractCheck, rule: Float[np.ndarray, "rows M"], j: int) -> tuple[float, Float[np.ndarray, "K"]]:
-    """Her value of talking with agent j alone under `rule`, and all agents' payoffs then."""
+def one_agent_outcome(
+    check: AbstractCheck, rule: Float[np.ndarray, "rows M"], j: int
+) -> tuple[float, Float[np.ndarray, "K"]]:
+    """The user's value of a conversation with agent j alone under `rule`, and all agents' payoffs [K] from it."""
     tree = check.protocol.conversation.tree(1, rule.shape[1])
-    law = law_of_actions(check.game, rule[None], tree, check.user, check.game.agents[j])
-    return float((law * check.game.user).sum()), np.einsum("xba,ixba->i", law, check.game.agents)
+    distribution = action_distribution(check.game, rule[None], tree, check.user, check.game.agents[j])
+    return float((distribution * check.game.user).sum()), np.einsum("xba,ixba->i", distribution, check.game.agents)
 
 
 def evaluate(check: AbstractCheck, schemes: Float[np.ndarray, "K rows M"]) -> SelectionTable:
-    values, payoffs = zip(*(column(check, rule, j) for j, rule in enumerate(schemes)), strict=True)
+    """Values and payoffs of the conversation with each agent alone."""
+    values, payoffs = zip(*(one_agent_outcome(check, rule, j) for j, rule in enumerate(schemes)), strict=True)
     return SelectionTable(np.array(values), np.stack(payoffs, axis=1))
 
 
 @register_check((Selection, Conversation), RationalUser)
-class PartnerRational(SelectionRational):
+class SelectionConversationRational(SelectionRational):
     @classmethod
     def check_size(cls, games, protocol, user, messages):
-        """Raise `ValueError` for sizes the LPs cannot do."""
         protocol.check(games, messages)
         tree = protocol.conversation.tree(1, messages)
-        if _listens(tree):
+        if is_one_way(tree):
             super().check_size(games, protocol, user, messages)
             return
         if not can_report(tree, games.user_features):
             raise ValueError(
                 f"replies: the exact check of Selection and then a conversation needs replies^(rounds - 1) >= XA = "
-                f"{games.user_features}, so that she can tell her type, got {tree.replies}^{tree.rounds - 1}: take "
+                f"{games.user_features}, so that the user can report x_A, got {tree.replies}^{tree.rounds - 1}: take "
                 "more replies or rounds, or a quantal user"
             )
         persuasion_mechanism.check_size(games)
 
-    sets: Any = None  # every recommendation: what other tie rules rule out is not known here
+    sets: Any = None  # All recommendations, under every tie rule.
 
     @property
     def recommends(self):
         return True
 
-    def _model(self, exact=False, ease=0.0):
+    def _model(self, exact=False, tie_tolerance=0.0):
         tree = self._tree
-        if _listens(tree):
-            return ObedienceLP(self.game, exact, ease)
-        return MechanismLP(self.game, exact, ease, nodes=tree.rounds)
+        if is_one_way(tree):
+            return ObedienceLP(self.game, exact, tie_tolerance)
+        return MechanismLP(self.game, exact, tie_tolerance, nodes=tree.rounds)
 
     def deviations(self, schemes, agents, bracket=None):
         found = super().deviations(schemes, agents, bracket)
@@ -95,16 +102,16 @@ class PartnerRational(SelectionRational):
     def _switch(self, schemes, agent, scheme):
         table = self.table(schemes)
         values, payoffs = table.values.copy(), table.payoffs.copy()
-        values[agent], payoffs[:, agent] = column(self, scheme, agent)
+        values[agent], payoffs[:, agent] = one_agent_outcome(self, scheme, agent)
         return float(payoffs[agent] @ choose(values, 0.0, self.scale))
 
     def _deviate(self, advice):
         if not advice.optimal:
             return Deviation(advice.value, advice.value, advice.scheme, advice.status)
-        if _listens(self._tree):
+        if is_one_way(self._tree):
             rule = self._rule(advice.scheme)
         else:
-            rule = rule_of(advice.scheme.reshape(self.game.user.shape), self._tree)[0]
+            rule = mechanism_to_rule(advice.scheme.reshape(self.game.user.shape), self._tree)[0]
         return Deviation(advice.value, advice.value, rule, advice.status, advice.exact)
 
     def monopolist(self, agent, sign=1.0):
@@ -112,45 +119,43 @@ class PartnerRational(SelectionRational):
         return found._replace(value=sign * found.value, upper=sign * found.upper)
 
     def _rule(self, scheme) -> np.ndarray:
-        """`scheme` told in R rounds, with more messages a round than the tree has if that takes them."""
+        """`scheme` as a rule, with more messages per round than the tree has if that is necessary."""
         tree, R = self._tree, self._tree.rounds
         while tree.messages**R < scheme.shape[1]:
             tree = Tree(R, tree.replies, tree.reply_to_all, 1, tree.messages + 1)
-        rule = spell(tree, scheme)
+        rule = scheme_to_rule(tree, scheme)
         assert rule is not None
         return rule
 
 
-def _listens(tree: Tree) -> bool:
-    return tree.rounds == 1 or tree.replies == 1
-
-
-class PartnerSearched(SearchedCheck):
-    """Deviations by search: see `conversation.py`."""
+class SelectionConversationSearched(SearchedCheck):
+    """Best responses by search, see `conversation.py`."""
 
     def payoffs(self, schemes, agent=None):
         values, payoffs = evaluate(self, schemes)
         chosen = choose(values, float(self.protocol.temperature), self.scale)
         return float(chosen @ values), payoffs @ chosen
 
-    def openings(self, schemes, agent):
-        """And the exact answer in one message to the others' first words, and to what they are worth."""
-        found, tree = super().openings(schemes, agent), self._tree
-        if len(schemes) > 1 and isinstance(self.user.acting, QuantalUser):
-            best = self._one_message.deviations(first_words(schemes, tree), range(agent, agent + 1))
+    def initial_rules(self, schemes, agent):
+        """Also the exact best responses, in one message, to the others' first messages and to their values."""
+        found, tree = super().initial_rules(schemes, agent), self._tree
+        if len(schemes) > 1 and self.user.acting.is_smooth:
+            best = self._one_message.deviations(first_messages(schemes, tree), range(agent, agent + 1))
             if self.protocol.sharp:
                 most = np.delete(evaluate(self, schemes).values, agent).max()
                 best.append(self._one_message.at_least(agent, most))
-            rules = [spell(tree, one.scheme[:, one.scheme.max(0) > 0]) for one in best if one.status == "Optimal"]
+            rules = [
+                scheme_to_rule(tree, one.scheme[:, one.scheme.max(0) > 0]) for one in best if one.status == "Optimal"
+            ]
             found += [rule for rule in rules if rule is not None]
         return found
 
     def needs_search(self, schemes):
-        return self._spoken is None or self._tree.messages**self._tree.rounds < self.game.mass.shape[1]
+        return self._one_way is None or self._tree.messages**self._tree.rounds < self.game.mass.shape[1]
 
     def deviations(self, schemes, agents, bracket=None):
-        if self._spoken is not None:
-            return self._as_one_message(self._spoken, schemes, agents, bracket)
+        if self._one_way is not None:
+            return self._as_one_message(self._one_way, schemes, agents, bracket)
         table = evaluate(self, schemes).payoffs
         found = []
         for i in agents:
@@ -167,29 +172,34 @@ class PartnerSearched(SearchedCheck):
 
     @functools.cached_property
     def _one_message(self) -> SelectionQuantal:
-        """Selection by what is said in one message."""
+        """The check of Selection with one message from each agent."""
         return SelectionQuantal(self.game, Selection(self.protocol.temperature), self.user.acting)
 
     @functools.cached_property
-    def _spoken(self) -> SelectionCheck | None:
-        """Selection with words for messages, where the user has nothing to say and that can be checked."""
-        if not _listens(self._tree):
+    def _one_way(self) -> SelectionCheck | None:
+        """The check of Selection in which a message is a sequence of R messages. None where the user has a say, or that
+        check cannot be made."""
+        if not is_one_way(self._tree):
             return None
         picks = Selection(self.protocol.temperature)
-        if isinstance(self.user.acting, QuantalUser):
+        if self.user.acting.is_smooth:
             return self._one_message
         try:
             check_size(*np.shape(self.game.user))
             return SelectionRational(self.game, picks, self.user.acting)
-        except ValueError:  # too large, or a soft choice
+        except ValueError:  # Too large, or a positive temperature.
             return None
 
-    def _as_one_message(self, spoken: SelectionCheck, schemes, agents, bracket) -> list[Deviation]:
-        """The exact method for any number of messages; a search only where its answer takes more than there are."""
-        words = np.array([unspell(self._tree, rule) for rule in schemes])
+    def _as_one_message(self, one_way: SelectionCheck, schemes, agents, bracket) -> list[Deviation]:
+        """The exact best responses with any number of messages; by search where they need more than there are."""
+        words = np.array([rule_to_scheme(self._tree, rule) for rule in schemes])
         found = []
-        for i, best in zip(agents, spoken.deviations(words, agents, bracket), strict=True):
-            rule = spell(self._tree, best.scheme[:, best.scheme.max(0) > 0]) if best.status == "Optimal" else schemes[i]
+        for i, best in zip(agents, one_way.deviations(words, agents, bracket), strict=True):
+            rule = (
+                scheme_to_rule(self._tree, best.scheme[:, best.scheme.max(0) > 0])
+                if best.status == "Optimal"
+                else schemes[i]
+            )
             if rule is None:
                 value, rule = self._best_found(schemes, i)
                 best = best._replace(value=value, upper=max(best.upper, value))
@@ -198,11 +208,11 @@ class PartnerSearched(SearchedCheck):
 
 
 @register_check((Selection, Conversation), QuantalUser)
-class PartnerQuantal(PartnerSearched):
-    """Logit at every node of the conversation with the agent she picks."""
+class SelectionConversationQuantal(SelectionConversationSearched):
+    """A quantal user: logit responses at every node of the conversation with the picked agent."""
 
 
 @register_check((Selection, Conversation), FixedReplies, QuantalUser)
 @register_check((Selection, Conversation), FixedReplies, RationalUser)
-class PartnerFixed(PartnerSearched):
-    """Her replies are given."""
+class SelectionConversationFixed(SelectionConversationSearched):
+    """A user with a fixed reply rule."""

@@ -1,12 +1,13 @@
 """Best responses in Selection with a quantal user (section 5.5 of docs/model.md).
 
-What agent i's scheme is worth to the user, V, and what it pays i, O, are both averages over beliefs. F(v), the most O
-at V >= v (or = v), is concave, and the belief LP's dual is a line above it.
+The value V of agent i's scheme to the user and its payoff O to agent i are both averages over beliefs. F(v), the
+largest O at V >= v (or V = v), is concave, and the belief LP's dual is a line above it.
 
-* temperature 0: i is picked if V beats the others' best v, so i gets F(v), or what it gets under the others.
-* temperature tau > 0: i gets R + s(V) (O - R), s the logistic function of (V - z) / tau, z and R the others' log-sum
-  and mean payoff. The maximum over v of R + s(v) (F(v) - R) is found by cutting planes: lines above F, each from one
-  belief LP at the v that looks best so far.
+* temperature 0: i is picked if V exceeds the others' largest value v; then it gets F(v), otherwise its payoff under the
+  picked rival.
+* temperature tau > 0: i gets R + s(V) (O - R), where s is the logistic function of (V - z) / tau, and z and R are the
+  others' log-sum-exp and mean payoff. The maximum over v of R + s(v) (F(v) - R) is found by cutting planes: lines above
+  F, each from one belief LP at the maximiser v of the lines so far.
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.protocols import Selection
 from emalign_jax.users.quantal import QuantalUser
 
-BELIEF_SLACK = 1e-7  # of her range: values found by column generation are not known better
-CUTS = 30  # belief LPs a best response with a soft choice
-SOFT_VALUES = 5  # of them where no upper bound is asked for
-INTERVALS = 400  # into which a range of values is cut, again and again, to bound what lines above F allow
+# In the user's unit: the accuracy of values found by column generation.
+BELIEF_SLACK = 1e-7
+# With a positive temperature: the largest number of belief LPs per best response, and their number without a bracket.
+CUTS = 30
+SOFT_VALUES = 5
+# The number of intervals into which the range of user values is divided in each step of `soft_bound`.
+INTERVALS = 400
 
 
 @register_check(Selection, QuantalUser)
 class SelectionQuantal(SelectionCheck):
-    """Brackets: `value` is attained by the scheme, `upper` proved where a bracket is asked for."""
+    """A quantal user: `value` is attained by the scheme, `upper` is proved where a bracket is asked for."""
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
@@ -42,34 +46,34 @@ class SelectionQuantal(SelectionCheck):
 
     @property
     def most_value(self) -> float:
-        """The most that any scheme is known to be worth to her; not always full revelation, for a quantal user."""
-        return self._her_optima[1.0].value
+        """The largest user value found of any scheme. For a quantal user it may exceed that of full revelation."""
+        return self._value_optima[1.0].value
 
     @property
     def least_value(self) -> float:
-        return self._her_optima[-1.0].value
+        return self._value_optima[-1.0].value
 
     @property
     def most_scheme(self):
-        return self._her_optima[1.0].scheme
+        return self._value_optima[1.0].scheme
 
     @functools.cached_property
-    def _her_optima(self) -> dict[float, BeliefOptimum]:
-        """By sign, the largest and the smallest value of any scheme to her."""
-        return {sign: lp.best() for sign, lp in self._her_lps.items()}
+    def _value_optima(self) -> dict[float, BeliefOptimum]:
+        """By sign, the schemes found with the largest and the smallest user value."""
+        return {sign: lp.best() for sign, lp in self._value_lps.items()}
 
     @functools.cached_property
-    def _her_limits(self) -> tuple[float, float, str]:
-        """No scheme is worth less, or more, than these; and what HiGHS said."""
+    def _value_limits(self) -> tuple[float, float, str]:
+        """Bounds of the user value of any scheme, lower and upper, and HiGHS's status."""
         width = BELIEF_SLACK * self.scale
-        low, high = (self._her_lps[sign].best(bracket=width, work=WORK) for sign in (-1.0, 1.0))
+        low, high = (self._value_lps[sign].best(bracket=width, work=WORK) for sign in (-1.0, 1.0))
         if not (low.optimal and high.optimal):
             return -np.inf, np.inf, high.status if low.optimal else low.status
         return -low.upper, high.upper, "Optimal"
 
     @functools.cached_property
-    def _her_lps(self) -> dict[float, BeliefLP]:
-        """By sign, the belief LP of an agent who wants what she wants, or the opposite."""
+    def _value_lps(self) -> dict[float, BeliefLP]:
+        """By sign, the belief LP of an agent whose utility is the user's, or its negative."""
         as_agent = self.game._replace(agents=self.game.user[None])
         problem = monopoly_problem(as_agent, 0, self.user)
         return {sign: BeliefLP(problem, self._revealed, sign=sign) for sign in (1.0, -1.0)}
@@ -78,8 +82,8 @@ class SelectionQuantal(SelectionCheck):
         """The agent's belief LP, which keeps the beliefs it has found."""
         if agent not in self._lps:
             problem = monopoly_problem(self.game, agent, self.user)
-            hers = [(optimum.scheme * problem.prior[:, None]).T for optimum in self._her_optima.values()]
-            self._lps[agent] = BeliefLP(problem, np.concatenate([self._revealed, *hers]))
+            optima = [(optimum.scheme * problem.prior[:, None]).T for optimum in self._value_optima.values()]
+            self._lps[agent] = BeliefLP(problem, np.concatenate([self._revealed, *optima]))
         return self._lps[agent]
 
     def monopolist(self, agent, sign=1.0):
@@ -119,7 +123,7 @@ class SelectionQuantal(SelectionCheck):
         return best._replace(value=payoff, scheme=scheme) if payoff > best.value else best
 
     def _ask(self, best, schemes, agent, at_least, at_most, width):
-        """One belief LP: the deviation it leads to, and what it found."""
+        """Solve one belief LP: the better of `best` and the LP's deviation, and the LP's optimum."""
         found = self.lp(agent).best(at_least, at_most, bracket=width, work=WORK)
         if not found.optimal:
             return best._replace(status=found.status), found
@@ -130,21 +134,23 @@ class SelectionQuantal(SelectionCheck):
         return best._replace(upper=min(best.upper, found.upper))
 
     def _outbid(self, best, schemes, agent, values, payoffs, width) -> Deviation:
-        """The user picks the agent whose scheme is worth most to her."""
+        """The best response at temperature 0: the user picks the agent of the largest value."""
         rival = int(choose(values, 0.0, self.scale).argmax())
         least = values[rival]
-        asked = self._reachable(least + BELIEF_SLACK * self.scale)  # a hair above the rival, so that she does pick him
+        asked = self._reachable(
+            least + BELIEF_SLACK * self.scale
+        )  # Above the rival's value, so that the agent is picked.
         best, found = self._ask(best, schemes, agent, asked, np.inf, width)
         if width is None or not found.optimal:
             return best
-        stays = payoffs[values >= least - 2 * VALUE_TIE * self.scale].max()  # under whichever of them she picks then
+        stays = payoffs[values >= least - 2 * VALUE_TIE * self.scale].max()  # Under the picked rival.
         least -= VALUE_TIE * self.scale
-        if least > self._her_limits[1]:
-            return best._replace(upper=stays)  # nobody can be worth more to her
-        return best._replace(upper=min(best.upper, max(found.level - found.worth * least, stays)))
+        if least > self._value_limits[1]:
+            return best._replace(upper=stays)  # No scheme has so large a user value.
+        return best._replace(upper=min(best.upper, max(found.level - found.value_price * least, stays)))
 
     def _persuade(self, best, schemes, agent, values, payoffs, width) -> Deviation:
-        """She picks an agent with probability softmax(V / temperature)."""
+        """The best response at a positive temperature: an agent is picked with probability softmax(V / temperature)."""
         if width is None:
             for value in [-np.inf, *np.linspace(self.least_value, self.most_value, SOFT_VALUES + 2)[1:-1]]:
                 best, _ = self._ask(best, schemes, agent, value, np.inf, None)
@@ -153,18 +159,18 @@ class SelectionQuantal(SelectionCheck):
         weights = np.exp((values - values.max()) / tau)
         base = float(weights @ payoffs / weights.sum())
         shift = float(values.max() + tau * np.log(weights.sum()))
-        low, high, status = self._her_limits
+        low, high, status = self._value_limits
         if not np.isfinite([low, high]).all():
             return best._replace(status=status)
         lines: list[tuple[float, float]] = []
-        at = -np.inf  # first, his best scheme whatever it is worth to her
+        at = -np.inf  # The first LP has no bound on the user's value.
         for _ in range(CUTS):
             exactly = at if at == -np.inf else self._reachable(at)
             best, found = self._ask(best, schemes, agent, exactly, np.inf if at == -np.inf else exactly, width / 4)
             if not found.optimal:
                 return best
             if np.isfinite(found.level):
-                lines.append((found.level, found.worth))
+                lines.append((found.level, found.value_price))
             elif not lines:
                 return best
             at, upper = soft_bound(np.array(lines), base, shift, tau, low, high, width / 8)
@@ -177,10 +183,10 @@ class SelectionQuantal(SelectionCheck):
 def soft_bound(
     lines: Float[np.ndarray, "C 2"], base: float, shift: float, tau: float, low: float, high: float, width: float
 ) -> tuple[float, float]:
-    """Where in [low, high] base + s(v) (f(v) - base) is largest, and a bound of it within `width`: f the least of
-    level - slope * v over `lines`, s(v) = 1 / (1 + exp((shift - v) / tau))."""
+    """The maximiser over v in [low, high] of base + s(v) (f(v) - base), and an upper bound within `width` of the
+    maximum, where f(v) is the minimum of level - slope * v over `lines` and s(v) = 1 / (1 + exp((shift - v) / tau))."""
 
-    def chance(v):
+    def picked(v):
         return 1 / (1 + np.exp(np.minimum((shift - v) / tau, 700)))
 
     def most(v):
@@ -188,13 +194,13 @@ def soft_bound(
 
     ends = np.linspace(low, high, INTERVALS + 1)
     left, right = ends[:-1], ends[1:]
-    done = -np.inf  # bound of what was set aside
+    done = -np.inf  # The largest bound of the intervals that are no longer divided.
     while True:
-        # on an interval f is at most the least of its lines' larger ends, and s is at an end
+        # On an interval f is at most the minimum over lines of the line's larger end, and s is monotone.
         over = np.maximum(lines[:, :1] - lines[:, 1:] * left, lines[:, :1] - lines[:, 1:] * right).min(0) - base
-        bound = base + np.where(over > 0, over * chance(right), over * chance(left))
+        bound = base + np.where(over > 0, over * picked(right), over * picked(left))
         middle = (left + right) / 2
-        value = base + chance(middle) * (most(middle) - base)
+        value = base + picked(middle) * (most(middle) - base)
         best = int(value.argmax())
         keep = bound > value[best] + width
         done = max(done, float(bound[~keep].max(initial=-np.inf)))

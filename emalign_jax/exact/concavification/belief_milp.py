@@ -1,14 +1,15 @@
-"""An upper bound of what any belief pays a rational user's agent, by a list or a MILP (section 5.4 of docs/model.md).
+"""An upper bound of the payoff of any belief with a rational user, by enumeration or a MILP (section 5.4 of
+docs/model.md).
 
-Where `BeliefProblem.edges` holds all vertices of the arrangement of ties they are looked at; beyond, the best belief is
-the optimum of a mixed-integer program,
+Where `BeliefProblem.edges` has all vertices of the arrangement of ties, they are enumerated. Otherwise the best belief
+is the optimum of a mixed-integer program,
 
     maximise  sum_{t,a,b} y[t,a,b] H[b,t,a] - price @ mu
     subject to  sum_a y[t,a,b] = mu[b],  sum_b mu[b] = 1,  sum_b y[t,a,b] = z[t,a] in {0, 1},
                 sum_b y[t,a,b] (u[b,t,a] - u[b,t,c]) >= 0  for all t, a, c, eased by the tolerance,
 
-z the action that type t takes, y = mu z. HiGHS's dual bound is the upper bound, also where it stops early. Finding the
-best belief is NP-hard in general, hence `MAX_BINARIES`.
+where z is the action that type t takes, and y = mu z. The upper bound is HiGHS's dual bound, which is valid also where
+HiGHS stops early. Finding the best belief is NP-hard in general, hence `MAX_BINARIES`.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ from emalign_jax.exact.concavification.branch_and_bound import PricingBound
 from emalign_jax.games import units
 from emalign_jax.lp.highs import KeptLP, new_highs
 
-MAX_BINARIES = 256  # types times actions
-WORK_PER_SECOND = 1e7  # how the budget of `bound_pricing` is turned into time
-BLUR = 1e-6  # of what two actions differ by: how exactly it is known whether they are tied at an edge
-NUDGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)  # the optimum is on the edge of ties, which rounding may lose
+# Types times actions.
+MAX_BINARIES = 256
+# Converts `work` (operations, as in `pricing_bound`) to a time limit.
+WORK_PER_SECOND = 1e7
+# Added to the tie tolerance at edges, where rounding may hide a tie.
+EDGE_ROUNDING = 1e-6
+# The optimum is at an edge, where rounding may hide a tie, so that beliefs at these distances from it are tried too.
+NUDGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
 
 
 def bound_rational_pricing(
     problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
 ) -> PricingBound:
-    """Bound max over the simplex of what the goal pays, ties in its favour, less price @ mu."""
+    """Bound the maximum over the simplex of the goal's payoff, with ties in its favour, less price @ mu."""
     if not problem.knows_all_edges:
         return _solve(problem, goal, price, target, work)
     edges, kinks = problem.edges, problem.kinks
@@ -45,7 +50,7 @@ def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> 
     """The limit superior of the goal's payoff at `points`, which are edges."""
     B, T, A = problem.own_payoff.shape
     total = (points @ goal).reshape(-1, T, A)
-    if B <= 2 and problem.user.ties != "agents":  # what the response is on either side of an edge
+    if B <= 2 and not problem.user.favours:  # The responses on both sides of each edge.
         order = np.argsort(points[:, 0])
         middles = (points[order[1:]] + points[order[:-1]]) / 2
         beside = problem.responses(middles)[2]
@@ -53,12 +58,13 @@ def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> 
         best[order[1:]] = np.maximum(best[order[1:]], (beside * total[order[1:]]).sum((1, 2)))
         best[order[:-1]] = np.maximum(best[order[:-1]], (beside * total[order[:-1]]).sum((1, 2)))
         return best
-    tied = units.as_good(problem.ahead(points), problem.user.tie_tolerance + BLUR).all(-1)
+    tied = units.as_good(problem.ahead(points), problem.user.tie_tolerance + EDGE_ROUNDING).all(-1)
     return np.where(tied, total, -np.inf).max(-1).sum(-1)
 
 
 def _tied_exactly(problem: BeliefProblem, goal, price, taken: Int[np.ndarray, "T"]) -> Float[np.ndarray, "N B"]:
-    """The best belief at which these actions are the types' best without any tolerance; none, if there is none."""
+    """The best belief [1, B] at which the actions `taken` are best for the types without any tolerance; [0, B] if there
+    is none."""
     B, T, A = problem.own_payoff.shape
     types = np.arange(T)
     ahead = units.relaxed(problem.user_payoff, 0.0)[:, types, taken].reshape(B, T * A).T
@@ -70,18 +76,19 @@ def _tied_exactly(problem: BeliefProblem, goal, price, taken: Int[np.ndarray, "T
 
 
 def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
+    """`bound_rational_pricing` by the MILP."""
     B, T, A = problem.own_payoff.shape
     advantage = units.relaxed(problem.user_payoff, problem.user.tie_tolerance)
-    sent, taken = T * A * B, T * A  # columns: y[t, a, b], then z[t, a], then mu[b]
+    sent, taken = T * A * B, T * A  # Variables: y[t, a, b], then z[t, a], then mu[b].
     y, z = np.arange(sent).reshape(T, A, B), sent + np.arange(taken).reshape(T, A, 1)
     mu = sent + taken + np.arange(B)
-    blocks = [  # columns of each row, and what they are multiplied by
+    blocks = [  # The variables of each row and their coefficients.
         (np.concatenate([y.swapaxes(1, 2), np.tile(mu[:, None], (T, 1, 1))], 2), [1.0] * A + [-1.0]),
         (np.concatenate([y, z], 2), [1.0] * B + [-1.0]),
         (mu, 1.0),
         (np.repeat(y, A, 1), advantage.transpose(1, 2, 3, 0).reshape(T, A * A, B)),
     ]
-    columns = [at.reshape(-1, at.shape[-1]) for at, _ in blocks]
+    variables = [at.reshape(-1, at.shape[-1]) for at, _ in blocks]
     values = [np.broadcast_to(v, at.shape).reshape(-1, at.shape[-1]) for at, v in blocks]
     kept = np.concatenate([(v != 0).ravel() for v in values])
     filled = np.concatenate([(v != 0).sum(1) for v in values])
@@ -97,7 +104,7 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
     lp.a_matrix_.num_row_, lp.a_matrix_.num_col_ = lp.num_row_, lp.num_col_
     lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
-    lp.a_matrix_.index_ = np.concatenate([at.ravel() for at in columns])[kept].astype(np.int32)
+    lp.a_matrix_.index_ = np.concatenate([at.ravel() for at in variables])[kept].astype(np.int32)
     lp.a_matrix_.value_ = np.concatenate([v.ravel() for v in values])[kept]
     integer, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
     lp.integrality_ = [real] * sent + [integer] * taken + [real] * B
@@ -112,15 +119,17 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     proved = ended in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
     info = highs.getInfo()
     found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-    columns = np.array(highs.getSolution().col_value) if found else np.zeros(lp.num_col_)
-    mu = np.maximum(columns[mu], 0) if found else problem.target
+    solution = np.array(highs.getSolution().col_value) if found else np.zeros(lp.num_col_)
+    mu = np.maximum(solution[mu], 0) if found else problem.target
     mu = mu / mu.sum()
     beside = [mu[None], *(mu + share * (np.eye(B) - mu) for share in NUDGES)]
     if found:
-        beside.insert(0, _tied_exactly(problem, goal, price, columns[z[..., 0]].argmax(1)))
+        beside.insert(0, _tied_exactly(problem, goal, price, solution[z[..., 0]].argmax(1)))
     beside = np.concatenate(beside)
     excess = problem.value(beside, goal) - beside @ price
-    best = int((excess >= excess.max() - target / 8).argmax())  # the first that will do: it bears rounding best
+    best = int(
+        (excess >= excess.max() - target / 8).argmax()
+    )  # The first that is good enough is least affected by rounding.
     mu, best = beside[best], float(excess[best])
     spent = int(highs.getRunTime() * WORK_PER_SECOND)
     bound = float(info.mip_dual_bound) if proved else np.inf

@@ -1,7 +1,8 @@
-"""One agent's side of a game, the others fixed, as payoffs of beliefs (section 5.3 of docs/model.md).
+"""One agent's problem against fixed schemes of the others, in terms of beliefs (section 5.3 of docs/model.md).
 
-A message that is sent with probabilities c[xb] pays the agent F(c) and the user V(c), both homogeneous of degree one;
-they are written over beliefs mu[xb] = c[xb] * m[xb]. `column_generation.py` finds the best splitting of the prior.
+A message that is sent with probability c[xb] at x_B contributes F to the agent's payoff and V to the user's value. Both
+are functions of the unnormalised posterior mu[xb] = c[xb] * m[xb], homogeneous of degree one. `column_generation.py`
+finds the best splitting of the prior into such beliefs.
 """
 
 from __future__ import annotations
@@ -19,20 +20,31 @@ from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.users.base import AbstractUser
 
-MAX_KINKS = 4000  # indifference points that are all looked at; of more, a fixed sample
-MAX_EDGES = 16_000  # the same of points at which ties end
-IMPOSSIBLE = 1e-200  # x_B that are less likely cannot occur: their inverse would overflow
-MERGE = 1e-9  # beliefs closer than this are one
-REGULAR = 1e-9  # determinant of planes, scaled to largest entry 1, whose meeting point is known well
-PARALLEL = 1e-13  # of planes that do not meet, but for rounding
-SAME_TYPE = 1e-13  # types whose posteriors differ by less are one
+# The largest numbers of kinks and of edges that are all listed; of more, a fixed sample is taken.
+MAX_KINKS = 4000
+MAX_EDGES = 16_000
+# An x_B of smaller probability counts as impossible: its inverse would overflow.
+IMPOSSIBLE = 1e-200
+# Beliefs closer than this count as equal.
+SAME_BELIEF = 1e-9
+# Determinants of planes, scaled to largest entry 1: above REGULAR their common point is accurate; below PARALLEL the
+# planes have no common point, up to rounding.
+REGULAR = 1e-9
+PARALLEL = 1e-13
+# Types whose posteriors differ by less count as one type.
+SAME_TYPE = 1e-13
 
 
 class BeliefProblem:
-    """Types t = (x_A, joint message of the others): mass[b, t], and payoffs[b, t, a], a unit of belief in each x_B.
+    """The problem of one agent with T types t = (x_A, joint message of the others). The user is a RationalUser or, if
+    its `is_smooth`, a QuantalUser.
 
-    target [B]: the prior of the x_B that can occur; `possible` says which. spread: by how much the agent's payoff can
-    vary, at most (`units.unit`).
+    prior:     [XB] the distribution of x_B
+    possible:  [XB] which x_B can occur; there are B of them
+    target:    [B] the prior of the possible x_B
+    mass:      [B, T] the probability of type t given x_B
+    user_payoff, own_payoff: [B, T, A] the user's and the agent's payoffs, per unit of belief
+    spread:    the agent's unit of payoff (`units.unit`)
     """
 
     def __init__(
@@ -58,97 +70,99 @@ class BeliefProblem:
         self.user_payoff = (user_payoff * inverse[:, None]).transpose(1, 0, 2).reshape(shape)
         self.own_payoff = (own_payoff * inverse[:, None]).transpose(1, 0, 2).reshape(shape)
 
-    def _planes(self, ease: float) -> Float[np.ndarray, "P B"]:
-        """Where a type is torn between two actions, or an x_B is ruled out: plane @ belief = 0.
+    def _planes(self, tie_tolerance: float) -> Float[np.ndarray, "P B"]:
+        """The planes plane @ belief = 0 on which a type is indifferent between two actions, or some x_B has probability
+        0.
 
-        ease: where one action falls short of another one by this much of what they differ by (`units.relaxed`).
+        tie_tolerance: instead of indifference, one action is worse than the other by this share of what they differ by
+                       (`units.relaxed`).
         """
         B, _, A = self.user_payoff.shape
-        a, c = np.triu_indices(A, 1) if ease == 0 else np.nonzero(~np.eye(A, dtype=bool))
-        planes = units.relaxed(self.user_payoff, ease)[..., a, c].reshape(B, -1).T
+        a, c = np.triu_indices(A, 1) if tie_tolerance == 0 else np.nonzero(~np.eye(A, dtype=bool))
+        planes = units.relaxed(self.user_payoff, tie_tolerance)[..., a, c].reshape(B, -1).T
         size = np.abs(planes).max(1, keepdims=True)
         return np.concatenate([np.eye(B), (planes / np.where(size > 0, size, 1))[size[:, 0] > 0]])
 
     @functools.cached_property
     def kinks(self) -> Float[np.ndarray, "N B"]:
-        """Beliefs at which B - 1 of the planes meet: where a rational user's response turns, and near where a quantal
-        one's does. A fixed sample if there are more than `MAX_KINKS`."""
+        """Beliefs at which B - 1 of the planes meet. There, a rational user's response jumps; near there, a precise
+        quantal user's response changes fast. A fixed sample if there are more than `MAX_KINKS`."""
         return self._corners(0.0)[0]
 
     @property
     def knows_all_edges(self) -> bool:
-        """Whether `edges` holds them all: a rational user's agent then does best at some of them."""
+        """Whether `edges` has all of them. With a rational user, one of them is then an optimal belief."""
         return self._edges[1]
 
     @property
     def edges(self) -> Float[np.ndarray, "N B"]:
-        """As `kinks`, of the planes on which two actions cease to be tied within the user's tolerance."""
+        """As `kinks`, for the planes on which two actions are just tied within the user's tolerance."""
         return self._edges[0]
 
     @functools.cached_property
     def _edges(self) -> tuple[Float[np.ndarray, "N B"], bool]:
         return self._corners(self.user.tie_tolerance)
 
-    def _corners(self, ease: float) -> tuple[Float[np.ndarray, "N B"], bool]:
-        """The points at which B - 1 planes meet, and whether all of them are known."""
+    def _corners(self, tie_tolerance: float) -> tuple[Float[np.ndarray, "N B"], bool]:
+        """The points at which B - 1 planes meet, and whether these are all."""
         B = len(self.target)
         if B == 1:
             return np.ones((1, 1)), True
-        planes = self._planes(ease)
-        most = MAX_KINKS if ease == 0 else MAX_EDGES
+        planes = self._planes(tie_tolerance)
+        most = MAX_KINKS if tie_tolerance == 0 else MAX_EDGES
         chosen = _choices(len(planes), B - 1, most)
         systems = np.concatenate([planes[chosen], np.ones((len(chosen), 1, B))], axis=1)
         size = np.abs(np.linalg.det(systems))
         found = _meeting(systems[size > REGULAR])
         found = np.maximum(found[(found > -1e-9).all(1)], 0)
         found = np.concatenate([np.eye(B), found / found.sum(1, keepdims=True)])
-        blurred = systems[(size > PARALLEL) & (size <= REGULAR)]  # planes that meet, too flat to tell where
-        known = count_corners(len(planes), B) <= most and not (_meeting(blurred) > -0.01).all(1).any()
+        inaccurate = systems[(size > PARALLEL) & (size <= REGULAR)]
+        known = count_corners(len(planes), B) <= most and not (_meeting(inaccurate) > -0.01).all(1).any()
         return found[distinct(found)], known
 
     def payoffs(self, beliefs: Float[np.ndarray, "N B"]) -> tuple[np.ndarray, np.ndarray]:
-        """Agent's F and user's V at each (unnormalised) belief: [N], [N]."""
-        _, user_total, law = self.responses(beliefs)
-        own_total = (beliefs @ self.own_payoff.reshape(len(self.target), -1)).reshape(law.shape)
-        return (law * own_total).sum((1, 2)), (law * user_total).sum((1, 2))
+        """The agent's F and the user's V at each unnormalised belief: [N], [N]."""
+        _, user_total, distribution = self.responses(beliefs)
+        own_total = (beliefs @ self.own_payoff.reshape(len(self.target), -1)).reshape(distribution.shape)
+        return (distribution * own_total).sum((1, 2)), (distribution * user_total).sum((1, 2))
 
     def goal(self, own: float, user: float) -> Float[np.ndarray, "B TA"]:
-        """The payoff own * (agent's) + user * (user's), to be handed to `value`, `slope` and `totals`."""
+        """The payoff own * (agent's) + user * (user's), an argument of `value`, `slope` and `totals`."""
         return (own * self.own_payoff + user * self.user_payoff).reshape(len(self.target), -1)
 
     def value(self, beliefs: Float[np.ndarray, "N B"], goal: Float[np.ndarray, "B TA"]) -> Float[np.ndarray, "N"]:
-        *_, law = self.responses(beliefs)
-        return (law.reshape(len(beliefs), -1) * (beliefs @ goal)).sum(1)
+        *_, distribution = self.responses(beliefs)
+        return (distribution.reshape(len(beliefs), -1) * (beliefs @ goal)).sum(1)
 
     def slope(self, beliefs: Float[np.ndarray, "N B"], goal: Float[np.ndarray, "B TA"]) -> Float[np.ndarray, "N B"]:
-        """Gradient of `value` in the belief; quantal user only."""
-        mass, user_total, law = self.responses(beliefs)
+        """The gradient of `value` in the belief, for a quantal user."""
+        mass, user_total, distribution = self.responses(beliefs)
         N = len(beliefs)
         per_mass = 1 / np.where(mass > IMPOSSIBLE, mass, np.inf)[..., None]
-        mean = (beliefs @ goal).reshape(law.shape) * per_mass
-        pull = float(self.user.precision) * law * (mean - (law * mean).sum(-1, keepdims=True))
+        mean = (beliefs @ goal).reshape(distribution.shape) * per_mass
+        pull = float(self.user.precision) * distribution * (mean - (distribution * mean).sum(-1, keepdims=True))
         return (
-            law.reshape(N, -1) @ goal.T
+            distribution.reshape(N, -1) @ goal.T
             + pull.reshape(N, -1) @ self.user_payoff.reshape(len(self.target), -1).T
             - (pull * user_total * per_mass).sum(-1) @ self.mass.T
         )
 
     def totals(self, beliefs: Float[np.ndarray, "N B"], goal: Float[np.ndarray, "B TA"]):
-        """What is linear in the belief: mass [N, T], the user's total of each action and the goal's [N, T, A]."""
+        """Linear functions of the belief: mass [N, T], the user's and the goal's totals of each action [N, T, A]."""
         B, T, A = self.user_payoff.shape
         user = (beliefs @ self.user_payoff.reshape(B, T * A)).reshape(-1, T, A)
         return beliefs @ self.mass, user, (beliefs @ goal).reshape(-1, T, A)
 
     def ahead(self, beliefs: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "N T A A"]:
-        """By how much the user prefers each action to each other one, where it does."""
+        """The user's advantages of each action over each other one (`units.advantages`)."""
         return _ahead(beliefs, self.user_payoff)
 
     def responses(self, beliefs: Float[np.ndarray, "N B"]):
-        """mass [N, T], the user's total of each action [N, T, A], and her law over actions [N, T, A]."""
+        """mass [N, T], the user's total of each action [N, T, A], and the distribution over actions [N, T, A]."""
         B, T, A = self.own_payoff.shape
         mass = beliefs @ self.mass
         user_total = (beliefs @ self.user_payoff.reshape(B, T * A)).reshape(-1, T, A)
-        own_total = user_total  # of no interest to a quantal user's response
+        own_total = user_total  # Not used unless ties go to the agent.
         if self.user.favours:
             own_total = (beliefs @ self.own_payoff.reshape(B, T * A)).reshape(-1, T, A)
 
@@ -159,7 +173,7 @@ class BeliefProblem:
 
 
 def _ahead(beliefs: Float[np.ndarray, "N B"], payoff: Float[np.ndarray, "B T A"]) -> Float[np.ndarray, "N T A A"]:
-    """By how much each action beats each other one, at each belief and type."""
+    """The advantages of each action over each other one at each belief and type."""
     B, T, A = payoff.shape
     return (beliefs @ units.advantages(payoff).reshape(B, -1)).reshape(-1, T, A, A)
 
@@ -167,7 +181,7 @@ def _ahead(beliefs: Float[np.ndarray, "N B"], payoff: Float[np.ndarray, "B T A"]
 def pooled_problem(
     game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], agent: int, user: AbstractUser
 ) -> BeliefProblem:
-    """Agent `agent` among the others' `schemes` in Pooled; with no others, the monopolist's problem."""
+    """The problem of `agent` against the others' `schemes` in Pooled; with no others, the monopolist's problem."""
     XB, A = game.user.shape[1:]
     weights = np.ones((1, XB))
     for j, scheme in enumerate(schemes):
@@ -180,28 +194,28 @@ def pooled_problem(
 
 
 def monopoly_problem(game: ReducedGame, agent: int, user: AbstractUser) -> BeliefProblem:
-    """Agent `agent` alone with the user: a monopolist, or a partner in Selection."""
+    """The problem of `agent` alone with the user: a monopolist, or the picked agent in Selection."""
     return pooled_problem(game, np.empty((0, game.mass.shape[1], 1)), agent, user)
 
 
 def distinct(points: Float[np.ndarray, "N B"]) -> Int[np.ndarray, "D"]:
-    """Which of `points` to keep so that none agrees with an earlier one to within `MERGE`."""
+    """The indices of `points` without those that equal an earlier one to within `SAME_BELIEF`."""
     if len(points) < 2:
         return np.arange(len(points))
-    rounded = np.round(points / MERGE)
-    order = np.lexsort(rounded.T)  # stable, and on few numbers faster than `np.unique` of rows
+    rounded = np.round(points / SAME_BELIEF)
+    order = np.lexsort(rounded.T)  # Stable, and faster than `np.unique` for few numbers.
     new = (np.diff(rounded[order], axis=0) != 0).any(1)
     return np.sort(order[np.concatenate([[True], new])])
 
 
 def count_corners(planes: int, agent_features: int) -> int:
-    """In how many ways so many planes, those of the simplex among them, may meet in a point."""
+    """In how many ways agent_features - 1 of the `planes`, including those of the simplex, can be chosen."""
     return math.comb(planes, agent_features - 1)
 
 
 @functools.lru_cache(maxsize=64)
 def _choices(planes: int, some: int, most: int) -> Int[np.ndarray, "N some"]:
-    """So many of the planes, in all ways, or in a fixed sample of `MAX_KINKS` of them if there are more than `most`."""
+    """All choices of `some` of the planes; a fixed sample of `MAX_KINKS` choices if there are more than `most`."""
     if math.comb(planes, some) <= most:
         return np.array(list(itertools.combinations(range(planes), some)), int).reshape(-1, some)
     draws = np.random.default_rng(0).random((MAX_KINKS, planes))
@@ -209,13 +223,14 @@ def _choices(planes: int, some: int, most: int) -> Int[np.ndarray, "N some"]:
 
 
 def _meeting(systems: Float[np.ndarray, "N B B"]) -> Float[np.ndarray, "N B"]:
+    """The common point of the planes of each system."""
     target = np.zeros((*systems.shape[:2], 1))
     target[:, -1] = 1
     return np.linalg.solve(systems, target)[..., 0]
 
 
 def _merge(mass, user_payoff, own_payoff):
-    """Types with one posterior as one type: a rival who says nothing, or the same twice, adds none."""
+    """Types with the same posterior are merged: a message of a rival without information adds no type."""
     flat = np.concatenate([mass, user_payoff.reshape(len(mass), -1), own_payoff.reshape(len(mass), -1)], axis=1)
     share = flat / mass.sum(1, keepdims=True)
     _, group = np.unique(np.round(share / SAME_TYPE), axis=0, return_inverse=True)

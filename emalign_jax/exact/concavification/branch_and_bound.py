@@ -1,13 +1,13 @@
-"""An upper bound of what any belief pays a quantal user's agent, by branch and bound over sub-simplices.
+"""An upper bound of the payoff of any belief with a quantal user, by branch and bound over sub-simplices.
 
-`column_generation.py` gives a price for each x_B; what is left to prove is that no belief mu pays more than its price:
-the maximum over the simplex of phi(mu) - price @ mu, phi the sum of phi_t = D_t psi_t over types t. Section 5.3 of
-docs/model.md derives three bounds of phi_t on a cell (a sub-simplex with vertices v_i), called `first`, `second` and
-`third` here. Each has the form sum_i lambda_i (phi_t(v_i) + excess_i), lambda the weights of the vertices, so that the
-largest vertex value bounds the cell. E and W are the user's and the agent's expected payoffs of the actions.
+`column_generation.py` gives a price for each x_B. It remains to bound the maximum over the simplex of
+phi(mu) - price @ mu, where phi is the sum of phi_t = D_t psi_t over types t. Section 5.3 of docs/model.md derives three
+bounds of phi_t on a cell (a sub-simplex with vertices v_i), called `first`, `second` and `third` here. Each has the
+form sum_i lambda_i (phi_t(v_i) + excess_i), with lambda the weights of the vertices, so that the largest vertex value
+bounds the cell. E and W are the user's and the agent's expected payoffs of the actions.
 
-An edge's excess goes to whichever vertex is lower (by the choice of s there); cells are cut along the edge that
-contributes most. All this is float64: bounds hold up to rounding, 1e-12 or so of the payoffs.
+The excess of an edge is assigned mainly to its lower vertex (by the choice of s there). Cells are divided along the
+edge that contributes most. All this is float64: bounds hold up to rounding, about 1e-12 of the payoffs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,30 @@ from jaxtyping import Float
 from emalign_jax.exact.concavification.beliefs import BeliefProblem
 from emalign_jax.exact.concavification.interleaving import Search, alone
 
-SHARPEST = 1e9  # precision beyond which a quantal user's bounds are left open: their squares would overflow
-CELL_BLOCK = 256  # cells bounded in one pass, so that arrays stay in the cache
-NEGLIGIBLE = 0.05  # of the target: types that may add less, all together, are left as they are
-WEIGHTS = (1e-4, 1e-2, 0.2, 0.5, 0.8, 1 - 1e-2, 1 - 1e-4)  # of one end of an edge against the other
-CUTS = (0.02, 0.98)  # how near to an end of an edge a cell may be cut
-CROWD = (1.0, 3.0, 30.0)  # how many types like it a type reckons with
-REFUTATIONS = 8  # beliefs returned that pay more than was to be proved
+# For a larger precision no bound is given: its square might overflow.
+MAX_PRECISION = 1e9
+# Cells bounded in one pass, so that arrays stay in the cache.
+CELL_BLOCK = 256
+# Relative to the target: types that together can add no more than this are not bounded more closely.
+NEGLIGIBLE = 0.05
+# Candidate weights of one end of an edge against the other.
+WEIGHTS = (1e-4, 1e-2, 0.2, 0.5, 0.8, 1 - 1e-2, 1 - 1e-4)
+# The range of the point of an edge at which a cell is divided.
+CUTS = (0.02, 0.98)
+# Candidate multiples of a type's excess that stand for the excess of the other types.
+OTHER_TYPES = (1.0, 3.0, 30.0)
+# The largest number of beliefs above the target that are returned.
+REFUTATIONS = 8
 
 
 class PricingBound(NamedTuple):
-    """upper: no belief pays more than its price plus this; best: the largest that was met, at the first of `at`
-    (the others of `at` pay more than the target too); work: numbers handled."""
+    """Bounds of the maximum over beliefs of the payoff less the price.
+
+    upper: an upper bound of the maximum
+    best:  the largest difference found, attained at the first belief of `at`
+    at:    [N, B] beliefs whose difference exceeds the target, or the best one
+    work:  the number of operations
+    """
 
     upper: float
     best: float
@@ -42,29 +54,29 @@ class PricingBound(NamedTuple):
 def bound_pricing(
     problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
 ) -> PricingBound:
-    """`pricing_bound` of one problem alone."""
+    """`pricing_bound` for one problem."""
     return alone(pricing_bound(problem, goal, price, target, work))
 
 
 def pricing_bound(
     problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
 ) -> Search[PricingBound]:
-    """Bound max over the simplex of `problem.value(mu, goal) - price @ mu`, until it is proved to be at most `target`,
-    beliefs above it are met, or `work` is used up (a cell costs edges x types x pairs of actions)."""
+    """Bound the maximum over the simplex of `problem.value(mu, goal) - price @ mu`, until it is proved to be at most
+    `target`, a belief above it is found, or `work` is used up (per cell: edges x types x pairs of actions)."""
     B, T, A = problem.own_payoff.shape
     if B == 1:
         best = float((problem.value(np.ones((1, 1)), goal) - price)[0])
         return PricingBound(best, best, np.ones((1, 1)), 0)
-    if not float(problem.user.precision) <= SHARPEST:
+    if not float(problem.user.precision) <= MAX_PRECISION:
         return PricingBound(np.inf, -np.inf, np.eye(B)[:1], 0)
     cost = max(1, B * (B - 1) // 2 * T * A * (A - 1) // 2)
-    pool = [(np.eye(B)[None], np.array([np.inf]))]  # sub-simplices [N, B, B] and what bounds them so far
+    pool = [(np.eye(B)[None], np.array([np.inf]))]  # Sub-simplices [N, B, B] and their bounds so far.
     proved, best, at, used = -np.inf, -np.inf, pool[0][0][0, :1], 0
     while pool and used < work and best <= target:
         cells = _take(pool, CELL_BLOCK)
         used += len(cells) * cost
         bounds, values, edges = yield Cells(problem, goal, price, cells, target)
-        bounds = np.where(np.isfinite(bounds), bounds, np.inf)  # what overflowed is not proved
+        bounds = np.where(np.isfinite(bounds), bounds, np.inf)  # Where a bound overflowed, nothing is proved.
         if values.max() > best:
             best = float(values.max())
             at = cells.reshape(-1, B)[np.argsort(-values.ravel())[: max(1, min(REFUTATIONS, (values > target).sum()))]]
@@ -76,7 +88,7 @@ def pricing_bound(
 
 
 def _take(pool: list, count: int) -> np.ndarray:
-    """The last `count` cells of the pool, or all."""
+    """Remove and return the last `count` cells of the pool, or all."""
     taken = []
     while pool and count:
         cells, bounds = pool.pop()
@@ -89,7 +101,7 @@ def _take(pool: list, count: int) -> np.ndarray:
 
 
 def _split(cells: Float[np.ndarray, "N V B"], edges) -> Float[np.ndarray, "2*N V B"]:
-    """Cut each cell in two at a point of an edge: (i, j, share of the way from i to j) [N, 3]."""
+    """Divide each cell in two at a point of an edge: (i, j, share of the way from i to j) [N, 3]."""
     rows = np.arange(len(cells))
     i, j, share = edges[:, 0].astype(int), edges[:, 1].astype(int), edges[:, 2:]
     middle = (1 - share) * cells[rows, i] + share * cells[rows, j]
@@ -100,14 +112,17 @@ def _split(cells: Float[np.ndarray, "N V B"], edges) -> Float[np.ndarray, "2*N V
 
 
 def bound_cells(problem: BeliefProblem, goal, price, cells: Float[np.ndarray, "N V B"], target: float):
-    """Upper bounds [N] of value - price @ mu on each cell, its values at the vertices [N, V], and where to cut
-    it: edge (i, j) and the share of the way from i to j [N, 3]."""
+    """Upper bounds [N] of value - price @ mu on each cell, the values at its vertices [N, V], and where to divide it:
+    edge (i, j) and the share of the way from i to j [N, 3]."""
     return Cells.serve([Cells(problem, goal, price, cells, target)])[0]
 
 
 class Cells(NamedTuple):
-    """Bound these cells. In what follows V numbers vertices, e edges, P pairs of a cell and a type; these come last,
-    so that sums over the others run along memory."""
+    """A request to bound these cells, see `interleaving.py`.
+
+    Below, V is the number of vertices, e of edges, P of pairs of a cell and a type; the axis of cells or pairs comes
+    last, so that sums over the other axes run along memory.
+    """
 
     problem: BeliefProblem
     goal: Float[np.ndarray, "B TA"]
@@ -126,7 +141,7 @@ class Cells(NamedTuple):
 
     @staticmethod
     def serve(requests: list[Cells]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """What `bound_cells` returns, for each."""
+        """The results of `bound_cells` for each request."""
         counts = [len(r.cells) for r in requests]
         ends = np.cumsum(counts)
         (B, T, A), N = requests[0].size, ends[-1]
@@ -147,19 +162,19 @@ class Cells(NamedTuple):
 
 
 def _bound(L: Float[np.ndarray, "N"], mass: Float[np.ndarray, "V N T"], totals, values, target: Float[np.ndarray, "N"]):
-    """Bounds [N] and where to cut [N, 3]; adds what is paid at the vertices to `values` [V, N]. totals: the user's and
-    the goal's [2, A, V, N, T]."""
+    """Bounds [N] and where to divide the cells [N, 3]; adds the payoffs at the vertices to `values` [V, N]. totals:
+    the user's and the goal's [2, A, V, N, T]."""
     V, N, T = mass.shape
-    # at a vertex at which a type cannot occur, its posterior is any mean of the others'; it has no weight there
+    # At a vertex where a type has probability 0 its posterior is arbitrary: the mean of the other vertices is used.
     E, W = _posterior(totals, mass)
-    law = np.exp(L[:, None] * (E - E.max(0)))
-    law /= law.sum(0)
-    mean = (law * W).sum(0)  # psi [V, N, T]
+    distribution = np.exp(L[:, None] * (E - E.max(0)))
+    distribution /= distribution.sum(0)
+    mean = (distribution * W).sum(0)  # psi [V, N, T]
     values += (mass * mean).sum(-1)
 
-    # most types do the same thing all over a cell: the others' odds against the surest action bound what they may add
-    surest = law.min(1).argmax(0)[None, None]
-    odds = (law / np.maximum(np.take_along_axis(law, surest, 0), 1e-300)).max(1).sum(0) - 1
+    # Most types take the same action on the whole cell. The odds of the other actions bound the excess of a type.
+    surest = distribution.min(1).argmax(0)[None, None]
+    odds = (distribution / np.maximum(np.take_along_axis(distribution, surest, 0), 1e-300)).max(1).sum(0) - 1
     above = np.minimum(odds, 1) * (W.max((0, 1)) - W.min((0, 1)))  # [N, T]
     varies = above * mass.max(0) > NEGLIGIBLE / T * target[:, None]
     linear = (mass * np.where(varies, 0, above)).sum(-1)  # [V, N]
@@ -168,16 +183,16 @@ def _bound(L: Float[np.ndarray, "N"], mass: Float[np.ndarray, "V N T"], totals, 
         return (values + linear).max(0), np.tile([0, 1, 0.5], (N, 1))
     pair = n * T + t
     mass, mean = (x.reshape(V, -1).take(pair, -1) for x in (mass, mean))
-    E, W, law = (x.reshape(len(law), V, -1).take(pair, -1) for x in (E, W, law))
-    active = _Types(L[n], mass, E, W, law, mean)
+    E, W, distribution = (x.reshape(len(distribution), V, -1).take(pair, -1) for x in (E, W, distribution))
+    active = _Types(L[n], mass, E, W, distribution, mean)
     bounds, edge, share = active.excess(n, values + linear)
     return bounds, np.stack([active.i[edge], active.j[edge], share], axis=1)
 
 
 class _Types:
-    """P pairs of a cell and a type whose response varies on it: mass [V, P], E, W, law [A, V, P], psi [V, P]."""
+    """P pairs of a cell and a type whose response varies: mass [V, P]; E, W, response [A, V, P]; psi [V, P]."""
 
-    def __init__(self, L, mass, E, W, law, psi):
+    def __init__(self, L, mass, E, W, distribution, psi):
         self.mass, self.V = mass, len(mass)
         self.i, self.j = np.triu_indices(self.V, 1)
         A = len(E)
@@ -187,11 +202,11 @@ class _Types:
                 apart = L * (E - E[a])
                 high[a] = 1 / np.exp(apart.min(1)).sum(0)
                 low[a] = 1 / np.exp(apart.max(1)).sum(0)
-        for a in range(A):  # by how much action a may pay less than the mean response
+        for a in range(A):  # By how much action a may pay less than the mean response.
             short[a] = (high * np.maximum((W - W[a]).max(1), 0)).sum(0)
         apart = W - psi
-        up, down = (high[:, None] - law) * apart, (low[:, None] - law) * apart
-        above = np.maximum(np.maximum(up, down).sum(0), 0)  # psi may exceed its vertex value by so much
+        up, down = (high[:, None] - distribution) * apart, (low[:, None] - distribution) * apart
+        above = np.maximum(np.maximum(up, down).sum(0), 0)  # psi exceeds its vertex value by at most this.
         self.first = mass * above  # [V, P]
 
         i, j = self.i, self.j
@@ -216,14 +231,14 @@ class _Types:
         rank = np.take_along_axis(rank, peeled, 0)  # [e, P]
         self.curve = self.pair = second
         least = (self.even * second).sum(0)
-        for number in range(1, self.V):  # of vertices told apart from the rest
+        for number in range(1, self.V):  # The number of vertices that are treated separately.
             pair = np.where(rank < number, third, second)
             cost = (self.even * pair).sum(0)
             self.pair = np.where(cost < least, pair, self.pair)
             least = np.minimum(cost, least)
 
     def excess(self, n, values: Float[np.ndarray, "V N"]):
-        """The least bound found for each cell, the edge to cut and where [N] each. n [P]: the cell of each pair."""
+        """For each cell [N]: the smallest bound found, the edge to divide and where. n [P]: the cell of each pair."""
         N, i, j = values.shape[1], self.i, self.j
         pairs = (self.even * self.pair).sum(0)
         first = self.first.max(0) < pairs
@@ -235,7 +250,7 @@ class _Types:
             second[i[e]] += at_i[e]
             second[j[e]] += at_j[e]
         own, bounds = values[:, n], np.full(N, np.inf)
-        for others in CROWD:  # which option suits a type depends on how much the others add
+        for others in OTHER_TYPES:  # Which bound is better for a type depends on the excess of the others.
             choice = (own + others * self.first).max(0) < (own + others * second).max(0)
             chosen = np.where(choice, self.first, second)
             bounds = np.minimum(bounds, (values + _sum(n, chosen, N)).max(0))
@@ -243,18 +258,18 @@ class _Types:
         share = np.sqrt(self.even * self.curve)
         share *= size / np.maximum(share.sum(0), 1e-300)
         edge = _sum(n, share, N).argmax(0)
-        # a type that is rare at one end turns near that end, so the cut is nearer to it
+        # The response of a type that is rare at one end changes near that end, so the cell is divided nearer to it.
         rows, root = np.arange(len(n)), np.sqrt(self.mass)
         share, x, y = share[edge[n], rows], root[i[edge[n]], rows], root[j[edge[n]], rows]
         total = _sum(n, np.stack([share, share * x / np.maximum(x + y, 1e-300)]), N)
         return bounds, edge, np.clip(total[1] / np.maximum(total[0], 1e-300), *CUTS)
 
     def _shares(self, n, pair, values):
-        """s [e, P] for x y / (x + y) <= s^2 x + (1 - s)^2 y, x and y the masses at the ends of an edge: any s in
-        [0, 1] is valid, so an edge's excess goes more to the end that has the lower value."""
+        """s [e, P] in x y / (x + y) <= s^2 x + (1 - s)^2 y, where x and y are the masses at the ends of an edge. Any s
+        in [0, 1] is valid; it is chosen so that the end with the lower value gets most of the excess."""
         N, i, j = values.shape[1], self.i, self.j
         x, y = self.mass[i], self.mass[j]
-        ends = values[i] / (self.V - 1), values[j] / (self.V - 1)  # a vertex has V - 1 edges
+        ends = values[i] / (self.V - 1), values[j] / (self.V - 1)  # A vertex has V - 1 edges.
         least, best = np.full((len(i), N), np.inf), np.full((len(i), len(n)), 0.5)
         for weight in WEIGHTS:
             share = (1 - weight) * y / np.maximum(weight * x + (1 - weight) * y, 1e-300)
@@ -267,7 +282,7 @@ class _Types:
 
 
 def _sum(n, what: Float[np.ndarray, "X P"], N: int) -> Float[np.ndarray, "X N"]:
-    """Sums over the pairs of each cell; n is in order."""
+    """Sums over the pairs of each cell; n [P], the cell of each pair, is sorted."""
     out = np.zeros((len(what), N))
     first = np.flatnonzero(np.diff(n, prepend=-1))
     out[:, n[first]] = np.add.reduceat(what, first, axis=1)
@@ -275,7 +290,7 @@ def _sum(n, what: Float[np.ndarray, "X P"], N: int) -> Float[np.ndarray, "X N"]:
 
 
 def _posterior(totals: Float[np.ndarray, "2 A V N T"], mass: Float[np.ndarray, "V N T"]):
-    """totals / mass, where a vertex without mass takes the mean of the cell's others."""
+    """totals / mass; at a vertex without mass, the mean over the cell's other vertices."""
     seen, whole = mass > 0, mass.sum(0)
     if seen.all():
         return totals / mass

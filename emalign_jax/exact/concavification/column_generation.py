@@ -1,8 +1,8 @@
 """Concavification: an agent's best payoff as an LP over beliefs, by column generation (section 5.3 of docs/model.md).
 
-Any set of beliefs gives a lower bound, attained by a scheme. The master LP's dual prices every x_B; beliefs that pay
-more than their price are added. A proof that none pays more than its price plus some excess (`branch_and_bound.py`,
-`belief_milp.py`) makes value + excess an upper bound over all schemes.
+Any set of beliefs gives a lower bound, attained by a scheme. The master LP's dual is a price for every x_B; beliefs
+whose payoff exceeds their price are added. If no belief's payoff exceeds its price by more than some excess (proved in
+`branch_and_bound.py` or `belief_milp.py`), value + excess is an upper bound over all schemes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,32 @@ from emalign_jax.exact.concavification.interleaving import Search, alone
 from emalign_jax.exact.concavification.lattice import simplex_lattice
 from emalign_jax.exact.concavification.local_search import Climb
 from emalign_jax.lp.highs import KeptLP
-from emalign_jax.users.quantal import QuantalUser
 
-ROUNDS = 30  # of column generation
-PRICE_TOLERANCE = 1e-8  # relative to the spread of the agent's payoff
-PEAKS = 8  # local maxima of the lattice from which a pricing search sets out
-KINKS = 24  # and indifference points
-NUDGES = (1e-5, 1e-3)  # how far from a kink to look at what the user does beside it
-PROVED = 0.9  # share of the bracket that a proof may leave open; the rest is for rounding
-ROUNDING = 1e-9  # of the spread: a proof that is below what was met by more is none
-PROOFS = 20  # attempts at a proof, each of which adds the belief that refutes the last one
+# The largest number of rounds of column generation.
+ROUNDS = 30
+# Relative to the spread of the agent's payoff: a belief is added if its payoff exceeds its price by more.
+PRICE_TOLERANCE = 1e-8
+# A pricing search starts from this many local maxima on the lattice and this many indifference points.
+PEAKS = 8
+KINKS = 24
+# Distances from a kink at which the user's response is evaluated too.
+NUDGES = (1e-5, 1e-3)
+# The share of the bracket that a proof may leave open; the rest is for rounding.
+PROVED = 0.9
+# Relative to the spread: a proved bound that is below an evaluated payoff by more than this is invalid.
+ROUNDING = 1e-9
+# The largest number of attempts at a proof. Each failed attempt adds the beliefs that refuted it.
+PROOFS = 20
 
 
 class BeliefOptimum(NamedTuple):
-    """What a belief LP found.
+    """An optimum of a belief LP.
 
-    value:   attained by `scheme` [XB, S]; NaN unless `optimal`
-    upper:   no scheme pays more (inf where no proof was asked for)
-    status:  "Optimal", or what HiGHS said instead
-    level, worth: at any least (or exact) user value v, no scheme pays more than level - worth * v
+    value:   the payoff of `scheme` [XB, S]; NaN unless `optimal`
+    upper:   an upper bound of the payoff of any scheme; inf where no proof was asked for
+    status:  "Optimal", or HiGHS's status instead
+    level, value_price: level - value_price * v is an upper bound of the payoff of any scheme at user value at least
+             (or exactly) v
     """
 
     optimal: bool
@@ -46,30 +53,31 @@ class BeliefOptimum(NamedTuple):
     scheme: Float[np.ndarray, "XB S"]
     status: str
     level: float = np.inf
-    worth: float = 0.0
+    value_price: float = 0.0
 
 
 class BeliefLP:
     """The master LP of one `BeliefProblem`, kept with its beliefs from call to call.
 
-    beliefs: further starting beliefs over all x_B, such as those of his present scheme; any scale.
-    sign:    -1 asks for the agent's worst payoff (values are then his payoffs still, bounds those of -payoff).
+    beliefs: further initial beliefs over all x_B, such as those of the agent's present scheme; any scale.
+    sign:    -1 for the agent's worst payoff (`value` is then still the payoff, `upper` bounds -payoff).
     """
 
     def __init__(self, problem: BeliefProblem, beliefs: Float[np.ndarray, "N XB"], *, sign: float = 1.0):
         self.problem, self.sign = problem, sign
         self._lattice = simplex_lattice(len(problem.target))
-        self._asked: tuple | None = None  # the last question, and the answer of the master LP
+        self._asked: tuple | None = None  # The arguments of the last search, and the answer of the master LP.
         start = beliefs[:, problem.possible]
         start = start[start.sum(1) > 0]
         points = [self._lattice.points, problem.kinks, problem.target[None] / problem.target.sum(), start]
-        if not isinstance(problem.user, QuantalUser) and problem.user.ties != "agents":
+        if not (problem.user.is_smooth or problem.user.favours):
             points.append(_nudged(problem.kinks))
         points = np.concatenate(points)
-        self._looked_at = points[: len(self._lattice.points) + len(problem.kinks)]  # anew at all prices
+        # These beliefs are evaluated again at all prices.
+        self._candidates = points[: len(self._lattice.points) + len(problem.kinks)]
         points = points / points.sum(1, keepdims=True)
         own, user = problem.payoffs(points)
-        self._paid = np.stack([own, user])[:, : len(self._looked_at)]
+        self._paid = np.stack([own, user])[:, : len(self._candidates)]
         kept = distinct(points)
         self._points, own, user = points[kept], own[kept], user[kept]
         self._lp = KeptLP(
@@ -88,7 +96,7 @@ class BeliefLP:
         work: int = 0,
         rounds: int | None = None,
     ) -> BeliefOptimum:
-        """The best payoff over schemes that are worth so much to the user, by `search` alone."""
+        """The best payoff over schemes whose user value is within these bounds: `search` by itself."""
         return alone(self.search(value_at_least, value_at_most, bracket=bracket, work=work, rounds=rounds))
 
     def search(
@@ -100,11 +108,11 @@ class BeliefLP:
         work: int = 0,
         rounds: int | None = None,
     ) -> Search[BeliefOptimum]:
-        """The best payoff over schemes that are worth so much to the user, one of searches side by side.
+        """The best payoff over schemes whose user value is within these bounds, as a search for `side_by_side`.
 
-        rounds:  of column generation (None: until nothing is found); 0 takes the beliefs that are there
-        bracket: prove an upper bound within this much of the value (None: do not), with at most `work` operations
-            (cells times their numbers); what is not proved by then is left open in `upper`.
+        bracket: prove an upper bound within this distance of the value (None: do not), with at most `work` operations
+                 (cells times their numbers); `upper` is valid also where that is not enough.
+        rounds:  of column generation (None: until nothing is found); 0 uses the initial beliefs only.
         """
         self._lp.set_row(len(self.problem.target), value_at_least, value_at_most)
         self._value, self._exactly = value_at_least, value_at_most < np.inf
@@ -116,18 +124,19 @@ class BeliefLP:
         result = self._asked[1]
         if not result.optimal:
             return self._nothing(result)
-        upper, level, worth = np.inf, np.inf, 0.0
+        upper, level, value_price = np.inf, np.inf, 0.0
         target = PROVED * (bracket or 0.0)
         for _ in range(0 if bracket is None else PROOFS):
             proof = yield from self._prove(result, target, work)
             work -= proof.work
             line, here = self._line(result, proof)
             if here < upper:
-                (level, worth), upper = line, here
+                (level, value_price), upper = line, here
             if not proof.best > target or work <= 0:
                 break
             better = yield from self._better(result, proof.at)
-            if not len(better):  # too little to be worth a column, and too much for this proof: prove a little less
+            if not len(better):
+                # The excess is below the price tolerance but above the target, so that the target is raised.
                 target = 2 * proof.best
                 continue
             self._add(better)
@@ -137,34 +146,33 @@ class BeliefLP:
                 return self._nothing(result)
         upper, scheme = max(upper, result.value), self._scheme(result)
         value = self.sign * min(result.value, self._attained(scheme))
-        return BeliefOptimum(True, value, upper, scheme, result.status, level, worth)
+        return BeliefOptimum(True, value, upper, scheme, result.status, level, value_price)
 
     def _attained(self, scheme: Float[np.ndarray, "XB S"]) -> float:
-        """What the scheme pays when it is played (times `sign`): a belief at which actions are just tied may lose that
-        when it is put together again."""
-        if isinstance(self.problem.user, QuantalUser):
-            return np.inf  # whose response to rounding is continuous
+        """The payoff of the scheme when it is played (times `sign`): rounding may break ties at its beliefs."""
+        if self.problem.user.is_smooth:
+            return np.inf  # A quantal response is continuous.
         beliefs = (scheme[self.problem.possible] * self.problem.target[:, None]).T
         return float((self.sign * self.problem.payoffs(beliefs[beliefs.sum(1) > 0])[0]).sum())
 
     def _line(self, result, proof) -> tuple[tuple[float, float], float]:
-        """((level, worth), bound at the value asked for) that `proof` gives to the prices it was made for."""
+        """((level, value_price), upper bound at the user value asked for) that `proof` implies."""
         sound = np.isfinite(proof.upper) and proof.upper >= proof.best - ROUNDING * self.problem.spread
         excess = max(proof.upper, proof.best, 0.0) if sound else np.inf
-        worth = self._worth(result)
+        value_price = self._value_price(result)
         level = float(result.row_dual[:-1] @ self.problem.target) + excess
-        return (level, worth), level - (worth * self._value if worth else 0.0)
+        return (level, value_price), level - (value_price * self._value if value_price else 0.0)
 
-    def _worth(self, result) -> float:
-        """What the LP gives for a unit of user value; >= 0 where only a least value is asked for."""
-        worth = -float(result.row_dual[-1])
-        return worth if self._exactly else max(worth, 0.0)
+    def _value_price(self, result) -> float:
+        """The dual price of a unit of user value; >= 0 where the user value is only bounded from below."""
+        price = -float(result.row_dual[-1])
+        return price if self._exactly else max(price, 0.0)
 
     def _nothing(self, result) -> BeliefOptimum:
         return BeliefOptimum(False, np.nan, np.nan, np.full((len(self.problem.prior), 1), np.nan), result.status)
 
     def _generate(self):
-        """Solve, adding beliefs that pay more than their price, until none is found."""
+        """Solve the master LP, adding beliefs whose payoff exceeds their price, until none is found."""
         for _ in range(self._rounds):
             result = self._lp.solve()
             if not result.optimal:
@@ -183,42 +191,43 @@ class BeliefLP:
     def _scheme(self, result) -> Float[np.ndarray, "XB S"]:
         problem = self.problem
         used = result.x > 1e-12
-        if not used.any():  # all of it is rarer than the LP's tolerance
+        if not used.any():  # All probabilities are below the LP's tolerance.
             return np.ones((len(problem.prior), 1))
-        columns = self._points[used] * result.x[used, None]  # [S, B], sums to the prior
+        posteriors = self._points[used] * result.x[used, None]  # [S, B], unnormalised; their sum is the prior.
         scheme = np.full((len(problem.prior), int(used.sum())), 1 / used.sum())
-        sent = columns.sum(0)
-        known = sent > 0  # an x_B rarer than the LP's tolerance may be left out: it sends every message alike
-        scheme[np.flatnonzero(problem.possible)[known]] = (columns[:, known] / sent[known]).T
+        sent = posteriors.sum(0)
+        known = sent > 0  # An x_B rarer than the LP's tolerance may be missing: all messages are equally likely there.
+        scheme[np.flatnonzero(problem.possible)[known]] = (posteriors[:, known] / sent[known]).T
         return scheme
 
     def _goal(self, result):
-        return self.problem.goal(self.sign, self._worth(result))
+        return self.problem.goal(self.sign, self._value_price(result))
 
     def _prove(self, result, target: float, work: int) -> Search[PricingBound]:
         goal, price = self._goal(result), result.row_dual[:-1]
-        if isinstance(self.problem.user, QuantalUser):
+        if self.problem.user.is_smooth:
             return (yield from pricing_bound(self.problem, goal, price, target, work))
         return bound_rational_pricing(self.problem, goal, price, target, work)
 
     def _price(self, result) -> Search[Float[np.ndarray, "N B"]]:
-        """Beliefs that pay more than their price: the lattice's, the kinks, and for a quantal user the local maxima
-        near them and near the beliefs in use."""
+        """Beliefs whose payoff exceeds their price: on the lattice, at kinks, and for a quantal user local maxima near
+        these and near the beliefs in use."""
         problem, points = self.problem, self._points
         if points.shape[1] == 1:
             return points[:0]
-        paid = np.array([self.sign, self._worth(result)]) @ self._paid - self._looked_at @ result.row_dual[:-1]
+        paid = np.array([self.sign, self._value_price(result)]) @ self._paid - self._candidates @ result.row_dual[:-1]
         on_lattice, at_kinks = np.split(paid, [len(self._lattice.points)])
         peaks = self._lattice.local_maxima(on_lattice, PEAKS)
         peaks = np.concatenate([peaks, len(on_lattice) + np.argsort(-at_kinks)[:KINKS]])
-        if not isinstance(problem.user, QuantalUser):
-            return self._above(self._looked_at[peaks], paid[peaks])
-        return (yield from self._better(result, np.concatenate([points[result.x > 0], self._looked_at[peaks]])))
+        if not problem.user.is_smooth:
+            return self._above(self._candidates[peaks], paid[peaks])
+        return (yield from self._better(result, np.concatenate([points[result.x > 0], self._candidates[peaks]])))
 
     def _better(self, result, peaks: Float[np.ndarray, "P B"]) -> Search[Float[np.ndarray, "N B"]]:
-        """Of `peaks`, for a quantal user after climbing from them, those that pay more than their price."""
+        """Those of `peaks` (for a quantal user, of the local maxima reached from them) whose payoff exceeds their
+        price."""
         problem, goal, price = self.problem, self._goal(result), result.row_dual[:-1]
-        if isinstance(problem.user, QuantalUser):
+        if problem.user.is_smooth:
             peaks, excess = yield Climb(problem, goal, price, peaks, self._lattice.spacing)
         else:
             excess = problem.value(peaks, goal) - peaks @ price
@@ -239,12 +248,12 @@ def concavify(
     work: int = 0,
     rounds: int | None = None,
 ) -> BeliefOptimum:
-    """The agent's best payoff (worst for sign=-1) over all schemes, by one call of a `BeliefLP`."""
+    """The agent's best payoff (sign=-1: its worst) over all schemes: one call of a `BeliefLP`."""
     return BeliefLP(problem, beliefs, sign=sign).best(value_at_least, bracket=bracket, work=work, rounds=rounds)
 
 
 def _nudged(kinks: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "M B"]:
-    """Beliefs near kinks, where a response that a tie rule denies at the kink is strictly best."""
+    """Beliefs near kinks, at which actions that the tie rule does not play at the kink are strictly best."""
     B = kinks.shape[1]
     toward = np.eye(B)[None] - kinks[:, None]
     return np.concatenate([kinks[:, None] + share * toward for share in NUDGES]).reshape(-1, B)

@@ -1,7 +1,8 @@
-"""Many searches side by side: what they ask for in one step is computed together.
+"""Many searches side by side: the requests of all searches in one step are computed together.
 
-A search is a generator. It yields requests (a `NamedTuple` with `size`, `work` and a static `serve`) and is sent the
-answers. NumPy's cost a call is then paid once for many small problems. What a search finds depends on no other.
+A search is a generator. It yields requests (a `NamedTuple` with `size`, `work` and a static method `serve`) and is sent
+the answers. NumPy's overhead of a call is then incurred once for many small problems. The result of a search does not
+depend on the others.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from typing import Any, TypeVar
 
 Found = TypeVar("Found")
 Search = Generator[Any, Any, Found]
-AT_ONCE = 100_000  # numbers of one array in one go, so that arrays stay in the cache
+# The largest number of numbers in the arrays of one call, so that they stay in the cache.
+NUMBERS_AT_ONCE = 100_000
 
 
 def alone(search: Search[Found]) -> Found:
-    """What one search returns."""
+    """The result of one search."""
     return side_by_side([search])[0]
 
 
 def side_by_side(searches: Sequence[Search[Found]]) -> list[Found]:
-    """What the searches return, in their order; the first error of one ends all."""
+    """The results of the searches, in their order. An error in one of them is raised."""
     found: dict[int, Found] = {}
     answers: dict[int, Any] = dict.fromkeys(range(len(searches)))
     while answers:
@@ -39,7 +41,7 @@ def side_by_side(searches: Sequence[Search[Found]]) -> list[Found]:
 
 
 def _batches(asked: dict[int, Any]) -> list[list[tuple[int, Any]]]:
-    """Requests of one kind and size, up to `AT_ONCE` numbers."""
+    """The requests grouped by kind and size, each group of up to `NUMBERS_AT_ONCE` numbers."""
     groups: dict[Any, list[tuple[int, Any]]] = {}
     for n, request in asked.items():
         groups.setdefault((type(request), request.size), []).append((n, request))
@@ -48,7 +50,7 @@ def _batches(asked: dict[int, Any]) -> list[list[tuple[int, Any]]]:
         batch, total = [], 0
         for one in group:
             total += one[1].work
-            if batch and total > AT_ONCE:
+            if batch and total > NUMBERS_AT_ONCE:
                 batches.append(batch)
                 batch, total = [], one[1].work
             batch.append(one)

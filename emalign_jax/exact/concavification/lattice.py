@@ -9,12 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-GRID = 500  # about as many points in a lattice
+# The approximate number of points of a lattice.
+GRID = 500
 
 
 class Lattice(NamedTuple):
-    """points [N, B] on the simplex; directions [B (B-1), B] to neighbours; neighbours [N, B (B-1)] as indices
-    (a point itself where the neighbour is outside); spacing of the lattice."""
+    """A lattice on the simplex.
+
+    points:     [N, B]
+    directions: [B (B-1), B] to the neighbours
+    neighbours: [N, B (B-1)] indices of the neighbours; the point itself where the neighbour is outside
+    spacing:    between neighbours
+    """
 
     points: np.ndarray
     directions: np.ndarray
@@ -22,6 +28,7 @@ class Lattice(NamedTuple):
     spacing: float
 
     def local_maxima(self, values: np.ndarray, most: int) -> np.ndarray:
+        """The indices of at most `most` local maxima of `values` [N], the largest first."""
         peaks = np.flatnonzero(values >= values[self.neighbours].max(1))
         return peaks[np.argsort(-values[peaks])[:most]]
 
@@ -42,7 +49,7 @@ def simplex_lattice(dimension: int) -> Lattice:
 
 
 def simplex_grid(dimension: int, about: int) -> Float[np.ndarray, "N dimension"]:
-    """A regular lattice on the simplex with at most about `about` points (at least the vertices)."""
+    """The points of a regular lattice on the simplex: at most `about`, but at least the vertices."""
     if dimension == 1:
         return np.ones((1, 1))
     parts = 1

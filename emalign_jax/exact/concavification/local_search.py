@@ -1,6 +1,6 @@
-"""Local maxima of what beliefs pay a quantal user's agent beyond their price, for many problems at once.
+"""Local maxima over beliefs of the payoff less the price, with a quantal user, for many problems at once.
 
-Arrays hold the beliefs [R] of all problems behind actions and types, so that sums over those run along memory.
+The axis of the beliefs [R] of all problems comes last, so that sums over actions and types run along memory.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from jaxtyping import Float
 
 from emalign_jax.exact.concavification.beliefs import IMPOSSIBLE, BeliefProblem
 
-NEWTON_STEPS = 5  # a round of column generation; the next round goes on from the beliefs in use
-LENGTHS = np.array([1.0, 0.3, 0.05, 0.005])  # of a step, of which the best is taken
-WIDTH = 1e-5  # of one-sided differences of the slope
-LITTLE = 1e-10  # of the agent's spread: a step that gains no more is the last
+# Per round of column generation; the next round continues from the beliefs in use.
+NEWTON_STEPS = 5
+# Candidate lengths of a step.
+LENGTHS = np.array([1.0, 0.3, 0.05, 0.005])
+# The width of one-sided differences of the slope.
+WIDTH = 1e-5
+# Relative to the agent's spread: a step that gains less is the last one.
+SMALLEST_GAIN = 1e-10
 
 
 class Climb(NamedTuple):
-    """From `start`, at most `radius` a step, up `problem.value(belief, goal) - belief @ price`."""
+    """A request to climb `problem.value(belief, goal) - belief @ price` from the beliefs `start`, in steps of at most
+    `radius`; see `interleaving.py`."""
 
     problem: BeliefProblem
     goal: Float[np.ndarray, "B TA"]
@@ -38,7 +43,7 @@ class Climb(NamedTuple):
 
     @staticmethod
     def serve(climbs: list[Climb]) -> list[tuple[Float[np.ndarray, "P B"], Float[np.ndarray, "P"]]]:
-        """Where each belief ends, and what that pays."""
+        """The final beliefs and their values, for each request."""
         return _Climbs(climbs).ascend()
 
 
@@ -58,7 +63,7 @@ class _Climbs:
         self.spread = np.array([c.problem.spread for c in climbs])
 
     def respond(self, beliefs: Float[np.ndarray, "R B"], counts):
-        """1 / mass [T, R], her totals, the goal's and her law [A, T, R]; counts: beliefs of each climb, in order."""
+        """1 / mass [T, R]; the user's totals, the goal's and the response [A, T, R]. counts: beliefs of each climb."""
         _, T, A = self.size
         ends = np.cumsum(counts)
         totals = np.empty(((2 * A + 1) * T, len(beliefs)))
@@ -66,28 +71,28 @@ class _Climbs:
             if end > first:
                 totals[:, first:end] = payoffs.T @ beliefs[first:end].T
         mass, user = totals[:T], totals[T : (A + 1) * T].reshape(A, T, -1)
-        with np.errstate(over="ignore", invalid="ignore"):  # at a mass of 1e-320, as in `respond`
+        with np.errstate(over="ignore", invalid="ignore"):  # As in `respond`.
             rate = np.repeat(self.precision, counts) / np.where(mass > 0, mass, np.inf)
-            law = np.exp(rate * (user - user.max(0)))
-        law /= law.sum(0)
-        return mass, user, totals[(A + 1) * T :].reshape(A, T, -1), law
+            distribution = np.exp(rate * (user - user.max(0)))
+        distribution /= distribution.sum(0)
+        return mass, user, totals[(A + 1) * T :].reshape(A, T, -1), distribution
 
     def excess(self, beliefs, counts) -> Float[np.ndarray, "R"]:
-        """Value less price."""
-        *_, goal, law = self.respond(beliefs, counts)
-        return (law * goal).sum((0, 1)) - (beliefs * np.repeat(self.price, counts, 0)).sum(1)
+        """The value less the price of each belief."""
+        *_, goal, distribution = self.respond(beliefs, counts)
+        return (distribution * goal).sum((0, 1)) - (beliefs * np.repeat(self.price, counts, 0)).sum(1)
 
     def slope(self, beliefs, counts) -> Float[np.ndarray, "R B"]:
-        """Gradient of the value, as `BeliefProblem.slope`."""
+        """The gradient of the value, as `BeliefProblem.slope`."""
         B, T, A = self.size
-        mass, user, goal, law = self.respond(beliefs, counts)
+        mass, user, goal, distribution = self.respond(beliefs, counts)
         per_mass = 1 / np.where(mass > IMPOSSIBLE, mass, np.inf)
         mean = goal * per_mass
         weights = np.empty(((2 * A + 1) * T, len(beliefs)))
         pull = weights[T : (A + 1) * T].reshape(A, T, -1)
-        np.multiply(np.repeat(self.precision, counts) * law, mean - (law * mean).sum(0), out=pull)
+        np.multiply(np.repeat(self.precision, counts) * distribution, mean - (distribution * mean).sum(0), out=pull)
         weights[:T] = -(pull * user).sum(0) * per_mass
-        weights[(A + 1) * T :] = law.reshape(A * T, -1)
+        weights[(A + 1) * T :] = distribution.reshape(A * T, -1)
         ends = np.cumsum(counts)
         slope = np.empty((len(beliefs), B))
         for payoffs, first, end in zip(self.payoffs, ends - counts, ends, strict=True):
@@ -96,8 +101,8 @@ class _Climbs:
         return slope
 
     def ascend(self):
-        """Damped Newton steps with |Hessian|, coordinates at 0 held there while the slope pushes them out; the best of
-        a few lengths is kept. A belief from which no length leads up stays."""
+        """Damped Newton steps with |Hessian|. Coordinates at 0 are kept there while the slope points outwards. The best
+        of `LENGTHS` is taken; a belief that no length improves is final."""
         first = np.cumsum([0, *(len(c.start) for c in self.climbs)])
         found = np.concatenate([c.start for c in self.climbs])
         owner = np.repeat(np.arange(len(self.climbs)), np.diff(first))
@@ -114,21 +119,21 @@ class _Climbs:
             found[rows[better]], best[rows[better]] = trial[better, pick[better]], values[better]
             most = np.zeros(len(self.climbs))
             np.maximum.at(most, owner[rows], np.where(better, gain, 0))
-            rows = rows[better & (most > LITTLE * self.spread)[owner[rows]]]
+            rows = rows[better & (most > SMALLEST_GAIN * self.spread)[owner[rows]]]
             if not len(rows):
                 break
         return list(zip(np.split(found, first[1:-1]), np.split(best, first[1:-1]), strict=True))
 
     def _steps(self, here: Float[np.ndarray, "R B"], owner, counts) -> Float[np.ndarray, "R lengths B"]:
         R, B = here.shape
-        # moves along e_b - here keep the sum at 1; one-sided differences, inside the simplex
+        # Moves along e_b - here keep the sum at 1. Differences are one-sided, inside the simplex.
         probes = here[:, None] + WIDTH * (np.eye(B) - here[:, None])
         slopes = self.slope(np.concatenate([here[:, None], probes], 1).reshape(-1, B), counts * (B + 1))
         slopes = slopes.reshape(R, B + 1, B)
         slope = slopes[:, 0] - self.price[owner]
         curvature = (slopes[:, 1:] - slopes[:, :1]) / WIDTH  # [R, b, :] = H (e_b - here)
         free = (here > 1e-12) | (slope - (here * slope).sum(1, keepdims=True) > 0)
-        tangent = np.where(free[:, :, None], np.eye(B) - here[:, None], 0)  # rows e_b - here, b free
+        tangent = np.where(free[:, :, None], np.eye(B) - here[:, None], 0)  # Rows e_b - here, b free.
         hessian = np.where(free[:, :, None], curvature, 0) @ tangent.swapaxes(1, 2)
         hessian = (hessian + hessian.swapaxes(1, 2)) / 2
         eigen, basis = np.linalg.eigh(hessian)

@@ -1,9 +1,9 @@
 """The two guarantees of a profile: the theorem's and the sharp form (sections 6.1 and 6.2 of docs/model.md).
 
-At a given profile both bounds hold, equilibrium or not, from what each agent would gain by switching to full
-revelation; with no gains they bound every equilibrium. One game is HiGHS's; many go to the batched simplex, whose
-multipliers must prove its values, and to HiGHS where they do not. The public `worst_case` and `coverage` are in
-`coverage_lp.py`.
+Both bound the user's value at a given profile, equilibrium or not, from what each agent would gain by switching to full
+revelation; with gains of 0 they bound the value of every equilibrium. HiGHS solves the LP of a single game. The LPs of
+many games are solved by the batched simplex. Its multipliers must prove its values; HiGHS solves the LPs for which they
+do not. The public `worst_case` and `coverage` are in `coverage_lp.py`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,29 @@ from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import LP_ERROR
 from emalign_jax.lp import batched_lp
-from emalign_jax.lp.choice import together
+from emalign_jax.lp.choice import use_batched
 from emalign_jax.lp.highs import MAX_EXACT, KeptLP, LPFailed
 
-CLOSED = (
-    1e-7  # of what all actions may differ by to the user: how far the multipliers' bound may be from the LP's value
-)
-TIGHT = 1e-8  # of the user's unit: within this of the LP's value multipliers are not asked for again, more exactly
-SAME = 1e-8  # what the 2 eps bound that weights prove may lack of the LP's value, in units of what it is made of
-TINY = 1e-200  # utilities of this size are nothing: to divide by them might overflow
-TOGETHER = 1024  # games at a time
-FITS = Rule("cone", "per_state", "sup")  # the w and c of the theorem
+# The largest distance of the multipliers' bound from the LP's value, relative to the spread of the user's totals.
+MAX_DUALITY_GAP = 1e-7
+# In the user's unit of payoff. Bounds this close to the LP's value are not refined further.
+REFINED_DUALITY_GAP = 1e-8
+# By how much the 2 eps bound that weights prove may fall short of the LP's value, relative to the terms of the bound.
+MAX_THEOREM_GAP = 1e-8
+# Utilities of this size count as 0: dividing by them might overflow.
+SMALLEST_UTILITY = 1e-200
+GAMES_AT_ONCE = 1024
+THEOREM_FIT = Rule("cone", "per_state", "sup")
 
 
 class Theorem(NamedTuple):
-    """value: V_full - 2 eps - sum_i w_i e_i, with the weights and offset that make it largest; fallback: the batched
-    solver's answer was not proved, and this is HiGHS's."""
+    """The bound of theorem 1 with the weights that make it largest.
+
+    value:    V_full - 2 eps - sum_i w_i e_i; NaN where the LP was not solved
+    eps:      half the largest spread over actions of sum_i w_i U_i - u, over outcomes
+    weights:  [K] w >= 0
+    fallback: whether HiGHS solved the LP because the batched solver's answer was not proved
+    """
 
     value: float
     eps: float
@@ -52,7 +59,7 @@ def theorem_bound(
     """The 2 eps form: minimise 2 eps + sum_i w_i e_i over w >= 0 and offsets c(y), where
     |sum_i w_i U_i + c - u| <= eps everywhere. NaN where the LP is not solved."""
     K, A, Y = agent_utilities.shape
-    user, agents, size, sizes = _of_size_one(user_utility, agent_utilities)
+    user, agents, size, sizes = _scaled_to_one(user_utility, agent_utilities)
     cells = A * Y
     span = agents.reshape(K, cells).T
     half = np.concatenate([span, np.tile(np.eye(Y), (A, 1))], axis=1)
@@ -69,27 +76,29 @@ def theorem_bound(
     )
     result = lp.solve()
     if not result.optimal:
-        return _no_theorem(K)
-    value, eps, weights = _proved_by(
+        return _unsolved_theorem(K)
+    value, eps, weights = _bound_of_weights(
         user_utility, agent_utilities, full_information, reveal_gains, result.x[:K] * (size / sizes)
     )
     return Theorem(float(value), float(eps), weights)
 
 
-def _no_theorem(K: int) -> Theorem:
+def _unsolved_theorem(K: int) -> Theorem:
     return Theorem(np.nan, np.nan, np.full(K, np.nan))
 
 
-def _of_size_one(user: Float[np.ndarray, "*N A Y"], agents: Float[np.ndarray, "*N K A Y"]) -> tuple[Any, Any, Any, Any]:
+def _scaled_to_one(
+    user: Float[np.ndarray, "*N A Y"], agents: Float[np.ndarray, "*N K A Y"]
+) -> tuple[Any, Any, Any, Any]:
     """Utilities without offsets, each divided by its largest number, and those numbers [..., 1] and [..., K]: large
     offsets and units far apart would cost the LP its precision."""
     user, agents = user - user.mean(-2, keepdims=True), agents - agents.mean(-2, keepdims=True)
-    size, sizes = (np.where(x > TINY, x, 1.0) for x in (abs(user).max((-2, -1)), abs(agents).max((-2, -1))))
+    size, sizes = (np.where(x > SMALLEST_UTILITY, x, 1.0) for x in (abs(user).max((-2, -1)), abs(agents).max((-2, -1))))
     return user / size[..., None, None], agents / sizes[..., None, None], size[..., None], sizes
 
 
-def _proved_by(user, agents, full, gains, weights) -> tuple[Any, Any, Any]:
-    """The 2 eps bound that any weights prove: (value, eps, weights >= 0)."""
+def _bound_of_weights(user, agents, full, gains, weights) -> tuple[Any, Any, Any]:
+    """The 2 eps bound that `weights` prove: (value, eps, weights made >= 0)."""
     weights = np.maximum(weights, 0)
     eps = np.ptp(np.einsum("...k,...kay->...ay", weights, agents) - user, axis=-2).max(-1) / 2
     return full - 2 * eps - (weights * gains).sum(-1), eps, weights
@@ -103,71 +112,73 @@ def theorem_bounds(
     *,
     lp: str = "auto",
 ) -> list[Theorem]:
-    """`theorem_bound` of a batch of games, by the batched simplex where `lp` and their size say so."""
+    """`theorem_bound` of a batch of games, by the batched simplex where `lp` and the LPs' size call for it."""
     N, K, A, Y = agent_utilities.shape
-    use_batch = together(lp, N, sup_norm.cells(K, A, Y, FITS))
+    use_batch = use_batched(lp, N, sup_norm.cells(K, A, Y, THEOREM_FIT))
     bounds: list[Theorem] = []
-    for at in range(0, N, TOGETHER):
-        data = tuple(x[at : at + TOGETHER] for x in (user_utility, agent_utilities, full_information, reveal_gains))
-        found = _theorems(*data) if use_batch else [None] * len(data[0])
+    for at in range(0, N, GAMES_AT_ONCE):
+        data = tuple(
+            x[at : at + GAMES_AT_ONCE] for x in (user_utility, agent_utilities, full_information, reveal_gains)
+        )
+        found = _batched_theorem_bounds(*data) if use_batch else [None] * len(data[0])
         for known, u, U, full, gains in zip(found, *data, strict=True):
             try:
                 bound = known or theorem_bound(u, U, float(full), gains)._replace(fallback=use_batch)
-            except LPFailed:  # its own game alone goes without
-                bound = _no_theorem(K)._replace(fallback=use_batch)
+            except LPFailed:  # The other games of the batch keep their bounds.
+                bound = _unsolved_theorem(K)._replace(fallback=use_batch)
             bounds.append(bound)
     return bounds
 
 
-def _theorems(user, agents, full, gains) -> list[Theorem | None]:
-    """None where the LP's value is not proved, or the weights, whatever they are, attain less."""
-    own, theirs, size, sizes = _of_size_one(user, agents)
-    found = sup_norm.propose(own, theirs, FITS, gains / sizes / 2)
+def _batched_theorem_bounds(user, agents, full, gains) -> list[Theorem | None]:
+    """`theorem_bound` by the batched simplex; None where its value is not proved, or its weights prove less than it."""
+    own, theirs, size, sizes = _scaled_to_one(user, agents)
+    found = sup_norm.propose(own, theirs, THEOREM_FIT, gains / sizes / 2)
     with np.errstate(invalid="ignore"):
-        value, eps, weights = _proved_by(user, agents, full, gains, found.weights * (size / sizes))
-        short = _proved_by(own, theirs, 0.0, gains / sizes, found.weights)[0] + 2 * found.value
-        best = found.proved & (-short <= SAME * (1 + (found.weights * gains / sizes).sum(1)))
+        value, eps, weights = _bound_of_weights(user, agents, full, gains, found.weights * (size / sizes))
+        short = _bound_of_weights(own, theirs, 0.0, gains / sizes, found.weights)[0] + 2 * found.value
+        best = found.proved & (-short <= MAX_THEOREM_GAP * (1 + (found.weights * gains / sizes).sum(1)))
     return [Theorem(float(value[n]), float(eps[n]), weights[n]) if best[n] else None for n in range(len(best))]
 
 
-class WorstLaw(NamedTuple):
-    """The worst user value over all laws over actions that pay the agents their floors.
+class WorstDistribution(NamedTuple):
+    """The least user value over all distributions over actions that pay each agent at least its floor.
 
-    value:    no such law pays her less: what the multipliers prove, whoever made them; NaN unless solved
-    weights:  [K] multipliers of the floors, >= 0
-    commands: [XA, A, A] multipliers of obedience, of playing a rather than c at x_A (0 where it is not asked for)
-    left:     [XA, XB] what a cell is worth to her at the least, net of what the multipliers pay for: the value is
-              its sum plus weights @ floors
-    status:   "Optimal", "Open" if the multipliers do not prove the LP's value, or what HiGHS said instead
-    exact:    the LP's value as a rational, if that was asked for
-    fallback: the batched solver's answer was not proved, and this is HiGHS's
+    value:       a lower bound proved by the multipliers; NaN unless solved
+    weights:     [K] multipliers >= 0 of the floors
+    commands:    [XA, A, A] multipliers >= 0 of obedience, of playing a rather than c at x_A; 0 without obedience
+    cell_values: [XA, XB] the least value of each cell net of what the multipliers pay for; value = sum of cell_values
+                 + weights @ floors
+    status:      "Optimal"; "Open" if the multipliers do not prove the LP's value; else HiGHS's status
+    exact:       the LP's value as a rational number, if asked for
+    fallback:    whether HiGHS solved the LP because the batched solver's answer was not proved
     """
 
     value: float
     weights: Float[np.ndarray, "K"]
     commands: Float[np.ndarray, "XA A A"]
-    left: Float[np.ndarray, "XA XB"]
+    cell_values: Float[np.ndarray, "XA XB"]
     status: str
     exact: Fraction | None = None
     fallback: bool = False
 
 
-def worst_law(
-    game: ReducedGame, floors: Float[np.ndarray, "K"], *, ease: float | None, exact: bool = False
-) -> WorstLaw:
+def worst_distribution(
+    game: ReducedGame, floors: Float[np.ndarray, "K"], *, tie_tolerance: float | None, exact: bool = False
+) -> WorstDistribution:
     """Minimise the user's value over distributions q[a | x_A, x_B] that pay agent i at least floors[i] (the payoff
     under full revelation less the gain from it), in standard units.
 
-    ease: a rational user's tie tolerance (`units.relaxed`), or 0 for true ties alone; None for a user who is not
-        rational.
+    tie_tolerance: of a rational user's obedience (`units.relaxed`), 0 for exact obedience; None without obedience.
+    exact:         also derive the LP's value in rational arithmetic (`ValueError` if the LP is too large).
     """
-    problem = _problem(ReducedGame(*(np.asarray(x)[None] for x in game)), floors[None], ease)
+    problem = _problem(ReducedGame(*(np.asarray(x)[None] for x in game)), floors[None], tie_tolerance)
     right = problem.right[0]
     lower = np.concatenate([right[: problem.cells], np.full(len(right) - problem.cells, -np.inf)])
     needed = problem.rows[0].any(1)
 
-    def solve(exactly: bool) -> tuple[WorstLaw, bool]:
-        """And whether its multipliers are as good as they should be."""
+    def solve(exactly: bool) -> tuple[WorstDistribution, bool]:
+        """The answer, and whether its multipliers need no refinement."""
         result = KeptLP(
             problem.rows[0][needed], lower[needed], right[needed], cost=problem.cost[0], exact=exactly
         ).solve()
@@ -175,59 +186,63 @@ def worst_law(
         if result.optimal:
             dual[0, needed] = result.row_dual
         numbers = dual, np.array([result.value]), [result.status]
-        law, tight = _proved(problem, *numbers)[0], _proved(problem, *numbers, tight=True)[0]
-        return law._replace(exact=None if result.exact is None else -result.exact), tight.status != "Open"
+        worst, refined = _proved(problem, *numbers)[0], _proved(problem, *numbers, refined=True)[0]
+        return worst._replace(exact=None if result.exact is None else -result.exact), refined.status != "Open"
 
-    law, good = solve(exact)
+    worst, good = solve(exact)
     if not good and not exact and needed.sum() * len(problem.cost[0]) <= MAX_EXACT:
-        again, good = solve(True)  # what is rounded where numbers of very different size meet
+        # Multipliers are imprecise in float64 where coefficients differ by many orders of magnitude.
+        again, good = solve(True)
         if good and again.status == "Optimal":
             return again._replace(exact=None)
-    return law
+    return worst
 
 
-def worst_laws(
+def worst_distributions(
     game: ReducedGame,
     floors: Float[np.ndarray, "N K"],
     *,
-    ease: float | None,
+    tie_tolerance: float | None,
     lp: str = "auto",
-) -> list[WorstLaw]:
-    """`worst_law` of a batch of games, by the batched simplex where `lp` and their size say so."""
+) -> list[WorstDistribution]:
+    """`worst_distribution` of a batch of games, by the batched simplex where `lp` and the LPs' size call for it."""
     N, XA, XB, A = np.shape(game.user)
-    rows = XA * XB + floors.shape[1] + (0 if ease is None else XA * A * (A - 1))
-    use_batch = together(lp, N, rows * XA * XB * A)
-    laws: list[WorstLaw] = []
-    for at in range(0, N, TOGETHER):
-        some = np.arange(at, min(at + TOGETHER, N))
+    rows = XA * XB + floors.shape[1] + (0 if tie_tolerance is None else XA * A * (A - 1))
+    use_batch = use_batched(lp, N, rows * XA * XB * A)
+    answers: list[WorstDistribution] = []
+    for at in range(0, N, GAMES_AT_ONCE):
+        some = np.arange(at, min(at + GAMES_AT_ONCE, N))
         mine, own = ReducedGame(*(np.asarray(x)[some] for x in game)), floors[some]
-        found = _worst_laws(mine, own, ease) if use_batch else [None] * len(some)
-        for k, law in enumerate(found):
-            if law is None:
+        found = _batched_worst_distributions(mine, own, tie_tolerance) if use_batch else [None] * len(some)
+        for k, worst in enumerate(found):
+            if worst is None:
                 one = ReducedGame(*(x[k] for x in mine))
                 try:
-                    law = worst_law(one, own[k], ease=ease)._replace(fallback=use_batch)
-                except LPFailed:  # its own game alone goes without
-                    law = _no_law(one, "NotANumber")._replace(fallback=use_batch)
-            laws.append(law)
-    return laws
+                    worst = worst_distribution(one, own[k], tie_tolerance=tie_tolerance)
+                except LPFailed:  # The other games of the batch keep their bounds.
+                    worst = _unsolved_distribution(one, "NotANumber")
+                worst = worst._replace(fallback=use_batch)
+            answers.append(worst)
+    return answers
 
 
-def _worst_laws(game: ReducedGame, floors, ease) -> list[WorstLaw | None]:
-    """None where the answer is not proved."""
-    problem = _problem(game, floors, ease)
+def _batched_worst_distributions(game: ReducedGame, floors, tie_tolerance) -> list[WorstDistribution | None]:
+    """`worst_distribution` by the batched simplex; None where the answer is not proved."""
+    problem = _problem(game, floors, tie_tolerance)
     A = game.user.shape[-1]
-    # a start that is dual feasible
+    # The user's worst action in every cell is a basis that is dual feasible.
     first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(problem.cells)
     found = batched_lp.maximise(
         problem.cost, problem.rows, problem.right, equal=problem.cells, first=first.astype(np.int32)
     )
-    laws = _proved(problem, found.dual, found.value, ["Optimal" if ok else "Open" for ok in found.proved], tight=True)
-    return [law if law.status == "Optimal" else None for law in laws]
+    status = ["Optimal" if ok else "Open" for ok in found.proved]
+    answers = _proved(problem, found.dual, found.value, status, refined=True)
+    return [worst if worst.status == "Optimal" else None for worst in answers]
 
 
 class _Problem(NamedTuple):
-    """maximise cost @ q, rows @ q <= right, the first `cells` of them with =, then the floors, then obedience."""
+    """The LPs of N games: maximise cost @ q subject to rows @ q <= right. The first `cells` rows hold with equality;
+    then come the floors, then obedience."""
 
     game: ReducedGame
     floors: Float[np.ndarray, "N K"]
@@ -235,23 +250,23 @@ class _Problem(NamedTuple):
     rows: Float[np.ndarray, "N rows cols"]
     right: Float[np.ndarray, "N rows"]
     cells: int
-    advantage: Float[np.ndarray, "N XA XB A A"]  # of a over c, eased
-    size: Float[np.ndarray, "N XA A A"]  # what a row of obedience is divided by; 1 where it is empty
-    asked: bool  # for obedience
+    advantage: Float[np.ndarray, "N XA XB A A"]  # of a over c, with the tie tolerance (`units.relaxed`)
+    row_scale: Float[np.ndarray, "N XA A A"]  # by which a row of obedience is divided; 1 for an empty row
+    obedience: bool
 
 
-def _problem(game: ReducedGame, floors, ease) -> _Problem:
+def _problem(game: ReducedGame, floors, tie_tolerance) -> _Problem:
     _, user, agents = (np.asarray(x) for x in game)
     N, XA, XB, A = user.shape
     cells = XA * XB
     total = np.zeros((cells, cells, A))
     total[np.arange(cells), np.arange(cells)] = 1
     rows = [np.broadcast_to(total.reshape(cells, -1), (N, cells, cells * A)), -agents.reshape(N, -1, cells * A)]
-    right = [np.ones((N, cells)), -_given_way(floors)]
-    advantage = units.relaxed(user, ease or 0.0)
+    right = [np.ones((N, cells)), -_relaxed(floors)]
+    advantage = units.relaxed(user, tie_tolerance or 0.0)
     size = np.abs(advantage).max(2)
     size = np.where(size > 0, size, 1.0)
-    if ease is not None:
+    if tie_tolerance is not None:
         xa, a, c = np.nonzero(np.broadcast_to(~np.eye(A, dtype=bool), (XA, A, A)))
         obey = np.zeros((len(xa), N, XA, XB, A))
         scaled = advantage / size[:, :, None]
@@ -260,43 +275,44 @@ def _problem(game: ReducedGame, floors, ease) -> _Problem:
         right.append(np.zeros((N, len(xa))))
     every, limits = np.concatenate(rows, 1), np.concatenate(right, 1)
     cost = -user.reshape(N, -1)
-    return _Problem(game, floors, cost, every, limits, cells, advantage, size, ease is not None)
+    return _Problem(game, floors, cost, every, limits, cells, advantage, size, tie_tolerance is not None)
 
 
-def _given_way(floors):
-    """The distribution at hand pays its floors up to this."""
+def _relaxed(floors):
+    """Floors that the profile's own distribution pays in spite of rounding."""
     return floors - LP_ERROR
 
 
-def _proved(problem: _Problem, dual, value, status, tight: bool = False) -> list[WorstLaw]:
-    """What the multipliers `dual` [N, rows] prove, against the `value` [N] of the LPs; "Open" where that is less by
-    more than `CLOSED` (`TIGHT`)."""
+def _proved(problem: _Problem, dual, value, status, refined: bool = False) -> list[WorstDistribution]:
+    """The bounds that the multipliers `dual` [N, rows] prove. "Open" where a bound is further than `MAX_DUALITY_GAP`
+    (`refined`: `REFINED_DUALITY_GAP`) from the `value` [N] of its LP."""
     game, floors = problem.game, problem.floors
     (N, K), (_, XA, _, A) = floors.shape, game.user.shape
     multipliers = np.maximum(dual[:, problem.cells :], 0)
     weights, commands = multipliers[:, :K], np.zeros((N, XA, A, A))
-    if problem.asked:
+    if problem.obedience:
         commands[:, :, ~np.eye(A, dtype=bool)] = multipliers[:, K:].reshape(N, XA, A * (A - 1))
-        commands /= problem.size
+        commands /= problem.row_scale
     paid = np.einsum("nk,nkxba->nxba", weights, game.agents)
     paid += np.einsum("nxac,nxbac->nxba", commands, problem.advantage)
-    left = (game.user - paid).min(-1)
-    proved = left.sum((1, 2)) + (weights * floors).sum(1)  # any multipliers >= 0 prove this of the floors themselves
-    of_lp = left.sum((1, 2)) + (weights * _given_way(floors)).sum(1)
+    cell_values = (game.user - paid).min(-1)
+    proved = cell_values.sum((1, 2)) + (weights * floors).sum(1)  # Weak duality, for any multipliers >= 0.
+    of_lp = cell_values.sum((1, 2)) + (weights * _relaxed(floors)).sum(1)
     stake = np.maximum(np.ptp(game.user, axis=-1).sum((1, 2)), 1e-300)
-    closed = np.abs(of_lp + value) <= (np.minimum(TIGHT, CLOSED * stake) if tight else CLOSED * stake)  # NaN: no
-    laws = []
+    most = MAX_DUALITY_GAP * stake
+    closed = np.abs(of_lp + value) <= (np.minimum(REFINED_DUALITY_GAP, most) if refined else most)  # False for NaN.
+    answers = []
     for n in range(N):
         if status[n] == "Optimal":
             state = "Optimal" if closed[n] else "Open"
             bound = float(proved[n]) if closed[n] else np.nan
-            laws.append(WorstLaw(bound, weights[n], commands[n], left[n], state))
+            answers.append(WorstDistribution(bound, weights[n], commands[n], cell_values[n], state))
         else:
-            laws.append(_no_law(ReducedGame(*(x[n] for x in game)), status[n]))
-    return laws
+            answers.append(_unsolved_distribution(ReducedGame(*(x[n] for x in game)), status[n]))
+    return answers
 
 
-def _no_law(game: ReducedGame, status: str) -> WorstLaw:
+def _unsolved_distribution(game: ReducedGame, status: str) -> WorstDistribution:
     XA, XB, A = np.shape(game.user)
     nothing = np.full(len(game.agents), np.nan), np.zeros((XA, A, A)), np.full((XA, XB), np.nan)
-    return WorstLaw(np.nan, *nothing, status)
+    return WorstDistribution(np.nan, *nothing, status)

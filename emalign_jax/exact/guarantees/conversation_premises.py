@@ -1,12 +1,12 @@
-"""What the paper's results about conversations assume, measured on a profile at hand, and what they then promise.
+"""The premises of the paper's results about conversations, measured at a given profile, and the bound that follows.
 
-Proposition 4 (section 6.6 of docs/model.md) in symbols: e_i is agent i's gain from switching to the rule of a perfectly
-aligned agent alone (full revelation where M^R >= XB words suffice for it), eta_i the mean error of the expected
-utilities that the user then learns, L the user's precision, |sum_i w_i U_i + c - u| <= eps, and
+Proposition 4 (section 6.6 of docs/model.md). Let e_i be agent i's gain from switching to the rule of a perfectly
+aligned agent alone (full revelation where M^R >= XB), eta_i the mean error of the expected utilities that the user
+learns after that switch, L the user's precision, and |sum_i w_i U_i + c - u| <= eps. Then
 
     V >= V_full - W0((A-1)/e) / L - 2 eps - sum_i w_i (e_i + spread_i L eta_i / 2),
 
-V_full being what knowing x_B is worth to a rational user, W0 Lambert's function (section 3.2 of docs/model.md).
+with V_full the value of knowing x_B to a rational user, and W0 Lambert's function (section 3.2 of docs/model.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.certificates.certificate import flatten_games, make_check
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation
-from emalign_jax.exact.checks.conversation_outcomes import law_of_actions, spell, talk
+from emalign_jax.exact.checks.conversation_outcomes import action_distribution, conversation_outcome, scheme_to_rule
 from emalign_jax.exact.guarantees.bounds import theorem_bound
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.internal.validation import on_host
@@ -26,26 +26,28 @@ from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
-from emalign_jax.users.quantal import QuantalUser
 
-LEARNT = 1e-6  # of the user's unit: values closer than that to V_full are V_full
+# In the user's unit of payoff. A value this close to V_full counts as V_full.
+LEARNS_TOLERANCE = 1e-6
 
 
 class Premises(NamedTuple):
     """Float64, batch axes lead; NaN where `result` is bad.
 
-    aligned_value:    [...]     her value if one agent, who wants what she wants, were the only one and talked like r
-    full_information: [...]     V_full under her own response rule
-    learns:           [...]     whether that one would let her learn her best action: aligned_value = V_full
-    law_distance:     [...]     largest total variation between the laws over actions (averaged over x_A, x_B) that two
-                                agents bring about when one or the other talks as the aligned one would
-    eta:              [..., K]  mean error of the utilities she then learns, in her utility
-    switch_gain:      [..., K]  e_i: what agent i gains by talking so
+    Let r be the rule of an agent alone with the user whose utility is the user's.
+
+    aligned_value:    [...]     the user's value in a conversation with that agent alone under rule r
+    full_information: [...]     V_full under the user's own response rule
+    learns:           [...]     whether the user learns the best action from rule r: aligned_value = V_full
+    law_distance:     [...]     over pairs of agents, the largest total variation distance between the distributions
+                                over actions (averaged over x_A, x_B) after one or the other switches to r
+    eta:              [..., K]  mean error of the expected utilities learnt after agent i's switch, in units of u
+    switch_gain:      [..., K]  e_i: agent i's gain from switching to r, in units of U_i
     user:             [...]     V at the profile
-    bound:            [...]     what V is at least (see above; a rational user's choice may jump, so for her what the
-                                profile leaves agent i short of U_i(q) stands for e_i + spread_i L eta_i / 2)
+    bound:            [...]     a lower bound of V (proposition 4); a rational user's choice may jump, so there agent
+                                i's shortfall from its payoff under full revelation replaces e_i + spread_i L eta_i / 2
     regret:           [...]     W0((A-1)/e) / L, part of the bound; 0 for a rational user
-    result:           [...]     CERTIFIED, MALFORMED_GAME, NO_SCHEMES or LP_FAILED
+    result:           [...]     CERTIFIED, MALFORMED or FAILED
     """
 
     aligned_value: Float[np.ndarray, "*batch"]
@@ -61,13 +63,13 @@ class Premises(NamedTuple):
 
 
 def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Premises:
-    """Measure them on `schemes` [..., K, rows, M] (batch axes are broadcast).
+    """Measure the premises at the profiles `schemes` [..., K, rows, M] (batch axes are broadcast).
 
     Raises `ValueError` for protocols other than Conversation and Pooled, wrong shapes and sizes, and for a given reply
-    rule that does not fit one agent alone. A bad game costs only its own row.
+    rule that does not fit a conversation with one agent. A bad game makes only its own row NaN.
     """
     games, schemes, protocol, user = on_host(games=games, schemes=schemes, protocol=protocol, user=user)
-    if type(protocol) is Pooled:  # of a subclass nothing is known
+    if type(protocol) is Pooled:  # A subclass of Pooled need not be a conversation of one round.
         protocol = Conversation(1, 1)
     if not isinstance(protocol, Conversation):
         raise ValueError(f"protocol: expected Conversation or Pooled, got {type(protocol).__name__}")
@@ -82,14 +84,14 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     bad = np.broadcast_to(faults(games), batch).reshape(-1) != ""
     broken = ~np.isfinite(profiles).all((1, 2, 3))
     reduced = reduce_game(flat, np)
-    rows: list[Premises] = [_failed(games.agents, Result.MALFORMED_GAME if b else Result.NO_SCHEMES) for b in bad]
+    rows: list[Premises] = [_failed(games.agents, Result.MALFORMED) for _ in bad]
     sound = np.flatnonzero(~bad & ~broken)
     aligned = reduced._replace(agents=np.asarray(reduced.user)[:, None])
     tree = protocol.tree(1, M)
     enough = M**protocol.rounds >= games.agent_features
-    revealing: Any = spell(tree, np.eye(games.agent_features)) if enough else None
-    for at in range(0, len(sound), AbstractCheck.together):
-        some = sound[at : at + AbstractCheck.together]
+    revealing: Any = scheme_to_rule(tree, np.eye(games.agent_features)) if enough else None
+    for at in range(0, len(sound), AbstractCheck.games_at_once):
+        some = sound[at : at + AbstractCheck.games_at_once]
         alone = [make_check(aligned, k, protocol, user, M) for k in some]
         if not enough:
             type(alone[0]).prepare_monopolists(alone)
@@ -99,7 +101,7 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
             if found.status == "Optimal":
                 rows[k] = _measure(flat[k], check, one.payoffs(found.scheme[None])[0], found.scheme, profiles[k])
             else:
-                rows[k] = _failed(games.agents, Result.LP_FAILED)
+                rows[k] = _failed(games.agents, Result.FAILED)
     per_agent = ("eta", "switch_gain")
     fields = []
     for name in Premises._fields:
@@ -113,50 +115,52 @@ def _measure(game: Game, check, aligned_value, rule, profile) -> Premises:
     tree = check.protocol.tree(K, profile.shape[2])
     value, paid = check.payoffs(profile)
     full = check.informed(True)[0]
-    laws, eta, gains = [], np.zeros(K), np.zeros(K)
+    distributions, eta, gains = [], np.zeros(K), np.zeros(K)
     for i in range(K):
         switched = profile.copy()
         switched[i] = rule
-        happened = talk(reduced, switched, tree, check.of_one_law, reduced.agents[0])
-        laws.append(happened.law())
-        eta[i] = _error(reduced, happened)
-        own = law_of_actions(reduced, switched, tree, check.user, reduced.agents[i])
+        outcome = conversation_outcome(reduced, switched, tree, check.user_with_common_ties, reduced.agents[0])
+        distributions.append(outcome.distribution())
+        eta[i] = _error(reduced, outcome)
+        own = action_distribution(reduced, switched, tree, check.user, reduced.agents[i])
         gains[i] = max(float((own * reduced.agents[i]).sum()) - paid[i], 0.0)
-    distance = max((_variation(reduced, a, b) for a in laws for b in laws), default=0.0)
+    distance = max((_variation(reduced, a, b) for a in distributions for b in distributions), default=0.0)
     unit, zero, units, _ = check.form[3:]
-    # payoffs of one law for all, as the theorem needs
-    regret, short = 0.0, np.maximum(check.informed(True)[1] - check.common_law_payoffs(profile), 0)
-    acting = check.user.acting
-    if isinstance(acting, QuantalUser):
-        from scipy.special import lambertw  # a tenth of a second that importing the package need not cost
+    # Theorem 1 needs the payoffs of all agents under one distribution over actions.
+    regret, short = 0.0, np.maximum(check.informed(True)[1] - check.common_response_payoffs(profile), 0)
+    precision = check.user.acting.logit_precision
+    if precision is not None:
+        from scipy.special import lambertw  # Imported here because it takes a tenth of a second.
 
-        regret = float(lambertw((reduced.user.shape[2] - 1) / np.e).real / acting.precision)
+        regret = float(lambertw((reduced.user.shape[2] - 1) / np.e).real / precision)
         happens = reduced.mass > 0
         spread = (np.ptp(reduced.agents, axis=-1)[:, happens] / reduced.mass[happens]).max(-1, initial=0.0)
-        short = gains + spread * float(acting.precision) * eta / 2
+        short = gains + spread * float(precision) * eta / 2
     most = float(np.asarray(reduced.user).max(-1).sum())
     user_utility, agent_utilities = possible_utilities(game)
     agent_utilities = agent_utilities / np.reshape(units, (-1, 1, 1))
     bound = unit * theorem_bound(user_utility / unit, agent_utilities, most - regret, short).value + zero
     numbers = (
-        unit * aligned_value + zero, unit * full + zero, aligned_value >= full - LEARNT * check.scale, distance,
-        unit * eta, units * gains, unit * value + zero, bound, unit * regret, int(Result.CERTIFIED),
+        unit * aligned_value + zero, unit * full + zero, aligned_value >= full - LEARNS_TOLERANCE * check.scale,
+        distance, unit * eta, units * gains, unit * value + zero, bound, unit * regret, int(Result.CERTIFIED),
     )  # fmt: skip
     return Premises(*(np.asarray(x) for x in numbers))
 
 
-def _error(game: ReducedGame, happened) -> float:
+def _error(game: ReducedGame, outcome) -> float:
     """E max_a |E[u(a) | x_A, transcript] - E[u(a) | x_A, x_B]|."""
     mass = np.asarray(game.mass)
     known = game.user / np.where(mass > 0, mass, 1)[..., None]  # [XA, XB, A]
-    sent = mass @ happened.chance.T  # [XA, T]
-    total = np.tensordot(game.user, happened.chance, (1, 1)).swapaxes(1, 2)  # [XA, T, A]
+    sent = mass @ outcome.message_probability.T  # [XA, T]
+    total = np.tensordot(game.user, outcome.message_probability, (1, 1)).swapaxes(1, 2)  # [XA, T, A]
     learnt = total / np.where(sent > 0, sent, 1)[..., None]
     error = np.abs(learnt[:, :, None] - known[:, None]).max(-1)  # [XA, T, XB]
-    return float(np.einsum("xt,tb,xb,xtb->", happened.heard, happened.chance, mass, error, optimize=True))
+    probabilities = outcome.reply_probability, outcome.message_probability, mass
+    return float(np.einsum("xt,tb,xb,xtb->", *probabilities, error, optimize=True))
 
 
 def _variation(game: ReducedGame, one, other) -> float:
+    """Total variation distance between two distributions over actions, averaged over x_A and x_B."""
     return float((np.abs(one - other).sum(-1) * game.mass).sum() / 2)
 
 

@@ -1,7 +1,7 @@
 """The sharp guarantee of a game and its dual, the coverage certificate (sections 6.2 and 6.3 of docs/model.md).
 
-Both speak of every profile in which agent i gains at most e_i from switching to full revelation; with e = 0, of every
-equilibrium. By duality she gets at least full_information - slack - sum_i weights_i e_i.
+Both hold for every profile in which agent i gains at most e_i from switching to full revelation; with e = 0, for every
+equilibrium. By duality the user's value is at least full_information - slack - sum_i weights_i e_i.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.certificates.certificate import flatten_games
-from emalign_jax.exact.guarantees.bounds import WorstLaw, worst_law, worst_laws
+from emalign_jax.exact.guarantees.bounds import WorstDistribution, worst_distribution, worst_distributions
 from emalign_jax.exact.responses import by_agent
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
@@ -27,19 +27,20 @@ from emalign_jax.users.rational import RationalUser
 
 
 class Coverage(NamedTuple):
-    """Float64, batch axes lead; NaN where `result` says that a game failed. Where no law pays the agents what they
-    would get (her ties when informed go to each of them), V_full is certain: slack 0, no weights or commands (NaN).
+    """How well the agents' interests cover the user's; float64, NaN where `result` says that a game failed.
 
-    slack:    [...] what full information is worth beyond what the agents' interests secure, >= 0: user value >=
-              full_information - slack - sum_i weights_i e_i
-    weights:  [..., K] >= 0
-    by_cell:  [..., XA, XB] the slack of each cell; they add up to `slack`. With g, G_i of section 1.1 of docs/model.md
-              and a* what the user does when x_B is revealed, for every cell and action a
+    If no distribution over actions pays every agent what full revelation pays it (possible where ties of the informed
+    user go to each agent), V_full is certain: slack is 0, weights and commands are NaN.
+
+    slack:    [...] >= 0, in units of u; user value >= full_information - slack - sum_i weights_i e_i
+    weights:  [..., K] multipliers w >= 0
+    by_cell:  [..., XA, XB] the slack of each cell; its sum is `slack`. With g, G_i of section 1.1 of docs/model.md
+              and a* the action of the informed user, for every cell and action a
               g(a*) - g(a) <= sum_i weights_i (G_i(a*) - G_i(a)) + by_cell - sum_c commands[a, c] (g(a) - g(c))
-    commands: [..., XA, A, A] multipliers >= 0 of her obedience, of playing a rather than c: 0 unless asked for
+    commands: [..., XA, A, A] multipliers >= 0 of the user's obedience, of playing a rather than c; 0 unless asked for
     full_information: [...] V_full
-    result:   [...] a `Result`: CERTIFIED, MALFORMED_GAME or LP_FAILED
-    fallback: [...] the batched solver's answer was not proved by its multipliers, and HiGHS did this game
+    result:   [...] a `Result`: CERTIFIED, MALFORMED or FAILED
+    fallback: [...] whether HiGHS solved the LP because the batched solver's answer was not proved
     """
 
     slack: Float[np.ndarray, "*batch"]
@@ -54,8 +55,8 @@ class Coverage(NamedTuple):
 class _Bound(NamedTuple):
     form: StandardForm
     full: float
-    informed: Float[np.ndarray, "K XA XB A"]  # what she does when x_B is revealed, ties as each agent would have them
-    law: WorstLaw
+    informed: Float[np.ndarray, "K XA XB A"]  # the informed user's actions, with ties in favour of each agent
+    worst: WorstDistribution
 
 
 def worst_case(
@@ -67,18 +68,21 @@ def worst_case(
     exact: bool = False,
     lp: str = "auto",
 ):
-    """The least user value [...] of any law over actions that pays every agent what he gets when x_B is revealed, less
-    `gains`; a rational user obeys (the default), a quantal one need not.
+    """The least user value [...] over all distributions over actions that pay every agent at least its payoff under
+    full revelation less `gains` (section 6.2 of docs/model.md); no equilibrium is worth less if `gains` is 0.
 
-    gains: what each agent may gain from switching to full revelation, in his utility; a number or [..., K]. With 0 no
-        equilibrium is worse for her.
-    protocol: Selection() by default, where whoever reveals all is picked. Not Selection with a temperature or
-        Comparison of fewer than all, where he may not be, nor Pooled or Conversation with ties="agents", where no
-        single law answers for all agents (ValueError).
-    exact: derive the LP in rational arithmetic (small games; ValueError beyond).
-    lp: "batched" (the LPs of all games together, each answer proved by its multipliers, HiGHS for what fails or is too
-        large for that), "highs" (one by one), or "auto": batched for many small games.
-    NaN for a malformed game or an LP that HiGHS does not solve; `coverage` says which, and what fell back to HiGHS.
+    games:    [...] games.
+    gains:    the most that each agent gains from switching to full revelation, in units of its utility; a number or
+              [..., K].
+    user:     RationalUser() by default. Obedience constraints are imposed for a rational user only.
+    protocol: Selection() by default. In the protocol an agent that reveals x_B must be heard
+              (`full_revelation_is_heard`).
+    exact:    derive the LP in rational arithmetic (small games).
+    lp:       "batched" (the LPs of all games together; HiGHS solves those that are too large or whose answers are not
+              proved by their multipliers), "highs" (one by one) or "auto" (batched for many small games).
+    Returns NaN for a malformed game and where HiGHS does not solve the LP; `coverage` says which.
+    Raises `ValueError` for a protocol in which revealing may not be heard (Selection with a temperature, Comparison of
+    fewer than all agents), for Pooled and Conversation with ties="agents", and for games too large for `exact`.
     """
     user = RationalUser() if user is None else user
     bounds, batch = _bounds(games, gains, user, protocol, isinstance(user, RationalUser), exact, lp)
@@ -96,10 +100,11 @@ def coverage(
     exact: bool = False,
     lp: str = "auto",
 ) -> Coverage:
-    """How well the agents' interests cover hers: the dual of `worst_case`.
+    """How well the agents' interests cover the user's: the dual of `worst_case` (section 6.3 of docs/model.md).
 
-    obedience: also count on a rational user's obedience, as `worst_case` does for her: then
-        worst_case = full_information - slack - sum_i weights_i e_i, otherwise it is at least that.
+    Arguments as of `worst_case`, and
+    obedience: also impose a rational user's obedience constraints, as `worst_case` does: then
+               worst_case = full_information - slack - sum_i weights_i e_i, otherwise worst_case is at least that.
     """
     user = RationalUser() if user is None else user
     checked(games=games, gains=gains, user=user, obedience=obedience)
@@ -109,31 +114,31 @@ def coverage(
     K, XA, XB, A = games.agents, games.user_features, games.agent_features, games.actions
     shapes = {"slack": (), "weights": (K,), "by_cell": (XA, XB), "commands": (XA, A, A), "full_information": ()}
     fields = {name: np.full((len(bounds), *shape), np.nan) for name, shape in shapes.items()}
-    result, fallback = np.full(len(bounds), Result.MALFORMED_GAME), np.zeros(len(bounds), bool)
+    result, fallback = np.full(len(bounds), Result.MALFORMED), np.zeros(len(bounds), bool)
     for k, bound in enumerate(bounds):
         if bound is None:
             continue
-        form, law = bound.form, bound.law
-        fallback[k] = law.fallback
+        form, worst = bound.form, bound.worst
+        fallback[k] = worst.fallback
         fields["full_information"][k] = form.user_unit * bound.full + form.user_zero
-        result[k] = Result.CERTIFIED if np.isfinite(_value(bound)) else Result.LP_FAILED
-        if not np.isfinite(law.value):  # nothing is below V_full: no slack, and no weights to speak of
+        result[k] = Result.CERTIFIED if np.isfinite(_value(bound)) else Result.FAILED
+        if not np.isfinite(worst.value):  # Infeasible: V_full is certain.
             fields["slack"][k] = fields["by_cell"][k] = form.user_unit * (bound.full - _value(bound))
             continue
-        secured = np.einsum("k,kxba,kxba->xb", law.weights, bound.informed, form.game.agents)
-        by_cell = (bound.informed[0] * form.game.user).sum(-1) - secured - law.left
+        secured = np.einsum("k,kxba,kxba->xb", worst.weights, bound.informed, form.game.agents)
+        by_cell = (bound.informed[0] * form.game.user).sum(-1) - secured - worst.cell_values
         fields["by_cell"][k] = form.user_unit * by_cell
         fields["slack"][k] = form.user_unit * by_cell.sum()
-        fields["weights"][k] = law.weights * form.user_unit / form.agent_unit
-        fields["commands"][k] = law.commands
+        fields["weights"][k] = worst.weights * form.user_unit / form.agent_unit
+        fields["commands"][k] = worst.commands
     fields = {name: values.reshape((*batch, *shapes[name])) for name, values in fields.items()}
     return Coverage(**fields, result=result.astype(int).reshape(batch), fallback=fallback.reshape(batch))
 
 
 def _value(bound: _Bound) -> float:
-    """In standard units. An infeasible LP means that no equilibrium is worth less than full information: agents whose
-    ties she breaks differently when informed cannot all have what they would get, so somebody offers V_full."""
-    return bound.full if bound.law.status == "Infeasible" else min(bound.law.value, bound.full)
+    """The least user value, in standard units. Where the LP is infeasible no equilibrium is worth less than V_full
+    (section 6.2 of docs/model.md)."""
+    return bound.full if bound.worst.status == "Infeasible" else min(bound.worst.value, bound.full)
 
 
 def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp: str):
@@ -145,29 +150,30 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp
         raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')
     if isinstance(protocol, Selection) and np.max(protocol.temperature) > 0:
         raise ValueError(
-            "protocol: the guarantee needs whoever reveals all to be picked, so temperature 0; with a temperature the "
-            "guarantee of a given profile is certify(...).guarantee"
+            "protocol: the guarantee needs an agent that reveals x_B to be picked, so temperature 0; with a "
+            "temperature the guarantee of a given profile is certify(...).guarantee"
         )
     if isinstance(protocol, Comparison) and protocol.compared < games.agents:
         raise ValueError(
-            f"protocol: the guarantee needs whoever reveals all to be picked; with compared = {protocol.compared} of "
-            f"K = {games.agents} agents she may not even meet him: take Selection(), or compared = {games.agents}"
+            f"protocol: the guarantee needs an agent that reveals x_B to be picked; with compared = "
+            f"{protocol.compared} of K = {games.agents} agents it may not be met: take Selection(), or compared = "
+            f"{games.agents}"
         )
     if not declares_revelation(protocol, games.agents):
         raise ValueError(
-            f"protocol: the guarantee needs whoever reveals all to be heard by the user; {type(protocol).__name__} "
-            "does not say so itself (full_revelation_is_heard)"
+            f"protocol: the guarantee needs an agent that reveals x_B to be heard by the user, which "
+            f"{type(protocol).__name__} does not declare (full_revelation_is_heard)"
         )
     if isinstance(protocol, Pooled | Conversation) and user.favours:
         raise ValueError(
-            f'user: in {type(protocol).__name__} with ties="agents" no single law answers for all agents; take '
-            'ties="lowest", "highest" or "uniform"'
+            f'user: in {type(protocol).__name__} with ties="agents" agents are paid under different distributions over '
+            'actions: take ties="lowest", "highest" or "uniform"'
         )
     gains = np.asarray(gains, np.float64)
     if gains.ndim and gains.shape[-1] != games.agents:
         raise ValueError(f"gains: expected a number or a last axis of K = {games.agents}, got {list(gains.shape)}")
     if not ((gains >= 0) & np.isfinite(gains)).all():
-        raise ValueError("gains: expected finite numbers >= 0: an agent who would lose by revealing all has gain 0")
+        raise ValueError("gains: expected finite numbers >= 0 (0 for an agent that would lose by revealing x_B)")
     batch = np.broadcast_shapes(games.batch_shape, gains.shape[:-1])
     flat = flatten_games(games, batch)
     gains = np.broadcast_to(gains, (*batch, games.agents)).reshape(-1, games.agents)
@@ -186,21 +192,25 @@ def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, l
     forms, informed = [], []
     for k in range(len(gains)):
         game: Any = ReducedGame(*(x[k] for x in whole.game))
-        her, rest = batching.item(whole.user, k), (x[k] for x in whole[3:])
-        forms.append(StandardForm(game, whole.protocol, her, *rest))
-        informed.append(by_agent(her, game))
+        user_k, rest = batching.item(whole.user, k), (x[k] for x in whole[3:])
+        forms.append(StandardForm(game, whole.protocol, user_k, *rest))
+        informed.append(by_agent(user_k, game))
     floors = np.einsum("nkxba,nkxba->nk", np.array(informed), whole.game.agents) - gains / whole.agent_unit
-    ease = user.tie_tolerance if obedience else None
+    tie_tolerance = user.tie_tolerance if obedience else None
     if exact:
-        of_ties = None if ease is None else 0.0  # true ties alone, as rational numbers have them
-        laws = [worst_law(f.game, own, ease=of_ties, exact=True) for f, own in zip(forms, floors, strict=True)]
+        exact_ties = None if tie_tolerance is None else 0.0
+        answers = [
+            worst_distribution(f.game, own, tie_tolerance=exact_ties, exact=True)
+            for f, own in zip(forms, floors, strict=True)
+        ]
     else:
-        laws = worst_laws(whole.game, floors, ease=ease, lp=lp)
+        answers = worst_distributions(whole.game, floors, tie_tolerance=tie_tolerance, lp=lp)
     bounds = []
-    for form, law, all_ways, own in zip(forms, laws, informed, floors, strict=True):
-        if law.status == "Infeasible" and exact and obedience:  # ties of the informed may be none of rational numbers
-            again = worst_law(form.game, own, ease=ease, exact=True)
-            law = again._replace(fallback=law.fallback)
-        full = float((all_ways[0] * form.game.user).sum())
-        bounds.append(_Bound(form, full, all_ways, law))
+    for form, worst, by_agent_k, own in zip(forms, answers, informed, floors, strict=True):
+        if worst.status == "Infeasible" and exact and obedience:
+            # Actions that the informed user treats as tied may differ as rational numbers.
+            again = worst_distribution(form.game, own, tie_tolerance=tie_tolerance, exact=True)
+            worst = again._replace(fallback=worst.fallback)
+        full = float((by_agent_k[0] * form.game.user).sum())
+        bounds.append(_Bound(form, full, by_agent_k, worst))
     return bounds

@@ -1,19 +1,19 @@
 """The equilibrium set of Selection with a rational user, computed and not searched (section 6.5 of docs/model.md).
 
-f_i(v) is the most that agent i gets from an obedient distribution worth at least v to the user, and M(v) the most that
-all agents get together from one worth exactly v. For K >= 2 and V_none <= v < V_full (theorem 3)
+f_i(v) is the largest payoff of agent i over obedient distributions worth at least v to the user, and M(v) the largest
+sum of all agents' payoffs over obedient distributions worth exactly v. For K >= 2 and V_none <= v < V_full (theorem 3)
 
     gap(v) = sum_i f_i(v) - M(v) >= 0
 
 is the least total deviation gain of a profile that leaves the user with value v. So the user's values in pure
-equilibria are the zeros of gap, and V_full. Where gap does not tend to 0 there, V_full is an isolated point. With K = 1
-nobody outbids: gap(v) = max U_1 - M(v), and V_full need not be an equilibrium value.
+equilibria are the zeros of gap, and V_full. Where gap does not tend to 0 at V_full, V_full is an isolated point. With
+K = 1 there is no rival: gap(v) = max U_1 - M(v), and V_full need not be an equilibrium value.
 
-Ties are decided as recommended. Under the tie rules of `certify` (double ties of user and holder, and equal offers, go
-to the lowest index) some of these values are not attained but approached.
+Ties are decided as recommended. Under the tie rules of `certify` (ties of both the user and the holder, and ties
+between offers, go to the lowest index) some of these values are approached and not attained.
 
-f_i and M are concave and piecewise linear. Their breakpoints are found by following supporting lines, so isolated zeros
-are found too, which a grid of v would miss.
+f_i and M are concave and piecewise linear. Their breakpoints are found by following supporting lines, so that isolated
+zeros are found too, which a grid of v would miss.
 """
 
 from __future__ import annotations
@@ -40,28 +40,30 @@ from emalign_jax.protocols.standard_units import StandardForm, likely_actions, s
 from emalign_jax.result import Result
 from emalign_jax.users.rational import RationalUser
 
-# in units of the agents; LPs are solved to 1e-9
-ON_THE_LINE = 1e-11  # a curve this close to its chord is straight
-ZERO = 1e-8  # a gap, summed over agents, at most this is none (in random games: below 1e-11, or above 1e-6)
+# In the agents' units. A curve this close to its chord counts as straight.
+STRAIGHT = 1e-11
+# In the agents' units, summed over agents. A gap this small counts as 0: LPs are solved to 1e-9, and in random games
+# gaps are below 1e-11 or above 1e-6.
+ZERO_GAP = 1e-8
 
 
 class Stability(NamedTuple):
-    """Float64, on the host, in the units of the utilities; NaN where `result` is bad.
+    """The stability profile; float64, on the host, in the units of the utilities; NaN where `result` is bad.
 
     worst, best:      [...]     least and largest user value of a pure equilibrium
-    value:            [..., P]  V_none to V_full, ascending, every breakpoint of the profile among them
-    gap:              [..., P]  least total deviation gain (sum over agents, each in his own units) of a profile
-                                that leaves the user with that value; linear in between, so
-                                `np.interp(v, value, gap)` is exact. Where it drops to 0 at V_full, V_full comes twice.
-    zero:             [..., P]  whether it is an equilibrium value; between two neighbours that both are, all are
+    value:            [..., P]  values from V_none to V_full, ascending, with all breakpoints of gap
+    gap:              [..., P]  least total deviation gain (sum over agents, each in its own units) of a profile worth
+                                `value` to the user; linear between these points, so that `np.interp(v, value, gap)`
+                                is exact. Where gap jumps to 0 at V_full, V_full is listed twice.
+    zero:             [..., P]  whether `value` is an equilibrium value; if two neighbours are, so is all in between
     no_information:   [...]     V_none
     full_information: [...]     V_full
     payoff_range:     [..., K]  best minus worst attainable payoff of each agent, as in a Certificate
-    result:           [...]     CERTIFIED (there are equilibria at `worst` and `best`), MALFORMED_GAME or LP_FAILED
-    fallback:         [...]     the batched solver's answer failed its check, and HiGHS did this game
+    result:           [...]     CERTIFIED (there are equilibria at `worst` and `best`), MALFORMED or FAILED
+    fallback:         [...]     whether HiGHS solved the game because the batched solver's answer failed its check
 
-    Games of a batch that have fewer breakpoints repeat their last point. `zero` is decided with every agent's payoff
-    in units of his own stake (within 1e-8), `gap` is known to about 1e-9 of the largest stake and 0 where `zero`.
+    Games of a batch that have fewer breakpoints repeat their last point. `zero` is decided within 1e-8, each agent's
+    payoff in its own unit; `gap` is accurate to about 1e-9 of the largest unit, and 0 where `zero`.
     """
 
     worst: Float[np.ndarray, "*batch"]
@@ -84,24 +86,25 @@ class Stability(NamedTuple):
 
     @property
     def relative_gap(self) -> Float[np.ndarray, "*batch P"]:
-        """gap as a share of the sum of the payoff ranges; 0 where nothing matters to any agent."""
+        """gap as a share of the sum of the payoff ranges; 0 where all payoff ranges are 0."""
         total = self.payoff_range.sum(-1)[..., None]
         return np.where(total == 0, 0.0, self.gap / np.where(total == 0, np.nan, total))
 
     def profile(self, index: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(value, gap, zero) of one game without padding."""
+        """(value, gap, zero) [P] of the game at `index` of the batch, without padding."""
         value, gap, zero = self.value[index], self.gap[index], self.zero[index]
         padding = np.append(False, (value[1:] == value[:-1]) & (gap[1:] == gap[:-1]))
         return value[~padding], gap[~padding], zero[~padding]
 
     def intervals(self, index: tuple[int, ...] = ()) -> list[tuple[float, float]]:
-        """The equilibrium values of one game, as closed intervals (low = high for an isolated one), ascending."""
+        """The equilibrium values of the game at `index`, as closed intervals (low, high), ascending; low = high for an
+        isolated value."""
         value, _, zero = self.profile(index)
         return intervals(value, zero)
 
 
 def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> list[tuple[float, float]]:
-    """Runs of zeros, first and last value of each."""
+    """The first and last value of each run of zeros."""
     edges = np.diff(np.concatenate([[0], zero, [0]]).astype(int))
     first, after = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
@@ -110,13 +113,14 @@ def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> lis
 def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: str = "auto", progress=None) -> Stability:
     """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
 
-    exact:     derive every LP's answer again in rational arithmetic (small games; `ValueError` beyond).
-    of:        how many games there are in all, if these are one block of them, see `solve`.
-    lp:        "batched" (the LPs of all games together, each curve proved by its multipliers, HiGHS for what fails),
-               "highs" (one by one), or "auto": batched for many small games.
+    games:     [...] games.
+    exact:     derive every LP's answer again in rational arithmetic (small games).
+    of:        the total number of games, if these are one block of them; see `solve`.
+    lp:        "batched" (the LPs of all games together; HiGHS solves games whose curves their multipliers do not
+               prove), "highs" (one by one) or "auto" (batched for many small games).
     progress:  called with the number of games done since the last call.
-    Raises `ValueError` for games too large for the obedience LP. A bad game, or an LP that HiGHS does not solve,
-    costs only its own row.
+    Raises `ValueError` for games too large for the obedience LP or for `exact`. A bad game, or an LP that HiGHS does
+    not solve, makes only its own row NaN.
     """
     games, exact, _ = on_host(games=games, exact=exact, progress=progress)
     of = None if of is None else integer("of", of, 0)
@@ -135,7 +139,7 @@ def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: st
     for k in range(len(bad)):
         try:
             if bad[k]:
-                rows.append(_failed(games.agents, Result.MALFORMED_GAME))
+                rows.append(_failed(games.agents, Result.MALFORMED))
             elif k in traced:
                 rows.append(_stability_of_one(traced.pop(k)))
             else:
@@ -144,14 +148,14 @@ def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: st
                     check.confirm()
                 rows.append(_stability_of_one(_by_highs(check), fallback=batched))
         except LPFailed:
-            rows.append(_failed(games.agents, Result.LP_FAILED, fallback=batched))
+            rows.append(_failed(games.agents, Result.FAILED, fallback=batched))
         if progress is not None:
             progress(1)
     return _stack(rows, batch, games.agents)
 
 
 class Point(NamedTuple):
-    """A point of a concave curve and a supergradient there."""
+    """A point of a concave curve with a supergradient."""
 
     v: float
     value: float
@@ -159,7 +163,7 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A concave piecewise linear function, by its breakpoints."""
+    """A concave piecewise linear function, given by its breakpoints."""
 
     v: Float[np.ndarray, "P"]
     value: Float[np.ndarray, "P"]
@@ -169,20 +173,20 @@ class Curve(NamedTuple):
 
 
 def outbidding(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float) -> Curve:
-    """f: the most of `payoff` at user value at least v."""
+    """f(v): the largest `payoff` at user value at least v, for v from `low` to `high`."""
     return _trace(lp, payoff, low, high, exactly=False)
 
 
 def sharing(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float) -> Curve:
-    """M: the most of `payoff` at user value exactly v."""
+    """M(v): the largest `payoff` at user value exactly v, for v from `low` to `high`."""
     return _trace(lp, payoff, low, high, exactly=True)
 
 
 def _trace(lp: ObedienceLP, payoff, low: float, high: float, exactly: bool) -> Curve:
-    """All breakpoints between V_none = `low` and V_full = `high`.
+    """The curve with all its breakpoints between V_none = `low` and V_full = `high`.
 
-    The curve lies below the lines at two points and above their chord. Where the lines cross lies either a
-    breakpoint, or a point whose own line parts the rest in two.
+    Between two points the curve lies above their chord and below their supporting lines. At the crossing of these lines
+    there is a breakpoint, or the supporting line of the curve splits the interval in two.
     """
 
     def evaluate(v: float) -> Point:
@@ -191,7 +195,7 @@ def _trace(lp: ObedienceLP, payoff, low: float, high: float, exactly: bool) -> C
             raise LPFailed
         return Point(v, found.value, found.slope)
 
-    # at the very ends rounding may make the LP infeasible, and the supergradients are unbounded
+    # At the ends themselves rounding may make the LP infeasible, and supergradients are unbounded.
     done, todo = [evaluate(low + VALUE_TIE)], [evaluate(high - VALUE_TIE)]
     while todo:
         crossing = _crossing(done[-1], todo[-1])
@@ -207,28 +211,29 @@ def _trace(lp: ObedienceLP, payoff, low: float, high: float, exactly: bool) -> C
 
 
 def _crossing(left: Point, right: Point) -> float | None:
-    """Where the lines at two points cross; None if the curve is straight in between."""
+    """Where the supporting lines at two points cross; None if the curve is straight in between."""
     width = right.v - left.v
     above_right = left.value + left.slope * width - right.value
     above_left = right.value - right.slope * width - left.value
-    if min(above_left, above_right) <= ON_THE_LINE:
+    if min(above_left, above_right) <= STRAIGHT:
         return None
     share = above_left / (above_left + above_right)
     return left.v + share * width if min(share, 1 - share) * width > VALUE_TIE else None
 
 
 class _Curves(NamedTuple):
-    """All that a profile is made of, of one game in standard units."""
+    """The curves that determine the stability profile of one game, in standard units."""
 
     form: StandardForm
     payoff_range: Float[np.ndarray, "K"]
-    fair: Curve | None  # M; None where information is worthless
-    raw: Curve | None  # M with every agent in the largest unit of any
-    own: list[Curve]  # f_i; the constant max U_1 of a single agent
+    joint: Curve | None  # M, each agent's payoff in its own unit; None where information is worthless
+    joint_common: Curve | None  # M, all payoffs in the largest of the agents' units
+    own: list[Curve]  # f_i
 
 
 def _weights(game: Any, form: Any):
-    """The agents' units, in units of the largest, and that; an agent to whom nothing that is said matters has none."""
+    """The agents' units as shares of the largest unit, and the largest unit. The unit of an agent with no payoff range
+    is 0."""
     least, most = units.attainable(game.agents, likely_actions(game, RationalUser())[..., None, :, :, :])
     weights = form.agent_unit * (most - least > NEGLIGIBLE_RANGE)
     largest = weights.max(-1, keepdims=True)
@@ -236,13 +241,13 @@ def _weights(game: Any, form: Any):
     return weights / largest, largest[..., 0]
 
 
-def _worth(user) -> Any:
+def _benchmarks(user) -> Any:
     """V_none and V_full."""
     return np.asarray(user.sum(-2).max(-1).sum(-1)), np.asarray(user.max(-1).sum((-2, -1)))
 
 
 def _by_highs(check: SelectionRational) -> _Curves:
-    low, high = map(float, _worth(check.game.user))
+    low, high = map(float, _benchmarks(check.game.user))
     payoff_range = check.payoff_range
     if not np.isfinite(payoff_range).all():
         raise LPFailed
@@ -250,25 +255,27 @@ def _by_highs(check: SelectionRational) -> _Curves:
     if high - low <= NEGLIGIBLE_INFORMATION_VALUE:
         return _Curves(form, payoff_range, None, None, [])
     payoffs, weights = check.game.agents, _weights(check.game, form)[0]
-    fair = sharing(check.lp, payoffs.sum(0), low, high)
-    raw = sharing(check.lp, np.tensordot(weights, payoffs, 1), low, high)
-    return _Curves(form, payoff_range, fair, raw, [outbidding(check.lp, payoff, low, high) for payoff in payoffs])
+    joint = sharing(check.lp, payoffs.sum(0), low, high)
+    joint_common = sharing(check.lp, np.tensordot(weights, payoffs, 1), low, high)
+    return _Curves(
+        form, payoff_range, joint, joint_common, [outbidding(check.lp, payoff, low, high) for payoff in payoffs]
+    )
 
 
 def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Curves]:
-    """The curves of those of the games whose batched LPs pass every check."""
+    """The curves of the `sound` games whose batched LPs pass all checks, by number of the game."""
     form: Any = standard_form(ReducedGame(*(x[sound] for x in reduced)), Selection(), RationalUser())
     game = form.game
     payoffs, weights = game.agents, _weights(game, form)[0]
-    fair, raw = payoffs.sum(1), np.einsum("nk,nkxba->nxba", weights, payoffs)
+    joint, joint_common = payoffs.sum(1), np.einsum("nk,nkxba->nxba", weights, payoffs)
     K = payoffs.shape[1]
-    shared = np.stack([fair, raw, fair, raw], 1)
+    shared = np.stack([joint, joint_common, joint, joint_common], 1)
     sign = np.array([1.0] * (K + 2) + [-1.0] * 2)
     found = frontier.trace(game, np.concatenate([payoffs, shared], 1), sign)
-    least = -frontier.most(game, -payoffs)
+    least = -frontier.largest_payoffs(game, -payoffs)
     ranges = found.paid[:, :K, 0] - least
     ranges = np.where(ranges <= NEGLIGIBLE_RANGE, 0.0, ranges)
-    low, high = _worth(game.user)
+    low, high = _benchmarks(game.user)
     done = found.proved.all(1) & np.isfinite(least).all(1)
     curves = {}
     for n in map(int, np.flatnonzero(done)):
@@ -286,13 +293,13 @@ def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Cur
 
 
 def _joined(found: frontier.Frontier, n: int, parts: tuple[int, ...], low: float, high: float) -> Curve:
-    """Curve parts[0] of game n, with parts[1] (of her value at most v) or a constant to the left of it."""
+    """Curve parts[0] of game n, continued to the left by curve parts[1] (of user value at most v) or a constant."""
     up = parts[0]
     count = found.count[n, up]
-    v, value = found.worth[n, up, :count], found.paid[n, up, :count]
+    v, value = found.user_value[n, up, :count], found.paid[n, up, :count]
     if len(parts) > 1:
         count = found.count[n, parts[1]]
-        v = np.concatenate([-found.worth[n, parts[1], :count][::-1], v])
+        v = np.concatenate([-found.user_value[n, parts[1], :count][::-1], v])
         value = np.concatenate([found.paid[n, parts[1], :count][::-1], value])
     else:
         v, value = np.append(low, v), np.append(value[0], value)
@@ -303,11 +310,11 @@ def _joined(found: frontier.Frontier, n: int, parts: tuple[int, ...], low: float
 
 def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
     form = curves.form
-    low, high = map(float, _worth(form.game.user))
-    if curves.fair is None or curves.raw is None:  # every law is worth the same to her
+    low, high = map(float, _benchmarks(form.game.user))
+    if curves.joint is None or curves.joint_common is None:  # Every distribution has the same user value.
         low, v, gap, zero = high, np.array([high]), np.zeros(1), np.ones(1, bool)
     else:
-        v, gap, zero = _profile(form, curves.fair, curves.raw, curves.own, high)
+        v, gap, zero = _profile(form, curves.joint, curves.joint_common, curves.own, high)
     unit, origin, agent_unit = form.user_unit, form.user_zero, form.agent_unit
     value = unit * v + origin
     return _row(
@@ -316,24 +323,23 @@ def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
     )  # fmt: skip
 
 
-def _profile(form: StandardForm, fair: Curve, raw: Curve, own: list[Curve], high: float):
-    """v [P] in standard units, gap [P] in the units of the utilities, and which are zeros [P].
-
-    fair decides the zeros, every agent in its own unit."""
+def _profile(form: StandardForm, joint: Curve, joint_common: Curve, own: list[Curve], high: float):
+    """v [P] in standard units, gap [P] in the units of the utilities, and which are zeros [P]. Zeros are decided with
+    each agent's payoff in its own unit."""
     weights, largest = _weights(form.game, form)
     K = len(weights)
-    own = own if K > 1 else []  # one agent is outbid by nobody
-    v = _distinct(np.concatenate([curve.v for curve in (fair, raw, *own)]))
-    most = np.array([curve.at(v) for curve in own]) if K > 1 else np.full((1, len(v)), fair.value.max())
-    zero = most.sum(0) - fair.at(v) <= ZERO
-    gap = np.where(zero, 0, np.maximum(weights @ most - raw.at(v), 0))
-    if K > 1 and not zero[-1]:  # nobody outbids a holder who offers V_full
+    own = own if K > 1 else []
+    v = _distinct(np.concatenate([curve.v for curve in (joint, joint_common, *own)]))
+    most = np.array([curve.at(v) for curve in own]) if K > 1 else np.full((1, len(v)), joint.value.max())
+    zero = most.sum(0) - joint.at(v) <= ZERO_GAP
+    gap = np.where(zero, 0, np.maximum(weights @ most - joint_common.at(v), 0))
+    if K > 1 and not zero[-1]:  # V_full is an equilibrium value: no rival can outbid it.
         v, gap, zero = np.append(v, high), np.append(gap, 0), np.append(zero, True)
     return v, largest * gap, zero
 
 
 def _distinct(v: np.ndarray) -> np.ndarray:
-    """Sorted, without those that differ from one before by rounding; the two ends are kept."""
+    """Sorted, without values that differ from the one before by rounding; both ends are kept."""
     v = np.unique(v)
     kept = [v[0]]
     for x in v[1:-1]:
@@ -352,7 +358,7 @@ def _failed(K: int, result: Result, fallback: bool = False) -> Stability:
 
 
 def _stack(rows: list[Stability], batch: tuple[int, ...], agents: int) -> Stability:
-    """One batched Stability from one a game, short profiles padded with their last point."""
+    """One batched Stability from those of the games, short profiles padded with their last point."""
     most = max((len(row.value) for row in rows), default=1)
     fields = []
     for name in Stability._fields:

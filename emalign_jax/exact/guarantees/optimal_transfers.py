@@ -1,8 +1,8 @@
-"""What transfers to agents can do for the user, exactly: the yardstick of tuned ones (section 6.7 of docs/model.md).
+"""Optimal transfers to agents, by one float64 LP a game (section 6.7 of docs/model.md).
 
-Transfers t_i(a) or t_i(a, y) are added to U_i and are bounded, |t_i| <= budget at every event. Weighted sums of them,
-S = sum_i w_i t_i, range over |S| <= budget * sum_i w_i, so both problems are linear in (w, S), although not in (w, t).
-Float64, one LP a game.
+Transfers t_i(a) or t_i(a, y) are added to U_i and are bounded, |t_i| <= budget for all a and y. The weighted sum
+S = sum_i w_i t_i ranges over |S| <= budget * sum_i w_i, so that both problems are linear in (w, S), although not in
+(w, t).
 """
 
 from __future__ import annotations
@@ -28,17 +28,24 @@ from emalign_jax.users.rational import RationalUser
 
 KINDS = ("action", "outcome")
 WEIGHTS = ("simplex", "cone")
-NO_WEIGHT = 1e-9  # agents of less weight in all cannot be paid to matter
-NOT_BY_ACTION = 1e-7  # of the utilities: what may be left that varies with the outcome
-ROUNDING = 64 * np.finfo(float).eps  # of the utilities: a budget of no more is none
-REFINEMENTS, COARSE = 5, 0.1  # solves in smaller units, where the budget is less than this share of the unit
+# A sum of weights below this counts as 0.
+SMALLEST_WEIGHT = 1e-9
+# Relative to the utilities: by how much the required transfers may vary with the outcome and still depend on the action
+# alone.
+MAX_VARIATION = 1e-7
+# Relative to the utilities: a budget this small counts as 0.
+ROUNDING = 64 * np.finfo(float).eps
+# The LP of the least budget is solved again in smaller units while the budget is less than REFINE_BELOW of the unit.
+MAX_SOLVES, REFINE_BELOW = 5, 0.1
 
 
 class BestTransfers(NamedTuple):
-    """guarantee: [...] user value in every equilibrium under these transfers is at least this (the coverage form)
-    without:   [...] the same with no transfers
-    transfers: [..., K, A, Y], or [..., K, A, 1] by action; NaN where the game is malformed or its LP failed
-    weights:   [..., K] of the certificate
+    """Transfers and what they guarantee; NaN where the game is malformed or its LP failed.
+
+    guarantee: [...] a lower bound of the user's value in every equilibrium under these transfers (coverage form)
+    without:   [...] the same bound without transfers
+    transfers: [..., K, A, Y], or [..., K, A, 1] if they depend on the action alone
+    weights:   [..., K] the weights w that prove the guarantee
     """
 
     guarantee: Float[np.ndarray, "*batch"]
@@ -48,13 +55,15 @@ class BestTransfers(NamedTuple):
 
 
 def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex") -> Float[np.ndarray, "*batch"]:
-    """The least budget [...] whose transfers bring u into the hull of the U_i + t_i, so that every equilibrium is worth
-    V_full to her.
+    """The least budget [...] with which u is in the hull of the U_i + t_i, so that every equilibrium is worth V_full to
+    the user.
 
-    weights: "simplex": u = sum_i w_i (U_i + t_i) + c(y) with weights of sum 1; "cone": of any sum > 0. The latter is an
-        infimum: where agents can be paid into indifference for less, it is enough to do so and add a little of u.
-    kind: "action" or "outcome", what transfers may depend on; inf where no payment by action alone does it
-    Raises `ValueError` for an unknown word; NaN where the game is malformed or its LP failed.
+    games:   [...] games.
+    kind:    what transfers depend on: "action" or "outcome" (action and outcome). With "action" the budget is inf where
+             no such transfers exist.
+    weights: "simplex": u = sum_i w_i (U_i + t_i) + c(y) with weights w >= 0 of sum 1; "cone": of any sum > 0. With
+             "cone" the budget is an infimum: transfers that make agents indifferent suffice, plus a little of u.
+    Returns NaN where the game is malformed or its LP failed. Raises `ValueError` for an unknown word.
     """
     (games,) = on_host(games=games)
     choice("kind", kind, KINDS)
@@ -62,7 +71,7 @@ def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex"
     flat = flatten_games(games, games.batch_shape)
     found = []
     for p, u, U, fault in zip(flat.prior, flat.user_utility, flat.agent_utilities, faults(flat), strict=True):
-        happens = np.asarray(p).sum((0, 1)) > 0  # what cannot happen needs no payment
+        happens = np.asarray(p).sum((0, 1)) > 0  # Impossible outcomes need no transfers.
         u, U = (np.asarray(x, np.float64)[..., happens] for x in (u, U))
         found.append(np.nan if fault else _least(u, U, kind, weights))
     return np.array(found).reshape(games.batch_shape)
@@ -71,8 +80,12 @@ def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex"
 def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kind: str = "outcome") -> BestTransfers:
     """The transfers within `budget` (a number or [...]) under which the guarantee is largest.
 
+    games: [...] games.
+    user:  RationalUser(ties="lowest") by default.
+    kind:  what transfers depend on: "action" or "outcome" (action and outcome).
     The guarantee is V_full less the coverage slack (section 6.3 of docs/model.md; without obedience). It holds in
-    Pooled, and in Selection with temperature 0, and V_full does not change with transfers if her ties are her own.
+    Pooled, and in Selection with temperature 0. V_full does not change with transfers unless ties go to agents.
+    Raises `ValueError` for an unknown word or a budget that is not finite and >= 0.
     """
     user = RationalUser(ties="lowest") if user is None else user
     games, budget, user = on_host(games=games, budget=budget, user=user)
@@ -98,15 +111,16 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
 
 
 def _least(u, U, kind, weights) -> float:
-    """In a unit that is made smaller until the budget is of its size: that of the agents may be far from it."""
-    u, U = u - u.mean(0), U - U.mean(1, keepdims=True)  # offsets by outcome are free
+    """The least budget of one game, solved in smaller and smaller units until the budget is of the size of the unit:
+    the agents' units may be much larger than the budget."""
+    u, U = u - u.mean(0), U - U.mean(1, keepdims=True)  # Offsets c(y) are free.
     user_unit, unit = _spread(u), max(_spread(x) for x in U)
-    if not unit > 0:  # no agent wants anything
+    if not unit > 0:  # All agents are indifferent.
         return 0.0 if weights == "cone" else _needed(u, U, np.full(len(U), 1 / len(U)), 1.0, kind)
-    if weights == "simplex":  # then agents must be paid as much as the user has at stake
+    if weights == "simplex":  # With weights of sum 1 transfers are as large as u itself.
         unit = max(unit, user_unit)
     best = np.inf
-    for refined in range(REFINEMENTS):
+    for refined in range(MAX_SOLVES):
         try:
             found = _solve_least(u, U, kind, weights, user_unit or 1.0, unit)
         except LPFailed:
@@ -116,7 +130,7 @@ def _least(u, U, kind, weights) -> float:
         needed = np.inf if found is None else _needed(u, U, *found, kind)
         if not needed < best:
             break
-        best, refine = needed, 0 < needed < COARSE * unit
+        best, refine = needed, 0 < needed < REFINE_BELOW * unit
         if not refine:
             break
         unit = needed
@@ -129,7 +143,7 @@ def _spread(utility: Float[np.ndarray, "A Y"]) -> float:
 
 
 def _needed(u, U, w, scale, kind) -> float:
-    """The budget that agents of these weights need to be paid into scale * u; inf where none does it."""
+    """The least budget with which sum_i w_i (U_i + t_i) = scale * u up to an offset; inf where there is none."""
     gap = scale * u - np.tensordot(w, U, 1)
     if _spread(gap) <= ROUNDING * (scale * np.abs(u).max() + w @ np.abs(U).max((1, 2))):
         return 0.0
@@ -137,7 +151,7 @@ def _needed(u, U, w, scale, kind) -> float:
         return _spread(gap) / 2
     gap = gap - gap[:1]
     varies = np.ptp(gap, axis=1).max(initial=0.0)
-    if varies > NOT_BY_ACTION * max(scale * _spread(u), max(w_i * _spread(x) for w_i, x in zip(w, U, strict=True))):
+    if varies > MAX_VARIATION * max(scale * _spread(u), max(w_i * _spread(x) for w_i, x in zip(w, U, strict=True))):
         return np.inf
     return float(np.ptp(gap.mean(1)) / 2)
 
@@ -183,7 +197,7 @@ def _solve_least(u, U, kind, weights, user_unit: float, unit: float):
 
 
 class _Secured(NamedTuple):
-    """What weights and a sum of transfers secure, in standard units; proved by evaluating it, whoever found them."""
+    """The guarantee that weights and a weighted sum of transfers prove, in standard units."""
 
     value: float
     weights: Float[np.ndarray, "K"]
@@ -200,17 +214,18 @@ class _Problem:
         ahead = functools.partial(units.advantages, game.user)
         nothing = np.zeros((XA, XB, A))
         user_total, mass = np.asarray(game.user), np.asarray(game.mass)
-        law = respond(user, user_total, mass, ahead, nothing, functools.partial(units.advantages, nothing))
-        self.law, self.g = law.reshape(cells, A), game.user.reshape(cells, A)  # a*, or a distribution
+        informed = respond(user, user_total, mass, ahead, nothing, functools.partial(units.advantages, nothing))
+        self.informed, self.g = informed.reshape(cells, A), game.user.reshape(cells, A)  # The distribution over a*.
         self.p = prior.reshape(cells, Y) if kind == "outcome" else prior.sum(-1).reshape(cells, 1)
-        self.step = self.law[:, None, :] - np.eye(A)  # [cells, a, b]: how what is done differs from a
+        self.step = self.informed[:, None, :] - np.eye(A)  # [cells, a, b]: from playing a to the informed response
         self.lost = np.einsum("cab,cb->ca", self.step, self.g)
         self.own = np.einsum("cab,kcb->cak", self.step, game.agents.reshape(K, cells, A))
-        self.full = float((self.law * self.g).sum())
+        self.full = float((self.informed * self.g).sum())
 
     def best(self, budget: float) -> _Secured | None:
-        """Columns w [K], S [A, Z], slack [cells]: minimise the slacks subject to, for all cells and actions,
-        slack >= g(a*) - g(a) - sum_i w_i (G_i(a*) - G_i(a)) - (S(a*) - S(a)) and |S| <= sum_i w_i budget / unit_i."""
+        """The largest guarantee, by an LP with columns w [K], S [A, Z] and slack [cells]: minimise the sum of slack
+        subject to |S| <= sum_i w_i budget / unit_i and, for all cells and actions,
+        slack >= g(a*) - g(a) - sum_i w_i (G_i(a*) - G_i(a)) - (S(a*) - S(a))."""
         (cells, A, K), Z = self.own.shape, self.p.shape[1]
         limit = budget / self.form.agent_unit
         moved = np.einsum("cab,cz->cabz", self.step, self.p).reshape(cells * A, A * Z)
@@ -226,7 +241,7 @@ class _Problem:
         if not solved.optimal:
             return None
         weights = np.maximum(solved.x[:K], 0)
-        weights = np.where(weights.sum() < NO_WEIGHT, 0, weights)
+        weights = np.where(weights.sum() < SMALLEST_WEIGHT, 0, weights)
         most = float(weights @ limit)
         return self.secured(weights, np.clip(solved.x[K : K + A * Z].reshape(A, Z), -most, most))
 
@@ -237,7 +252,7 @@ class _Problem:
 
 
 def _best(form: StandardForm, prior, user, budget: float, kind: str):
-    """guarantee, the same without transfers, transfers, weights; NaN if an LP failed."""
+    """The fields of `BestTransfers` for one game."""
     problem = _Problem(form, prior, user, kind)
     K, Z = len(form.agent_unit), problem.p.shape[1]
     try:

@@ -1,4 +1,4 @@
-"""The same payoffs with fewer messages (Caratheodory)."""
+"""Schemes with fewer messages and the same payoffs (Caratheodory's theorem)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def compress(
     user: Float[np.ndarray, "S"],
     at_most: float = np.inf,
 ) -> Float[np.ndarray, "XB T"]:
-    """A scheme of at most XB + 1 of the given messages, each with the same belief as before, that pays the
-    agent at least sum(own) and the user at least sum(user), and `at_most` unless that is less; unchanged if it is
-    small enough already.
+    """A scheme of at most XB + 1 of the given messages, each with the same posterior as before, that pays the agent at
+    least sum(own), and the user at least sum(user) and at most max(at_most, sum(user)). A scheme of at most XB + 1
+    messages is returned without its unused messages.
 
-    own, user: what each message contributes to the agent's and the user's payoff.
+    own, user: [S] the contribution of each message to the agent's and the user's payoff.
     """
     XB = scheme.shape[0]
     used = scheme.max(0) > 0
     scheme, own, user = scheme[:, used], own[used], user[used]
     if scheme.shape[1] <= XB + 1:
         return scheme
-    # a vertex of {weights >= 0: every x_B sends something, her value kept} has XB + 1 positive weights at most
+    # The LP has XB + 1 rows, so that at most XB + 1 weights are positive at a vertex.
     lp = KeptLP(
         np.concatenate([scheme, user[None]]),
         np.concatenate([np.ones(XB), [user.sum()]]),

@@ -1,15 +1,15 @@
-"""The persuasion-mechanism LP: all that one agent can do with a rational user in several rounds (section 5.2 of
-docs/model.md).
+"""The persuasion-mechanism LP: all distributions over actions that one agent can induce in a rational user in several
+rounds (section 5.2 of docs/model.md).
 
-By the revelation principle the user reports x_A and the agent recommends an action. Variables
-s[xa, xb, a] >= 0, P(recommend a | report xa, x_B), and h[xa, r, a], what type xa gets from a after a false report r:
+By the revelation principle the user reports x_A and the agent recommends an action. Variables: s[xa, xb, a] >= 0,
+P(recommend a | report xa, x_B), and h[xa, r, a], the value of type xa from recommendation a after a false report r:
 
     obedience      sum_xb s[xa, xb, a] (g[xa, xb, a] - g[xa, xb, c]) >= 0            for all xa, a, c
     honesty        sum_{xb, a} s[xa, xb, a] g[xa, xb, a] >= sum_a h[xa, r, a]        for all xa, r,
                    h[xa, r, a] >= sum_xb s[r, xb, a] g[xa, xb, c]                    for all c.
 
-It is exact for a conversation with one agent in which the type can be told, Q^(R-1) >= XA, and any action named in the
-last round; for any other conversation, whoever takes part, it is an upper bound.
+It is exact for a conversation with one agent in which the user can report x_A, Q^(R-1) >= XA, and the last round has a
+message for every action. For any other conversation, with any number of agents, it is an upper bound.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from emalign_jax.games.game import Game, ReducedGame
 from emalign_jax.lp.highs import KeptLP
 from emalign_jax.users.conversation_tree import Tree
 
-MAX_ENTRIES = 4_000_000  # of the LP's matrix
+# Rows * columns of the LP.
+MAX_ENTRIES = 4_000_000
 
 
 def check_size(games: Game) -> None:
@@ -38,15 +39,16 @@ def check_size(games: Game) -> None:
 
 
 class MechanismLP:
-    """The kept model of one game, with the interface of `ObedienceLP`.
+    """The LP of one game, kept from question to question, with the interface of `ObedienceLP`.
 
-    ease: the tie tolerance of the user, who may miss the best choice by it at `nodes` nodes of the conversation.
+    exact:         whether answers are derived in rational arithmetic (`ValueError` if too large).
+    tie_tolerance: of the user, which allows choices to be that far from the best at `nodes` nodes of a conversation.
     """
 
-    def __init__(self, game: ReducedGame, exact: bool = False, ease: float = 0.0, nodes: int = 1):
+    def __init__(self, game: ReducedGame, exact: bool = False, tie_tolerance: float = 0.0, nodes: int = 1):
         user = np.asarray(game.user)
         self._user = user
-        advantage = units.relaxed(user, ease)  # [XA, XB, A, A]
+        advantage = units.relaxed(user, tie_tolerance)  # [XA, XB, A, A]
         likely = units.most_likely(user, tolerance=TOLERANCE)
         spread = nodes * np.array([units.unit(g[None], x[None]) for g, x in zip(user, likely, strict=True)])
         XA, XB, A = user.shape
@@ -64,9 +66,9 @@ class MechanismLP:
             size = np.abs(row).max()
             if size == 0:
                 return
-            unit = np.exp2(np.frexp(size)[1]) if least == 0 else 1.0  # a power of two, so that nothing is rounded
+            unit = np.exp2(np.frexp(size)[1]) if least == 0 else 1.0  # A power of two: no rounding.
             rows.append(row / unit)
-            lower.append(least - ease * gives / unit)
+            lower.append(least - tie_tolerance * gives / unit)
             relief.append(gives / unit)
             stakes.append(np.zeros((XA, XB, A)))
             if stake is not None:
@@ -111,8 +113,8 @@ class MechanismLP:
         value_at_least: float = -np.inf,
         by_type: Float[np.ndarray, "XA"] | None = None,
     ) -> Advice:
-        """Maximise `payoff` over mechanisms that give the user at least `value_at_least` in all, and each type at least
-        `by_type` (times its probability). The scheme is s[xa, xb, a] as [XA * XB, A]."""
+        """The largest `payoff` over mechanisms worth at least `value_at_least` to the user, and at least `by_type` [XA]
+        to each type (times its probability). The scheme is s[xa, xb, a] as [XA * XB, A]."""
         result = self._solve(payoff, value_at_least, np.inf, by_type)
         if not result.optimal:
             return Advice(False, np.nan, np.full(self._shape, np.nan).reshape(-1, self._shape[2]), result.status)
@@ -121,7 +123,7 @@ class MechanismLP:
         told /= told.sum(1, keepdims=True)
         multipliers = np.maximum(-result.row_dual[: self._by_type], 0)
         multipliers[: self._first] = 0
-        eased = np.tensordot(multipliers, self._stakes, 1)  # what an ease adds to the price of each column
+        eased = np.tensordot(multipliers, self._stakes, 1)  # Per unit of tie tolerance.
         price = float(multipliers @ self._relief + eased.max(-1).sum())
         return Advice(True, result.value, told, result.status, result.exact, price)
 
@@ -143,15 +145,14 @@ class MechanismLP:
 
 
 def can_report(tree: Tree, user_features: int) -> bool:
-    """Whether she can tell one agent her type before his last message."""
+    """Whether the user can report x_A to one agent before the last round."""
     return tree.replies ** (tree.rounds - 1) >= user_features
 
 
-def rule_of(mechanism: Float[np.ndarray, "XA XB A"], tree: Tree) -> tuple[Float[np.ndarray, "rows M"], Tree]:
-    """The rule that carries out a mechanism: silence while she reports, digit by digit, then the recommendation.
-
-    It needs as many messages as actions in use; where the tree has fewer, the rule is one of a wider tree.
-    """
+def mechanism_to_rule(mechanism: Float[np.ndarray, "XA XB A"], tree: Tree) -> tuple[Float[np.ndarray, "rows M"], Tree]:
+    """The rule [rows, M] that carries out a mechanism, and its tree: the first message while the user reports x_A,
+    digit by digit, then the recommendation. Where more actions are recommended than `tree` has messages, the rule is
+    one of a tree with as many messages."""
     XA, XB, _ = mechanism.shape
     used = np.flatnonzero(mechanism.max((0, 1)) > 0)
     M = max(tree.messages, len(used))

@@ -1,12 +1,12 @@
-"""The obedience LP: every distribution over actions that one agent's scheme can induce in a rational user.
+"""The obedience LP: all distributions over actions that one agent's scheme can induce in a rational user.
 
-Variables z[xb, r] >= 0, r one recommended action for each x_A (A^XA of them), sum_r z = 1 for each
-x_B, and obedience: for each r, x_A and action b,
+Variables z[xb, r] >= 0, the probability of recommendation r at x_B, where r names an action for each x_A (A^XA in all).
+They sum to 1 for each x_B and satisfy the obedience constraints: for each r, x_A and action b,
     sum_xb z[xb, r] (g[xa, xb, r(xa)] - g[xa, xb, b]) >= 0          (section 5.1 of docs/model.md).
-The feasible set depends on the prior and the user alone, so one model serves all agents of a game.
+The feasible set depends on the prior and the user alone, so that one model serves all agents of a game.
 
-A recommendation that is a disaster at some x_B is made there with a tiny probability at most. Its column is counted in
-units of that probability, so that LP tolerances do not drown it.
+If a recommendation costs the user very much at some x_B, its probability there is tiny in any obedient distribution.
+Its variable is scaled by a bound of that probability, so that it is not lost in the LP's tolerances.
 """
 
 from __future__ import annotations
@@ -25,17 +25,26 @@ from emalign_jax.internal.arguments import power
 from emalign_jax.lp.highs import KeptLP
 
 MAX_COLUMNS = 4096
-NEGLIGIBLE = 1e-11  # LP noise: probabilities below it are set to 0
-ROUNDING = 1e-13  # in standard units: a bound is not known better
-TOLERANCE = 1e-5  # of the user's ties, at most: what is possible is bounded for it
+# Probabilities below this are noise of the LP and are set to 0.
+NEGLIGIBLE = 1e-11
+# In standard units. The rounding of a bound: a smaller excess counts as 0.
+ROUNDING = 1e-13
+# The largest tie tolerance of a user for which the bounds of probabilities (`units.most_likely`) are made.
+TOLERANCE = 1e-5
 
 
 class Advice(NamedTuple):
-    """value: of the objective (NaN unless optimal); scheme: [XB, S], at most max(A, XB + 1) messages, in floats;
-    exact: the value of the LP as the rational number that it is (None unless asked for and optimal);
-    slack_price: if the user misses the best action by an ease of e (see `ObedienceLP`), the value grows by e times this
-    at most; excess: no distribution does better than the value by more than this, as the multipliers prove; law: over
-    recommendations, of which the scheme is made."""
+    """An optimum of the obedience LP.
+
+    optimal:      whether HiGHS found one
+    value:        the payoff; NaN unless optimal
+    scheme:       [XB, S] a scheme of at most max(A, XB + 1) messages
+    status:       "Optimal", or HiGHS's status instead
+    exact:        the value as a rational number; None unless asked for and optimal
+    slack_price:  a tie tolerance of e (see `ObedienceLP`) raises the value by at most e * slack_price
+    excess:       value + excess is an upper bound, proved by the multipliers
+    distribution: [XB, R] over recommendations, from which the scheme is made
+    """
 
     optimal: bool
     value: float
@@ -44,11 +53,11 @@ class Advice(NamedTuple):
     exact: Fraction | None = None
     slack_price: float = np.inf
     excess: float = 0.0
-    law: Float[np.ndarray, "XB R"] | None = None
+    distribution: Float[np.ndarray, "XB R"] | None = None
 
 
 class Price(NamedTuple):
-    """value: of the objective, slope: what one more unit of her value adds to it (both NaN unless optimal)."""
+    """value: the largest payoff; slope: its derivative in the bound of the user's value. Both NaN unless optimal."""
 
     optimal: bool
     value: float
@@ -66,16 +75,23 @@ def check_size(user_features: int, agent_features: int, actions: int) -> None:
         )
 
 
-def without_noise(law: Float[np.ndarray, "XB R"]) -> Float[np.ndarray, "XB R"]:
-    law = np.where(law > NEGLIGIBLE, law, 0)
-    return law / law.sum(1, keepdims=True)
+def without_noise(distribution: Float[np.ndarray, "XB R"]) -> Float[np.ndarray, "XB R"]:
+    """Without the probabilities below `NEGLIGIBLE`."""
+    distribution = np.where(distribution > NEGLIGIBLE, distribution, 0)
+    return distribution / distribution.sum(1, keepdims=True)
 
 
-def cut(
-    law: Float[np.ndarray, "XB R"], own: Float[np.ndarray, "XB R"], user: Float[np.ndarray, "XB R"], at_most=np.inf
+def scheme_of(
+    distribution: Float[np.ndarray, "XB R"],
+    own: Float[np.ndarray, "XB R"],
+    user: Float[np.ndarray, "XB R"],
+    at_most=np.inf,
 ) -> Float[np.ndarray, "XB S"]:
-    """The scheme of a law over recommendations, without noise and with at most max(A, XB + 1) messages."""
-    scheme = without_noise(law)
+    """The scheme of a distribution over recommendations, without noise and with at most max(A, XB + 1) messages.
+
+    own, user: the agent's and the user's payoffs; at_most: see `compress`.
+    """
+    scheme = without_noise(distribution)
     used = scheme.max(0) > 0
     if used.sum() > scheme.shape[0] + 1:
         return compress(scheme, (scheme * own).sum(0), (scheme * user).sum(0), at_most)
@@ -83,19 +99,19 @@ def cut(
 
 
 class ObedienceLP:
-    """The kept model of one game.
+    """The LP of one game, kept from question to question.
 
-    exact: answers in rational arithmetic, see `KeptLP` (ValueError if too large).
-    ease:  [A, A] or a number: the share of what they differ by, by which a recommended action a may fall short of
-           action c (`units.relaxed`); negative where it must be better by so much.
-    sets:  the recommendations, by default one action for each type.
+    exact:         whether answers are derived in rational arithmetic, see `KeptLP` (`ValueError` if too large).
+    tie_tolerance: a number or [A, A]: by how much a recommended action a may be worse than action c, as a share of what
+                   they differ by (`units.relaxed`); negative where a must be better by so much.
+    sets:          [R, XA, A] the recommendations; by default, all of one action for each type.
     """
 
     def __init__(
         self,
         game: ReducedGame,
         exact: bool = False,
-        ease: Any = 0.0,
+        tie_tolerance: Any = 0.0,
         sets: Bool[np.ndarray, "R XA A"] | None = None,
     ):
         user = np.asarray(game.user)
@@ -107,10 +123,10 @@ class ObedienceLP:
         self._possible = recommendations.possible(units.most_likely(user, tolerance=TOLERANCE), self._sets)
         rows = recommendations.comparisons(self._sets)
         r, xa, a, c = rows
-        advantage = units.relaxed(user, ease)[xa, :, a, c] * self._possible.T[r]  # [rows, XB]
+        advantage = units.relaxed(user, tie_tolerance)[xa, :, a, c] * self._possible.T[r]  # [rows, XB]
         size = np.abs(advantage).max(1)
         kept = size > 0
-        unit = np.exp2(np.frexp(size[kept])[1])[:, None]  # a power of two, so that nothing is rounded
+        unit = np.exp2(np.frexp(size[kept])[1])[:, None]  # A power of two, so that division does not round.
         self._of, self._advantage = r[kept], advantage[kept] / unit
         stakes = np.abs(user[xa, :, a] - user[xa, :, c]) * self._possible.T[r]
         self._relief = stakes[kept] / unit
@@ -131,43 +147,41 @@ class ObedienceLP:
     def best(
         self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf, value_at_most: float = np.inf
     ) -> Advice:
-        """Maximise `payoff` over obedient distributions that give the user a value within these bounds."""
+        """The largest `payoff` over obedient distributions whose user value is within these bounds."""
         own = recommendations.spread(payoff, self._sets)
         self._lp.set_cost((own * self._possible).ravel())
         self._lp.set_row(self._value_row, value_at_least, value_at_most)
         result = self._lp.solve()
         if not result.optimal:
             return Advice(False, np.nan, np.full(self._shape, np.nan), result.status)
-        law = result.x.reshape(self._shape) * self._possible
-        scheme = cut(law, own, self._user_spread, value_at_most)
+        distribution = result.x.reshape(self._shape) * self._possible
+        scheme = scheme_of(distribution, own, self._user_spread, value_at_most)
         multipliers = np.maximum(-result.row_dual[self._value_row - len(self._of) : self._value_row], 0)
         bound = self._bound(own, multipliers, float(result.row_dual[-1]), value_at_least, value_at_most)
         excess = 0.0 if result.exact is not None else bound - result.value
         excess = excess if excess > ROUNDING else 0.0
         slack_price = float(bound_of(self._priced(self._relief, multipliers), self._possible))
-        return Advice(True, result.value, scheme, result.status, result.exact, slack_price, excess, law)
+        return Advice(True, result.value, scheme, result.status, result.exact, slack_price, excess, distribution)
 
     def _priced(self, rows: Float[np.ndarray, "rows XB"], multipliers: Float[np.ndarray, "rows"]) -> np.ndarray:
-        """[XB, R] the rows' sum, each times its multiplier."""
+        """[XB, R] the sum of the obedience `rows` times their multipliers."""
         added = np.zeros((self._shape[1], self._shape[0]))
         np.add.at(added, self._of, multipliers[:, None] * rows)
         return added.T
 
-    def _bound(self, own, multipliers, worth: float, value_at_least: float, value_at_most: float) -> float:
-        """What weak duality proves: no obedient distribution pays more. worth: the multiplier of the user's value."""
-        limit = value_at_most if worth > 0 else value_at_least
+    def _bound(self, own, multipliers, value_price: float, value_at_least: float, value_at_most: float) -> float:
+        """An upper bound of the payoff, by weak duality. value_price: the multiplier of the user's value."""
+        limit = value_at_most if value_price > 0 else value_at_least
         if not np.isfinite(limit):
-            worth, limit = 0.0, 0.0
-        prices = (own - worth * self._user_spread) * self._possible + self._priced(self._advantage, multipliers)
-        return bound_of(prices, self._possible) + worth * limit
+            value_price, limit = 0.0, 0.0
+        prices = (own - value_price * self._user_spread) * self._possible + self._priced(self._advantage, multipliers)
+        return bound_of(prices, self._possible) + value_price * limit
 
     def price(
         self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf, value_at_most: float = np.inf
     ) -> Price:
-        """The most of `payoff` over obedient laws that give the user a value within these bounds, and a supergradient.
-
-        The slope is the dual of the value row: a supergradient in the bound that binds, 0 if none does.
-        """
+        """The largest `payoff` over obedient distributions whose user value is within these bounds, and its slope: a
+        supergradient in the bound that binds, 0 if neither does."""
         self._lp.set_cost((recommendations.spread(payoff, self._sets) * self._possible).ravel())
         self._lp.set_row(self._value_row, value_at_least, value_at_most)
         result = self._lp.solve()
@@ -176,9 +190,9 @@ class ObedienceLP:
 
 
 def bound_of(prices: Float[np.ndarray, "*any XB R"], possible: Float[np.ndarray, "*#any XB R"]) -> Any:
-    """The most [...] that sum z prices / possible can be over z with sum_r z = 1 and z <= possible.
+    """The maximum [...] of sum z prices / possible over z with sum_r z = 1 and 0 <= z <= possible.
 
-    prices: of a column in its own units, `possible` of a unit of probability.
+    prices: of one unit of each variable; a unit is the probability `possible`.
     """
     certain = np.where(possible == 1, prices, -np.inf).max(-1, keepdims=True)
     some = np.where(possible > 0, prices / np.where(possible > 0, possible, 1), -np.inf).max(-1, keepdims=True)

@@ -1,11 +1,13 @@
-"""What a rational user can be made to do: one recommendation for all types, and which of them a tie rule lets happen.
+"""Recommendations to a rational user, and which of them a tie rule plays.
 
-A recommendation names for each x_A a set of actions, one action as a rule. By the revelation principle every scheme is
-one whose messages are recommendations that the user obeys. Ties are broken as recommended under "agents". Other rules
-play recommendation r, as a limit, at all beliefs at which r is optimal, or nowhere (section 10 of docs/model.md):
+A recommendation names a set of actions for each type x_A, usually one action. By the revelation principle every scheme
+is equivalent to one whose messages are recommendations that the user obeys. Under ties="agents" ties are broken as
+recommended. Any other tie rule plays recommendation r, as a limit, at all beliefs at which r is optimal, or at none
+(section 10 of docs/model.md):
 
-* "lowest" ("highest"): nowhere if, for some x_A, a lower (higher) action ties wherever r is optimal;
-* "uniform": all of a set are played alike. Sets of one action suffice unless some action is never uniquely best.
+* "lowest" ("highest"): at none if, for some x_A, a lower (higher) action ties wherever r is optimal;
+* "uniform": all actions of a set are equally likely. Sets of one action suffice unless some action is never uniquely
+  best.
 """
 
 from __future__ import annotations
@@ -22,13 +24,16 @@ from emalign_jax.games.game import ReducedGame
 from emalign_jax.lp.highs import KeptLP
 from emalign_jax.users.rational import RationalUser
 
-MOST_SETS = 4096  # recommendations of sets that are looked at, under ties "uniform"
-STRICTLY = 1e-12  # of the largest of its coefficients (`_levelled`), by which a row must be positive
-STEEPEST = 1e6  # a coefficient that is larger than the opposite ones by so much counts as so much larger
+# The largest number of recommendations of sets of actions, under ties="uniform".
+MOST_SETS = 4096
+# The smallest positive value of a row that must be strictly positive; the largest coefficient of a row is 1.
+STRICT_MARGIN = 1e-12
+# The largest ratio of a row's coefficients to its largest coefficient of the opposite sign (`_levelled`).
+MAX_RATIO = 1e6
 
 
 class Comparisons(NamedTuple):
-    """The rows of obedience, one for each recommendation r, type x_A, action a in r's set and other action c."""
+    """The rows of obedience: one for each recommendation r, type x_A, recommended action a and other action c."""
 
     recommendation: Int[np.ndarray, "rows"]
     user_feature: Int[np.ndarray, "rows"]
@@ -57,8 +62,11 @@ def spread(payoff: Float[np.ndarray, "*any XA XB A"], sets: Bool[np.ndarray, "R 
 
 
 def possible(likely: Float[np.ndarray, "*any XA XB A"], sets: Bool[np.ndarray, "R XA A"]) -> Any:
-    """[..., XB, R] at least the largest probability of each recommendation at each x_B, as a power of two."""
-    # all of a set are taken as often, so as seldom as the least likely one
+    """[..., XB, R] an upper bound of the probability of each recommendation at each x_B, a power of two.
+
+    likely: [..., XA, XB, A] upper bounds of the probability of each action (`units.most_likely`).
+    """
+    # The actions of a set are equally likely, so that the least likely of them bounds the set.
     most = np.min([np.where(s, x, np.inf).min(-1) for x, s in _by_type(likely, sets)], 0)
     exponent = np.frexp(np.where(most > 0, most, 1))[1]
     return np.where(most > 0, np.minimum(np.exp2(exponent), 1), 0)
@@ -70,7 +78,7 @@ def _by_type(likely, sets):
 
 
 def played(game: ReducedGame, user: RationalUser) -> Bool[np.ndarray, "R XA A"]:
-    """The recommendations that this user follows, as a limit, wherever they are optimal; NumPy, one game."""
+    """The recommendations that this user's tie rule plays, as a limit, wherever they are optimal. For one game."""
     XA, _, A = np.shape(game.user)
     single = single_actions(XA, A)
     if user.ties == "agents":
@@ -83,9 +91,9 @@ def played(game: ReducedGame, user: RationalUser) -> Bool[np.ndarray, "R XA A"]:
 
 
 class Rule:
-    """Where this user's tie rule plays a recommendation, by one small LP over beliefs each.
+    """The beliefs at which this user's tie rule plays a recommendation, found by a small LP for each recommendation.
 
-    A belief is here the probability of a message at each x_B, up to a factor.
+    A belief is given here by the probability of a message at each x_B, up to a factor.
     """
 
     def __init__(self, game: ReducedGame, user: RationalUser):
@@ -94,11 +102,11 @@ class Rule:
         self.ahead = units.advantages(payoff[:, self.live])  # [XA, XB, A, A]
 
     def plays(self, sets: Bool[np.ndarray, "XA A"]) -> bool:
-        """Whether, at some belief, exactly `sets` are played by the types that occur."""
+        """Whether the types that occur play exactly `sets` at some belief."""
         return self.belief(sets) is not None
 
     def belief(self, sets: Bool[np.ndarray, "XA A"]) -> Float[np.ndarray, "XB"] | None:
-        """A belief at which they are, if there is one."""
+        """A belief at which the types that occur play exactly `sets`; None if there is none."""
         rows, strictly, equal = [], [], []
         for xa in np.flatnonzero(self.types):
             ahead, inside = self.ahead[xa], sets[xa]
@@ -127,20 +135,20 @@ class Rule:
         return belief / belief.sum()
 
     def _must_lose(self, other: int, inside) -> bool:
-        """Whether an action outside the set may not even tie with those inside."""
+        """Whether action `other`, which is not recommended, must be strictly worse than the recommended ones."""
         if self.user.ties == "lowest":
             return bool(other < np.flatnonzero(inside)[0])
         return self.user.ties == "uniform" or bool(other > np.flatnonzero(inside)[-1])
 
     def _feasible(self, rows, strictly, equal) -> Float[np.ndarray, "live"] | None:
-        """A belief b with rows @ b >= 0, > 0 where `strictly`, and equal @ b = 0, if there is one."""
+        """A belief b with rows @ b >= 0, > 0 where `strictly`, and equal @ b = 0; None if there is none."""
         B = self.ahead.shape[1]
         if not len(rows) and not len(equal):
             return np.ones(B)
         if not len(equal):
             alone = ((rows > 0) | ((rows == 0) & ~strictly[:, None])).all(0)
             if alone.any():
-                return alone.astype(float)  # each of these x_B will do, when it is known, and so will all of them
+                return alone.astype(float)  # Each of these x_B satisfies all rows by itself, hence also their sum.
         rows, equal = rows.reshape(-1, B), equal.reshape(-1, B)
         matrix = np.concatenate(
             [
@@ -154,10 +162,10 @@ class Rule:
         cost, upper = np.append(np.zeros(B), 1.0), np.append(np.full(B, np.inf), 1.0)
         lower = np.append(np.zeros(B), -1.0)
         found = KeptLP(matrix, low, high, cost=cost, col_lower=lower, col_upper=upper).solve()
-        return found.x[:B] if found.optimal and (found.value > STRICTLY or not strictly.any()) else None
+        return found.x[:B] if found.optimal and (found.value > STRICT_MARGIN or not strictly.any()) else None
 
     def larger_sets(self, single: Bool[np.ndarray, "R XA A"]) -> list[Bool[np.ndarray, "S XA A"]]:
-        """Under "uniform", recommendations of sets that no choice from them by single actions stands for."""
+        """Under ties="uniform", the recommendations of larger sets that single actions do not represent."""
         XA, A = single.shape[1:]
         if (2**A - 1) ** XA > MOST_SETS:
             raise ValueError(
@@ -172,19 +180,19 @@ class Rule:
             sets = np.array(chosen)
             if (sets.sum(-1) == 1).all():
                 continue
-            stands = all(pick in known for pick in itertools.product(*(np.flatnonzero(s) for s in sets)))
-            if not stands and self.plays(sets):
+            represented = all(pick in known for pick in itertools.product(*(np.flatnonzero(s) for s in sets)))
+            if not represented and self.plays(sets):
                 found.append(sets)
         return [np.array(found)] if found else []
 
 
 def _levelled(row: Float[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
-    """The row with a largest coefficient of 1, those of either sign cut to `STEEPEST` times the largest of the other: a
-    disaster at one x_B would make all that happens at others look like ties. Where that lets a belief through, the
-    recommendation counts, which makes upper bounds larger, and is not attained."""
+    """The row with a largest coefficient of 1, those of either sign cut to `MAX_RATIO` times the largest of the other.
+    Without the cut a very large loss at one x_B would make all differences at other x_B look like ties. The cut can
+    only add recommendations, so that upper bounds hold."""
     gains, losses = np.maximum(row, 0), np.maximum(-row, 0)
     if not losses.any():
         return (row > 0).astype(float)
     if gains.any():
-        gains, losses = np.minimum(gains, STEEPEST * losses.max()), np.minimum(losses, STEEPEST * gains.max())
+        gains, losses = np.minimum(gains, MAX_RATIO * losses.max()), np.minimum(losses, MAX_RATIO * gains.max())
     return (gains - losses) / max(gains.max(), losses.max())

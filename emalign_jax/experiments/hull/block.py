@@ -1,7 +1,7 @@
 """Which people and items to keep of a table with missing cells: a block without any, by a deterministic rule.
 
 Greedy: drop the person or item with the largest share of cells missing (ties: items first, later ones first) until
-none is; put back whoever fits. An item's share counts `balance` times a person's; of the blocks of all BALANCES that
+none is; put back those that fit. An item's share counts `balance` times a person's; of the blocks of all BALANCES that
 have the people and items asked for, the one with most cells is kept (ties: the first). Of more than MOST people, or
 items, only those with most cells are looked at.
 """

@@ -2,7 +2,7 @@
 
 A subset s is a random order of the people and a random split of the items. Its agents for a target are the first n
 people of that order who may be agents of the target: so subsets of different n are nested, all targets but those
-among the first n share their agents, and whoever is an agent for others is a target in turn.
+among the first n share their agents, and an agent of others is a target in turn.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class HullJob:
 
 class Outcome(NamedTuple):
     """errors: a row an (offset, method, n, subset, target), in the table's units, `target` a position in its targets.
-    weights: a row an agent: his mean weight, and how often it is not 0, in simplex fits at the largest n."""
+    weights: a row an agent: its mean weight, and how often it is not 0, in simplex fits at the largest n."""
 
     errors: pd.DataFrame
     weights: pd.DataFrame
@@ -129,9 +129,9 @@ def run(job: HullJob, progress: Callable[[str, int, int], None] | None = None) -
 
         for offset in job.offsets:
             rule = Rule(offset, job.norm)
-            nobody = np.zeros((len(targets), 1))
+            none = np.zeros((len(targets), 1))
             everyone = table.utilities[table.targets[targets]]
-            note(offset, ALONE, 0, targets, evaluate(nobody, everyone, everyone[:1], test, rule), 0.0, True)
+            note(offset, ALONE, 0, targets, evaluate(none, everyone, everyone[:1], test, rule), 0.0, True)
             for n in job.sizes:
                 for agents, members in job.groups(order, n, targets):
                     user, others = table.utilities[table.targets[members]], table.utilities[agents]

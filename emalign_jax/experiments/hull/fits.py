@@ -1,6 +1,6 @@
 """Fits by `em.align`, and what given weights are worth on training and on test items.
 
-Tables are [T, A, Y] (targets) and [K, A, Y] (agents whom the targets share).
+Tables are [T, A, Y] (targets) and [K, A, Y] (agents that the targets share).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Leave k out: how large can a target's error (simplex weights, all items) become when any k agents are removed?
 
-One agent: exact. Only an agent with weight matters, and he is refitted without unless shifting his weight to the
-others already gives less than the worst found. Five: exact, by refits along all chains of agents with weight, where
+One agent: exact. Only an agent with weight matters, and the fit is repeated without it unless shifting its weight to
+the others already gives less than the worst found. Five: exact, by refits along all chains of agents with weight, where
 few agents make them few; else a bracket. Below: the refit without five agents chosen greedily. Above: the agents are
 dealt into g piles; whichever five are removed, g - 5 piles are whole, and the worst refit with the agents of g - 5
 piles alone is an upper bound.
@@ -102,7 +102,7 @@ class _Group:
         return self.kept[removed]
 
     def shifted(self, t: int, removed: frozenset[int]) -> list[tuple[float, int]]:
-        """(upper bound on the error without k too, k) of all k with weight, largest first: his weight goes to the
+        """(upper bound on the error without k too, k) of all k with weight, largest first: its weight goes to the
         one who suits best, or to all in proportion."""
         error, w = self.error(t, removed)
         if not np.isfinite(error):

@@ -113,9 +113,9 @@ def render(job: HullJob, lines: pd.DataFrame) -> str:
             )
             gain = [at[f"over_mean{end}"]["simplex"] for end in ("", "_low", "_high")]
             text.append(f"{n:>4}{cells}  {_number(gain[0]):>9} [{_number(gain[1]):>8}, {_number(gain[2]):>8}]")
-        nobody = part.loc[part["method"] == ALONE, "held_out"].iloc[0]
+        alone = part.loc[part["method"] == ALONE, "held_out"].iloc[0]
         text += [
-            f"No agent at all ({'her utility itself' if offset == 'none' else 'the offset alone'}): {_number(nobody)}",
+            f"No agent at all ({'the utility itself' if offset == 'none' else 'the offset alone'}): {_number(alone)}",
             "",
         ]
     return "\n".join(text)

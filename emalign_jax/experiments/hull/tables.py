@@ -336,7 +336,7 @@ def _block(path, present, names, items, words, notes, options, verb):
 
 
 def _varied(path, table: Table, named: bool) -> Table:
-    """Without targets for whom all cells are alike (several answers: all answers to each prompt)."""
+    """Without targets of which all cells are alike (several answers: all answers to each prompt)."""
     u = table.utilities[table.targets]
     flat = (np.ptp(u, axis=1).max(1) == 0) if table.per_state else (np.ptp(u, axis=(1, 2)) == 0)
     if not flat.any():

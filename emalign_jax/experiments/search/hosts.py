@@ -3,7 +3,7 @@
 They meet through `jax.distributed`, which finds out who is who, and part from it at once: games need no collectives,
 which listen on a port until the process ends, and its service ends every process with an abort when one dies. It
 listens at the address given alone, and asks for no password, so the network must be trusted. From then on they share a
-directory, which all must see: whoever is free takes the next block there, so a slow host does fewer, and each shows
+directory, which all must see: a host that is free takes the next block there, so a slow host does fewer, and each shows
 every second that it lives.
 """
 
@@ -89,7 +89,7 @@ def meet(coordinator: str | None, hosts: int | None, host: int | None, terms: st
 
 
 def _check_address(coordinator: str) -> None:
-    """Raise `ValueError` where nobody can listen: jax would end the process."""
+    """Raise `ValueError` where no socket can listen: jax would end the process."""
     address, _, port = coordinator.rpartition(":")
     try:
         family, kind, _, _, place = socket.getaddrinfo(address.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
@@ -121,7 +121,7 @@ def _at_most(seconds: float) -> Iterator[None]:
 class Team:
     """The processes at one search, `host` among them, in the shared directory `path`. A context manager.
 
-    A search by one process is a team of one, without signs of life.
+    A search by one process has one host, which shows no signs of life.
     """
 
     def __init__(self, path: Path, host: int = 0, hosts: int = 1):

@@ -218,6 +218,6 @@ def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certifica
         ]
     nan, many = np.full(solution.user.shape, np.nan), np.full(solution.agents.shape, np.nan)
     never = np.zeros(solution.user.shape, bool)
-    unverified = np.full(solution.user.shape, int(Result.UNVERIFIED))
+    unchecked = np.full(solution.user.shape, int(Result.UNCHECKED))
     none, full = values[1], values[0]
-    return Certificate(solution.user, solution.agents, many, many, never, many, full, none, nan, nan, unverified, never)
+    return Certificate(solution.user, solution.agents, many, many, never, many, full, none, nan, nan, unchecked, never)

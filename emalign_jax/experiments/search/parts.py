@@ -15,16 +15,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emalign_jax.experiments import columns
 from emalign_jax.experiments.search.job import GAMES, SCHEMES, TABLE, Block, Cell
-from emalign_jax.experiments.search.table import game_rows
+from emalign_jax.experiments.search.table import game_rows, json_entries
 from emalign_jax.games.files import GAME_FIELDS, pad_agents
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
 
-LISTS = ("agent_payoffs", "gain_lower", "gain_upper", "payoff_range")
-LIGHT = (  # columns of numbers that are read back for the printed table
+LIGHT = (  # columns that are read back for the printed table
     "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value",
-    "normalised_worst_equilibrium", "relative_gain", "result", "message", "ok", "certified", "fallback", "seconds",
+    "normalised_worst_equilibrium", "relative_gain", "result", "message", "ok", "certified", "fallback", "found_by",
+    "seconds",
 )  # fmt: skip
 
 
@@ -34,15 +35,7 @@ def write(directory: Path, number: int, cell: Cell) -> None:
         arrays = {name: np.asarray(getattr(cell.games, name)) for name in GAME_FIELDS}
         np.savez(file, allow_pickle=False, schemes=cell.solution.schemes, **arrays)
     with atomic(_path(directory, number, "parquet")) as temporary:
-        parquet.write(temporary, _typed(game_rows(cell)))
-
-
-def _typed(rows: pd.DataFrame) -> pa.Table:
-    """The rows, with the same types in every part: what holds NaN alone would be typed as nothing."""
-    schema = pa.Schema.from_pandas(rows, preserve_index=False)
-    for name in LISTS:
-        schema = schema.set(schema.get_field_index(name), pa.field(name, pa.list_(pa.float64())))
-    return pa.Table.from_pandas(rows, schema, preserve_index=False)
+        parquet.write(temporary, columns.arrow(columns.SEARCH, game_rows(cell)))
 
 
 def _path(directory: Path, number: int, kind: str) -> Path:
@@ -109,7 +102,7 @@ def _save(path: Path, arrays: dict[str, tuple]) -> None:
 
 def cells(directory: Path, blocks: Sequence[Block]) -> Iterator[pd.DataFrame]:
     """The rows of games.parquet, a family and number of agents at a time, without lists."""
-    names = ["family", "result", "message"]
+    names = ["family", "result", "message", "found_by"]
     with parquet.opened(directory / TABLE, read_dictionary=names) as file:
         for number in sorted({block.cell for block in blocks}):
             groups = [n for n, block in enumerate(blocks) if block.cell == number]
@@ -117,14 +110,9 @@ def cells(directory: Path, blocks: Sequence[Block]) -> Iterator[pd.DataFrame]:
 
 
 def entries(directory: Path) -> Iterator[dict]:
-    """The contract's JSON entry of each row of games.parquet."""
-    names = {"user_value": "user", "agent_payoffs": "agents", "message": "result", "result": "code"}
-    kept = (
-        "no_information", "full_information", "gain_lower", "gain_upper", "closed", "guarantee", "family", "game",
-        "start", "normalised_value", "relative_gain", "worst_equilibrium", "normalised_worst_equilibrium",
-    )  # fmt: skip
+    """The JSON entry of each row of games.parquet."""
+    names = [column.name for column in columns.SEARCH if column.json]
     with parquet.opened(directory / TABLE) as file:
         for n in range(file.num_row_groups):
-            rows: pa.Table = file.read_row_group(n, columns=[*names, *kept])
-            for row in rows.to_pylist():
-                yield {names[name]: row[name] for name in names} | {name: row[name] for name in kept}
+            rows: pa.Table = file.read_row_group(n, columns=names)
+            yield from json_entries(columns.SEARCH, rows.to_pylist())

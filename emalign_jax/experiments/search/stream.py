@@ -32,7 +32,7 @@ class Tally(NamedTuple):
     failed: pd.DataFrame
     games: int
     failures: int
-    unverified: int
+    unchecked: int
     unproved: int
     worthless: int
     fallbacks: int
@@ -43,7 +43,7 @@ class Tally(NamedTuple):
 def search_blocks(
     job: SearchJob, blocks: Sequence[Block], team: Team, progress: Callable[[str, int, int], None]
 ) -> int:
-    """Search the blocks that nobody else of the team takes, and write their parts; how many these were."""
+    """Search the blocks that no other host takes, and write their parts; returns how many these were."""
     done = 0
     for number, block in enumerate(blocks):
         if not team.take(number):
@@ -63,16 +63,16 @@ def tally(directory: Path, blocks: Sequence[Block]) -> Tally:
     """Read a run's table, a family and number of agents at a time."""
     lines, spread, failed, counts, most = [], [], [], [], 0.0
     for rows in parts.cells(directory, blocks):
-        unverified = (rows["result"] == Result.UNVERIFIED.name).to_numpy()
-        bad = rows[~rows["ok"].to_numpy() & ~unverified]
+        unchecked = (rows["result"] == Result.UNCHECKED.name).to_numpy()
+        bad = rows[~rows["ok"].to_numpy() & ~unchecked]
         without = rows["normalised_value"].isna() & rows["user_value"].notna()
         unproved = rows["ok"] & ~rows["certified"]
         lines.append(summary(rows))
         spread.append(_spread(rows))
-        failed.append(bad.head(LISTED).astype({"family": str, "message": str, "result": str}))
+        failed.append(bad.head(LISTED).astype({"family": str, "message": str, "result": str, "found_by": str}))
         short = below_worst(rows)
         most = max(most, float(short.max(initial=0.0)))
-        others = (unverified, unproved, without, rows["fallback"], short > 0)
+        others = (unchecked, unproved, without, rows["fallback"], short > 0)
         counts.append((len(rows), len(bad), *(which.sum() for which in others)))
     totals = [int(sum(column)) for column in zip(*counts, strict=True)]
     frames = [pd.concat(frames, ignore_index=True) for frames in (lines, spread, failed)]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 
 from emalign_jax.exact.certificates.certificate import Certificate, normalise
+from emalign_jax.experiments import columns
+from emalign_jax.experiments.columns import Column
 from emalign_jax.experiments.search.job import Cell
-from emalign_jax.result import Result
+from emalign_jax.result import FoundBy, Result
 
 JSON_SCHEMA = 1
 VALUE_ROUNDING = 1e-6  # of V_full - V_none: by so much the values of two methods may differ
@@ -18,57 +22,59 @@ LISTED = 20  # games that failed are printed one by one up to this many
 
 
 def game_rows(cell: Cell) -> pd.DataFrame:
-    """One row a game and start; gains and payoffs are lists, one entry an agent."""
-    certificate, results = cell.certificate, cell.solution.result
-    S, N = results.shape
-    between = certificate.no_information[0], certificate.full_information[0]
-    alone = normalise(cell.monopoly.mean(1), *between)
-    exact = {}
-    if cell.worst is not None:
-        columns = {"worst_equilibrium": cell.worst, "normalised_worst_equilibrium": normalise(cell.worst, *between)}
-        exact = {name: np.repeat(column, S) for name, column in columns.items()}
+    """The columns SEARCH of a searched block: a row a game and start, the starts of a game after each other."""
+    S, N = cell.solution.result.shape
+    none, full = cell.certificate.no_information[0], cell.certificate.full_information[0]
 
     def flat(array) -> np.ndarray:
-        """[S, N, ...] as rows of the table: starts of a game follow each other."""
         return np.swapaxes(array, 0, 1).reshape(N * S, *np.shape(array)[2:])
 
-    def lists(array) -> list[list[float]]:
-        return flat(array).tolist()
+    def repeated(array) -> np.ndarray:
+        return np.repeat(array, S)
 
-    codes = [Result(code) for code in flat(results).tolist()]
-    return pd.DataFrame(
-        {
-            "family": cell.family,
-            "agents": cell.agents,
-            "game": cell.first + np.repeat(np.arange(N), S),
-            "start": np.tile(np.arange(S), N),
-            "states": cell.games.outcomes,
-            "actions": cell.games.actions,
-            "user_features": cell.games.user_features,
-            "agent_features": cell.games.agent_features,
-            "messages": cell.solution.schemes.shape[-1],
-            "user_value": flat(certificate.user),
-            "no_information": flat(certificate.no_information),
-            "full_information": flat(certificate.full_information),
-            "normalised_value": flat(certificate.normalised_value),
-            "monopoly_value": np.repeat(alone, S),
-            **exact,
-            "agent_payoffs": lists(certificate.agents),
-            "gain_lower": lists(certificate.gain_lower),
-            "gain_upper": lists(certificate.gain_upper),
-            "payoff_range": lists(certificate.payoff_range),
-            "relative_gain": flat(certificate.relative_gain).max(-1),
-            "closed": flat(certificate.closed),
-            "guarantee": flat(certificate.guarantee),
-            "theorem": flat(certificate.theorem),
-            "result": [code.name for code in codes],
-            "message": [code.message for code in codes],
-            "ok": [code.ok for code in codes],
-            "certified": flat(certificate.result) == Result.CERTIFIED,
-            "fallback": flat(certificate.fallback),
-            "seconds": cell.seconds / (S * N),
-        }
-    )
+    values: dict[str, Any] = {
+        "family": cell.family,
+        "agents": cell.agents,
+        "game": cell.first + repeated(np.arange(N)),
+        "start": np.tile(np.arange(S), N),
+        "states": cell.games.outcomes,
+        "actions": cell.games.actions,
+        "user_features": cell.games.user_features,
+        "agent_features": cell.games.agent_features,
+        "messages": cell.solution.schemes.shape[-1],
+        **certificate_values(jax.tree.map(flat, cell.certificate)),
+        "found_by": [FoundBy(code).name for code in flat(cell.solution.found_by).tolist()],
+        "monopoly_value": repeated(normalise(cell.monopoly.mean(1), none, full)),
+        "seconds": cell.seconds / (S * N),
+    }
+    if cell.worst is not None:
+        values["worst_equilibrium"] = repeated(cell.worst)
+        values["normalised_worst_equilibrium"] = repeated(normalise(cell.worst, none, full))
+    return columns.table(columns.SEARCH, values, optional=columns.WORST)
+
+
+def certificate_values(certificate: Certificate) -> dict[str, Any]:
+    """The columns CERTIFICATE of the certificates of N games."""
+    codes = [Result(code) for code in certificate.result.tolist()]
+    return {
+        "user_value": certificate.user,
+        "no_information": certificate.no_information,
+        "full_information": certificate.full_information,
+        "normalised_value": certificate.normalised_value,
+        "agent_payoffs": certificate.agents.tolist(),
+        "gain_lower": certificate.gain_lower.tolist(),
+        "gain_upper": certificate.gain_upper.tolist(),
+        "payoff_range": certificate.payoff_range.tolist(),
+        "relative_gain": certificate.relative_gain.max(-1),
+        "closed": certificate.closed,
+        "guarantee": certificate.guarantee,
+        "theorem": certificate.theorem,
+        "result": [code.name for code in codes],
+        "message": [code.message for code in codes],
+        "ok": [code.ok for code in codes],
+        "certified": certificate.result == Result.CERTIFIED,
+        "fallback": certificate.fallback,
+    }
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -88,9 +94,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 "monopoly": group["monopoly_value"].mean(),
                 "within_tolerance": group["ok"].mean(),
                 "certified": group["certified"].mean(),
-                "unverified": (group["result"] == Result.UNVERIFIED.name).mean(),
-                "by_start": (group["result"] == Result.START.name).mean(),
-                "by_play": (group["result"] == Result.PLAY.name).mean(),
+                "unchecked": (group["result"] == Result.UNCHECKED.name).mean(),
+                "by_start": (group["found_by"] == FoundBy.START.name).mean(),
+                "by_play": (group["found_by"] == FoundBy.PLAY.name).mean(),
                 "largest_gain": group["relative_gain"].max(),
                 "seconds": group["seconds"].sum(),
             }
@@ -126,7 +132,7 @@ def render(lines: pd.DataFrame, tolerance: float) -> str:
         family = line["family"] if line["family"] != previous else ""
         previous = line["family"]
         values = "".join(f" {_number(line[name]):>7}" for name in ("median", "q90", "mean"))
-        checked = line.get("unverified", 0) < 1
+        checked = line["unchecked"] < 1
         gains = (
             f"{line['within_tolerance']:>12.1%}  {line['largest_gain']:>8.1e}" if checked else f"{'not checked':>22}"
         )
@@ -156,26 +162,10 @@ def failures(rows: pd.DataFrame, axes: tuple[str, ...] = (), count: int | None =
     return "\n".join(text)
 
 
-def json_rows(certificate: Certificate, results: np.ndarray, extra: list[dict] | None = None) -> list[dict]:
-    """The contract's entry a game, from a certificate of any batch shape."""
-    entries = []
-    for n, at in enumerate(np.ndindex(np.shape(certificate.user))):
-        entries.append(
-            {
-                "user": certificate.user[at],
-                "agents": certificate.agents[at].tolist(),
-                "no_information": certificate.no_information[at],
-                "full_information": certificate.full_information[at],
-                "gain_lower": certificate.gain_lower[at].tolist(),
-                "gain_upper": certificate.gain_upper[at].tolist(),
-                "closed": bool(certificate.closed[at]),
-                "guarantee": certificate.guarantee[at],
-                "result": Result(int(results[at])).message,
-                "code": Result(int(results[at])).name,
-                **(extra[n] if extra else {}),
-            }
-        )
-    return entries
+def json_entries(schema: Sequence[Column], rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The entry of each row in the JSON document."""
+    keys = {column.name: column.json for column in schema if column.json}
+    return ({key: row[name] for name, key in keys.items()} for row in rows)
 
 
 def document(games: list[dict], summary: dict) -> dict:

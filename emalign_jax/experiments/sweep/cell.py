@@ -15,11 +15,11 @@ import pandas as pd
 from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
 from emalign_jax.exact import align, coverage
-from emalign_jax.exact.certificates.certificate import make_check, normalise, worth
+from emalign_jax.exact.certificates.certificate import make_check, normalise, value_of_information
 from emalign_jax.exact.checks.base import check_for
 from emalign_jax.experiments.search import job
 from emalign_jax.experiments.search.table import game_rows
-from emalign_jax.experiments.sweep.config import OPTIONS, Cell, Config, Values, modules
+from emalign_jax.experiments.sweep.config import Cell, Config, Values, modules, options
 from emalign_jax.experiments.words import Method, make_solver
 from emalign_jax.games import families
 from emalign_jax.games.families import all_knobs, random_games
@@ -33,8 +33,10 @@ from emalign_jax.users.rational import RationalUser
 
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
 ROW = 2000  # bytes of memory of a row of the table
-NO_SIZES = ("seed", "games.count", *(f"games.{name}" for name in ("family", "user_information", "agent_information",
-            "information_worth", *all_knobs())))  # fmt: skip
+NO_SIZES = (
+    "seed", "games.count", "games.family", "games.user_information", "games.agent_information",
+    "games.information_worth",
+)  # fmt: skip
 VALUES = ("best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee", "theorem")
 LOSSES = ("eps", "coverage_slack", "weighted_gain")  # in utility, so shares of V_full - V_none when normalised
 
@@ -62,9 +64,10 @@ def check(config: Config, cells: list[Cell]) -> None:
             families.require_room(**own)
             rows += own["count"] * integer("starts", cell.values["solver.starts"], 1)
             memory.require(ROW * rows, f"count: a table of {rows} rows")
+    no_sizes = {*NO_SIZES, *(f"games.{name}" for name in all_knobs())}
     sizes = {}  # of the cells that do not differ in what matters here, the first
     for cell in cells:
-        sizes.setdefault(tuple(x for name, x in cell.values.items() if name not in NO_SIZES), cell)
+        sizes.setdefault(tuple(x for name, x in cell.values.items() if name not in no_sizes), cell)
     for cell in sizes.values():
         with named(config, cell):
             _check(cell.values, min(config.block, cell.values["games.count"]))
@@ -92,7 +95,8 @@ def _check(values: Values, block: int) -> None:
 
 def _by_key(message: str) -> str:
     """A message of the library or of the command line, with the keys of the config for the names of arguments."""
-    keys = {name.split(".")[-1]: name for name in OPTIONS} | {"protocol": "protocol.kind"}
+    keys = {name.split(".")[-1]: name for name in options()}
+    keys |= {"protocol": "protocol.kind", "user": "user.kind"}
     keys |= {"compared": "protocol.compare"}
     message = re.sub(r"--([a-z-]+)", lambda found: keys.get(found[1].replace("-", "_"), found[0]), message)
     name, colon, rest = message.partition(": ")
@@ -119,10 +123,10 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
 
     The columns of a search, the cell's key, the axes, and where they apply (NaN elsewhere):
 
-    best_monopolist   her value with the one agent alone who is best for her
+    best_monopolist   the user's value with the one agent alone that is best for the user
     eps               sup-norm distance of u from the agents' hull (weights of sum 1, any offset c(y))
-    coverage_slack    what no equilibrium falls short of V_full by more than, in Selection or with ties that are hers
-    weighted_gain     sum of the coverage weights times what agents may gain: with the slack, a floor of her value
+    coverage_slack    what no equilibrium falls short of V_full by more than, in Selection or where ties favour no agent
+    weighted_gain     sum of the coverage weights times what agents may gain: with the slack, a lower bound of V
     worst_equilibrium, best_equilibrium  exact, Selection with a rational user and two or more agents
 
     each also as normalised_...: values as (V - V_none) / (V_full - V_none), the three losses as shares of it.
@@ -151,7 +155,7 @@ def block_rows(config: Config, cell: Cell, games: Game, first: int) -> pd.DataFr
     columns = {name: array.T.ravel() for name, array in measured.items()}  # rows run over starts first
     whole = columns | {name: rows[name].to_numpy() for name in ("guarantee", "theorem")}
     columns |= {f"normalised_{name}": normalise(whole[name], none, full) for name in VALUES}
-    columns |= {f"normalised_{name}": whole[name] / worth(none, full) for name in LOSSES}
+    columns |= {f"normalised_{name}": whole[name] / value_of_information(none, full) for name in LOSSES}
     named = {"cell": cell.key} | {name: values[name] for name in config.axes}
     return pd.concat([pd.DataFrame(named, rows.index), rows, pd.DataFrame(columns, rows.index)], axis=1)
 

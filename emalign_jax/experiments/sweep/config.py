@@ -16,53 +16,57 @@ from emalign_jax.equilibrium.solver import STARTS
 from emalign_jax.exact import default_tolerance
 from emalign_jax.experiments import toml
 from emalign_jax.experiments.toml import Option, plain_value
-from emalign_jax.experiments.words import Method, Protocol, ReplyRule, ReplyTo, Ties, make_protocol, make_user
+from emalign_jax.experiments.words import Method, ReplyRule, Ties, make_protocol, make_user
 from emalign_jax.games.families import FAMILIES, all_knobs
-from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.users.base import AbstractUser
+from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
+from emalign_jax.users.base import USERS, AbstractUser
 
 BLOCK = 50  # games done and written at a time, unless the config says otherwise
 MOST_CELLS = 10_000
+BUILT_IN_PROTOCOLS = ("pooled", "selection", "conversation")  # whose parameters are keys anyhow
 BUILT_IN = {"noise", "bias", "alignment"}  # knobs in the key of every cell; others where the family has them
 
 
-OPTIONS: dict[str, Option] = {
-    "seed": Option("whole", 0),
-    "games.family": Option("word", "hull", words=tuple(FAMILIES)),
-    "games.agents": Option("whole", 2, 1),
-    "games.count": Option("whole", 100, 1),
-    "games.states": Option("whole", 4, 1),
-    "games.actions": Option("whole", 4, 1),
-    "games.user_features": Option("whole", 1, 1),
-    "games.agent_features": Option("whole", None, 1),
-    "games.user_information": Option("number", 0.5),
-    "games.agent_information": Option("number", 1.0),
-    **{f"games.{name}": Option("number", knob.default) for name, knob in all_knobs().items()},
-    "games.information_worth": Option("number", 0.02),
-    "protocol.kind": Option("word", "selection", words=tuple(Protocol)),
-    "protocol.temperature": Option("number", 0.0),
-    "protocol.compare": Option("whole", None, 1),
-    "protocol.rounds": Option("whole", None, 1),
-    "protocol.replies": Option("whole", None, 1),
-    "protocol.messages": Option("whole", None, 1),
-    "user.precision": Option("number", math.inf),
-    "user.ties": Option("word", "agents", words=tuple(Ties)),
-    "solver.method": Option("word", "play", words=tuple(Method)),
-    "solver.start": Option("word", None, words=STARTS),
-    "solver.starts": Option("whole", 1, 1),
-    "solver.steps": Option("whole", None, 1),
-    "solver.tolerance": Option("number", None),
-    "measure.monopoly": Option("flag", True),
-    "measure.stability": Option("flag", True),
-    "measure.coverage": Option("flag", True),
-    "measure.eps": Option("flag", True),
-}
+def options() -> dict[str, Option]:
+    """What each key of a config takes; the arguments of named protocols and users, and the knobs of families, are keys
+    too."""
+    found = {
+        "seed": Option("whole", 0),
+        "games.family": Option("word", "hull", words=tuple(FAMILIES)),
+        "games.agents": Option("whole", 2, 1),
+        "games.count": Option("whole", 100, 1),
+        "games.states": Option("whole", 4, 1),
+        "games.actions": Option("whole", 4, 1),
+        "games.user_features": Option("whole", 1, 1),
+        "games.agent_features": Option("whole", None, 1),
+        "games.user_information": Option("number", 0.5),
+        "games.agent_information": Option("number", 1.0),
+        **{f"games.{name}": Option("number", knob.default) for name, knob in all_knobs().items()},
+        "games.information_worth": Option("number", 0.02),
+        "protocol.kind": Option("word", "selection", words=tuple(PROTOCOLS)),
+        "protocol.temperature": Option("number", None),
+        "protocol.compare": Option("whole", None, 1),
+        "protocol.rounds": Option("whole", None, 1),
+        "protocol.replies": Option("whole", None, 1),
+        "protocol.messages": Option("whole", None, 1),
+        "user.kind": Option("word", None, words=tuple(USERS), own=True),
+        "user.precision": Option("number", None),
+        "user.ties": Option("word", None, words=tuple(Ties)),
+        "solver.method": Option("word", "play", words=tuple(Method)),
+        "solver.start": Option("word", None, words=STARTS),
+        "solver.starts": Option("whole", 1, 1),
+        "solver.steps": Option("whole", None, 1),
+        "solver.tolerance": Option("number", None),
+        "measure.monopoly": Option("flag", True),
+        "measure.stability": Option("flag", True),
+        "measure.coverage": Option("flag", True),
+        "measure.eps": Option("flag", True),
+    }
+    found |= toml.arguments(PROTOCOLS, found, "protocol", without=BUILT_IN_PROTOCOLS)
+    return found | toml.arguments(USERS, found, "user")
 
-WHO = (  # decide what a cell's modules are
-    "protocol.kind", "protocol.temperature", "protocol.compare", "protocol.rounds", "protocol.replies",
-    "user.precision", "user.ties",
-)  # fmt: skip
-Values = dict[str, Any]  # one value, of a plain type, for every key of OPTIONS
+
+Values = dict[str, Any]  # one value, of a plain type, for every key of `options`
 
 
 class Cell(NamedTuple):
@@ -74,21 +78,29 @@ class Cell(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """grid: a tuple of values for every key of OPTIONS; keys with several values are the axes."""
+    """grid: a tuple of values for every key of `options`; keys with several values are the axes. plugins: digests by
+    file."""
 
     path: str
     title: str
     block: int
     grid: dict[str, tuple]
+    plugins: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:
         return tuple(name for name, values in self.grid.items() if len(values) > 1)
 
+    def kind(self, name: str) -> str:
+        """The type of an axis as a column of the table: "text", "flag", "whole" or "number"."""
+        types = {type(value) for value in self.grid[name]}
+        names = {frozenset({bool}): "flag", frozenset({int}): "whole"}
+        return names.get(frozenset(types), "number" if types <= {int, float} else "text")
+
     def cells(self) -> list[Cell]:
-        """In the order of OPTIONS, the last axis fastest."""
-        points = itertools.product(*self.grid.values())
-        return [_cell(dict(zip(self.grid, point, strict=True))) for point in points]
+        """In the order of `options`, the last axis fastest."""
+        points, known = itertools.product(*self.grid.values()), options()
+        return [_cell(dict(zip(self.grid, point, strict=True)), known) for point in points]
 
     @property
     def tolerances(self) -> tuple[float, ...]:
@@ -102,10 +114,13 @@ class Config:
 
     def plain(self) -> dict[str, Any]:
         """For the manifest: JSON that differs if and only if the table may."""
-        grid = {name: [plain_value(x) for x in values] for name, values in self.grid.items()}
+        known = options()
+        unused = [name for name, values in self.grid.items() if known[name].own and values == (None,)]
+        grid = {name: [plain_value(x) for x in values] for name, values in self.grid.items() if name not in unused}
         if self.grid["solver.tolerance"] == (None,) and len(self.tolerances) == 1:
             grid["solver.tolerance"] = list(self.tolerances)  # one number, however it came about
-        return {"title": self.title, "block": self.block} | {
+        plugins = {"plugins": self.plugins} if self.plugins else {}
+        return {"title": self.title, "block": self.block, **plugins} | {
             name: values if len(values) > 1 else values[0] for name, values in grid.items()
         }
 
@@ -115,36 +130,50 @@ def shipped() -> list[str]:
     return toml.shipped()
 
 
-def read(config: str) -> Config:
+def read(config: str, changes: dict[str, Any] | None = None) -> Config:
     """The config at a path, or the shipped one of that name where there is no such file.
 
+    changes: other values of some keys, {"section.key": value}
     Raises `ValueError`, or `FileNotFoundError`, in one line that names the file, the key and what would be right.
     """
-    return parse(toml.text_of(config), config)
+    return parse(toml.text_of(config), config, changes)
 
 
-def parse(text: str, path: str) -> Config:
+def parse(text: str, path: str, changes: dict[str, Any] | None = None) -> Config:
     """A config from TOML text; `path` is what messages call it."""
-    return _config(toml.flatten(toml.document(text, path), path, OPTIONS, ("title", "block")), path)
+    document, known = toml.changed(toml.document(text, path), changes or {}), options()
+    found = _config(toml.flatten(document, path, known, ("title", "block")), path, known)
+    for section, registry in (("protocol", PROTOCOLS), ("user", USERS)):
+        kinds = [kind for kind in found.grid[f"{section}.kind"] if kind is not None]
+        taken = {f"{section}.{key}" for kind in kinds for key in registry.parameters(kind)}
+        own = [name for name in found.grid if name.startswith(f"{section}.") and known[name].own]
+        for name in own:
+            if name not in (f"{section}.kind", *taken) and found.grid[name] != (None,):
+                takers = [kind for kind in registry if name.partition(".")[2] in registry.parameters(kind)]
+                raise ValueError(f"{path}: {name}: belongs to {section}.kind = {' or '.join(takers)}")
+    return found
 
 
 def from_manifest(plain: dict[str, Any], path: str) -> Config:
-    """The config whose `plain` form a manifest holds."""
-    given = {name: value for name, value in plain.items() if value is not None}
-    for name, option in OPTIONS.items():
+    """The config whose `plain` form a manifest holds. What a plugin defined need not be known."""
+    given = {name: value for name, value in plain.items() if value is not None and name != "plugins"}
+    known = {name: option._replace(words=()) for name, option in options().items()}
+    sections = ("games.", "protocol.", "user.")
+    known |= {n: Option("any", None, own=True) for n in given if n not in known and n.startswith(sections)}
+    for name, option in known.items():
         if option.kind == "number" and name in given:
             values = given[name] if isinstance(given[name], list) else [given[name]]
             given[name] = [float(x) if x in ("inf", "-inf") else x for x in values]
-    return _config(given, path)
+    return _config(given, path, known)
 
 
-def _config(given: dict[str, Any], path: str) -> Config:
+def _config(given: dict[str, Any], path: str, known: dict[str, Option]) -> Config:
     title = given.pop("title", Path(path).stem)
     if not isinstance(title, str):
         raise ValueError(f"{path}: title: expected text in quotes, got {reprlib.repr(title)}")
     block = toml.value(path, "block", Option("whole", BLOCK, 1), given.pop("block", BLOCK))
     grid = {}
-    for name, option in OPTIONS.items():
+    for name, option in known.items():
         value = given.get(name, option.default)
         values = tuple(toml.value(path, name, option, x) for x in (value if isinstance(value, list) else [value]))
         if isinstance(value, list) and None in values:  # which JSON has and TOML has not
@@ -154,6 +183,9 @@ def _config(given: dict[str, Any], path: str) -> Config:
         if len(set(values)) < len(values):
             raise ValueError(f"{path}: {name}: expected distinct values, got {reprlib.repr(value)}")
         grid[name] = values
+    kinds = itertools.product(grid["protocol.kind"], grid["user.kind"])
+    for name, default in dict(set.intersection(*(set(_defaults(pair).items()) for pair in kinds))).items():
+        grid[name] = (default,) if grid[name] == (None,) else grid[name]
     count = math.prod(map(len, grid.values()))
     if count > MOST_CELLS:
         axes = " x ".join(f"{name} ({len(values)})" for name, values in grid.items() if len(values) > 1)
@@ -163,13 +195,27 @@ def _config(given: dict[str, Any], path: str) -> Config:
 
 def modules(values: Values) -> tuple[AbstractProtocol, AbstractUser]:
     """The protocol and the user that a cell's words stand for."""
-    return _modules(*(values[name] for name in WHO))
+    return _modules(
+        values["protocol.kind"], tuple(_arguments(values, "protocol").items()),
+        values["user.kind"], tuple(_arguments(values, "user").items()),
+    )  # fmt: skip
+
+
+def _arguments(values: Values, section: str) -> dict[str, Any]:
+    """The values of a section that the kind of protocol or user takes."""
+    registry, kind = (PROTOCOLS, values["protocol.kind"]) if section == "protocol" else (USERS, values["user.kind"])
+    inside = {name.partition(".")[2]: x for name, x in values.items() if name.startswith(f"{section}.")}
+    if kind in BUILT_IN_PROTOCOLS:
+        takes = {"temperature", "compare", "rounds", "replies"}
+    else:
+        takes = {"precision", "ties"} if kind is None else registry.parameters(kind).keys() if kind in registry else ()
+    return {key: x for key, x in inside.items() if key in takes and x is not None}
 
 
 @functools.cache
-def _modules(kind, temperature, compare, rounds, replies, precision, ties) -> tuple[AbstractProtocol, AbstractUser]:
-    protocol = make_protocol(Protocol(kind), temperature, rounds, replies, ReplyTo.each, compare)
-    return protocol, make_user(str(precision), Ties(ties), ReplyRule.plans, protocol)
+def _modules(kind: str, of_protocol: tuple, user: str | None, of_user: tuple) -> tuple[AbstractProtocol, AbstractUser]:
+    protocol = make_protocol(kind, dict(of_protocol))
+    return protocol, make_user(user, dict(of_user), ReplyRule.plans, protocol)
 
 
 def _tolerance(values: Values) -> float | None:
@@ -182,11 +228,21 @@ def _tolerance(values: Values) -> float | None:
         return None
 
 
-def _cell(values: Values) -> Cell:
+def _defaults(kinds: tuple[str, str | None]) -> dict[str, Any]:
+    """What is meant where a config does not say, with these kinds of protocol and user."""
+    of_protocol = {"protocol.temperature": 0.0} if kinds[0] in BUILT_IN_PROTOCOLS else {}
+    return of_protocol | ({"user.precision": math.inf, "user.ties": "agents"} if kinds[1] is None else {})
+
+
+def _cell(values: Values, known: dict[str, Option]) -> Cell:
+    defaults = _defaults((values["protocol.kind"], values["user.kind"]))
+    values |= {name: default for name, default in defaults.items() if values[name] is None}
     if values["solver.start"] is None:
         values["solver.start"] = "monopolist" if values["protocol.kind"] == "selection" else "random"
     values["solver.tolerance"] = _tolerance(values)
-    others = {f"games.{name}" for name in all_knobs().keys() - FAMILIES[values["games.family"]].knobs() - BUILT_IN}
+    family = FAMILIES.get(values["games.family"])
+    others = {f"games.{name}" for name in all_knobs().keys() - (family.knobs().keys() if family else ()) - BUILT_IN}
+    others |= {name for name, option in known.items() if option.own and values[name] is None}
     own = {name: plain_value(value) for name, value in values.items() if name not in others}
     text = json.dumps(own, sort_keys=True, allow_nan=False)
     return Cell(hashlib.sha256(text.encode()).hexdigest()[:16], values)

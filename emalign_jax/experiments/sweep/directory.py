@@ -10,7 +10,9 @@ import io
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
+from emalign_jax.experiments import columns
 from emalign_jax.experiments.run_directory import PART, PARTS, Kind
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic, is_regular
@@ -22,10 +24,11 @@ SWEEP = Kind("sweep", (TABLE, *(name + kind for name in FIGURES for kind in KIND
 
 def write_part(path: Path, key: str, first: int, rows: pd.DataFrame) -> None:
     """The rows of a block, in a file whose name ends in a digest of what it holds and of whose it is."""
-    data = rows.to_parquet(None, index=False, **parquet.WRITTEN)
+    data = io.BytesIO()
+    pq.write_table(columns.arrow(columns.SWEEP, rows), data, **parquet.WRITTEN)
     (path / PARTS).mkdir(exist_ok=True)
-    with atomic(path / PARTS / f"{key}-{first:06d}-{_digest(key, first, io.BytesIO(data))}.parquet") as temporary:
-        temporary.write_bytes(data)
+    with atomic(path / PARTS / f"{key}-{first:06d}-{_digest(key, first, data)}.parquet") as temporary:
+        temporary.write_bytes(data.getbuffer())
 
 
 def read_part(path: Path, key: str, first: int) -> tuple[pd.DataFrame | None, list[Path]]:
@@ -50,5 +53,5 @@ def write_table(path: Path, parts: list[pd.DataFrame]) -> pd.DataFrame:
     """games.parquet: the parts one after the other."""
     rows = pd.concat(parts, ignore_index=True)
     with atomic(path / TABLE) as temporary:
-        parquet.write(temporary, rows)
+        parquet.write(temporary, columns.arrow(columns.SWEEP, rows))
     return rows

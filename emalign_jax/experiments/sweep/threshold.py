@@ -1,5 +1,5 @@
 """Where competition stops helping: the size of a misalignment beyond which the worst equilibrium regains less than half
-of what the best single agent leaves her short of full information."""
+of what the best single agent leaves the user short of full information."""
 
 from __future__ import annotations
 
@@ -97,5 +97,6 @@ def explain(config: Config) -> str:
     what = (knob(config) or "").split(".")[-1]
     return (
         f"Where competition stops helping: the {what} beyond which the worst equilibrium regains less than half of "
-        f"what the best single agent leaves her short of full information ({100 * CONFIDENCE:g} % interval, over games)"
+        f"what the best single agent leaves the user short of full information ({100 * CONFIDENCE:g} % interval, over "
+        "games)"
     )

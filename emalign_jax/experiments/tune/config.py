@@ -18,52 +18,61 @@ from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
-from emalign_jax.mechanisms.transfers import KINDS, STARTS
 from emalign_jax.play import SmoothPlay
-from emalign_jax.protocols import AbstractProtocol, Pooled, Selection
+from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
 from emalign_jax.tuning.loop import Plan
 from emalign_jax.tuning.objectives import OVER_GAMES, OVER_STARTS, Objective
-from emalign_jax.users.quantal import QuantalUser
+from emalign_jax.users.base import USERS, AbstractUser
 
 FOLDER = "tuning"
-WORDS = {"kind": KINDS, "start": STARTS}
+BUILT_IN_PROTOCOLS = ("pooled", "selection", "conversation")  # whose parameters are keys anyhow
 COPIES = 4  # of an equilibrium, that playing it holds
 POINT, HISTORY = 2000, 800  # bytes of a point, and of what a step leaves
+DEFAULT_TEMPERATURE, DEFAULT_PRECISION = 0.3, 5.0
 HELD_OUT = 2**30  # folded into the key of the games that are not tuned on
-OPTIONS: dict[str, Option] = {
-    "seed": Option("whole", 0),
-    "games.family": Option("word", "shared_bias", words=tuple(FAMILIES)),
-    "games.agents": Option("whole", 3, 1),
-    "games.count": Option("whole", 64, 1),
-    "games.held_out": Option("whole", 64, 2),
-    "games.states": Option("whole", 3, 1),
-    "games.actions": Option("whole", 3, 1),
-    "games.user_features": Option("whole", 1, 1),
-    "games.agent_features": Option("whole", None, 1),
-    "games.user_information": Option("number", 0.5),
-    "games.agent_information": Option("number", 1.0),
-    **{f"games.{name}": Option("number", knob.default) for name, knob in all_knobs().items()},
-    "games.information_worth": Option("number", 0.02),
-    "protocol.kind": Option("word", "pooled", words=("pooled", "selection")),
-    "protocol.temperature": Option("number", 0.3),
-    "user.precision": Option("number", 5.0),
-    "objective.over_games": Option("word", "mean", words=OVER_GAMES),
-    "objective.level": Option("number", 0.1),
-    "objective.over_starts": Option("word", "mean", words=OVER_STARTS),
-    "tune.mechanisms": Option("word", "transfers", words=tuple(MECHANISMS)),
-    "tune.steps": Option("whole", 100, 1),
-    "tune.learning_rate": Option("number", 0.1),
-    "tune.starts": Option("whole", 1, 1),
-    "tune.restarts": Option("whole", 1, 1),
-    "tune.draws": Option("whole", None, 1),
-    "tune.polish": Option("whole", None, 0),
-    "tune.finalists": Option("whole", 1, 1),
-    "tune.agents_precision": Option("number", 10.0),
-}
-for _name, _mechanism in MECHANISMS.items():  # a mechanism's fields are the keys of its section
-    for _field in dataclasses.fields(_mechanism):
-        _kind = "word" if isinstance(_field.default, str) else "number"
-        OPTIONS[f"{_name}.{_field.name}"] = Option(_kind, _field.default, 0, WORDS.get(_field.name, ()))
+
+
+def options() -> dict[str, Option]:
+    """What each key of a config takes. The fields of a mechanism are the keys of its section; the arguments of named
+    protocols and users, and the knobs of families, are keys too."""
+    found = {
+        "seed": Option("whole", 0),
+        "games.family": Option("word", "shared_bias", words=tuple(FAMILIES)),
+        "games.agents": Option("whole", 3, 1),
+        "games.count": Option("whole", 64, 1),
+        "games.held_out": Option("whole", 64, 2),
+        "games.states": Option("whole", 3, 1),
+        "games.actions": Option("whole", 3, 1),
+        "games.user_features": Option("whole", 1, 1),
+        "games.agent_features": Option("whole", None, 1),
+        "games.user_information": Option("number", 0.5),
+        "games.agent_information": Option("number", 1.0),
+        **{f"games.{name}": Option("number", knob.default) for name, knob in all_knobs().items()},
+        "games.information_worth": Option("number", 0.02),
+        "protocol.kind": Option("word", "pooled", words=tuple(name for name in PROTOCOLS if name != "conversation")),
+        "protocol.temperature": Option("number", None),
+        "user.kind": Option("word", None, words=tuple(USERS), own=True),
+        "user.precision": Option("number", None),
+        "objective.over_games": Option("word", "mean", words=OVER_GAMES),
+        "objective.level": Option("number", 0.1),
+        "objective.over_starts": Option("word", "mean", words=OVER_STARTS),
+        "tune.mechanisms": Option("word", "transfers", words=tuple(MECHANISMS)),
+        "tune.steps": Option("whole", 100, 1),
+        "tune.learning_rate": Option("number", 0.1),
+        "tune.starts": Option("whole", 1, 1),
+        "tune.restarts": Option("whole", 1, 1),
+        "tune.draws": Option("whole", None, 1),
+        "tune.polish": Option("whole", None, 0),
+        "tune.finalists": Option("whole", 1, 1),
+        "tune.agents_precision": Option("number", 10.0),
+    }
+    for name, mechanism in MECHANISMS.items():
+        for field in dataclasses.fields(mechanism):
+            kind = {bool: "flag", int: "whole", str: "word"}.get(type(field.default), "number")
+            default = None if field.default is dataclasses.MISSING else field.default
+            found[f"{name}.{field.name}"] = Option(kind, default, 0, field.metadata.get("words", ()))
+    found |= toml.arguments(PROTOCOLS, found, "protocol", without=BUILT_IN_PROTOCOLS)
+    return found | toml.arguments(USERS, found, "user")
 
 
 class Setup(NamedTuple):
@@ -72,7 +81,7 @@ class Setup(NamedTuple):
     games: Game
     held_out: Game
     protocol: AbstractProtocol
-    user: QuantalUser
+    user: AbstractUser
     mechanism: AbstractMechanism
     objective: Objective
     solver: SmoothPlay
@@ -80,32 +89,37 @@ class Setup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """values: one for every key of OPTIONS; "tune.mechanisms" is a tuple of names."""
+    """values: one for every key of `options`; "tune.mechanisms" is a tuple of names. plugins: digests by file."""
 
     path: str
     title: str
     values: dict[str, Any]
+    plugins: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """For the manifest; `seed` as there."""
-        return {"title": self.title} | {
-            name: list(x) if isinstance(x, tuple) else toml.plain_value(x) for name, x in self.values.items()
+        known, plugins = options(), {"plugins": self.plugins} if self.plugins else {}
+        return {"title": self.title, **plugins} | {
+            name: list(x) if isinstance(x, tuple) else toml.plain_value(x)
+            for name, x in self.values.items()
+            if not (known[name].own and x is None)
         }
 
 
-def read(config: str) -> Config:
+def read(config: str, changes: dict[str, Any] | None = None) -> Config:
     """The config at a path, or the shipped one of that name. Raises as `sweep.config.read`."""
-    return parse(toml.text_of(config, FOLDER), config)
+    return parse(toml.text_of(config, FOLDER), config, changes)
 
 
-def parse(text: str, path: str) -> Config:
+def parse(text: str, path: str, changes: dict[str, Any] | None = None) -> Config:
     """A config from TOML text; `path` is what messages call it."""
-    given = toml.flatten(toml.document(text, path), path, OPTIONS, ("title",))
+    known = options()
+    given = toml.flatten(toml.changed(toml.document(text, path), changes or {}), path, known, ("title",))
     title = given.pop("title", path)
     if not isinstance(title, str):
         raise ValueError(f"{path}: title: expected text in quotes, got {reprlib.repr(title)}")
     values = {}
-    for name, option in OPTIONS.items():
+    for name, option in known.items():
         value = given.get(name, option.default)
         if name == "tune.mechanisms":
             several = value if isinstance(value, list) else [value]
@@ -116,6 +130,9 @@ def parse(text: str, path: str) -> Config:
                 )
         else:
             values[name] = toml.value(path, name, option, value)
+    for name, default in (("protocol.temperature", DEFAULT_TEMPERATURE), ("user.precision", DEFAULT_PRECISION)):
+        built_in = values["protocol.kind"] in BUILT_IN_PROTOCOLS if name[0] == "p" else values["user.kind"] is None
+        values[name] = default if values[name] is None and built_in else values[name]
     unused = [
         name
         for name in given
@@ -140,12 +157,7 @@ def _setup(values: dict[str, Any]) -> Setup:
     families.check_arguments(**own)
     integer("held_out", held_out, 2)
     families.require_room(**(own | {"count": own["count"] + held_out}))
-    protocol = Pooled() if values["protocol.kind"] == "pooled" else Selection(values["protocol.temperature"])
-    if isinstance(protocol, Selection) and protocol.sharp:
-        raise ValueError(
-            "protocol.temperature: expected a number > 0: the best agent's choice has no derivative, got 0.0"
-        )
-    user = QuantalUser(values["user.precision"])
+    protocol, user = _players(values)
     mechanisms = tuple(_make(name, values) for name in values["tune.mechanisms"])
     mechanism = mechanisms[0] if len(mechanisms) == 1 else Several(mechanisms)
     objective = Objective(values["objective.over_games"], values["objective.level"], values["objective.over_starts"])
@@ -165,6 +177,27 @@ def _setup(values: dict[str, Any]) -> Setup:
     games = random_games(key, **own)
     others = random_games(jax.random.fold_in(key, HELD_OUT), **(own | {"count": held_out}))
     return Setup(games, games if mechanism.per_game else others, protocol, user, mechanism, objective, solver)
+
+
+def _players(values: dict[str, Any]) -> tuple[AbstractProtocol, AbstractUser]:
+    own = {
+        section: {
+            name.partition(".")[2]: x
+            for name, x in values.items()
+            if name.startswith(f"{section}.") and not name.endswith(".kind") and x is not None
+        }
+        for section in ("protocol", "user")
+    }
+    kind = values["protocol.kind"]
+    if kind == "selection":
+        if own["protocol"]["temperature"] == 0:
+            raise ValueError(
+                "protocol.temperature: expected a number > 0: the best agent's choice has no derivative, got 0.0"
+            )
+    elif kind == "pooled":
+        own["protocol"].pop("temperature", None)
+    protocol = PROTOCOLS.make(kind, own["protocol"], "protocol.kind")
+    return protocol, USERS.make(values["user.kind"] or "quantal", own["user"], "user.kind")
 
 
 def _require_room(plan: Plan, steps: int, game: Game, protocol: AbstractProtocol, count: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.exact import default_tolerance
+from emalign_jax.experiments import columns
 from emalign_jax.experiments.run_directory import PACKAGES, Kind
 from emalign_jax.experiments.tune.config import Config, setup
 from emalign_jax.internal import parquet
@@ -71,22 +72,23 @@ def run(config: Config, path: Path, progress: Callable[[str, int, int], None], w
         rows = _evaluate(made, tuned.params, key, tolerance, progress)
     save_arrays(path / VALUES, tuned.values)
     with atomic(path / TABLE) as temporary:
-        parquet.write(temporary, rows)
+        parquet.write(temporary, columns.arrow(columns.TUNE, rows))
     return Outcome(tuned.values, tuned.history, rows, tolerance)
 
 
 def _evaluate(made, params, key, tolerance: float, progress) -> pd.DataFrame:
-    games, columns = made.held_out, {}
+    games = made.held_out
+    values: dict[str, Any] = {"game": np.arange(len(games.prior))}
     held = {"before": (None, None), "after": (made.mechanism, params)}
     for name, (mechanism, own) in held.items():
         progress(f"certify {name}", 0, 1)
         found = evaluate(games, made.protocol, made.user, mechanism, own, made.solver, key=jax.random.fold_in(key, 1))
-        columns[f"user_{name}"], columns[f"cost_{name}"] = found.user, found.cost
-        columns[f"gain_{name}"] = found.gain
-        columns[f"certified_{name}"] = found.gain <= tolerance * 1.000001
-        columns[f"no_information_{name}"] = found.certificate.no_information
-        columns[f"full_information_{name}"] = found.certificate.full_information
-    return pd.DataFrame({"game": np.arange(len(games.prior))} | columns)
+        values[f"user_{name}"], values[f"cost_{name}"] = found.user, found.cost
+        values[f"gain_{name}"] = found.gain
+        values[f"certified_{name}"] = found.gain <= tolerance * 1.000001
+        values[f"no_information_{name}"] = found.certificate.no_information
+        values[f"full_information_{name}"] = found.certificate.full_information
+    return columns.table(columns.TUNE, values)
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.internal.arguments import FINITE, NOT_NEGATIVE, number, shown
+from emalign_jax.internal.arguments import FINITE, NOT_NEGATIVE, number
+from emalign_jax.internal.registry import Registry
+
+FAMILIES: Registry[AbstractFamily] = Registry("family")
 
 
 class Draws:
@@ -75,16 +78,9 @@ class AbstractFamily(abc.ABC):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "name" not in vars(cls):
-            return
-        if not (isinstance(cls.name, str) and cls.name.replace("_", "").isalnum()):
-            raise ValueError(f"name: expected letters, digits and _, got {shown(cls.name)}")
-        known = FAMILIES.get(cls.name)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"name: there is a family {cls.name!r} already, {known.__qualname__}")
-        if "key" not in vars(cls):
+        FAMILIES.add(cls)
+        if "name" in vars(cls) and "key" not in vars(cls):
             cls.key = zlib.crc32(cls.name.encode())
-        FAMILIES[cls.name] = cls
 
     @abc.abstractmethod
     def agent_utilities(
@@ -108,9 +104,6 @@ class AbstractFamily(abc.ABC):
     def __post_init__(self):
         for name in self.knobs():
             object.__setattr__(self, name, self.checked(name, getattr(self, name)))
-
-
-FAMILIES: dict[str, type[AbstractFamily]] = {}
 
 
 def knob(default: float, words: str, rule: tuple[str, Callable[[float], bool]] = NOT_NEGATIVE) -> Any:

@@ -1,0 +1,192 @@
+"""Every public callable, every argument, every kind of wrong value: a ValueError or TypeError that names the argument.
+
+The calls run in a process of their own, as users make them: in this one the tests' checks of annotations would speak
+first.
+"""
+
+import functools
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import emalign_jax as em
+
+pytestmark = pytest.mark.host_only
+
+WRONG = {
+    "text": "5",
+    "bytes": b"5",
+    "complex": 1 + 1j,
+    "complex array": np.array([1j, 1]),
+    "nothing": None,
+    "object": object(),
+    "objects": np.array([None, "a"], dtype=object),
+    "masked": np.ma.masked_array([1.0, 2.0], [True, False]),
+    "masked list": [np.ma.masked_array([1.0, 2.0], [True, False])],
+    "masked number": np.ma.masked,
+    "ragged": [[1.0], [1.0, 2.0]],
+    "mapping": {},
+    "class": int,
+    "function": lambda: 1.0,
+    "nan": np.nan,
+    "infinite": -np.inf,
+    "negative": -1.5,
+    "large": 10**5000,
+    "dates": np.array(["2020-01-01"], dtype="datetime64[D]"),
+    "words": np.array(["agents", "lowest"]),
+    "frame": pd.DataFrame({"a": ["x", "y"]}),
+    "missing": pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}),
+    "two": np.array([0.25, 0.75]),
+    "protocol": em.Pooled(),
+    "user": em.RationalUser(),
+    "result": em.Payoffs(np.zeros(1), np.zeros((1, 2))),
+}
+RESULTS = {
+    "Alignment", "BestResponse", "BestTransfers", "Certificate", "Coverage", "Options", "Payoffs", "Premises",
+    "ReducedGame", "Result", "SampledGradient", "SampledPayoffs", "Solution", "Stability", "Tuned",
+}  # fmt: skip
+# for authors of protocols, checks and families: in JAX alone, with functions or classes for arguments
+WRITERS = {"options_of", "reduce_game", "register_check", "knob", "parameter", "Deviation"}
+# right after all, of these arguments
+RIGHT = {
+    "nothing": {"mechanism"},
+    "text": {"path"},
+    "negative": {"bias", "price", "return_", "share", "spread"},
+    "two": {"agents_precision", "budget", "gains", "learning_rate", "precision", "temperature"},
+    "mapping": {"names"},
+    "function": {"progress"},
+    "protocol": {"protocol"},
+    "user": {"acting", "user"},
+}
+MESSAGE = 400  # characters, at most
+
+
+def calls():
+    """Of every public callable a call that is right, as its arguments by name."""
+    game = em.catalog.judge()
+    games = em.random_games(0, 2, agents=2, states=2, actions=2)
+    schemes = em.no_information(2, 2, 2)
+    talk = em.SampledConversation(2, samples=4)
+    rules = np.full((2, talk.rows(games, 2), 2), 0.5)
+    both = {"games": games, "schemes": schemes, "protocol": em.Pooled(), "user": em.QuantalUser(5.0)}
+    picked = both | {"protocol": em.Selection(), "user": em.RationalUser()}
+    sampled = both | {"schemes": rules, "protocol": talk, "user": em.FixedReplies("truthful", em.QuantalUser(5.0))}
+    one = {"game": games[0], "schemes": schemes, "protocol": em.Selection(), "user": em.RationalUser()}
+    players = {"games": games, "protocol": em.Pooled(), "user": em.QuantalUser(5.0)}
+    tuned = {"mechanism": em.mechanisms.UserPrecision()}
+    sizes = {"agents": 2, "features": 2, "messages": 2}
+    given = {
+        "Game": {"prior": game.prior, "user_utility": game.user_utility, "agent_utilities": game.agent_utilities},
+        "QuantalUser": {"precision": 5.0},
+        "FixedReplies": {"rule": "truthful", "acting": em.RationalUser()},
+        "Comparison": {"compared": 2},
+        "Conversation": {"rounds": 2},
+        "SampledConversation": {"rounds": 2},
+        "align": {"user_utility": game.user_utility, "agent_utilities": game.agent_utilities},
+        "best_response": {**one, "agent": 0},
+        "best_transfers": {"games": games, "budget": 1.0},
+        "certify": picked,
+        "coverage": {"games": games},
+        "evaluate": players | tuned | {"params": {"precision": 0.0}, "solver": em.SmoothPlay(), "key": 0},
+        "full_revelation": sizes,
+        "least_budget": {"games": games},
+        "load_games": {"path": "none.npz"},
+        "load_schemes": {"path": "none.npz"},
+        "no_information": sizes,
+        "payoffs": both,
+        "premises": both,
+        "pseudo_gradient": both,
+        "random_games": {"key": 0, "count": 1},
+        "random_schemes": {"key": 0, "games": 1} | sizes,
+        "sampled_gradient": sampled,
+        "sampled_payoffs": sampled,
+        "save_games": {"path": "none.npz", "games": games},
+        "save_schemes": {"path": "none.npz", "schemes": schemes},
+        "several_users": {"games": games, "anonymous": True},
+        "solve": players | {"start": schemes, "solver": em.GradientPlay(steps=1, chunk=1), "verify": False},
+        "stability": {"games": games},
+        "transcript_tree": one | {"schemes": rules, "protocol": em.Conversation(2)},
+        "tune": players | tuned | {"key": 0, "steps": 1},
+        "worst_case": {"games": games},
+        "mechanisms.Several": {"mechanisms": (em.mechanisms.Reporting(),)},
+    }
+    return {name: given.get(name, {}) for name in PUBLIC}
+
+
+def public():
+    modules = {"": em, "mechanisms.": em.mechanisms, "catalog.": em.catalog}
+    names = {f"{at}{name}": getattr(module, name) for at, module in modules.items() for name in _listed(module)}
+    return {name: call for name, call in names.items() if callable(call) and name not in RESULTS | WRITERS}
+
+
+def _listed(module):
+    names = getattr(module, "__all__", None) or module.GAMES
+    return [name for name in names if not name.startswith("Abstract")]
+
+
+PUBLIC = public()
+
+
+def outcomes():
+    """{callable: {argument: {wrong value: what came of it}}}; None where it was taken."""
+    found = {}
+    for name, right in calls().items():
+        found[name] = {}
+        for argument, parameter in inspect.signature(PUBLIC[name]).parameters.items():
+            found[name][argument] = {
+                wrong: _outcome(functools.partial(PUBLIC[name], **right | {argument: value}))
+                for wrong, value in WRONG.items()
+                if argument not in RIGHT.get(wrong, ()) and not (value is None and parameter.default is None)
+            }
+    return found
+
+
+def _outcome(call):
+    try:
+        call()
+    except Exception as error:
+        return type(error).__mro__[0].__name__, isinstance(error, ValueError | TypeError), str(error)
+    return None
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    environment = os.environ | {"PYTHONPATH": str(Path(em.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, __file__],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path_factory.mktemp("calls"),
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_wrong_values_are_refused_by_name(found, name):
+    faults = []
+    for argument, by_value in found[name].items():
+        for wrong, outcome in by_value.items():
+            if outcome is None:
+                faults.append(f"{argument} = {wrong}: taken")
+                continue
+            kind, plain, message = outcome
+            named = re.search(rf"\b{argument}\b", message)
+            if not (plain and named and "\n" not in message and len(message) < MESSAGE):
+                faults.append(f"{argument} = {wrong}: {kind}: {message[:120]}")
+    assert not faults, "\n".join(faults)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    print(json.dumps(outcomes()))

@@ -1,0 +1,223 @@
+"""Concavification against tangents, dense grids and linprog; slopes, lattices and kinks."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+from support.games import random_game
+
+import emalign_jax as em
+from emalign_jax.exact.concavification.beliefs import monopoly_problem, pooled_problem
+from emalign_jax.exact.concavification.column_generation import concavify
+from emalign_jax.exact.concavification.lattice import GRID, simplex_grid, simplex_lattice
+from emalign_jax.exact.concavification.local_search import Climb, _Climbs
+from emalign_jax.exact.obedience.program import ObedienceLP
+from emalign_jax.exact.responses import pooled_payoffs
+
+pytestmark = pytest.mark.host_only
+
+
+def monopoly(game, user, agent=0):
+    small = em.reduce_game(game, np)
+    return monopoly_problem(small, agent, user)
+
+
+def test_rational_judge():
+    found = concavify(monopoly(em.catalog.judge(), em.RationalUser("agents")), np.eye(2))
+    assert found.value == pytest.approx(0.6, abs=1e-5)  # the tie tolerance 1e-6, times the slope 2
+
+
+def grid_optimum(game, agent, precision, sign=1.0, value_at_least=None, parts=40):
+    """linprog over a dense grid of beliefs, payoffs of the quantal user from the game's own arrays."""
+    p, u, own = game.prior, game.user_utility, game.agent_utilities[agent]
+    beliefs = np.array([[i, j, parts - i - j] for i in range(parts + 1) for j in range(parts + 1 - i)]) / parts
+    F, V = np.zeros(len(beliefs)), np.zeros(len(beliefs))
+    given = p / p.sum((0, 2))[None, :, None]
+    for xa in range(len(p)):
+        law_y = beliefs @ given[xa]  # [N, Y], sums to P(x_A)
+        mass = law_y.sum(1)
+        power = np.exp(precision * ((law_y @ u.T) / mass[:, None]))
+        choice = power / power.sum(1, keepdims=True)
+        F += (choice * (law_y @ own.T)).sum(1)
+        V += (choice * (law_y @ u.T)).sum(1)
+    extra = {} if value_at_least is None else {"A_ub": [-V], "b_ub": [-value_at_least]}
+    result = linprog(-sign * F, A_eq=beliefs.T, b_eq=p.sum((0, 2)), **extra)
+    return -sign * result.fun if result.status == 0 else np.nan
+
+
+@pytest.mark.parametrize("XA", [1, 2])
+@pytest.mark.parametrize("precision", [2.0, 15.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_three_states_against_a_dense_grid(seed, precision, XA):
+    game = random_game(seed, XA=XA)
+    problem = monopoly(game, em.QuantalUser(precision))
+    small = em.reduce_game(game, np)
+    best, worst = concavify(problem, np.eye(3)), concavify(problem, np.eye(3), sign=-1.0)
+    # any set of beliefs bounds from below; 1e-8 of the spread is left unpriced
+    assert best.value >= grid_optimum(game, 0, precision) - 1e-7
+    assert best.value <= small.agents[0].max(-1).sum()
+    assert worst.value <= grid_optimum(game, 0, precision, sign=-1.0) + 1e-7
+    assert worst.value >= small.agents[0].min(-1).sum()
+    mirrored = em.Game(game.prior, game.user_utility, -game.agent_utilities)
+    assert concavify(monopoly(mirrored, em.QuantalUser(precision)), np.eye(3)).value == pytest.approx(
+        -worst.value, abs=1e-7
+    )
+    for found in (best, worst):  # and the scheme attains it
+        _, payoff = pooled_payoffs(
+            em.ReducedGame(small.mass, small.user, small.agents[:1]), found.scheme[None], em.QuantalUser(precision)
+        )
+        assert payoff[0] == pytest.approx(found.value, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_value_at_least(seed):
+    game, precision = random_game(seed), 10.0
+    problem = monopoly(game, em.QuantalUser(precision))
+    free = concavify(problem, np.eye(3))
+    low = problem.payoffs(problem.target[None])[1][0]
+    high = problem.payoffs(np.diag(problem.target))[1].sum()
+    for value in np.linspace(low, high, 4):
+        found = concavify(problem, np.eye(3), value_at_least=value - 1e-9)
+        assert found.value <= free.value + 1e-8
+        assert found.value >= grid_optimum(game, 0, precision, value_at_least=value) - 1e-7
+        own, user = problem.payoffs((found.scheme * problem.prior[:, None]).T)
+        assert user.sum() >= value - 1e-7
+        assert own.sum() == pytest.approx(found.value, abs=1e-9)
+        assert found.scheme.shape[1] <= 4  # XB + 1
+    impossible = concavify(problem, np.eye(3), value_at_least=game.user_utility.max() + 1)
+    assert not impossible.optimal
+    assert impossible.status == "Infeasible"
+    assert np.isnan(impossible.value)
+
+
+@pytest.mark.parametrize("user", [em.QuantalUser(6.0), em.RationalUser("agents")], ids=["quantal", "rational"])
+def test_an_impossible_feature_changes_nothing(user):
+    game = random_game(5)
+    more = em.Game(np.insert(game.prior, 1, 0, axis=1), game.user_utility, game.agent_utilities)
+    small = concavify(monopoly(game, user), np.eye(3))
+    found = concavify(monopoly(more, user), np.eye(4))
+    assert found.value == pytest.approx(small.value, abs=1e-9)
+    assert found.scheme.shape[0] == 4
+    assert np.isfinite(found.scheme).all()
+    np.testing.assert_allclose(found.scheme.sum(1), 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("user", [em.QuantalUser(6.0), em.RationalUser("agents")], ids=["quantal", "rational"])
+def test_agents_who_know_nothing(user):
+    """XB = 1, or only one x_B that happens: every scheme pays the same, and nothing breaks."""
+    for prior in ([[[0.4, 0.6]]], [[[0.4, 0.6], [0, 0]]]):
+        game = em.Game(np.array(prior), np.eye(2), np.array([[[1.0, 0], [0, 0]]]))
+        for protocol in (em.Pooled(), em.Selection()):
+            certificate = em.certify(game, np.full((1, len(prior[0]), 2), 0.5), protocol, user)
+            assert certificate.result <= em.Result.UNREFUTED  # Pooled's upper bound lets him act for her
+            np.testing.assert_allclose(certificate.gain_lower, 0, atol=1e-9)
+            assert certificate.user == pytest.approx(float(certificate.full_information), abs=1e-12)
+
+
+@pytest.mark.parametrize("XA", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_rational_user_against_the_obedience_lp(seed, XA):
+    """Two formulations of the same optimum; the belief LP may use the tie tolerance, here 1e-9."""
+    game = random_game(seed, XA=XA)
+    small = em.reduce_game(game, np)
+    found = concavify(monopoly(game, em.RationalUser("agents", 1e-9)), np.eye(3))
+    assert found.value == pytest.approx(ObedienceLP(small).best(small.agents[0]).value, abs=1e-6)
+
+
+@pytest.mark.parametrize("goal", [(1.0, 0.0), (0.0, 1.0), (-0.7, 2.0)])
+def test_slope_is_the_gradient(goal):
+    game = random_game(1, K=3, XA=2)
+    small = em.reduce_game(game, np)
+    rng = np.random.default_rng(0)
+    problem = pooled_problem(small, rng.dirichlet(np.ones(2), (3, 3)), 1, em.QuantalUser(4.0))
+    beliefs = rng.dirichlet(np.ones(3), 10) * rng.uniform(0.1, 2, (10, 1))  # of any mass
+    wanted = problem.goal(*goal)
+    step = 1e-6
+    central = [
+        (problem.value(beliefs + step * e, wanted) - problem.value(beliefs - step * e, wanted)) / (2 * step)
+        for e in np.eye(3)
+    ]
+    # rounding 1e-16 / step, and step^2 times third derivatives of size L^2 / mass^2
+    np.testing.assert_allclose(problem.slope(beliefs, wanted), np.stack(central, 1), rtol=0, atol=1e-6)
+    own, user = problem.payoffs(beliefs)
+    np.testing.assert_allclose(problem.value(beliefs, wanted), goal[0] * own + goal[1] * user, rtol=0, atol=1e-12)
+
+
+def climbs(count, XB):
+    """Problems of one size with different users, and what is to be climbed in each."""
+    rng = np.random.default_rng(XB)
+    for k in range(count):
+        game = random_game(k, K=2, XB=XB)
+        small = em.reduce_game(game, np)
+        user = em.QuantalUser(float(2 + 3 * k))
+        problem = pooled_problem(small, rng.dirichlet(np.ones(2), (2, XB)), 0, user)
+        start = rng.dirichlet(np.ones(XB), 5 + k)
+        yield Climb(problem, problem.goal(*rng.normal(size=2)), rng.normal(size=XB), start, 0.1)
+
+
+def test_climbs_are_those_of_each_problem_alone():
+    asked = list(climbs(4, 3))
+    counts = np.array([len(c.start) for c in asked])
+    slopes = _Climbs(asked).slope(np.concatenate([c.start for c in asked]), counts)
+    wanted = np.concatenate([c.problem.slope(c.start, c.goal) for c in asked])
+    np.testing.assert_allclose(slopes, wanted, rtol=0, atol=1e-12)
+    for climb, (ends, excess) in zip(asked, Climb.serve(asked), strict=True):
+        alone = Climb.serve([climb])[0]
+        np.testing.assert_allclose(ends, alone[0], rtol=0, atol=1e-12)
+        paid = climb.problem.value(ends, climb.goal) - ends @ climb.price
+        np.testing.assert_allclose(excess, paid, rtol=0, atol=1e-12)
+        assert (paid >= climb.problem.value(climb.start, climb.goal) - climb.start @ climb.price).all()
+
+
+def test_the_best_climb_ends_at_the_maximum_on_a_line():
+    share = np.linspace(0, 1, 20_001)
+    line = np.stack([share, 1 - share], 1)
+    for climb in climbs(4, 2):
+        paid = climb.problem.value(line, climb.goal) - line @ climb.price
+        _, excess = Climb.serve([climb._replace(start=line[::500])])[0]
+        assert excess.max() >= paid.max() - 1e-12
+        assert excess.max() <= paid.max() + 1e-4  # a step of the line, times slopes of up to L times payoffs
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 5, 8])
+def test_lattice(dimension):
+    lattice = simplex_lattice(dimension)
+    parts = round(1 / lattice.spacing)
+    assert len(lattice.points) == math.comb(parts + dimension - 1, dimension - 1) <= GRID
+    if dimension > 1:
+        assert math.comb(parts + dimension, dimension - 1) > GRID  # as fine as it may be
+    np.testing.assert_allclose(lattice.points.sum(1), 1, atol=1e-12)
+    assert len(np.unique(np.round(lattice.points * parts), axis=0)) == len(lattice.points)
+    wanted = lattice.points[:, None] + lattice.directions / parts
+    inside = (wanted > -1e-9).all(-1)
+    reached = lattice.points[lattice.neighbours] if dimension > 1 else wanted
+    there = np.where(inside[..., None], wanted, lattice.points[:, None])
+    np.testing.assert_allclose(reached, there, atol=1e-12)
+
+
+def test_lattice_keeps_the_vertices_and_finds_peaks():
+    assert sorted(map(tuple, simplex_grid(9, 5))) == sorted(map(tuple, np.eye(9)))
+    lattice = simplex_lattice(3)
+    centres = lattice.points[[10, 300]]
+    values = np.exp(-200 * ((lattice.points[:, None] - centres) ** 2).sum(-1)) @ [1.0, 0.5]
+    assert list(lattice.local_maxima(values, 8)) == [10, 300]
+    assert list(lattice.local_maxima(values, 1)) == [10]
+
+
+def test_kinks_are_indifference_points():
+    judge = monopoly(em.catalog.judge(), em.QuantalUser(5.0)).kinks
+    np.testing.assert_allclose(sorted(judge[:, 0]), [0, 0.5, 1], atol=1e-12)
+    game = random_game(2, XA=2)
+    kinks = monopoly(game, em.RationalUser()).kinks
+    u, given = game.user_utility, game.prior / game.prior.sum((0, 2))[None, :, None]
+    np.testing.assert_allclose(kinks.sum(1), 1, atol=1e-12)
+    interior = 0
+    for belief in kinks:
+        meet = int((belief < 1e-9).sum())
+        interior += meet == 0
+        for xa in range(2):
+            expected = u @ (belief @ given[xa])
+            meet += sum(abs(expected[a] - expected[b]) < 1e-8 for a in range(3) for b in range(a))
+        assert meet >= 2  # XB - 1 of them
+    assert interior > 0

@@ -1,0 +1,65 @@
+"""Benchmarks run, small; a module of its own so that another process runs the notebooks meanwhile."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.commands import child
+
+pytestmark = pytest.mark.host_only
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.nightly
+def test_search_benchmark_runs_small(tmp_path):
+    out = child(ROOT / "benchmarks" / "search.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["row"] in out
+        assert row["per_second"] > 0
+
+
+@pytest.mark.nightly
+def test_exact_benchmark_runs_small(tmp_path):
+    out = child(ROOT / "benchmarks" / "exact.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["row"] in out for row in rows)
+    assert all(row["closed"] == 1 for row in rows if "closed" in row)
+
+
+@pytest.mark.nightly
+def test_conversation_benchmark_runs_small(tmp_path):
+    """It exits 1 if a promise is broken."""
+    out = child(ROOT / "benchmarks" / "conversations.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["row"] in out for row in rows)
+    assert sum("below_guarantee" in row for row in rows) == 4
+
+
+@pytest.mark.nightly
+def test_tuning_benchmark_runs_small(tmp_path):
+    out = child(ROOT / "benchmarks" / "tuning.py", "gradients", "batch", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 3
+    assert all(row["row"] in out for row in rows)
+    assert sum(row.get("wrong but not flagged", 0) for row in rows) == 0
+
+
+@pytest.mark.nightly
+def test_lp_benchmark_runs_small(tmp_path):
+    """It exits 1 if the two sides do not agree."""
+    out = child(ROOT / "benchmarks" / "lps.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["row"] in out and row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_all_benchmarks_from_one_command(tmp_path):
+    out = child(ROOT / "benchmarks" / "run.py", "--quick", "--only", "play", "--out", tmp_path)
+    rows = json.loads((tmp_path / "play.json").read_text())["rows"]
+    assert len(rows) == 2
+    assert all(row["row"] in out and row["ratio"] > 0 for row in rows)
+    assert (tmp_path / "ratios.md").read_text().count("\n") == 4
+    assert (tmp_path / "ratios.png").stat().st_size > 0

@@ -1,0 +1,220 @@
+"""Extension as a stranger does it: the files of CONTRIBUTING.md, as they stand there, outside the package."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import emalign_jax as em
+from emalign_jax.cli import main
+
+TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text("utf-8")
+FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.S))
+SMALL = ("--count", "3", "--states", "2", "--actions", "2", "--agents", "2")
+MARKET = """[games]
+agents = 2
+states = 2
+actions = 2
+count = 3
+held_out = 3
+[tune]
+mechanisms = ["profit_sharing"]
+steps = 2
+"""
+GRID = """[games]
+family = ["scaled", "hull"]
+most = 3.0
+agents = 2
+states = 2
+actions = 2
+count = 2
+[protocol]
+kind = ["lottery", "pooled"]
+cost = 0.25
+[user]
+kind = "trembling"
+error = 0.3
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory outside the package with the files, from which they can be imported."""
+    directory = tmp_path_factory.mktemp("stranger")
+    for name, text in FILES.items():
+        (directory / name).write_text(text)
+    sys.path.insert(0, str(directory))
+    for name in FILES:
+        importlib.import_module(name.removesuffix(".py"))
+    yield directory
+    sys.path.remove(str(directory))
+
+
+@pytest.fixture
+def run(place, capsys, monkeypatch):
+    """(exit code, stdout, stderr) of a command there."""
+    monkeypatch.chdir(place)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(one) for one in arguments])
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def module(name):
+    return importlib.import_module(name)
+
+
+def test_there_is_one_file_a_kind_of_extension():
+    assert list(FILES) == [
+        "lottery.py", "trembling.py", "scaled.py", "profit_sharing.py", "lottery_check.py", "gains_figure.py",
+    ]  # fmt: skip
+
+
+def test_a_plugin_runs_in_a_process_that_knows_nothing_of_it(tmp_path):
+    (tmp_path / "scaled.py").write_text(FILES["scaled.py"])
+    command = (
+        "search", "--plugin", "scaled.py", "--family", "scaled", "--set", "games.most=3", *SMALL, "--out", "run",
+        "--json",
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "emalign_jax", *command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    games = em.load_games(tmp_path / "run" / "games.npz")
+    factors = games.agent_utilities / games.user_utility[:, None]
+    np.testing.assert_allclose(factors, factors[..., :1, :1] * np.ones((2, 2)), rtol=1e-6)  # files hold float32
+    assert 0 < factors.min() <= factors.max() <= 3
+    # agents who want what the user wants reveal all
+    assert {entry["result"] for entry in json.loads(done.stdout)["games"]} == {"CERTIFIED"}
+    np.testing.assert_allclose([entry["normalised_value"] for entry in json.loads(done.stdout)["games"]], 1, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.x64
+def test_a_protocol_a_user_and_a_family_in_search(run):
+    plugins = [word for name in ("lottery", "trembling", "scaled") for word in ("--plugin", f"{name}.py")]
+    names = ("--family", "scaled", "--protocol", "lottery", "--user", "trembling", "--precision", "3")
+    code, out, err = run("search", *plugins, *names, "--set", "user.error=0.2", *SMALL, "--out", "one", "--json")
+    assert (code, err) == (0, "")
+    entries = json.loads(out)["games"]
+    assert {entry["result"] for entry in entries} == {"UNREFUTED"}
+    assert all(entry["guarantee"] is None for entry in entries)
+    games, schemes = em.load_games("one/games.npz"), em.load_schemes("one/schemes.npz")
+    user = module("trembling").Trembling(3.0, 0.2)
+    paid = em.payoffs(games, schemes, module("lottery").Lottery(), user)
+    np.testing.assert_allclose([entry["user"] for entry in entries], paid.user, atol=1e-5)
+    manifest = json.loads(Path("one/manifest.json").read_text())
+    assert set(manifest["config"]["plugin"]) == {"lottery.py", "trembling.py", "scaled.py"}
+    assert manifest["title"].startswith("Lottery (cost 0), Trembling (precision 3, error 0.2)")
+
+
+@pytest.mark.slow
+@pytest.mark.x64
+def test_a_grid_of_plugins_and_its_report(run):
+    Path("grid.toml").write_text(GRID)
+    plugins = [word for name in ("lottery", "trembling", "scaled") for word in ("--plugin", f"{name}.py")]
+    code, _, err = run("sweep", "grid.toml", *plugins, "--out", "grid", "--force")
+    assert (code, err) == (0, "")
+    rows = pd.read_parquet("grid/games.parquet")
+    assert set(rows["result"]) == {"UNREFUTED"}
+    value = rows.groupby(["protocol.kind", "games.family"])["user_value"].mean()
+    assert (value["lottery"] < value["pooled"]).all()
+    code, out, _ = run("sweep", "grid.toml", *plugins, "--out", "grid", "--json")  # nothing is left to do
+    assert (code, len(json.loads(out)["cells"])) == (0, 4)
+    Path("scaled.py").write_text(FILES["scaled.py"] + "\n")  # another file, whatever it says
+    code, _, err = run("sweep", "grid.toml", *plugins, "--out", "grid")
+    assert code == 2
+    assert "plugins" in err
+    Path("scaled.py").write_text(FILES["scaled.py"])
+    done = subprocess.run(  # which has never heard of the plugins
+        [sys.executable, "-m", "emalign_jax", "report", "grid"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.x64
+def test_a_mechanism_is_tuned(run):
+    Path("market.toml").write_text(MARKET)
+    changes = ("--set", "profit_sharing.start=0.4", "--set", "tune.steps=3")
+    code, out, err = run("tune", "market.toml", "--plugin", "profit_sharing.py", *changes, "--out", "market", "--json")
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert document["summary"]["steps"] == 3
+    assert document["tuned"]["share"] != pytest.approx(0.4, abs=1e-6), "moved from where the config says"
+    assert document["tuned"]["share"] == pytest.approx(0.4, abs=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.x64
+def test_a_check_certifies_what_is_true_and_nothing_else(place):
+    Lottery, user = module("lottery").Lottery, em.QuantalUser(5.0)
+    games = em.random_games(3, 6, agents=2, states=2, actions=2, user_features=2)
+    found = em.solve(games, Lottery(), user, key=0)
+    assert (found.result == em.Result.CERTIFIED).all()
+    assert np.isnan(found.certificate.guarantee).all()
+    # by an independent route: each agent does as well as with no rival
+    for i in range(2):
+        alone = em.Game(games.prior, games.user_utility, games.agent_utilities[:, i : i + 1])
+        most = em.solve(alone, em.Pooled(), user, key=1).agents[:, 0]
+        told = em.payoffs(alone, found.schemes[:, i : i + 1], em.Pooled(), user).agents[:, 0]
+        np.testing.assert_allclose(told, most, atol=2e-3)
+    silent = em.certify(games, em.no_information(2, 2, 2), Lottery(), user)
+    searched = em.certify(games, em.no_information(2, 2, 2), Subclass(Lottery)(), user)
+    np.testing.assert_allclose(silent.gain_lower, searched.gain_lower, atol=1e-3)
+    assert (silent.result == em.Result.ABOVE_TOLERANCE).any()
+    np.testing.assert_allclose(silent.user, searched.user, atol=1e-9)
+    np.testing.assert_allclose(silent.agents, searched.agents, atol=1e-9)
+
+
+def Subclass(cls):
+    """Of which nothing is known: it gets the generic check."""
+    return type("Quiet", (cls,), {})
+
+
+def test_a_figure_is_drawn(run):
+    code, *_ = run("search", "--family", "hull", *SMALL, "--out", "drawn")
+    assert code == 0
+    assert module("gains_figure").draw(Path("drawn")) == ["gains.png"]
+    assert Path("drawn/gains.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("search", "--plugin", "none.py"), ("none.py: no such file",)),
+        (("search", "--plugin", "."), ("expected a Python file, got a directory",)),
+        (("search", "--plugin", "broken.py"), ("broken.py, line 2", "ZeroDivisionError")),
+        (("search", "--plugin", "syntax.py"), ("syntax.py, line 1", "SyntaxError")),
+        (("search", "--plugin", "taken.py"), ("taken.py, line 3", "there is a protocol 'pooled' already, Pooled")),
+        (("search", "--protocol", "pool"), ("--protocol: expected", "pooled", "got 'pool'")),
+        (("search", "--user", "noone"), ("--user: expected", "sparsemax", "got 'noone'")),
+        (("search", "--protocol", "lottery", "--set", "protocol.costs=1"), ("protocol.costs", "expected cost")),
+        (("search", "--protocol", "lottery", "--set", "protocol.cost=-1"), ("protocol.cost: expected", "got -1")),
+        (("search", "--set", "protocol.cost=1"), ("protocol.cost: selection has no such parameter",)),
+        (("search", "--set", "cost"), ("--set: expected SECTION.KEY=VALUE, got 'cost'",)),
+        (("search", "--set", "market.x=1"), ("--set: 'market.x': expected a section of games, protocol, user",)),
+        (("search", "--family", "hull", "--set", "games.mosst=1"), ("mosst",)),
+        (("search", "--user", "sparsemax"), ("user.precision: sparsemax needs a value of it",)),
+        (("search", "--user", "rational", "--precision", "4"), ("user.precision: rational has no such parameter",)),
+        (("sweep", "competition", "--set", "protocol.cost=1"), ("protocol.cost: belongs to protocol.kind = lottery",)),
+        (("sweep", "competition", "--set", "games.agent=1"), ("games.agent: no such key; did you mean games.agents?",)),
+        (("tune", "transfers", "--set", "profit_sharing.start=0.5"), ("profit_sharing is not among tune.mechanisms",)),
+    ],
+)
+def test_slips_are_one_line(run, arguments, words):
+    Path("broken.py").write_text("import math\nx = 1 / 0\n")
+    Path("syntax.py").write_text("def\n")
+    Path("taken.py").write_text("import emalign_jax as em\n\nclass P(em.AbstractProtocol):\n    name = 'pooled'\n")
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("emalign: ")
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
