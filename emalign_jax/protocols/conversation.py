@@ -185,7 +185,7 @@ def transcript_weights(tree: Tree, rules: Float[Array, "K rows M"]) -> list[Floa
 def joint_message_weights(
     reach: Float[Array, "XB nodes"], rules: Float[Array, "K XB h M"], histories: Int[np.ndarray, "nodes K"]
 ) -> Float[Array, "XB N"]:
-    """`reach` times the probability of every joint message, in which later agents vary slowest.
+    """`reach` times the probability of each joint message n, at index n * nodes + node; later agents vary faster in n.
 
     rules:     distributions over messages in this round, by each agent's own history.
     histories: the own history of each agent at each node.
