@@ -99,6 +99,11 @@ def test_agents_who_are_not_smoothed(family):
         np.testing.assert_allclose(np.asarray(found.user)[settled], full[settled], atol=1e-4)
 
 
+@jax.jit
+def settled(games, start, solver):
+    return em.solve(games, em.Pooled(), USER, solver, start=start, differentiation=em.Implicit())
+
+
 @pytest.mark.slow
 @pytest.mark.x64
 def test_where_babbling_turns_unstable_the_system_is_singular():
@@ -107,14 +112,12 @@ def test_where_babbling_turns_unstable_the_system_is_singular():
     game = em.random_games(jax.random.key(2), 1, family="hull", **SIZE)
     uniform = np.full((2, 2, 2), 0.5)
     system = smooth_play.System(em.reduce_game(game[0]), em.Pooled(), USER, jnp.asarray(0.0))
-    _, J = smooth_play.jacobian(jnp.zeros((2, 2, 2)), jnp.ones((2, 2, 2), bool), system)
+    J = jax.jit(lambda z: smooth_play.jacobian(z, jnp.ones((2, 2, 2), bool), system)[1])(jnp.zeros((2, 2, 2)))
     critical = -np.linalg.eigvals(np.asarray(J)).real.min()  # temperature adds to all but the gauge
     assert critical > 0
     precisions = jnp.array([1, 0.9]) / critical
     two = jax.tree.map(lambda x: jnp.concatenate([x, x]), game)
-    found = em.solve(
-        two, em.Pooled(), USER, em.SmoothPlay(precisions, steps=0), start=uniform, differentiation=em.Implicit()
-    )
+    found = settled(two, uniform, em.SmoothPlay(precisions, steps=0))
     assert found.derivative.tolist() == [em.Derivative.SINGULAR, em.Derivative.SMOOTH]
 
 
@@ -132,10 +135,6 @@ def test_where_a_message_falls_out_of_use_the_derivative_is_not_trusted():
         prior = np.array([1 - guilty, guilty]) * np.eye(2)[None]  # [1, x_B, y]
         game = em.Game(prior, np.eye(2), np.array([[[0.0, 0.0], [1.0, 1.0]]]))
         start = np.array([[[acquitted, 1 - acquitted], [0.0, 1.0]]])
-        found.append(
-            em.solve(
-                game, em.Pooled(), USER, em.SmoothPlay(np.inf, steps=0), start=start, differentiation=em.Implicit()
-            )
-        )
+        found.append(settled(game, start, em.SmoothPlay(np.inf, steps=0)))
         np.testing.assert_allclose(found[-1].schemes, start, atol=1e-8)
     assert [int(one.derivative) for one in found] == [em.Derivative.SMOOTH, em.Derivative.BOUNDARY]

@@ -131,7 +131,7 @@ def test_the_most_between_two_values_by_another_route(XA):
 
 
 @pytest.mark.parametrize("compared", [1, 2, 3])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_scheme_beats_the_best_response_and_it_is_approached(compared, seed):
     rng = np.random.default_rng(seed)
     game = random_game(seed, XA=1 + seed % 2)
@@ -143,7 +143,7 @@ def test_no_scheme_beats_the_best_response_and_it_is_approached(compared, seed):
         before = exact.payoffs(schemes)[1]
         for i, deviation in enumerate(exact.deviations(schemes, range(4))):
             assert deviation.status == "Optimal"
-            tried = max(exact.payoffs(switched(schemes, i, s))[1][i] for s in candidates(rng, 3, 60))
+            tried = max(exact.payoffs(switched(schemes, i, s))[1][i] for s in candidates(rng, 3, 30))
             assert tried <= deviation.upper + 1e-5  # it may use the tie tolerance, 1e-6 of her range
             assert deviation.upper == deviation.value >= before[i]
             got = exact.payoffs(switched(schemes, i, deviation.scheme))[1][i]
@@ -203,7 +203,7 @@ def test_one_compared_leaves_everybody_a_monopolist(K):
 
 def test_two_compared_of_three_settle():
     solver = em.BestResponseDynamics(steps=20)
-    found = em.solve(random_games(6, K=3), em.Comparison(2), RATIONAL, solver, start="monopolist")
+    found = em.solve(random_games(3, K=3), em.Comparison(2), RATIONAL, solver, start="monopolist")
     np.testing.assert_array_equal(found.certificate.result, em.Result.CERTIFIED)
 
 
