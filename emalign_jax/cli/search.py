@@ -237,23 +237,23 @@ def search(
             run = stack.enter_context(run_directory.begun(place, SEARCH, entries, force))
         elif place is not None:  # at the end, if host 0 was killed
             stack.enter_context(ending.cleanup(functools.partial(run_directory.clear, place, SEARCH, entries)))
-        team = meeting.Team(here.directory(run.path if run else place or Path()), here.host, here.hosts)
-        stack.enter_context(team.at_work())
+        members = meeting.Hosts(here.directory(run.path if run else place or Path()), here.host, here.hosts)
+        stack.enter_context(members.at_work())
         with ProgressBar() as progress:
-            done = search_blocks(job, blocks, team, progress)
-        team.say("searched")
+            done = search_blocks(job, blocks, members, progress)
+        members.say("searched")
         if run is None:
-            code, _, where = team.wait("merged", [0])[0].partition(" ")
+            code, _, where = members.wait("merged", [0])[0].partition(" ")
             print(f"emalign: host {here.host} did {done} of {len(blocks)} blocks; the run is {where}", file=sys.stderr)
             raise typer.Exit(int(code))
-        team.wait("searched")
-        parts.merge(team.path, blocks, run.directory)
+        members.wait("searched")
+        parts.merge(members.path, blocks, run.directory)
         found = tally(run.directory, blocks)
         drawn = attempt(lambda: draw(found.spread, found.lines, run.directory, _title(job)))
         seconds = time.perf_counter() - began
         path = run.finish(entries, seconds)
         code = int(found.failures > 0 or not drawn)
-        team.say("merged", f"{code} {path}")
+        members.say("merged", f"{code} {path}")
     failed = table.failures(found.failed, count=found.failures)
     if json_:
         summary = {

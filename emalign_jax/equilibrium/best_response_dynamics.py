@@ -1,11 +1,11 @@
-"""Exact best-response dynamics: what to do where gradient play does not settle.
+"""Exact best-response dynamics, for games in which gradient play does not settle.
 
-`best_response_dynamics` lets the agent who gains most play his best response, again and again.
-`outbid` does it in Selection, where that would creep: play ends in an Edgeworth
-cycle, rivals outbid the holder in tiny steps, he lowers his offer when no one is close, and so on. There
-takeovers exceed the holder by a margin that grows, and a rival who is not picked, and so loses nothing,
-stays just behind the holder. The user's value then only rises, and at the most that a scheme can be worth to her
-(V_full, for a rational user) nobody can outbid.
+`best_response_dynamics` repeats the best response of the agent that gains most. In Selection that ends in an Edgeworth
+cycle: rivals outbid the selected agent in tiny steps, and the selected agent lowers its offer again where no rival is
+close. `outbid` therefore changes two things. A rival outbids the selected agent by a margin that grows, and a rival
+that is not selected, and so loses nothing, offers slightly less than the selected agent. The user's value then only
+rises. At the largest value that a scheme can have for the user (V_full for a rational user) no agent can outbid
+another.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import BETWEEN, integer, number
 from emalign_jax.internal.validation import setting
 
-FIRST_MARGIN = 1e-3  # of V_full - V_none
-GROWTH = 1.5
-LOWERINGS = 2  # how often a holder may lower his offer before rivals shadow him
+# The first margin is a share of V_full - V_none. Each takeover makes the margin larger by the factor GROWTH.
+FIRST_MARGIN, GROWTH = 1e-3, 1.5
+# A selected agent may lower its offer this often. After that the best rival follows its offer.
+LOWERINGS = 2
 
 
 class BestResponseDynamics(eqx.Module):
     """Hyper-parameters of exact best-response dynamics, the solver that needs no gradients.
 
-    In Selection at temperature 0 agents outbid each other (`outbid`), elsewhere the agent who gains most moves
-    (`best_response_dynamics`); in Comparison too, and what does not settle ends where all reveal all, if that is
-    nearer to an equilibrium.
+    In Selection at temperature 0 agents outbid each other (`outbid`); elsewhere, in Comparison too, the agent that
+    gains most moves (`best_response_dynamics`). Where Comparison does not settle, the profile in which all agents reveal
+    everything is taken if it is nearer to an equilibrium.
 
     steps:        best responses from one start, at most
-    fresh_starts: how many new random starts, one after the other, a game gets that did not settle
+    fresh_starts: new random starts, at most, of a game that did not settle
     tolerance:    a profile is done if every gain is at most this share of the payoff range; None: as in `GradientPlay`
     """
 
@@ -50,7 +51,7 @@ validation.describe(("solver",), BestResponseDynamics, "a solver such as em.Grad
 
 
 class Ended(NamedTuple):
-    """schemes [K, XB, M]; what they are worth; best responses played."""
+    """schemes [K, XB, M], their check, and the number of best responses played."""
 
     schemes: Float[np.ndarray, "K XB M"]
     examined: Examination
@@ -62,7 +63,7 @@ def best_response_dynamics(
 ) -> Ended:
     """From `schemes` until every relative gain is at most `tolerance`; the best profile met on the way.
 
-    Where agents compete for a user who picks the best of those she compares, the limit of outbidding is tried too.
+    In Comparison the limit of outbidding is tried too.
     """
     schemes = schemes.copy()
     best = Ended(schemes.copy(), examine(check, schemes), 0)
@@ -86,7 +87,8 @@ def outbid(
 ) -> Ended:
     """Best responses from `schemes` until every relative gain is at most `tolerance`.
 
-    Where they do not settle in `max_steps`, the limit of outbidding is tried: all offer what is worth most to her.
+    Where they do not settle in `max_steps`, the limit of outbidding is tried: all agents offer the scheme that is worth
+    most to the user.
     """
     schemes = schemes.copy()
     worth = check.most_value - check.least_value
@@ -96,15 +98,15 @@ def outbid(
         if examined.worst <= tolerance or examined.worst == np.inf:
             return Ended(schemes, examined, step)
         agent = int(examined.relative.argmax())
-        values, _, holder, rival = check.standing(schemes)
-        if agent != holder:
-            taken = check.at_least(agent, values[holder] + margin)
+        values, _, selected, rival = check.standing(schemes)
+        if agent != selected:
+            taken = check.at_least(agent, values[selected] + margin)
             margin *= GROWTH
         elif rival is None or lowered < LOWERINGS:
             taken = examined.deviations[agent]
             lowered += 1
         else:
-            schemes[rival] = _just_behind(check, schemes, holder, rival)
+            schemes[rival] = _just_behind(check, schemes, selected, rival)
             continue
         fitted = fit(taken.scheme, schemes.shape[2])
         if fitted is None:
@@ -114,7 +116,8 @@ def outbid(
 
 
 def _at_the_limit(check: SelectionCheck, ended: Ended, tolerance: float) -> Ended:
-    """If it did not settle and that is better: all offer what is worth most to her."""
+    """The profile in which all agents offer the scheme that is worth most to the user, if the dynamics did not settle
+    and that profile has smaller gains."""
     messages = ended.schemes.shape[2]
     limit = fit(check.most_scheme, messages)
     if limit is not None and ended.examined.worst > tolerance:
@@ -125,13 +128,13 @@ def _at_the_limit(check: SelectionCheck, ended: Ended, tolerance: float) -> Ende
     return ended
 
 
-def _just_behind(check: SelectionCheck, schemes, holder: int, rival: int) -> np.ndarray:
-    """The holder's scheme, garbled so little that it is worth a hair less to the user."""
-    silent = np.zeros_like(schemes[holder])
+def _just_behind(check: SelectionCheck, schemes, selected: int, rival: int) -> np.ndarray:
+    """The selected agent's scheme, garbled just enough to be worth less to the user."""
+    silent = np.zeros_like(schemes[selected])
     silent[:, 0] = 1
-    value = check.table(schemes).values[holder]
+    value = check.table(schemes).values[selected]
     for share in 10.0 ** np.arange(-7, 0.5, 0.5):
-        garbled = (1 - share) * schemes[holder] + share * silent
+        garbled = (1 - share) * schemes[selected] + share * silent
         profile = np.repeat(garbled[None], len(schemes), 0)
         if check.table(profile).values[rival] < value - 2 * VALUE_TIE * check.scale:
             break
@@ -139,8 +142,8 @@ def _just_behind(check: SelectionCheck, schemes, holder: int, rival: int) -> np.
 
 
 def fit(scheme: Float[np.ndarray, "XB S"], messages: int) -> np.ndarray | None:
-    """`scheme` with exactly `messages` columns: unused ones dropped or added; None if it needs more."""
-    if scheme.shape[1] == messages:  # in a conversation what a message is called matters to what follows
+    """`scheme` with `messages` columns: unused ones are dropped or added; None if it needs more."""
+    if scheme.shape[1] == messages:  # In a conversation replies depend on the message's number, so none is moved.
         return scheme
     used = scheme[:, scheme.max(0) > 0]
     if used.shape[1] > messages:

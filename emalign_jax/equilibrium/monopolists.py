@@ -1,4 +1,4 @@
-"""What each agent would do alone: the reference that competition is compared with."""
+"""Every agent as a monopolist: the reference that competition is compared with."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from emalign_jax.users.base import AbstractUser
 
 
 class Monopoly(NamedTuple):
-    """user[..., i]: the user's value if agent i alone talks to her and does what is best for himself;
-    agents[..., i]: his payoff then (float64; NaN for malformed games)."""
+    """user:   [..., K] the user's value if agent i is the only agent and sends its best scheme
+    agents: [..., K] that agent's payoff then
+
+    Float64; NaN for malformed games."""
 
     user: Float[np.ndarray, "*batch K"]
     agents: Float[np.ndarray, "*batch K"]
 
 
 def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None) -> Monopoly:
-    """Every agent as a monopolist, by the best response of a game in which he is the only agent: exact but in
-    conversations, where it is the best that search finds with so many messages (None: as many as x_B)."""
+    """Every agent as a monopolist, by its best response in the game without the other agents.
+
+    messages: of an agent in a conversation; None: as many as x_B has values.
+    Exact, except in conversations and where no exact check is registered: there the result is the best that the search
+    of the check finds.
+    """
     flat = flatten_games(games, games.batch_shape)
     reduced = reduce_game(flat, np)
     bad = np.reshape(faults(games), -1)

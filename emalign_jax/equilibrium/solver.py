@@ -92,7 +92,7 @@ def solve(
     key:      a key or an integer seed, needed for random starts; game i's start depends on (key, start, i) alone.
     start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
               schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
-    messages: M; by default what an agent needs so that nothing he may want is out of reach.
+    messages: M; by default enough for every scheme that an agent can want.
     first, of: number of the first game, and how many there are in all: a batch may be solved in blocks. The starts
               depend on first, and `lp` "auto" on of (None: on the games at hand), so that both make a game's result
               that of the whole batch.
@@ -169,7 +169,7 @@ def check_sizes(
 ) -> None:
     """Raise the `ValueError` of whatever cannot be done with games of this size, before any work; values are not read.
 
-    alone: whether each agent is asked what he would do as a monopolist; exactly: whether exact checks are needed.
+    alone: whether monopolists' schemes are needed; exactly: whether exact checks are needed.
     """
     protocol.check(games, messages)
     user.check(games, protocol, messages)
@@ -227,12 +227,12 @@ class _Search:
             self._checks[k] = exact.make_check(self.reduced, k, self.protocol, self.user, self.M)
         return self._checks[k]
 
-    def tell(self, stage: str, done: int, total: int) -> None:
+    def report(self, stage: str, done: int, total: int) -> None:
         if self._progress is not None:
             self._progress(stage, done, total)
 
-    def _tell_of(self, stage: str, first: int, total: int, done: int) -> None:
-        self.tell(stage, first + done, total)
+    def _report_of(self, stage: str, first: int, total: int, done: int) -> None:
+        self.report(stage, first + done, total)
 
     # starting points
 
@@ -249,7 +249,7 @@ class _Search:
         random = self.sound  # games that need a random start: all of them, or those of further starts
         if start == "monopolist":
             random = list(self.sound[self.sound >= self.per_start])
-            first = self.leap(first)
+            first = self.outbid_together(first)
             self.prepare_lps(first)
             for done, k in enumerate(first):
                 own = [fit(self.check(k).monopolist(i).scheme, self.M) for i in range(self.K)]
@@ -257,25 +257,25 @@ class _Search:
                     self.schemes[k] = own
                 else:
                     random.append(k)
-                self.tell("monopolists", done + 1, len(first))
+                self.report("monopolists", done + 1, len(first))
         if len(random):
             self.schemes[random] = self.random(0)[random]
 
-    def leap(self, first) -> np.ndarray:
-        """Best-response dynamics of these games from the monopoly start, in lockstep along her value, where the curves
-        for that can be traced; returns the games for which they cannot."""
+    def outbid_together(self, first) -> np.ndarray:
+        """Best-response dynamics of these games together from the monopoly start, where all frontiers are proved;
+        returns the other games."""
         check = exact.check_for(self.protocol, self.user)
         together = isinstance(self.solver, BestResponseDynamics) and check is SelectionRational and len(first)
         if not together or not frontier.choose(self.lp, self.of, self.standard[0]):
             return first
         game = ReducedGame(*(x[first] for x in self.standard[0]))
         ended = outbid_from_monopolies(game, self.tolerance, max_steps=self.solver.steps)
-        found = schemes_of(ended.laws, game, self.M)
+        found = schemes_of(ended.distributions, game, self.M)
         done = ended.proved & np.isfinite(found).all((1, 2, 3))
         self.schemes[first[done]] = found[done]
         self.stats["best_responses"] += int(ended.steps[done].sum())
         self.first_found_by = FoundBy.BEST_RESPONSE_DYNAMICS
-        self.tell("monopolists", len(first), len(first))
+        self.report("monopolists", len(first), len(first))
         return first[~done]
 
     def random(self, attempt: int) -> np.ndarray:
@@ -338,14 +338,14 @@ class _Search:
         def count(steps):
             nonlocal done
             done = min(done + steps, total)
-            self.tell(stage, done * len(pending) // total, len(pending))
+            self.report(stage, done * len(pending) // total, len(pending))
 
         game, protocol, user = jax.tree.map(lambda x: x[pending], self.standard)
         played = play_games(
             game, current[pending], protocol, user, self.solver, cells=self.cells, late=late, progress=count
         )
         self.stats["steps"] += played.steps
-        self.tell(stage, len(pending), len(pending))
+        self.report(stage, len(pending), len(pending))
         return played
 
     def prepare_lps(self, games) -> None:
@@ -363,14 +363,14 @@ class _Search:
         for at in range(0, len(pending), kind.games_at_once):
             some = pending[at : at + kind.games_at_once]
             profiles = [without_impossible_messages(current[k]) for k in some]
-            tell = functools.partial(self._tell_of, "look for deviations", at, len(pending))
+            tell = functools.partial(self._report_of, "look for deviations", at, len(pending))
             kind.prepare([self.check(k) for k in some], profiles, bracket, self.tolerance, tell)
-            self.tell("look for deviations", at + len(some), len(pending))
+            self.report("look for deviations", at + len(some), len(pending))
             for done, k in enumerate(some):
                 check = self.check(k)
                 self.now[k] = self.record(k, current[k], examine(check, current[k]), found_by)
                 check.release_caches()
-                self.tell("check", at + done + 1, len(pending))
+                self.report("check", at + done + 1, len(pending))
         return pending[[self.certificates[k] is None for k in pending]]
 
     def record(self, k, schemes, examined, found_by: FoundBy) -> Examination:
@@ -396,11 +396,11 @@ class _Search:
             self.stats["best_responses"] += ended.steps
             self.record(k, ended.schemes, ended.examined, FoundBy.BEST_RESPONSE_DYNAMICS)
             check.release_caches()
-            self.tell("best responses", done + 1, len(pending))
+            self.report("best responses", done + 1, len(pending))
         return pending[[self.certificates[k] is None for k in pending]]
 
     def move(self, pending, current, fresh: bool, attempt: int) -> None:
-        """Let the agent who gains most play his best response, or give the game a fresh random start."""
+        """Play the best response of the agent that gains most, or give the game a fresh random start."""
         random = self.random(attempt) if fresh else None
         for k in pending:
             examined = self.now[k]
@@ -421,7 +421,7 @@ class _Search:
         for k in range(self.N if verify else 0):
             if self.certificates[k] is None:
                 self.certify(k)
-            self.tell("certify", k + 1, self.N)
+            self.report("certify", k + 1, self.N)
         certificate = self.stacked() if verify else None
         user, agents = (certificate.user, certificate.agents) if certificate else self.values()
         for kind, found in ((Result, self.result), (FoundBy, self.found_by)):

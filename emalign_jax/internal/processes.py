@@ -44,7 +44,7 @@ START_CODE = (
     "sys.path[:] = sys.argv[1:]; from emalign_jax.internal.processes import serve; serve(out)"
 )
 # Every message begins with it.
-MESSAGE_PREFIX = b"team"
+MESSAGE_PREFIX = b"emalign"
 
 
 def share(

@@ -31,10 +31,10 @@ def each(call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
     jax's settings are per thread, so `call` must enter its contexts itself. An error is raised when the running calls
     have ended; calls that have not begun are cancelled.
     """
-    team = min(cores() if jax.default_backend() == "cpu" else 1, len(items))
-    if team <= 1:
+    threads = min(cores() if jax.default_backend() == "cpu" else 1, len(items))
+    if threads <= 1:
         return [call(item) for item in items]
-    with ThreadPoolExecutor(team, "each") as pool:
+    with ThreadPoolExecutor(threads, "each") as pool:
         tasks = [pool.submit(call, item) for item in items]
         try:
             return [task.result() for task in tasks]

@@ -48,9 +48,9 @@ def tile_width(games: int, cells: int, devices: list[Any]) -> int:
     On a CPU it does not depend on the number of games, so that a game ends in the same equilibrium in any batch: a tile
     of another width is another program, which may round differently.
     """
-    team = workers(devices)
+    threads = workers(devices)
     if devices[0].platform == "cpu":
-        fit = max(min(CACHED_CELLS // cells, MOST_LANES), min(SMALLEST_TILE, MOST_CELLS // (cells * team)), 1)
+        fit = max(min(CACHED_CELLS // cells, MOST_LANES), min(SMALLEST_TILE, MOST_CELLS // (cells * threads)), 1)
     else:
         fit = max(1, int(_free_bytes(devices[0])) // (BYTES_A_CELL * cells))
     if fit < SMALLEST_TILE:
@@ -60,7 +60,7 @@ def tile_width(games: int, cells: int, devices: list[Any]) -> int:
     widest = SMALLEST_TILE
     while 4 * widest <= fit:
         widest *= 4
-    return min(widest, bucket(-(-games // team)))
+    return min(widest, bucket(-(-games // threads)))
 
 
 def _free_bytes(device) -> int:
@@ -103,11 +103,11 @@ def run(work: Callable[[Queue], None], games: int, width: int, devices: list[Any
             queue.stop()  # so that the other workers end, and the error is raised below
             raise
 
-    team = min(workers(devices), -(-games // width))
-    if team <= 1:
+    threads = min(workers(devices), -(-games // width))
+    if threads <= 1:
         return one(devices[0])
-    with ThreadPoolExecutor(team, "play") as pool:
-        tasks = [pool.submit(one, devices[n % len(devices)]) for n in range(team)]
+    with ThreadPoolExecutor(threads, "play") as pool:
+        tasks = [pool.submit(one, devices[n % len(devices)]) for n in range(threads)]
         try:
             for task in tasks:
                 task.result()

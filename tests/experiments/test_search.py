@@ -295,7 +295,7 @@ def test_an_address_at_which_nobody_can_listen_is_refused(run, tmp_path):
 
 
 def test_each_block_is_taken_once_and_a_failure_is_told(tmp_path):
-    teams = [hosts.Team(tmp_path / "shared", n, 2) for n in range(2)]
+    teams = [hosts.Hosts(tmp_path / "shared", n, 2) for n in range(2)]
 
     def fails():
         with teams[1].at_work():

@@ -177,7 +177,7 @@ def test_outbidding_in_lockstep_ends_at_equilibria():
     form = standard_form(em.reduce_game(games, np), SELECTION, RATIONAL)
     found = outbidding.outbid_from_monopolies(form.game, 1e-3)
     assert found.proved.all()
-    schemes = outbidding.schemes(found.laws, form.game, 3)
+    schemes = outbidding.schemes(found.distributions, form.game, 3)
     certificate = em.certify(games, schemes, SELECTION, RATIONAL, tolerance=1.001e-3, lp="highs")
     assert (certificate.result == em.Result.CERTIFIED).all()
     np.testing.assert_allclose(certificate.relative_gain, found.gains, atol=1e-5)

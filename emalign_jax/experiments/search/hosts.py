@@ -118,7 +118,7 @@ def _at_most(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-class Team:
+class Hosts:
     """The processes at one search, `host` among them, in the shared directory `path`. A context manager.
 
     A search by one process has one host, which shows no signs of life.
@@ -134,7 +134,7 @@ class Team:
         self._lock: int | None = None
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[Team]:
+    def at_work(self) -> Iterator[Hosts]:
         """Others learn how the block ends, and the last to leave clears up."""
         with ending.cleanup(self._leave):
             self._gather()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.experiments.search import parts
-from emalign_jax.experiments.search.hosts import Team
+from emalign_jax.experiments.search.hosts import Hosts
 from emalign_jax.experiments.search.job import Block, SearchJob, run
 from emalign_jax.experiments.search.table import LISTED, below_worst, summary
 from emalign_jax.result import Result
@@ -41,20 +41,20 @@ class Tally(NamedTuple):
 
 
 def search_blocks(
-    job: SearchJob, blocks: Sequence[Block], team: Team, progress: Callable[[str, int, int], None]
+    job: SearchJob, blocks: Sequence[Block], members: Hosts, progress: Callable[[str, int, int], None]
 ) -> int:
     """Search the blocks that no other host takes, and write their parts; returns how many these were."""
     done = 0
     for number, block in enumerate(blocks):
-        if not team.take(number):
+        if not members.take(number):
             continue
 
         def tell(stage, at, total, number=number, block=block):
-            team.look()
+            members.look()
             progress(f"{number + 1}/{len(blocks)} {block.family} K={block.agents} {stage}", at, total)
 
         tell("games", 0, 1)
-        parts.write(team.path, number, run(job, block, tell))
+        parts.write(members.path, number, run(job, block, tell))
         done += 1
     return done
 
