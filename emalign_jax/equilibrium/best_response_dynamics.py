@@ -34,8 +34,8 @@ class BestResponseDynamics(eqx.Module):
     """Hyper-parameters of exact best-response dynamics, the solver that needs no gradients.
 
     In Selection at temperature 0 agents outbid each other (`outbid`); elsewhere, in Comparison too, the agent that
-    gains most moves (`best_response_dynamics`). Where Comparison does not settle, the profile in which all agents reveal
-    everything is taken if it is nearer to an equilibrium.
+    gains most moves (`best_response_dynamics`). Where Comparison does not settle, the profile in which all agents
+    reveal everything is taken if it is nearer to an equilibrium.
 
     steps:        best responses from one start, at most
     fresh_starts: new random starts, at most, of a game that did not settle

@@ -21,8 +21,13 @@ from emalign_jax.users.rational import RationalUser
 Advantages = Callable[[], Any]  # Returns `units.advantages` of the options; called only where needed.
 
 
+def is_known(user: AbstractUser) -> bool:
+    """Whether the response is computed here: of exactly these classes, since a subclass may respond otherwise."""
+    return type(user) in (QuantalUser, RationalUser)
+
+
 def respond(
-    user: AbstractUser,
+    user: Any,
     user_total: Float[np.ndarray, "*shape A"],
     mass: Float[np.ndarray, "*shape"],
     ahead: Advantages,
@@ -36,13 +41,13 @@ def respond(
     ahead, favour_ahead: return their advantages [*shape, A, A] (`units.advantages`).
     Raises `ValueError` for users other than exactly QuantalUser and RationalUser.
     """
-    if type(user) is QuantalUser:  # A subclass may respond otherwise.
+    if not is_known(user):
+        raise ValueError(f"user: the exact checks know QuantalUser and RationalUser, got {type(user).__name__}")
+    if user.logit_precision is not None:
         with np.errstate(over="ignore", invalid="ignore"):  # A denormal mass makes the result NaN.
             rate = float(user.precision) / np.where(mass > 0, mass, np.inf)[..., None]
             weights = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))
         return weights / weights.sum(-1, keepdims=True)
-    if type(user) is not RationalUser:
-        raise ValueError(f"user: the exact checks know QuantalUser and RationalUser, got {type(user).__name__}")
     favour = Options(favour_total, favour_ahead()) if user.favours else None
     return user.choose(Options(user_total, ahead()), favour, np)
 

@@ -32,6 +32,7 @@ def save_long(path="t.csv", people=5, items=12):
 
 
 QUICK = ("--subsets", "3", "--agents", "1,6")
+FEWEST = ("--subsets", "1", "--agents", "1,4")
 
 
 def test_table_and_run_directory(run, tmp_path):
@@ -116,11 +117,11 @@ def test_tolerance_decides_who_is_covered(run):
 
 def test_nothing_is_overwritten_without_force(run, tmp_path):
     save_long()
-    assert run("align", "t.csv", "--out", "mine", *QUICK[:2])[0] == 0
+    assert run("align", "t.csv", "--out", "mine", *FEWEST)[0] == 0
     before = (tmp_path / "mine/manifest.json").read_text()
     assert refused(run("align", "t.csv", "--out", "mine"), "mine", "--force")
     assert (tmp_path / "mine/manifest.json").read_text() == before
-    assert run("align", "t.csv", "--out", "mine", "--force", *QUICK[:2])[0] == 0
+    assert run("align", "t.csv", "--out", "mine", "--force", *FEWEST)[0] == 0
     assert (tmp_path / "mine/manifest.json").read_text() != before
 
 
@@ -130,7 +131,7 @@ def test_a_failure_while_drawing_costs_no_result(run, tmp_path, monkeypatch):
 
     save_long()
     monkeypatch.setattr(hull_figure, "draw", full)
-    code, out, err = run("align", "t.csv", *QUICK[:2])
+    code, out, err = run("align", "t.csv", *FEWEST)
     assert code == 1
     assert "align-1" in out
     assert err.count("\n") == 1
@@ -142,7 +143,7 @@ def test_a_failure_while_drawing_costs_no_result(run, tmp_path, monkeypatch):
 def test_the_progress_bar_is_for_terminals(run, monkeypatch):
     save_long()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    _, out, err = run("align", "t.csv", *QUICK[:2], "--json")
+    _, out, err = run("align", "t.csv", *FEWEST, "--json")
     assert "leave out" in err
     assert "leave out" not in out
 

@@ -198,7 +198,7 @@ def test_games_that_fail_are_listed_and_the_code_is_1(run):
 def test_interrupted_it_says_how_to_go_on():
     command = [sys.executable, "-m", "emalign_jax", "sweep", "competition", "--count", "60", "--out", "here"]
     with subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True) as process:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300  # of a busy machine
         while not list(Path().glob("here/parts/[!.]*")) and time.monotonic() < limit:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)

@@ -6,6 +6,9 @@ excludes no deviation, so that the upper bounds are infinite and no profile is C
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,7 @@ from jaxtyping import Float
 
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation
 from emalign_jax.exact.checks.deviation_search import Ascent, search
+from emalign_jax.games.game import Game, ReducedGame
 from emalign_jax.games.units import NEGLIGIBLE_RANGE
 from emalign_jax.protocols.base import options_of
 from emalign_jax.protocols.batched_payoffs import compiled
@@ -24,9 +28,9 @@ PROFILES_AT_ONCE = 64
 
 
 class GenericCheck(AbstractCheck):
-    """Lower bounds by gradient ascent from the present scheme, silence, full revelation, the other agents' schemes and
-    random schemes. Payoffs are computed in the units of the game, because an unknown protocol may depend on units;
-    ascents run in standard units, for which their step sizes are made.
+    """Lower bounds by gradient ascent from the present scheme, silence, full revelation, the agent's schemes as a
+    monopolist, the other agents' schemes and random schemes. Payoffs are computed in the units of the game, because an
+    unknown protocol may depend on units; ascents run in standard units, for which their step sizes are made.
     """
 
     exact_responses = False
@@ -35,6 +39,7 @@ class GenericCheck(AbstractCheck):
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
         self._searched: tuple[np.ndarray, dict[int, list[np.ndarray]]] = np.empty(0), {}
+        self._alone: dict[int, list[np.ndarray]] = {}  # By agent: schemes found in the game without the others.
         self._least = np.full(len(self.game.agents), np.inf)  # Of the payoffs of each agent that were evaluated.
         self._greatest = -self._least
 
@@ -73,27 +78,41 @@ class GenericCheck(AbstractCheck):
 
     @classmethod
     def prepare(cls, checks, profiles, bracket=None, tolerance=None, progress=lambda done: None):
+        cls._find_monopolists([(check, schemes) for check, schemes in zip(checks, profiles, strict=True)])
         asked = []
         for check, schemes in zip(checks, profiles, strict=True):
             if not np.array_equal(check._searched[0], schemes):
                 check._searched = schemes.copy(), {}
                 setting = standard_form(check.game, check.protocol, check.user)
                 asked += [(check, Ascent(setting, schemes, i, check._starts(schemes, i))) for i in range(len(schemes))]
-        by_size: dict[tuple, list] = {}
-        for check, ascent in asked:
-            by_size.setdefault((ascent.schemes.shape, np.shape(check.game.user)), []).append((check, ascent))
-        for group in by_size.values():
-            check, ascent = group[0]
-            (XA, XB, A), (K, _, M) = np.shape(check.game.user), ascent.schemes.shape
-            found = search([ascent for _, ascent in group], cells=K * XA * XB * M * A)
-            for (check, ascent), rules in zip(group, found, strict=True):
+        for group in _by_size(asked):
+            for (check, ascent), rules in zip(group, _search(group), strict=True):
                 check._searched[1][ascent.agent] = [*ascent.starts, *rules]
 
+    @classmethod
+    def _find_monopolists(cls, pairs: list[tuple[Any, np.ndarray]]) -> None:
+        """Search the schemes of each agent in the game without the others, where the protocol has such a game."""
+        asked = []
+        for check, schemes in pairs:
+            for i in range(len(schemes)):
+                if i in check._alone:
+                    continue
+                check._alone[i] = []
+                game = check.game._replace(agents=check.game.agents[[i]])
+                _, rows, M = schemes.shape
+                if len(schemes) > 1 and _has_rows(check.protocol, game, rows, M):
+                    silent, *starts = _usual_starts(rows, M, i)
+                    setting = standard_form(game, check.protocol, check.user)
+                    asked.append(((check, i), Ascent(setting, silent[None], 0, [silent, *starts])))
+        for group in _by_size(asked):
+            # The protocol is not ours, and need not work with one agent.
+            with contextlib.suppress(Exception):
+                for ((check, i), _), rules in zip(group, _search(group), strict=True):
+                    check._alone[i] = rules[::2]
+
     def _starts(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
-        _, rows, M = schemes.shape
-        silent, revealing = np.eye(M)[np.zeros(rows, int)], np.eye(M)[np.arange(rows) % M]
-        random = np.random.default_rng(agent).dirichlet(np.full(M, 0.7), (RANDOM_STARTS, rows))
-        return [schemes[agent], silent, revealing, *np.delete(schemes, agent, 0), *random]
+        usual = _usual_starts(schemes.shape[1], schemes.shape[2], agent)
+        return [schemes[agent], *usual[:2], *self._alone[agent], *np.delete(schemes, agent, 0), *usual[2:]]
 
     def deviations(self, schemes, agents, bracket=None):
         self.prepare([self], [schemes])
@@ -137,3 +156,34 @@ class GenericCheck(AbstractCheck):
             paid = np.array([(q * pool(own)).sum() for q, own in zip(responses, agents, strict=True)])
             self._informed[informed] = float((responses[0] * pool(user)).sum()), paid
         return self._informed[informed]
+
+
+def _usual_starts(rows: int, messages: int, agent: int) -> list[Float[np.ndarray, "rows M"]]:
+    """Silence, full revelation and random schemes."""
+    silent, revealing = np.eye(messages)[np.zeros(rows, int)], np.eye(messages)[np.arange(rows) % messages]
+    random = np.random.default_rng(agent).dirichlet(np.full(messages, 0.7), (RANDOM_STARTS, rows))
+    return [silent, revealing, *random]
+
+
+def _has_rows(protocol: Any, game: ReducedGame, rows: int, messages: int) -> bool:
+    """Whether an agent's scheme has so many rows in this game, of which the protocol sees the sizes."""
+    K, _, _, A = game.agents.shape
+    sizes = Game(game.mass[..., None], np.zeros((A, 1)), np.zeros((K, A, 1)), check="shapes")
+    try:
+        protocol.check(sizes, messages)
+    except ValueError:
+        return False
+    return protocol.rows(sizes, messages) == rows
+
+
+def _by_size(asked: list[tuple[Any, Ascent]]) -> list[list[tuple[Any, Ascent]]]:
+    found: dict[tuple, list] = {}
+    for owner, ascent in asked:
+        found.setdefault((ascent.schemes.shape, np.shape(ascent.setting.game.user)), []).append((owner, ascent))
+    return [*found.values()]
+
+
+def _search(group: list[tuple[Any, Ascent]]) -> list[list[Float[np.ndarray, "rows M"]]]:
+    ascent = group[0][1]
+    (XA, XB, A), (K, _, M) = np.shape(ascent.setting.game.user), ascent.schemes.shape
+    return search([ascent for _, ascent in group], cells=K * XA * XB * M * A)

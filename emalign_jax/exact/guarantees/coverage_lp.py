@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.guarantees.bounds import WorstDistribution, worst_distribution, worst_distributions
-from emalign_jax.exact.responses import by_agent
+from emalign_jax.exact.responses import by_agent, is_known
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked, on_host
@@ -148,27 +148,8 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp
     check_word(lp)
     if exact and lp == "batched":
         raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')
-    if isinstance(protocol, Selection) and np.max(protocol.temperature) > 0:
-        raise ValueError(
-            "protocol: the guarantee needs an agent that reveals x_B to be picked, so temperature 0; with a "
-            "temperature the guarantee of a given profile is certify(...).guarantee"
-        )
-    if isinstance(protocol, Comparison) and protocol.compared < games.agents:
-        raise ValueError(
-            f"protocol: the guarantee needs an agent that reveals x_B to be picked; with compared = "
-            f"{protocol.compared} of K = {games.agents} agents it may not be met: take Selection(), or compared = "
-            f"{games.agents}"
-        )
-    if not declares_revelation(protocol, games.agents):
-        raise ValueError(
-            f"protocol: the guarantee needs an agent that reveals x_B to be heard by the user, which "
-            f"{type(protocol).__name__} does not declare (full_revelation_is_heard)"
-        )
-    if isinstance(protocol, Pooled | Conversation) and user.favours:
-        raise ValueError(
-            f'user: in {type(protocol).__name__} with ties="agents" agents are paid under different distributions over '
-            'actions: take ties="lowest", "highest" or "uniform"'
-        )
+    if reason := why_no_bound(games, user, protocol):
+        raise ValueError(reason)
     gains = np.asarray(gains, np.float64)
     if gains.ndim and gains.shape[-1] != games.agents:
         raise ValueError(f"gains: expected a number or a last axis of K = {games.agents}, got {list(gains.shape)}")
@@ -185,6 +166,34 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp
         for k, bound in zip(good, _of_sound(reduced, gains[good], user, obedience, exact, lp), strict=True):
             bounds[k] = bound
     return bounds, batch
+
+
+def why_no_bound(games: Game, user: AbstractUser, protocol: AbstractProtocol) -> str:
+    """The reason why no bound of all equilibria is known with this user and protocol; "" if there is one."""
+    if isinstance(protocol, Selection) and np.max(protocol.temperature) > 0:
+        return (
+            "protocol: the guarantee needs an agent that reveals x_B to be picked, so temperature 0; with a "
+            "temperature the guarantee of a given profile is certify(...).guarantee"
+        )
+    if isinstance(protocol, Comparison) and protocol.compared < games.agents:
+        return (
+            f"protocol: the guarantee needs an agent that reveals x_B to be picked; with compared = "
+            f"{protocol.compared} of K = {games.agents} agents it may not be met: take Selection(), or compared = "
+            f"{games.agents}"
+        )
+    if not declares_revelation(protocol, games.agents):
+        return (
+            f"protocol: the guarantee needs an agent that reveals x_B to be heard by the user, which "
+            f"{type(protocol).__name__} does not declare (full_revelation_is_heard)"
+        )
+    if isinstance(protocol, Pooled | Conversation) and user.favours:
+        return (
+            f'user: in {type(protocol).__name__} with ties="agents" agents are paid under different distributions over '
+            'actions: take ties="lowest", "highest" or "uniform"'
+        )
+    if not is_known(user.acting):
+        return f"user: the exact checks know QuantalUser and RationalUser, got {type(user.acting).__name__}"
+    return ""
 
 
 def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, lp: str) -> list[_Bound]:

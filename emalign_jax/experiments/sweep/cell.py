@@ -17,6 +17,7 @@ from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
 from emalign_jax.exact import align, coverage
 from emalign_jax.exact.certificates.certificate import make_check, normalise, value_of_information
 from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.guarantees.coverage_lp import why_no_bound
 from emalign_jax.experiments.search import job
 from emalign_jax.experiments.search.table import game_rows
 from emalign_jax.experiments.sweep.config import Cell, Config, Values, modules, options
@@ -26,9 +27,8 @@ from emalign_jax.games.families import all_knobs, random_games
 from emalign_jax.games.game import Game, possible_utilities, reduce_game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
-from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
+from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
-from emalign_jax.users.quantal import QuantalUser
 from emalign_jax.users.rational import RationalUser
 
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
@@ -164,9 +164,7 @@ def _measures(values: Values, games: Game, certificate, alone) -> dict[str, np.n
     """Each [S, N]."""
     protocol, user, _ = setup(values)
     rational = type(user) is RationalUser
-    chooses_best = job.picks_the_best(games, protocol)  # the bounds, and all equilibria, are those of comparing all
-    bounded = chooses_best or (type(protocol) in (Pooled, Conversation) and not user.favours)
-    bounded = bounded and type(user.acting) in (RationalUser, QuantalUser)  # of others the exact part knows no response
+    bounded = not why_no_bound(games, user, protocol)
     found = {name: np.full(certificate.user.shape, np.nan) for name in (*VALUES[:3], *LOSSES)}
     found["best_monopolist"][:] = alone.max(1)
     if values["measure.eps"]:
