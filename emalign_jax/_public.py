@@ -2,7 +2,8 @@
 
 from emalign_jax import mechanisms
 from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
-from emalign_jax.equilibrium.solver import Solution, solve
+from emalign_jax.equilibrium.solution import Solution
+from emalign_jax.equilibrium.solver import solve
 from emalign_jax.exact import (
     Alignment,
     BestResponse,

@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
 from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics, best_response_dynamics, fit, outbid
 from emalign_jax.equilibrium.outbidding import outbid_from_monopolies
 from emalign_jax.equilibrium.outbidding import schemes as schemes_of
+from emalign_jax.equilibrium.solution import Solution
 from emalign_jax.exact.certificates import certificate as exact
 from emalign_jax.exact.checks.base import default_tolerance
 from emalign_jax.exact.checks.examination import Examination, examine, without_impossible_messages
@@ -41,31 +41,6 @@ LPS_TOGETHER = 1024  # games whose LPs are solved at a time
 SEARCHED = 6  # so much less often is a game moved by best responses that must be searched for
 VALUED_CELLS = 2**24  # numbers in the largest tensor when payoffs are computed without checks
 PLAYS_BEFORE_DYNAMICS = 1  # one best response and more play first, then best responses alone
-
-
-class Solution(NamedTuple):
-    """What `solve` found; float64 arrays on the host (with `differentiation` arrays of jax). With starts > 1 a starts
-    axis leads the batch axes.
-
-    schemes:      [..., K, XB, M]; in conversations whole rules, [..., K, rows, M]
-    user, agents: [...], [..., K]  payoffs
-    result:       [...]  a `Result` a game: what is proved of its schemes; that of the certificate where there is one
-    found_by:     [...]  a `FoundBy` a game: how its schemes were found
-    derivative:   [...]  a `Derivative` a game with `differentiation`, else None
-    stats:        counts of the run: steps, best responses, games by `result` and `found_by`, `lp_fallbacks` (how often
-                  the batched LPs of a game's best responses, or of its guarantees, failed their check and HiGHS did
-                  them)
-    certificate:  the `Certificate` of the schemes (None with verify=False and with differentiation)
-    """
-
-    schemes: Float[Any, "*batch K XB M"]
-    user: Float[Any, "*batch"]
-    agents: Float[Any, "*batch K"]
-    result: Int[Any, "*batch"]
-    found_by: Int[Any, "*batch"]
-    derivative: Int[Any, "*batch"] | None
-    stats: dict[str, Any]
-    certificate: exact.Certificate | None
 
 
 def solve(

@@ -79,9 +79,6 @@ class Comparison(Selection):
         m = self.compared
         return [math.comb(agents - 1 - r, m - 1) / math.comb(agents, m) for r in range(agents - m + 1)]
 
-    def at_temperature(self, temperature) -> Comparison:
-        return Comparison(self.compared, temperature)
-
     def full_revelation_is_heard(self, agents):
         return self.sharp and self.compared >= agents
 

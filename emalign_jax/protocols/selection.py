@@ -6,6 +6,7 @@ V_j is the user's value under agent j's scheme, O[i, j] is agent i's payoff unde
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from typing import Any
@@ -165,7 +166,10 @@ class Selection(AbstractProtocol):
         return self if self.sharp else self.at_temperature(self.temperature / unit)
 
     def at_temperature(self, temperature) -> Selection:
-        return Selection(temperature, self.then)
+        checked, same = Selection(temperature), copy.copy(self)  # A subclass stays what it is.
+        object.__setattr__(same, "temperature", checked.temperature)
+        object.__setattr__(same, "sharp", checked.sharp)
+        return same
 
     @property
     def conversation(self):

@@ -50,6 +50,44 @@ def test_payoffs_under_a_mechanism_are_smooth_in_its_parameters(name):
     np.testing.assert_allclose(slope, own, rtol=1e-8, atol=1e-12)
 
 
+class Paid(em.Selection):
+    """A subclass with payoffs of its own: the selected agent is paid 1 more."""
+
+    def payoffs(self, game, schemes, user):
+        paid = super().payoffs(game, schemes, user)
+        return em.Payoffs(paid.user, paid.agents + 1)
+
+
+@pytest.mark.parametrize("protocol", [em.Selection(0.5), em.Comparison(2, 0.5), Paid(0.5)], ids=lambda p: p.title)
+def test_a_temperature_leaves_the_protocol_what_it_is(protocol):
+    games = em.random_games(jax.random.key(1), 2, agents=3, states=2, actions=3)
+    mechanism = mechanisms.SelectionTemperature(start=0.25)
+    mechanism.check(games, protocol, USER)
+    _, changed, _ = mechanism.apply(mechanism.init(games), games, protocol, USER)
+    assert type(changed) is type(protocol)
+    np.testing.assert_allclose(changed.temperature, 0.25, rtol=1e-6)
+    assert not changed.sharp
+    assert protocol.temperature == 0.5
+    schemes = em.random_schemes(2, 2, 3, 2, 3)
+    same = {em.Selection: em.Selection(0.25), em.Comparison: em.Comparison(2, 0.25), Paid: Paid(0.25)}[type(protocol)]
+    for one, other in zip(*(em.payoffs(games, schemes, p, USER) for p in (changed, same)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_temperature_is_set_behind_a_channel():
+    games = em.random_games(jax.random.key(1), 2, **SIZE)
+    both = mechanisms.Several((mechanisms.Listing(), mechanisms.SelectionTemperature(start=0.25)))
+    protocol = em.Selection(0.5)
+    both.check(games, protocol, USER)
+    under = both.apply(both.init(games), games, protocol, USER)
+    one = mechanisms.Listing().apply(both.init(games)[0], games, em.Selection(0.25), USER)
+    schemes = em.random_schemes(2, 2, 2, 2, under[1].messages(games))
+    paid, expected = (em.payoffs(setting[0], schemes, setting[1], USER) for setting in (under, one))
+    np.testing.assert_allclose(paid.agents, expected.agents, rtol=1e-5)
+    other = em.payoffs(one[0], schemes, mechanisms.Listing().apply(both.init(games)[0], games, protocol, USER)[1], USER)
+    assert np.abs(np.asarray(paid.agents) - np.asarray(other.agents)).max() > 1e-4
+
+
 def test_a_report_of_nothing_and_of_all():
     """At a share of about 0 the report is noise: V_full is as before. The user loses nothing by knowing it."""
     games = em.random_games(jax.random.key(1), 3, user_features=2, **SIZE)

@@ -208,14 +208,14 @@ def test_a_lottery_breaks_the_guarantee_of_selection():
 @pytest.mark.parametrize("protocol", UNKNOWN, ids=lambda p: type(p).__name__ + ("" if p.conversation is None else "+"))
 @pytest.mark.parametrize("function", [em.coverage, em.worst_case])
 def test_no_guarantee_for_a_protocol_that_does_not_declare_it(function, protocol):
-    with pytest.raises(ValueError, match="does not say so itself"):
+    with pytest.raises(ValueError, match="does not declare"):
         function(em.catalog.biased_advisers(), protocol=protocol, user=em.RationalUser("lowest"))
 
 
 def test_a_protocol_that_declares_it_is_believed_for_so_many_agents():
     game, judge = em.catalog.prosecutor_against_defender(), em.catalog.judge()
     assert em.coverage(judge, protocol=Declared()).slack == em.coverage(judge).slack
-    with pytest.raises(ValueError, match="does not say so itself"):
+    with pytest.raises(ValueError, match="does not declare"):
         em.coverage(game, protocol=Declared())
 
 

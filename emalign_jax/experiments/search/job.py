@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from emalign_jax.equilibrium.monopolists import monopoly
-from emalign_jax.equilibrium.solver import Solution, Solver, check_sizes, solve
+from emalign_jax.equilibrium.solution import Solution
+from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
 from emalign_jax.exact import Certificate, Stability, stability
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.checks.base import check_for
