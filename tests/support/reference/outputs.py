@@ -129,6 +129,11 @@ def _fields(prefix: str, found) -> Named:
             yield f"{prefix}.{name}", value if isinstance(value, np.ndarray | jax.Array) else np.asarray(value, float)
 
 
+def _numbers(found) -> dict:
+    """The fields of a `Solution` or of `Tuned` without result codes, which say how numbers were found."""
+    return {name: x for name, x in found._asdict().items() if name not in ("result", "found_by", "derivative", "stats")}
+
+
 def _of_pair(given: Arrays, name: str, pair: Pair, searched: bool) -> Named:
     shape, protocol, user, share, _ = pair
     games, start = games_of(given, shape, share), given[f"{name}/start"]
@@ -150,11 +155,11 @@ def _of_pair(given: Arrays, name: str, pair: Pair, searched: bool) -> Named:
         found = em.solve(games, protocol, user, start=start, verify=checked)
         given.setdefault(f"{name}/profile", np.asarray(found.schemes))
         if searched:
-            yield from _fields("solve", found)
+            yield from _fields("solve", _numbers(found))
     if searched and name in ("selection rational_agents", "pooled quantal"):
         dynamics = em.BestResponseDynamics(steps=20, fresh_starts=0)
-        yield from _fields("dynamics", em.solve(games, protocol, user, dynamics, start=start))
-        yield from _fields("from_monopolies", em.solve(games, protocol, user, start="monopolist", key=0))
+        yield from _fields("dynamics", _numbers(em.solve(games, protocol, user, dynamics, start=start)))
+        yield from _fields("from_monopolies", _numbers(em.solve(games, protocol, user, start="monopolist", key=0)))
     profile = given[f"{name}/profile"]
     yield from _fields("payoffs_at_profile", em.payoffs(games, profile, protocol, user))
     if not checked:
@@ -218,11 +223,11 @@ def _smooth(given: Arrays, name: str, protocol, searched: bool) -> Named:
         given.setdefault(f"{name}/profile", np.asarray(found.schemes))
         if searched:
             yield "found.derivative", by_utilities
-            yield from _fields("found", found)
+            yield from _fields("found", _numbers(found))
     newton = em.SmoothPlay(10.0, steps=0, settle=0)
     by_utilities, found = slope(games.agent_utilities, given[f"{name}/profile"], newton)
     yield "kept.derivative", by_utilities
-    yield from _fields("kept", found)
+    yield from _fields("kept", _numbers(found))
 
 
 def _mechanism(given: Arrays, name: str, searched: bool) -> Named:
@@ -246,6 +251,6 @@ def _mechanism(given: Arrays, name: str, searched: bool) -> Named:
     if searched:
         solver = em.SmoothPlay(10.0)
         tuned = em.tune(games, protocol, user, mechanism, solver=solver, key=0, steps=8, params=params)
-        yield from _fields("tuned", tuned)
+        yield from _fields("tuned", _numbers(tuned))
     if searched and name == "transfers":
         yield from _fields("evaluated", em.evaluate(games, protocol, user, mechanism, tuned.params, solver, key=0))
