@@ -27,6 +27,7 @@ from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selection
+from emalign_jax.protocols.base import declares_revelation
 from emalign_jax.protocols.batched_payoffs import payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information
 from emalign_jax.result import Result
@@ -194,16 +195,9 @@ def all_equilibria(
 ) -> Stability | None:
     """The user's values in all pure equilibria, where they can be computed: in Selection of one message (or Comparison
     of all agents) with a rational user whose ties go to the selected agent, and two or more agents."""
-    known = picks_the_best(games, protocol) and protocol.conversation is None
-    known = known and type(user) is RationalUser and user.favours
+    exactly = protocol.kind in ((Selection,), (Comparison,)) and type(user) is RationalUser
+    known = exactly and declares_revelation(protocol, games.agents) and user.favours
     return stability(games, of=of) if known and games.agents > 1 else None
-
-
-def picks_the_best(games: Game, protocol: Any) -> bool:
-    """Whether the user talks to the agent who is worth most of all; of other classes than these nothing is known."""
-    if type(protocol) not in (Selection, Comparison) or not protocol.sharp:
-        return False
-    return type(protocol) is Selection or protocol.compared == games.agents
 
 
 def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certificate:
