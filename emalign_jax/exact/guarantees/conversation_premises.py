@@ -39,7 +39,7 @@ class Premises(NamedTuple):
     aligned_value:    [...]     the user's value in a conversation with that agent alone under rule r
     full_information: [...]     V_full under the user's own response rule
     learns:           [...]     whether the user learns the best action from rule r: aligned_value = V_full
-    law_distance:     [...]     over pairs of agents, the largest total variation distance between the distributions
+    total_variation:  [...]     over pairs of agents, the largest total variation distance between the distributions
                                 over actions (averaged over x_A, x_B) after one or the other switches to r
     eta:              [..., K]  mean error of the expected utilities learnt after agent i's switch, in units of u
     switch_gain:      [..., K]  e_i: agent i's gain from switching to r, in units of U_i
@@ -53,7 +53,7 @@ class Premises(NamedTuple):
     aligned_value: Float[np.ndarray, "*batch"]
     full_information: Float[np.ndarray, "*batch"]
     learns: Bool[np.ndarray, "*batch"]
-    law_distance: Float[np.ndarray, "*batch"]
+    total_variation: Float[np.ndarray, "*batch"]
     eta: Float[np.ndarray, "*batch K"]
     switch_gain: Float[np.ndarray, "*batch K"]
     user: Float[np.ndarray, "*batch"]

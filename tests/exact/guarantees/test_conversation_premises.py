@@ -40,7 +40,7 @@ def test_with_words_enough_she_learns_everything():
         np.testing.assert_allclose(found.aligned_value, found.full_information, atol=1e-9)
         assert found.learns.all()
         np.testing.assert_allclose(found.eta, 0, atol=1e-12)
-        np.testing.assert_allclose(found.law_distance, 0, atol=1e-6 if isinstance(user, em.RationalUser) else 1e-12)
+        np.testing.assert_allclose(found.total_variation, 0, atol=1e-6 if isinstance(user, em.RationalUser) else 1e-12)
 
 
 def test_one_bit_by_hand():
