@@ -277,6 +277,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, count, made, tmp_pa
                 found["refused"] += 1
         except Exception as error:
             wrong.append((n, error))
+            print(f"{kind}, {n}: {error!r:.300}")
         if name in reader.others:
             path.write_bytes(reader.others[name])
         else:
