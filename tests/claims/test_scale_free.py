@@ -25,7 +25,7 @@ def exact_payoffs(prior, u, U, schemes, ties, pooled):
     (XA, XB, _), (K, M), A = prior.shape, schemes.shape[::2], len(u)
 
     def act(after, favour):
-        """The law over actions at the unnormalised belief `after` [Y]."""
+        """The distribution over actions at the unnormalised belief `after` [Y]."""
         worth = [sum(after * u[a]) for a in range(A)]
         tied = [a for a in range(A) if worth[a] == max(worth)]
         if ties == "agents":

@@ -20,7 +20,7 @@ USERS = [
     em.RationalUser("uniform"),
 ]
 IDS = ["quantal0.5", "quantal40", "agents", "lowest", "highest", "uniform"]
-# sums of a few hundred products of size 1, in another order; quantal laws amplify rounding by the precision
+# sums of a few hundred products of size 1, in another order; quantal distributions amplify rounding by the precision
 ROUNDING = 1e-12
 
 

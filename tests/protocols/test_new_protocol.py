@@ -18,8 +18,8 @@ class Lottery(em.AbstractProtocol):
         mass = jnp.einsum("bs,xb->xs", scheme, game.mass)
         options = em.options_of(user, lambda x: jnp.einsum("bs,xbn->xsn", scheme, x), game.user, mass)
         response = user.respond(options, em.Options(jnp.zeros_like(options.value), None))
-        law = jnp.einsum("xsa,bs->xba", response, scheme)
-        return (law * game.user).sum(), (law * game.agents).sum((1, 2, 3))
+        q = jnp.einsum("xsa,bs->xba", response, scheme)
+        return (q * game.user).sum(), (q * game.agents).sum((1, 2, 3))
 
     def payoffs(self, game, schemes, user):
         value, agents = jax.vmap(lambda scheme: self._own(game, scheme, user))(schemes)
@@ -164,8 +164,8 @@ def test_a_check_of_ones_own_is_used_and_believed(monkeypatch):
 
         def payoffs(self, game, schemes, user):
             options = em.options_of(user, lambda x: x, game.user, game.mass)
-            law = user.respond(options, options)
-            return em.Payoffs((law * game.user).sum(), (law * game.agents).sum((1, 2, 3)))
+            q = user.respond(options, options)
+            return em.Payoffs((q * game.user).sum(), (q * game.agents).sum((1, 2, 3)))
 
     game, user = em.catalog.prosecutor_against_defender(), em.QuantalUser(5.0)
     assert em.certify(game, em.no_information(2, 2, 2), Told(), user).result == em.Result.UNREFUTED

@@ -176,9 +176,9 @@ def test_numbers_depend_on_seed_and_step_alone():
 
 
 def test_outcomes_of_probability_zero_are_never_drawn():
-    law = jnp.array([0, 0.5, 0, 0.5, 0])
+    distribution = jnp.array([0, 0.5, 0, 0.5, 0])
     edge = jnp.array([0, 0.25, 0.5, 0.75, 1 - 2.0**-24, 1])
-    np.testing.assert_array_equal(_draw_index(law, edge), [1, 1, 3, 3, 3, 3])
+    np.testing.assert_array_equal(_draw_index(distribution, edge), [1, 1, 3, 3, 3, 3])
 
 
 @pytest.mark.slow

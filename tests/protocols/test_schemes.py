@@ -61,7 +61,7 @@ def test_spread_zero_is_uniform():
 
 
 @pytest.mark.parametrize("floor", [0.04, 1e-3])
-def test_logits_are_those_of_the_mixture_with_the_uniform_law(floor):
+def test_logits_are_those_of_the_mixture_with_the_uniform_distribution(floor):
     schemes = np.concatenate([em.full_revelation(1, 3, 3), np.full((1, 3, 3), 1 / 3)])
     logits = np.asarray(to_logits(schemes, floor))
     assert np.isfinite(logits).all()

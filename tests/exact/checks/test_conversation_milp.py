@@ -36,8 +36,8 @@ def random_rules(rng, protocol, agents, xb, messages):
 def paid(game, rules, tree, user, agent, rule):
     rules = rules.copy()
     rules[agent] = rule
-    law = action_distribution(game, rules, tree, user, game.agents[agent])
-    return float((law * game.agents[agent]).sum())
+    q = action_distribution(game, rules, tree, user, game.agents[agent])
+    return float((q * game.agents[agent]).sum())
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
@@ -162,6 +162,6 @@ def test_no_rule_beats_the_bound_with_a_large_tolerance(ties):
         tries = np.concatenate([random_rules(rng, protocol, 300, 2, 2), np.eye(2)[rng.integers(0, 2, (300, 10))]])
         best = -np.inf
         for rule in tries:
-            law = action_distribution(game, rule[None], tree, user, game.agents[0])
-            best = max(best, float((law * game.agents[0]).sum()))
+            q = action_distribution(game, rule[None], tree, user, game.agents[0])
+            best = max(best, float((q * game.agents[0]).sum()))
         assert best <= found.upper + 1e-7

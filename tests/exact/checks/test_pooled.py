@@ -90,7 +90,7 @@ def test_few_messages():
 
 
 def test_agents_ties_are_settled_for_whoever_asks():
-    """Always indifferent: each agent's payoff is his own supremum, but the guarantees take one common law."""
+    """Always indifferent: each agent's payoff is his own supremum, but the guarantees take one common distribution."""
     game = em.Game(np.full((1, 1, 1), 1.0), np.zeros((2, 1)), np.eye(2)[:, :, None])
     exact = check(game, em.Pooled(), RATIONAL)
     silent = np.ones((2, 1, 1))

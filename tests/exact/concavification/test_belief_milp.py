@@ -86,16 +86,16 @@ def test_the_best_of_several_proofs_is_kept():
 
 
 def grid_optimum(game, parts=60):
-    """Monopolist's optimum over a grid of beliefs, she breaking near-ties his way (within half a grid step)."""
+    """A monopolist's optimum over a grid of beliefs; near-ties (within half a grid step) are broken for the agent."""
     from scipy.optimize import linprog
 
     XB = game.agent_features
     points = np.array([c for c in itertools.product(range(parts + 1), repeat=XB) if sum(c) == parts]) / parts
     given = game.prior / game.prior.sum((0, 2))[None, :, None]
     paid = np.zeros(len(points))
-    for law in (points @ given[xa] for xa in range(len(given))):
-        worth = law @ game.user_utility.T
-        paid += (law @ game.agent_utilities[0].T)[np.arange(len(points)), worth.argmax(1)]
+    for joint in (points @ given[xa] for xa in range(len(given))):
+        worth = joint @ game.user_utility.T
+        paid += (joint @ game.agent_utilities[0].T)[np.arange(len(points)), worth.argmax(1)]
     return -linprog(-paid, A_eq=points.T, b_eq=game.prior.sum((0, 2))).fun
 
 

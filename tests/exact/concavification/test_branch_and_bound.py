@@ -222,11 +222,13 @@ def utility_of_belief(game, precision):
     def F(belief):
         total = mpmath.mpf(0)
         for xa in range(XA):
-            law = [mpmath.fsum(belief[b] * mpmath.mpf(prior[xa, b, y]) / share[b] for b in range(XB)) for y in range(Y)]
-            mass = mpmath.fsum(law)
-            expected = [mpmath.fsum(q * mpmath.mpf(v) for q, v in zip(law, row, strict=True)) / mass for row in u]
+            joint = [
+                mpmath.fsum(belief[b] * mpmath.mpf(prior[xa, b, y]) / share[b] for b in range(XB)) for y in range(Y)
+            ]
+            mass = mpmath.fsum(joint)
+            expected = [mpmath.fsum(q * mpmath.mpf(v) for q, v in zip(joint, row, strict=True)) / mass for row in u]
             odds = softmax([precision * e for e in expected])
-            paid = [mpmath.fsum(q * mpmath.mpf(v) for q, v in zip(law, row, strict=True)) for row in own]
+            paid = [mpmath.fsum(q * mpmath.mpf(v) for q, v in zip(joint, row, strict=True)) for row in own]
             total += mpmath.fsum(o * w for o, w in zip(odds, paid, strict=True))
         return total
 
