@@ -80,8 +80,9 @@ def test_payoffs_by_recursion(K, shape):
 
 
 def two_questions():
-    """Three states of chances 1/4, 1/4, 1/2; guessing right is worth 1. Agent 0 hears which of the first two to speak
-    of, says whether it is true, and likes her to guess 2, then 1; agent 1 says nothing and likes 1, then 2."""
+    """Three states of probabilities 1/4, 1/4, 1/2; a right guess is worth 1 to the user. The reply names one of the
+    first two states, and agent 0 says whether it is true. Agent 0 gains more from a right guess of state 2 than of
+    state 1; agent 1, which sends no information, the other way round."""
     prior = np.diag([0.25, 0.25, 0.5])[None]
     game = em.Game(prior, np.eye(3), np.stack([np.diag([1.0, 2, 0]), np.diag([2.0, 1, 0])]))
     shape = Shape(2, 2, 2, "all")
@@ -93,7 +94,7 @@ def two_questions():
 
 
 def test_tied_replies():
-    """Either question is worth 3/4 to her, 1/4 or 2/4 to them; each agent's payoff is a supremum of its own."""
+    """Either question is worth 3/4 to the user, and 1/4 or 2/4 to an agent; each agent's payoff is its own supremum."""
     game, rules, shape = two_questions()
     expected = {"agents": (0.5, 0.5), "lowest": (0.25, 0.5), "uniform": (0.375, 0.375)}
     for ties, agents in expected.items():
@@ -103,8 +104,8 @@ def test_tied_replies():
     np.testing.assert_allclose([got.user, *got.agents], [0.75, 0.375, 0.375], rtol=0, atol=ATOL)
 
 
-def test_she_asks_what_is_worth_most_to_her():
-    """Silence if she replies 0: only whoever replies 1 learns of state 2."""
+def test_the_user_asks_what_is_worth_most_to_the_user():
+    """After reply 0 the agent says nothing, after reply 1 it says whether the state is the second."""
     game, rules, shape = two_questions()
     for xb in range(3):
         rules[0, brute.row(shape, xb, [(0, 0)])] = np.eye(2)[0]
@@ -229,7 +230,7 @@ def test_order_of_agents_does_not_matter(to, user):
 
 
 def best_of_all_strategies(game, rules, shape):
-    """Her best pure strategy: every reply rule, and for each every decision rule on the transcripts it can lead to."""
+    """The user's best pure strategy: every reply rule, each with every decision rule on the transcripts it leads to."""
     m, g, _ = brute.reduced(game)
     K = len(rules)
     messages, replies = list(itertools.product(range(shape.M), repeat=K)), brute.joint_replies(shape, K)
@@ -447,7 +448,7 @@ def test_reply_rules_that_do_not_fit():
     small = em.FixedReplies(given(K, Shape(2, 2, 2, "all")), QUANTAL)
     expected = r"^rule: expected shape \[\.\.\., XA = 2, nodes = 4, replies = 4\] in 2 rounds with 2 agents, 2 messages"
     refused(games, rules, shape.protocol, small, expected)
-    both = em.FixedReplies(given(K, shape), QUANTAL)  # she picks one agent, and so hears but him
+    both = em.FixedReplies(given(K, shape), QUANTAL)  # in Selection the user converses with one agent only
     expected = r"^rule: expected shape \[\.\.\., XA = 2, nodes = 2, replies = 2\] in 2 rounds with 1 agents"
     refused(games, rules, em.Selection(0.1, shape.protocol), both, expected)
     with pytest.raises(

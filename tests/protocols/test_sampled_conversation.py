@@ -87,7 +87,9 @@ def test_gradients_agree_with_the_enumerated_conversation(case):
 def test_gradients_where_a_message_is_never_sent(case):
     agents, rounds, to, user = CASES[case]
     game, schemes = make(agents, rounds)
-    schemes[0].reshape(XB, -1, M)[:, 0] = np.eye(M)[0]  # his last message in the first round, whose slope is wanted
+    schemes[0].reshape(XB, -1, M)[:, 0] = np.eye(M)[
+        0
+    ]  # the last message is never sent in the first round, and its slope is wanted
     check_gradient(game, schemes, rounds, to, user)
 
 
@@ -193,7 +195,7 @@ def test_ten_agents_and_six_rounds():
 
 
 def test_a_long_tree_in_float32_keeps_its_small_weights():
-    # 48 messages of four kinds: a transcript has a probability of about 1e-29, and she must still learn from it
+    # there are so many messages that every transcript has a tiny probability; the user must still learn from it
     game, _ = make(8, 3)
     rows = em.SampledConversation(3).rows(game, 4)
     reveal = np.where(np.arange(XB * (rows // XB))[:, None] < rows // XB, [0.4, 0.4, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4])
@@ -207,7 +209,7 @@ def test_a_long_tree_in_float32_keeps_its_small_weights():
 @pytest.mark.slow
 @pytest.mark.parametrize(("agents", "rounds"), [(10, 2), pytest.param(2, 6, marks=NIGHTLY)])
 def test_play_serves_aligned_agents_where_nothing_can_be_enumerated(agents, rounds):
-    # she must name x_B, and they begin by telling nearly nothing
+    # the user must name x_B, and the schemes at the start reveal next to nothing
     prior = np.einsum("xb,by->xby", np.full((2, XB), 0.25), np.eye(XB))
     game = em.Game(prior, np.eye(XB), np.stack([np.eye(XB)] * agents))
     user, protocol = em.FixedReplies("questions", em.RationalUser()), em.SampledConversation(rounds, samples=64)

@@ -26,7 +26,7 @@ def test_no_information_is_the_same_for_every_x_B():
     assert (schemes == schemes[:, :1]).all()
 
 
-def test_random_schemes_are_laws_and_do_not_depend_on_the_batch():
+def test_random_schemes_are_distributions_and_do_not_depend_on_the_batch():
     key = jax.random.key(3)
     many, few = em.random_schemes(key, 5, 2, 3, 4), em.random_schemes(key, 2, 2, 3, 4)
     assert many.shape == (5, 2, 3, 4)

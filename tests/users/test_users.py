@@ -26,14 +26,14 @@ def regret(precision, values):
     return values.max(-1) - (q * values).sum(-1)
 
 
-def test_quantal_law_by_hand():
+def test_quantal_response_by_hand():
     values = np.random.default_rng(0).normal(size=(7, 4))
     expected = np.array([[np.exp(3 * v) for v in row] for row in values])
     expected /= expected.sum(1, keepdims=True)
     np.testing.assert_allclose(respond(em.QuantalUser(3), values), expected, atol=ROUNDING)
 
 
-def test_quantal_law_does_not_overflow():
+def test_quantal_response_does_not_overflow():
     np.testing.assert_array_equal(respond(em.QuantalUser(1e6), [[5.0, -5.0, 4.0]]), [[1, 0, 0]])
 
 

@@ -104,8 +104,8 @@ def test_other_units(protocol, user, unit, offset):
     plain = em.best_response(em.Game(prior, u, U), schemes, 1, protocol, user)
     shift = offset * np.array([1.0, -0.5])
     moved = float(prior.sum((0, 1)) @ shift)
-    for hers in (False, True):
-        if hers:
+    for of_user in (False, True):
+        if of_user:
             game = em.Game(prior, unit * u + shift, U)
             other_user = em.QuantalUser(6.0 / unit) if user is QUANTAL else user
             other_protocol = em.Selection(0.2 * unit) if protocol == em.Selection(0.2) else protocol
@@ -157,7 +157,7 @@ def test_exact_agrees_with_the_float(seed):
             assert abs(float(found.exact) - found.value) <= 1e-12
 
 
-def test_an_exact_answer_is_absent_where_he_changes_nothing():
+def test_an_exact_answer_is_absent_where_nothing_changes():
     game = em.catalog.two_prosecutors()
     found = em.best_response(game, em.full_revelation(2, 2, 2), 1, em.Selection(), RATIONAL, exact=True)
     assert found.exact is None
