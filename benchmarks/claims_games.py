@@ -107,7 +107,7 @@ def in_tenths(rng, prior, A):
 
 
 def indifferent(rng, count: int, size: Size) -> em.Game:
-    """Games in which the user, one agent or everybody does not care: at all, in expectation, or in some cells."""
+    """Games in which the user, one agent or all are indifferent: always, in expectation, or in some cells."""
     parts = []
     kinds = [constant, in_expectation, in_a_cell, in_tenths]
     for n in range(count):

@@ -39,7 +39,7 @@ def random_game(seed, K=2, XA=1, XB=3, A=3):
     u, U = rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB))
     if seed % 3 == 1:  # far from indifferent: most of what is said is useless
         u[1:] -= 1
-    if seed % 3 == 2:  # ties, and somebody who wants what the user fears
+    if seed % 3 == 2:  # ties, and an agent who wants what is worst for the user
         u, U = np.round(u), np.round(U)
         U[0] = -u
     return em.Game(prior, u, U)
@@ -157,16 +157,16 @@ def game_with_a_disaster(seed, bad, K=2):
 
 
 def replayed(game, schemes, agent, scheme, protocol, user):
-    """What the agent gets by `scheme`, or by one as close to it as one likes: a hair of full revelation added to it
-    breaks a tie with a rival whom the user would pick otherwise."""
+    """What the agent gains by `scheme`, or by one close to it: a little full revelation added to it breaks a tie with
+    a rival that the user would pick otherwise."""
     K, XB, M = schemes.shape
     width = max(M, scheme.shape[1]) + XB
     profiles = np.zeros((3, K, XB, width + 4))
     profiles[:, :, :, :M] = schemes
     profiles[1:, agent] = 0
-    for profile, hair in zip(profiles[1:], (0.0, 1e-8), strict=True):
-        profile[agent, :, : scheme.shape[1]] = (1 - hair) * scheme
-        profile[agent, :, scheme.shape[1] : scheme.shape[1] + XB] += hair * np.eye(XB)
+    for profile, share in zip(profiles[1:], (0.0, 1e-8), strict=True):
+        profile[agent, :, : scheme.shape[1]] = (1 - share) * scheme
+        profile[agent, :, scheme.shape[1] : scheme.shape[1] + XB] += share * np.eye(XB)
     with jax.enable_x64(True):
         paid = np.asarray(em.payoffs(game, profiles[..., :12], protocol, user).agents)[:, agent]
     return paid[1:].max() - paid[0]
@@ -200,7 +200,7 @@ def test_a_gain_is_attained_by_its_witness(case):
 
 @pytest.mark.parametrize("bad", DISASTERS)
 def test_an_agent_who_fears_what_the_user_fears_gains_nothing(bad):
-    """Agent 1 wants what the user wants, whoever reveals; action 2 is a disaster to both, and hid that once."""
+    """Agent 1 has the user's utility and reveals, so it gains nothing; action 2, a disaster to both, once hid that."""
     u = np.array([[0.0, 0], [-0.4, 0.4], [bad - 1, bad - 1]])
     game = em.Game(np.diag([0.5, 0.5])[None], u, np.array([[[0.0, 0], [1, 1], [0, 0]], u]))
     told = em.certify(game, [[[1.0, 0], [1, 0]], [[1, 0], [0, 1]]], em.Selection(), RATIONAL)

@@ -189,7 +189,7 @@ def test_the_same_column_twice_is_found_in_one_pass(run):
     assert refused(run("align", "t.csv", "--id", "p0"), "t.csv", "'p7' is there 2 times")
 
 
-def test_everybody_a_target_in_turn_must_fit(little):
+def test_every_user_a_target_in_turn_must_fit(little):
     with pytest.raises(ValueError, match=r"^t: 2000 users, each a target in turn, would take about 4 MB"):
         tables._in_turn("t", "ratings", np.zeros((2000, 1, 3)), ["a"] * 2000, np.arange(3), ("users", "items"), (),
                         tables.Options())  # fmt: skip

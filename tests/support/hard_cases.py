@@ -51,7 +51,7 @@ def _cases():
     yield "agent = user", (prior, u, np.stack([U[0], u, U[1]]))
     yield "agent = -user", (prior, u, np.stack([U[0], -u]))
     yield "all agents = -user", (prior, u, np.stack([-u, -u]))
-    yield "user and her opposite", (prior, u, np.stack([u, -u]))
+    yield "an aligned agent and an opposite one", (prior, u, np.stack([u, -u]))
     yield "agent = -user, alone", (prior, u, -u[None])
     yield "agent without a stake", (prior, u, np.stack([U[0], np.zeros((3, 3)), np.ones((3, 1)) * [1.0, -2.0, 5.0]]))
     yield "no agent has a stake", (prior, u, np.zeros((2, 3, 3)))
