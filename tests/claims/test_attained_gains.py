@@ -12,7 +12,7 @@ from emalign_jax.exact.checks.conversation_outcomes import scheme_to_rule
 pytestmark = pytest.mark.host_only
 
 RATIONAL, QUANTAL = em.RationalUser(), em.QuantalUser(8.0)
-TALK = em.Conversation(2, 2)
+CONVERSATION = em.Conversation(2, 2)
 CASES = {
     "Selection, rational": (em.Selection(), RATIONAL),
     "Selection, lowest": (em.Selection(), em.RationalUser("lowest")),
@@ -26,10 +26,10 @@ CASES = {
     "Pooled, quantal": (em.Pooled(), QUANTAL),
     "one round, rational": (em.Conversation(1, 1), RATIONAL),
     "one round, quantal": (em.Conversation(1, 1), QUANTAL),
-    "two rounds, rational": (TALK, RATIONAL),
-    "two rounds, quantal": (TALK, QUANTAL),
-    "Selection, then two rounds, rational": (em.Selection(then=TALK), RATIONAL),
-    "Selection, then two rounds, quantal": (em.Selection(then=TALK), QUANTAL),
+    "two rounds, rational": (CONVERSATION, RATIONAL),
+    "two rounds, quantal": (CONVERSATION, QUANTAL),
+    "Selection, then two rounds, rational": (em.Selection(then=CONVERSATION), RATIONAL),
+    "Selection, then two rounds, quantal": (em.Selection(then=CONVERSATION), QUANTAL),
 }
 
 
@@ -50,15 +50,15 @@ class Setting:
 
     def __init__(self, game, protocol, user):
         self.game, self.protocol, self.user = game, protocol, user
-        self.talks = protocol.conversation is not None
-        self.messages = 2 if self.talks else 3
-        self.width = self.messages if self.talks else game.agent_features + 6
+        self.converses = protocol.conversation is not None
+        self.messages = 2 if self.converses else 3
+        self.width = self.messages if self.converses else game.agent_features + 6
         alone = isinstance(protocol, em.Selection)
-        self.tree = protocol.conversation.tree(1 if alone else game.agents, self.messages) if self.talks else None
+        self.tree = protocol.conversation.tree(1 if alone else game.agents, self.messages) if self.converses else None
 
     def rule(self, scheme):
         """What one agent says in one word, as a scheme of this protocol; None where there are too few words."""
-        if not self.talks:
+        if not self.converses:
             return np.pad(scheme, ((0, 0), (0, self.width - scheme.shape[1])))
         if len(scheme) != self.game.agent_features:
             return scheme if scheme.shape[1] == self.messages else None
@@ -67,7 +67,7 @@ class Setting:
 
     def openings(self):
         XB = self.game.agent_features
-        words = XB if not self.talks else min(XB, self.messages**self.tree.rounds)
+        words = XB if not self.converses else min(XB, self.messages**self.tree.rounds)
         return self.rule(np.ones((XB, 1))), self.rule(np.eye(words)[np.arange(XB) % words])
 
     def profiles(self, rng):
@@ -92,7 +92,7 @@ class Setting:
 
     def one_round(self, profile, agent):
         """What exact methods for one message find against what is said first, or against silence."""
-        if not self.talks:
+        if not self.converses:
             return []
         XB, (silence, _) = self.game.agent_features, self.openings()
         said = [profile[:, :: self.tree.information_sets], np.stack([silence] * 2)[:, :: self.tree.information_sets]]

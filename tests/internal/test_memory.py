@@ -347,9 +347,9 @@ def test_trees_of_any_number_of_rounds_are_measured_at_once():
     game = em.catalog.judge()
     with pytest.raises(ValueError, match=r"^rounds: expected an integer <= 100, got 1000000000$"):
         em.Conversation(10**9, 1)
-    for talk in (em.Conversation(100, 2**31 - 1), em.Selection(then=em.Conversation(100, 2**31 - 1))):
+    for conversation in (em.Conversation(100, 2**31 - 1), em.Selection(then=em.Conversation(100, 2**31 - 1))):
         with pytest.raises(ValueError, match="bytes a game; the limit is"):
-            talk.check(game, 2**31 - 1)
+            conversation.check(game, 2**31 - 1)
 
 
 def test_steps_take_room_for_their_schedule(little):

@@ -344,15 +344,15 @@ def test_pseudo_gradient_is_finite_where_transcripts_never_happen():
 
 def test_no_gradient_where_payoffs_jump():
     games, rules = make(2, Shape(2, 2, 2))
-    talk = em.Conversation(2, 2)
+    conversation = em.Conversation(2, 2)
     with pytest.raises(ValueError, match=r"^user: payoffs jump"):
-        em.pseudo_gradient(games, rules, talk, em.RationalUser())
+        em.pseudo_gradient(games, rules, conversation, em.RationalUser())
     with pytest.raises(ValueError, match=r"^user: payoffs jump"):
-        em.pseudo_gradient(games, rules, talk, em.FixedReplies("babbling", em.RationalUser()))
+        em.pseudo_gradient(games, rules, conversation, em.FixedReplies("babbling", em.RationalUser()))
     for protocol, user in (
-        (em.Selection(0.0, talk), QUANTAL),
-        (em.Selection(0.1, talk), em.RationalUser()),
-        (em.Selection(0.1, talk), em.FixedReplies("babbling", em.RationalUser())),
+        (em.Selection(0.0, conversation), QUANTAL),
+        (em.Selection(0.1, conversation), em.RationalUser()),
+        (em.Selection(0.1, conversation), em.FixedReplies("babbling", em.RationalUser())),
     ):
         with pytest.raises(ValueError, match=r"^(protocol|user|protocol, user): payoffs jump"):
             em.pseudo_gradient(games, rules, protocol, user)
@@ -368,16 +368,16 @@ def test_parameters_over_the_batch():
     replies = np.stack([given(K, shape, 1), given(K, shape, 2)])
     alone = np.stack([given(1, shape, 1), given(1, shape, 2)])
     precision, temperature = np.array([2.0, 9.0]), np.array([0.1, 0.5])
-    talk = shape.protocol
+    conversation = shape.protocol
     cases = [
-        (talk, em.FixedReplies(replies, em.QuantalUser(precision))),
-        (em.Selection(temperature, talk), em.FixedReplies(alone, em.QuantalUser(precision))),
+        (conversation, em.FixedReplies(replies, em.QuantalUser(precision))),
+        (em.Selection(temperature, conversation), em.FixedReplies(alone, em.QuantalUser(precision))),
     ]
     for protocol, user in cases:
         both, slope = payoffs(games, rules, protocol, user), pseudo_gradient(games, rules, protocol, user)
         for n in range(2):
             only = jax.tree.map(lambda x, n=n: x[n], user)
-            if protocol is talk:
+            if protocol is conversation:
                 expected = brute.payoffs(games[n], rules[n], shape, only)
             else:
                 expected = brute.selection(games[n], rules[n], only, temperature[n], shape)
@@ -385,7 +385,7 @@ def test_parameters_over_the_batch():
             np.testing.assert_allclose(both.agents[n], expected[1], rtol=0, atol=ATOL)
             twice = jax.tree.map(lambda x, n=n: x[[n, n]], (games, rules, protocol, user))
             np.testing.assert_allclose(pseudo_gradient(*twice), slope[jnp.array([n, n])], rtol=0, atol=GRADIENT)
-    got = payoffs(games, rules, talk, em.QuantalUser(precision))
+    got = payoffs(games, rules, conversation, em.QuantalUser(precision))
     assert_like(got, [brute.payoffs(games[n], rules[n], shape, em.QuantalUser(precision[n])) for n in range(2)])
 
 

@@ -109,12 +109,12 @@ def test_spelt_schemes_tell_as_much(M, R, S, Q):
     np.testing.assert_allclose(brute.words(shape, rule, XB), words, atol=1e-12)
     game = random_games(seed=3)
     once = brute.payoffs(game, scheme[None], Shape(1, S, 1), QUANTAL)
-    talked = brute.payoffs(game, rule[None], shape, QUANTAL)
+    spelt = brute.payoffs(game, rule[None], shape, QUANTAL)
     if Q == 1 or R == 1:
-        np.testing.assert_allclose(talked[0], once[0], atol=1e-12)
-        np.testing.assert_allclose(talked[1], once[1], atol=1e-12)
+        np.testing.assert_allclose(spelt[0], once[0], atol=1e-12)
+        np.testing.assert_allclose(spelt[1], once[1], atol=1e-12)
     else:  # the agent does not react to replies, so they change nothing
-        np.testing.assert_allclose(talked[1], once[1], atol=1e-12)
+        np.testing.assert_allclose(spelt[1], once[1], atol=1e-12)
 
 
 def test_too_many_words():
@@ -306,9 +306,9 @@ WHO = {
 )
 def test_deviations_are_attained_and_bounded(K, user):
     shape = Shape(2, 2, 2)
-    talk, count = shape.protocol, 3 - K  # so that all ascents are one compilation a user
+    protocol, count = shape.protocol, 3 - K  # so that all ascents are one compilation a user
     games, rules = random_games(count, K, seed=4), random_rules(shape, K, count)
-    certificate = em.certify(games, rules, talk, user)
+    certificate = em.certify(games, rules, protocol, user)
     for n in range(count):
         value, agents = brute.payoffs(games[n], rules[n], shape, user)
         np.testing.assert_allclose(certificate.user[n], value, rtol=0, atol=1e-9)
@@ -319,7 +319,7 @@ def test_deviations_are_attained_and_bounded(K, user):
     assert (certificate.guarantee <= certificate.user + TIES).all()
     assert (certificate.theorem <= certificate.user + TIES).all()
     for i in range(K):
-        best = em.best_response(games[0], rules[0], i, talk, user)
+        best = em.best_response(games[0], rules[0], i, protocol, user)
         assert best.value <= best.upper
         assert best.value == pytest.approx(certificate.agents[0, i] + certificate.gain_lower[0, i], abs=1e-4)
         profile = rules[0].copy()
@@ -330,7 +330,7 @@ def test_deviations_are_attained_and_bounded(K, user):
         for half, spread in ((slice(150), 1.0), (slice(150, 300), 0.1)):
             other[:, half, i] = random_rules(shape, 1, (count, 150), i, spread=spread)[:, :, 0]
         other[:, -1, i] = scheme_to_rule(tree_of(shape, 1), np.eye(3))
-        paid = np.asarray(payoffs(games, other.swapaxes(0, 1), talk, user).agents)[:, :, i].T
+        paid = np.asarray(payoffs(games, other.swapaxes(0, 1), protocol, user).agents)[:, :, i].T
         assert (paid <= (certificate.agents + certificate.gain_upper)[:, i, None] + TIES).all()
 
 
@@ -347,17 +347,17 @@ def test_deviations_are_attained_and_bounded(K, user):
 def test_where_the_user_cannot_reply_it_is_pooled(shape, user):
     games, rules = random_games(2, 2, seed=5), random_rules(shape, 2, 2)
     spoken = np.array([[brute.words(shape, rule, XB) for rule in profile] for profile in rules])
-    talk = em.certify(games, rules, shape.protocol, user)
+    conversation = em.certify(games, rules, shape.protocol, user)
     pooled = em.certify(games, spoken, em.Pooled(), user.acting)
-    assert talk.closed.all()
+    assert conversation.closed.all()
     assert pooled.closed.all()
-    np.testing.assert_array_equal(talk.result, pooled.result)
-    np.testing.assert_allclose(talk.user, pooled.user, atol=1e-9)
-    np.testing.assert_allclose(talk.agents, pooled.agents, atol=1e-9)
-    np.testing.assert_allclose(talk.guarantee, pooled.guarantee, atol=1e-5)
+    np.testing.assert_array_equal(conversation.result, pooled.result)
+    np.testing.assert_allclose(conversation.user, pooled.user, atol=1e-9)
+    np.testing.assert_allclose(conversation.agents, pooled.agents, atol=1e-9)
+    np.testing.assert_allclose(conversation.guarantee, pooled.guarantee, atol=1e-5)
     spread = pooled.payoff_range.max()
-    np.testing.assert_allclose(talk.gain_lower, pooled.gain_lower, atol=1e-4 * spread)
-    np.testing.assert_allclose(talk.gain_upper, pooled.gain_upper, atol=1e-3 * spread)
+    np.testing.assert_allclose(conversation.gain_lower, pooled.gain_lower, atol=1e-4 * spread)
+    np.testing.assert_allclose(conversation.gain_upper, pooled.gain_upper, atol=1e-3 * spread)
     best = em.best_response(games[0], rules[0], 1, shape.protocol, user)
     profile = rules[0].copy()
     assert best.scheme.shape == profile[1].shape

@@ -129,23 +129,23 @@ def stubborn_case(tolerance):
     own = np.full((5, 5), -10.0)
     own[0, [0, 1]] = 1
     own[[2, 3, 4], [2, 3, 4]] = 1
-    talk = em.Conversation(2, 2)
-    good = scheme_to_rule(talk.tree(1, 2), np.eye(4)[[0, 0, 1, 2, 3]])
-    return em.Game(prior, np.eye(5), own[None]), talk, em.RationalUser(tolerance=tolerance), good
+    protocol = em.Conversation(2, 2)
+    good = scheme_to_rule(protocol.tree(1, 2), np.eye(4)[[0, 0, 1, 2, 3]])
+    return em.Game(prior, np.eye(5), own[None]), protocol, em.RationalUser(tolerance=tolerance), good
 
 
 def test_the_bound_allows_the_whole_tie_tolerance():
-    game, talk, user, good = stubborn_case(0.02)
-    present = em.certify(game, good[None], talk, user)
+    game, protocol, user, good = stubborn_case(0.02)
+    present = em.certify(game, good[None], protocol, user)
     np.testing.assert_allclose(present.agents, 1)
     silent = np.zeros_like(good)
     silent[:, 0] = 1
     reduced = em.reduce_game(game, np)
-    found = best_rule(reduced, silent[None], 0, talk.tree(1, 2), user, 0.02, 1e-6)
+    found = best_rule(reduced, silent[None], 0, protocol.tree(1, 2), user, 0.02, 1e-6)
     assert found.upper >= 1 - 1e-9
-    best = em.best_response(game, silent[None], 0, talk, user)
+    best = em.best_response(game, silent[None], 0, protocol, user)
     assert best.upper >= 1 - 1e-9
-    exact = em.best_response(*stubborn_case(1e-9)[:1], silent[None], 0, talk, em.RationalUser(tolerance=1e-9))
+    exact = em.best_response(*stubborn_case(1e-9)[:1], silent[None], 0, protocol, em.RationalUser(tolerance=1e-9))
     assert exact.value < 0.95  # with a small tolerance the agent gets less, so the case does test the tolerance
 
 

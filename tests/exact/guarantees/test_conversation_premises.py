@@ -111,8 +111,8 @@ def test_the_bound_holds_where_ties_pay_every_agent(protocol, ties):
 def test_given_replies_must_fit_one_agent_alone(to, replies):
     rng = np.random.default_rng(0)
     game = em.Game(rng.dirichlet(np.ones(8)).reshape(2, 2, 2), rng.random((2, 2)), rng.random((2, 2, 2)))
-    talk = em.Conversation(2, 2, to)
-    schemes = rng.dirichlet(np.ones(2), (2, talk.rows(game, 2)))
+    protocol = em.Conversation(2, 2, to)
+    schemes = rng.dirichlet(np.ones(2), (2, protocol.rows(game, 2)))
     user = em.FixedReplies(rng.dirichlet(np.ones(replies), (2, 4)), em.RationalUser())
     with pytest.raises(ValueError, match=r"^rule: expected shape .* with 1 agents"):
-        em.premises(game, schemes, talk, user)
+        em.premises(game, schemes, protocol, user)
