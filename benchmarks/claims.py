@@ -1,4 +1,4 @@
-"""What the library claims, held against thousands of random games: `python benchmarks/claims.py --games 2000`.
+"""What the library claims, checked on thousands of random games: `python benchmarks/claims.py --games 2000`.
 
 Every claim is an inequality whose two sides come from different places (search, certificates, the equilibrium set, the
 sharp bound and its dual, linprog, NumPy and fractions on the raw arrays), or says that what should not matter does not:

@@ -1,4 +1,4 @@
-"""Claims and how they are counted; and games once more in NumPy, on the raw arrays: sizes, ties, who plays what.
+"""Claims and how they are counted; and games once more in NumPy, on the raw arrays: sizes, ties, responses.
 
 Written from `docs/model.md` alone, apart from the library: differences between actions outcome by outcome, ties pair by
 pair, units by a knapsack. Claims compare the library with these numbers, and count margins in these units.

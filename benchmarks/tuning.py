@@ -1,4 +1,4 @@
-"""What tuning must reach (issue 7): derivatives, transfers against the exact yardstick, grid search, time of a run.
+"""What tuning must reach: derivatives, transfers against those of the exact LP, grid search, time of a run.
 
     python benchmarks/tuning.py [gradients|batch|transfers|grid|run|nashopt ...] [--nashopt PYTHON] [--quick] [--out F]
 

@@ -37,7 +37,7 @@ def random_game(seed, K=2, XA=1, XB=3, A=3):
     rng = np.random.default_rng(seed)
     prior = rng.dirichlet(np.full(XB, 2.0), XA)[:, :, None] * np.eye(XB) / XA
     u, U = rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB))
-    if seed % 3 == 1:  # far from indifferent: most of what is said is useless
+    if seed % 3 == 1:  # action 0 is much better for the user, so most messages change nothing
         u[1:] -= 1
     if seed % 3 == 2:  # ties, and an agent who wants what is worst for the user
         u, U = np.round(u), np.round(U)
@@ -144,7 +144,7 @@ DISASTERS = [0.0, -1e2, -1e6, -1e15, -1e60]
 
 
 def game_with_a_disaster(seed, bad, K=2):
-    """Somewhere the last action, or a copy of the first one, is as bad as that."""
+    """The last action, a copy of another one or random, is worth `bad` to the user in one outcome or in all."""
     rng = np.random.default_rng(seed)
     prior = np.diag(rng.dirichlet(np.full(3, 2.0)))[None]
     u, U = rng.normal(size=(4, 3)), rng.normal(size=(K, 4, 3))

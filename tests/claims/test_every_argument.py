@@ -1,7 +1,7 @@
 """Every public callable, every argument, every kind of wrong value: a ValueError or TypeError that names the argument.
 
-The calls run in a process of their own, as users make them: in this one the tests' checks of annotations would speak
-first.
+The calls run in a process of their own, as users make them, because here the tests' checks of annotations would raise
+before the package does.
 """
 
 import functools

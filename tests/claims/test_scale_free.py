@@ -113,7 +113,7 @@ def test_transfers_in_any_unit(factor):
 
 @pytest.mark.parametrize("ratio", [1e-20, 1e-12, 1e-6, 1e6, 1e12, 1e20])
 def test_budgets_where_the_user_has_far_more_or_less_at_stake(ratio):
-    """Against u / ratio agents are nothing, or all there is: half the spread of what is left must be paid."""
+    """Beside u * ratio the agents' utilities are negligible or dominate; the budget is that of the larger part."""
     for game in transfer_games():
         u, U = game.user_utility * ratio, game.agent_utilities
         found = em.least_budget(em.Game(game.prior, u, U))

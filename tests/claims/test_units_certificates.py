@@ -157,7 +157,7 @@ def test_a_rare_catastrophe_changes_no_verdict(rare):
 
 @pytest.mark.parametrize("size", [10.0, 1e3, 1e6, 1e9, 1e12, 1e15, 1e30, 1e60, 1e99])
 def test_an_action_dominated_by_any_amount_is_never_taken(size):
-    """Action 1 is worse than action 0 in both states, which agents would love; action 2 is dominated in one state."""
+    """Action 1, which agents want, is worse than action 0 in both states; action 2 is dominated in one state."""
     game = em.Game(
         diagonal(0.5, 0.5), [[0.2, 0.2], [-0.3, -0.3], [-size, 1.0]], np.array([[[0.2, 0.2], [10.0, 10], [-1, 1]]] * 2)
     )

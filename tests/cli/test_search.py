@@ -1,4 +1,4 @@
-"""The commands as a person meets them: output, exit codes, files, bad input."""
+"""The commands from the command line: output, exit codes, files, bad input."""
 
 import json
 import signal

@@ -169,7 +169,7 @@ class Case:
         assert (err, self.code in (0, 1), temporaries(self.whole)) == ("", True, [])
 
     def again(self, where):
-        """The next run there ends as if nothing had been, and leaves no temporaries either."""
+        """The next run there ends like one that was never disturbed, and leaves no temporaries."""
         force = () if self.name in RESUMED or self.writes is None else ("--force",)
         process = start(where, (*self.command, *force))
         _, err = process.communicate()

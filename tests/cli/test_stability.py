@@ -1,4 +1,4 @@
-"""`emalign stability` as a person meets it: table, figure, JSON, exit codes, bad input."""
+"""`emalign stability` from the command line: table, figure, JSON, exit codes, bad input."""
 
 import json
 

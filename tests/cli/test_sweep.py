@@ -1,4 +1,4 @@
-"""`emalign sweep` as a person meets it: files, going on, refusals, JSON, exit codes."""
+"""`emalign sweep` from the command line: files, resuming, refusals, JSON, exit codes."""
 
 import fcntl
 import html

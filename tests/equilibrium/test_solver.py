@@ -30,7 +30,7 @@ def solve(games, setting=RATIONAL, **options):
     return em.solve(games, *setting, **({"key": KEY, "solver": QUICK} | options))
 
 
-def assert_true_to_its_word(games, setting, solution, tolerance=1e-3):
+def assert_consistent(games, setting, solution, tolerance=1e-3):
     """Payoffs and gains are those of the schemes returned, by a second examination; codes fit the gains."""
     again = em.certify(games, solution.schemes, *setting)
     np.testing.assert_allclose(solution.user, again.user, rtol=0, atol=1e-9)
@@ -61,7 +61,7 @@ def test_every_family_is_solved(family, setting):
     assert solution.schemes.dtype == np.float64
     np.testing.assert_allclose(solution.schemes.sum(-1), 1, rtol=0, atol=1e-12)
     assert (solution.certificate.relative_gain.max(-1) <= 1e-3).all()
-    assert_true_to_its_word(games, setting, solution)
+    assert_consistent(games, setting, solution)
     # the bounds hold for every profile, and V_full is the most that a rational user can get
     assert (solution.user >= solution.certificate.guarantee - 1e-6).all()
     if setting is RATIONAL:
@@ -73,7 +73,7 @@ def test_a_user_with_private_information(setting):
     games = em.random_games(jax.random.key(1), 2, agents=2, states=2, actions=2, user_features=2)
     solution = solve(games, setting)
     assert (solution.certificate.relative_gain.max(-1) <= 1e-3).all()
-    assert_true_to_its_word(games, setting, solution)
+    assert_consistent(games, setting, solution)
 
 
 def test_known_equilibrium_values():
@@ -95,7 +95,7 @@ def test_one_game_without_batch_axis():
     assert solution.schemes.shape == (K, XB, M)
     assert solution.user.shape == solution.result.shape == ()
     assert solution.agents.shape == (K,)
-    assert_true_to_its_word(games[0], RATIONAL, solution)
+    assert_consistent(games[0], RATIONAL, solution)
     several = solve(games[0], starts=4)
     assert several.schemes.shape == (4, K, XB, M)
     assert several.result.shape == (4,)
@@ -123,7 +123,7 @@ def test_starts_are_certified_one_by_one():
     games = make(2)
     solution = solve(games, starts=2)
     assert solution.certificate.gain_upper.shape == (2, 2, K)
-    assert_true_to_its_word(games, RATIONAL, solution)
+    assert_consistent(games, RATIONAL, solution)
     assert solution.stats["games"] == 4
 
 
@@ -183,7 +183,7 @@ def test_a_start_that_is_none_is_improved():
     assert (em.certify(games, start, *RATIONAL).result == Result.ABOVE_TOLERANCE).all()
     solution = solve(games, start=start)
     assert (solution.found_by != FoundBy.START).all()
-    assert_true_to_its_word(games, RATIONAL, solution)
+    assert_consistent(games, RATIONAL, solution)
     assert (solution.certificate.relative_gain.max(-1) <= 1e-3).all()
 
 
@@ -203,7 +203,7 @@ def test_monopolists_as_start():
     games = make(2)
     started = solve(games, start="monopolist", starts=2)
     assert started.result.shape == (2, 2)
-    assert_true_to_its_word(games, RATIONAL, started)
+    assert_consistent(games, RATIONAL, started)
 
 
 def test_too_few_messages_are_not_hidden():

@@ -238,7 +238,7 @@ def test_float_path_holds_to_its_tolerance(seed, whole):
     lp = random_lp(seed, whole)
     plain, exact = kept(lp).solve(), kept(lp, exact=True).solve()
     assert plain.exact is None
-    if not plain.optimal:  # three of the forty have no end: HiGHS's word is kept, and exact arithmetic agrees
+    if not plain.optimal:  # three of the forty are unbounded: HiGHS's status is kept, and exact arithmetic agrees
         assert (plain.status, exact.status, exact.exact, maximise(lp).status) == (*2 * ["Unbounded"], None, "Unbounded")
         return
     assert exact.optimal

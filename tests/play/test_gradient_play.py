@@ -79,7 +79,7 @@ def test_a_shift_of_logits_changes_nothing():
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_free_lane_takes_the_next_game_and_results_stay_the_same(monkeypatch, threads):
-    # 280 easy games, in which agents have no wishes at all, and 20 real ones
+    # 280 easy games, in which agents are indifferent, and 20 real ones
     count, real = 300, np.arange(7, 300, 15)
     games = batch(em.catalog.judge(), count)
     games.agent_utilities[np.setdiff1d(np.arange(count), real)] = 0

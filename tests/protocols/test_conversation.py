@@ -492,7 +492,7 @@ def test_trees_that_are_too_large(user):
         em.best_response(games[0], rules[0], 0, protocol, user)
 
 
-def test_endless_conversations():
+def test_conversations_of_too_many_rounds():
     """Numbers too long for a float are named all the same."""
     games, _ = make(2, Shape(1, 2, 2))
     with pytest.raises(ValueError, match=r"^rounds: expected an integer <= 100, got 2000"):

@@ -68,7 +68,7 @@ def test_payoffs_agree_with_the_enumerated_conversation(case):
     held = abs(np.asarray(got.agents) - np.asarray(exact.agents)) <= 2 * np.asarray(got.agents_error) + SMALL
     assert held.mean() > 0.75  # agents share their transcripts: about 100 independent intervals, some skew
     assert held.mean() < 1 or np.max(got.agents_error) < 10 * SMALL
-    # never outside of what can be had, ties and all
+    # estimates scatter little beside the payoff range, ties included
     assert np.all(np.asarray(got.agents).std(0) < np.ptp(game.agent_utilities, axis=(1, 2)) / 8)
 
 
@@ -131,7 +131,7 @@ def along_the_rows(schemes, slope):
 
 @pytest.mark.slow
 def test_the_baseline_removes_what_no_message_changes():
-    # a payoff of 5 whatever the user does adds nothing to the scatter, and the baseline takes some of what is left
+    # a constant payoff of 5 adds nothing to the scatter, and the baseline reduces what is left
     game, schemes = make(3, 2)
     user = em.FixedReplies("questions", quantal)
     scatter = {}
@@ -144,7 +144,7 @@ def test_the_baseline_removes_what_no_message_changes():
     for baseline in (False, True):
         assert scatter[5, baseline] == pytest.approx(scatter[0, baseline], rel=1e-6 if X64 else 1e-2)
     assert scatter[0, True] < 0.8 * scatter[0, False]
-    # and all of a payoff that is the same whatever anybody does
+    # a payoff that is constant has slope 0
     game = em.Game(game.prior, game.user_utility, np.full_like(game.agent_utilities, 5))
     slope = em.pseudo_gradient(game, schemes, em.SampledConversation(2, samples=64), user)
     np.testing.assert_allclose(along_the_rows(schemes, slope), 0, atol=1e-12 if X64 else 1e-4)
@@ -257,7 +257,7 @@ def test_refusals():
     given = em.FixedReplies(np.full((XA, 4, 4), 0.25), quantal)
     with pytest.raises(ValueError, match="must have a name"):
         em.payoffs(game, schemes, em.SampledConversation(2), given)
-    # who plans needs all that follows; who does not needs only the agents' own rules
+    # a user who plans replies needs all later histories; fixed replies need only the agents' own rules
     many, _ = make(10, 1)
     with pytest.raises(ValueError, match=r"plans its replies.* bytes a game.*largest that fits.*FixedReplies"):
         em.solve(many, em.SampledConversation(3), quantal, key=jax.random.key(0), messages=M, verify=False)

@@ -91,7 +91,7 @@ def test_the_scheme_attains_the_value_and_agrees_with_certify(protocol, user, XA
         assert found.upper - found.value <= 1.0001e-4 * certificate.payoff_range[i] + 1e-8
         np.testing.assert_allclose(found.scheme.sum(1), 1, atol=1e-9)
         after = em.certify(game, switched(schemes, i, found.scheme), protocol, user)
-        # a rational user in Selection must be won by a hair; ties go to the lowest index
+        # ties go to the lowest index, so in Selection a rational user picks agent i only if it is worth slightly more
         if (type(protocol), user) != (em.Selection, RATIONAL):
             assert after.agents[i] == pytest.approx(found.value, abs=1e-5 if user is RATIONAL else 1e-9)
             assert after.gain_lower[i] <= found.upper - found.value + 1e-5

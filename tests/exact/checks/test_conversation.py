@@ -263,7 +263,7 @@ def reaches_the_mechanism(count, seed):
     most = np.array([best_payoff(games[n]).value for n in range(count)])
     spread = found.certificate.payoff_range[:, 0]
     assert (found.agents[:, 0] <= most + TIES).all()
-    assert_true_to_its_word(games, found, em.Conversation(2, 2), RATIONAL)
+    assert_consistent(games, found, em.Conversation(2, 2), RATIONAL)
     return (found.agents[:, 0] >= most - 1e-3 * spread - TIES).mean()
 
 
@@ -280,7 +280,7 @@ def test_solve_reaches_the_mechanism_in_a_hundred_games():
 # deviations and certificates
 
 
-def assert_true_to_its_word(games, solution, protocol, user):
+def assert_consistent(games, solution, protocol, user):
     again = em.certify(games, solution.schemes, protocol, user)
     np.testing.assert_allclose(solution.user, again.user, rtol=0, atol=1e-9)
     np.testing.assert_allclose(solution.agents, again.agents, rtol=0, atol=1e-9)
@@ -325,7 +325,7 @@ def test_deviations_are_attained_and_bounded(K, user):
         profile = rules[0].copy()
         profile[i] = best.scheme
         assert brute.payoffs(games[0], profile, shape, user)[1][i] == pytest.approx(best.value, abs=1e-9)
-        # 300 deviations in each game, sharp and vague, none of which pays more than the bound
+        # 300 deviations in each game, interior and nearly deterministic, none of which pays more than the bound
         other = np.repeat(rules[:, None], 300, 1)
         for half, spread in ((slice(150), 1.0), (slice(150, 300), 0.1)):
             other[:, half, i] = random_rules(shape, 1, (count, 150), i, spread=spread)[:, :, 0]
@@ -430,7 +430,7 @@ def test_selection_then_conversation_is_solved():
     found = em.solve(games, protocol, RATIONAL, QUICK, key=KEY, messages=3)
     assert (found.result < Result.ABOVE_TOLERANCE).all()
     assert (found.certificate.result == Result.CERTIFIED).all()
-    assert_true_to_its_word(games, found, protocol, RATIONAL)
+    assert_consistent(games, found, protocol, RATIONAL)
     assert (found.user >= found.certificate.guarantee - 1e-5).all()
 
 
@@ -551,7 +551,7 @@ def test_parameters_over_the_batch():
         mine = jax.tree.map(lambda x, n=n: x[n], each)
         value, agents = brute.payoffs(games[n], found.schemes[n], shape, mine)
         np.testing.assert_allclose([found.user[n], *found.agents[n]], [value, *agents], rtol=0, atol=1e-9)
-    assert_true_to_its_word(games, found, shape.protocol, each)
+    assert_consistent(games, found, shape.protocol, each)
     several = em.certify(games, np.stack([rules, rules]), shape.protocol, each)  # profiles lead, games follow
     plain = em.certify(games, rules, shape.protocol, each)
     np.testing.assert_allclose(several.user, [plain.user, plain.user], atol=1e-12)

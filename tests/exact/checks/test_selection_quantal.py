@@ -133,15 +133,15 @@ def test_an_agent_who_does_not_care(temperature):
     assert found.closed
 
 
-def silence_is_golden():
-    """A quantal user for whom full revelation is worth most: a game of matching, sure enough of the state."""
+def matching_game():
+    """The user matches the state; full revelation is worth most here, which need not hold for a quantal user."""
     return em.Game(np.eye(3)[None] / 3, np.eye(3), np.stack([np.eye(3)[::-1], np.eye(3)]))
 
 
 @pytest.mark.parametrize("holder", [0, 1])
 def test_a_rival_that_cannot_be_outbid(holder):
     """Full revelation is worth most to the user here, so another agent is picked only by a tie and a lower index."""
-    game = silence_is_golden()
+    game = matching_game()
     schemes = em.no_information(2, 3, 3)
     schemes[holder] = np.eye(3)
     other = 1 - holder
@@ -157,7 +157,7 @@ def test_a_rival_that_cannot_be_outbid(holder):
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_rival_at_full_information(seed, temperature):
-    """For a quantal user that need not be the most that anyone can offer."""
+    """For a quantal user another scheme may be worth more than full revelation."""
     game = random_game(seed, matching=1.5)
     schemes = np.random.default_rng(seed).dirichlet(np.ones(3), (2, 3))
     schemes[1] = np.eye(3)

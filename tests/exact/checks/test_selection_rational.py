@@ -85,7 +85,7 @@ def test_ties_at_full_information():
     np.testing.assert_allclose(second_holds.agents, [0, 0.6], atol=EXACT)
     np.testing.assert_allclose(second_holds.gains, [0.6, 0], atol=EXACT)
     taken = exact.payoffs(np.stack([reveal, reveal]))
-    np.testing.assert_allclose(taken[1], [0.6, 0], atol=EXACT)  # and that is how
+    np.testing.assert_allclose(taken[1], [0.6, 0], atol=EXACT)  # agent 0 gains .6 by revealing too
     first_holds = examine(exact, np.stack([reveal, silent]))
     np.testing.assert_allclose(first_holds.agents, [0.6, 0], atol=EXACT)
     np.testing.assert_allclose(first_holds.gains, [0, 0], atol=EXACT)

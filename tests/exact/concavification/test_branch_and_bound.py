@@ -172,7 +172,7 @@ def test_against_lipschitz_halving(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_checks_have_teeth(seed):
+def test_the_checks_catch_a_bound_that_is_too_low(seed):
     """A proof that is too low by a thousandth of the payoff range is caught by what is attained."""
     rng = np.random.default_rng(seed)
     problem = random_problem(rng, 3, 1, 10.0, 0.2)

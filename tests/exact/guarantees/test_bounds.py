@@ -101,7 +101,7 @@ def test_prosecutor_against_defender_is_half_a_unit_from_the_hull():
     found = theorem_bound(game.user_utility, game.agent_utilities, 1.0, np.zeros(2))
     assert found.eps == pytest.approx(0.5, abs=1e-9)
     assert found.value == pytest.approx(0, abs=1e-9)
-    # while the sharp form knows that each of them holds the other to the full verdicts' shares
+    # the sharp bound is higher, for payoffs of .3 and .7 at least fix the probabilities of the verdicts
     small = em.reduce_game(game, np)
     sharp = worst_distribution(small, np.array([0.3, 0.7]), tie_tolerance=0.0)
     assert sharp.status == "Optimal"

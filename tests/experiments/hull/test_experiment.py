@@ -268,7 +268,7 @@ def test_leave_five_out_is_bracketed_where_it_is_not_exact(n, monkeypatch):
         worst = worst_without(values[t], np.delete(values, t, 0), Rule("constant", "l2"), 5)
         assert row["without_five_lower"] <= worst + 1e-9
         assert worst <= row["without_five_upper"] + 1e-9
-        if n == 8:  # a pile an agent: the bound above is the worst itself, which greedy removal misses here
+        if n == 8:  # with so few agents the upper bound is the largest error itself, which greedy removal misses here
             assert not row["without_five_exact"]
             assert row["without_five_upper"] == pytest.approx(worst, abs=1e-8)
     covered = summary.coverage(dataclasses.replace(job, tolerance=float(left["without_five_lower"].mean())), left)
