@@ -1,4 +1,4 @@
-"""What the library claims, held against thousands of random games: `python benchmarks/claims.py --games 2000`.
+"""What the library claims, checked on thousands of random games: `python benchmarks/claims.py --games 2000`.
 
 Every claim is an inequality whose two sides come from different places (search, certificates, the equilibrium set, the
 sharp bound and its dual, linprog, NumPy and fractions on the raw arrays), or says that what should not matter does not:
@@ -29,8 +29,8 @@ from claims_base import (
     arrays_of,
     concatenate,
     far,
-    informed_law,
     informed_payoffs,
+    informed_response,
     linprog_worst_case,
     raw,
     selected,
@@ -84,13 +84,13 @@ def game_claims(games: em.Game, stability: em.Stability, check_linprog: bool = T
 
 
 def _coverage_claims(r: Raw, cover: em.Coverage, name: str, full) -> list[Claim]:
-    """The inequality that `coverage` states, cell by cell; where no law pays the floors there are no weights."""
+    """The inequality that `coverage` states, cell by cell; there are no weights if no distribution pays the floors."""
     none = np.isnan(cover.weights).any(-1)
     weights = np.where(none[:, None], 0, cover.weights)
     commands = np.where(none[:, None, None, None], 0, cover.commands)
-    laws = np.stack([informed_law(r, SELECTION[1], k) for k in range(r.G.shape[1])], 1)  # [N, K, XA, XB, A]
-    over = np.einsum("nxbc,nxbca->nxba", laws[:, 0], r.D)  # by how much what is done is better than each action
-    theirs = np.einsum("nk,nkxbc,nkxbca->nxba", weights, laws, r.E)
+    q = np.stack([informed_response(r, SELECTION[1], k) for k in range(r.G.shape[1])], 1)  # [N, K, XA, XB, A]
+    over = np.einsum("nxbc,nxbca->nxba", q[:, 0], r.D)  # by how much the response is better than each action
+    theirs = np.einsum("nk,nkxbc,nkxbca->nxba", weights, q, r.E)
     commanded = np.einsum("nxac,nxbac->nxba", commands, r.D)
     eased = TIE * np.einsum("nxac,nxbac->nxba", commands, abs(r.D))  # obedience is up to the tie tolerance
     theirs_blur = (weights * r.stakes * r.blurs).sum(1) / r.scale
@@ -148,7 +148,7 @@ def selection_claims(
         Claim("V_none <= V <= V_full", (value - r.none) / r.scale, VALUE + r.blur + missed),
         Claim("V_none <= V <= V_full", short, VALUE + r.blur),
         Claim("0 <= gain_lower <= gain_upper", np.minimum(certificate.gain_lower, upper - certificate.gain_lower), 0),
-        # nobody is picked for less than the tolerance of equal values, nor was bound to be for twice as much
+        # revelation must be picked for this claim, so the user must miss several times the tolerance of equal values
         Claim("telling all gains gain_upper at most", np.where(picked[:, None], reveal, 0), 2 * VALUE + r.blurs),
         Claim(
             f"gap(V) <= total gain_upper: {where}",
@@ -192,7 +192,7 @@ def _gap_margin(r: Raw, stability: em.Stability, value, upper, missed) -> np.nda
 
 
 def random_profiles(rng, games: em.Game, messages: int) -> dict[str, np.ndarray]:
-    """Schemes [N, K, XB, M] that nobody optimised."""
+    """Schemes [N, K, XB, M] that were not optimised."""
     shape = (len(games.prior), games.agents, games.agent_features, messages)
     mixed = np.where(rng.random(shape[:2])[..., None, None] < 0.5, em.no_information(*shape[1:]), 0)
     reveals = em.full_revelation(*shape[1:]) if messages >= shape[2] else em.no_information(*shape[1:])
@@ -302,8 +302,8 @@ def check_hard(make, rng, count: int):
 
 
 def check_brackets(rng, games: em.Game, user: em.RationalUser):
-    """In Selection gains are known exactly under every tie rule, at profiles that nobody optimised and at those where
-    dynamics ended."""
+    """In Selection gains are known exactly under every tie rule, at profiles that were not optimised and at those
+    where dynamics ended."""
     protocol = em.Selection()
     profiles = random_profiles(rng, games, protocol.messages(games))
     profiles["silence"] = np.zeros_like(profiles["random schemes"])

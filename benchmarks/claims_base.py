@@ -1,4 +1,4 @@
-"""Claims and how they are counted; and games once more in NumPy, on the raw arrays: sizes, ties, who plays what.
+"""Claims and how they are counted; and games once more in NumPy, on the raw arrays: sizes, ties, responses.
 
 Written from `docs/model.md` alone, apart from the library: differences between actions outcome by outcome, ties pair by
 pair, units by a knapsack. Claims compare the library with these numbers, and count margins in these units.
@@ -172,7 +172,7 @@ def best(ahead: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
     return good.all(-1) if among is None else among & (good | ~among[..., None, :]).all(-1)
 
 
-def law_of(user: em.RationalUser, ahead: np.ndarray, favour: np.ndarray) -> np.ndarray:
+def response_of(user: em.RationalUser, ahead: np.ndarray, favour: np.ndarray) -> np.ndarray:
     """[..., A] what a rational user plays; favour: `ahead` of the agent for whom ties are broken."""
     tied = best(ahead)
     if user.ties == "uniform":
@@ -184,20 +184,20 @@ def law_of(user: em.RationalUser, ahead: np.ndarray, favour: np.ndarray) -> np.n
     return np.eye(A)[at]
 
 
-def informed_law(r: Raw, user, agent: int) -> np.ndarray:
+def informed_response(r: Raw, user, agent: int) -> np.ndarray:
     """[N, XA, XB, A] what the user plays when x_B is revealed, ties as `agent` would have them."""
     if isinstance(user, em.RationalUser):
-        return law_of(user, np.maximum(r.D, 0), np.maximum(r.E[:, agent], 0))
+        return response_of(user, np.maximum(r.D, 0), np.maximum(r.E[:, agent], 0))
     means = r.g / np.where(r.m > 0, r.m, 1)[..., None]
-    law = np.exp(float(user.precision) * (means - means.max(-1, keepdims=True)))
-    return law / law.sum(-1, keepdims=True)
+    weights = np.exp(float(user.precision) * (means - means.max(-1, keepdims=True)))
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def informed_payoffs(r: Raw, user) -> tuple[np.ndarray, np.ndarray]:
     """V_full [N] under the user's own response rule, and what it pays the agents [N, K]."""
-    laws = [informed_law(r, user, k) for k in range(r.G.shape[1])]
-    paid = np.stack([(law * own).sum((1, 2, 3)) for law, own in zip(laws, r.G.swapaxes(0, 1), strict=True)], 1)
-    return (laws[0] * r.g).sum((1, 2, 3)), paid
+    responses = [informed_response(r, user, k) for k in range(r.G.shape[1])]
+    paid = np.stack([(q * own).sum((1, 2, 3)) for q, own in zip(responses, r.G.swapaxes(0, 1), strict=True)], 1)
+    return (responses[0] * r.g).sum((1, 2, 3)), paid
 
 
 class Selected(NamedTuple):
@@ -216,10 +216,10 @@ class Selected(NamedTuple):
 def selected(r: Raw, schemes: np.ndarray, user: em.RationalUser) -> Selected:
     ahead = np.einsum("nkbs,nxbac->nkxsac", schemes, np.maximum(r.D, 0))
     favour = np.einsum("nkbs,nkxbac->nkxsac", schemes, np.maximum(r.E, 0))
-    law = law_of(user, ahead, favour)
+    response = response_of(user, ahead, favour)
     behind = (ahead.swapaxes(-1, -2) - ahead).max(-1)  # by how much each action falls short of the best
-    forgone = (law * behind).sum((2, 3, 4)).max(1)
-    played = np.einsum("nkxsa,nkbs->nkxba", law, schemes)
+    forgone = (response * behind).sum((2, 3, 4)).max(1)
+    played = np.einsum("nkxsa,nkbs->nkxba", response, schemes)
     value, payoffs = np.einsum("nkxba,nxba->nk", played, r.g), np.einsum("njxba,nixba->nji", played, r.G)
     return Selected(value, payoffs, forgone + VALUE * r.scale)
 
@@ -228,8 +228,9 @@ def selected(r: Raw, schemes: np.ndarray, user: em.RationalUser) -> Selected:
 
 
 def linprog_worst_case(m, g, G, D, floors, scale: float, stakes) -> float:
-    """What linprog's multipliers prove of the least user value of a law that pays the floors and that the user obeys,
-    up to ties; +inf if there is none. In units of the user and the agents, rows of obedience in their own."""
+    """What linprog's multipliers prove of the least user value of a distribution that pays the floors and that the
+    user obeys, up to ties; +inf if there is none. Units: those of the user and the agents; an obedience constraint
+    has its own."""
     (XA, XB, A), K = g.shape, len(G)
     origin = g.argmax(-1)[..., None]
     own = (g - np.take_along_axis(g, origin, -1)) / scale

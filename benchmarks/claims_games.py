@@ -1,4 +1,4 @@
-"""Games made to be hard: stakes far apart, players who do not care, whole numbers. Batches by a NumPy generator."""
+"""Games made to be hard: stakes far apart, indifferent players, whole numbers. Batches by a NumPy generator."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def in_tenths(rng, prior, A):
 
 
 def indifferent(rng, count: int, size: Size) -> em.Game:
-    """Games in which the user, one agent or everybody does not care: at all, in expectation, or in some cells."""
+    """Games in which the user, one agent or all are indifferent: always, in expectation, or in some cells."""
     parts = []
     kinds = [constant, in_expectation, in_a_cell, in_tenths]
     for n in range(count):
@@ -135,7 +135,7 @@ def indifferent(rng, count: int, size: Size) -> em.Game:
 
 
 def whole(rng, count: int, size: Size) -> em.Game:
-    """Small whole numbers, priors with small denominators: ties at every turn, copies of actions among them."""
+    """Small whole numbers, priors with small denominators: ties everywhere, copies of actions among them."""
     K, XA, XB, A, Y = size
     parts = []
     for n in range(count):

@@ -104,7 +104,7 @@ class Changed(NamedTuple):
 
 
 def in_other_units(rng, games: em.Game, *, common: bool = False) -> Changed:
-    """common: one factor for everybody."""
+    """common: whether the user and all agents have the same factor."""
     prior, user, agents = arrays_of(games)
     N, K = agents.shape[:2]
     factor = 10 ** rng.uniform(SMALLEST, LARGEST, N)
@@ -135,7 +135,7 @@ def unit_claims(rng, games: em.Game, profiles: dict[str, np.ndarray], user=None)
 
 
 def transfer_claims(rng, games: em.Game):
-    """Yields (where, claims): budgets grow with the unit of everybody, and offsets by outcome are free."""
+    """Yields (where, claims): budgets grow with a common unit, and offsets by outcome cost nothing."""
     changed = in_other_units(rng, games, common=True)
     scale, size = raw(games).scale, np.ptp(arrays_of(games)[2], axis=-2).max((1, 2))
     budgets = 0.1 * size

@@ -53,9 +53,9 @@ def told(game: Exact, cells, ties: str):
         agents = [[sum(own[x][b][a] for b in cells) for a in range(A)] for own in game.G]
         value += max(user)
         for j in range(K):
-            law = played(ties, user, agents[j])
+            response = played(ties, user, agents[j])
             for i in range(K):
-                paid[j][i] += sum(share * agents[i][a] for a, share in law.items())
+                paid[j][i] += sum(share * agents[i][a] for a, share in response.items())
     return value, paid
 
 

@@ -77,7 +77,7 @@ def mechanism_row(count: int) -> dict:
 
 
 def promise_rows(count: int) -> list[dict]:
-    """The guarantees at every equilibrium found, and how far she is from full information, in the hull and outside."""
+    """The guarantees at every equilibrium found, and the user's share of V_full, in the hull and outside."""
     rows = []
     for family in ("hull", "shared_bias"):
         for user in (em.RationalUser(), em.QuantalUser(20.0)):
@@ -87,7 +87,7 @@ def promise_rows(count: int) -> list[dict]:
             c = found.certificate
             kept = np.array([em.Result(int(r)).ok for r in found.result])
             measured = em.premises(games, found.schemes, protocol, user)
-            # rounding, and what her tie tolerance lets her forgo at each of two choices
+            # the bounds hold up to rounding and what the tie tolerance lets the user forgo at each of two choices
             scale = np.abs(c.full_information) + np.abs(c.user)
             forgone = 2 * getattr(user, "tolerance", 0) * np.ptp(games.user_utility, axis=-2).max(-1)
             least = (c.user + 1e-9 * scale + forgone)[kept]
@@ -102,15 +102,15 @@ def promise_rows(count: int) -> list[dict]:
                     "below_theorem": int((least < c.theorem[kept]).sum()),
                     "below_bound": int((least < measured.bound[kept]).sum()),
                     "least_value": float(np.nanmin(worst)),
-                    "fails_her": int((worst < 0.9).sum()),
-                    "games_that_fail_her": np.flatnonzero(kept)[np.argsort(worst)[:5]].tolist(),
+                    "below_0.9": int((worst < 0.9).sum()),
+                    "games_of_least_value": np.flatnonzero(kept)[np.argsort(worst)[:5]].tolist(),
                 }
             )
     return rows
 
 
 def rounds_row(count: int) -> dict:
-    """Her value by rounds, with replies and without, one aligned agent with one bit a round."""
+    """The user's value by rounds, with replies and without, for one aligned agent with one bit a round."""
     games = draw(count, "hull", 11, agents=1, states=6, agent_features=6, noise=0.0)
     values = {}
     for replies in (1, 3):

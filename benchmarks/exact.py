@@ -27,7 +27,7 @@ SPREADS = (1.0, 0.3, 0.05)  # of the rivals' rows: from interior to nearly deter
 
 
 def draw(count: int, agents: int, features: int, seed: int = 0):
-    """`count` games in turn from all families, and one profile each: games of every family, each with his schemes."""
+    """`count` games, as many from each family, and one profile of schemes for each."""
     each = -(-count // len(em.FAMILIES))
     rng = np.random.default_rng(seed)
     for family in em.FAMILIES:
@@ -39,7 +39,7 @@ def draw(count: int, agents: int, features: int, seed: int = 0):
 
 
 def bracket_row(protocol, user, count: int, agents: int, features: int) -> dict:
-    """How many games have every agent's gain bracketed within 1e-4 of his payoff range, and CPU seconds a game."""
+    """How many games have every agent's gain bracketed within 1e-4 of its payoff range, and CPU seconds a game."""
     seconds, widths = [], []
     for game, schemes in draw(count, agents, features):
         reduced = em.reduce_game(game, np)

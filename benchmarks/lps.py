@@ -136,7 +136,7 @@ def selection_row(count: int, sample: int, repeats: int) -> dict:
     def ours():
         form = standard_form(em.reduce_game(drawn, np), SELECTION, RATIONAL)
         found = outbidding.outbid_from_monopolies(form.game, TOLERANCE)
-        return found.proved, outbidding.schemes(found.laws, form.game, drawn.actions)
+        return found.proved, outbidding.schemes(found.distributions, form.game, drawn.actions)
 
     def theirs(k):
         check = make_check(reduced, k, SELECTION, RATIONAL)
@@ -168,7 +168,7 @@ def coverage_row(count: int, sample: int, repeats: int) -> dict:
     )
     found, exact = row["answers"]["ours"], row["answers"]["theirs"]
     return row | {
-        "row": "worst laws of an obedient user, K = 5, A = Y = 4, against HiGHS",
+        "row": "worst distributions of an obedient user, K = 5, A = Y = 4, against HiGHS",
         "size": f"{count} games ({sample} by HiGHS)", "fallback": int(found.fallback.sum()),
         "apart": float(np.abs(found.slack[:sample] - exact.slack).max()),
     }  # fmt: skip

@@ -1,8 +1,8 @@
 """NashOpt's parametric game design, run by `benchmarks/tuning.py` with a Python that has it (no dependency of ours).
 
 `python nashopt_tuning_side.py IN.npz OUT.npz`. IN: reduced games (mass [N, XA, XB], user, agents), prior
-[N, XA, XB, Y], start [N, K, XB, 2], "zero" and "LP" [N, K, A, Y] transfers to start from, budget, precision (hers),
-agents_precision. Designed are transfers within the budget; agents are smoothed by entropy as in our `SmoothPlay`.
+[N, XA, XB, Y], start [N, K, XB, 2], "zero" and "LP" [N, K, A, Y] transfers to start from, budget, precision (of the
+user), agents_precision. Transfers within the budget are designed; agents are smoothed by entropy as in `SmoothPlay`.
 OUT, a setting: schemes, transfers, and seconds [N] of a call and of one of a single iteration, nearly all of which is
 compiling (`solve` compiles anew each time).
 """
@@ -36,7 +36,7 @@ def two_messages(K, XB, M):
 
 
 def response(mass, user, precision, schemes):
-    """(joint weights [n, XB], law over actions [n, XA, A]) of two or more agents, as in section 2 of docs/model.md."""
+    """(joint weights [n, XB], response [n, XA, A]) with two or more agents, as in section 2 of docs/model.md."""
     weights = jnp.ones_like(mass[:1])
     for scheme in schemes:
         weights = (weights[:, None] * scheme.T[None]).reshape(-1, mass.shape[1])
@@ -57,15 +57,15 @@ def main() -> None:
             mass, user, agents, prior = (jnp.asarray(given[name][k]) for name in ("mass", "user", "agents", "prior"))
 
             def lost(x, p, game=(mass, user), schemes_of=schemes_of):
-                weights, law = response(*game, precision, schemes_of(x))
-                return -jnp.einsum("nxa,nb,xba->", law, weights, game[1])
+                weights, q = response(*game, precision, schemes_of(x))
+                return -jnp.einsum("nxa,nb,xba->", q, weights, game[1])
 
             def cost(x, p, i, game=(mass, user), agents=agents, prior=prior, schemes_of=schemes_of):
                 schemes = schemes_of(x)
                 paid = agents[i] + jnp.einsum("xby,ay->xba", prior, p.reshape(shape)[i])
-                weights, law = response(*game, precision, schemes)
+                weights, q = response(*game, precision, schemes)
                 spread = -(game[0].sum(0)[:, None] * schemes[i] * jnp.log(schemes[i])).sum()
-                return -(jnp.einsum("nxa,nb,xba->", law, weights, paid) + spread / agents_precision)
+                return -(jnp.einsum("nxa,nb,xba->", q, weights, paid) + spread / agents_precision)
 
             costs = [lambda x, p, i=i, cost=cost: cost(x, p, i) for i in range(K)]
             game = nashopt.ParametricGNEP([XB * (M - 1)] * K, costs, npar=size, **box)

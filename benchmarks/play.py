@@ -1,7 +1,7 @@
 """Gradient play against the machine's floor, plain vmap(grad) with optax, and NashOpt: `python benchmarks/play.py`.
 
-As ../shared/spec/measure.md asks: both sides in one run, medians of pairs, compilation apart, the same certified gap on
-both sides, checked after the clock stops. `--quick` is the smoke test; `--nashopt PYTHON` names an interpreter that has
+Both sides run in one process, with medians of pairs, compilation apart and the same certified gap on both,
+checked after the clock stops. `--quick` is the smoke test; `--nashopt PYTHON` names an interpreter that has
 nashopt (`pip install nashopt jaxopt` in an environment of its own), without which that row is left out.
 """
 

@@ -1,4 +1,4 @@
-"""What tuning must reach (issue 7): derivatives, transfers against the exact yardstick, grid search, time of a run.
+"""What tuning must reach: derivatives, transfers against those of the exact LP, grid search, time of a run.
 
     python benchmarks/tuning.py [gradients|batch|transfers|grid|run|nashopt ...] [--nashopt PYTHON] [--quick] [--out F]
 
@@ -35,7 +35,8 @@ SMALL = 1e-3  # derivatives are compared relative to their size or to this
 
 
 def gradients(quick: bool):
-    """Implicit, unrolled and central differences of her value by the share of u added to the agents' utilities."""
+    """Derivatives (implicit, unrolled, central differences) of the user's value by the share of u that is added to
+    the agents' utilities."""
     count = 12 if quick else 200
     for name, protocol in (("Pooled", em.Pooled()), ("Selection(0.3)", em.Selection(0.3))):
         games = em.random_games(jax.random.key(7), count, family="shared_bias", agents=2, states=3, actions=3)
@@ -105,10 +106,10 @@ MARKETS = {"shared_bias": {"agents": 3, "bias": 2.0}, "goal": {"agents": 1, "ali
 
 
 def transfers(quick: bool):
-    """Tuned transfers against what the LP's can promise: V_0 is her value in a certified equilibrium without transfers,
-    G the worst case (`em.worst_case`) under the LP's. Recovered: sum (V - V_0) / sum (G - V_0) over games with G > V_0.
-    Chosen were steps, rate and restarts on other games (seed 101). Transfers are a game's own; equilibria of the
-    comparison start from other schemes than those that were tuned in."""
+    """Tuned transfers against what the LP's can promise: V_0 is the user's value in a certified equilibrium without
+    transfers, G the worst case (`em.worst_case`) under the LP's. Recovered: sum (V - V_0) / sum (G - V_0) over games
+    with G > V_0. Steps, rate and restarts were chosen on other games (seed 101). Every game has transfers of its own;
+    equilibria of the comparison start from other schemes than those that were tuned in."""
     count, steps = (6, 4) if quick else (48, 60)
     protocol, user, solver, key = em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(30.0), jax.random.key(0)
     for family, own in MARKETS.items():

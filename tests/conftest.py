@@ -9,7 +9,7 @@ import pytest
 X64 = os.environ.get("EMALIGN_TEST_X64", "1") == "1"
 jax.config.update("jax_enable_x64", X64)
 
-# a shell without job control starts background commands deaf to interrupts, and children would inherit that
+# a shell without job control starts background commands that ignore interrupts, and children would inherit that
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -12,7 +12,7 @@ from emalign_jax.exact.checks.conversation_outcomes import scheme_to_rule
 pytestmark = pytest.mark.host_only
 
 RATIONAL, QUANTAL = em.RationalUser(), em.QuantalUser(8.0)
-TALK = em.Conversation(2, 2)
+CONVERSATION = em.Conversation(2, 2)
 CASES = {
     "Selection, rational": (em.Selection(), RATIONAL),
     "Selection, lowest": (em.Selection(), em.RationalUser("lowest")),
@@ -26,10 +26,10 @@ CASES = {
     "Pooled, quantal": (em.Pooled(), QUANTAL),
     "one round, rational": (em.Conversation(1, 1), RATIONAL),
     "one round, quantal": (em.Conversation(1, 1), QUANTAL),
-    "two rounds, rational": (TALK, RATIONAL),
-    "two rounds, quantal": (TALK, QUANTAL),
-    "Selection, then two rounds, rational": (em.Selection(then=TALK), RATIONAL),
-    "Selection, then two rounds, quantal": (em.Selection(then=TALK), QUANTAL),
+    "two rounds, rational": (CONVERSATION, RATIONAL),
+    "two rounds, quantal": (CONVERSATION, QUANTAL),
+    "Selection, then two rounds, rational": (em.Selection(then=CONVERSATION), RATIONAL),
+    "Selection, then two rounds, quantal": (em.Selection(then=CONVERSATION), QUANTAL),
 }
 
 
@@ -37,9 +37,9 @@ def random_game(seed, K=2, XA=1, XB=3, A=3):
     rng = np.random.default_rng(seed)
     prior = rng.dirichlet(np.full(XB, 2.0), XA)[:, :, None] * np.eye(XB) / XA
     u, U = rng.normal(size=(A, XB)), rng.normal(size=(K, A, XB))
-    if seed % 3 == 1:  # far from indifferent: most of what is said is useless
+    if seed % 3 == 1:  # action 0 is much better for the user, so most messages change nothing
         u[1:] -= 1
-    if seed % 3 == 2:  # ties, and somebody who wants what the user fears
+    if seed % 3 == 2:  # ties, and an agent who wants what is worst for the user
         u, U = np.round(u), np.round(U)
         U[0] = -u
     return em.Game(prior, u, U)
@@ -50,15 +50,15 @@ class Setting:
 
     def __init__(self, game, protocol, user):
         self.game, self.protocol, self.user = game, protocol, user
-        self.talks = protocol.conversation is not None
-        self.messages = 2 if self.talks else 3
-        self.width = self.messages if self.talks else game.agent_features + 6
+        self.converses = protocol.conversation is not None
+        self.messages = 2 if self.converses else 3
+        self.width = self.messages if self.converses else game.agent_features + 6
         alone = isinstance(protocol, em.Selection)
-        self.tree = protocol.conversation.tree(1 if alone else game.agents, self.messages) if self.talks else None
+        self.tree = protocol.conversation.tree(1 if alone else game.agents, self.messages) if self.converses else None
 
     def rule(self, scheme):
         """What one agent says in one word, as a scheme of this protocol; None where there are too few words."""
-        if not self.talks:
+        if not self.converses:
             return np.pad(scheme, ((0, 0), (0, self.width - scheme.shape[1])))
         if len(scheme) != self.game.agent_features:
             return scheme if scheme.shape[1] == self.messages else None
@@ -67,7 +67,7 @@ class Setting:
 
     def openings(self):
         XB = self.game.agent_features
-        words = XB if not self.talks else min(XB, self.messages**self.tree.rounds)
+        words = XB if not self.converses else min(XB, self.messages**self.tree.rounds)
         return self.rule(np.ones((XB, 1))), self.rule(np.eye(words)[np.arange(XB) % words])
 
     def profiles(self, rng):
@@ -92,7 +92,7 @@ class Setting:
 
     def one_round(self, profile, agent):
         """What exact methods for one message find against what is said first, or against silence."""
-        if not self.talks:
+        if not self.converses:
             return []
         XB, (silence, _) = self.game.agent_features, self.openings()
         said = [profile[:, :: self.tree.information_sets], np.stack([silence] * 2)[:, :: self.tree.information_sets]]
@@ -144,7 +144,7 @@ DISASTERS = [0.0, -1e2, -1e6, -1e15, -1e60]
 
 
 def game_with_a_disaster(seed, bad, K=2):
-    """Somewhere the last action, or a copy of the first one, is as bad as that."""
+    """The last action, a copy of another one or random, is worth `bad` to the user in one outcome or in all."""
     rng = np.random.default_rng(seed)
     prior = np.diag(rng.dirichlet(np.full(3, 2.0)))[None]
     u, U = rng.normal(size=(4, 3)), rng.normal(size=(K, 4, 3))
@@ -157,16 +157,16 @@ def game_with_a_disaster(seed, bad, K=2):
 
 
 def replayed(game, schemes, agent, scheme, protocol, user):
-    """What the agent gets by `scheme`, or by one as close to it as one likes: a hair of full revelation added to it
-    breaks a tie with a rival whom the user would pick otherwise."""
+    """What the agent gains by `scheme`, or by one close to it: a little full revelation added to it breaks a tie with
+    a rival that the user would pick otherwise."""
     K, XB, M = schemes.shape
     width = max(M, scheme.shape[1]) + XB
     profiles = np.zeros((3, K, XB, width + 4))
     profiles[:, :, :, :M] = schemes
     profiles[1:, agent] = 0
-    for profile, hair in zip(profiles[1:], (0.0, 1e-8), strict=True):
-        profile[agent, :, : scheme.shape[1]] = (1 - hair) * scheme
-        profile[agent, :, scheme.shape[1] : scheme.shape[1] + XB] += hair * np.eye(XB)
+    for profile, share in zip(profiles[1:], (0.0, 1e-8), strict=True):
+        profile[agent, :, : scheme.shape[1]] = (1 - share) * scheme
+        profile[agent, :, scheme.shape[1] : scheme.shape[1] + XB] += share * np.eye(XB)
     with jax.enable_x64(True):
         paid = np.asarray(em.payoffs(game, profiles[..., :12], protocol, user).agents)[:, agent]
     return paid[1:].max() - paid[0]
@@ -200,7 +200,7 @@ def test_a_gain_is_attained_by_its_witness(case):
 
 @pytest.mark.parametrize("bad", DISASTERS)
 def test_an_agent_who_fears_what_the_user_fears_gains_nothing(bad):
-    """Agent 1 wants what the user wants, whoever reveals; action 2 is a disaster to both, and hid that once."""
+    """Agent 1 has the user's utility and reveals, so it gains nothing; action 2, a disaster to both, once hid that."""
     u = np.array([[0.0, 0], [-0.4, 0.4], [bad - 1, bad - 1]])
     game = em.Game(np.diag([0.5, 0.5])[None], u, np.array([[[0.0, 0], [1, 1], [0, 0]], u]))
     told = em.certify(game, [[[1.0, 0], [1, 0]], [[1, 0], [0, 1]]], em.Selection(), RATIONAL)

@@ -16,7 +16,7 @@ PRIOR, USER, AGENTS = (
 SCHEMES = RNG.dirichlet(np.ones(2), (2, 2))
 SELECTION, RATIONAL = em.Selection(), em.RationalUser()
 POOLED, QUANTAL = em.Pooled(), em.QuantalUser(5.0)
-TALK, RULES = em.Conversation(2), RNG.dirichlet(np.ones(2), (2, 2 * 5))
+CONVERSATION, RULES = em.Conversation(2), RNG.dirichlet(np.ones(2), (2, 2 * 5))
 QUICK = em.GradientPlay(steps=2, chunk=2)
 
 CALLS = {
@@ -36,7 +36,7 @@ CALLS = {
     "worst_case": em.worst_case,
     "coverage": em.coverage,
     "coverage, batched": lambda g: em.coverage(g, lp="batched", obedience=True),
-    "premises": lambda g: em.premises(g, RULES, TALK, QUANTAL),
+    "premises": lambda g: em.premises(g, RULES, CONVERSATION, QUANTAL),
     "least_budget": em.least_budget,
     "best_transfers": lambda g: em.best_transfers(g, 0.1),
     "best_transfers, by action": lambda g: em.best_transfers(g, np.full(g.batch_shape, 0.1), kind="action"),

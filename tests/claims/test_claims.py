@@ -1,4 +1,4 @@
-"""Everything that the library claims of a game, held against the rest on random games and on purpose-built hard ones.
+"""All that the library claims of a game, compared with its other claims on random games and on games made to be hard.
 
 Claims and their tolerances are those of `benchmarks/claims.py`, which runs the same on 2,000 games.
 """

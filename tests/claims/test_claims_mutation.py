@@ -1,7 +1,7 @@
 """Every certified number is pinned: 1e-3 more or less is refuted by witnesses that share no code with the library.
 
-From below or above by something that happens (a scheme, a law, a profile, played out by hand), from the other side by
-multipliers of linprog, whose proof is a few lines of NumPy (weak duality: any multipliers of the right sign will do).
+One side is something attained (a scheme, a distribution or a profile, evaluated here), the other a bound by multipliers
+of linprog, whose proof is a few lines of NumPy (weak duality: any multipliers of the right sign will do).
 """
 
 import functools
@@ -38,20 +38,20 @@ def pinned(number, least, most):
 
 
 def played(game, scheme, sender):
-    """Her value and all payoffs under one scheme [XB, S]: a best action a message, near-ties for the sender."""
+    """User value and payoffs under one scheme [XB, S]: a best action for each message, near-ties for the sender."""
     _, g, G = reduced(game)
     value, payoffs = 0.0, np.zeros(len(G))
     for x, s in itertools.product(range(len(g)), range(scheme.shape[1])):
-        hers, theirs = scheme[:, s] @ g[x], np.einsum("b,kba->ka", scheme[:, s], G[:, x])
-        tied = np.flatnonzero(hers >= hers.max() - 1e-8)
-        a = tied[theirs[sender, tied].argmax()]
-        value += hers[a]
-        payoffs += theirs[:, a]
+        user, agents = scheme[:, s] @ g[x], np.einsum("b,kba->ka", scheme[:, s], G[:, x])
+        tied = np.flatnonzero(user >= user.max() - 1e-8)
+        a = tied[agents[sender, tied].argmax()]
+        value += user[a]
+        payoffs += agents[:, a]
     return value, payoffs
 
 
-class Laws:
-    """Obedient laws z [XB, R], R one action for each x_A."""
+class ObedienceProgram:
+    """LPs over distributions z [XB, R] that meet the obedience constraints; r has an action for each x_A."""
 
     def __init__(self, game):
         _, g, G = reduced(game)
@@ -71,7 +71,7 @@ class Laws:
             self.reveal[b, advices.index(tuple(g[:, b].argmax(-1)))] = 1
 
     def best(self, payoff, low, high=np.inf):
-        """A scheme, and what no obedient law worth low to high to her exceeds, proved by multipliers."""
+        """A scheme worth low to high to the user, and a bound on `payoff` over all of these, proved by multipliers."""
         rows, right = [*self.tempting, -self.user], [*np.zeros(len(self.tempting)), -low]
         if high < np.inf:
             rows, right = [*rows, self.user], [*right, high]
@@ -88,9 +88,9 @@ class Laws:
 @pytest.mark.parametrize("XA", [1, 2])
 @pytest.mark.parametrize("seed", range(3))
 def test_payoffs_and_gains(seed, XA):
-    """What a profile pays, by playing it; what an agent may gain: a scheme that pays it, multipliers that cap it."""
+    """Payoffs by evaluating the profile; deviation gains by a scheme that attains them and multipliers as a bound."""
     game = random_game(seed, K=3, XA=XA)
-    laws = Laws(game)
+    program = ObedienceProgram(game)
     schemes = np.random.default_rng(seed).dirichlet(np.full(3, 0.5), (3, 3))
     certificate = em.certify(game, schemes, *SELECTION)
     outcomes = [played(game, scheme, i) for i, scheme in enumerate(schemes)]
@@ -101,8 +101,8 @@ def test_payoffs_and_gains(seed, XA):
         now = outcomes[holder][1][agent]
         pinned(certificate.agents[agent], now, now)
         needed = values[holder] if agent != holder else sorted(values)[-2]
-        scheme, most = laws.best(laws.agents[agent], needed)
-        scheme = (1 - 1e-5) * scheme + 1e-5 * laws.reveal  # worth a little more to her, so that she picks him
+        scheme, most = program.best(program.agents[agent], needed)
+        scheme = (1 - 1e-5) * scheme + 1e-5 * program.reveal  # revealing a little makes sure that the user picks it
         value, payoffs = played(game, scheme, agent)
         assert value > needed
         least, most = max(payoffs[agent] - now, 0), max(most - now, 0)
@@ -111,7 +111,7 @@ def test_payoffs_and_gains(seed, XA):
 
 
 def test_gain_of_a_prosecutor_by_hand():
-    """Silence: the judge acquits, he gets 0; the best scheme convicts with .6."""
+    """The agent gets 0 from silence, for the judge acquits; the best scheme convicts with probability .6."""
     certificate = em.certify(em.catalog.judge(), em.no_information(1, 2, 2), *SELECTION)
     pinned(certificate.gain_lower[0], 0.6, 0.6)
     pinned(certificate.gain_upper[0], 0.6, 0.6)
@@ -126,7 +126,7 @@ def proved_offset(game, weights):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_theorem(seed):
-    """From below: weights and their eps, by arithmetic. From above: signed masses on the cells that no weights beat."""
+    """From below by weights and their eps, from above by signed masses on the cells, which no weights beat."""
     game = random_game(seed, K=2)
     schemes = np.random.default_rng(seed).dirichlet(np.ones(3), (2, 3))
     certificate = em.certify(game, schemes, *SELECTION)
@@ -150,20 +150,20 @@ def test_theorem(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_theorem_and_guarantee_met_by_a_profile(seed):
-    """An agent with half her stakes: every profile meets both bounds, V = V_full - 2 e."""
+    """The agent has half of the user's stakes, so every profile meets both bounds: V = V_full - 2 e."""
     game = random_game(seed, K=1)
     offset = np.random.default_rng(seed).normal(size=3)
     game = em.Game(game.prior, game.user_utility, game.user_utility[None] / 2 + offset)
     scheme = np.random.default_rng(seed + 9).dirichlet(np.ones(3), 3)
     certificate = em.certify(game, scheme[None], *SELECTION)
     value, _ = played(game, scheme, 0)
-    assert value < Laws(game).full - STEP
+    assert value < ObedienceProgram(game).full - STEP
     pinned(certificate.theorem, value, value)
     pinned(certificate.guarantee, value, value)
 
 
 def worst_distribution(game, gains, obedient=True):
-    """(law q, what its multipliers prove, weights): linprog on the raw cells, floors to 1e-9."""
+    """(distribution q, bound by multipliers, weights): linprog on the raw cells, with floors met to 1e-9."""
     _, g, G = reduced(game)
     (XA, XB, A), K = g.shape, len(G)
     informed = np.take_along_axis(G, g.argmax(-1)[None, ..., None], -1).sum((1, 2, 3))
@@ -177,33 +177,33 @@ def worst_distribution(game, gains, obedient=True):
     sums = np.kron(np.eye(XA * XB), np.ones(A))
     found = linprog(g.ravel(), rows.reshape(len(rows), -1), right, sums, np.ones(XA * XB))
     assert found.status == 0
-    law = np.maximum(found.x.reshape(g.shape), 0)
-    law /= law.sum(-1, keepdims=True)
+    q = np.maximum(found.x.reshape(g.shape), 0)
+    q /= q.sum(-1, keepdims=True)
     price = np.maximum(-found.ineqlin.marginals, 0)
     bound = (g + np.tensordot(price, rows, 1)).min(-1).sum() - price[:K] @ (gains - informed)
-    # the law pays the floors and obeys
-    assert ((law * G).sum((1, 2, 3)) >= informed - gains - 1e-8).all()
-    assert not obedient or (np.tensordot(rows[K:], law, 3) <= 1e-7).all()
-    return law, bound, price[:K]
+    # q meets the floors and the obedience constraints
+    assert ((q * G).sum((1, 2, 3)) >= informed - gains - 1e-8).all()
+    assert not obedient or (np.tensordot(rows[K:], q, 3) <= 1e-7).all()
+    return q, bound, price[:K]
 
 
 @pytest.mark.parametrize("XA", [1, 2])
 @pytest.mark.parametrize("seed", range(3))
 def test_worst_case_and_slack(seed, XA):
-    """A law that pays the floors and obeys; multipliers that prove no such law is worth less."""
+    """A distribution meets the floors and the obedience constraints; multipliers prove that none is worth less."""
     game = random_game(seed, XA=XA, K=2, shared=1.0)
     _, g, _ = reduced(game)
     full = g.max(-1).sum()
     for gains in (np.zeros(2), np.array([0.02, 0.1])):
-        law, bound, _ = worst_distribution(game, gains)
-        value = (law * g).sum()
+        q, bound, _ = worst_distribution(game, gains)
+        value = (q * g).sum()
         pinned(em.worst_case(game, gains), bound, value)
         cover = em.coverage(game, gains, obedience=True)
         paid = cover.weights @ gains
         pinned(cover.slack, full - value - paid, full - bound - paid)
-        law, bound, weights = worst_distribution(game, gains, obedient=False)
+        q, bound, weights = worst_distribution(game, gains, obedient=False)
         cover = em.coverage(game, gains)
-        pinned(full - cover.slack - cover.weights @ gains, bound, (law * g).sum())
+        pinned(full - cover.slack - cover.weights @ gains, bound, (q * g).sum())
         for own, linprogs in zip(cover.weights, weights, strict=True):  # a random game has one best dual
             pinned(own, linprogs, linprogs)
 
@@ -216,11 +216,11 @@ def test_weights(seed, obedience):
     _, g, G = reduced(game)
     cover = em.coverage(game, obedience=obedience)
     star = g.argmax(-1)[..., None]
-    hers, theirs = np.take_along_axis(g, star, -1) - g, np.take_along_axis(G, star[None], -1) - G
+    user, agents = np.take_along_axis(g, star, -1) - g, np.take_along_axis(G, star[None], -1) - G
     commanded = np.einsum("xac,xbac->xba", cover.commands, g[..., :, None] - g[..., None, :])
 
     def least(weights, by_cell=cover.by_cell):
-        return (np.tensordot(weights, theirs, 1) + by_cell[..., None] - commanded - hers).min()
+        return (np.tensordot(weights, agents, 1) + by_cell[..., None] - commanded - user).min()
 
     assert least(cover.weights) > -1e-9
     assert least(cover.weights, cover.by_cell - STEP) < -STEP / 2
@@ -233,47 +233,48 @@ def test_weights(seed, obedience):
 @pytest.mark.parametrize("K", [1, 2])
 @pytest.mark.parametrize("seed", range(3))
 def test_worst_case_and_guarantee_met_by_a_profile(seed, K):
-    """With agents of one mind every obedient law is a profile: the worst law itself meets the bounds."""
+    """With agents of the same goal every obedient distribution is a profile's, so the worst one meets the bounds."""
     game = random_game(seed, K=1)
     game = em.Game(game.prior, game.user_utility, np.array([1.0, 0.5])[:K, None, None] * game.agent_utilities)
     gains = np.array([0.1, 0.05])[:K]
     _, g, G = reduced(game)
-    law, bound, _ = worst_distribution(game, gains)
-    value, payoffs = played(game, law[0], 0)
+    q, bound, _ = worst_distribution(game, gains)
+    value, payoffs = played(game, q[0], 0)
     informed = np.take_along_axis(G, g.argmax(-1)[None, ..., None], -1).sum((1, 2, 3))
     assert (payoffs >= informed - gains - 1e-8).all()
     pinned(em.worst_case(game, gains), bound, value)
-    certificate = em.certify(game, np.stack([law[0]] * K), *SELECTION)
+    certificate = em.certify(game, np.stack([q[0]] * K), *SELECTION)
     assert (certificate.gain_upper >= informed - payoffs - 1e-6).all()
     pinned(certificate.guarantee, bound, value)
 
 
-def proved_empty(laws, low, high, depth=0):
-    """No value in [low, high] is an equilibrium's: sum_i f_i(high) exceeds M on all of it (else halve it).
+def proved_empty(program, low, high, depth=0):
+    """Whether no value in [low, high] is an equilibrium's: sum_i f_i(high) exceeds M on all of it (else halve it).
 
-    f_i falls in v, so a scheme that pays f_i(high) does for all; multipliers cap M.
+    f_i falls in v, so f_i(high) is a lower bound of it in the interval; multipliers bound M from above.
     """
-    together = laws.best(laws.agents.sum(0), low, high)[1]
-    if len(laws.agents) == 1:
-        scheme = laws.best(laws.agents[0], -1e3)[0]
-        return (scheme * laws.agents[0]).sum() > together + 1e-7
-    each = sum((laws.best(own, high)[0] * own).sum() for own in laws.agents)
+    together = program.best(program.agents.sum(0), low, high)[1]
+    if len(program.agents) == 1:
+        scheme = program.best(program.agents[0], -1e3)[0]
+        return (scheme * program.agents[0]).sum() > together + 1e-7
+    each = sum((program.best(own, high)[0] * own).sum() for own in program.agents)
     if each > together + 1e-7:
         return True
     if depth > 14:
         return False
     middle = (low + high) / 2
-    return proved_empty(laws, middle, high, depth + 1) and proved_empty(laws, low, middle, depth + 1)
+    return proved_empty(program, middle, high, depth + 1) and proved_empty(program, low, middle, depth + 1)
 
 
-def attained(laws, value):
-    """Two agents offer the scheme of M(value): hardly anybody gains, by multipliers; her value by playing it."""
-    scheme = laws.best(laws.agents.sum(0), value, value)[0]
-    payoffs = np.array([(scheme * own).sum() for own in laws.agents])
-    worth = (scheme * laws.user).sum()
+def attained(program, value):
+    """Whether `value` is an equilibrium's: agents who offer the scheme of M(value) gain next to nothing, by
+    multipliers, and the scheme is worth `value`."""
+    scheme = program.best(program.agents.sum(0), value, value)[0]
+    payoffs = np.array([(scheme * own).sum() for own in program.agents])
+    worth = (scheme * program.user).sum()
     low = value if len(payoffs) > 1 else -1e3
     return abs(worth - value) < 1e-6 and all(
-        laws.best(own, low)[1] - payoff < 1e-5 for own, payoff in zip(laws.agents, payoffs, strict=True)
+        program.best(own, low)[1] - payoff < 1e-5 for own, payoff in zip(program.agents, payoffs, strict=True)
     )
 
 
@@ -285,13 +286,13 @@ def test_stability_worst():
         bias = np.random.default_rng(seed).normal(size=(4, 4))  # one for all
         utilities = game.user_utility + bias + 0.25 * game.agent_utilities
         game = em.Game(game.prior, game.user_utility, utilities)
-        found, laws = em.stability(game), Laws(game)
-        if not laws.none + 0.01 < found.worst < laws.full - 0.01:
+        found, program = em.stability(game), ObedienceProgram(game)
+        if not program.none + 0.01 < found.worst < program.full - 0.01:
             continue
         seen += 1
-        assert attained(laws, found.worst)  # so worst + 1e-3 is too high
-        assert proved_empty(laws, laws.none + 1e-9, found.worst - STEP)  # so worst - 1e-3 is none
-        assert not attained(laws, found.worst - STEP)
+        assert attained(program, found.worst)  # so worst + 1e-3 is too high
+        assert proved_empty(program, program.none + 1e-9, found.worst - STEP)  # so worst - 1e-3 is none
+        assert not attained(program, found.worst - STEP)
         if seen == 3:
             return
     raise AssertionError("too few games have their worst equilibrium inside")
@@ -301,18 +302,18 @@ def test_stability_worst():
 def test_stability_of_a_monopolist(seed):
     """One value: `worst` = `best`, pinned from both sides."""
     game = random_game(seed, K=1)
-    found, laws = em.stability(game), Laws(game)
+    found, program = em.stability(game), ObedienceProgram(game)
     assert found.worst == found.best
-    assert attained(laws, found.worst)
-    if found.worst - STEP > laws.none:
-        assert proved_empty(laws, laws.none + 1e-9, found.worst - STEP)
-    if found.best + STEP < laws.full:
-        assert proved_empty(laws, found.best + STEP, laws.full - 1e-9)
+    assert attained(program, found.worst)
+    if found.worst - STEP > program.none:
+        assert proved_empty(program, program.none + 1e-9, found.worst - STEP)
+    if found.best + STEP < program.full:
+        assert proved_empty(program, found.best + STEP, program.full - 1e-9)
 
 
 @functools.cache
 def full_revelation():
-    """Games, the profile in which all is told, and what the package says of both."""
+    """Games, the profile of full revelation, and what the package says of both."""
     games = claims.all_families(jax.random.key(3), 10, agents=2, states=3, actions=3)
     schemes = np.tile(em.full_revelation(2, 3, 3), (10, 1, 1, 1))
     return games, schemes, em.certify(games, schemes, *SELECTION), em.stability(games)
@@ -364,7 +365,7 @@ def test_the_claims_see_a_wrong_coverage(field, monkeypatch):
 
 
 def tampered(function, change):
-    """`function` with what it says changed, as `change` says."""
+    """`function` with its result changed by `change`."""
     return lambda *arguments, **options: change(function(*arguments, **options))
 
 
@@ -373,7 +374,7 @@ def all_broken(parts):
 
 
 def test_the_claims_see_what_depends_on_units(monkeypatch):
-    """A millionth of the numbers' size, absolutely: as a tolerance that is no share of anything would."""
+    """Every number is off by 1e-6, whatever its unit, as an absolute tolerance would have it."""
     fields = "gain_lower", "gain_upper", "payoff_range", "theorem", "guarantee", "user"
     rng = np.random.default_rng(0)
     games = claims.mixed(rng, 6, claims_games.Size())
@@ -446,13 +447,13 @@ def test_the_claims_see_a_gain_that_is_too_small(monkeypatch):
 
 
 def test_ties_by_hand():
-    """The example of docs/model.md: what differs by .5 in every state is no tie, whatever a third action is worth."""
+    """The example of docs/model.md: actions that differ by .5 in every state are no tie, whatever a third one pays."""
     p = np.full((1, 1, 1, 2), 0.5)
     u = np.array([[[0.2, 0.2], [-0.3, -0.3], [-1e6, 1.0]]])
     D = claims_base.differences(p, u)
     ahead = np.maximum(D, 0).sum(2)
     assert claims_base.best(ahead)[0, 0].tolist() == [True, False, False]
-    # .1 + .2 - .3 is nothing
+    # .1 + .2 - .3 counts as 0
     p, u = np.array([[[[0.1, 0.2, 0.3, 0.4]]]]), np.array([[[1.0, 1, 0, 0], [0, 0, 1, 0]]])
     assert (claims_base.differences(p, u) == 0).all()
     ahead = np.array([[0, 1.0], [1 + 1.9e-7, 0]])  # a falls short by 9.5e-8 of what the two differ by

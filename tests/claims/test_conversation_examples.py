@@ -27,7 +27,7 @@ def partition(groups, messages=2):
 
 
 def say(game, protocol, tell, messages=2):
-    """The rule [rows, M] of an agent who sends tell(x_B, his past messages, her past replies) with certainty."""
+    """The rule [rows, M] of an agent that sends tell(x_B, its past messages, past replies) with certainty."""
     tree = protocol.tree(1, messages)
     rule = np.zeros((game.agent_features, tree.information_sets, messages))
     for r in range(tree.rounds):
@@ -54,18 +54,18 @@ def signals():
 
 
 def advised(second, ties):
-    """An adviser's payoff from each signal [N, 4]: her best guess or safety after either message."""
+    """An adviser's payoff from each signal [N, 4]: after either message the user guesses or takes the safe action."""
     total = 0.0
     for joint in (second / 4, (1 - second) / 4):
         all_ = joint.sum(1, keepdims=True)
-        hers = np.concatenate([0 * all_, 4 * joint - all_], 1)
-        his = np.concatenate([0 * all_, 11 * joint - 10 * all_], 1)
-        tied = hers >= hers.max(1, keepdims=True) - 1e-12
+        user = np.concatenate([0 * all_, 4 * joint - all_], 1)
+        agent = np.concatenate([0 * all_, 11 * joint - 10 * all_], 1)
+        tied = user >= user.max(1, keepdims=True) - 1e-12
         if ties == "uniform":
-            total = total + (tied * his).sum(1) / tied.sum(1)
+            total = total + (tied * agent).sum(1) / tied.sum(1)
         else:
-            rank = np.where(tied, his, -np.inf) if ties == "agents" else tied
-            total = total + np.take_along_axis(his, rank.argmax(1)[:, None], 1)[:, 0]
+            rank = np.where(tied, agent, -np.inf) if ties == "agents" else tied
+            total = total + np.take_along_axis(agent, rank.argmax(1)[:, None], 1)[:, 0]
     return total
 
 
@@ -84,7 +84,7 @@ def test_no_bit_helps_a_cautious_adviser(ties):
 
 
 def test_a_user_who_guesses_at_random_is_better_told():
-    """The tie at the prior is needed: mixing evenly she is wrong so often that any bit helps."""
+    """The tie rule matters at the prior: a user who mixes evenly is wrong so often that any bit helps."""
     np.testing.assert_allclose(advised(np.full((1, 4), 0.5), "uniform"), -5.8)  # 4/5 * (11/4 - 10)
     np.testing.assert_allclose(advised(signals(), "uniform").max(), -4.5, atol=0.05)
     np.testing.assert_allclose(advised(np.array([[0.0, 0, 1, 1]]), "agents"), -4.5)
@@ -101,12 +101,12 @@ def test_two_rounds_help_a_cautious_adviser():
         protocol = em.Conversation(rounds, replies=1)
         certificate = em.certify(game, [silence(game, protocol)] * 2, protocol, RATIONAL)
         np.testing.assert_allclose(certificate.gain_lower, gain, atol=1e-5)
-        np.testing.assert_allclose(certificate.gain_upper, gain, atol=1e-5)  # her tie tolerance is worth 4e-6
+        np.testing.assert_allclose(certificate.gain_upper, gain, atol=1e-5)  # the tie tolerance is worth 4e-6
 
 
 @pytest.mark.x64  # gains of 1e-5
 def test_without_a_tie_one_bit_is_enough_to_leave_babbling():
-    """If any scheme pays more than silence, where her response is strict, so does one of its messages sent rarely."""
+    """If any scheme pays more than silence and the user has no tie there, so does one of its messages, sent rarely."""
     games = em.random_games(jax.random.key(3), 12, family="shared_bias", agents=1, states=4, actions=3, user_features=2)
     tried = 0
     for k in range(12):
@@ -147,7 +147,7 @@ def test_aligned_agents_leave_babbling_and_are_stuck_elsewhere(rounds, replies):
     for bound in ("gain_lower", "gain_upper"):
         np.testing.assert_allclose(getattr(one, bound), 0.125 if rounds == 1 else 0.5, atol=1e-5)
         np.testing.assert_allclose(getattr(two, bound), 0 if rounds == 1 else 0.25, atol=1e-5)
-    # the same gains by brute force over deterministic bits (enough: an aligned agent's payoff is convex in his rule)
+    # the same gains by brute force over deterministic bits (enough: an aligned agent's payoff is convex in its rule)
     if rounds == 1:
         bits = np.array([partition([n >> y & 1 for y in range(4)]) for n in range(16)])
         for profile, best in ((babbling, 0.625), (naming, 0.75)):
@@ -217,8 +217,8 @@ def test_play_finds_what_to_ask(rounds, replies, value):
 
 
 class ByInformant(em.RationalUser):
-    """Of equally good routes she takes a (action 1) when told by agent 0, else b: told by him whose message moves her
-    values more, over all that could be sent."""
+    """Of equally good routes the user takes a (action 1) if informed by agent 0, else b. The informant is the agent
+    whose messages change the expected utilities more, over all that could be sent."""
 
     def respond(self, options, favour):
         values = options.value
@@ -238,24 +238,24 @@ def deviations(agent, messages=2):
         own = np.stack([1 - second, second], -1)
     else:
         own = np.random.default_rng(0).dirichlet(np.full(messages, 0.5), (2000, 2))
-    babbling = np.full_like(own, 1 / messages)  # every message is possible, so that she sees who moved her
+    babbling = np.full_like(own, 1 / messages)  # every message is possible, so the user sees which agent informs
     return np.stack([own, babbling] if agent == 0 else [babbling, own], 1)
 
 
 @pytest.mark.parametrize("messages", [2, 3])
 @pytest.mark.parametrize("agent", [0, 1])
-def test_nobody_informs_who_is_blamed_for_it(agent, messages):
+def test_no_agent_informs_that_is_blamed_for_it(agent, messages):
     game, user = catalog.informants(), ByInformant("lowest")
     value, agents = paid(game, deviations(agent, messages), em.Pooled(), user)
     assert agents[:, agent].max() <= ATOL  # babbling pays 0
-    assert value.max() > 0.4  # though she would be better off, up to 1/2
+    assert value.max() > 0.4  # though information would be worth up to 1/2 to the user
     goes = value > 0.01
     assert goes.mean() > 0.05
-    assert agents[goes, agent].max() < -0.01  # strictly: E[u] - 2 whenever she goes
+    assert agents[goes, agent].max() < -0.01  # a strict loss: E[u] - 2 whenever a route is taken
     assert (agents[goes, 1 - agent] > 0).all()
 
 
-def test_she_hears_who_told_her():
+def test_the_user_knows_which_agent_informed():
     game, user = catalog.informants(), ByInformant("lowest")
     truth, babbling = np.eye(2), np.full((2, 2), 0.5)
     value, agents = paid(game, [[truth, babbling], [babbling, truth], [babbling, babbling]], em.Pooled(), user)

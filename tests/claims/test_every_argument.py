@@ -1,7 +1,7 @@
 """Every public callable, every argument, every kind of wrong value: a ValueError or TypeError that names the argument.
 
-The calls run in a process of their own, as users make them: in this one the tests' checks of annotations would speak
-first.
+The calls run in a process of their own, as users make them, because here the tests' checks of annotations would raise
+before the package does.
 """
 
 import functools
@@ -75,11 +75,11 @@ def calls():
     game = em.catalog.judge()
     games = em.random_games(0, 2, agents=2, states=2, actions=2)
     schemes = em.no_information(2, 2, 2)
-    talk = em.SampledConversation(2, samples=4)
-    rules = np.full((2, talk.rows(games, 2), 2), 0.5)
+    protocol = em.SampledConversation(2, samples=4)
+    rules = np.full((2, protocol.rows(games, 2), 2), 0.5)
     both = {"games": games, "schemes": schemes, "protocol": em.Pooled(), "user": em.QuantalUser(5.0)}
     picked = both | {"protocol": em.Selection(), "user": em.RationalUser()}
-    sampled = both | {"schemes": rules, "protocol": talk, "user": em.FixedReplies("truthful", em.QuantalUser(5.0))}
+    sampled = both | {"schemes": rules, "protocol": protocol, "user": em.FixedReplies("truthful", em.QuantalUser(5.0))}
     one = {"game": games[0], "schemes": schemes, "protocol": em.Selection(), "user": em.RationalUser()}
     players = {"games": games, "protocol": em.Pooled(), "user": em.QuantalUser(5.0)}
     tuned = {"mechanism": em.mechanisms.UserPrecision()}

@@ -25,7 +25,7 @@ def exact_payoffs(prior, u, U, schemes, ties, pooled):
     (XA, XB, _), (K, M), A = prior.shape, schemes.shape[::2], len(u)
 
     def act(after, favour):
-        """The law over actions at the unnormalised belief `after` [Y]."""
+        """The distribution over actions at the unnormalised belief `after` [Y]."""
         worth = [sum(after * u[a]) for a in range(A)]
         tied = [a for a in range(A) if worth[a] == max(worth)]
         if ties == "agents":
@@ -113,7 +113,7 @@ def test_transfers_in_any_unit(factor):
 
 @pytest.mark.parametrize("ratio", [1e-20, 1e-12, 1e-6, 1e6, 1e12, 1e20])
 def test_budgets_where_the_user_has_far_more_or_less_at_stake(ratio):
-    """Against u / ratio agents are nothing, or all there is: half the spread of what is left must be paid."""
+    """Beside u * ratio the agents' utilities are negligible or dominate; the budget is that of the larger part."""
     for game in transfer_games():
         u, U = game.user_utility * ratio, game.agent_utilities
         found = em.least_budget(em.Game(game.prior, u, U))

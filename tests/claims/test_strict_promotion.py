@@ -15,16 +15,16 @@ RNG = np.random.default_rng(0)
 FIELDS = RNG.dirichlet(np.ones(8), 2).reshape(2, 2, 2, 2), RNG.normal(size=(2, 2, 2)), RNG.normal(size=(2, 2, 2, 2))
 SCHEMES, RULES = RNG.dirichlet(np.ones(2), (2, 2)), RNG.dirichlet(np.ones(2), (2, 10))
 QUANTAL, RATIONAL = em.QuantalUser(5.0), em.RationalUser()
-TALK = em.Conversation(2)
+CONVERSATION = em.Conversation(2)
 PROTOCOLS = {
     "pooled": em.Pooled(),
     "selection": em.Selection(),
     "soft selection": em.Selection(0.3),
     "comparison": em.Comparison(1),
     "soft comparison": em.Comparison(1, 0.3),
-    "conversation": TALK,
+    "conversation": CONVERSATION,
     "with all": em.Conversation(2, to="all"),
-    "selection, then talk": em.Selection(then=TALK),
+    "selection, then conversation": em.Selection(then=CONVERSATION),
     "sampled": em.SampledConversation(2, samples=4),
 }
 USERS = {
@@ -113,7 +113,7 @@ def test_play_of_all_protocols(name, strict):
     check_play(name)
 
 
-@pytest.mark.parametrize("name", ["pooled", "selection", "comparison", "selection, then talk"])
+@pytest.mark.parametrize("name", ["pooled", "selection", "comparison", "selection, then conversation"])
 def test_certificates(name, strict):
     found = em.certify(games("float64"), rows(PROTOCOLS[name]), PROTOCOLS[name], RATIONAL)
     assert (found.result <= em.Result.UNCHECKED).all()
@@ -122,7 +122,7 @@ def test_certificates(name, strict):
 @pytest.mark.nightly
 @pytest.mark.parametrize("user", ["quantal", "agents", "questions"])
 def test_searched_best_responses(user, strict):
-    assert np.isfinite(em.certify(games("float64"), RULES, TALK, USERS[user]).gain_lower).all()
+    assert np.isfinite(em.certify(games("float64"), RULES, CONVERSATION, USERS[user]).gain_lower).all()
 
 
 @pytest.mark.parametrize("differentiation", [em.Implicit(), em.Unrolled(steps=4)], ids=["implicit", "unrolled"])

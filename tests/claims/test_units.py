@@ -105,7 +105,8 @@ def test_an_action_that_a_tie_rule_never_plays():
 def test_monopoly_is_the_game_with_one_agent():
     judge = em.catalog.prosecutor_against_defender()
     alone = monopoly(judge, *SELECTION)
-    # the prosecutor persuades, worth .7 to her; the defender is safe with silence, which convicts nobody
+    # the prosecutor persuades, which is worth .7 to the user; for the defender silence, after which the user acquits,
+    # is best
     np.testing.assert_allclose(alone.user, [0.7, 0.7], atol=1e-6)
     np.testing.assert_allclose(alone.agents, [0.6, 1.0], atol=1e-6)
     games, _ = games_and_profiles(6, agents=3)

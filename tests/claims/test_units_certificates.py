@@ -26,7 +26,8 @@ def ordinary(seed, XB=1, Y=4, A=2):
     )
 
 
-# .1 + .2 - .3 is not 0 in floats; what nobody can have matters to nobody; offsets of an outcome are no difference
+# games with an indifferent player. In floats .1 + .2 - .3 is not 0; utilities of impossible outcomes and offsets by
+# outcome are no differences either
 ODD = np.array([0.1, 0.2, 0.3, 0.4])
 CARES = np.array([[0.0, 1, 0, 2], [1, 0, 1, 0]])
 NOT = np.array([[1.0, 1, 0, 0], [0, 0, 1, 0]])
@@ -93,10 +94,10 @@ def test_an_indifferent_user_is_not_decided_by_noise():
 
 @pytest.mark.parametrize("bad", DISASTERS)
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Conversation(1, 1), SELECTION])
-def test_a_disaster_that_nobody_takes_hides_no_gain(protocol, bad):
-    """The agent wants action 1, which the user takes from a belief of 1/2 on: by the prior .3, it is had with .6.
+def test_a_disaster_that_is_never_taken_hides_no_gain(protocol, bad):
+    """The agent wants action 1, which the user takes from a belief of 1/2 on: at the prior .3 with probability .6.
 
-    Action 2 is a disaster whatever happens; it once made all else look like a tie."""
+    Action 2 is a disaster in every state; it once made all other actions look tied."""
     game = em.Game(
         diagonal(0.7, 0.3),
         np.array([[0.0, 0], [-1, 1], [bad, bad]]),
@@ -156,7 +157,7 @@ def test_a_rare_catastrophe_changes_no_verdict(rare):
 
 @pytest.mark.parametrize("size", [10.0, 1e3, 1e6, 1e9, 1e12, 1e15, 1e30, 1e60, 1e99])
 def test_an_action_dominated_by_any_amount_is_never_taken(size):
-    """Action 1 is worse than action 0 in both states, which agents would love; action 2 is dominated in one state."""
+    """Action 1, which agents want, is worse than action 0 in both states; action 2 is dominated in one state."""
     game = em.Game(
         diagonal(0.5, 0.5), [[0.2, 0.2], [-0.3, -0.3], [-size, 1.0]], np.array([[[0.2, 0.2], [10.0, 10], [-1, 1]]] * 2)
     )

@@ -1,4 +1,4 @@
-"""`emalign align` as a person meets it: table, run directory, figure, JSON, exit codes, bad input."""
+"""`emalign align` from the command line: table, run directory, figure, JSON, exit codes, bad input."""
 
 import json
 import sys

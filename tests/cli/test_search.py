@@ -1,4 +1,4 @@
-"""The commands as a person meets them: output, exit codes, files, bad input."""
+"""The commands from the command line: output, exit codes, files, bad input."""
 
 import json
 import signal
@@ -124,7 +124,7 @@ def test_a_profile_that_is_no_equilibrium_is_said_to_be_none(run):
     code, out, _ = run("certify", "g.npz", "s.npz")
     assert code == 1
     assert "0 of 1 certified" in out
-    assert "0.500000" in out  # he gains .3 of a range of .6
+    assert "0.500000" in out  # the agent gains .3 of a range of .6
     code, out, _ = run("certify", "g.npz", "s.npz", "--json")
     entry = json.loads(out)["games"][0]
     assert entry["gain_lower"] == pytest.approx([0.3], abs=1e-8)

@@ -1,6 +1,6 @@
 """SIGINT, SIGTERM and SIGHUP at random moments, and SIGKILL: commands end with one line and leave nothing behind.
 
-The moment is drawn from the time that the same command takes when nobody disturbs it, counted from when it handles
+The moment is drawn from the time that the same command takes when it is not disturbed, counted from when it handles
 signals, which is before it imports jax. Whatever the moment, what is checked must hold; on failure the draw is named.
 """
 
@@ -153,7 +153,7 @@ def make_inputs(where, command):
 
 
 class Case:
-    """A command, its inputs, and what it does when nobody disturbs it."""
+    """A command, its inputs, and what it does when it is not disturbed."""
 
     def __init__(self, name, folder):
         self.name, (self.command, self.writes, _) = name, JOBS[name]
@@ -169,7 +169,7 @@ class Case:
         assert (err, self.code in (0, 1), temporaries(self.whole)) == ("", True, [])
 
     def again(self, where):
-        """The next run there ends as if nothing had been, and leaves no temporaries either."""
+        """The next run there ends like one that was never disturbed, and leaves no temporaries."""
         force = () if self.name in RESUMED or self.writes is None else ("--force",)
         process = start(where, (*self.command, *force))
         _, err = process.communicate()

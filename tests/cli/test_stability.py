@@ -1,4 +1,4 @@
-"""`emalign stability` as a person meets it: table, figure, JSON, exit codes, bad input."""
+"""`emalign stability` from the command line: table, figure, JSON, exit codes, bad input."""
 
 import json
 
@@ -209,6 +209,6 @@ def test_figures_hold_what_they_say():
     )
     left, right = stability_figure.spread(many).axes
     assert len(left.lines) == 4  # median and 90 % for two K
-    # one prosecutor alone keeps 1 + p - v of 2 p: at V_full a loss of p, half his range
+    # one prosecutor alone keeps 1 + p - v of 2 p: at V_full it loses p, half of its range
     np.testing.assert_allclose(left.lines[1].get_ydata()[[0, -1]], [0, 0.5], atol=1e-7)
     np.testing.assert_allclose(right.lines[0].get_ydata()[-1], 1)

@@ -1,4 +1,4 @@
-"""`emalign sweep` as a person meets it: files, going on, refusals, JSON, exit codes."""
+"""`emalign sweep` from the command line: files, resuming, refusals, JSON, exit codes."""
 
 import fcntl
 import html
@@ -179,7 +179,7 @@ def test_two_processes_on_one_directory_are_refused(run):
         held.write("4711")
         held.flush()
         assert refused(run("sweep", "grid.toml", "--out", "here"), "here", "process 4711")
-    assert run("sweep", "grid.toml", "--out", "here")[0] == 0, "a lock that nobody holds is none"
+    assert run("sweep", "grid.toml", "--out", "here")[0] == 0, "a lock that no process holds is none"
 
 
 def test_games_that_fail_are_listed_and_the_code_is_1(run):

@@ -35,7 +35,7 @@ def test_outbid_ends_at_an_equilibrium(seed, XA):
         certificate = em.certify(game, ended.schemes, em.Selection(), RATIONAL, tolerance=TOLERANCE)
         assert certificate.result == em.Result.CERTIFIED
         assert ended.examined.user == pytest.approx(float(certificate.user), abs=1e-9)
-        assert certificate.user >= exact.least_value - 1e-6  # she can always ignore what she is told
+        assert certificate.user >= exact.least_value - 1e-6  # the user can always ignore the messages
 
 
 @pytest.mark.parametrize("name", ["two_prosecutors", "prosecutor_against_defender", "biased_advisers"])
@@ -50,7 +50,7 @@ def test_outbid_in_named_games(name):
             assert certificate.user >= 1 - 0.02
 
 
-def test_outbid_stops_when_told_and_never_harms_her():
+def test_outbid_stops_when_told_and_never_harms_the_user():
     game = random_game(0, K=3)
     exact = check(game, em.Selection(), RATIONAL)
     (_, monopoly) = starts(0, exact, game, 4)

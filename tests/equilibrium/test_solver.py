@@ -16,7 +16,7 @@ M = 3  # advice of three actions is all a rational user can use
 
 
 def make(count=4, seed=0, agents=K, spread=1.0):
-    """Agents near the user, in or out of her hull as it comes; game n is the same for every count."""
+    """Agents with goals near the user's, whose hull may or may not contain u; game n is the same for every count."""
     prior, user, own = [], [], []
     for n in range(count):
         rng = np.random.default_rng([seed, n])
@@ -30,7 +30,7 @@ def solve(games, setting=RATIONAL, **options):
     return em.solve(games, *setting, **({"key": KEY, "solver": QUICK} | options))
 
 
-def assert_true_to_its_word(games, setting, solution, tolerance=1e-3):
+def assert_consistent(games, setting, solution, tolerance=1e-3):
     """Payoffs and gains are those of the schemes returned, by a second examination; codes fit the gains."""
     again = em.certify(games, solution.schemes, *setting)
     np.testing.assert_allclose(solution.user, again.user, rtol=0, atol=1e-9)
@@ -61,19 +61,19 @@ def test_every_family_is_solved(family, setting):
     assert solution.schemes.dtype == np.float64
     np.testing.assert_allclose(solution.schemes.sum(-1), 1, rtol=0, atol=1e-12)
     assert (solution.certificate.relative_gain.max(-1) <= 1e-3).all()
-    assert_true_to_its_word(games, setting, solution)
-    # the theorem holds for every profile, and she can never do better than knowing x_B where she is rational
+    assert_consistent(games, setting, solution)
+    # the bounds hold for every profile, and V_full is the most that a rational user can get
     assert (solution.user >= solution.certificate.guarantee - 1e-6).all()
     if setting is RATIONAL:
         assert (solution.user <= solution.certificate.full_information + 1e-9).all()
 
 
 @pytest.mark.parametrize("setting", [RATIONAL, QUANTAL], ids=["selection-rational", "pooled-quantal"])
-def test_a_user_who_knows_something_herself(setting):
+def test_a_user_with_private_information(setting):
     games = em.random_games(jax.random.key(1), 2, agents=2, states=2, actions=2, user_features=2)
     solution = solve(games, setting)
     assert (solution.certificate.relative_gain.max(-1) <= 1e-3).all()
-    assert_true_to_its_word(games, setting, solution)
+    assert_consistent(games, setting, solution)
 
 
 def test_known_equilibrium_values():
@@ -81,7 +81,7 @@ def test_known_equilibrium_values():
     for game in (em.catalog.biased_advisers(), em.catalog.prosecutor_against_defender()):
         solution = solve(game)
         assert Result(int(solution.result)).ok
-        # agents may gain 1e-3 of a range of 1; she then misses at most twice that (weights 1/2, or 1)
+        # agents may gain 1e-3 of a range of 1, so the user misses at most twice that (weights 1/2, or 1)
         np.testing.assert_allclose(solution.user, 1, atol=3e-3)
     monopoly = solve(em.catalog.judge())
     np.testing.assert_allclose([monopoly.user, *monopoly.agents], [0.7, 0.6], atol=1e-3)
@@ -95,7 +95,7 @@ def test_one_game_without_batch_axis():
     assert solution.schemes.shape == (K, XB, M)
     assert solution.user.shape == solution.result.shape == ()
     assert solution.agents.shape == (K,)
-    assert_true_to_its_word(games[0], RATIONAL, solution)
+    assert_consistent(games[0], RATIONAL, solution)
     several = solve(games[0], starts=4)
     assert several.schemes.shape == (4, K, XB, M)
     assert several.result.shape == (4,)
@@ -123,7 +123,7 @@ def test_starts_are_certified_one_by_one():
     games = make(2)
     solution = solve(games, starts=2)
     assert solution.certificate.gain_upper.shape == (2, 2, K)
-    assert_true_to_its_word(games, RATIONAL, solution)
+    assert_consistent(games, RATIONAL, solution)
     assert solution.stats["games"] == 4
 
 
@@ -169,7 +169,7 @@ def test_a_malformed_game_in_the_middle_and_nothing_but_malformed_games():
 
 
 def test_an_equilibrium_given_as_start_is_kept():
-    # all offer everything: whoever offers less is not picked, and the user still learns all
+    # all agents reveal everything: one that offers less is not picked, and the user still learns everything
     games, start = make(4), em.full_revelation(K, XB, XB)
     solution = solve(games, start=start, key=None)
     np.testing.assert_array_equal(solution.found_by, FoundBy.START)
@@ -183,7 +183,7 @@ def test_a_start_that_is_none_is_improved():
     assert (em.certify(games, start, *RATIONAL).result == Result.ABOVE_TOLERANCE).all()
     solution = solve(games, start=start)
     assert (solution.found_by != FoundBy.START).all()
-    assert_true_to_its_word(games, RATIONAL, solution)
+    assert_consistent(games, RATIONAL, solution)
     assert (solution.certificate.relative_gain.max(-1) <= 1e-3).all()
 
 
@@ -203,11 +203,11 @@ def test_monopolists_as_start():
     games = make(2)
     started = solve(games, start="monopolist", starts=2)
     assert started.result.shape == (2, 2)
-    assert_true_to_its_word(games, RATIONAL, started)
+    assert_consistent(games, RATIONAL, started)
 
 
 def test_too_few_messages_are_not_hidden():
-    # with one message nobody can say anything; the prosecutor could gain .6 with two
+    # one message reveals nothing; with two the prosecutor could gain .6
     for setting, gain in ((RATIONAL, 0.6), (QUANTAL, 0.38236599 - 1 / (1 + np.exp(5 * 0.4)))):
         solution = solve(em.catalog.judge(), setting, messages=1)
         assert solution.schemes.shape == (1, 2, 1)

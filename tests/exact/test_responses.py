@@ -20,7 +20,7 @@ USERS = [
     em.RationalUser("uniform"),
 ]
 IDS = ["quantal0.5", "quantal40", "agents", "lowest", "highest", "uniform"]
-# sums of a few hundred products of size 1, in another order; quantal laws amplify rounding by the precision
+# sums of a few hundred products of size 1, in another order; quantal distributions amplify rounding by the precision
 ROUNDING = 1e-12
 
 
@@ -40,7 +40,7 @@ def random_game(seed, tied):
     schemes = np.eye(3)[rng.integers(0, 2, (2, 3))]
     schemes[0, 0] = [0.5, 0.5, 0]
     u = rng.integers(0, 2, (3, 3)).astype(float)
-    u[1] = u[0]  # two actions of equal worth to her always
+    u[1] = u[0]  # two actions are always equally good for the user
     return prior / prior.sum(), u, rng.integers(0, 4, (2, 3, 3)).astype(float), schemes
 
 
@@ -88,13 +88,13 @@ def test_against_jax(user, protocol, tied):
 
 
 def test_tie_rules_differ_where_they_should():
-    """She is indifferent always; agent i wants action i: every rule gives another, known, answer."""
+    """The user is always indifferent and agent i wants action i + 1, so every rule gives other payoffs, known here."""
     game = em.Game(np.full((1, 1, 1), 1.0), np.zeros((3, 1)), np.eye(3)[1:, :, None])
     silent = np.ones((2, 1, 1))
     expected = {"agents": [1, 1], "lowest": [0, 0], "highest": [0, 1], "uniform": [1 / 3, 1 / 3]}
     for ties, payoffs in expected.items():
         np.testing.assert_allclose(exact(game, silent, em.Pooled(), em.RationalUser(ties))[1], payoffs, atol=1e-15)
-    # in Selection the holder (lowest index of equals) has the tie, for everybody
+    # in Selection ties are broken for the holder (the lowest index of equals), in every agent's payoff
     np.testing.assert_array_equal(exact(game, silent, em.Selection(), em.RationalUser("agents"))[1], [1, 0])
 
 

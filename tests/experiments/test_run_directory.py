@@ -1,4 +1,4 @@
-"""Directories of runs below the commands: who gets which name, what is on disk when, and what a kill leaves."""
+"""Directories of runs below the commands: which run gets which name, what is on disk when, and what a kill leaves."""
 
 import json
 import os

@@ -160,14 +160,14 @@ def spy_take(queue, count):
     first = device not in taken
     taken[device] = taken.get(device, 0) + len(out)
     if first:
-        everybody.wait(100)  # nobody takes a second tile before each has one
+        started.wait(100)  # no device takes a second tile before each has one
     if not len(out):
         empty.set()
     return out
 gradient_play.advance, tiles.Queue.take = spy_advance, spy_take
 def start(slow):
-    global used, taken, empty, everybody, stuck
-    used, taken, empty, everybody, stuck = set(), {}, threading.Event(), threading.Barrier(8), slow
+    global used, taken, empty, started, stuck
+    used, taken, empty, started, stuck = set(), {}, threading.Event(), threading.Barrier(8), slow
     return play()
 eight = start(None)
 assert used == set(range(8)), used
@@ -186,7 +186,7 @@ print("same")
 
 
 @pytest.mark.slow
-def test_eight_devices_share_the_tiles_and_a_slow_one_holds_nobody():
+def test_eight_devices_share_the_tiles_and_a_slow_one_holds_up_no_other():
     assert child(DEVICES).endswith("same\n")
 
 
@@ -284,7 +284,7 @@ def test_host_0_listens_at_the_address_given_alone_and_a_signal_ends_its_waiting
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_address_at_which_nobody_can_listen_is_refused(run, tmp_path):
+def test_an_address_that_cannot_be_bound_is_refused(run, tmp_path):
     given = ("--hosts", "2", "--host", "0", "--out", tmp_path / "run", "--coordinator")
     assert refused(run("search", *SMALL, *given, "203.0.113.1:4321"), "--coordinator: host 0 cannot listen")
     with socket.socket() as taken:
@@ -295,19 +295,19 @@ def test_an_address_at_which_nobody_can_listen_is_refused(run, tmp_path):
 
 
 def test_each_block_is_taken_once_and_a_failure_is_told(tmp_path):
-    teams = [hosts.Hosts(tmp_path / "shared", n, 2) for n in range(2)]
+    pair = [hosts.Hosts(tmp_path / "shared", n, 2) for n in range(2)]
 
     def fails():
-        with teams[1].at_work():
-            taken = [[team.take(n) for team in teams] for n in range(3)]
-            assert [sum(pair) for pair in taken] == [1, 1, 1]
+        with pair[1].at_work():
+            taken = [[host.take(n) for host in pair] for n in range(3)]
+            assert [sum(block) for block in taken] == [1, 1, 1]
             raise OSError("no space\nleft")
 
     def waits():
-        with teams[0].at_work():
+        with pair[0].at_work():
             with pytest.raises(OSError, match="no space"):
                 fails()
-            teams[0].wait("searched")
+            pair[0].wait("searched")
 
     with pytest.raises(hosts.HostLost, match=r"host 1 ended early \(no space left\)"):
         waits()
@@ -324,15 +324,15 @@ def few(monkeypatch):
 
 def test_a_game_has_one_result_in_any_block_and_order(few):
     """Few games once had other LPs than many, which moved gains, guarantees and schemes."""
-    games, talk = em.random_games(0, 7, agents=2, states=3, actions=3), (em.Selection(), em.RationalUser())
-    whole, worst = em.solve(games, *talk, key=0), em.stability(games)
-    turned = em.certify(games[::-1], whole.schemes[::-1], *talk)
+    games, setting = em.random_games(0, 7, agents=2, states=3, actions=3), (em.Selection(), em.RationalUser())
+    whole, worst = em.solve(games, *setting, key=0), em.stability(games)
+    turned = em.certify(games[::-1], whole.schemes[::-1], *setting)
     names = "user", "gain_lower", "gain_upper", "guarantee", "theorem"
-    again = em.certify(games, whole, *talk)
+    again = em.certify(games, whole, *setting)
     for name in names:
         np.testing.assert_array_equal(getattr(turned, name)[::-1], getattr(again, name))
     for at in (slice(0, 2), slice(5, 7)):
-        part = em.solve(games[at], *talk, key=0, first=at.start, of=7)
+        part = em.solve(games[at], *setting, key=0, first=at.start, of=7)
         np.testing.assert_array_equal(part.schemes, whole.schemes[at])
         for name in names:
             np.testing.assert_array_equal(getattr(part.certificate, name), getattr(whole.certificate, name)[at])

@@ -99,7 +99,7 @@ def test_the_default_tolerance_is_the_same_as_its_number():
         assert silent.cells() == said.cells()
 
 
-def test_games_are_the_same_whoever_plays_them():
+def test_games_do_not_depend_on_the_solver_or_the_user():
     base = '[games]\nfamily = "noise"\nagents = 2\ncount = 3\n'
     one = draw_games(configs.parse(base, "a").cells()[0].values)
     others = '[solver]\nmethod = "best_responses"\nstart = "random"\n[user]\nprecision = 7\n'

@@ -49,7 +49,7 @@ def test_every_game_is_sound(name):
         (catalog.two_prosecutors(), 1, 0.7),
         (catalog.prosecutor_against_defender(), 1, 0.7),
         (catalog.biased_advisers(), 1, 0.7),
-        (catalog.investment(), 0.25, 0),  # half the time she earns .5
+        (catalog.investment(), 0.25, 0),  # the user earns .5 with probability 1/2
         (catalog.investment(0.2), 0.1, 0),
         (catalog.lobbying(), 0, -0.125),  # the variance of y
         (catalog.pharma_market(), 0.32, 0),  # (1 - .6 * .6) * (1 - .5)
@@ -74,7 +74,7 @@ def test_the_prosecutor_doubles_the_prior(prior):
     for protocol in (em.Pooled(), em.Selection()):
         user, (agent,) = value(catalog.judge(prior), scheme, protocol)
         np.testing.assert_allclose([user, agent], [1 - prior, 2 * prior], atol=ATOL)
-    # ties against him cost him everything
+    # ties against the prosecutor leave it nothing
     assert value(catalog.judge(prior), scheme, user=em.RationalUser("lowest"))[1] == 0
 
 
@@ -121,10 +121,10 @@ def test_the_government_gets_its_investment(return_):
 
 
 @pytest.mark.parametrize("share", [0.75, 0.25])
-def test_the_lobbyist_discloses_if_he_mostly_agrees(share):
+def test_the_lobbyist_discloses_if_it_mostly_agrees(share):
     game = catalog.lobbying(share)
     full, none = informed(game)[1][0], silent(game)[1][0]
-    # E(1 - y)^2 = 3/8 on the grid; uninformed, she plays 1/2
+    # E(1 - y)^2 = 3/8 on the grid; without information the user plays 1/2
     np.testing.assert_allclose(full, -((1 - share) ** 2) * 3 / 8, atol=ATOL)
     y = np.linspace(0, 1, 5)
     np.testing.assert_allclose(none, -np.mean((0.5 - share * y - 1 + share) ** 2), atol=ATOL)
@@ -135,7 +135,7 @@ def test_informed_patients_take_a_drug_that_works():
     game = catalog.pharma_market(quality=0.4, price=0.5)
     np.testing.assert_allclose(informed(game, user=em.RationalUser("lowest"))[1], [0.4, 0.24], atol=ATOL)
     np.testing.assert_allclose(informed(game, user=em.RationalUser("uniform"))[1], [0.32, 0.32], atol=ATOL)
-    np.testing.assert_allclose(informed(game)[1], [0.4, 0.4], atol=ATOL)  # in favour of whoever is asked
+    np.testing.assert_allclose(informed(game)[1], [0.4, 0.4], atol=ATOL)  # each agent's payoff has ties in its favour
     np.testing.assert_allclose(silent(game)[1], 0, atol=ATOL)
 
 
@@ -150,7 +150,7 @@ def test_aligned_agents_with_one_bit_can_be_stuck():
     game = catalog.few_messages()
     names = [np.eye(2)[(np.arange(4) == y).astype(int)] for y in (0, 1)]
     np.testing.assert_allclose(value(game, np.stack(names))[0], 0.75, atol=ATOL)
-    # an aligned agent's payoff is convex in his scheme, so the deterministic ones are enough
+    # an aligned agent's payoff is convex in its scheme, so the deterministic ones are enough
     bits = np.array([np.eye(2)[[n >> y & 1 for y in range(4)]] for n in range(16)])
     first = np.stack([bits, np.broadcast_to(names[1], bits.shape)], axis=1)
     second = np.stack([np.broadcast_to(names[0], bits.shape), bits], axis=1)

@@ -9,7 +9,7 @@ import emalign_jax as em
 
 
 def batch_of(*shape):
-    """Games told apart by their priors; jax arrays, whose indices are clamped unless somebody looks."""
+    """Games that differ by their priors, as jax arrays, whose indices are clamped unless they are checked."""
     number = np.arange(np.prod(shape, dtype=int)).reshape(shape)
     prior = np.stack([(1 + number) / 100, 1 - (1 + number) / 100], -1)[..., None, None, :]
     table = jnp.broadcast_to(jnp.eye(2), (*shape, 2, 2))

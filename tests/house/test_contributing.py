@@ -1,4 +1,4 @@
-"""Extension as a stranger does it: the files of CONTRIBUTING.md, as they stand there, outside the package."""
+"""Extensions from outside the package: the files of CONTRIBUTING.md, as they stand there."""
 
 import importlib
 import json
@@ -133,7 +133,7 @@ def test_a_grid_of_plugins_and_its_report(run):
     assert code == 2
     assert "plugins" in err
     Path("scaled.py").write_text(FILES["scaled.py"])
-    done = subprocess.run(  # which has never heard of the plugins
+    done = subprocess.run(  # a report needs no plugins
         [sys.executable, "-m", "emalign_jax", "report", "grid"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr

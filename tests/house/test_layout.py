@@ -1,4 +1,4 @@
-"""The house: which folder may import which, how large files are, and names that modules keep to themselves."""
+"""Layout: which folder may import which, how large files are, and names that modules keep to themselves."""
 
 import ast
 import importlib

@@ -12,7 +12,7 @@ import emalign_jax as em
 
 pytestmark = pytest.mark.host_only
 
-# as users call it: the tests' own checks of annotations would speak first
+# functions as users call them, because the tests' checks of annotations would raise before the package does
 PLAIN = SimpleNamespace(**{name: inspect.unwrap(f) for name, f in vars(em).items() if inspect.isfunction(f)})
 SELECTION, POOLED = em.Selection(), em.Pooled()
 RATIONAL, QUANTAL = em.RationalUser(), em.QuantalUser(5.0)

@@ -189,7 +189,7 @@ def test_the_same_column_twice_is_found_in_one_pass(run):
     assert refused(run("align", "t.csv", "--id", "p0"), "t.csv", "'p7' is there 2 times")
 
 
-def test_everybody_a_target_in_turn_must_fit(little):
+def test_every_user_a_target_in_turn_must_fit(little):
     with pytest.raises(ValueError, match=r"^t: 2000 users, each a target in turn, would take about 4 MB"):
         tables._in_turn("t", "ratings", np.zeros((2000, 1, 3)), ["a"] * 2000, np.arange(3), ("users", "items"), (),
                         tables.Options())  # fmt: skip
@@ -347,9 +347,9 @@ def test_trees_of_any_number_of_rounds_are_measured_at_once():
     game = em.catalog.judge()
     with pytest.raises(ValueError, match=r"^rounds: expected an integer <= 100, got 1000000000$"):
         em.Conversation(10**9, 1)
-    for talk in (em.Conversation(100, 2**31 - 1), em.Selection(then=em.Conversation(100, 2**31 - 1))):
+    for conversation in (em.Conversation(100, 2**31 - 1), em.Selection(then=em.Conversation(100, 2**31 - 1))):
         with pytest.raises(ValueError, match="bytes a game; the limit is"):
-            talk.check(game, 2**31 - 1)
+            conversation.check(game, 2**31 - 1)
 
 
 def test_steps_take_room_for_their_schedule(little):

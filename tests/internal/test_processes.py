@@ -93,7 +93,7 @@ def double(asked):
 
 
 @pytest.mark.parametrize("members", [[], [Fake(), Fake()], [Fake(starts=False), Fake(late=20.0)]])
-def test_answers_come_in_order_whoever_gave_them(monkeypatch, members):
+def test_answers_come_in_order_from_any_member(monkeypatch, members):
     here, quick = threading.current_thread(), [m for m in members if m.starts and not m.late]
 
     def double_late(asked):  # the caller waits until every member has done something
@@ -108,7 +108,7 @@ def test_answers_come_in_order_whoever_gave_them(monkeypatch, members):
     began = time.perf_counter()
     answers = processes.share(double_late, [{"x": np.array(n)} for n in range(30)])
     assert [int(a["x"]) for a in answers] == list(range(0, 60, 2))
-    assert time.perf_counter() - began < 15  # nobody waits for one that is late
+    assert time.perf_counter() - began < 15  # the others do not wait for a late one
     assert all(m.done for m in quick)
 
 
@@ -131,7 +131,7 @@ def test_the_error_of_a_member_is_the_callers(monkeypatch):
         processes.share(double, [{"x": np.array(n)} for n in range(30)])
 
 
-def test_who_works_alone_dismisses_nobody(monkeypatch):
+def test_a_caller_without_members_dismisses_none(monkeypatch):
     def fails(done):
         raise OSError("no")
 
@@ -158,10 +158,10 @@ SCRIPT = """
 import sys
 import jax, numpy as np
 import emalign_jax as em
-from emalign_jax.internal import processes as team
+from emalign_jax.internal import processes
 print("script")
-team.LEAST_WORK, team.cores = 0.0, lambda: 2
-member = team._members(1)[0]
+processes.LEAST_WORK, processes.cores = 0.0, lambda: 2
+member = processes._members(1)[0]
 assert member.is_ready()
 games = em.random_games(jax.random.key(0), 80, agents=2, states=2)
 schemes = np.random.default_rng(0).dirichlet(np.ones(2), (80, 2, 2))

@@ -149,7 +149,8 @@ def test_stability_of_hard_games_is_that_of_highs():
 
 
 def test_curves_are_bounded_by_their_multipliers():
-    """No law that a scheme induces lies above a curve: random schemes, and laws between the breakpoints obey."""
+    """No distribution that a scheme induces lies above a curve: random schemes do not, and distributions offered
+    between breakpoints are worth what was asked for."""
     games = em.random_games(jax.random.key(0), 16, family="noise", agents=2, states=3, actions=3)
     game = standard_form(em.reduce_game(games, np), SELECTION, RATIONAL).game
     curves = frontier.trace(game, game.agents)
@@ -166,13 +167,13 @@ def test_curves_are_bounded_by_their_multipliers():
         assert (paid <= curves.pay(n, np.repeat(value[:, None], 2, 1)) + 1e-9).all()
         first, last = curves.user_value[:, 0, 0], curves.user_value[:, 0, -1]
         goal = first + rng.random(16) * (last - first)
-        law = curves.offer(n, 0 * n, goal)
-        assert np.einsum("nbr,nbr->n", law, frontier.spread(game.user)) == pytest.approx(
+        offered = curves.offer(n, 0 * n, goal)
+        assert np.einsum("nbr,nbr->n", offered, frontier.spread(game.user)) == pytest.approx(
             np.maximum(goal, curves.user_value[:, 0, 0]), abs=1e-9
         )
 
 
-def test_outbidding_in_lockstep_ends_at_equilibria():
+def test_batched_outbidding_ends_at_equilibria():
     games = em.random_games(jax.random.key(1), 24, family="shared_bias", agents=4, states=3, actions=3)
     form = standard_form(em.reduce_game(games, np), SELECTION, RATIONAL)
     found = outbidding.outbid_from_monopolies(form.game, 1e-3)
@@ -215,7 +216,7 @@ GAINS = np.random.default_rng(3).uniform(0, 0.2, (24, 3)) * (np.arange(24) % 2)[
 
 
 @pytest.mark.parametrize("user", [RATIONAL, em.QuantalUser(6.0)], ids=["rational", "quantal"])
-def test_worst_laws_together_are_those_of_highs(user):
+def test_batched_worst_distributions_are_those_of_highs(user):
     games = em.random_games(jax.random.key(3), 24, family="goal", agents=3, states=3, actions=3, user_features=2)
     words = {"obedience": user is RATIONAL}
     many, one = (em.coverage(games, GAINS, user, lp=lp, **words) for lp in ("batched", "highs"))

@@ -238,7 +238,7 @@ def test_float_path_holds_to_its_tolerance(seed, whole):
     lp = random_lp(seed, whole)
     plain, exact = kept(lp).solve(), kept(lp, exact=True).solve()
     assert plain.exact is None
-    if not plain.optimal:  # three of the forty have no end: HiGHS's word is kept, and exact arithmetic agrees
+    if not plain.optimal:  # three of the forty are unbounded: HiGHS's status is kept, and exact arithmetic agrees
         assert (plain.status, exact.status, exact.exact, maximise(lp).status) == (*2 * ["Unbounded"], None, "Unbounded")
         return
     assert exact.optimal
@@ -298,7 +298,7 @@ def test_judge_in_closed_form(prior):
 @pytest.mark.parametrize("XA", [1, 2])
 @pytest.mark.parametrize("seed", range(4))
 def test_random_obedience_lps(XA, seed):
-    """Both paths agree; at the user's full value the LP is a hair, and exact arithmetic may call it infeasible."""
+    """Both paths agree; at the user's full value the LP has hardly any room, and may be infeasible exactly."""
     game = reduced(random_game(seed, XA=XA))
     exact, plain = ObedienceLP(game, exact=True), ObedienceLP(game)
     none, full = game.user.sum(1).max(-1).sum(), game.user.max(-1).sum()
@@ -306,7 +306,7 @@ def test_random_obedience_lps(XA, seed):
         value = none + share * (full - none)
         one, two = exact.best(agent, value), plain.best(agent, value)
         assert two.exact is None
-        # the most that she can get, in the coefficients of the LP: all is decided by it, without a tolerance
+        # V_full in the coefficients of the LP decides whether it is feasible, without a tolerance
         attainable = sum(max(F(v) for v in row) for row in exact._user_spread.tolist())
         assert one.optimal == (F(value) <= attainable)
         if one.optimal:

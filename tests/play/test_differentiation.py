@@ -119,8 +119,8 @@ def test_where_babbling_turns_unstable_the_system_is_singular():
 
 @pytest.mark.x64
 def test_where_a_message_falls_out_of_use_the_derivative_is_not_trusted():
-    """The best scheme of one prosecutor splits the prior into 0 and the belief at which a line from 0 touches his
-    payoff; as the prior nears that belief, the innocent stop being acquitted, and her value has a kink."""
+    """The best scheme of one prosecutor splits the prior into belief 0 and the belief at which a line from 0 touches
+    the payoff; where the prior is that belief the message of acquittal is no longer sent, and V has a kink."""
     L = USER.precision
     payoff = lambda mu: expit(L * (2 * mu - 1))  # noqa: E731
     touch = lambda mu: payoff(mu) - payoff(0) - mu * 2 * L * payoff(mu) * (1 - payoff(mu))  # noqa: E731

@@ -36,7 +36,7 @@ def paid(games, played, user, protocol=None):
 
 @pytest.mark.parametrize("extrapolation", ["none", "optimistic", "extragradient"])
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.1)], ids=["pooled", "selection"])
-def test_one_prosecutor_reaches_his_optimum_for_each_precision(extrapolation, protocol):
+def test_one_prosecutor_reaches_the_optimum_for_each_precision(extrapolation, protocol):
     games, user = batch(em.catalog.judge(), 4), em.QuantalUser(np.array([5.0, 5.0, 20.0, 20.0]))
     solver = em.GradientPlay(extrapolation=extrapolation, steps=2000, learning_rate=(0.3, 0.003))
     played = go(games, starts(4, 1), user, solver, protocol)
@@ -77,9 +77,9 @@ def test_a_shift_of_logits_changes_nothing():
     assert np.abs(np.asarray(ends[0]) - np.asarray(jax.nn.softmax(state.logits, axis=2))).max() > 0.1
 
 
-@pytest.mark.parametrize("team", [1, 3])
-def test_a_free_lane_takes_the_next_game_and_nobody_else_notices(monkeypatch, team):
-    # 280 easy games, in which agents have no wishes at all, and 20 real ones
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_free_lane_takes_the_next_game_and_results_stay_the_same(monkeypatch, threads):
+    # 280 easy games, in which agents are indifferent, and 20 real ones
     count, real = 300, np.arange(7, 300, 15)
     games = batch(em.catalog.judge(), count)
     games.agent_utilities[np.setdiff1d(np.arange(count), real)] = 0
@@ -93,13 +93,13 @@ def test_a_free_lane_takes_the_next_game_and_nobody_else_notices(monkeypatch, te
 
     original = step.advance
     monkeypatch.setattr(gradient_play, "advance", advance)
-    monkeypatch.setattr(tiles, "workers", lambda devices: team)
+    monkeypatch.setattr(tiles, "workers", lambda devices: threads)
     monkeypatch.setattr(tiles, "CACHED_CELLS", 16 * em.Pooled().cells(games, 2))
     told = []
     streamed = go(games, schemes, user, solver, progress=told.append)
     assert set(sizes) == {16}
     # 16 lanes: 280 games of one chunk and 20 of four fill 22.5 tiles; a batch that waits for its slowest takes 4 a tile
-    assert 360 / 16 <= len(sizes) <= 360 / 16 + 4 * team + 1
+    assert 360 / 16 <= len(sizes) <= 360 / 16 + 4 * threads + 1
     assert sum(told) == 50 * (280 + 4 * 20)
     monkeypatch.setattr(tiles, "CACHED_CELLS", 512 * em.Pooled().cells(games, 2))
     monkeypatch.setattr(tiles, "workers", lambda devices: 1)

@@ -1,4 +1,4 @@
-"""Comparison: she meets a random subset of the agents. Payoffs and best responses against brute force."""
+"""Comparison: the user meets a random subset of the agents. Payoffs and best responses against brute force."""
 
 import functools
 import itertools
@@ -107,23 +107,23 @@ def test_the_most_between_two_values_by_another_route(XA):
         for low, high in ((none, full), (none, 0.6 * none + 0.4 * full), (0.5 * none + 0.5 * full,) * 2):
             XB, A = game.mass.shape[1], game.user.shape[-1]
             advice = list(itertools.product(range(A), repeat=XA))
-            own, hers, rows = [], [], []
+            own, user, rows = [], [], []
             for r, actions in enumerate(advice):
                 for b in range(XB):
                     own.append(sum(game.agents[0, x, b, actions[x]] for x in range(XA)))
-                    hers.append(sum(game.user[x, b, actions[x]] for x in range(XA)))
+                    user.append(sum(game.user[x, b, actions[x]] for x in range(XA)))
                 for x, a in itertools.product(range(XA), range(A)):
                     row = np.zeros((len(advice), XB))
                     row[r] = game.user[x, :, a] - game.user[x, :, actions[x]]
                     rows.append(row.ravel())
             sums = np.tile(np.eye(XB), len(advice))
             want = linprog(
-                -np.array(own), np.array([*rows, hers, np.negative(hers)]), [0] * len(rows) + [high, -low],
+                -np.array(own), np.array([*rows, user, np.negative(user)]), [0] * len(rows) + [high, -low],
                 sums, np.ones(XB),
             )  # fmt: skip
             found = lp.best(game.agents[0], low, high)
             assert found.value == pytest.approx(-want.fun, abs=EXACT)
-            # and its scheme is worth that, and no more or less to her than asked for
+            # the scheme pays the agent that, and its value for the user is in the interval asked for
             scheme = switched(np.ones((4, XB, 1)), 0, found.scheme)
             values, payoffs = exact.table(scheme)
             assert payoffs[0, 0] == pytest.approx(found.value, abs=1e-5)
@@ -144,7 +144,7 @@ def test_no_scheme_beats_the_best_response_and_it_is_approached(compared, seed):
         for i, deviation in enumerate(exact.deviations(schemes, range(4))):
             assert deviation.status == "Optimal"
             tried = max(exact.payoffs(switched(schemes, i, s))[1][i] for s in candidates(rng, 3, 30))
-            assert tried <= deviation.upper + 1e-5  # it may use the tie tolerance, 1e-6 of her range
+            assert tried <= deviation.upper + 1e-5  # it may use the tie tolerance, 1e-6 of the user's range
             assert deviation.upper == deviation.value >= before[i]
             got = exact.payoffs(switched(schemes, i, deviation.scheme))[1][i]
             assert got == pytest.approx(deviation.value, abs=1e-4 * exact.payoff_range[i])
@@ -167,9 +167,10 @@ def test_placements_of_all_compared_are_selection(seed):
 
 
 def test_ties_are_for_the_lowest_index_even_between_others():
-    """Nobody can be worth more than V_full; of those who offer it the lowest index has the best rank.
+    """No agent can be worth more than V_full; of those who offer it the lowest index has the best rank.
 
-    y = 0: actions 0 and 1 are equally good for her; agent 0 wants 0, the others want 1. y = 1: action 2.
+    At y = 0 the user is indifferent between actions 0, which agent 0 wants, and 1, which the others want; at y = 1
+    action 2 is best.
     """
     agents = np.zeros((3, 3, 2))
     agents[0, 0, 0] = agents[1:, 1, 0] = 1
@@ -179,19 +180,19 @@ def test_ties_are_for_the_lowest_index_even_between_others():
     np.testing.assert_allclose(exact.probabilities, [2 / 3, 1 / 3, 0])
     everyone = np.stack([reveal] * 3)
     np.testing.assert_allclose(exact.payoffs(everyone)[1], 0.6 * np.array([2 / 3, 1 / 3, 1 / 3]), atol=EXACT)
-    # silence hands agent 0's place to 1; agent 1 has rank 1 for sure, since agent 0 is before him
+    # agent 2 has rank 0; agents 0 and 1 are worth the same, so agent 0, of the lower index, has rank 1
     examined = examine(exact, np.stack([silent, silent, reveal]))
     values = exact.table(np.stack([silent, silent, reveal])).values
     assert values[0] == values[1] < values[2]
-    # the first may tie with the third, and is before him: 2/3 of .6
+    # agent 0 can tie with agent 2 and has the lower index: 2/3 of .6
     best = [d.value for d in examined.deviations]
     assert best[0] == pytest.approx(0.6 * 2 / 3, abs=1e-6)
-    # the second may not outbid the third but come second, told nothing she takes action 0 or 1 as he likes: 1/3 of .6
-    assert best[1] == pytest.approx(0.6, abs=1e-6)  # the third plays 1 for him too
+    # agent 1 gets 2/3 and 1/3 of .6 at ranks 0 and 1, and the rest from agent 2, with whom action 1 is taken too
+    assert best[1] == pytest.approx(0.6, abs=1e-6)
 
 
 @pytest.mark.parametrize("K", [3, 5])
-def test_one_compared_leaves_everybody_a_monopolist(K):
+def test_with_one_compared_every_agent_is_a_monopolist(K):
     games = random_games(4, K=K)
     found = em.solve(games, em.Comparison(1), RATIONAL, start="monopolist")
     np.testing.assert_array_equal(found.found_by, em.FoundBy.START)  # dominant, so nothing is left to do
@@ -220,7 +221,9 @@ def test_other_tie_rules_attain_what_they_say():
     for i, (found, supremum) in enumerate(zip(exact.deviations(schemes, range(4)), best, strict=True)):
         attained = exact.payoffs(switched(schemes, i, found.scheme))[1][i]
         assert attained == pytest.approx(found.value, abs=1e-9)
-        assert found.upper == pytest.approx(supremum.value, abs=1e-5)  # generic payoffs: her ties do not matter
+        assert found.upper == pytest.approx(
+            supremum.value, abs=1e-5
+        )  # with generic payoffs the user's ties do not matter
 
 
 # what is promised, and refusals

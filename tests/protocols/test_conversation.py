@@ -80,8 +80,9 @@ def test_payoffs_by_recursion(K, shape):
 
 
 def two_questions():
-    """Three states of chances 1/4, 1/4, 1/2; guessing right is worth 1. Agent 0 hears which of the first two to speak
-    of, says whether it is true, and likes her to guess 2, then 1; agent 1 says nothing and likes 1, then 2."""
+    """Three states of probabilities 1/4, 1/4, 1/2; a right guess is worth 1 to the user. The reply names one of the
+    first two states, and agent 0 says whether it is true. Agent 0 gains more from a right guess of state 2 than of
+    state 1; agent 1, which sends no information, the other way round."""
     prior = np.diag([0.25, 0.25, 0.5])[None]
     game = em.Game(prior, np.eye(3), np.stack([np.diag([1.0, 2, 0]), np.diag([2.0, 1, 0])]))
     shape = Shape(2, 2, 2, "all")
@@ -93,7 +94,7 @@ def two_questions():
 
 
 def test_tied_replies():
-    """Either question is worth 3/4 to her, 1/4 or 2/4 to them; each agent's payoff is a supremum of its own."""
+    """Either question is worth 3/4 to the user, and 1/4 or 2/4 to an agent; each agent's payoff is its own supremum."""
     game, rules, shape = two_questions()
     expected = {"agents": (0.5, 0.5), "lowest": (0.25, 0.5), "uniform": (0.375, 0.375)}
     for ties, agents in expected.items():
@@ -103,8 +104,8 @@ def test_tied_replies():
     np.testing.assert_allclose([got.user, *got.agents], [0.75, 0.375, 0.375], rtol=0, atol=ATOL)
 
 
-def test_she_asks_what_is_worth_most_to_her():
-    """Silence if she replies 0: only whoever replies 1 learns of state 2."""
+def test_the_user_asks_what_is_worth_most_to_the_user():
+    """After reply 0 the agent says nothing, after reply 1 it says whether the state is the second."""
     game, rules, shape = two_questions()
     for xb in range(3):
         rules[0, brute.row(shape, xb, [(0, 0)])] = np.eye(2)[0]
@@ -229,7 +230,7 @@ def test_order_of_agents_does_not_matter(to, user):
 
 
 def best_of_all_strategies(game, rules, shape):
-    """Her best pure strategy: every reply rule, and for each every decision rule on the transcripts it can lead to."""
+    """The user's best pure strategy: every reply rule, each with every decision rule on the transcripts it leads to."""
     m, g, _ = brute.reduced(game)
     K = len(rules)
     messages, replies = list(itertools.product(range(shape.M), repeat=K)), brute.joint_replies(shape, K)
@@ -343,15 +344,15 @@ def test_pseudo_gradient_is_finite_where_transcripts_never_happen():
 
 def test_no_gradient_where_payoffs_jump():
     games, rules = make(2, Shape(2, 2, 2))
-    talk = em.Conversation(2, 2)
+    conversation = em.Conversation(2, 2)
     with pytest.raises(ValueError, match=r"^user: payoffs jump"):
-        em.pseudo_gradient(games, rules, talk, em.RationalUser())
+        em.pseudo_gradient(games, rules, conversation, em.RationalUser())
     with pytest.raises(ValueError, match=r"^user: payoffs jump"):
-        em.pseudo_gradient(games, rules, talk, em.FixedReplies("babbling", em.RationalUser()))
+        em.pseudo_gradient(games, rules, conversation, em.FixedReplies("babbling", em.RationalUser()))
     for protocol, user in (
-        (em.Selection(0.0, talk), QUANTAL),
-        (em.Selection(0.1, talk), em.RationalUser()),
-        (em.Selection(0.1, talk), em.FixedReplies("babbling", em.RationalUser())),
+        (em.Selection(0.0, conversation), QUANTAL),
+        (em.Selection(0.1, conversation), em.RationalUser()),
+        (em.Selection(0.1, conversation), em.FixedReplies("babbling", em.RationalUser())),
     ):
         with pytest.raises(ValueError, match=r"^(protocol|user|protocol, user): payoffs jump"):
             em.pseudo_gradient(games, rules, protocol, user)
@@ -367,16 +368,16 @@ def test_parameters_over_the_batch():
     replies = np.stack([given(K, shape, 1), given(K, shape, 2)])
     alone = np.stack([given(1, shape, 1), given(1, shape, 2)])
     precision, temperature = np.array([2.0, 9.0]), np.array([0.1, 0.5])
-    talk = shape.protocol
+    conversation = shape.protocol
     cases = [
-        (talk, em.FixedReplies(replies, em.QuantalUser(precision))),
-        (em.Selection(temperature, talk), em.FixedReplies(alone, em.QuantalUser(precision))),
+        (conversation, em.FixedReplies(replies, em.QuantalUser(precision))),
+        (em.Selection(temperature, conversation), em.FixedReplies(alone, em.QuantalUser(precision))),
     ]
     for protocol, user in cases:
         both, slope = payoffs(games, rules, protocol, user), pseudo_gradient(games, rules, protocol, user)
         for n in range(2):
             only = jax.tree.map(lambda x, n=n: x[n], user)
-            if protocol is talk:
+            if protocol is conversation:
                 expected = brute.payoffs(games[n], rules[n], shape, only)
             else:
                 expected = brute.selection(games[n], rules[n], only, temperature[n], shape)
@@ -384,7 +385,7 @@ def test_parameters_over_the_batch():
             np.testing.assert_allclose(both.agents[n], expected[1], rtol=0, atol=ATOL)
             twice = jax.tree.map(lambda x, n=n: x[[n, n]], (games, rules, protocol, user))
             np.testing.assert_allclose(pseudo_gradient(*twice), slope[jnp.array([n, n])], rtol=0, atol=GRADIENT)
-    got = payoffs(games, rules, talk, em.QuantalUser(precision))
+    got = payoffs(games, rules, conversation, em.QuantalUser(precision))
     assert_like(got, [brute.payoffs(games[n], rules[n], shape, em.QuantalUser(precision[n])) for n in range(2)])
 
 
@@ -447,7 +448,7 @@ def test_reply_rules_that_do_not_fit():
     small = em.FixedReplies(given(K, Shape(2, 2, 2, "all")), QUANTAL)
     expected = r"^rule: expected shape \[\.\.\., XA = 2, nodes = 4, replies = 4\] in 2 rounds with 2 agents, 2 messages"
     refused(games, rules, shape.protocol, small, expected)
-    both = em.FixedReplies(given(K, shape), QUANTAL)  # she picks one agent, and so hears but him
+    both = em.FixedReplies(given(K, shape), QUANTAL)  # in Selection the user converses with one agent only
     expected = r"^rule: expected shape \[\.\.\., XA = 2, nodes = 2, replies = 2\] in 2 rounds with 1 agents"
     refused(games, rules, em.Selection(0.1, shape.protocol), both, expected)
     with pytest.raises(
@@ -491,7 +492,7 @@ def test_trees_that_are_too_large(user):
         em.best_response(games[0], rules[0], 0, protocol, user)
 
 
-def test_endless_conversations():
+def test_conversations_of_too_many_rounds():
     """Numbers too long for a float are named all the same."""
     games, _ = make(2, Shape(1, 2, 2))
     with pytest.raises(ValueError, match=r"^rounds: expected an integer <= 100, got 2000"):

@@ -11,15 +11,15 @@ import emalign_jax as em
 
 
 class Lottery(em.AbstractProtocol):
-    """The user talks to one agent, drawn uniformly."""
+    """The user hears one agent, drawn uniformly."""
 
     def _own(self, game, scheme, user):
-        """The user's value and everybody's payoff when the user talks to an agent who uses `scheme`."""
+        """The user's value and all agents' payoffs when the user hears an agent with this scheme."""
         mass = jnp.einsum("bs,xb->xs", scheme, game.mass)
         options = em.options_of(user, lambda x: jnp.einsum("bs,xbn->xsn", scheme, x), game.user, mass)
         response = user.respond(options, em.Options(jnp.zeros_like(options.value), None))
-        law = jnp.einsum("xsa,bs->xba", response, scheme)
-        return (law * game.user).sum(), (law * game.agents).sum((1, 2, 3))
+        q = jnp.einsum("xsa,bs->xba", response, scheme)
+        return (q * game.user).sum(), (q * game.agents).sum((1, 2, 3))
 
     def payoffs(self, game, schemes, user):
         value, agents = jax.vmap(lambda scheme: self._own(game, scheme, user))(schemes)
@@ -30,7 +30,7 @@ class Lottery(em.AbstractProtocol):
 
 
 class Discounted(Lottery):
-    """The same with a parameter, scalar or over the batch: a cost of talking."""
+    """The same with a parameter, scalar or over the batch: a cost of communication."""
 
     cost: jax.Array | np.ndarray = eqx.field(converter=np.asarray)
 
@@ -40,18 +40,18 @@ class Discounted(Lottery):
 
 
 class Declared(Lottery):
-    """It is not true of lotteries, but their author says so: whoever reveals all is heard."""
+    """It declares that full revelation is heard if there is one agent."""
 
     def full_revelation_is_heard(self, agents):
         return agents == 1
 
 
 class StillDeclared(Declared):
-    """What was said of the class above is not believed of this one."""
+    """A declaration of the parent class does not count for this one."""
 
 
 class QuietSelection(em.Selection):
-    """Nobody knows what it overrides."""
+    """A subclass, about which nothing is known, since it may override any method."""
 
 
 class QuietPooled(em.Pooled):
@@ -89,7 +89,7 @@ def test_parameters_of_a_new_protocol_run_over_the_batch():
 
 
 def test_play_finds_the_equilibrium_of_a_new_protocol():
-    # nobody is compared, so each of the two prosecutors persuades as if alone (quantal user, precision 5)
+    # agents are not compared, so each of the two prosecutors persuades as if alone (quantal user, precision 5)
     games = jax.tree.map(lambda x: np.stack([x] * 2), em.catalog.two_prosecutors())
     solution = em.solve(games, Lottery(), em.QuantalUser(5.0), key=jax.random.key(0), verify=False)
     np.testing.assert_array_equal(solution.result, em.Result.UNCHECKED)
@@ -164,8 +164,8 @@ def test_a_check_of_ones_own_is_used_and_believed(monkeypatch):
 
         def payoffs(self, game, schemes, user):
             options = em.options_of(user, lambda x: x, game.user, game.mass)
-            law = user.respond(options, options)
-            return em.Payoffs((law * game.user).sum(), (law * game.agents).sum((1, 2, 3)))
+            q = user.respond(options, options)
+            return em.Payoffs((q * game.user).sum(), (q * game.agents).sum((1, 2, 3)))
 
     game, user = em.catalog.prosecutor_against_defender(), em.QuantalUser(5.0)
     assert em.certify(game, em.no_information(2, 2, 2), Told(), user).result == em.Result.UNREFUTED

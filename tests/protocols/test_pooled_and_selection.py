@@ -115,8 +115,8 @@ def test_names_of_messages_and_agents_do_not_matter(protocol, user):
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
-def test_of_equally_good_agents_the_first_is_picked_and_her_ties_go_his_way(order):
-    game = em.catalog.prosecutor_against_defender(0.5)  # silent, both are worth 1/2 to her
+def test_of_equally_good_agents_the_first_is_picked_and_has_the_ties(order):
+    game = em.catalog.prosecutor_against_defender(0.5)  # if silent, both are worth 1/2 to the user
     game = em.Game(game.prior, game.user_utility, game.agent_utilities[order])
     got = payoffs(game, em.no_information(2, 2, 1), em.Selection(), em.RationalUser())
     np.testing.assert_allclose([got.user, *got.agents], [0.5, 1, 0], atol=ATOL)

@@ -68,7 +68,7 @@ def test_payoffs_agree_with_the_enumerated_conversation(case):
     held = abs(np.asarray(got.agents) - np.asarray(exact.agents)) <= 2 * np.asarray(got.agents_error) + SMALL
     assert held.mean() > 0.75  # agents share their transcripts: about 100 independent intervals, some skew
     assert held.mean() < 1 or np.max(got.agents_error) < 10 * SMALL
-    # never outside of what can be had, ties and all
+    # estimates scatter little beside the payoff range, ties included
     assert np.all(np.asarray(got.agents).std(0) < np.ptp(game.agent_utilities, axis=(1, 2)) / 8)
 
 
@@ -87,7 +87,9 @@ def test_gradients_agree_with_the_enumerated_conversation(case):
 def test_gradients_where_a_message_is_never_sent(case):
     agents, rounds, to, user = CASES[case]
     game, schemes = make(agents, rounds)
-    schemes[0].reshape(XB, -1, M)[:, 0] = np.eye(M)[0]  # his last message in the first round, whose slope is wanted
+    schemes[0].reshape(XB, -1, M)[:, 0] = np.eye(M)[
+        0
+    ]  # the last message is never sent in the first round, and its slope is wanted
     check_gradient(game, schemes, rounds, to, user)
 
 
@@ -129,7 +131,7 @@ def along_the_rows(schemes, slope):
 
 @pytest.mark.slow
 def test_the_baseline_removes_what_no_message_changes():
-    # a payoff of 5 whatever the user does adds nothing to the scatter, and the baseline takes some of what is left
+    # a constant payoff of 5 adds nothing to the scatter, and the baseline reduces what is left
     game, schemes = make(3, 2)
     user = em.FixedReplies("questions", quantal)
     scatter = {}
@@ -142,7 +144,7 @@ def test_the_baseline_removes_what_no_message_changes():
     for baseline in (False, True):
         assert scatter[5, baseline] == pytest.approx(scatter[0, baseline], rel=1e-6 if X64 else 1e-2)
     assert scatter[0, True] < 0.8 * scatter[0, False]
-    # and all of a payoff that is the same whatever anybody does
+    # a payoff that is constant has slope 0
     game = em.Game(game.prior, game.user_utility, np.full_like(game.agent_utilities, 5))
     slope = em.pseudo_gradient(game, schemes, em.SampledConversation(2, samples=64), user)
     np.testing.assert_allclose(along_the_rows(schemes, slope), 0, atol=1e-12 if X64 else 1e-4)
@@ -176,9 +178,9 @@ def test_numbers_depend_on_seed_and_step_alone():
 
 
 def test_outcomes_of_probability_zero_are_never_drawn():
-    law = jnp.array([0, 0.5, 0, 0.5, 0])
+    distribution = jnp.array([0, 0.5, 0, 0.5, 0])
     edge = jnp.array([0, 0.25, 0.5, 0.75, 1 - 2.0**-24, 1])
-    np.testing.assert_array_equal(_draw_index(law, edge), [1, 1, 3, 3, 3, 3])
+    np.testing.assert_array_equal(_draw_index(distribution, edge), [1, 1, 3, 3, 3, 3])
 
 
 @pytest.mark.slow
@@ -193,7 +195,7 @@ def test_ten_agents_and_six_rounds():
 
 
 def test_a_long_tree_in_float32_keeps_its_small_weights():
-    # 48 messages of four kinds: a transcript has a probability of about 1e-29, and she must still learn from it
+    # there are so many messages that every transcript has a tiny probability; the user must still learn from it
     game, _ = make(8, 3)
     rows = em.SampledConversation(3).rows(game, 4)
     reveal = np.where(np.arange(XB * (rows // XB))[:, None] < rows // XB, [0.4, 0.4, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4])
@@ -207,7 +209,7 @@ def test_a_long_tree_in_float32_keeps_its_small_weights():
 @pytest.mark.slow
 @pytest.mark.parametrize(("agents", "rounds"), [(10, 2), pytest.param(2, 6, marks=NIGHTLY)])
 def test_play_serves_aligned_agents_where_nothing_can_be_enumerated(agents, rounds):
-    # she must name x_B, and they begin by telling nearly nothing
+    # the user must name x_B, and the schemes at the start reveal next to nothing
     prior = np.einsum("xb,by->xby", np.full((2, XB), 0.25), np.eye(XB))
     game = em.Game(prior, np.eye(XB), np.stack([np.eye(XB)] * agents))
     user, protocol = em.FixedReplies("questions", em.RationalUser()), em.SampledConversation(rounds, samples=64)
@@ -255,7 +257,7 @@ def test_refusals():
     given = em.FixedReplies(np.full((XA, 4, 4), 0.25), quantal)
     with pytest.raises(ValueError, match="must have a name"):
         em.payoffs(game, schemes, em.SampledConversation(2), given)
-    # who plans needs all that follows; who does not needs only the agents' own rules
+    # a user who plans replies needs all later histories; fixed replies need only the agents' own rules
     many, _ = make(10, 1)
     with pytest.raises(ValueError, match=r"plans its replies.* bytes a game.*largest that fits.*FixedReplies"):
         em.solve(many, em.SampledConversation(3), quantal, key=jax.random.key(0), messages=M, verify=False)

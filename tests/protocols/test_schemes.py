@@ -26,7 +26,7 @@ def test_no_information_is_the_same_for_every_x_B():
     assert (schemes == schemes[:, :1]).all()
 
 
-def test_random_schemes_are_laws_and_do_not_depend_on_the_batch():
+def test_random_schemes_are_distributions_and_do_not_depend_on_the_batch():
     key = jax.random.key(3)
     many, few = em.random_schemes(key, 5, 2, 3, 4), em.random_schemes(key, 2, 2, 3, 4)
     assert many.shape == (5, 2, 3, 4)
@@ -61,7 +61,7 @@ def test_spread_zero_is_uniform():
 
 
 @pytest.mark.parametrize("floor", [0.04, 1e-3])
-def test_logits_are_those_of_the_mixture_with_the_uniform_law(floor):
+def test_logits_are_those_of_the_mixture_with_the_uniform_distribution(floor):
     schemes = np.concatenate([em.full_revelation(1, 3, 3), np.full((1, 3, 3), 1 / 3)])
     logits = np.asarray(to_logits(schemes, floor))
     assert np.isfinite(logits).all()

@@ -116,7 +116,7 @@ def test_branches_add_up_and_beliefs_are_martingales(exactly):
             np.testing.assert_allclose(sum(lines[j].chance for j in below), 1, atol=1e-12)
             np.testing.assert_allclose(sum(lines[j].reached for j in below), lines[k].reached, atol=1e-12)
             mean = sum(lines[j].chance * belief[j] for j in below)
-            if belief[k] is None:  # a reply tells her nothing
+            if belief[k] is None:  # the user learns nothing from a reply
                 belief[k] = mean
             np.testing.assert_allclose(mean, belief[k], atol=1e-12)
             checked += 1
@@ -124,7 +124,7 @@ def test_branches_add_up_and_beliefs_are_martingales(exactly):
 
 
 def test_a_tree_by_hand():
-    """The first bit, then the one that she asks for."""
+    """The agent sends the first bit, then the one that the user asks for."""
     game, protocol = em.catalog.what_to_ask(2), em.Conversation(2)
     rule = np.zeros((4, 5, 2))
     for xb in range(4):
@@ -163,7 +163,7 @@ def test_one_x_a_alone():
     np.testing.assert_allclose(chances @ totals, [1, expected.user, *expected.agents], atol=1e-3)
 
 
-def test_selection_says_whom_she_picks():
+def test_selection_says_which_agent_is_picked():
     game = em.catalog.what_to_ask(2, agents=2)
     silent, first = np.tile([1.0, 0], (4, 1)), np.eye(2)[[0, 0, 1, 1]]
     sharp = em.Selection(then=em.Conversation(1))
@@ -176,7 +176,7 @@ def test_selection_says_whom_she_picks():
     assert "├─ talks to agent 0" in text
 
 
-def test_ties_go_to_the_agent_she_talks_to():
+def test_ties_go_to_the_agent_picked():
     pharma = em.catalog.pharma_market()
     schemes = em.full_revelation(2, 4, 4)
     text = em.transcript_tree(pharma, schemes, em.Conversation(1), em.RationalUser())

@@ -30,7 +30,7 @@ def rows(shape, XB):
 
 
 def row(shape, xb, own):
-    """Where agent i, who sees xb and has said and heard own = ((s, q), ...), finds his law over messages."""
+    """The row of agent i's rule that is used at xb after its own history ((s, q), ...) of messages and replies."""
     H = sum((shape.M * shape.Q) ** r for r in range(shape.R))
     history = 0
     for s, q in own:
@@ -92,8 +92,8 @@ def reduced(game):
     return p.sum(-1), g, G
 
 
-def law(game, rules, shape, user, favour):
-    """P(a | x_A, x_B) when she talks to the agents with these rules; her ties go to `favour` [XA, XB, A]."""
+def actions(game, rules, shape, user, favour):
+    """q(a | x_A, x_B) in a conversation with agents of these rules; ties are broken for `favour` [XA, XB, A]."""
     m, g, _ = game
     XA, XB, A = g.shape
     K = len(rules)
@@ -102,7 +102,7 @@ def law(game, rules, shape, user, favour):
     where = reply_rows(shape, K)[0] if fixed and user.rule == "given" else None
     asked = questions(g, shape.Q ** (shape.R - 1)) if fixed and user.rule == "questions" else range(XA)
 
-    def she_replies(x, history, said, ways, chance):
+    def user_replies(x, history, said, ways, chance):
         if not fixed:
             return choice(user, *(np.array(w) / chance for w in zip(*ways, strict=True)))
         if user.rule == "babbling":
@@ -124,7 +124,7 @@ def law(game, rules, shape, user, favour):
             for i, b in np.ndindex(K, XB):
                 now[b] *= rules[i][row(shape, b, own[i]), said[i]]
             chance = float(now @ m[x])
-            if chance == 0:  # never here: what she does has no weight
+            if chance == 0:  # this history has probability 0, so any response will do
                 total[:, 0] += now
             elif len(history) == shape.R - 1:
                 acts = user.acting if fixed else user
@@ -132,7 +132,7 @@ def law(game, rules, shape, user, favour):
             else:
                 ways = [goes_on(x, (*history, (said, q)), now) for q in replies]
                 worth = [((way * g[x]).sum(), (way * favour[x]).sum()) for way in ways]
-                for share, way in zip(she_replies(x, history, said, worth, chance), ways, strict=True):
+                for share, way in zip(user_replies(x, history, said, worth, chance), ways, strict=True):
                     total += share * way
         return total
 
@@ -140,11 +140,11 @@ def law(game, rules, shape, user, favour):
 
 
 def payoffs(game, rules, shape, user):
-    """User value and agents' payoffs, each with her ties in his favour where her rule says so."""
+    """User value and agents' payoffs; under the tie rule "agents" each payoff has ties in that agent's favour."""
     game = reduced(game)
-    laws = [law(game, rules, shape, user, own) for own in (game[2] if user.favours else game[2][:1])]
-    paid = [(laws[i if user.favours else 0] * own).sum() for i, own in enumerate(game[2])]
-    return (laws[0] * game[1]).sum(), np.array(paid)
+    q = [actions(game, rules, shape, user, own) for own in (game[2] if user.favours else game[2][:1])]
+    paid = [(q[i if user.favours else 0] * own).sum() for i, own in enumerate(game[2])]
+    return (q[0] * game[1]).sum(), np.array(paid)
 
 
 def pooled(game, schemes, user):
@@ -152,10 +152,10 @@ def pooled(game, schemes, user):
 
 
 def alone(game, rules, shape, user):
-    """What each agent is worth to the user who talks with this one only, and what all then get: [J], [J, K]."""
+    """The user's value of a conversation with each agent alone, and what it pays all agents: [J], [J, K]."""
     game = reduced(game)
-    laws = [law(game, rules[j : j + 1], shape, user, own) for j, own in enumerate(game[2])]
-    return np.array([(one * game[1]).sum() for one in laws]), np.array([(one * game[2]).sum((1, 2, 3)) for one in laws])
+    each = [actions(game, rules[j : j + 1], shape, user, own) for j, own in enumerate(game[2])]
+    return np.array([(q * game[1]).sum() for q in each]), np.array([(q * game[2]).sum((1, 2, 3)) for q in each])
 
 
 def picked(values, temperature):
@@ -167,7 +167,7 @@ def picked(values, temperature):
 
 
 def selection(game, rules, user, temperature=0.0, shape=None):
-    """The same when the user picks an agent by what it alone is worth, and then talks with it."""
+    """The same when the user picks an agent by what it alone is worth, and then converses with it."""
     values, payoffs = alone(game, rules, shape or Shape(1, rules.shape[-1], 1), user)
     return picked(values, temperature) @ values, picked(values, temperature) @ payoffs
 
@@ -182,7 +182,7 @@ def comparison(game, schemes, user, compared, temperature=0.0):
 
 
 def words(shape, rule, XB):
-    """The law over all that an agent may say in R rounds if she says nothing (Q = 1): [XB, M^R]."""
+    """The distribution over an agent's words of R messages if there is one reply only (Q = 1): [XB, M^R]."""
     spoken = list(itertools.product(range(shape.M), repeat=shape.R))
     chance = np.ones((XB, len(spoken)))
     for b, (n, word) in itertools.product(range(XB), enumerate(spoken)):

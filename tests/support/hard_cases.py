@@ -1,4 +1,4 @@
-"""Small games made to be hard on the exact methods: ties, features that never happen, agents who are copies or foes.
+"""Small games hard for the exact methods: ties, features of probability 0, agents who are copies or opposites.
 
 `HARD[name]` is one `Game` of float64 arrays. Numbers come from NumPy's generator with fixed seeds.
 """
@@ -20,7 +20,7 @@ def _game(seed=0, K=3, XA=1, XB=3, Y=3, A=3):
 
 
 def _bits(seed, K=3, XA=1, XB=3, A=3):
-    """Utilities 0 or 1 and a uniform prior over (x_A, x_B), with x_B = y: ties at every turn."""
+    """Utilities 0 or 1 and a uniform prior over (x_A, x_B), with x_B = y: ties everywhere."""
     rng = np.random.default_rng(seed)
     prior = np.repeat(np.eye(XB)[None], XA, 0) / (XA * XB)
     return prior, rng.integers(0, 2, (A, XB)).astype(float), rng.integers(0, 2, (K, A, XB)).astype(float)
@@ -51,7 +51,7 @@ def _cases():
     yield "agent = user", (prior, u, np.stack([U[0], u, U[1]]))
     yield "agent = -user", (prior, u, np.stack([U[0], -u]))
     yield "all agents = -user", (prior, u, np.stack([-u, -u]))
-    yield "user and her opposite", (prior, u, np.stack([u, -u]))
+    yield "an aligned agent and an opposite one", (prior, u, np.stack([u, -u]))
     yield "agent = -user, alone", (prior, u, -u[None])
     yield "agent without a stake", (prior, u, np.stack([U[0], np.zeros((3, 3)), np.ones((3, 1)) * [1.0, -2.0, 5.0]]))
     yield "no agent has a stake", (prior, u, np.zeros((2, 3, 3)))

@@ -36,7 +36,7 @@ def test_objectives_are_what_numpy_computes():
 
 
 class Praise(AbstractMechanism):
-    """A mechanism is one class: agents are told to care for her, `share` of u is added to what they want."""
+    """A mechanism is one class; this one adds `params` times u to the agents' utilities."""
 
     broken: str = ""
 

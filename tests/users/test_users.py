@@ -22,18 +22,18 @@ def respond(user, values, favour=None):
 
 
 def regret(precision, values):
-    law = respond(em.QuantalUser(precision), values).astype(float)
-    return values.max(-1) - (law * values).sum(-1)
+    q = respond(em.QuantalUser(precision), values).astype(float)
+    return values.max(-1) - (q * values).sum(-1)
 
 
-def test_quantal_law_by_hand():
+def test_quantal_response_by_hand():
     values = np.random.default_rng(0).normal(size=(7, 4))
     expected = np.array([[np.exp(3 * v) for v in row] for row in values])
     expected /= expected.sum(1, keepdims=True)
     np.testing.assert_allclose(respond(em.QuantalUser(3), values), expected, atol=ROUNDING)
 
 
-def test_quantal_law_does_not_overflow():
+def test_quantal_response_does_not_overflow():
     np.testing.assert_array_equal(respond(em.QuantalUser(1e6), [[5.0, -5.0, 4.0]]), [[1, 0, 0]])
 
 
@@ -65,8 +65,8 @@ def test_precision_may_be_traced_and_mapped():
     each = jax.jit(jax.vmap(lambda L: em.QuantalUser(L).respond(options(values), options(values))))(
         jnp.array([1.0, 5.0])
     )
-    for law, precision in zip(each, (1.0, 5.0), strict=True):
-        np.testing.assert_allclose(law, respond(em.QuantalUser(precision), values), atol=ROUNDING)
+    for q, precision in zip(each, (1.0, 5.0), strict=True):
+        np.testing.assert_allclose(q, respond(em.QuantalUser(precision), values), atol=ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def test_tolerance_of_ties_is_relative_to_what_two_options_differ_by(unit):
 def test_ties_agents_is_the_supremum_over_best_actions():
     rng = np.random.default_rng(1)
     values, favour = rng.integers(0, 3, (50, 5)).astype(float), rng.normal(size=(50, 5))
-    law = respond(em.RationalUser(), values, favour)
+    q = respond(em.RationalUser(), values, favour)
     best = [
         max(f for v, f in zip(*rows, strict=True) if v == max(rows[0])) for rows in zip(values, favour, strict=True)
     ]
-    np.testing.assert_allclose((law * favour).sum(1), best, atol=4 * ROUNDING)
+    np.testing.assert_allclose((q * favour).sum(1), best, atol=4 * ROUNDING)
 
 
 @pytest.mark.parametrize("ties", ["", "agent", "random", "Lowest"])

@@ -157,7 +157,7 @@ def test_the_hull_family_is_in_the_hull(rule):
 
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_named_games(offset):
-    """Section 9 of docs/model.md. The judge's prosecutor leaves eps = 1 on the simplex; not to use him is better."""
+    """Section 9 of docs/model.md. The judge's prosecutor leaves eps = 1; with an offset weight 0 is better."""
     game = em.catalog.prosecutor_against_defender()
     found = em.align(game.user_utility, game.agent_utilities, offset=offset)
     assert found.error == pytest.approx(0.5, abs=1e-12)
@@ -180,7 +180,7 @@ def test_units(unit, rule):
     np.testing.assert_allclose(scaled.error, unit * plain.error, rtol=1e-9)
     np.testing.assert_allclose(scaled.weights, plain.weights, atol=1e-7)
     np.testing.assert_allclose(scaled.offset, unit * plain.offset, atol=1e-7 * unit)
-    if rule["weights"] == "cone":  # each agent's unit is his own
+    if rule["weights"] == "cone":  # a weight may take up the unit of its agent
         units = np.array([1.0, unit, 1 / unit])
         own = em.align(u, U * units[:, None, None], **rule)
         np.testing.assert_allclose(own.error, plain.error, rtol=1e-9)
@@ -232,9 +232,9 @@ def test_degenerate_agents(rule):
     assert doubled.error == pytest.approx(float(plain.error), rel=1e-9)
     with_user = em.align(u, np.concatenate([U, u[None]]), **rule)
     assert with_user.error == pytest.approx(0, abs=1e-13)
-    nobody = em.align(u, np.zeros_like(U), **rule)
-    assert nobody.solved
-    assert nobody.error == pytest.approx(float(em.align(u, 0 * U[:1], weights="cone", **free(rule)).error), rel=1e-12)
+    idle = em.align(u, np.zeros_like(U), **rule)
+    assert idle.solved
+    assert idle.error == pytest.approx(float(em.align(u, 0 * U[:1], weights="cone", **free(rule)).error), rel=1e-12)
     nothing = em.align(0 * u, U, **(rule | {"weights": "cone"}))
     assert nothing.solved
     assert nothing.error == 0
@@ -288,7 +288,7 @@ def test_agents_of_very_different_sizes(rule):
     U[:, 0] *= 1e8
     found = em.align(u, U, **rule)
     assert found.solved.all()
-    assert (found.gap <= 1e-7 * found.error).all()  # a unit of rounding of his utilities is 1e-8
+    assert (found.gap <= 1e-7 * found.error).all()  # the large agent's utilities are known to 1e-8
 
 
 @every_rule

@@ -29,7 +29,7 @@ def _cases():
     yield "nearly the same agent", u, np.stack([U[0], U[0] + 1e-9 * U[1], U[2]])
     yield "nearly opposite agents", u, np.stack([U[0], 1e-6 * U[1] - U[0], U[2]])
     yield "opposite agents", u, np.stack([U[0], -U[0], U[2]])
-    yield "the same agent, and nobody", 1e3 * u, np.stack([1e10 * U[0], 1e10 * U[0], 0 * U[0]])
+    yield "the same agent twice, and one without a stake", 1e3 * u, np.stack([1e10 * U[0], 1e10 * U[0], 0 * U[0]])
     yield "an agent who is all offset", u, np.stack([U[0], 0 * U[1] + 0.3, 1e8 * U[2]])
     shift = 1e6 * np.array([1.0, -0.7])
     yield "offsets of 1e6, the same for all", u + 1e6, U + 1e6

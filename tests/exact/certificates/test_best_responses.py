@@ -91,7 +91,7 @@ def test_the_scheme_attains_the_value_and_agrees_with_certify(protocol, user, XA
         assert found.upper - found.value <= 1.0001e-4 * certificate.payoff_range[i] + 1e-8
         np.testing.assert_allclose(found.scheme.sum(1), 1, atol=1e-9)
         after = em.certify(game, switched(schemes, i, found.scheme), protocol, user)
-        # a rational user in Selection must be won by a hair; ties go to the lowest index
+        # ties go to the lowest index, so in Selection a rational user picks agent i only if it is worth slightly more
         if (type(protocol), user) != (em.Selection, RATIONAL):
             assert after.agents[i] == pytest.approx(found.value, abs=1e-5 if user is RATIONAL else 1e-9)
             assert after.gain_lower[i] <= found.upper - found.value + 1e-5
@@ -104,8 +104,8 @@ def test_other_units(protocol, user, unit, offset):
     plain = em.best_response(em.Game(prior, u, U), schemes, 1, protocol, user)
     shift = offset * np.array([1.0, -0.5])
     moved = float(prior.sum((0, 1)) @ shift)
-    for hers in (False, True):
-        if hers:
+    for of_user in (False, True):
+        if of_user:
             game = em.Game(prior, unit * u + shift, U)
             other_user = em.QuantalUser(6.0 / unit) if user is QUANTAL else user
             other_protocol = em.Selection(0.2 * unit) if protocol == em.Selection(0.2) else protocol
@@ -157,7 +157,7 @@ def test_exact_agrees_with_the_float(seed):
             assert abs(float(found.exact) - found.value) <= 1e-12
 
 
-def test_an_exact_answer_is_absent_where_he_changes_nothing():
+def test_an_exact_answer_is_absent_where_nothing_changes():
     game = em.catalog.two_prosecutors()
     found = em.best_response(game, em.full_revelation(2, 2, 2), 1, em.Selection(), RATIONAL, exact=True)
     assert found.exact is None

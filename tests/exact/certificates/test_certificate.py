@@ -11,7 +11,7 @@ RATIONAL = em.RationalUser("agents")
 QUANTAL = em.QuantalUser(6.0)
 SETTINGS = [(em.Selection(), RATIONAL), (em.Pooled(), RATIONAL), (em.Selection(), QUANTAL), (em.Pooled(), QUANTAL)]
 IDS = ["selection-rational", "pooled-rational", "selection-quantal", "pooled-quantal"]
-# HiGHS at 1e-9; a rational user's tie tolerance 1e-6 of her range may be used on one side and not on the other
+# HiGHS at 1e-9; a rational user's tie tolerance, 1e-6 of the range, may be used on one side and not on the other
 LOOSE = 1e-5
 
 
@@ -96,7 +96,7 @@ def test_a_user_may_differ_by_game():
 
 @pytest.mark.parametrize(("protocol", "user"), SETTINGS, ids=IDS)
 def test_an_agent_to_whom_nothing_matters(protocol, user):
-    """His payoff range is 0: a relative gain of 0, not NaN, and no obstacle to a certificate."""
+    """The agent's payoff range is 0: its relative gain is 0, not NaN, and no obstacle to a certificate."""
     prior, u, U, _ = random_arrays(3, 1)
     U[0, 1] = 0
     certificate = em.certify(em.Game(prior, u, U), np.eye(2)[None, None].repeat(2, 1), protocol, user)
@@ -106,8 +106,8 @@ def test_an_agent_to_whom_nothing_matters(protocol, user):
 
 
 @pytest.mark.parametrize(("protocol", "user"), SETTINGS[:2], ids=IDS[:2])
-def test_nobody_can_move_her(protocol, user):
-    """One action is best whatever she hears: ranges of 1e-16 are rounding, not a unit to divide rounding by."""
+def test_no_message_changes_the_action(protocol, user):
+    """One action is best at every belief: ranges of 1e-16 are rounding errors, and no unit to divide others by."""
     prior, _, U, schemes = random_arrays(7, 6, XA=2)
     u = np.broadcast_to(np.array([[0.3, 0.2], [0.9, 0.7], [0.1, 0.4]]), (6, 3, 2))
     certificate = em.certify(em.Game(prior, u, U), schemes, protocol, user)

@@ -1,4 +1,4 @@
-"""Conversations, exact side: laws over actions by recursion, the persuasion-mechanism LP, deviations, certificates."""
+"""Conversations, exact side: actions by recursion, the persuasion-mechanism LP, deviations, certificates."""
 
 import jax
 import numpy as np
@@ -49,7 +49,7 @@ def reduced(game):
     return em.reduce_game(game, np)
 
 
-# the law over actions
+# distributions of the action
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def reduced(game):
     [(1, Shape(3, 2, 2)), (2, Shape(2, 2, 3)), (2, Shape(3, 2, 2, "all")), (3, Shape(2, 2, 2))],
 )
 @pytest.mark.parametrize("fixed", [None, "babbling", "truthful", "questions", "given"])
-def test_law_of_actions_by_recursion(K, shape, fixed):
+def test_action_distribution_by_recursion(K, shape, fixed):
     game, rules = random_games(K=K, seed=1), random_rules(shape, K)
     small = reduced(game)
     for user in (QUANTAL, *(em.RationalUser(ties) for ties in ("agents", "lowest", "uniform"))):
@@ -68,14 +68,14 @@ def test_law_of_actions_by_recursion(K, shape, fixed):
             user = em.FixedReplies(fixed, user)
         favour = small.agents[-1]
         got = action_distribution(small, rules, tree_of(shape, K), user, favour)
-        expected = brute.law(brute.reduced(game), rules, shape, user, favour)
+        expected = brute.actions(brute.reduced(game), rules, shape, user, favour)
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11)
         if fixed is not None and user.acting is not QUANTAL:
             break  # actions in random games are never tied, whatever the rule
 
 
-def test_law_of_actions_with_ties():
-    """Everything is tied to her: an agent gets the best of what there is to be had, or the first, or the mean."""
+def test_action_distribution_with_ties():
+    """All actions are tied: by the tie rule an agent gets the most, or what the first action pays, or the mean."""
     game, shape = random_games(seed=2), Shape(2, 2, 2)
     game = em.Game(game.prior, np.zeros((A, Y)), game.agent_utilities)
     small, rules = reduced(game), random_rules(shape)
@@ -83,7 +83,8 @@ def test_law_of_actions_with_ties():
     for ties in ("agents", "lowest", "uniform"):
         user = em.RationalUser(ties)
         got = action_distribution(small, rules, tree, user, small.agents[0])
-        np.testing.assert_allclose(got, brute.law(brute.reduced(game), rules, shape, user, small.agents[0]), atol=1e-12)
+        expected = brute.actions(brute.reduced(game), rules, shape, user, small.agents[0])
+        np.testing.assert_allclose(got, expected, atol=1e-12)
     paid = {
         ties: (action_distribution(small, rules, tree, em.RationalUser(ties), small.agents[0]) * small.agents[0]).sum()
         for ties in ("agents", "uniform")
@@ -94,7 +95,7 @@ def test_law_of_actions_with_ties():
 @pytest.mark.parametrize("Q", [1, 2])
 @pytest.mark.parametrize(("M", "R", "S"), [(2, 3, 8), (2, 3, 5), (3, 2, 9), (3, 2, 2), (2, 1, 2)])
 def test_spelt_schemes_tell_as_much(M, R, S, Q):
-    """As words of R messages, whatever she replies; and back."""
+    """A scheme is spelt in words of R messages, whatever the user replies, and read back from them."""
     shape = Shape(R, M, Q)
     tree = tree_of(shape, 1)
     scheme = np.random.default_rng([M, R, S]).dirichlet(np.ones(S), XB)
@@ -108,12 +109,12 @@ def test_spelt_schemes_tell_as_much(M, R, S, Q):
     np.testing.assert_allclose(brute.words(shape, rule, XB), words, atol=1e-12)
     game = random_games(seed=3)
     once = brute.payoffs(game, scheme[None], Shape(1, S, 1), QUANTAL)
-    talked = brute.payoffs(game, rule[None], shape, QUANTAL)
+    spelt = brute.payoffs(game, rule[None], shape, QUANTAL)
     if Q == 1 or R == 1:
-        np.testing.assert_allclose(talked[0], once[0], atol=1e-12)
-        np.testing.assert_allclose(talked[1], once[1], atol=1e-12)
-    else:  # her replies change nothing, whatever they are
-        np.testing.assert_allclose(talked[1], once[1], atol=1e-12)
+        np.testing.assert_allclose(spelt[0], once[0], atol=1e-12)
+        np.testing.assert_allclose(spelt[1], once[1], atol=1e-12)
+    else:  # the agent does not react to replies, so they change nothing
+        np.testing.assert_allclose(spelt[1], once[1], atol=1e-12)
 
 
 def test_too_many_words():
@@ -154,11 +155,11 @@ def test_mechanism_of_one_type_is_obedience(seed):
 
 
 def attained(game, rule, tree):
-    """The agent's payoff, by recursion over what is said, with ties for him."""
+    """The agent's payoff and the user's value, by recursion over transcripts, with ties for the agent."""
     user = em.RationalUser("agents", tolerance=1e-8)
     small = reduced(game)
-    law = action_distribution(small, rule[None], tree, user, small.agents[0])
-    return float((law * small.agents[0]).sum()), float((law * small.user).sum())
+    q = action_distribution(small, rule[None], tree, user, small.agents[0])
+    return float((q * small.agents[0]).sum()), float((q * small.user).sum())
 
 
 @pytest.mark.parametrize(("xa", "Q", "R"), [(2, 2, 2), (3, 3, 2), (3, 2, 3)])
@@ -173,9 +174,9 @@ def test_mechanisms_are_carried_out(xa, Q, R):
             advice = MechanismLP(small).best(small.agents[0], value)
             rule, wide = mechanism_to_rule(advice.scheme.reshape(small.user.shape), tree)
             assert wide == tree
-            own, hers = attained(game, rule, wide)
+            own, user = attained(game, rule, wide)
             assert own == pytest.approx(advice.value, abs=1e-6 + EXACT)
-            assert hers >= value - 1e-6
+            assert user >= value - 1e-6
 
 
 def test_a_mechanism_in_too_few_messages_is_carried_out_in_a_wider_tree():
@@ -184,17 +185,17 @@ def test_a_mechanism_in_too_few_messages_is_carried_out_in_a_wider_tree():
     rule, wide = mechanism_to_rule(told, Tree(2, 2, False, 1, 2))
     assert wide.messages == 4
     assert rule.shape == (XB * wide.information_sets, 4)
-    # a user who tells the truth and obeys, because nothing else pays, takes the actions with these chances
+    # the user reports the type truthfully, and all actions are equally good
     eager = small._replace(user=np.zeros_like(small.user))
     user = em.FixedReplies("truthful", em.RationalUser("agents"))
-    law = action_distribution(eager, rule[None], wide, user, small.agents[0])
-    assert law.shape == told.shape
-    np.testing.assert_allclose(law.sum(-1), 1, atol=1e-12)
+    q = action_distribution(eager, rule[None], wide, user, small.agents[0])
+    assert q.shape == told.shape
+    np.testing.assert_allclose(q.sum(-1), 1, atol=1e-12)
 
 
 @pytest.mark.parametrize(("xa", "shape"), [(2, Shape(2, 3, 2)), (3, Shape(2, 3, 2)), (2, Shape(3, 2, 2, "all"))])
 def test_no_rule_pays_more_than_the_mechanism(xa, shape):
-    """Whether or not she can tell her type; sharp rules and vague ones."""
+    """Whether or not the user can report the type; the rules are interior or nearly deterministic."""
     game = random_games(xa=xa, seed=7)
     most = best_payoff(game).value
     for seed, spread in ((0, 1.0), (1, 0.1)):
@@ -206,7 +207,7 @@ def test_no_rule_pays_more_than_the_mechanism(xa, shape):
 
 
 def test_value_at_least():
-    """The most for him falls as more is asked for her, down to what she can have at all."""
+    """The agent's payoff falls as the user is guaranteed more, and the LP is infeasible beyond V_full."""
     for seed in range(3):
         small = reduced(random_games(seed=seed))
         lp = MechanismLP(small)
@@ -232,7 +233,7 @@ def test_by_type():
         full = small.user.max(-1).sum(1)  # of each type
         none = small.user.sum(1).max(-1)
         free, least = lp.best(small.agents[0]), lp.best(small.agents[0], by_type=none)
-        assert least.value == pytest.approx(free.value, abs=EXACT)  # she can have that whatever he does
+        assert least.value == pytest.approx(free.value, abs=EXACT)  # the user can always ignore the messages
         asked = (none + full) / 2
         some, both = lp.best(small.agents[0], by_type=asked), lp.best(small.agents[0], asked.sum())
         assert some.value <= both.value + EXACT <= free.value + 2 * EXACT  # type by type is more than on average
@@ -262,7 +263,7 @@ def reaches_the_mechanism(count, seed):
     most = np.array([best_payoff(games[n]).value for n in range(count)])
     spread = found.certificate.payoff_range[:, 0]
     assert (found.agents[:, 0] <= most + TIES).all()
-    assert_true_to_its_word(games, found, em.Conversation(2, 2), RATIONAL)
+    assert_consistent(games, found, em.Conversation(2, 2), RATIONAL)
     return (found.agents[:, 0] >= most - 1e-3 * spread - TIES).mean()
 
 
@@ -279,7 +280,7 @@ def test_solve_reaches_the_mechanism_in_a_hundred_games():
 # deviations and certificates
 
 
-def assert_true_to_its_word(games, solution, protocol, user):
+def assert_consistent(games, solution, protocol, user):
     again = em.certify(games, solution.schemes, protocol, user)
     np.testing.assert_allclose(solution.user, again.user, rtol=0, atol=1e-9)
     np.testing.assert_allclose(solution.agents, again.agents, rtol=0, atol=1e-9)
@@ -305,9 +306,9 @@ WHO = {
 )
 def test_deviations_are_attained_and_bounded(K, user):
     shape = Shape(2, 2, 2)
-    talk, count = shape.protocol, 3 - K  # so that all ascents are one compilation a user
+    protocol, count = shape.protocol, 3 - K  # so that all ascents are one compilation a user
     games, rules = random_games(count, K, seed=4), random_rules(shape, K, count)
-    certificate = em.certify(games, rules, talk, user)
+    certificate = em.certify(games, rules, protocol, user)
     for n in range(count):
         value, agents = brute.payoffs(games[n], rules[n], shape, user)
         np.testing.assert_allclose(certificate.user[n], value, rtol=0, atol=1e-9)
@@ -318,18 +319,18 @@ def test_deviations_are_attained_and_bounded(K, user):
     assert (certificate.guarantee <= certificate.user + TIES).all()
     assert (certificate.theorem <= certificate.user + TIES).all()
     for i in range(K):
-        best = em.best_response(games[0], rules[0], i, talk, user)
+        best = em.best_response(games[0], rules[0], i, protocol, user)
         assert best.value <= best.upper
         assert best.value == pytest.approx(certificate.agents[0, i] + certificate.gain_lower[0, i], abs=1e-4)
         profile = rules[0].copy()
         profile[i] = best.scheme
         assert brute.payoffs(games[0], profile, shape, user)[1][i] == pytest.approx(best.value, abs=1e-9)
-        # 300 deviations in each game, sharp and vague, none of which pays more than the bound
+        # 300 deviations in each game, interior and nearly deterministic, none of which pays more than the bound
         other = np.repeat(rules[:, None], 300, 1)
         for half, spread in ((slice(150), 1.0), (slice(150, 300), 0.1)):
             other[:, half, i] = random_rules(shape, 1, (count, 150), i, spread=spread)[:, :, 0]
         other[:, -1, i] = scheme_to_rule(tree_of(shape, 1), np.eye(3))
-        paid = np.asarray(payoffs(games, other.swapaxes(0, 1), talk, user).agents)[:, :, i].T
+        paid = np.asarray(payoffs(games, other.swapaxes(0, 1), protocol, user).agents)[:, :, i].T
         assert (paid <= (certificate.agents + certificate.gain_upper)[:, i, None] + TIES).all()
 
 
@@ -343,20 +344,20 @@ def test_deviations_are_attained_and_bounded(K, user):
     ],
     ids=["one-round", "one-round-fixed", "silent", "silent-rational"],
 )
-def test_where_she_only_listens_it_is_pooled(shape, user):
+def test_where_the_user_cannot_reply_it_is_pooled(shape, user):
     games, rules = random_games(2, 2, seed=5), random_rules(shape, 2, 2)
     spoken = np.array([[brute.words(shape, rule, XB) for rule in profile] for profile in rules])
-    talk = em.certify(games, rules, shape.protocol, user)
+    conversation = em.certify(games, rules, shape.protocol, user)
     pooled = em.certify(games, spoken, em.Pooled(), user.acting)
-    assert talk.closed.all()
+    assert conversation.closed.all()
     assert pooled.closed.all()
-    np.testing.assert_array_equal(talk.result, pooled.result)
-    np.testing.assert_allclose(talk.user, pooled.user, atol=1e-9)
-    np.testing.assert_allclose(talk.agents, pooled.agents, atol=1e-9)
-    np.testing.assert_allclose(talk.guarantee, pooled.guarantee, atol=1e-5)
+    np.testing.assert_array_equal(conversation.result, pooled.result)
+    np.testing.assert_allclose(conversation.user, pooled.user, atol=1e-9)
+    np.testing.assert_allclose(conversation.agents, pooled.agents, atol=1e-9)
+    np.testing.assert_allclose(conversation.guarantee, pooled.guarantee, atol=1e-5)
     spread = pooled.payoff_range.max()
-    np.testing.assert_allclose(talk.gain_lower, pooled.gain_lower, atol=1e-4 * spread)
-    np.testing.assert_allclose(talk.gain_upper, pooled.gain_upper, atol=1e-3 * spread)
+    np.testing.assert_allclose(conversation.gain_lower, pooled.gain_lower, atol=1e-4 * spread)
+    np.testing.assert_allclose(conversation.gain_upper, pooled.gain_upper, atol=1e-3 * spread)
     best = em.best_response(games[0], rules[0], 1, shape.protocol, user)
     profile = rules[0].copy()
     assert best.scheme.shape == profile[1].shape
@@ -393,7 +394,7 @@ def test_one_rational_user_and_enough_messages_close_the_bracket():
 
 
 def test_selection_deviations_are_mechanisms():
-    """The holder lowers his offer to the rival's, the rival outbids him: both by the LP, checked one by one."""
+    """The holder lowers its offer to the rival's, or the rival outbids the holder: each gain is that of an LP."""
     shape = Shape(2, 3, 2)
     protocol = em.Selection(then=shape.protocol)
     games, rules = random_games(3, 2, seed=7), random_rules(shape, 2, 3, seed=7)
@@ -406,7 +407,8 @@ def test_selection_deviations_are_mechanisms():
         np.testing.assert_allclose(certificate.agents[n], agents, atol=1e-9)
         alone = [
             (
-                brute.law(brute.reduced(games[n]), rules[n, j : j + 1], shape, RATIONAL, small.agents[j]) * small.user
+                brute.actions(brute.reduced(games[n]), rules[n, j : j + 1], shape, RATIONAL, small.agents[j])
+                * small.user
             ).sum()
             for j in range(2)
         ]
@@ -428,11 +430,11 @@ def test_selection_then_conversation_is_solved():
     found = em.solve(games, protocol, RATIONAL, QUICK, key=KEY, messages=3)
     assert (found.result < Result.ABOVE_TOLERANCE).all()
     assert (found.certificate.result == Result.CERTIFIED).all()
-    assert_true_to_its_word(games, found, protocol, RATIONAL)
+    assert_consistent(games, found, protocol, RATIONAL)
     assert (found.user >= found.certificate.guarantee - 1e-5).all()
 
 
-def test_selection_needs_to_hear_her_type():
+def test_selection_needs_replies_that_report_the_type():
     shape = Shape(2, 3, 2)
     games, rules = random_games(2, 2, xa=3), random_rules(shape, 2, 2)
     with pytest.raises(ValueError, match=r"^replies: the exact check of Selection and then a conversation needs"):
@@ -440,7 +442,7 @@ def test_selection_needs_to_hear_her_type():
 
 
 class Stubborn(em.QuantalUser):
-    """Not how the checks believe that she acts."""
+    """A response rule that the checks do not know: it prefers what is worth least."""
 
     def respond(self, options, favour):
         return super().respond(options._replace(value=-options.value), favour)
@@ -468,7 +470,7 @@ def test_agents_who_do_not_care_have_nothing_to_gain(user):
 
 @pytest.mark.parametrize("protocol", [em.Conversation(2, 2), em.Selection(then=em.Conversation(2, 2))])
 def test_what_is_gained_counts_in_the_payoff_range(protocol):
-    """Told to both types alike nothing pays him; told to each by itself, it does."""
+    """What is told to both types alike pays the agent nothing; what is told to each type by itself does."""
     prior = np.zeros((2, 2, 4))
     for a in (0, 1):
         prior[a, 0, 2 * a], prior[a, 1, 2 * a + 1] = 0.35, 0.15
@@ -491,8 +493,8 @@ def test_types_that_hardly_exist(rare, user):
     assert certificate.gain_upper[0] < 1e-9
 
 
-def test_the_scheme_of_who_stays_put_is_his_own():
-    """With ties for nobody the LP's scheme may pay less than what he has."""
+def test_an_agent_that_cannot_gain_keeps_its_own_scheme():
+    """Without ties for the agent the LP's scheme may pay less than the present one."""
     protocol = em.Selection(then=em.Conversation(2, 2))
     games, rules = random_games(12, 2, seed=11), random_rules(Shape(2, 3, 2), 2, 12, seed=11)
     user = em.RationalUser("lowest")
@@ -513,7 +515,7 @@ def test_checks_that_are_too_large():
         ValueError, match=r"^games: the persuasion-mechanism LP of A = 12, XA = 12, XB = 3 has \d+ rows"
     ):
         em.certify(many, rules, protocol, RATIONAL)
-    # she has nothing to say: one message of 4^5 words from each, to three agents
+    # the user has one reply only, so each of three agents sends one message out of 4^5 words
     game, protocol = random_games(K=3), em.Conversation(5, 1)
     rules = em.no_information(3, protocol.rows(game, 4), 4)
     with pytest.raises(ValueError, match=r"^(rounds, )?messages.*(belief LP|bytes a game)"):
@@ -549,7 +551,7 @@ def test_parameters_over_the_batch():
         mine = jax.tree.map(lambda x, n=n: x[n], each)
         value, agents = brute.payoffs(games[n], found.schemes[n], shape, mine)
         np.testing.assert_allclose([found.user[n], *found.agents[n]], [value, *agents], rtol=0, atol=1e-9)
-    assert_true_to_its_word(games, found, shape.protocol, each)
+    assert_consistent(games, found, shape.protocol, each)
     several = em.certify(games, np.stack([rules, rules]), shape.protocol, each)  # profiles lead, games follow
     plain = em.certify(games, rules, shape.protocol, each)
     np.testing.assert_allclose(several.user, [plain.user, plain.user], atol=1e-12)

@@ -17,7 +17,7 @@ RATIONAL = em.RationalUser("agents")
 
 
 def payoff(game, schemes, agent, scheme, user):
-    """`agent`'s payoff if he plays `scheme` (any number of messages) against the others' schemes."""
+    """`agent`'s payoff from `scheme` (any number of messages) against the others' schemes."""
     return pooled_payoffs(reduced(game), switched(schemes, agent, scheme), user)[1][agent]
 
 
@@ -30,7 +30,7 @@ def test_gains_are_attained_and_never_beaten(user, seed, XA):
     schemes = rng.dirichlet(np.ones(3), (2, 3))
     certificate = em.certify(game, schemes, em.Pooled(), user)
     deviations = check(game, em.Pooled(), user).deviations(schemes, range(2))
-    # a rational user's payoffs may use the tie tolerance (1e-6 of her range) on either side
+    # a rational user's payoffs may use the tie tolerance (1e-6 of the range) on either side
     slack = 1e-5 if user is RATIONAL else 1e-8
     for i, deviation in enumerate(deviations):
         attained = payoff(game, schemes, i, deviation.scheme, user) - certificate.agents[i]
@@ -70,8 +70,8 @@ def partition(*groups):
 def test_few_messages():
     """With one bit each: babbling pays .5, full information 1. An agent with rich messages gains .5. One bit can
     single out one value: 1/4 * 1 + 3/4 * .5 = .625, so babbling is no equilibrium of the game with one bit either;
-    two agents who single out different values (.75) are one. He is aligned, so his payoff is convex in his
-    scheme and no scheme of two messages beats the 16 deterministic ones."""
+    two agents who single out different values (.75) are one. An aligned agent's payoff is convex in its scheme, so
+    no scheme of two messages beats the 16 deterministic ones."""
     game = em.catalog.few_messages()
     bits = [np.eye(2)[list(s)] for s in itertools.product(range(2), repeat=4)]
     babbling = em.no_information(2, 4, 2)
@@ -89,8 +89,8 @@ def test_few_messages():
     assert em.certify(game, two_bits, em.Pooled(), RATIONAL).user == pytest.approx(1, abs=1e-12)
 
 
-def test_agents_ties_are_settled_for_whoever_asks():
-    """Always indifferent: each agent's payoff is his own supremum, but the guarantees take one common law."""
+def test_each_agents_payoff_has_ties_in_its_favour():
+    """The user is always indifferent: each agent's payoff is its own supremum, but guarantees need one distribution."""
     game = em.Game(np.full((1, 1, 1), 1.0), np.zeros((2, 1)), np.eye(2)[:, :, None])
     exact = check(game, em.Pooled(), RATIONAL)
     silent = np.ones((2, 1, 1))

@@ -67,7 +67,7 @@ def test_the_value_is_what_play_pays(seed, temperature):
 @pytest.mark.parametrize("seed", range(2))
 def test_two_features_against_a_grid_of_schemes(seed, temperature):
     """Every pair of beliefs of a fine grid that averages to the prior, and every mixture of three: V and O from the
-    game's own arrays. Three messages suffice (XB and her value), so a fine grid comes near the optimum."""
+    game's own arrays. Three messages suffice (XB, and one for the user's value), so a fine grid is nearly optimal."""
     game = random_game(seed, K=2, XB=2, matching=1.5)
     rng = np.random.default_rng(seed)
     schemes = rng.dirichlet(np.ones(2), (2, 2))
@@ -123,7 +123,7 @@ def test_equal_agents_gain_alike(temperature):
 def test_an_agent_who_does_not_care(temperature):
     game = random_game(2, matching=1.5)
     own = np.array(game.agent_utilities)
-    own[0] = np.array([0.3, -1.0, 2.0])  # of the state, whatever she does
+    own[0] = np.array([0.3, -1.0, 2.0])  # the agent's utility depends on the state alone
     game = em.Game(game.prior, game.user_utility, own)
     schemes = np.random.default_rng(0).dirichlet(np.ones(3), (2, 3))
     found = em.best_response(game, schemes, 0, em.Selection(temperature), USER)
@@ -133,22 +133,22 @@ def test_an_agent_who_does_not_care(temperature):
     assert found.closed
 
 
-def silence_is_golden():
-    """A quantal user for whom full revelation is worth most: a game of matching, sure enough of the state."""
+def matching_game():
+    """The user matches the state; full revelation is worth most here, which need not hold for a quantal user."""
     return em.Game(np.eye(3)[None] / 3, np.eye(3), np.stack([np.eye(3)[::-1], np.eye(3)]))
 
 
 @pytest.mark.parametrize("holder", [0, 1])
-def test_a_rival_whom_nobody_can_beat(holder):
-    """Revealing x_B is worth most to her here; who is alike takes the tie with the lower index, and only by that."""
-    game = silence_is_golden()
+def test_a_rival_that_cannot_be_outbid(holder):
+    """Full revelation is worth most to the user here, so another agent is picked only by a tie and a lower index."""
+    game = matching_game()
     schemes = em.no_information(2, 3, 3)
     schemes[holder] = np.eye(3)
     other = 1 - holder
     found = em.best_response(game, schemes, other, em.Selection(), USER)
     assert found.closed
     under = by_hand(game, np.eye(3), other, 8.0)[1]
-    # whoever takes over reveals too, and so is paid the same, but for 1e-7 of her range
+    # an agent that takes over must reveal too, and so is paid the same, up to 1e-7 of the user's range
     assert found.value == pytest.approx(under, abs=1e-6)
     assert found.upper == pytest.approx(under, abs=1e-4)
     assert found.upper >= under - 1e-12
@@ -157,7 +157,7 @@ def test_a_rival_whom_nobody_can_beat(holder):
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_rival_at_full_information(seed, temperature):
-    """For a quantal user that need not be the most that anyone can offer."""
+    """For a quantal user another scheme may be worth more than full revelation."""
     game = random_game(seed, matching=1.5)
     schemes = np.random.default_rng(seed).dirichlet(np.ones(3), (2, 3))
     schemes[1] = np.eye(3)
@@ -169,8 +169,8 @@ def test_a_rival_at_full_information(seed, temperature):
     assert max(tried) <= found.upper + 1e-10
 
 
-def test_he_is_paid_under_the_rival_where_she_would_not_pick_him():
-    """Agent 0 likes what the rival does better than anything that he could win with."""
+def test_an_agent_may_prefer_that_the_rival_is_picked():
+    """Agent 0 is paid more under the rival's scheme than under any scheme with which it would be picked."""
     prior = np.diag([0.5, 0.5])[None]
     own = np.array([[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, 1.0]]])
     game = em.Game(prior, np.array([[1.0, 0.0], [0.0, 1.2]]), own)
@@ -185,7 +185,7 @@ def test_he_is_paid_under_the_rival_where_she_would_not_pick_him():
     assert found.value >= under - 1e-9
     assert found.closed
     assert silent.closed
-    lost = switched(schemes, 0, np.ones((2, 1)))  # silent, he loses her
+    lost = switched(schemes, 0, np.ones((2, 1)))  # a silent agent 0 is not picked
     assert brute.selection(game, lost, user, 0.0)[1][0] == pytest.approx(under, abs=1e-12)
 
 

@@ -50,10 +50,10 @@ def test_no_deviation_beats_the_upper_bound_and_the_supremum_is_approached(seed,
             assert certificate.gain_upper[i] == pytest.approx(
                 certificate.gain_lower[i], abs=1e-6 * certificate.payoff_range[i]
             )
-            # a hair of full revelation beside the scheme breaks her ties in his favour and costs him little
+            # a little full revelation beside the scheme makes the user pick the agent, and costs the agent little
             share = 1e-3
-            hair = np.concatenate([(1 - share) * deviation.scheme, share * reveal], axis=1)
-            got = max(exact.payoffs(switched(schemes, i, s))[1][i] for s in (deviation.scheme, hair)) - before[i]
+            mixed = np.concatenate([(1 - share) * deviation.scheme, share * reveal], axis=1)
+            got = max(exact.payoffs(switched(schemes, i, s))[1][i] for s in (deviation.scheme, mixed)) - before[i]
             assert certificate.gain_lower[i] - got <= 2 * share * exact.payoff_range[i]
 
 
@@ -70,21 +70,22 @@ def test_full_revelation_by_two_is_an_equilibrium(seed, K):
 
 
 def tie_at_full_information():
-    """y = 0: actions 0 and 1 are equally good for her; agent 0 wants 0, agent 1 wants 1. y = 1: action 2."""
+    """At y = 0 the user is indifferent between actions 0, which agent 0 wants, and 1, which agent 1 wants; at y = 1
+    action 2 is best."""
     agents = np.zeros((2, 3, 2))
     agents[0, 0, 0] = agents[1, 1, 0] = 1
     return em.Game(np.diag([0.6, 0.4])[None], np.array([[1.0, 0], [1, 0], [0, 1]]), agents)
 
 
 def test_ties_at_full_information():
-    """Nobody can outbid V_full; a lower index takes the tie (and .6 with it), a higher one cannot."""
+    """An offer of V_full cannot be outbid; an agent of lower index wins the tie (and .6 with it), a higher one not."""
     exact = check(tie_at_full_information(), em.Selection(), RATIONAL)
     silent, reveal = np.array([[1.0, 0], [1, 0]]), np.eye(2)
     second_holds = examine(exact, np.stack([silent, reveal]))
     np.testing.assert_allclose(second_holds.agents, [0, 0.6], atol=EXACT)
     np.testing.assert_allclose(second_holds.gains, [0.6, 0], atol=EXACT)
     taken = exact.payoffs(np.stack([reveal, reveal]))
-    np.testing.assert_allclose(taken[1], [0.6, 0], atol=EXACT)  # and that is how
+    np.testing.assert_allclose(taken[1], [0.6, 0], atol=EXACT)  # agent 0 gains .6 by revealing too
     first_holds = examine(exact, np.stack([reveal, silent]))
     np.testing.assert_allclose(first_holds.agents, [0.6, 0], atol=EXACT)
     np.testing.assert_allclose(first_holds.gains, [0, 0], atol=EXACT)
@@ -102,8 +103,8 @@ def test_two_prosecutors():
 
 
 @pytest.mark.parametrize("holder", [0, 1])
-def test_a_holder_lowers_his_offer_or_drops_out(holder):
-    """One prosecutor reveals all and gets .3; lowering to his rival's .7 or leaving her to him pays .6."""
+def test_a_holder_lowers_its_offer_or_leaves_the_user_to_the_rival(holder):
+    """One prosecutor reveals all and gets .3; an offer of .7 like the rival's, or that of the rival itself, pays .6."""
     game = em.catalog.two_prosecutors()
     exact = check(game, em.Selection(), RATIONAL)
     schemes = padded(*[exact.monopolist(0).scheme] * 2)
@@ -111,8 +112,8 @@ def test_a_holder_lowers_his_offer_or_drops_out(holder):
     examined = examine(exact, schemes)
     np.testing.assert_allclose(examined.agents, 0.3, atol=EXACT)
     assert examined.gains[holder] == pytest.approx(0.3, abs=1e-6)
-    assert examined.gains[1 - holder] == pytest.approx(0, abs=EXACT)  # he cannot be worth more than 1
-    # silence is worth .7 to her too: it loses her to a lower index only
+    assert examined.gains[1 - holder] == pytest.approx(0, abs=EXACT)  # no offer is worth more than 1 to the user
+    # silence is worth .7 to the user too: it loses to a rival of lower index only
     silent = np.array([[1.0, 0], [1, 0]])
     expected = [0.0, 0.6][holder]
     assert exact.payoffs(switched(schemes, holder, silent))[1][holder] == pytest.approx(expected, abs=1e-6)
@@ -140,12 +141,13 @@ def test_opposed_agents_cannot_settle_below_full_information(name):
 
 
 def test_three_messages_for_two_features():
-    """M = XB is not enough in Selection: to be worth v to her is one more row of the belief LP.
+    """M = XB is not enough in Selection, because being worth v to the user is one more row of the belief LP.
 
-    Two states, equally likely. A middle action is worth .6 to her in both, so she takes it at beliefs in
-    [.4, .6]; the agent wants just that. Worth v = .8 to her: half the time reveal y, else say "middle", which pays
-    2.5 (1 - v) = .5 with beliefs {0, 1/2, 1}. With two messages one of them must be "middle", at best at belief
-    .6 or .4 beside a revealing one, worth 2/3 to her: at v = .8 the agent gets 0.
+    Two states are equally likely. A middle action is worth .6 to the user in both, so it is taken at beliefs in
+    [.4, .6], and the agent wants only this action. The best scheme worth v = .8 to the user reveals y half of the
+    time and otherwise sends "middle": it has beliefs {0, 1/2, 1} and pays 2.5 (1 - v) = .5. Of two messages one
+    must be "middle", at best at belief .6 or .4 beside a revealing one. That is worth 2/3 to the user, so at
+    v = .8 the agent gets 0.
     """
     user = np.array([[1.0, 0], [0, 1], [0.6, 0.6]])
     agents = np.array([[[0.0, 0], [0, 0], [1, 1]], [[0.0, 0], [0, 0], [0, 0]]])
@@ -155,7 +157,7 @@ def test_three_messages_for_two_features():
     assert found.value == pytest.approx(0.5, abs=EXACT)
     assert (found.scheme.max(0) > 1e-9).sum() == 3
 
-    # every two-message scheme on a grid of 401 x 401: no closer than .1 to v while the agent gets anything
+    # two-message schemes on a grid of 401 x 401 that pay the agent anything are worth less than v by .1 at least
     first, second = np.meshgrid(np.linspace(0, 1, 401), np.linspace(0, 1, 401))  # P(message 0 | y)
     own = worth = 0.0
     for a, b in ((first, second), (1 - first, 1 - second)):
@@ -164,7 +166,7 @@ def test_three_messages_for_two_features():
         own, worth = own + middle * (a + b) / 2, worth + totals.max(0)
     assert worth[own > 0].max() == pytest.approx(2 / 3, abs=1e-3)
     assert own[worth >= 0.8 - 1e-9].max() == 0
-    # so against a rival worth .8 his gain is .5, and a profile with M = XB = 2 cannot show it
+    # so against a rival worth .8 the deviation gain is .5, which no profile with M = XB = 2 attains
     rival = np.array([[0.8, 0.2], [0.2, 0.8]])
     examined = examine(exact, np.stack([np.full((2, 2), 0.5), rival]))
     assert examined.user == pytest.approx(0.8, abs=EXACT)

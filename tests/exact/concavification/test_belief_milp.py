@@ -16,7 +16,7 @@ from emalign_jax.users.rational import TIES
 pytestmark = pytest.mark.host_only
 
 RATIONAL = em.RationalUser("agents")
-TIE = 1e-5  # her tie tolerance, 1e-6 of her range, may be used on one side and not on the other
+TIE = 1e-5  # the user's tie tolerance, 1e-6 of the range, may be used on one side and not on the other
 
 
 def rational_problem(seed, XA=1, XB=3, K=2, purity=1.0, ties="agents"):
@@ -86,16 +86,16 @@ def test_the_best_of_several_proofs_is_kept():
 
 
 def grid_optimum(game, parts=60):
-    """Monopolist's optimum over a grid of beliefs, she breaking near-ties his way (within half a grid step)."""
+    """A monopolist's optimum over a grid of beliefs; near-ties (within half a grid step) are broken for the agent."""
     from scipy.optimize import linprog
 
     XB = game.agent_features
     points = np.array([c for c in itertools.product(range(parts + 1), repeat=XB) if sum(c) == parts]) / parts
     given = game.prior / game.prior.sum((0, 2))[None, :, None]
     paid = np.zeros(len(points))
-    for law in (points @ given[xa] for xa in range(len(given))):
-        worth = law @ game.user_utility.T
-        paid += (law @ game.agent_utilities[0].T)[np.arange(len(points)), worth.argmax(1)]
+    for joint in (points @ given[xa] for xa in range(len(given))):
+        worth = joint @ game.user_utility.T
+        paid += (joint @ game.agent_utilities[0].T)[np.arange(len(points)), worth.argmax(1)]
     return -linprog(-paid, A_eq=points.T, b_eq=game.prior.sum((0, 2))).fun
 
 
@@ -114,7 +114,7 @@ def test_brackets_hold_what_a_dense_grid_finds(seed):
 @pytest.mark.parametrize("prior", [0.0625, 0.3, 0.45, 0.5, 0.7])
 @pytest.mark.parametrize("ties", ["agents", "lowest", "uniform"])
 def test_the_judge_for_any_prior_and_tie_rule(prior, ties):
-    """He gets min(2 p, 1). Where ties acquit, beliefs a hair above one half come near: a supremum."""
+    """The agent gets min(2 p, 1); where ties acquit this is a supremum, approached by beliefs just above one half."""
     game = em.catalog.judge(prior)
     user = em.RationalUser(ties)
     found = em.best_response(game, em.no_information(1, 2, 2), 0, em.Pooled(), user)
@@ -125,7 +125,7 @@ def test_the_judge_for_any_prior_and_tie_rule(prior, ties):
     assert found.closed
     certificate = em.certify(game, found.scheme[None], em.Pooled(), user)
     assert certificate.agents[0] == pytest.approx(found.value, abs=1e-9)
-    assert certificate.user == pytest.approx(max(1 - prior, prior), abs=1e-4)  # persuasion gives her nothing
+    assert certificate.user == pytest.approx(max(1 - prior, prior), abs=1e-4)  # persuasion is worth nothing to the user
 
 
 @pytest.mark.parametrize("prior", [0.0625, 0.3, 0.5, 0.7])
@@ -139,8 +139,8 @@ def test_the_judge_in_selection(prior):
 
 
 def denied_at_the_kink():
-    """She is torn between three actions at even odds; only the middle one, index 2, pays, and it is best nowhere else
-    but from even odds on, a little better than index 1 on that side; lowest-index ties play 0 at even odds."""
+    """At even odds the user is indifferent between actions 0 and 2. Only action 2 pays the agent; it is best from even
+    odds on, a little better than action 1 there. Lowest-index ties play action 0 at even odds."""
     user = np.array([[1.0, 0.0], [0.0, 0.9], [0.0, 1.0]])
     own = np.array([[[0.0, 0.0], [0.0, 0.0], [1.0, 0.2]]])
     return em.Game(np.diag([0.75, 0.25])[None], user, own)
@@ -167,9 +167,9 @@ def test_a_supremum_that_lowest_ties_deny():
 
 @pytest.mark.parametrize("tilt", [1e-2, 1e-6])
 def test_no_kink_is_lost_where_planes_nearly_agree(tilt):
-    """Three types in four x_B, torn where mu1 + mu2 - mu3 - mu4 + tilt (mu_t - mu4) = 0; he wants types 1 and 3 on one
-    side and type 2 on the other, so mu2 <= min(mu1, mu3) about. Of those beliefs the price leaves most,
-    .1 (mu2 - mu3 / 2), at the even one, where the planes meet: 1.0125. Without it 1 would be the most."""
+    """Three types and four x_B; type t is indifferent where mu1 + mu2 - mu3 - mu4 + tilt (mu_t - mu4) = 0. The agent
+    wants types 1 and 3 on one side and type 2 on the other, so mu2 <= min(mu1, mu3) about. Of those beliefs the even
+    one, where the planes meet, has the largest price, .1 (mu2 - mu3 / 2): 1.0125. Without it 1 would be the most."""
     user, own = np.zeros((3, 4, 2)), np.zeros((3, 4, 2))
     user[:, :, 1] = (np.array([1.0, 1, -1, -1]) + tilt * (np.eye(4)[:3] - np.eye(4)[3])) / 12
     for t, wanted in enumerate((1, 0, 1)):

@@ -35,12 +35,12 @@ def grid_optimum(game, agent, precision, sign=1.0, value_at_least=None, parts=40
     F, V = np.zeros(len(beliefs)), np.zeros(len(beliefs))
     given = p / p.sum((0, 2))[None, :, None]
     for xa in range(len(p)):
-        law_y = beliefs @ given[xa]  # [N, Y], sums to P(x_A)
-        mass = law_y.sum(1)
-        power = np.exp(precision * ((law_y @ u.T) / mass[:, None]))
+        joint = beliefs @ given[xa]  # [N, Y], sums to P(x_A)
+        mass = joint.sum(1)
+        power = np.exp(precision * ((joint @ u.T) / mass[:, None]))
         choice = power / power.sum(1, keepdims=True)
-        F += (choice * (law_y @ own.T)).sum(1)
-        V += (choice * (law_y @ u.T)).sum(1)
+        F += (choice * (joint @ own.T)).sum(1)
+        V += (choice * (joint @ u.T)).sum(1)
     extra = {} if value_at_least is None else {"A_ub": [-V], "b_ub": [-value_at_least]}
     result = linprog(-sign * F, A_eq=beliefs.T, b_eq=p.sum((0, 2)), **extra)
     return -sign * result.fun if result.status == 0 else np.nan
@@ -110,7 +110,9 @@ def test_agents_who_know_nothing(user):
         game = em.Game(np.array(prior), np.eye(2), np.array([[[1.0, 0], [0, 0]]]))
         for protocol in (em.Pooled(), em.Selection()):
             certificate = em.certify(game, np.full((1, len(prior[0]), 2), 0.5), protocol, user)
-            assert certificate.result <= em.Result.UNREFUTED  # Pooled's upper bound lets him act for her
+            assert (
+                certificate.result <= em.Result.UNREFUTED
+            )  # the upper bound in Pooled lets the agent choose the action
             np.testing.assert_allclose(certificate.gain_lower, 0, atol=1e-9)
             assert certificate.user == pytest.approx(float(certificate.full_information), abs=1e-12)
 

@@ -172,7 +172,7 @@ def test_against_lipschitz_halving(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_checks_have_teeth(seed):
+def test_the_checks_catch_a_bound_that_is_too_low(seed):
     """A proof that is too low by a thousandth of the payoff range is caught by what is attained."""
     rng = np.random.default_rng(seed)
     problem = random_problem(rng, 3, 1, 10.0, 0.2)
@@ -222,11 +222,13 @@ def utility_of_belief(game, precision):
     def F(belief):
         total = mpmath.mpf(0)
         for xa in range(XA):
-            law = [mpmath.fsum(belief[b] * mpmath.mpf(prior[xa, b, y]) / share[b] for b in range(XB)) for y in range(Y)]
-            mass = mpmath.fsum(law)
-            expected = [mpmath.fsum(q * mpmath.mpf(v) for q, v in zip(law, row, strict=True)) / mass for row in u]
+            joint = [
+                mpmath.fsum(belief[b] * mpmath.mpf(prior[xa, b, y]) / share[b] for b in range(XB)) for y in range(Y)
+            ]
+            mass = mpmath.fsum(joint)
+            expected = [mpmath.fsum(q * mpmath.mpf(v) for q, v in zip(joint, row, strict=True)) / mass for row in u]
             odds = softmax([precision * e for e in expected])
-            paid = [mpmath.fsum(q * mpmath.mpf(v) for q, v in zip(law, row, strict=True)) for row in own]
+            paid = [mpmath.fsum(q * mpmath.mpf(v) for q, v in zip(joint, row, strict=True)) for row in own]
             total += mpmath.fsum(o * w for o, w in zip(odds, paid, strict=True))
         return total
 
@@ -293,14 +295,14 @@ def test_quantal_judge_in_mpmath(guilty, precision, known):
 
 
 def three_steps(prior):
-    """She takes action 0, 1 or 2 as x_B = 1 becomes likely; he likes 1, and 2 a little more, but for a bonus at 0."""
+    """The user takes action 0, 1 or 2 as x_B = 1 becomes likely; action 1 pays the agent most."""
     user = np.array([[1.0, 0.0], [0.7, 0.7], [0.0, 1.0]])
     own = np.array([[[0.4, 0.1], [1.0, 0.9], [0.2, 0.3]]])
     return em.Game(np.diag([1 - prior, prior])[None], user, own)
 
 
 def valleys(prior):
-    """He likes the first and the third of four actions that she takes in turn: two bumps, both inside."""
+    """Of the four actions that are best in turn as x_B = 1 becomes likely, the second and the last pay the agent."""
     points = np.array([0.0, 1 / 3, 2 / 3, 1.0])
     user = np.stack([-(points**2), -((1 - points) ** 2)], 1)
     own = np.array([[[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [2.5, -0.1]]])
@@ -337,8 +339,9 @@ def test_a_user_who_knows_something_in_mpmath(seed, precision):
 
 
 def test_three_states_and_the_tangent_plane():
-    """A symmetric game of guessing: she guesses x_B or takes the safe action, which alone pays him. By symmetry the
-    closure at the uniform prior has three tangent points, permutations of one; the plane through them is level."""
+    """A symmetric game of guessing: the user guesses x_B or takes the safe action, which alone pays the agent. By
+    symmetry the closure at the uniform prior has three tangent points, permutations of one; the plane through them
+    is level."""
     precision = 12.0
     user = np.vstack([np.eye(3), np.full((1, 3), 0.55)])
     own = np.array([[[0.0] * 3] * 3 + [[1.0] * 3]])
@@ -346,8 +349,8 @@ def test_three_states_and_the_tangent_plane():
     F, _ = utility_of_belief(game, precision)
     silent = float(F([mpmath.mpf(1) / 3] * 3))
     found = best_value(game, precision)
-    assert found.value == pytest.approx(silent, abs=1e-8)  # saying nothing is best for whoever wants the safe action
-    against = em.Game(game.prior, user, 1 - own)  # who wants a guess: it is a maximum at the vertices, by symmetry
+    assert found.value == pytest.approx(silent, abs=1e-8)  # silence is best for an agent that wants the safe action
+    against = em.Game(game.prior, user, 1 - own)  # this agent wants a guess: by symmetry the maximum is at the vertices
     F, _ = utility_of_belief(against, precision)
     assert best_value(against, precision).value == pytest.approx(float(F([1, 0, 0])), abs=1e-8)
 

@@ -50,7 +50,7 @@ def test_no_profile_is_worse_than_promised(family, protocol, user):
         for schemes in some_profiles(rng, check(game, protocol, user), game, 4):
             c = em.certify(game, schemes, protocol, user)
             assert c.result in (em.Result.CERTIFIED, em.Result.UNREFUTED, em.Result.ABOVE_TOLERANCE)
-            assert c.user >= c.guarantee - 1e-6  # her tie tolerance, and feasibility of the LP
+            assert c.user >= c.guarantee - 1e-6  # the tie tolerance, and feasibility of the LP
             assert c.user >= c.theorem - (1e-9 if user is not RATIONAL else 1e-6)
             assert c.theorem <= c.full_information + 1e-9
 
@@ -101,15 +101,15 @@ def test_prosecutor_against_defender_is_half_a_unit_from_the_hull():
     found = theorem_bound(game.user_utility, game.agent_utilities, 1.0, np.zeros(2))
     assert found.eps == pytest.approx(0.5, abs=1e-9)
     assert found.value == pytest.approx(0, abs=1e-9)
-    # while the sharp form knows that each of them holds the other to the full verdicts' shares
+    # the sharp bound is higher, for payoffs of .3 and .7 at least fix the probabilities of the verdicts
     small = em.reduce_game(game, np)
     sharp = worst_distribution(small, np.array([0.3, 0.7]), tie_tolerance=0.0)
     assert sharp.status == "Optimal"
     assert sharp.value > 0.7 - 1e-6
 
 
-def linprog_worst_law(game, floors, obedient):
-    """(user value, q[xa, xb, a]) of the law that is worst for her, by linprog on the game's own arrays."""
+def linprog_worst_distribution(game, floors, obedient):
+    """(user value, q[xa, xb, a]) of the distribution worst for the user, by linprog on the game's own arrays."""
     _, g, G = em.reduce_game(game, np)
     XA, XB, A = g.shape
     cells = np.arange(g.size).reshape(g.shape)
@@ -132,7 +132,7 @@ def linprog_worst_law(game, floors, obedient):
 @pytest.mark.parametrize("obedient", [True, False], ids=["rational", "quantal"])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_sharp_bound_is_attained(seed, obedient):
-    """There is a law that pays the floors, obeys, and is worth just the bound: 1e-3 more would be false."""
+    """A distribution that meets floors and obedience constraints is worth the bound: 1e-3 more would be false."""
     rng = np.random.default_rng(seed)
     game = em.Game(*(hull_game(seed, XA=2)[0].prior, rng.normal(size=(3, 3)), rng.normal(size=(2, 3, 3))))
     m, g, G = em.reduce_game(game, np)
@@ -141,18 +141,18 @@ def test_the_sharp_bound_is_attained(seed, obedient):
     found = worst_distribution(em.ReducedGame(m, g, G), floors, tie_tolerance=0.0 if obedient else None)
     bound = found.value
     assert found.status == "Optimal"
-    value, law = linprog_worst_law(game, floors, obedient)
+    value, q = linprog_worst_distribution(game, floors, obedient)
     assert bound == pytest.approx(value, abs=1e-6)
-    # the law checked by hand, not by the solver's word
-    np.testing.assert_allclose(law.sum(-1), 1, atol=1e-7)
-    assert law.min() >= -1e-9
-    assert ((G * law).sum((1, 2, 3)) >= floors - 1e-7).all()
+    # the solver's distribution is checked here, because its status alone proves nothing
+    np.testing.assert_allclose(q.sum(-1), 1, atol=1e-7)
+    assert q.min() >= -1e-9
+    assert ((G * q).sum((1, 2, 3)) >= floors - 1e-7).all()
     if obedient:
-        kept = np.einsum("xba,xba->xa", law, g)
-        switched = np.einsum("xba,xbd->xad", law, g)
+        kept = np.einsum("xba,xba->xa", q, g)
+        switched = np.einsum("xba,xbd->xad", q, g)
         assert (kept[..., None] >= switched - 1e-7).all()
-    assert (law * g).sum() < bound + 1e-3
-    assert (law * g).sum() < (informed * g).sum() - 1e-3  # the bound says less than V_full here
+    assert (q * g).sum() < bound + 1e-3
+    assert (q * g).sum() < (informed * g).sum() - 1e-3  # the bound says less than V_full here
 
 
 def test_the_guarantee_of_a_certificate_uses_the_profiles_payoffs():
@@ -165,11 +165,11 @@ def test_the_guarantee_of_a_certificate_uses_the_profiles_payoffs():
             c = em.certify(game, schemes, protocol, em.QuantalUser(9.0))
             g = em.reduce_game(game, np)
             mean = g.user / g.mass[..., None]
-            law = np.exp(9 * (mean - mean.max(-1, keepdims=True)))
-            law /= law.sum(-1, keepdims=True)
-            assert c.full_information == pytest.approx((law * g.user).sum(), abs=1e-12)
-            informed = (law * g.agents).sum((1, 2, 3))
-            value, _ = linprog_worst_law(game, np.minimum(c.agents, informed), False)
+            q = np.exp(9 * (mean - mean.max(-1, keepdims=True)))
+            q /= q.sum(-1, keepdims=True)
+            assert c.full_information == pytest.approx((q * g.user).sum(), abs=1e-12)
+            informed = (q * g.agents).sum((1, 2, 3))
+            value, _ = linprog_worst_distribution(game, np.minimum(c.agents, informed), False)
             assert c.guarantee == pytest.approx(value, abs=1e-6)
             assert c.theorem == pytest.approx(
                 by_hand(game, float(c.full_information), np.maximum(informed - c.agents, 0)), abs=1e-6

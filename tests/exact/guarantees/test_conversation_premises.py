@@ -32,7 +32,7 @@ def test_the_bound_holds_for_every_profile(user, size):
         assert (found.switch_gain >= 0).all()
 
 
-def test_with_words_enough_she_learns_everything():
+def test_with_enough_words_the_user_learns_everything():
     protocol = em.Conversation(2, 2)
     for user in (em.QuantalUser(8.0), em.RationalUser()):
         games, schemes = profiles(5, protocol, 2, "noise", 1)
@@ -51,7 +51,7 @@ def test_one_bit_by_hand():
     assert not found.learns
     np.testing.assert_allclose(found.full_information, 1)
     np.testing.assert_allclose(found.aligned_value, 0.625, atol=1e-6)
-    # told "not v" she takes a guess for -1/3 instead of 1 or -1, and knows the rest: 4/3 three times in four
+    # after "not v" (probability 3/4) a guess is expected to pay -1/3 but pays 1 if it is right: an error of 4/3
     np.testing.assert_allclose(found.eta, [0.75 * 4 / 3], atol=1e-6)
     np.testing.assert_allclose(found.switch_gain, [0.125], atol=1e-6)
     np.testing.assert_allclose(found.regret, 0)
@@ -96,7 +96,7 @@ def test_refusals():
 @pytest.mark.parametrize("ties", ["agents", "lowest", "uniform"])
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Conversation(1, 1), em.Conversation(2, 2)])
 def test_the_bound_holds_where_ties_pay_every_agent(protocol, ties):
-    """Silence is worth .5 to her, and each of two agents gets from her ties what only one of them can have."""
+    """Silence is worth .5 to the user; ties for each agent count a payoff that only one of the two can have."""
     user = np.eye(2)
     game = em.Game(np.diag([0.5, 0.5])[None], user, user + np.eye(2)[:, :, None])
     silent = np.zeros((2, protocol.rows(game, 2), 2))
@@ -111,8 +111,8 @@ def test_the_bound_holds_where_ties_pay_every_agent(protocol, ties):
 def test_given_replies_must_fit_one_agent_alone(to, replies):
     rng = np.random.default_rng(0)
     game = em.Game(rng.dirichlet(np.ones(8)).reshape(2, 2, 2), rng.random((2, 2)), rng.random((2, 2, 2)))
-    talk = em.Conversation(2, 2, to)
-    schemes = rng.dirichlet(np.ones(2), (2, talk.rows(game, 2)))
+    protocol = em.Conversation(2, 2, to)
+    schemes = rng.dirichlet(np.ones(2), (2, protocol.rows(game, 2)))
     user = em.FixedReplies(rng.dirichlet(np.ones(replies), (2, 4)), em.RationalUser())
     with pytest.raises(ValueError, match=r"^rule: expected shape .* with 1 agents"):
-        em.premises(game, schemes, talk, user)
+        em.premises(game, schemes, protocol, user)

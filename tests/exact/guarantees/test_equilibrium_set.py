@@ -19,7 +19,7 @@ SELECTION = em.Selection(), em.RationalUser()
 
 
 class Linprog:
-    """f_i and M from the game's own arrays; a law is [XB, R], R one action for each x_A."""
+    """f_i and M from the game's own arrays, over distributions [XB, R]; each r has an action for each x_A."""
 
     def __init__(self, game):
         p, (XA, XB, _) = game.prior, game.prior.shape
@@ -123,7 +123,7 @@ def test_a_wrong_worst_is_caught():
 
 @pytest.mark.parametrize("family", em.FAMILIES)
 def test_certified_equilibria_lie_where_the_gap_allows(family):
-    """The necessary half: a profile that leaves her with v has total gain gap(v) at least."""
+    """The necessary half: a profile of user value v has a total gain of gap(v) at least."""
     games = em.random_games(jax.random.key(3), 8, family=family, agents=3, states=3, actions=3)
     found = em.stability(games)
     solution = em.solve(games, *SELECTION, key=jax.random.key(4), starts=2)
@@ -142,7 +142,7 @@ def test_certified_equilibria_lie_where_the_gap_allows(family):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("biased", [False, True])
 def test_two_agents_who_offer_the_shared_scheme(seed, biased):
-    """The sufficient half: at a zero nobody gains, elsewhere all together gain the gap at least."""
+    """The sufficient half: at a zero no agent gains, elsewhere the total gain is the gap at least."""
     game = random_game(seed, K=3)
     if biased:
         common = np.random.default_rng(seed).normal(size=(3, 3))
@@ -183,7 +183,7 @@ def test_identical_prosecutors(prosecutors):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_clones_of_one_agent(seed):
-    """Every value from what the monopolist leaves her to V_full; alone, only the former."""
+    """Clones have equilibria of every value from the monopolist's to V_full; alone, only the former."""
     alone = random_game(seed, K=1)
     many = em.Game(alone.prior, alone.user_utility, np.repeat(alone.agent_utilities, 3, 0))
     one, three = em.stability(alone), em.stability(many)
@@ -197,16 +197,16 @@ def test_clones_of_one_agent(seed):
 def test_a_monopolist():
     found = em.stability(em.catalog.judge())
     assert found.worst == found.best == pytest.approx(0.7)
-    np.testing.assert_allclose(gap_at(found, np.array([0.8, 1.0])), [0.1, 0.3], atol=EXACT)  # he gets 1.3 - v
+    np.testing.assert_allclose(gap_at(found, np.array([0.8, 1.0])), [0.1, 0.3], atol=EXACT)  # the agent gets 1.3 - v
     assert not found.zero[-1]
 
 
 def three_trials():
-    """Two prosecutors in three trials, each a third; she learns which trial it is and wants the just verdict.
+    """Two prosecutors in three equally likely trials; the user learns which trial it is and wants the just verdict.
 
-    In the first two both want conviction, the one at stakes 2 and 1, the other at 1 and 2; in the third justice.
-    Both would tell everything but pool these two: value v* = (.7 + .7 + 1) / 3 = .8, an isolated zero. To give
-    her more, each would rather tell about the trial that the other cares for.
+    In the first two both agents want conviction, one at stakes 2 and 1, the other at 1 and 2; in the third they want
+    justice. Both would reveal the third and pool in the other two: value v* = (.7 + .7 + 1) / 3 = .8, an isolated
+    zero. To give the user more, each would rather reveal in the trial that matters more to the other agent.
     """
     prior = np.tile([0.7, 0.3], 3) / 3
     user = np.full((6, 6), -10.0)  # action and outcome are (trial, verdict); a verdict in the wrong trial is absurd
@@ -227,7 +227,7 @@ def test_an_isolated_equilibrium_inside():
     (low, high), last = found.intervals()
     assert low == high == found.worst
     assert last == (found.full_information, found.full_information)
-    # each gives up his own stakes of 1 and forgoes the other's of 2: the total loss is 3, not 1 + 1
+    # f_i loses at the stakes of 1, in the trial that matters less to i; M loses 2 + 1 in any trial, not 1 + 1
     assert gap_at(found, 0.8 + 0.04) == pytest.approx(0.04, abs=EXACT)
     assert gap_at(found, 0.8 - 1e-3) > 1e-4
     grid = np.linspace(found.no_information, found.full_information, 1000)[:-1]
@@ -235,7 +235,7 @@ def test_an_isolated_equilibrium_inside():
 
 
 def test_ties_under_full_revelation():
-    """Outcome 0 leaves her indifferent, and the agents disagree: near V_full they lose .5, at V_full nothing."""
+    """The user is indifferent in outcome 0, where agents disagree: near V_full they lose .5, at V_full nothing."""
     game = em.Game(np.diag([0.5, 0.5])[None], [[0, 0], [0, 1]], [[[1, 0], [0, 0]], [[0, 0], [1, 0]]])
     found = em.stability(game)
     assert found.worst == found.best == found.full_information == 0.5
@@ -266,12 +266,12 @@ def test_information_worth_nothing():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_odd_agents(seed):
-    """With one who wants what she wants, or the opposite and somebody to compete with, the answer is known."""
+    """The answer is known with an aligned agent, and with an agent of opposite goals that has a competitor."""
     game = random_game(seed, K=2)
     user, (one, two) = game.user_utility, game.agent_utilities
     aligned = em.stability(em.Game(game.prior, user, np.stack([one, user, two])))
     assert aligned.worst == aligned.full_information
-    # he gives V_full - v more than he keeps
+    # the aligned agent alone could gain V_full - v by revealing
     assert (aligned.gap >= aligned.full_information - aligned.value - EXACT).all()
 
     zero_sum = em.stability(em.Game(game.prior, user, np.stack([user, -user])))
@@ -280,15 +280,15 @@ def test_odd_agents(seed):
     spiteful = em.stability(em.Game(game.prior, user, -np.stack([user, user])))
     assert spiteful.intervals() == [(spiteful.no_information, spiteful.full_information)]
 
-    # one without a stake keeps the other from nothing but adds outside offers
-    for idle in (np.zeros((3, 3)), np.ones((3, 1)) * [1.0, -2.0, 5.0]):
-        dummy = em.stability(em.Game(game.prior, user, np.stack([one, idle])))
+    # an agent without a stake has no gain of its own, but can make the offer that disciplines the other, like a clone
+    for own in (np.zeros((3, 3)), np.ones((3, 1)) * [1.0, -2.0, 5.0]):
+        dummy = em.stability(em.Game(game.prior, user, np.stack([one, own])))
         clone = em.stability(em.Game(game.prior, user, np.stack([one, one])))
         assert dummy.worst == pytest.approx(clone.worst, abs=1e-9)
         assert dummy.intervals() == [(dummy.worst, dummy.full_information)]
-    nobody = em.stability(em.Game(game.prior, user, np.zeros((2, 3, 3))))
-    assert nobody.intervals() == [(nobody.no_information, nobody.full_information)]
-    np.testing.assert_array_equal(nobody.relative_gap, 0)
+    idle = em.stability(em.Game(game.prior, user, np.zeros((2, 3, 3))))
+    assert idle.intervals() == [(idle.no_information, idle.full_information)]
+    np.testing.assert_array_equal(idle.relative_gap, 0)
 
 
 def test_an_idle_holder_is_approached():
@@ -305,7 +305,7 @@ def test_an_idle_holder_is_approached():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_units(seed):
-    """Values follow her unit; equilibria no agent's; gap is in raw utilities: sum_i (raw f_i) - raw M."""
+    """Values are in the user's unit, equilibria depend on no agent's, and gap = sum_i f_i - M is in raw utilities."""
     game = random_game(seed, K=3)
     found = em.stability(game)
     scales = np.array([1e-3, 1.0, 40.0])
@@ -333,8 +333,8 @@ def test_a_batch_is_its_games_and_a_bad_one_costs_itself():
     assert sum(done) == 6
     for n, game in enumerate(each):
         alone = em.stability(game)
-        for mine, his in zip(together.profile((n,)), alone.profile(), strict=True):
-            np.testing.assert_array_equal(mine, his)
+        for batched, single in zip(together.profile((n,)), alone.profile(), strict=True):
+            np.testing.assert_array_equal(batched, single)
         assert together.worst[n] == alone.worst
         assert together.intervals((n,)) == alone.intervals()
         v = np.linspace(alone.no_information, alone.full_information, 20)

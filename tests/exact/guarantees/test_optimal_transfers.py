@@ -52,7 +52,7 @@ def test_babbling_is_an_equilibrium_for_anonymous_users_and_not_for_personal_one
             assert found.gain_upper.max() < 1e-4
             assert found.result == em.Result.CERTIFIED
         else:
-            # each tells his own user all: what that is worth to her, for half of his payoff
+            # each agent gains by revealing all to its own user, whose probability is 1/2
             alone = em.certify(users[0], em.no_information(2, 2, 2), em.Pooled(), user)
             worth = (alone.full_information - alone.no_information) / 2
             np.testing.assert_allclose(found.gain_lower, worth, atol=1e-6)

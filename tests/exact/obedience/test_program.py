@@ -19,8 +19,8 @@ EXACT = 1e-7
 
 
 def attained(game, agent, scheme):
-    """(user value, agent's payoff) of talking under `scheme`, ties for the agent; the tie tolerance 1e-8 covers
-    the feasibility tolerance of the LP and is too small to be worth anything."""
+    """(user value, agent's payoff) of `scheme`, with ties for the agent; the tie tolerance 1e-8 covers the feasibility
+    tolerance of the LP and is too small to be worth anything."""
     table = selection_table(game, np.repeat(scheme[None], len(game.agents), 0), em.RationalUser("agents", 1e-8))
     return table.values[agent], table.payoffs[agent, agent]
 
@@ -52,7 +52,7 @@ def by_linprog(game, agent, value_at_least):
 
 @pytest.mark.parametrize("prior", [0.05, 0.15, 0.3, 0.45])
 def test_judge_in_closed_form(prior):
-    """He gets 2p, she 1 - p; asked for v, agent and user share 1 + p: f(v) = 1 + p - v."""
+    """The agent gets 2p and the user 1 - p; at user value v they share 1 + p, so f(v) = 1 + p - v."""
     game = reduced(em.catalog.judge(prior))
     lp = ObedienceLP(game)
     best = lp.best(game.agents[0])
@@ -137,7 +137,7 @@ def test_many_actions_need_few_messages():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_compress(seed):
-    """At most XB + 1 of the messages survive, with their beliefs, and nobody loses."""
+    """At most XB + 1 of the messages remain, with their beliefs, and neither agent nor user loses."""
     rng = np.random.default_rng(seed)
     scheme = rng.dirichlet(np.ones(9), 3)
     scheme[:, 4] = 0  # never sent

@@ -143,7 +143,7 @@ def test_questions_are_held_out_whole():
     assert (test.reshape(10, 3).all(1) == test.reshape(10, 3).any(1)).all()
 
 
-def test_every_person_is_a_target_in_turn_and_never_an_agent_of_his_own():
+def test_every_person_is_a_target_in_turn_and_never_an_agent_of_their_own():
     values = np.random.default_rng(0).normal(size=(9, 1, 12))
     job = HullJob(table(values), sizes=(1, 3, 8), subsets=4)
     outcome = run(job)
@@ -177,7 +177,9 @@ def test_a_planted_hull_is_found():
     assert at["simplex", 12] < 1e-9
     assert at["cone", 12] < 1e-9
     assert min(at["mean", 12], at["best single", 12]) > 0.3
-    assert lines.set_index(["offset", "method", "agents"])["held_out"]["none", "simplex", 12] > 1, "she is 3 higher"
+    assert lines.set_index(["offset", "method", "agents"])["held_out"]["none", "simplex", 12] > 1, (
+        "the target is 3 higher"
+    )
     assert "beat the plain mean" in summary.verdict(job, lines)
     found = outcome.weights.set_index("agent")
     np.testing.assert_allclose(found["mean_weight"][[f"p{k}" for k in range(12)]], w, atol=1e-9)
@@ -266,7 +268,7 @@ def test_leave_five_out_is_bracketed_where_it_is_not_exact(n, monkeypatch):
         worst = worst_without(values[t], np.delete(values, t, 0), Rule("constant", "l2"), 5)
         assert row["without_five_lower"] <= worst + 1e-9
         assert worst <= row["without_five_upper"] + 1e-9
-        if n == 8:  # a pile an agent: the bound above is the worst itself, which greedy removal misses here
+        if n == 8:  # with so few agents the upper bound is the largest error itself, which greedy removal misses here
             assert not row["without_five_exact"]
             assert row["without_five_upper"] == pytest.approx(worst, abs=1e-8)
     covered = summary.coverage(dataclasses.replace(job, tolerance=float(left["without_five_lower"].mean())), left)
@@ -277,7 +279,7 @@ def test_a_refit_that_fails_makes_no_exact_answer(monkeypatch):
     values = np.random.default_rng(9).normal(size=(9, 1, 14))
     job, solve = HullJob(table(values, targets=[0]), sizes=(8,)), removal.fit
 
-    def some(user, agents, *others):  # whoever is removed, nothing comes of it
+    def some(user, agents, *others):  # every refit fails, whichever agent is removed
         return solve(user, agents, *others)._replace(solved=np.full(len(user), len(agents) == 8))
 
     monkeypatch.setattr(removal, "fit", some)

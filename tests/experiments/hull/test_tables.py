@@ -62,7 +62,9 @@ def test_every_way_to_write_a_table_reads_alike():
         np.testing.assert_array_equal(sorted_rows(table), expected, err_msg=path.name)
         assert table.notes == ()
         assert (table.available, table.item_count, table.per_state) == (PEOPLE - 1, ITEMS, False)
-        np.testing.assert_array_equal(table.agents, ~np.eye(PEOPLE, dtype=bool))  # nobody stands in for himself
+        np.testing.assert_array_equal(
+            table.agents, ~np.eye(PEOPLE, dtype=bool)
+        )  # no person is an agent for their own target
 
 
 def test_a_wide_table_with_one_target():
@@ -123,7 +125,7 @@ def test_what_is_left_out_is_said():
     long(values).to_csv("flat.csv", index=False)
     table = read("flat.csv")
     assert sorted(table.names[t] for t in table.targets) == ["1", "2", "4"]
-    assert table.agents.sum(1).tolist() == [3, 3, 3], "he may still be an agent"
+    assert table.agents.sum(1).tolist() == [3, 3, 3], "person 3 may still be an agent"
     assert table.notes == ("1 of 4 are no targets, for whom all items are alike: 3",)
 
 
@@ -165,7 +167,7 @@ def test_answer_distributions_with_gaps():
     shares, frame = poll()
     zero = (frame["group"] == "g1") & (frame["question"] == "q03")
     frame.loc[zero & (frame["option"] == "o1"), "share"] += frame.loc[zero & (frame["option"] == "o2"), "share"].sum()
-    frame = frame[~(zero & (frame["option"] == "o2"))]  # an option not listed: nobody chose it
+    frame = frame[~(zero & (frame["option"] == "o2"))]  # an option that is not listed has share 0
     frame = frame[~((frame["group"] == "g2") & (frame["question"] == "q05"))]  # a question not asked
     frame.to_csv("t.csv", index=False)
     table = read("t.csv")
