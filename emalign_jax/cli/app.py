@@ -20,6 +20,7 @@ from emalign_jax.cli.search import search
 from emalign_jax.cli.stability import stability
 from emalign_jax.cli.sweep import sweep
 from emalign_jax.cli.tune import tune
+from emalign_jax.internal import plugins
 from emalign_jax.internal.ending import CLEAN
 
 app = typer.Typer(
@@ -91,6 +92,8 @@ def _end(error: Exception) -> tuple[int, str]:
         return 2, words
     if isinstance(error, MemoryError | OverflowError) or words.startswith("RESOURCE_EXHAUSTED"):
         return 2, f"too large for this machine: {words or type(error).__name__}"
+    if place := plugins.line_of(error):
+        return 2, f"{place}: {type(error).__name__}: {words[:200]}"
     text = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile("w", prefix="emalign-", suffix=".txt", delete=False, encoding="utf-8") as file:

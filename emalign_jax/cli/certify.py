@@ -101,8 +101,8 @@ def certify(
         rows = columns.table(columns.CERTIFICATE, table.certificate_values(flat))
         entries += table.json_entries(columns.CERTIFICATE, rows.to_dict("records"))
         text += [(agents or batch.agents, at, entry) for at, entry in zip(where, entries[-len(where) :], strict=True)]
-    failed = sum(not em.Result[entry["result"]].ok for entry in entries)
-    proved = sum(entry["result"] == em.Result.CERTIFIED.name for entry in entries)
+    failed = sum(not em.Result[entry["code"]].ok for entry in entries)
+    proved = sum(entry["code"] == em.Result.CERTIFIED.name for entry in entries)
     if json_:
         summary = {
             "games": len(entries), "certified": proved, "unrefuted": len(entries) - failed - proved, "failed": failed,
@@ -126,9 +126,9 @@ def _print(rows: list[tuple[int, tuple[int, ...], dict]]) -> None:
     shown = ("user_value", "no_information", "full_information", "guarantee", "relative_gain")
     keys = {column.label: column.json for column in columns.CERTIFICATE if column.name in shown}
     print(f"{'K':>3} {'game':>8}" + "".join(f" {label:>11}" for label in keys) + "  result")
-    rows = sorted(rows, key=lambda row: row[2]["result"] in ("CERTIFIED", "UNREFUTED"))
+    rows = sorted(rows, key=lambda row: row[2]["code"] in ("CERTIFIED", "UNREFUTED"))
     for agents, at, entry in rows[:SHOWN]:
         numbers = "".join(f" {entry[key]:>11.6f}" for key in keys.values())
-        print(f"{agents:>3} {','.join(map(str, at)) or '-':>8}{numbers}  {entry['message']}")
+        print(f"{agents:>3} {','.join(map(str, at)) or '-':>8}{numbers}  {entry['result']}")
     if len(rows) > SHOWN:
         print(f"... and {len(rows) - SHOWN} more (--json prints all)")

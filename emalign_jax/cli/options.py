@@ -15,17 +15,35 @@ from tqdm import tqdm
 from emalign_jax.experiments.words import ReplyRule, ReplyTo, Ties
 from emalign_jax.internal.arguments import integer, shown
 
-TOP = ("seed", "title", "block")  # keys of a config outside its sections
+# Keys of a config that are in none of its sections.
+TOP = ("seed", "title", "block")
+# By section, the keys that `search` and `certify` have options for.
+OPTIONS = {
+    "games": (
+        "family", "count", "agents", "states", "actions", "user_features", "agent_features", "user_information",
+        "agent_information", "noise", "bias", "alignment", "information_worth",
+    ),
+    "protocol": ("temperature", "compare", "rounds", "replies", "reply_to", "messages"),
+    "user": ("precision", "ties", "reply_rule"),
+}  # fmt: skip
 
 RoundsOption = Annotated[
     int | None,
-    typer.Option(help="Rounds R of messages; default 2 in a conversation. With selection: after it."),
+    typer.Option(
+        help="Rounds of messages; default 2 with --protocol conversation. With selection: rounds of the conversation "
+        "with the picked agent."
+    ),
 ]
-RepliesOption = Annotated[int | None, typer.Option(help="Replies Q of the user after each round but the last.")]
+RepliesOption = Annotated[
+    int | None,
+    typer.Option(help="Different replies that the user can give after each round but the last; default 2."),
+]
 CompareOption = Annotated[
     int | None, typer.Option(help="With selection: how many agents, drawn at random, are compared; default all.")
 ]
-ReplyToOption = Annotated[ReplyTo, typer.Option(help="Each agent hears a reply of its own, or one goes to all.")]
+ReplyToOption = Annotated[
+    ReplyTo, typer.Option(help="each: every agent gets a reply of its own; all: one reply goes to all.")
+]
 ToleranceOption = Annotated[
     float | None,
     typer.Option(
@@ -36,27 +54,31 @@ ToleranceOption = Annotated[
 ReplyRuleOption = Annotated[
     ReplyRule, typer.Option(help="How the user replies: as is best (plans), or by a fixed rule.")
 ]
-
 ProtocolOption = Annotated[
     str, typer.Option(help="How the user talks to the agents: pooled, selection, conversation, or one of a plugin.")
 ]
 UserOption = Annotated[
     str | None,
-    typer.Option(help="Kind of user: rational, quantal, sparsemax, or one of a plugin; default by --precision."),
+    typer.Option(
+        help="Kind of user: rational, quantal, sparsemax (the last two with --precision), or one of a plugin. Default: "
+        "rational if --precision is inf, else quantal."
+    ),
 ]
 PrecisionOption = Annotated[
-    str | None, typer.Option(help="Of the user: a number (quantal), or inf (rational). Default inf.")
+    str | None,
+    typer.Option(help="How precisely the user optimises: a number > 0 (quantal) or inf (rational). Default inf."),
 ]
 TiesOption = Annotated[Ties | None, typer.Option(help="How a rational user breaks ties. Default agents.")]
 TemperatureOption = Annotated[
-    float | None, typer.Option(help="Of the user's choice of an agent in Selection; 0, the default, is the best.")
+    float | None,
+    typer.Option(help="How randomly the user picks an agent in Selection; 0, the default, picks the best."),
 ]
 PluginOption = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE.py",
-        help="Run this Python file first: the named protocols, users, families, mechanisms and checks that it defines "
-        "can be used. May be given several times.",
+        help="Python file that defines protocols, users, families, mechanisms or checks of your own. It is run first; "
+        "they can then be used by name. May be given several times.",
     ),
 ]
 SetOption = Annotated[
@@ -64,8 +86,17 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="A parameter of the protocol, the user or the family (section games), or a key of the config; VALUE as in "
-        "TOML. May be given several times.",
+        help="A parameter without an option of its own, such as user.tolerance=1e-6 or protocol.cost=0.1. May be given "
+        "several times.",
+    ),
+]
+ChangeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Replace a key of the config; VALUE as in TOML. In a sweep a list is an axis: games.agents=[2,4]. May be "
+        "given several times.",
     ),
 ]
 
@@ -73,22 +104,44 @@ SetOption = Annotated[
 def settings(given: list[str] | None, sections: tuple[str, ...] = ()) -> dict[str, Any]:
     """{"section.key": value} of all `--set`. Raises `ValueError` that names the one that is wrong.
 
-    sections: those there are, any if none are given.
+    sections: of a command without a config. There values are single numbers or words, and what has an option of its
+        own is not set in this way. If none are given, any section and any value.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for text in given or []:
         name, equals, value = text.partition("=")
         name = name.strip()
-        parts = name.split(".")
-        if not equals or (len(parts) != 2 and name not in TOP) or not all(parts):
+        where, _, key = name.rpartition(".")
+        if not equals or not key or not (where or name in TOP):
             raise ValueError(f"--set: expected SECTION.KEY=VALUE, got {shown(text)}")
-        if sections and parts[0] not in sections:
-            raise ValueError(f"--set: {shown(name)}: expected a section of {', '.join(sections)}")
-        try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except (ValueError, RecursionError):
-            found[name] = value.strip()  # a word needs no quotes
+        if name in found:
+            raise ValueError(f"--set: {shown(name)}: given twice")
+        found[name] = _value(name, value.strip())
+        if sections:
+            if where not in sections:
+                raise ValueError(f"--set: {shown(name)}: expected a section of {', '.join(sections)}")
+            if key in OPTIONS[where]:
+                raise ValueError(f"--set: {shown(name)}: has an option of its own, --{key.replace('_', '-')}")
+            if not isinstance(found[name], int | float | str):
+                raise ValueError(
+                    f"--set: {shown(name)}: expected a number, a word, true or false, got {shown(found[name])}"
+                )
     return found
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        if text[:1] in ("[", "{", '"', "'"):
+            raise ValueError(
+                f'--set: {shown(name)}: expected a value as in TOML, where words in a list need quotes: ["hull", '
+                f'"noise"]; got {shown(text)}'
+            ) from None
+        return text  # A word needs no quotes.
+    if len(parsed) > 1:
+        raise ValueError(f"--set: {shown(name)}: expected one value, got {shown(text)}")
+    return parsed["value"]
 
 
 def section(changes: dict[str, Any], name: str) -> dict[str, Any]:

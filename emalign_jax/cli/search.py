@@ -50,7 +50,7 @@ def search(
     family: Annotated[
         str, typer.Option(help=f"Families of random games, separated by commas: {', '.join(FAMILIES)}.")
     ] = "hull,noise,shared_bias",
-    count: Annotated[int, typer.Option(help="Random games a family and number of agents.")] = 100,
+    count: Annotated[int, typer.Option(help="Random games for each family and each number of agents.")] = 100,
     agents: Annotated[
         str | None,
         typer.Option(
@@ -61,16 +61,22 @@ def search(
     actions: Annotated[int, typer.Option(help="Actions A of the user.")] = 4,
     user_features: Annotated[
         int | None,
-        typer.Option(help="Size XA of what the user sees; default 1 (nothing), 3 where the user replies."),
+        typer.Option(help="Values XA of x_A, what the user sees; default 1 (nothing), 3 if it replies."),
     ] = None,
-    agent_features: Annotated[int | None, typer.Option(help="Size XB of what the agents see; default Y.")] = None,
+    agent_features: Annotated[
+        int | None, typer.Option(help="Values XB of x_B, what the agents see; default Y.")
+    ] = None,
     user_information: Annotated[float, typer.Option(help="Chance that x_A is y itself.")] = 0.5,
     agent_information: Annotated[float, typer.Option(help="Chance that x_B is y itself.")] = 1.0,
-    noise: Annotated[float, typer.Option(help="Standard deviation of the agents' own noise.")] = 1.0,
-    bias: Annotated[float, typer.Option(help="Size of biases and margins.")] = 1.0,
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation of the agents' own noise (hull, noise, shared_bias).")
+    ] = 1.0,
+    bias: Annotated[
+        float, typer.Option(help="Size of the agents' common bias (shared_bias) or of margins (goal, opposed).")
+    ] = 1.0,
     alignment: Annotated[float, typer.Option(help="Share of the user's utility in family goal.")] = 0.5,
     information_worth: Annotated[
-        float, typer.Option(help="Redraw games in which x_B is worth less, as a share of the range of u.")
+        float, typer.Option(help="Redraw a game if knowing x_B gains the user less than this share of the range of u.")
     ] = 0.02,
     protocol: ProtocolOption = "selection",
     user: UserOption = None,
@@ -83,7 +89,8 @@ def search(
     reply_to: ReplyToOption = ReplyTo.each,
     reply_rule: ReplyRuleOption = ReplyRule.plans,
     messages: Annotated[
-        int | None, typer.Option(help="Messages M an agent and round; default as many as an agent can use.")
+        int | None,
+        typer.Option(help="Different messages of an agent in a round; default: enough for a best response."),
     ] = None,
     start: Annotated[
         str | None, typer.Option(help="monopolist or random; default monopolist in Selection, else random.")
@@ -92,10 +99,13 @@ def search(
     method: Annotated[
         Method, typer.Option(help="Gradient play with exact checks, or exact best responses alone.")
     ] = Method.play,
-    steps: Annotated[int | None, typer.Option(help="Steps of gradient play, or best responses a start.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of gradient play, or best responses of a start at most."),
+    ] = None,
     extrapolation: Annotated[str, typer.Option(help="none, optimistic or extragradient.")] = "none",
     tolerance: ToleranceOption = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of random games and starts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random games and starts.")] = 0,
     out: Annotated[str | None, typer.Option(help="Run directory; default search-1, search-2, ...")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the run directory if it is there and holds no other files.")
@@ -104,7 +114,7 @@ def search(
         bool,
         typer.Option(
             "--verify/--no-verify",
-            help="Without checks play is as good as it ends: no gains, no certificates, no monopoly.",
+            help="--no-verify: do not check the result of play; no deviation gains, certificates or monopoly values.",
         ),
     ] = True,
     stability: Annotated[
@@ -165,12 +175,16 @@ def search(
     from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.search import hosts as meeting
     from emalign_jax.experiments.search.job import SEARCH, SearchJob, block_size
+    from emalign_jax.experiments.toml import plain_value
     from emalign_jax.games.files import sizes
     from emalign_jax.internal import ending, plugins
     from emalign_jax.internal.arguments import integer, shown
 
     config["plugin"] = plugins.load(plugin or [])
-    changes = config["set"] = settings(config.pop("set_"), ("games", "protocol", "user"))
+    changes = settings(config.pop("set_"), ("games", "protocol", "user"))
+    config["set"] = {name: plain_value(value) for name, value in changes.items()}
+    if games is not None and section(changes, "games"):
+        raise ValueError("--set: games: belongs to random games; leave it out with --games")
     families = tuple(part.strip() for part in family.split(","))
     for name in families:
         if name not in FAMILIES:

@@ -158,8 +158,8 @@ def _entries(agents: int, found) -> list[dict]:
                 "gap": gap.tolist() if code.ok else [],
                 "zero": zero.tolist() if code.ok else [],
                 "payoff_range": found.payoff_range[index].tolist(),
-                "result": code.name,
-                "message": code.message,
+                "result": code.message,
+                "code": code.name,
                 "ok": code.ok,
             }
         )
@@ -207,7 +207,7 @@ def _print(entries: list[dict]) -> None:
     for entry in sorted(entries, key=lambda entry: entry["ok"])[:SHOWN]:
         numbers = "".join(f" {_number(entry[name]):>12}" for name in columns.values())
         normalised = f"{entry['normalised_worst']:.6f}" if np.isfinite(entry["normalised_worst"]) else "-"
-        sentence = "Solved." if entry["ok"] else entry["message"]
+        sentence = "Solved." if entry["ok"] else entry["result"]
         at = ",".join(map(str, entry["index"])) or "-"
         print(f"{entry['K']:>3} {at:>8}{numbers} {normalised:>11} {len(entry['value']):>6}  {sentence}")
     if len(entries) > SHOWN:

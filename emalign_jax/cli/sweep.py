@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from emalign_jax.cli.options import PluginOption, SetOption, settings
+from emalign_jax.cli.options import ChangeOption, PluginOption, settings
 
 
 def sweep(
@@ -21,7 +21,7 @@ def sweep(
     out: Annotated[str | None, typer.Option(help="Directory of the sweep; default sweep-NAME.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Games a cell, in place of what the config says.")] = None,
     plugin: PluginOption = None,
-    set_: SetOption = None,
+    set_: ChangeOption = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Start anew where a sweep is there; other files stay.")
@@ -54,7 +54,10 @@ def sweep(
     from emalign_jax.internal import plugins
 
     loaded = plugins.load(plugin or [])
-    grid = dataclasses.replace(configs.read(config, settings(set_)).with_count(count), plugins=loaded)
+    changes = settings(set_)
+    if count is not None and "games.count" in changes:
+        raise ValueError("--count, --set games.count: mean the same; give one of them")
+    grid = dataclasses.replace(configs.read(config, changes).with_count(count), plugins=loaded)
 
     from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.sweep import cell, directory, run

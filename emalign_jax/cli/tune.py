@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from emalign_jax.cli.options import PluginOption, ProgressBar, SetOption, settings
+from emalign_jax.cli.options import ChangeOption, PluginOption, ProgressBar, settings
 
 
 def tune(
@@ -19,7 +19,7 @@ def tune(
     ] = None,
     out: Annotated[str | None, typer.Option(help="Directory of the run; default tune-NAME.")] = None,
     plugin: PluginOption = None,
-    set_: SetOption = None,
+    set_: ChangeOption = None,
     list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start anew where a run is there; other files stay.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
@@ -79,7 +79,7 @@ def tune(
         here.finish(entries | {"tolerance": found.tolerance}, seconds)
     summary = run.summary(found)
     small = {name: values.tolist() for name, values in found.values.items() if values.size <= 16}
-    failed = summary["games"] - summary["certified"]
+    failed = summary["games"] - summary["certified"] - summary["unrefuted"]
     if json_:
         document = {"schema": JSON_SCHEMA, "tuned": small, "summary": summary | {"seconds": seconds, "run": str(path)}}
         document["history"] = {name: values.tolist() for name, values in found.history.items()}
@@ -97,6 +97,8 @@ def tune(
             f"\n{summary['games']} games, {summary['certified']} both equilibria certified within "
             f"{summary['tolerance']:g} of the payoff range; {summary['steps']} steps"
         )
+        if summary["unrefuted"]:
+            print(f"In {summary['unrefuted']} more no larger gain was found, but none is excluded either.")
         if summary["skipped"]:
             print(f"{summary['skipped']} steps were skipped: their gradient was not finite")
         print(f"derivatives trusted in {summary['trusted']:.0%} of games; {seconds:.1f} s. Table: {path / run.TABLE}")

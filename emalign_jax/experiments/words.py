@@ -10,6 +10,7 @@ from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
 from emalign_jax.equilibrium.solver import Solver
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer, shown
+from emalign_jax.internal.registry import Registry
 from emalign_jax.play import GradientPlay
 from emalign_jax.protocols import Comparison, Conversation, Pooled, Selection
 from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
@@ -54,9 +55,10 @@ def make_protocol(kind: str, given: dict[str, Any], reply_to: str = "each") -> A
     given = {name: value for name, value in given.items() if value is not None}
     PROTOCOLS.of(kind, "--protocol")
     if kind not in ("pooled", "selection", "conversation"):
+        _refuse_options(kind, given.keys() & {"temperature", "compare", "rounds", "replies"}, PROTOCOLS)
         return PROTOCOLS.make(kind, given, "--protocol")
     if others := given.keys() - {"temperature", "compare", "rounds", "replies"}:
-        raise ValueError(f"protocol.{min(others)}: {kind} has no such parameter")
+        raise ValueError(f"protocol.{min(others)}: {kind} has no such parameter, only options of the command")
     temperature = given.get("temperature", 0.0)
     if kind != "selection" and temperature != 0:
         raise ValueError(f"--temperature: belongs to --protocol selection; leave it out with {kind}")
@@ -94,13 +96,25 @@ def make_user(kind: str | None, given: dict[str, Any], rule: str, protocol: Abst
         given["precision"] = _precision(given["precision"])
     if kind is None:
         kind = "rational" if given.get("precision", math.inf) == math.inf else "quantal"
-        given.pop("precision" if kind == "rational" else "ties", None)
+        given.pop("precision" if kind == "rational" else "", None)
+    else:
+        USERS.of(kind, "--user")
+    _refuse_options(kind, given.keys() & {"precision", "ties"}, USERS)
+    precision = USERS.parameters(kind).get("precision")
+    if precision is not None and precision.default is precision.empty and "precision" not in given:
+        raise ValueError(f"--precision: a {kind} user needs a number > 0")
     acting = USERS.make(kind, given, "--user")
     if rule == ReplyRule.plans:
         return acting
     if protocol.conversation is None:
         raise ValueError(f"--reply-rule: {rule} needs a conversation; take --protocol conversation or --rounds")
     return FixedReplies(str(rule), acting)
+
+
+def _refuse_options(kind: str, options: set[str], registry: Registry) -> None:
+    """Raise `ValueError` for an option that is no parameter of the class."""
+    for name in sorted(options - registry.parameters(kind).keys()):
+        raise ValueError(f"--{name}: {kind} has no such parameter; leave it out")
 
 
 def _precision(text: Any) -> float:

@@ -13,42 +13,67 @@ from pathlib import Path
 from emalign_jax.internal.arguments import shortened
 from emalign_jax.internal.files import check_input
 
-_loaded: dict[Path, str] = {}
+_digests: dict[Path, tuple[str, str]] = {}  # Of the file alone, and of it with the files that it imported.
 
 
 def load(files: Iterable[Path]) -> dict[str, str]:
-    """Run each file as a module of its name, once a process; returns {path: digest of what it holds}, for the manifest.
+    """Run each file as a module of its name, once a process. Returns {file name: digest}, for the manifest; the digest
+    is of the file and of the files beside it that it imports.
 
-    As with scripts, files beside it can be imported. Raises `ValueError` that names the file and the line that failed.
+    Raises `ValueError` that names the file and the line that failed.
     """
-    return {str(path): _load(path) for path in files}
+    return {Path(path).name: _load(Path(path)) for path in files}
+
+
+def line_of(error: BaseException) -> str:
+    """ "FILE, line N" of the last frame of the traceback that lies in a plugin, "" if none does."""
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) in _digests]
+    return f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else ""
 
 
 def _load(path: Path) -> str:
     check_input(path, "a Python file")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    place = path.resolve()
-    if _loaded.get(place) == digest:
-        return digest
-    name = path.stem
-    known = sys.modules.get(name)
-    if known is not None and Path(getattr(known, "__file__", None) or "?").resolve() != place:
+    alone, place, name = _digest([path]), path.resolve(), path.stem
+    if place in _digests and _digests[place][0] == alone:
+        return _digests[place][1]
+    if _is_taken(name, place):
         raise ValueError(f"{path}: there is a module {name} already; give the file another name")
     spec = importlib.util.spec_from_loader(name, SourceFileLoader(name, str(place)))
     assert spec is not None
     assert spec.loader is not None
-    sys.path.insert(0, str(place.parent))
+    if str(place.parent) not in sys.path:
+        sys.path.append(str(place.parent))  # Last, so that no file there stands in for a library.
+    before = set(sys.modules)
     try:
-        if known is None or place in _loaded:  # else it was imported by another plugin
+        if name not in sys.modules or place in _digests:  # Otherwise another plugin has imported it.
             module = sys.modules[name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise ValueError(f"{path}{_line(error, place)}: {type(error).__name__}: {shortened(error, 300)}") from None
-    finally:
-        sys.path.remove(str(place.parent))
-    _loaded[place] = digest
-    return digest
+    added = (getattr(sys.modules[module], "__file__", None) for module in set(sys.modules) - before)
+    beside = {Path(file) for file in added if file and place.parent in Path(file).resolve().parents}
+    _digests[place] = alone, _digest([place, *sorted(beside - {place})])
+    return _digests[place][1]
+
+
+def _is_taken(name: str, place: Path) -> bool:
+    """Whether a module of this name, from another file, is loaded or could be imported."""
+    known = sys.modules.get(name)
+    if known is not None:
+        return Path(getattr(known, "__file__", None) or "?").resolve() != place
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return True
+    return found is not None and Path(found.origin or "?").resolve() != place
+
+
+def _digest(files: list[Path]) -> str:
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def _line(error: BaseException, place: Path) -> str:

@@ -13,12 +13,13 @@ T = TypeVar("T")
 class Registry(dict[str, type[T]]):
     """The named subclasses of one base class, which calls `add` in its `__init_subclass__`.
 
-    what: what one of them is called in messages, such as "protocol".
+    what:     what one of them is called in messages, such as "protocol"
+    reserved: names that none may have
     """
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, reserved: tuple[str, ...] = ()):
         super().__init__()
-        self.what = what
+        self.what, self.reserved = what, reserved
 
     def add(self, cls: type) -> None:
         """Register a class under its own `name`; a class without one of its own is left out.
@@ -30,6 +31,8 @@ class Registry(dict[str, type[T]]):
             return
         if not (isinstance(name, str) and name.replace("_", "").isalnum()):
             raise ValueError(f"name: expected letters, digits and _, got {shown(name)}")
+        if name in self.reserved:
+            raise ValueError(f"name: expected another name than {name!r}, which configs have a section of")
         known = self.get(name)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"name: there is a {self.what} {name!r} already, {known.__qualname__}")
@@ -43,7 +46,8 @@ class Registry(dict[str, type[T]]):
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """What the class of that name is made with."""
-        return dict(inspect.signature(self[name]).parameters)
+        found = inspect.signature(self[name]).parameters
+        return {key: one for key, one in found.items() if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
 
     def make(self, name: str, given: dict[str, Any], field: str) -> T:
         """An instance of the class of that name, made with `given`.

@@ -22,7 +22,7 @@ from emalign_jax.users.base import AbstractUser
 Setting = tuple[Game, Any, Any]
 
 
-MECHANISMS: Registry[AbstractMechanism] = Registry("mechanism")
+MECHANISMS: Registry[AbstractMechanism] = Registry("mechanism", ("games", "protocol", "user", "objective", "tune"))
 
 
 class AbstractMechanism(eqx.Module):

@@ -23,7 +23,7 @@ from emalign_jax.tuning.blocks import equilibria
 from emalign_jax.tuning.objectives import Objective
 from emalign_jax.users.base import AbstractUser
 
-# In place of a `Result` where no equilibrium was looked for.
+# In place of a `Derivative` where no equilibrium was looked for.
 NOT_PLAYED = -1
 
 

@@ -34,7 +34,7 @@ class Points(NamedTuple):
     params:  [R, ...] the parameters.
     schemes: [R, S, N, K, rows, M] the equilibria.
     user:    [R, S, N] the user's values in them; NaN where none was looked for.
-    result:  [R, S, N] the `Result`, or NOT_PLAYED.
+    derivative: [R, S, N] the `Derivative` of each, or NOT_PLAYED.
     """
 
     params: Any

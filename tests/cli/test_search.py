@@ -109,7 +109,7 @@ def test_given_games_with_one_that_is_malformed(run, tmp_path):
     code, out, _ = run("search", "--games", "g.npz", "--json")
     document = json.loads(out)  # NaN would not be JSON
     assert code == 1
-    assert [entry["result"] for entry in document["games"]].count("MALFORMED") == 1
+    assert [entry["code"] for entry in document["games"]].count("MALFORMED") == 1
     assert document["games"][2]["user"] is None
     assert document["games"][0]["user"] == pytest.approx(0.7, abs=1e-6)
     assert document["summary"]["failed"] == 1

@@ -109,7 +109,7 @@ def test_a_malformed_game_and_one_of_no_worth(run):
     assert document["games"][2]["worst"] is None
     assert document["games"][2]["value"] == []
     assert document["games"][1]["normalised_worst"] is None
-    assert [entry["result"] for entry in document["games"]].count("MALFORMED") == 1
+    assert [entry["code"] for entry in document["games"]].count("MALFORMED") == 1
     assert document["summary"]["failed"] == 1
 
 

@@ -1,5 +1,6 @@
 """Extensions from outside the package: the files of CONTRIBUTING.md, as they stand there."""
 
+import hashlib
 import importlib
 import json
 import re
@@ -92,7 +93,7 @@ def test_a_plugin_runs_in_a_process_that_knows_nothing_of_it(tmp_path):
     np.testing.assert_allclose(factors, factors[..., :1, :1] * np.ones((2, 2)), rtol=1e-6)  # files hold float32
     assert 0 < factors.min() <= factors.max() <= 3
     # agents who want what the user wants reveal all
-    assert {entry["result"] for entry in json.loads(done.stdout)["games"]} == {"CERTIFIED"}
+    assert {entry["code"] for entry in json.loads(done.stdout)["games"]} == {"CERTIFIED"}
     np.testing.assert_allclose([entry["normalised_value"] for entry in json.loads(done.stdout)["games"]], 1, atol=1e-6)
 
 
@@ -104,7 +105,7 @@ def test_a_protocol_a_user_and_a_family_in_search(run):
     code, out, err = run("search", *plugins, *names, "--set", "user.error=0.2", *SMALL, "--out", "one", "--json")
     assert (code, err) == (0, "")
     entries = json.loads(out)["games"]
-    assert {entry["result"] for entry in entries} == {"UNREFUTED"}
+    assert {entry["code"] for entry in entries} == {"UNREFUTED"}
     assert all(entry["guarantee"] is None for entry in entries)
     games, schemes = em.load_games("one/games.npz"), em.load_schemes("one/schemes.npz")
     user = module("trembling").Trembling(3.0, 0.2)
@@ -179,6 +180,43 @@ def Subclass(cls):
     return type("Quiet", (cls,), {})
 
 
+def test_faults_of_a_plugin_are_told_as_such(run):
+    Path("faulty.py").write_text(
+        FILES["lottery.py"].replace('"lottery"', '"faulty"').replace("value.mean()", "value.men()")
+    )
+    code, out, err = run("search", "--plugin", "faulty.py", "--protocol", "faulty", "--precision", "5", *SMALL)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"emalign: \S+faulty.py, line \d+: AttributeError: .+\n", err), err
+
+
+def test_what_a_plugin_imports_is_in_its_digest(tmp_path):
+    place = tmp_path
+    from emalign_jax.internal import plugins
+
+    (place / "helping.py").write_text("FACTOR = 1\n")
+    (place / "asking.py").write_text("import helping\n")
+    alone = hashlib.sha256((place / "asking.py").read_bytes()).hexdigest()
+    found = plugins.load([place / "asking.py"])
+    assert list(found) == ["asking.py"]
+    assert found["asking.py"] != alone
+    (place / "json.py").write_text("")
+    with pytest.raises(ValueError, match=r"json\.py: there is a module json already"):
+        plugins.load([place / "json.py"])
+    (place / "wave.py").write_text("")
+    with pytest.raises(ValueError, match=r"wave\.py: there is a module wave already"):
+        plugins.load([place / "wave.py"])
+
+
+def test_a_protocol_that_needs_two_agents_is_checked_without_monopolists():
+    class Pairs(em.Pooled):
+        def rows(self, game, messages):
+            return 2 // (game.agents - 1)
+
+    game = em.random_games(0, 1, agents=2, states=2, actions=2)[0]
+    found = em.certify(game, em.full_revelation(2, 2, 2), Pairs(), em.QuantalUser(3.0))
+    assert found.result in (em.Result.UNREFUTED, em.Result.ABOVE_TOLERANCE)
+
+
 def test_a_figure_is_drawn(run):
     code, *_ = run("search", "--family", "hull", *SMALL, "--out", "drawn")
     assert code == 0
@@ -197,19 +235,44 @@ def test_a_figure_is_drawn(run):
         (("search", "--protocol", "pool"), ("--protocol: expected", "pooled", "got 'pool'")),
         (("search", "--user", "noone"), ("--user: expected", "sparsemax", "got 'noone'")),
         (("search", "--protocol", "lottery", "--set", "protocol.costs=1"), ("protocol.costs", "expected cost")),
+        (("search", "--protocol", "lottery", "--temperature", "1"), ("--temperature: lottery has no such parameter",)),
+        (("search", "--protocol", "lottery", "--set", "protocol.cost=[1, 2]"), ("protocol.cost", "expected a number")),
+        (
+            ("search", "--protocol", "lottery", "--set", "protocol.cost=inf"),
+            ("protocol.cost: expected a finite number",),
+        ),
         (("search", "--protocol", "lottery", "--set", "protocol.cost=-1"), ("protocol.cost: expected", "got -1")),
         (("search", "--set", "protocol.cost=1"), ("protocol.cost: selection has no such parameter",)),
+        (("search", "--set", "user.precision=5"), ("user.precision", "has an option of its own, --precision")),
+        (("search", "--set", "games.count=5"), ("games.count", "has an option of its own, --count")),
+        (("search", "--set", "user.tolerance=0", "--set", "user.tolerance=1"), ("user.tolerance", "given twice")),
+        (("search", "--set", "user.tolerance=1e-6\nx=1"), ("user.tolerance", "expected one value")),
+        (("search", "--games", "no.npz", "--set", "games.most=1"), ("games", "leave it out with --games")),
+        (("search", "--precision", "5", "--ties", "lowest"), ("--ties: quantal has no such parameter",)),
         (("search", "--set", "cost"), ("--set: expected SECTION.KEY=VALUE, got 'cost'",)),
         (("search", "--set", "market.x=1"), ("--set: 'market.x': expected a section of games, protocol, user",)),
         (("search", "--family", "hull", "--set", "games.mosst=1"), ("mosst",)),
-        (("search", "--user", "sparsemax"), ("user.precision: sparsemax needs a value of it",)),
-        (("search", "--user", "rational", "--precision", "4"), ("user.precision: rational has no such parameter",)),
-        (("sweep", "competition", "--set", "protocol.cost=1"), ("protocol.cost: belongs to protocol.kind = lottery",)),
+        (("search", "--user", "sparsemax"), ("--precision: a sparsemax user needs a number > 0",)),
+        (("search", "--user", "rational", "--precision", "4"), ("--precision: rational has no such parameter",)),
+        (("sweep", "competition", "--set", "protocol.cost=1"), ("protocol.cost: selection has no such parameter",)),
+        (
+            ("sweep", "competition", "--set", "user.kind=rational", "--set", "user.precision=5"),
+            ("user.precision: rat",),
+        ),
+        (
+            ("sweep", "competition", "--set", 'games.family=["hull","scaled"]', "--set", "games.most=[1,2]"),
+            ("games.most: cannot be an axis, for hull has no such parameter",),
+        ),
+        (("sweep", "competition", "--set", "games.family=[hull]"), ("games.family", "words in a list need quotes")),
+        (("sweep", "competition", "--count", "3", "--set", "games.count=1"), ("--count", "games.count")),
         (("sweep", "competition", "--set", "games.agent=1"), ("games.agent: no such key; did you mean games.agents?",)),
+        (("tune", "transfers", "--set", "user.kind=rational"), ("user.kind", "no derivative")),
+        (("tune", "transfers", "--set", "protocol.temperature=0.5"), ("protocol.temperature: pooled has no such",)),
         (("tune", "transfers", "--set", "profit_sharing.start=0.5"), ("profit_sharing is not among tune.mechanisms",)),
     ],
 )
 def test_slips_are_one_line(run, arguments, words):
+    before = set(Path().iterdir())
     Path("broken.py").write_text("import math\nx = 1 / 0\n")
     Path("syntax.py").write_text("def\n")
     Path("taken.py").write_text("import emalign_jax as em\n\nclass P(em.AbstractProtocol):\n    name = 'pooled'\n")
@@ -218,3 +281,4 @@ def test_slips_are_one_line(run, arguments, words):
     assert err.startswith("emalign: ")
     assert err.count("\n") == 1
     assert all(word in err for word in words), err
+    assert {path for path in set(Path().iterdir()) - before if path.is_dir()} == set(), "nothing was begun"

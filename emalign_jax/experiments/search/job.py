@@ -30,7 +30,6 @@ from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selectio
 from emalign_jax.protocols.base import declares_revelation
 from emalign_jax.protocols.batched_payoffs import payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information
-from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
 
@@ -213,6 +212,7 @@ def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certifica
         ]
     nan, many = np.full(solution.user.shape, np.nan), np.full(solution.agents.shape, np.nan)
     never = np.zeros(solution.user.shape, bool)
-    unchecked = np.full(solution.user.shape, int(Result.UNCHECKED))
     none, full = values[1], values[0]
-    return Certificate(solution.user, solution.agents, many, many, never, many, full, none, nan, nan, unchecked, never)
+    return Certificate(
+        solution.user, solution.agents, many, many, never, many, full, none, nan, nan, solution.result, never
+    )

@@ -95,7 +95,7 @@ def _check(values: Values, block: int) -> None:
 
 def _by_key(message: str) -> str:
     """A message of the library or of the command line, with the keys of the config for the names of arguments."""
-    keys = {name.split(".")[-1]: name for name in options()}
+    keys = {name.split(".")[-1]: name for name, option in reversed(options().items()) if not option.own}
     keys |= {"protocol": "protocol.kind", "user": "user.kind"}
     keys |= {"compared": "protocol.compare"}
     message = re.sub(r"--([a-z-]+)", lambda found: keys.get(found[1].replace("-", "_"), found[0]), message)

@@ -18,6 +18,7 @@ from emalign_jax.experiments import toml
 from emalign_jax.experiments.toml import Option, plain_value
 from emalign_jax.experiments.words import Method, ReplyRule, Ties, make_protocol, make_user
 from emalign_jax.games.families import FAMILIES, all_knobs
+from emalign_jax.internal.registry import Registry
 from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
 from emalign_jax.users.base import USERS, AbstractUser
 
@@ -142,16 +143,39 @@ def read(config: str, changes: dict[str, Any] | None = None) -> Config:
 def parse(text: str, path: str, changes: dict[str, Any] | None = None) -> Config:
     """A config from TOML text; `path` is what messages call it."""
     document, known = toml.changed(toml.document(text, path), changes or {}), options()
-    found = _config(toml.flatten(document, path, known, ("title", "block")), path, known)
-    for section, registry in (("protocol", PROTOCOLS), ("user", USERS)):
-        kinds = [kind for kind in found.grid[f"{section}.kind"] if kind is not None]
-        taken = {f"{section}.{key}" for kind in kinds for key in registry.parameters(kind)}
-        own = [name for name in found.grid if name.startswith(f"{section}.") and known[name].own]
-        for name in own:
-            if name not in (f"{section}.kind", *taken) and found.grid[name] != (None,):
-                takers = [kind for kind in registry if name.partition(".")[2] in registry.parameters(kind)]
-                raise ValueError(f"{path}: {name}: belongs to {section}.kind = {' or '.join(takers)}")
+    given = toml.flatten(document, path, known, ("title", "block"))
+    found = _config(dict(given), path, known)
+    for name in given:
+        section, _, key = name.partition(".")
+        takers = _takers(found, section, key)
+        if takers is None:
+            continue
+        if not any(takers.values()):
+            raise ValueError(f"{path}: {name}: {', '.join(map(str, takers))} has no such parameter; leave it out")
+        if name in found.axes and not all(takers.values()):
+            without = [str(kind) for kind, takes in takers.items() if not takes]
+            raise ValueError(f"{path}: {name}: cannot be an axis, for {', '.join(without)} has no such parameter")
     return found
+
+
+def _takers(config: Config, section: str, key: str) -> dict[str | None, bool] | None:
+    """Which kinds of protocol or user, or which families, of the grid take a key; None for keys that all have."""
+    if section == "protocol" and key not in ("kind", "messages"):
+        return {kind: key in _takes(PROTOCOLS, kind) for kind in config.grid["protocol.kind"]}
+    if section == "user" and key != "kind":
+        return {kind: key in _takes(USERS, kind) for kind in config.grid["user.kind"]}
+    if section == "games" and key in all_knobs().keys() - BUILT_IN:
+        return {name: key in FAMILIES[name].knobs() for name in config.grid["games.family"]}
+    return None
+
+
+def _takes(registry: Registry, kind: str | None) -> set[str]:
+    """The parameters of a kind of protocol or user."""
+    if kind in BUILT_IN_PROTOCOLS:
+        return {"temperature", "compare", "rounds", "replies"}
+    if kind is None:
+        return {"precision", "ties"}
+    return set(registry.parameters(kind)) if kind in registry else set()
 
 
 def from_manifest(plain: dict[str, Any], path: str) -> Config:
@@ -204,11 +228,10 @@ def modules(values: Values) -> tuple[AbstractProtocol, AbstractUser]:
 def _arguments(values: Values, section: str) -> dict[str, Any]:
     """The values of a section that the kind of protocol or user takes."""
     registry, kind = (PROTOCOLS, values["protocol.kind"]) if section == "protocol" else (USERS, values["user.kind"])
+    takes = _takes(registry, kind)
+    if section == "user" and kind is None and values["user.precision"] != math.inf:
+        takes = {"precision"}  # Of a grid some users are rational, and break ties.
     inside = {name.partition(".")[2]: x for name, x in values.items() if name.startswith(f"{section}.")}
-    if kind in BUILT_IN_PROTOCOLS:
-        takes = {"temperature", "compare", "rounds", "replies"}
-    else:
-        takes = {"precision", "ties"} if kind is None else registry.parameters(kind).keys() if kind in registry else ()
     return {key: x for key, x in inside.items() if key in takes and x is not None}
 
 

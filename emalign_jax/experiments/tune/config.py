@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import reprlib
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
 from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
-from emalign_jax.play import SmoothPlay
+from emalign_jax.play import SmoothPlay, differentiable
 from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
 from emalign_jax.tuning.loop import Plan
 from emalign_jax.tuning.objectives import OVER_GAMES, OVER_STARTS, Objective
@@ -67,10 +68,12 @@ def options() -> dict[str, Option]:
         "tune.agents_precision": Option("number", 10.0),
     }
     for name, mechanism in MECHANISMS.items():
-        for field in dataclasses.fields(mechanism):
-            kind = {bool: "flag", int: "whole", str: "word"}.get(type(field.default), "number")
-            default = None if field.default is dataclasses.MISSING else field.default
-            found[f"{name}.{field.name}"] = Option(kind, default, 0, field.metadata.get("words", ()))
+        fields = {field.name: field for field in dataclasses.fields(mechanism)}
+        for key, parameter in MECHANISMS.parameters(name).items():
+            kind = {bool: "flag", int: "whole", str: "word"}.get(type(parameter.default), "number")
+            default = None if parameter.default is parameter.empty else parameter.default
+            words = fields[key].metadata.get("words", ()) if key in fields else ()
+            found[f"{name}.{key}"] = Option(kind, default, 0, words)
     found |= toml.arguments(PROTOCOLS, found, "protocol", without=BUILT_IN_PROTOCOLS)
     return found | toml.arguments(USERS, found, "user")
 
@@ -133,6 +136,13 @@ def parse(text: str, path: str, changes: dict[str, Any] | None = None) -> Config
     for name, default in (("protocol.temperature", DEFAULT_TEMPERATURE), ("user.precision", DEFAULT_PRECISION)):
         built_in = values["protocol.kind"] in BUILT_IN_PROTOCOLS if name[0] == "p" else values["user.kind"] is None
         values[name] = default if values[name] is None and built_in else values[name]
+    of_protocol = {"pooled": (), "selection": ("temperature",)}.get(values["protocol.kind"])
+    kinds = (("protocol", PROTOCOLS, values["protocol.kind"]), ("user", USERS, values["user.kind"] or "quantal"))
+    for section, registry, kind in kinds:
+        takes = registry.parameters(kind) if section == "user" or of_protocol is None else of_protocol
+        for name in given:
+            if name.startswith(f"{section}.") and name.partition(".")[2] not in ("kind", *takes):
+                raise ValueError(f"{path}: {name}: {kind} has no such parameter; leave it out")
     unused = [
         name
         for name in given
@@ -148,7 +158,8 @@ def setup(config: Config) -> Setup:
     try:
         return _setup(config.values)
     except ValueError as error:
-        raise ValueError(f"{config.path}: {error}") from None
+        text = re.sub(r"^(protocol|user):", r"\1.kind:", str(error))
+        raise ValueError(f"{config.path}: {text}") from None
 
 
 def _setup(values: dict[str, Any]) -> Setup:
@@ -166,6 +177,7 @@ def _setup(values: dict[str, Any]) -> Setup:
     if not 0 < values["tune.agents_precision"] < float("inf"):
         raise ValueError(f"tune.agents_precision: expected a finite number > 0, got {values['tune.agents_precision']}")
     solver = SmoothPlay(values["tune.agents_precision"])
+    differentiable.check(protocol, user, solver)
     plan = Plan(*(values[f"tune.{name}"] for name in Plan._fields)).checked()
     small = jax.tree.map(jnp.asarray, any_game(**own))  # nothing is drawn that is too large to go on with
     mechanism.check(small, protocol, user)
@@ -213,6 +225,6 @@ def _require_room(plan: Plan, steps: int, game: Game, protocol: AbstractProtocol
 def _make(name: str, values: dict[str, Any]) -> AbstractMechanism:
     given = {key.partition(".")[2]: x for key, x in values.items() if key.startswith(f"{name}.")}
     try:
-        return MECHANISMS[name](**given)
-    except ValueError as error:
+        return MECHANISMS[name](**{key: x for key, x in given.items() if x is not None})
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{name}.{str(error).removeprefix(f'{name}: ')}") from None

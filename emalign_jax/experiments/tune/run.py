@@ -20,6 +20,7 @@ from emalign_jax.experiments.tune.config import Config, setup
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
 from emalign_jax.internal.npz import read_arrays, save_arrays
+from emalign_jax.result import Result
 from emalign_jax.tuning import loop
 from emalign_jax.tuning.evaluation import evaluate
 from emalign_jax.tuning.objectives import confidence
@@ -86,6 +87,7 @@ def _evaluate(made, params, key, tolerance: float, progress) -> pd.DataFrame:
         values[f"user_{name}"], values[f"cost_{name}"] = found.user, found.cost
         values[f"gain_{name}"] = found.gain
         values[f"certified_{name}"] = found.gain <= tolerance * 1.000001
+        values[f"result_{name}"] = [Result(code).name for code in found.certificate.result.tolist()]
         values[f"no_information_{name}"] = found.certificate.no_information
         values[f"full_information_{name}"] = found.certificate.full_information
     return columns.table(columns.TUNE, values)
@@ -97,12 +99,15 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     change = rows["user_after"] - rows["cost_after"] - rows["user_before"] + rows["cost_before"]
     found = {"before": rows["user_before"], "after": rows["user_after"], "change": change}
     entries: dict[str, Any] = {name: list(confidence(column)) for name, column in found.items()}
+    unrefuted = (rows[f"result_{when}"] == Result.UNREFUTED.name for when in ("before", "after"))
+    ok = [one | rows[f"certified_{when}"] for one, when in zip(unrefuted, ("before", "after"), strict=True)]
     return entries | {
         "tolerance": outcome.tolerance,
         "cost": float(rows["cost_after"].mean()), "games": len(outcome.rows),
         "steps": len(outcome.history["objective"]),
         "skipped": int(outcome.history["skipped"].sum()), "trusted": float(outcome.history["trusted"].mean()),
         "certified": int((rows["certified_before"] & rows["certified_after"]).sum()),
+        "unrefuted": int((ok[0] & ok[1] & ~(rows["certified_before"] & rows["certified_after"])).sum()),
         "failed": int(np.isnan(rows["user_before"] + rows["user_after"]).sum()),
     }  # fmt: skip
 
