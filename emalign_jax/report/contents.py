@@ -122,17 +122,18 @@ def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     )
     lines = search_table.summary(rows)
     config = manifest["config"]
-    tolerance = manifests.number(directory / MANIFEST, config, "config.tolerance", 1e-3)
+    number = manifests.number(directory / MANIFEST, config, "config.tolerance", 1e-3)
+    tolerance = "the tolerance" if number is None else f"{number:g}"
     heads = {
         "family": "family", "agents": "K", "games": "games", "q10": "10 %", "median": "median", "q90": "90 %",
-        "mean": "mean", "monopoly": "one agent alone", "within_tolerance": f"gain ≤ {tolerance:g}",
+        "mean": "mean", "monopoly": "one agent alone", "within_tolerance": f"gain ≤ {tolerance}",
         "certified": "certified", "largest_gain": "largest gain", "seconds": "seconds",
     }  # fmt: skip
     return {
         "title": manifest.get("title") or f"{str(config.get('protocol', 'search')).capitalize()}: user value",
         "tables": [
             _table("User value (0 no information, 1 full information), by family and K", lines, heads),
-            *_unsolved(rows, f"{tolerance:g}"),
+            *_unsolved(rows, tolerance),
         ],
         "notes": _verdicts(rows),
         "failed": int(np.sum(~rows["ok"].to_numpy(bool))),

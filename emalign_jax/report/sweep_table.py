@@ -69,7 +69,9 @@ def render(config: Config, lines: list[dict[str, Any]]) -> str:
 def tolerance(config: Config) -> str:
     """In words: one number, or those of which each cell has one."""
     shown = " or ".join(f"{number:g}" for number in config.tolerances)
-    return shown if len(config.tolerances) == 1 else f"the tolerance of its cell ({shown})"
+    if len(config.tolerances) == 1:
+        return shown
+    return f"the tolerance of its cell ({shown})" if shown else "the tolerance of its cell"
 
 
 def _axis(value: Any) -> str:

@@ -208,3 +208,15 @@ def test_bad_directories(runs, build, message, tmp_path):
     assert err.count("\n") == 1
     assert re.search(message, err)
     assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_tolerance_that_is_not_stated(runs, tmp_path):
+    def forget(run):
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["config"]["tolerance"] = None
+        (run / "manifest.json").write_text(json.dumps(manifest))
+
+    damaged(forget)(runs, tmp_path)
+    code, _, err = run_inside(["report", "run"], tmp_path)
+    assert (code in (0, 1), err) == (True, "")
+    assert "gain ≤ the tolerance" in (tmp_path / "run" / "report.html").read_text("utf-8")
