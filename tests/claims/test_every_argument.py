@@ -51,8 +51,9 @@ WRONG = {
     "result": em.Payoffs(np.zeros(1), np.zeros((1, 2))),
 }
 RESULTS = {
-    "Alignment", "BestResponse", "BestTransfers", "Certificate", "Coverage", "Options", "Payoffs", "Premises",
-    "ReducedGame", "Result", "SampledGradient", "SampledPayoffs", "Solution", "Stability", "Tuned",
+    "Alignment", "BestResponse", "BestTransfers", "Certificate", "Coverage", "Derivative", "FoundBy", "Options",
+    "Payoffs", "Premises", "ReducedGame", "Result", "SampledGradient", "SampledPayoffs", "Solution", "Stability",
+    "Tuned",
 }  # fmt: skip
 # for authors of protocols, checks and families: in JAX alone, with functions or classes for arguments
 WRITERS = {"options_of", "reduce_game", "register_check", "knob", "parameter", "Deviation"}

@@ -116,7 +116,7 @@ def test_games_do_not_depend_on_the_solver_or_the_user():
         ("[gmes]\nfamily = 'hull'", ["[gmes]", "did you mean [games]?"]),
         ("family = 'hull'", ["family", "did you mean games.family?"]),
         ("[user]\nrounds = 2", ["user.rounds", "did you mean protocol.rounds?"]),
-        ("[user]\nzzz = 2", ["user.zzz", "expected user.precision, user.ties"]),
+        ("[user]\nzzz = 2", ["user.zzz", "expected user.kind, user.precision, user.ties"]),
         ("games = 3", ["games", "expected a section [games]"]),
         ("[games]\nfamily = 'hul'", ["games.family", "hull, noise", "'hul'", "did you mean 'hull'?"]),
         ("[games]\nagents = 5000000000", ["games.agents", "expected an integer <= 2147483647, got 5000000000"]),

@@ -59,8 +59,8 @@ def test_public_names_exist_and_are_documented():
 def test_code_in_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     lines = child("\nprint('---')\n".join(blocks)).split("---\n")
-    assert len(lines) == 5
-    search, named, conversation, exact, own = (
+    assert len(lines) == 4
+    search, named, conversation, exact = (
         [float(x) for x in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", part)] for part in lines
     )
     assert 0 < search[0] <= 1
@@ -69,4 +69,3 @@ def test_code_in_the_readme_runs():
     np.testing.assert_allclose(conversation[:2], [0.75, 1], atol=1e-3)
     np.testing.assert_allclose(exact[:5], [1, 1, 0.7, 0.7, 0.5], atol=1e-6)
     np.testing.assert_allclose(exact[5:], 0.49708735, atol=1e-4)
-    np.testing.assert_allclose(own, 0.95, atol=1e-6)
