@@ -14,6 +14,10 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax.cli import main
+from emalign_jax.games.families import FAMILIES
+from emalign_jax.mechanisms import MECHANISMS
+from emalign_jax.protocols.base import PROTOCOLS
+from emalign_jax.users.base import USERS
 
 TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text("utf-8")
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.S))
@@ -46,7 +50,10 @@ error = 0.3
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory outside the package with the files, from which they can be imported."""
+    """A directory outside the package with the files, from which they can be imported. Other test modules in the same
+    process must not see the names that the files register."""
+    registries = (FAMILIES, MECHANISMS, PROTOCOLS, USERS)
+    before = [dict(registry) for registry in registries]
     directory = tmp_path_factory.mktemp("stranger")
     for name, text in FILES.items():
         (directory / name).write_text(text)
@@ -55,6 +62,9 @@ def place(tmp_path_factory):
         importlib.import_module(name.removesuffix(".py"))
     yield directory
     sys.path.remove(str(directory))
+    for registry, names in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(names)
 
 
 @pytest.fixture
