@@ -24,7 +24,6 @@ from emalign_jax.cli.options import (
     TiesOption,
     ToleranceOption,
     UserOption,
-    section,
     settings,
     tell_fallbacks,
 )
@@ -62,6 +61,7 @@ def certify(
     from emalign_jax.exact import Certificate, default_tolerance
     from emalign_jax.experiments import columns
     from emalign_jax.experiments.search import table
+    from emalign_jax.experiments.toml import section
     from emalign_jax.games.files import sizes
     from emalign_jax.internal import plugins
 

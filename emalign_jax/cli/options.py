@@ -144,11 +144,6 @@ def _value(name: str, text: str) -> Any:
     return parsed["value"]
 
 
-def section(changes: dict[str, Any], name: str) -> dict[str, Any]:
-    """{key: value} of one section."""
-    return {key.partition(".")[2]: value for key, value in changes.items() if key.startswith(f"{name}.")}
-
-
 class Offset(enum.StrEnum):
     none = "none"
     constant = "constant"

@@ -30,7 +30,6 @@ from emalign_jax.cli.options import (
     ToleranceOption,
     UserOption,
     integers,
-    section,
     settings,
     tell_fallbacks,
 )
@@ -175,7 +174,7 @@ def search(
     from emalign_jax.experiments import run_directory
     from emalign_jax.experiments.search import hosts as meeting
     from emalign_jax.experiments.search.job import SEARCH, SearchJob, block_size
-    from emalign_jax.experiments.toml import plain_value
+    from emalign_jax.experiments.toml import plain_value, section
     from emalign_jax.games.files import sizes
     from emalign_jax.internal import ending, plugins
     from emalign_jax.internal.arguments import integer, shown

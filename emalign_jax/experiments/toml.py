@@ -93,6 +93,11 @@ def changed(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
     return found
 
 
+def section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """{key: value} of one section of {"section.key": value}."""
+    return {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
+
+
 def arguments(registry: Registry, options: dict[str, Option], section: str, without: tuple[str, ...] = ()) -> dict:
     """Options for the arguments of all named classes, but for those that there are already."""
     names = [key for name in registry if name not in without for key in registry.parameters(name)]

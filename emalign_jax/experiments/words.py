@@ -17,6 +17,9 @@ from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
 from emalign_jax.users.base import USERS, AbstractUser
 from emalign_jax.users.fixed_replies import FixedReplies
 
+# These are made of the options that commands and configs share; of any other kind the arguments of the class are keys.
+BUILT_IN_PROTOCOLS = ("pooled", "selection", "conversation")
+SHARED_PARAMETERS = frozenset({"temperature", "compare", "rounds", "replies"})
 STEP = 64  # bytes that the schedule of play holds for a step
 
 
@@ -54,10 +57,10 @@ def make_protocol(kind: str, given: dict[str, Any], reply_to: str = "each") -> A
     """
     given = {name: value for name, value in given.items() if value is not None}
     PROTOCOLS.of(kind, "--protocol")
-    if kind not in ("pooled", "selection", "conversation"):
-        _refuse_options(kind, given.keys() & {"temperature", "compare", "rounds", "replies"}, PROTOCOLS)
+    if kind not in BUILT_IN_PROTOCOLS:
+        _refuse_options(kind, given.keys() & SHARED_PARAMETERS, PROTOCOLS)
         return PROTOCOLS.make(kind, given, "--protocol")
-    if others := given.keys() - {"temperature", "compare", "rounds", "replies"}:
+    if others := given.keys() - SHARED_PARAMETERS:
         raise ValueError(f"protocol.{min(others)}: {kind} has no such parameter, only options of the command")
     temperature = given.get("temperature", 0.0)
     if kind != "selection" and temperature != 0:
@@ -96,7 +99,8 @@ def make_user(kind: str | None, given: dict[str, Any], rule: str, protocol: Abst
         given["precision"] = _precision(given["precision"])
     if kind is None:
         kind = "rational" if given.get("precision", math.inf) == math.inf else "quantal"
-        given.pop("precision" if kind == "rational" else "", None)
+        if kind == "rational":
+            given.pop("precision", None)
     else:
         USERS.of(kind, "--user")
     _refuse_options(kind, given.keys() & {"precision", "ties"}, USERS)

@@ -21,6 +21,7 @@ from emalign_jax.exact.guarantees.coverage_lp import why_no_bound
 from emalign_jax.experiments.search import job
 from emalign_jax.experiments.search.table import game_rows
 from emalign_jax.experiments.sweep.config import Cell, Config, Values, modules, options
+from emalign_jax.experiments.toml import section
 from emalign_jax.experiments.words import Method, make_solver
 from emalign_jax.games import families
 from emalign_jax.games.families import all_knobs, random_games
@@ -58,7 +59,7 @@ def check(config: Config, cells: list[Cell]) -> None:
     """Raise `ValueError` that names the file and the key for the first cell that cannot be done, before any work."""
     rows = 0
     for cell in cells:
-        own = _section(cell.values, "games")
+        own = section(cell.values, "games")
         with named(config, cell):
             families.check_arguments(**own)
             families.require_room(**own)
@@ -83,7 +84,7 @@ def named(config: Config, cell: Cell) -> Iterator[None]:
 
 
 def _check(values: Values, block: int) -> None:
-    own = _section(values, "games")
+    own = section(values, "games")
     protocol, user, _ = setup(values)
     one = families.any_game(**own)
     game = one[0]
@@ -108,13 +109,9 @@ def _where(config: Config, cell: Cell) -> str:
     return f" (at {axes})" if axes else ""
 
 
-def _section(values: Values, section: str) -> dict[str, Any]:
-    return {name.partition(".")[2]: value for name, value in values.items() if name.startswith(section + ".")}
-
-
 def draw_games(values: Values) -> Game:
     """The same for a family, size and seed, whatever is done with them."""
-    own = _section(values, "games")
+    own = section(values, "games")
     return random_games(job.games_key(values["seed"], own["family"]), **own)
 
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,15 @@ from emalign_jax.equilibrium.solver import STARTS
 from emalign_jax.exact import default_tolerance
 from emalign_jax.experiments import toml
 from emalign_jax.experiments.toml import Option, plain_value
-from emalign_jax.experiments.words import Method, ReplyRule, Ties, make_protocol, make_user
+from emalign_jax.experiments.words import (
+    BUILT_IN_PROTOCOLS,
+    SHARED_PARAMETERS,
+    Method,
+    ReplyRule,
+    Ties,
+    make_protocol,
+    make_user,
+)
 from emalign_jax.games.families import FAMILIES, all_knobs
 from emalign_jax.internal.registry import Registry
 from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
@@ -24,7 +33,6 @@ from emalign_jax.users.base import USERS, AbstractUser
 
 BLOCK = 50  # games done and written at a time, unless the config says otherwise
 MOST_CELLS = 10_000
-BUILT_IN_PROTOCOLS = ("pooled", "selection", "conversation")  # whose parameters are keys anyhow
 BUILT_IN = {"noise", "bias", "alignment"}  # knobs in the key of every cell; others where the family has them
 
 
@@ -151,11 +159,15 @@ def parse(text: str, path: str, changes: dict[str, Any] | None = None) -> Config
         if takers is None:
             continue
         if not any(takers.values()):
-            raise ValueError(f"{path}: {name}: {', '.join(map(str, takers))} has no such parameter; leave it out")
+            raise ValueError(f"{path}: {name}: {_listed(takers)} has no such parameter; leave it out")
         if name in found.axes and not all(takers.values()):
-            without = [str(kind) for kind, takes in takers.items() if not takes]
-            raise ValueError(f"{path}: {name}: cannot be an axis, for {', '.join(without)} has no such parameter")
+            without = _listed(kind for kind, takes in takers.items() if not takes)
+            raise ValueError(f"{path}: {name}: cannot be an axis, for {without} has no such parameter")
     return found
+
+
+def _listed(kinds: Iterable[str | None]) -> str:
+    return ", ".join("a user without user.kind" if kind is None else kind for kind in kinds)
 
 
 def _takers(config: Config, section: str, key: str) -> dict[str | None, bool] | None:
@@ -172,7 +184,7 @@ def _takers(config: Config, section: str, key: str) -> dict[str | None, bool] | 
 def _takes(registry: Registry, kind: str | None) -> set[str]:
     """The parameters of a kind of protocol or user."""
     if kind in BUILT_IN_PROTOCOLS:
-        return {"temperature", "compare", "rounds", "replies"}
+        return set(SHARED_PARAMETERS)
     if kind is None:
         return {"precision", "ties"}
     return set(registry.parameters(kind)) if kind in registry else set()
@@ -231,7 +243,7 @@ def _arguments(values: Values, section: str) -> dict[str, Any]:
     takes = _takes(registry, kind)
     if section == "user" and kind is None and values["user.precision"] != math.inf:
         takes = {"precision"}  # Of a grid some users are rational, and break ties.
-    inside = {name.partition(".")[2]: x for name, x in values.items() if name.startswith(f"{section}.")}
+    inside = toml.section(values, section)
     return {key: x for key, x in inside.items() if key in takes and x is not None}
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from emalign_jax.equilibrium.solver import check_sizes
 from emalign_jax.experiments import toml
 from emalign_jax.experiments.toml import Option
+from emalign_jax.experiments.words import BUILT_IN_PROTOCOLS
 from emalign_jax.games import families
 from emalign_jax.games.families import FAMILIES, all_knobs, any_game, random_games
 from emalign_jax.games.game import Game
@@ -26,7 +27,6 @@ from emalign_jax.tuning.objectives import OVER_GAMES, OVER_STARTS, Objective
 from emalign_jax.users.base import USERS, AbstractUser
 
 FOLDER = "tuning"
-BUILT_IN_PROTOCOLS = ("pooled", "selection", "conversation")  # whose parameters are keys anyhow
 COPIES = 4  # of an equilibrium, that playing it holds
 POINT, HISTORY = 2000, 800  # bytes of a point, and of what a step leaves
 DEFAULT_TEMPERATURE, DEFAULT_PRECISION = 0.3, 5.0
@@ -163,7 +163,7 @@ def setup(config: Config) -> Setup:
 
 
 def _setup(values: dict[str, Any]) -> Setup:
-    own = {name.partition(".")[2]: x for name, x in values.items() if name.startswith("games.")}
+    own = toml.section(values, "games")
     held_out = own.pop("held_out")
     families.check_arguments(**own)
     integer("held_out", held_out, 2)
@@ -192,24 +192,16 @@ def _setup(values: dict[str, Any]) -> Setup:
 
 
 def _players(values: dict[str, Any]) -> tuple[AbstractProtocol, AbstractUser]:
-    own = {
-        section: {
-            name.partition(".")[2]: x
-            for name, x in values.items()
-            if name.startswith(f"{section}.") and not name.endswith(".kind") and x is not None
-        }
-        for section in ("protocol", "user")
-    }
-    kind = values["protocol.kind"]
-    if kind == "selection":
-        if own["protocol"]["temperature"] == 0:
-            raise ValueError(
-                "protocol.temperature: expected a number > 0: the best agent's choice has no derivative, got 0.0"
-            )
-    elif kind == "pooled":
-        own["protocol"].pop("temperature", None)
-    protocol = PROTOCOLS.make(kind, own["protocol"], "protocol.kind")
-    return protocol, USERS.make(values["user.kind"] or "quantal", own["user"], "user.kind")
+    given = {name: x for name, x in values.items() if x is not None and not name.endswith(".kind")}
+    of_protocol, kind = toml.section(given, "protocol"), values["protocol.kind"]
+    if kind == "selection" and of_protocol["temperature"] == 0:
+        raise ValueError(
+            "protocol.temperature: expected a number > 0: the best agent's choice has no derivative, got 0.0"
+        )
+    if kind == "pooled":
+        of_protocol.pop("temperature", None)
+    protocol = PROTOCOLS.make(kind, of_protocol, "protocol.kind")
+    return protocol, USERS.make(values["user.kind"] or "quantal", toml.section(given, "user"), "user.kind")
 
 
 def _require_room(plan: Plan, steps: int, game: Game, protocol: AbstractProtocol, count: int) -> None:
@@ -223,8 +215,7 @@ def _require_room(plan: Plan, steps: int, game: Game, protocol: AbstractProtocol
 
 
 def _make(name: str, values: dict[str, Any]) -> AbstractMechanism:
-    given = {key.partition(".")[2]: x for key, x in values.items() if key.startswith(f"{name}.")}
     try:
-        return MECHANISMS[name](**{key: x for key, x in given.items() if x is not None})
+        return MECHANISMS[name](**{key: x for key, x in toml.section(values, name).items() if x is not None})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}.{str(error).removeprefix(f'{name}: ')}") from None
