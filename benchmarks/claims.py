@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any
 
 import claims_games
 import claims_same
@@ -40,9 +39,12 @@ from claims_base import (
 
 import emalign_jax as em
 from emalign_jax.equilibrium.best_response_dynamics import best_response_dynamics, outbid
-from emalign_jax.exact.certificates.certificate import add_guarantees, certify_game, make_check, stack_certificates
+from emalign_jax.exact.certificates.certificate import add_guarantees, certificates
 from emalign_jax.exact.checks.base import Deviation
+from emalign_jax.exact.checks.batch import make_checks
 from emalign_jax.exact.checks.examination import Examination
+from emalign_jax.games.game import faults
+from emalign_jax.internal import batching
 
 __all__ = ["Claim", "concatenate", "violations"]  # for the tests
 
@@ -206,13 +208,16 @@ def random_profiles(rng, games: em.Game, messages: int) -> dict[str, np.ndarray]
 
 def dynamics_profiles(games: em.Game, schemes: np.ndarray, tolerance: float = 1e-3, user=SELECTION[1]):
     """Where outbidding and ten best responses end, from `schemes`: {name: [N, K, XB, M]}."""
-    reduced = em.reduce_game(games, np)
-    ends: dict[str, list] = {"outbidding": [], "ten best responses": []}
-    for k, start in enumerate(schemes):
-        check: Any = make_check(reduced, k, SELECTION[0], user)
-        ends["outbidding"].append(outbid(check, start, tolerance).schemes)
-        ends["ten best responses"].append(best_response_dynamics(check, start, tolerance).schemes)
-    return {name: np.array(end) for name, end in ends.items()}
+    checks, at = checks_of(games, SELECTION[0], user, schemes.shape[-1]), np.arange(len(schemes))
+    dynamics = {"outbidding": outbid, "ten best responses": best_response_dynamics}
+    return {name: move(checks, at, schemes, tolerance).schemes for name, move in dynamics.items()}
+
+
+def checks_of(games: em.Game, protocol, user, messages: int, lp: str = "auto"):
+    """The exact checks of these games."""
+    sizes = {"messages": messages, "rows": protocol.rows(games, messages), "lp": lp, "count": len(games.prior)}
+    modules = (batching.flatten(module, games.batch_shape) for module in (protocol, user))
+    return make_checks(em.reduce_game(games, np), faults(games) == "", *modules, **sizes)
 
 
 def check_selection(games: em.Game, key, rng, *, search: bool = True, dynamics: int | None = None, linprogs=True):
@@ -257,18 +262,17 @@ OTHERS = [
 
 def without_gains(games: em.Game, schemes, protocol, user) -> em.Certificate:
     """`em.certify` but for the deviation gains, whose proof takes most of its time: these are set to 0."""
-    reduced, rows, terms = em.reduce_game(games, np), [], []
-    for k, profile in enumerate(schemes):
-        check = make_check(reduced, k, protocol, user)
+    checks = checks_of(games, protocol, user, schemes.shape[-1], lp="highs")
+    at = np.arange(len(schemes))
+    found = []
+    for check, profile in zip(checks.of(at), schemes, strict=True):
         value, payoffs = check.payoffs(profile)
         nothing = np.zeros(len(payoffs))
         check._range = nothing + 1  # only gains are compared with it
         stay = [Deviation(payoff, payoff, own) for payoff, own in zip(payoffs, profile, strict=True)]
-        examined = Examination(value, payoffs, stay, nothing, nothing, bracketed=True)
-        row, of_guarantees = certify_game(games[k], check, profile, 1.0, examined)
-        rows.append(row)
-        terms.append(of_guarantees)
-    return stack_certificates(add_guarantees(rows, terms, "auto")[0], games.batch_shape, games.agents)
+        found.append(Examination(value, payoffs, stay, nothing, nothing, bracketed=True))
+    rows, terms = certificates(checks, at, games, schemes, 1.0, checks.stack(found))
+    return add_guarantees(rows, terms, checks.user, "auto")[0]
 
 
 def check_others(games: em.Game, protocol, user, key, rng, *, messages: int, search: bool):

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 import emalign_jax as em
-from emalign_jax.exact.certificates.certificate import make_check
 from emalign_jax.exact.checks import conversation as searched
+from emalign_jax.exact.checks.base import make_check
 from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP
 
 TOLERANCE = 1e-3

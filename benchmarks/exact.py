@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 import emalign_jax as em
-from emalign_jax.exact.certificates.certificate import make_check
+from emalign_jax.exact.checks.base import make_check
 from emalign_jax.exact.checks.examination import examine
 
 BRACKET = 1e-4

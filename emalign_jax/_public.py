@@ -31,6 +31,7 @@ from emalign_jax.games.merged_users import several_users
 from emalign_jax.internal.validation import parameter
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.play import GradientPlay, Implicit, SmoothPlay, Unrolled
+from emalign_jax.play.solver import AbstractSolver
 from emalign_jax.protocols import (
     AbstractProtocol,
     Comparison,
@@ -57,6 +58,7 @@ __all__ = [
     "AbstractFamily",
     "AbstractMechanism",
     "AbstractProtocol",
+    "AbstractSolver",
     "AbstractUser",
     "Alignment",
     "BestResponse",

@@ -1,4 +1,4 @@
-"""Exact best-response dynamics, for games in which gradient play does not settle.
+"""Exact best-response dynamics of many games at once, for games in which gradient play does not settle.
 
 `best_response_dynamics` repeats the best response of the agent that gains most. In Selection that ends in an Edgeworth
 cycle: rivals outbid the selected agent in tiny steps, and the selected agent lowers its offer again where no rival is
@@ -10,19 +10,16 @@ another.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from emalign_jax.exact.checks.base import AbstractCheck
-from emalign_jax.exact.checks.examination import Examination, examine
-from emalign_jax.exact.checks.selection_rational import SelectionCheck
-from emalign_jax.games.units import VALUE_TIE
-from emalign_jax.internal import validation
+from emalign_jax.exact.checks.batch import AbstractChecks, Examinations, not_examined
 from emalign_jax.internal.arguments import BETWEEN, integer, number
 from emalign_jax.internal.validation import setting
+from emalign_jax.play.solver import AbstractSolver
 
 # The first margin is a share of V_full - V_none. Each takeover makes the margin larger by the factor GROWTH.
 FIRST_MARGIN, GROWTH = 1e-3, 1.5
@@ -30,7 +27,7 @@ FIRST_MARGIN, GROWTH = 1e-3, 1.5
 LOWERINGS = 2
 
 
-class BestResponseDynamics(eqx.Module):
+class BestResponseDynamics(AbstractSolver):
     """Hyper-parameters of exact best-response dynamics, the solver that needs no gradients.
 
     In Selection at temperature 0 agents outbid each other (`outbid`); elsewhere, in Comparison too, the agent that
@@ -45,109 +42,145 @@ class BestResponseDynamics(eqx.Module):
     steps: int = setting("steps", 100, integer, 1)
     fresh_starts: int = setting("fresh_starts", 10, integer, 0)
     tolerance: float | None = setting("tolerance", None, number, *BETWEEN)
+    verifies = True
 
+    def rounds(self, search):
+        return self.fresh_starts + 1
 
-validation.describe(("solver",), BestResponseDynamics, "a solver such as em.GradientPlay()")
+    def improve(self, search, pending, attempt):
+        if attempt:
+            search.restart(pending, attempt)
+        return search.settle(pending, self.steps)
 
 
 class Ended(NamedTuple):
-    """schemes [K, XB, M], their check, and the number of best responses played."""
+    """schemes [n, K, rows, M], their examinations, and the number of best responses played [n]."""
 
-    schemes: Float[np.ndarray, "K XB M"]
-    examined: Examination
-    steps: int
+    schemes: Float[np.ndarray, "n K rows M"]
+    examined: Examinations
+    steps: Int[np.ndarray, "n"]
+
+
+def settle(
+    checks: AbstractChecks, at: Int[np.ndarray, "n"], schemes: Float[np.ndarray, "n K rows M"], tolerance: float, *,
+    max_steps: int | None = None, tell: Callable[[int], None] = lambda done: None,
+) -> Ended:  # fmt: skip
+    """Outbidding where it is defined, elsewhere best-response dynamics, from `schemes`.
+
+    at:        numbers of the games of `checks`
+    max_steps: None: the default of each
+    tell:      called with the number of profiles done so far
+    """
+    limit = {} if max_steps is None else {"max_steps": max_steps}
+    outbids = checks.can_outbid(at)
+    schemes, examined, steps = schemes.copy(), not_examined(len(at), schemes.shape[1]), np.zeros(len(at), int)
+    done = 0
+    for dynamics, some in ((outbid, np.flatnonzero(outbids)), (best_response_dynamics, np.flatnonzero(~outbids))):
+        if len(some):
+            ended = dynamics(checks, at[some], schemes[some], tolerance, tell=lambda n: tell(done + n), **limit)
+            schemes[some], steps[some] = ended.schemes, ended.steps
+            examined.put(some, ended.examined)
+            done += len(some)
+    return Ended(schemes, examined, steps)
 
 
 def best_response_dynamics(
-    check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], tolerance: float, *, max_steps: int = 10
+    checks: AbstractChecks, at, schemes, tolerance: float, *, max_steps: int = 10, tell=lambda done: None
 ) -> Ended:
-    """From `schemes` until every relative gain is at most `tolerance`; the best profile met on the way.
-
-    In Comparison the limit of outbidding is tried too.
-    """
-    schemes = schemes.copy()
-    best = Ended(schemes.copy(), examine(check, schemes), 0)
+    """From `schemes` until every relative gain is at most `tolerance`; the best profiles met on the way, or the limit
+    of outbidding where that is better."""
+    current, best = schemes.copy(), schemes.copy()
+    now = checks.examine(at, current)
+    examined = Examinations(*(x.copy() for x in now))
+    steps = np.zeros(len(at), int)
+    left = np.arange(len(at))
     for step in range(max_steps + 1):
-        examined = best.examined if step == 0 else examine(check, schemes)
-        if examined.worst < best.examined.worst:
-            best = Ended(schemes.copy(), examined, step)
-        if examined.worst <= tolerance or examined.worst == np.inf:
+        if step:
+            now = checks.after_move(at[left], current[left], now, movers)
+        worst = now.worst
+        better = worst < examined.worst[left]
+        best[left[better]] = current[left[better]]
+        examined.put(left[better], now.rows(better))
+        steps[left] = step
+        going = (worst > tolerance) & (worst < np.inf)
+        if step == max_steps or not going.any():
             break
-        mover = int(examined.relative.argmax())
-        fitted = fit(examined.deviations[mover].scheme, schemes.shape[2])
-        if fitted is None:
+        left, now = left[going], now.rows(going)
+        movers = now.relative.argmax(1)
+        moved = checks.best_responses(at[left], current[left], now, movers)
+        fits = np.isfinite(moved).all((1, 2))
+        left, now, movers = left[fits], now.rows(fits), movers[fits]
+        current[left, movers] = moved[fits]
+        tell(len(at) - len(left))
+        if not len(left):
             break
-        schemes[mover] = fitted
-    best = best._replace(steps=step)
-    return _at_the_limit(check, best, tolerance) if isinstance(check, SelectionCheck) and check.sharp else best
+    return _at_the_limit(checks, at, Ended(best, examined, steps), tolerance)
 
 
 def outbid(
-    check: SelectionCheck, schemes: Float[np.ndarray, "K XB M"], tolerance: float, *, max_steps: int = 100
+    checks: AbstractChecks, at, schemes, tolerance: float, *, max_steps: int = 100, tell=lambda done: None
 ) -> Ended:
     """Best responses from `schemes` until every relative gain is at most `tolerance`.
 
     Where they do not settle in `max_steps`, the limit of outbidding is tried: all agents offer the scheme that is worth
     most to the user.
     """
-    schemes = schemes.copy()
-    worth = check.most_value - check.least_value
-    margin, lowered = FIRST_MARGIN * worth, 0
-    for step in range(max_steps):
-        examined = examine(check, schemes)
-        if examined.worst <= tolerance or examined.worst == np.inf:
-            return Ended(schemes, examined, step)
-        agent = int(examined.relative.argmax())
-        values, _, selected, rival = check.standing(schemes)
-        if agent != selected:
-            taken = check.at_least(agent, values[selected] + margin)
-            margin *= GROWTH
-        elif rival is None or lowered < LOWERINGS:
-            taken = examined.deviations[agent]
-            lowered += 1
-        else:
-            schemes[rival] = _just_behind(check, schemes, selected, rival)
-            continue
-        fitted = fit(taken.scheme, schemes.shape[2])
-        if fitted is None:
+    schemes, M = schemes.copy(), schemes.shape[-1]
+    examined, steps = not_examined(len(at), schemes.shape[1]), np.zeros(len(at), int)
+    margin, lowered = FIRST_MARGIN * checks.worth(at), np.zeros(len(at), int)
+    left = np.arange(len(at))
+    now = checks.examine(at, schemes)
+    for step in range(max_steps + 1):
+        examined.put(left, now)
+        steps[left] = step
+        worst = now.worst
+        going = (worst > tolerance) & (worst < np.inf)
+        if step == max_steps or not going.any():
             break
-        schemes[agent] = fitted
-    return _at_the_limit(check, Ended(schemes, examine(check, schemes), max_steps), tolerance)
+        left, now = left[going], now.rows(going)
+        game, profile = at[left], schemes[left]
+        values, selected, rivals = checks.standing(game, profile, now)
+        each = np.arange(len(left))
+        movers = now.relative.argmax(1)
+        takes = movers != selected
+        lowers = ~takes & ((rivals < 0) | (lowered[left] < LOWERINGS))
+        follows = ~takes & ~lowers
+        moved = np.empty_like(profile[:, 0])
+        if takes.any():
+            goal = values[each, selected] + margin[left]
+            moved[takes] = checks.at_least(game[takes], movers[takes], goal[takes], M)
+            margin[left[takes]] *= GROWTH
+        if lowers.any():
+            moved[lowers] = checks.best_responses(game[lowers], profile[lowers], now.rows(lowers), movers[lowers])
+            lowered[left[lowers]] += 1
+        if follows.any():
+            moved[follows] = checks.just_behind(game[follows], profile[follows], selected[follows], rivals[follows])
+            movers = np.where(follows, rivals, movers)
+        # Without a scheme that fits, or with the one that there is already, nothing would ever change.
+        moves = np.isfinite(moved).all((1, 2)) & (moved != profile[each, movers]).any((1, 2))
+        left, movers, now = left[moves], movers[moves], now.rows(moves)
+        schemes[left, movers] = moved[moves]
+        tell(len(at) - len(left))
+        if not len(left):
+            break
+        now = checks.after_move(at[left], schemes[left], now, movers)
+    return _at_the_limit(checks, at, Ended(schemes, examined, steps), tolerance)
 
 
-def _at_the_limit(check: SelectionCheck, ended: Ended, tolerance: float) -> Ended:
-    """The profile in which all agents offer the scheme that is worth most to the user, if the dynamics did not settle
-    and that profile has smaller gains."""
-    messages = ended.schemes.shape[2]
-    limit = fit(check.most_scheme, messages)
-    if limit is not None and ended.examined.worst > tolerance:
-        all_offer = np.repeat(limit[None], len(ended.schemes), 0)
-        examined = examine(check, all_offer)
-        if examined.worst < ended.examined.worst:
-            return ended._replace(schemes=all_offer, examined=examined)
+def _at_the_limit(checks: AbstractChecks, at, ended: Ended, tolerance: float) -> Ended:
+    """The profiles in which all agents offer the scheme that is worth most to the user, where the dynamics did not
+    settle and those profiles have smaller gains."""
+    left = np.flatnonzero(ended.examined.worst > tolerance)
+    if not len(left):
+        return ended
+    limits = checks.limits(at[left], ended.schemes.shape[-1])
+    fits = np.isfinite(limits).all((1, 2))
+    left, limits = left[fits], limits[fits]
+    if not len(left):
+        return ended
+    offers = np.repeat(limits[:, None], ended.schemes.shape[1], 1)
+    examined = checks.examine(at[left], offers)
+    better = examined.worst < ended.examined.worst[left]
+    ended.schemes[left[better]] = offers[better]
+    ended.examined.put(left[better], examined.rows(better))
     return ended
-
-
-def _just_behind(check: SelectionCheck, schemes, selected: int, rival: int) -> np.ndarray:
-    """The selected agent's scheme, garbled just enough to be worth less to the user."""
-    silent = np.zeros_like(schemes[selected])
-    silent[:, 0] = 1
-    value = check.table(schemes).values[selected]
-    for share in 10.0 ** np.arange(-7, 0.5, 0.5):
-        garbled = (1 - share) * schemes[selected] + share * silent
-        profile = np.repeat(garbled[None], len(schemes), 0)
-        if check.table(profile).values[rival] < value - 2 * VALUE_TIE * check.scale:
-            break
-    return garbled
-
-
-def fit(scheme: Float[np.ndarray, "XB S"], messages: int) -> np.ndarray | None:
-    """`scheme` with `messages` columns: unused ones are dropped or added; None if it needs more."""
-    if scheme.shape[1] == messages:  # In a conversation replies depend on the message's number, so none is moved.
-        return scheme
-    used = scheme[:, scheme.max(0) > 0]
-    if used.shape[1] > messages:
-        return None
-    out = np.zeros((scheme.shape[0], messages))
-    out[:, : used.shape[1]] = used
-    return out

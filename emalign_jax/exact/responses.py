@@ -66,30 +66,45 @@ def weighed(weigh: Callable[[Any], Any], payoff: Float[np.ndarray, "*cells A"]) 
 
 def by_agent(
     user: AbstractUser, game: ReducedGame, weigh: Callable[[Any], Any] = lambda x: x
-) -> Float[np.ndarray, "K XA n A"]:
+) -> Float[np.ndarray, "K *batch XA n A"]:
     """The distributions over actions, with ties in favour of each agent in turn. weigh: as in `weighed`; by default x_B
     is revealed."""
     mass, own_user, agents = (np.asarray(x) for x in game)
     totals, ahead = weighed(weigh, own_user)
     sent = weigh(mass[..., None])[..., 0]
-    return np.stack([respond(user, totals, sent, ahead, *weighed(weigh, own)) for own in agents])
+    return np.stack([respond(user, totals, sent, ahead, *weighed(weigh, own)) for own in np.moveaxis(agents, -4, 0)])
 
 
 class SelectionTable(NamedTuple):
-    """values: V [K] of the user under each scheme j; payoffs: O [K, K] of agent i under scheme j."""
+    """values: V [..., J] of the user under each scheme j; payoffs: O [..., K, J] of agent i under scheme j."""
 
-    values: Float[np.ndarray, "K"]
-    payoffs: Float[np.ndarray, "K K"]
+    values: Float[np.ndarray, "*batch J"]
+    payoffs: Float[np.ndarray, "*batch K J"]
 
 
-def selection_table(game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser) -> SelectionTable:
+def selection_table(
+    game: ReducedGame,
+    schemes: Float[np.ndarray, "*batch J XB M"],
+    user: AbstractUser,
+    favoured: Float[np.ndarray, "*batch J XA XB A"] | None = None,
+) -> SelectionTable:
+    """The table of J schemes, in one game or in a batch of games.
+
+    favoured: the payoffs of the agent in whose favour ties may be broken under scheme j; None: agent j's.
+    """
     mass, own_user, agents = (np.asarray(x) for x in game)
-    totals, ahead = weighed(lambda x: np.einsum("jbm,xbn->jxmn", schemes, x), own_user)  # Under each scheme j.
-    own, own_ahead = weighed(lambda x: np.einsum("jbm,jxbn->jxmn", schemes, x), agents)  # Of agent j.
-    sent = np.einsum("jbm,xb->jxm", schemes, mass)
+    totals, ahead = weighed(lambda x: np.einsum("...jbm,...xbn->...jxmn", schemes, x), own_user)  # Under scheme j.
+    own, own_ahead = weighed(
+        lambda x: np.einsum("...jbm,...jxbn->...jxmn", schemes, x), agents if favoured is None else favoured
+    )
+    sent = np.einsum("...jbm,...xb->...jxm", schemes, mass)
     response = respond(user, totals, sent, ahead, own, own_ahead)
-    agents_totals = np.einsum("jbm,ixba->jixma", schemes, agents)  # [K, K, XA, M, A], of agent i under scheme j.
-    return SelectionTable((response * totals).sum((1, 2, 3)), np.einsum("jxma,jixma->ij", response, agents_totals))
+    induced = np.einsum("...jbm,...jxma->...jxba", schemes, response)  # The distribution over actions.
+    XA, XB, A = own_user.shape[-3:]
+    flat = induced.reshape(*induced.shape[:-3], XA * XB * A)
+    values = (flat @ own_user.reshape(*own_user.shape[:-3], XA * XB * A, 1))[..., 0]
+    payoffs = agents.reshape(*agents.shape[:-3], XA * XB * A) @ flat.swapaxes(-1, -2)
+    return SelectionTable(values, payoffs)
 
 
 def choose(values: Float[np.ndarray, "K"], temperature: float, scale: float) -> Float[np.ndarray, "K"]:

@@ -7,11 +7,11 @@ import math
 from typing import Any
 
 from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
-from emalign_jax.equilibrium.solver import Solver
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer, shown
 from emalign_jax.internal.registry import Registry
 from emalign_jax.play import GradientPlay
+from emalign_jax.play.solver import AbstractSolver
 from emalign_jax.protocols import Comparison, Conversation, Pooled, Selection
 from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
 from emalign_jax.users.base import USERS, AbstractUser
@@ -131,7 +131,9 @@ def _precision(text: Any) -> float:
     return precision
 
 
-def make_solver(method: Method, steps: int | None, tolerance: float | None, extrapolation: str = "none") -> Solver:
+def make_solver(
+    method: Method, steps: int | None, tolerance: float | None, extrapolation: str = "none"
+) -> AbstractSolver:
     """steps: of play, or best responses a start; None is the solver's default. tolerance: None is that of protocol and
     user, `exact.default_tolerance`."""
     if steps is not None:

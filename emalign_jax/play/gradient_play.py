@@ -11,7 +11,6 @@ import contextlib
 import threading
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +21,11 @@ from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching, validation
 from emalign_jax.internal.arguments import BETWEEN, choice, integer, number, pair
 from emalign_jax.internal.validation import optimizer_of, setting
+from emalign_jax.play.solver import AbstractSolver
 from emalign_jax.play.step import Schedule, advance, begin
 from emalign_jax.play.tiles import SMALLEST_TILE, Queue, bucket, run, tile_width
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.result import FoundBy
 from emalign_jax.users.base import AbstractUser
 
 # Tiles with fewer lanes are not made smaller at the end: compilation would cost more time than it saves.
@@ -38,7 +39,17 @@ PLAY_TOLERANCE = 1e-3
 ADAM = optax.scale_by_adam(b1=0.3, b2=0.7)
 
 
-class GradientPlay(eqx.Module):
+# So much less often is a profile moved by best responses that must be searched for.
+SEARCHED = 6
+# Where outbidding is not defined, one best response and more play come before best responses alone.
+PLAYS_BEFORE_DYNAMICS = 1
+
+# Where outbidding is defined, a profile is given up after this many attempts: outbidding ends at V_full from anywhere,
+# unless the frontiers are so steep there that the tie tolerance of values alone is worth more than the tolerance.
+OUTBIDDING_ATTEMPTS = 4
+
+
+class GradientPlay(AbstractSolver):
     """Hyper-parameters of gradient play.
 
     steps:          number of steps of the first play and from new random starts; half of them, with the last values of
@@ -82,8 +93,35 @@ class GradientPlay(eqx.Module):
         whole = Schedule(rate, precision, temperature, np.arange(steps))
         return Schedule(*(x[-self.chunk * -(-steps // (2 * self.chunk)) :] for x in whole)) if late else whole
 
+    def rounds(self, search):
+        return self.best_responses // (SEARCHED if search.searched and search.verify else 1) + 1
 
-validation.describe(("solver",), GradientPlay, "a solver such as em.GradientPlay()")
+    def improve(self, search, pending, attempt):
+        fresh = attempt % self.fresh_starts == 0
+        if attempt and fresh:
+            search.restart(pending, attempt)
+        elif attempt:
+            search.respond(pending, attempt)
+            if search.searched:  # Play may leave what a best response has brought about, such as ties.
+                pending = search.examine(pending, FoundBy.PLAY_AND_BEST_RESPONSES)
+        if not len(pending):
+            return pending
+        pending = search.play(pending, late=not fresh)
+        if not search.verify:
+            search.keep(pending, FoundBy.PLAY)
+            return pending[:0]
+        pending = search.examine(pending, FoundBy.PLAY_AND_BEST_RESPONSES if attempt else FoundBy.PLAY)
+        if search.searched or not len(pending):
+            return pending
+        outbids = search.can_outbid(pending)
+        now = outbids | (attempt >= PLAYS_BEFORE_DYNAMICS)
+        left = search.settle(pending[now])
+        if attempt + 1 >= OUTBIDDING_ATTEMPTS:
+            left = left[~search.can_outbid(left)] if len(left) else left
+        return np.sort(np.concatenate([pending[~now], left]))
+
+
+validation.describe(("solver",), AbstractSolver, "a solver such as em.GradientPlay()")
 
 
 class Played(NamedTuple):

@@ -149,6 +149,8 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     axes = {name: grid.kind(name) for name in grid.axes}
     known = columns.kinds(columns.SWEEP, (*READ, "cell", *sweep_table.MEANS.values()))
     rows = _parquet(directory / "games.parquet", known | axes)
+    if rows["cell"].isna().any():
+        raise ValueError(f"{directory / 'games.parquet'}: cell: expected the key of a cell in every row")
     lines = pd.DataFrame(sweep_table.summary(grid, rows))
     numbers = [name for name in grid.axes if lines[name].dtype.kind == "f"]
     lines[numbers] = lines[numbers].map("{:g}".format)

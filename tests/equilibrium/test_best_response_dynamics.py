@@ -2,16 +2,24 @@
 
 import numpy as np
 import pytest
-from support.games import check, random_game
+from support.games import batch_of, check, checks, random_game
 
 import emalign_jax as em
-from emalign_jax.equilibrium.best_response_dynamics import best_response_dynamics, fit, outbid
-from emalign_jax.exact.checks.examination import examine
+from emalign_jax.equilibrium.best_response_dynamics import best_response_dynamics, outbid
+from emalign_jax.exact.obedience.fewer_messages import fit
 
 pytestmark = pytest.mark.host_only
 
 RATIONAL = em.RationalUser("agents")
 TOLERANCE = 1e-3
+
+
+def one(dynamics, game, protocol, user, schemes, **options):
+    """The dynamics of one game: where they end, their examination and their number of steps."""
+    ended = dynamics(
+        checks(game, protocol, user, messages=schemes.shape[-1]), np.zeros(1, int), schemes[None], TOLERANCE, **options
+    )
+    return ended.schemes[0], ended.examined.rows(0), int(ended.steps[0])
 
 
 def starts(seed, exact, game, M):
@@ -28,23 +36,43 @@ def test_outbid_ends_at_an_equilibrium(seed, XA):
     exact = check(game, em.Selection(), RATIONAL)
     for schemes in starts(seed, exact, game, 4):  # XB + 1 messages
         given = schemes.copy()
-        ended = outbid(exact, schemes, TOLERANCE)
+        found, examined, steps = one(outbid, game, em.Selection(), RATIONAL, schemes)
         np.testing.assert_array_equal(schemes, given)  # the caller's array is left alone
-        assert ended.schemes.shape == given.shape
-        assert ended.steps < 100
-        certificate = em.certify(game, ended.schemes, em.Selection(), RATIONAL, tolerance=TOLERANCE)
+        assert found.shape == given.shape
+        assert steps < 100
+        certificate = em.certify(game, found, em.Selection(), RATIONAL, tolerance=TOLERANCE)
         assert certificate.result == em.Result.CERTIFIED
-        assert ended.examined.user == pytest.approx(float(certificate.user), abs=1e-9)
+        unit, zero = (float(x[0]) for x in checks(game, em.Selection(), RATIONAL).form_of([0])[3:5])
+        assert unit * examined.user + zero == pytest.approx(float(certificate.user), abs=1e-9)
         assert certificate.user >= exact.least_value - 1e-6  # the user can always ignore the messages
+
+
+@pytest.mark.parametrize("XA", [1, 2])
+def test_outbidding_on_frontiers_is_outbidding_by_highs(XA):
+    """Two routes: frontiers of all games by the batched simplex, and an LP of HiGHS for each best response."""
+    games = batch_of([random_game(seed, K=3, XA=XA) for seed in range(12)])
+    schemes = np.random.default_rng(0).dirichlet(np.ones(4), (12, 3, 3))
+    at = np.arange(12)
+    ends = []
+    for lp in ("batched", "highs"):
+        exact = checks(games, em.Selection(), RATIONAL, messages=4, lp=lp)
+        ended = outbid(exact, at, schemes, TOLERANCE)
+        assert (ended.examined.worst <= TOLERANCE).all()
+        certificate = em.certify(
+            games, ended.schemes, em.Selection(), RATIONAL, tolerance=1.001 * TOLERANCE, lp="highs"
+        )
+        assert (certificate.result == em.Result.CERTIFIED).all()
+        np.testing.assert_allclose(certificate.relative_gain, ended.examined.relative, atol=1e-6)
+        ends.append(ended)
+    np.testing.assert_allclose(ends[0].examined.user, ends[1].examined.user, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["two_prosecutors", "prosecutor_against_defender", "biased_advisers"])
 def test_outbid_in_named_games(name):
     game = em.catalog.GAMES[name]()
-    exact = check(game, em.Selection(), RATIONAL)
-    for schemes in starts(1, exact, game, 3):
-        ended = outbid(exact, schemes, TOLERANCE)
-        certificate = em.certify(game, ended.schemes, em.Selection(), RATIONAL, tolerance=TOLERANCE)
+    for schemes in starts(1, check(game, em.Selection(), RATIONAL), game, 3):
+        found, *_ = one(outbid, game, em.Selection(), RATIONAL, schemes)
+        certificate = em.certify(game, found, em.Selection(), RATIONAL, tolerance=TOLERANCE)
         assert certificate.result == em.Result.CERTIFIED
         if name != "two_prosecutors":  # the only equilibrium value is V_full; a gain of 1e-3 leaves this much open
             assert certificate.user >= 1 - 0.02
@@ -54,15 +82,16 @@ def test_outbid_stops_when_told_and_never_harms_the_user():
     game = random_game(0, K=3)
     exact = check(game, em.Selection(), RATIONAL)
     (_, monopoly) = starts(0, exact, game, 4)
-    whole = outbid(exact, monopoly, TOLERANCE)
-    assert whole.steps >= 5  # else the following says nothing
-    for most in range(1, whole.steps + 1):
-        part = outbid(exact, monopoly, TOLERANCE, max_steps=most)
-        assert part.steps <= most
-        assert part.schemes.shape == monopoly.shape
-        assert part.examined.user >= exact.least_value - 1e-6
-        np.testing.assert_allclose(part.schemes.sum(-1), 1, atol=1e-9)
-    np.testing.assert_allclose(part.schemes, whole.schemes, atol=1e-12)
+    setting = game, em.Selection(), RATIONAL, monopoly
+    whole, _, steps = one(outbid, *setting)
+    assert steps >= 5  # else the following says nothing
+    for most in range(1, steps + 1):
+        part, examined, taken = one(outbid, *setting, max_steps=most)
+        assert taken <= most
+        assert part.shape == monopoly.shape
+        assert exact.payoffs(part)[0] >= exact.least_value - 1e-6
+        np.testing.assert_allclose(part.sum(-1), 1, atol=1e-9)
+    np.testing.assert_allclose(part, whole, atol=1e-12)
 
 
 @pytest.mark.parametrize("user", [RATIONAL, em.QuantalUser(10.0)], ids=["rational", "quantal"])
@@ -72,35 +101,36 @@ def test_best_response_dynamics_returns_the_best_it_met(protocol, user):
     seeds, most = (4, 8) if pooled else (2, 4)
     for seed in range(seeds):
         game = random_game(seed, K=2)
-        exact = check(game, protocol, user)
         schemes = np.random.default_rng(seed).dirichlet(np.ones(4), (2, 3))
         given = schemes.copy()
-        before = examine(exact, schemes).worst
-        ended = best_response_dynamics(exact, schemes, TOLERANCE, max_steps=most)
+        exact, at = checks(game, protocol, user, messages=4), np.zeros(1, int)
+        before = exact.examine(at, schemes[None]).worst[0]
+        ended = best_response_dynamics(exact, at, schemes[None], TOLERANCE, max_steps=most)
         np.testing.assert_array_equal(schemes, given)
-        assert ended.steps <= most
-        assert ended.schemes.shape == given.shape
-        assert ended.examined.worst <= before + 1e-9  # LPs start from where the last one ended
-        assert examine(exact, ended.schemes).worst == pytest.approx(ended.examined.worst, abs=1e-9)
-        certified += ended.examined.worst <= TOLERANCE
+        assert ended.steps[0] <= most
+        assert ended.schemes[0].shape == given.shape
+        assert ended.examined.worst[0] <= before + 1e-9  # LPs start from where the last one ended
+        assert exact.examine(at, ended.schemes).worst[0] == pytest.approx(ended.examined.worst[0], abs=1e-9)
+        certified += ended.examined.worst[0] <= TOLERANCE
     # in Selection plain best responses outbid each other in tiny steps and go round: `outbid` is for that
     assert certified > 0 or not pooled
 
 
 def test_best_response_dynamics_with_one_agent_takes_one_step():
-    exact = check(em.catalog.judge(), em.Pooled(), em.QuantalUser(5.0))
-    ended = best_response_dynamics(exact, np.full((1, 2, 2), 0.5), TOLERANCE)
-    assert ended.steps == 1
-    assert ended.examined.agents[0] == pytest.approx(0.38236599, abs=1e-8)
+    game = em.catalog.judge()
+    schemes, _, steps = one(best_response_dynamics, game, em.Pooled(), em.QuantalUser(5.0), np.full((1, 2, 2), 0.5))
+    assert steps == 1
+    exact = check(game, em.Pooled(), em.QuantalUser(5.0))
+    assert exact.payoffs(schemes)[1][0] == pytest.approx(0.38236599, abs=1e-8)
 
 
 def test_too_few_messages_end_the_dynamics_where_they_are():
     """A best response that needs two messages cannot be played with one."""
-    exact = check(em.catalog.judge(), em.Selection(), RATIONAL)
     silent = np.ones((1, 2, 1))
-    for ended in (outbid(exact, silent, TOLERANCE), best_response_dynamics(exact, silent, TOLERANCE)):
-        np.testing.assert_array_equal(ended.schemes, silent)
-        assert ended.examined.gains[0] == pytest.approx(0.6, abs=1e-6)
+    for dynamics in (outbid, best_response_dynamics):
+        schemes, examined, _ = one(dynamics, em.catalog.judge(), em.Selection(), RATIONAL, silent)
+        np.testing.assert_array_equal(schemes, silent)
+        assert examined.relative[0] > 0.1
 
 
 def test_fit():

@@ -287,3 +287,13 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, count, made, tmp_pa
     print(f"\n{kind}: {dict(found)}, wrong {len(wrong)}, {seconds:.0f} s, slowest {slowest:.2f} s")
     kinds = {re.sub(r"\d+", "0", f"{error!r:.150}"): f"{n}: {error!r:.400}" for n, error in wrong}
     assert not wrong, "\n".join(list(kinds.values())[:10])
+
+
+def test_a_report_refuses_rows_without_a_cell(made, tmp_path):
+    for name, data in _run(made, "sweep/games.parquet")[1].items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    path = tmp_path / "sweep/games.parquet"
+    pd.read_parquet(path).assign(cell=pd.Series(dtype="string")).to_parquet(path, index=False)
+    with pytest.raises(ValueError, match=r"sweep/games.parquet: cell: expected the key of a cell in every row"):
+        report(path)

@@ -13,8 +13,8 @@ import pytest
 from support.commands import ENVIRONMENT
 
 import emalign_jax as em
-from emalign_jax.exact.certificates.certificate import make_check
 from emalign_jax.exact.checks import pooled_groups
+from emalign_jax.exact.checks.base import make_check
 from emalign_jax.internal import processes
 
 pytestmark = pytest.mark.host_only

@@ -8,7 +8,6 @@ from scipy.optimize import linprog, nnls
 from support.hard_cases import HARD
 
 import emalign_jax as em
-from emalign_jax.equilibrium import outbidding
 from emalign_jax.exact.alignment.fits import verify
 from emalign_jax.exact.guarantees import bounds
 from emalign_jax.exact.obedience import frontier
@@ -164,24 +163,13 @@ def test_curves_are_bounded_by_their_multipliers():
         choice = totals.argmax(-1)
         value = totals.max(-1).sum(-1)
         paid = np.take_along_axis(told, choice[:, None, :, None], 3).sum((2, 3))
-        assert (paid <= curves.pay(n, np.repeat(value[:, None], 2, 1)) + 1e-9).all()
+        assert (paid <= curves.pay(n, np.repeat(value[:, None], 2, 1))[0] + 1e-9).all()
         first, last = curves.user_value[:, 0, 0], curves.user_value[:, 0, -1]
         goal = first + rng.random(16) * (last - first)
         offered = curves.offer(n, 0 * n, goal)
         assert np.einsum("nbr,nbr->n", offered, frontier.spread(game.user)) == pytest.approx(
             np.maximum(goal, curves.user_value[:, 0, 0]), abs=1e-9
         )
-
-
-def test_batched_outbidding_ends_at_equilibria():
-    games = em.random_games(jax.random.key(1), 24, family="shared_bias", agents=4, states=3, actions=3)
-    form = standard_form(em.reduce_game(games, np), SELECTION, RATIONAL)
-    found = outbidding.outbid_from_monopolies(form.game, 1e-3)
-    assert found.proved.all()
-    schemes = outbidding.schemes(found.distributions, form.game, 3)
-    certificate = em.certify(games, schemes, SELECTION, RATIONAL, tolerance=1.001e-3, lp="highs")
-    assert (certificate.result == em.Result.CERTIFIED).all()
-    np.testing.assert_allclose(certificate.relative_gain, found.gains, atol=1e-5)
 
 
 def test_certify_batched_is_certify_by_highs():

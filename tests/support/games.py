@@ -7,6 +7,8 @@ import numpy as np
 
 import emalign_jax as em
 from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.checks.batch import make_checks
+from emalign_jax.internal import batching
 
 FIELDS = "prior", "user_utility", "agent_utilities"
 
@@ -37,6 +39,15 @@ def reduced(game):
 def check(game, protocol, user):
     """What the package has to examine profiles of this game."""
     return check_for(protocol, user)(reduced(game), protocol, user)
+
+
+def checks(games, protocol, user, *, messages=None, lp="highs"):
+    """What the package has to examine profiles of a batch of games, or of one game as a batch of one."""
+    games = games if games.batch_shape else em.Game(*(np.asarray(getattr(games, name))[None] for name in FIELDS))
+    M = messages or protocol.messages(games)
+    sizes = {"messages": M, "rows": protocol.rows(games, M), "lp": lp, "count": len(games.prior)}
+    modules = (batching.flatten(module, games.batch_shape) for module in (protocol, user))
+    return make_checks(reduced(games), np.ones(len(games.prior), bool), *modules, **sizes)
 
 
 def deterministic(XB, M):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.certificates.certificate import flatten_games, make_check
-from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.certificates.certificate import flatten_games
+from emalign_jax.exact.checks.base import check_for, make_check
 from emalign_jax.games.game import Game, faults, reduce_game
 from emalign_jax.games.units import LP_ERROR
 from emalign_jax.internal.arguments import BETWEEN, integer, number

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact.checks.base import AbstractCheck, check_for, default_tolerance
-from emalign_jax.exact.checks.examination import Examination, examine, relative, without_impossible_messages
+from emalign_jax.exact.checks.base import check_for, default_tolerance
+from emalign_jax.exact.checks.batch import AbstractChecks, Examinations, make_checks
+from emalign_jax.exact.checks.examination import relative
 from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_distributions
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_INFORMATION_VALUE
@@ -17,7 +18,6 @@ from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import POSITIVE, number
 from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.choice import check_word, for_all
-from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
@@ -27,6 +27,8 @@ from emalign_jax.users.rational import RationalUser
 # Relative to the tolerance: the bracket of best responses, and the narrowest one, if a gain is close to the tolerance.
 BRACKET = 0.1
 NARROWEST = 1e-3
+# Games that are checked together.
+GAMES_AT_ONCE = 1024
 
 
 class Certificate(NamedTuple):
@@ -121,30 +123,25 @@ def certify(
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     flat = flatten_games(games, batch)
     profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
-    bad = np.broadcast_to(faults(games), batch).reshape(-1)
+    sound = np.broadcast_to(faults(games) == "", batch).reshape(-1) & np.isfinite(profiles).all((1, 2, 3))
     protocol, user = batching.flatten(protocol, batch), batching.flatten(user, batch)
-    reduced = reduce_game(flat, np)
-    rows, word = [], for_all(lp, len(profiles))
-    for at in range(0, len(profiles), kind.games_at_once):
-        some = range(at, min(at + kind.games_at_once, len(profiles)))
-        checks = {k: make_check(reduced, k, protocol, user, schemes.shape[-1]) for k in some if not bad[k]}
-        sound = [k for k in checks if np.isfinite(profiles[k]).all()]
-        kind.prepare_lps([checks[k] for k in sound], lp, len(profiles))
-        progress_so_far = _Progress(progress)
-        kind.prepare(
-            [checks[k] for k in sound],
-            [without_impossible_messages(profiles[k]) for k in sound],
-            BRACKET * tolerance,
-            progress=progress_so_far,
-        )
-        found, terms = [], []
-        for k in some:
-            row, of_guarantees = certify_game(flat[k], checks.pop(k, None), profiles[k], tolerance)
-            found.append(row)
-            terms.append(of_guarantees)
-            progress_so_far(len(found))
-        rows += add_guarantees(found, terms, word)[0]
-    return stack_certificates(rows, batch, games.agents)
+    sizes = {"messages": profiles.shape[-1], "rows": profiles.shape[-2], "lp": lp, "count": len(profiles)}
+    found = no_certificates(len(profiles), games.agents)
+    for at in range(0, len(profiles), GAMES_AT_ONCE):
+        some = slice(at, at + GAMES_AT_ONCE)
+        reduced = reduce_game(flat[some], np)
+        modules = (jax.tree.map(lambda x, some=some: x[some], module) for module in (protocol, user))
+        checks = make_checks(reduced, sound[some], *modules, **sizes)
+        tell = _Progress(progress)
+        asked = np.flatnonzero(sound[some])
+        if not len(asked):
+            tell(len(profiles[some]))
+            continue
+        examined = checks.examine(asked, profiles[some][asked], BRACKET * tolerance, tell=tell)
+        rows, terms = certificates(checks, asked, flat[some], profiles[some][asked], tolerance, examined)
+        put(found, at + asked, add_guarantees(rows, terms, user, for_all(lp, len(profiles)))[0])
+        tell(len(profiles[some]))
+    return Certificate(*(x.reshape((*batch, *x.shape[1:])) for x in found))
 
 
 class _Progress:
@@ -160,137 +157,97 @@ class _Progress:
             self.done = done
 
 
-def make_check(
-    reduced: ReducedGame,
-    k: int | np.integer,
-    protocol: AbstractProtocol,
-    user: AbstractUser,
-    messages: int | None = None,
-    lossless: bool = False,
-) -> AbstractCheck:
-    """The exact check of game k of a flat batch, in standard units; `form` of the check converts its numbers.
-
-    messages: M, which limits the deviations in conversations (None: as many as x_B).
-    lossless: use units that do not round (`AbstractCheck.form_of`).
-    """
-    one = batching.item(protocol, k), batching.item(user, k)
-    kind = check_for(protocol, user)
-    form = kind.form_of(ReducedGame(*(np.asarray(x[k]) for x in reduced)), *one, lossless)
-    check = kind(form.game, form.protocol, form.user)
-    check.form = form
-    check.messages = check.messages if messages is None else messages
-    return check
-
-
 class Terms(NamedTuple):
-    """The data from which the guarantees of one profile are computed, in standard units (value = unit * standard +
+    """The data from which the guarantees of n profiles are computed, in standard units (value = unit * standard +
     zero)."""
 
     game: ReducedGame
-    floors: Float[np.ndarray, "K"]  # The smaller of each agent's payoff here and under full revelation.
-    informed: Float[np.ndarray, "K"]
-    full: float
-    tie_tolerance: float | None  # None for a user that is not rational.
-    user_utility: Float[np.ndarray, "A Y"]
-    agent_utilities: Float[np.ndarray, "K A Y"]
-    unit: float
-    zero: float
+    floors: Float[np.ndarray, "n K"]  # The smaller of each agent's payoff here and under full revelation; NaN: none.
+    informed: Float[np.ndarray, "n K"]
+    full: Float[np.ndarray, "n"]
+    user_utility: Float[np.ndarray, "n A Y"]
+    agent_utilities: Float[np.ndarray, "n K A Y"]
+    unit: Float[np.ndarray, "n"]
+    zero: Float[np.ndarray, "n"]
 
 
-def certify_game(
-    game: Game, check: AbstractCheck | None, schemes, tolerance: float, examined: Examination | None = None
-) -> tuple[Certificate, Terms | None]:
-    """The certificate of one game without guarantees, and the terms from which `add_guarantees` computes them (None:
-    they stay NaN). check: None for a malformed game; examined: the profile's examination, if known."""
-    K = len(schemes)
-    if check is None:
-        return _failed(K, Result.MALFORMED), None
-    if not np.isfinite(schemes).all():
-        return _failed(K, Result.MALFORMED), None
-    try:
-        return _certified(game, check, schemes, tolerance, examined)
-    except LPFailed:
-        return _failed(K, Result.FAILED), None
+def certificates(
+    checks: AbstractChecks, at: Int[np.ndarray, "n"], games: Game, schemes, tolerance: float, examined: Examinations
+) -> tuple[Certificate, Terms]:
+    """The certificates of n profiles without guarantees, and the terms from which `add_guarantees` computes them.
 
-
-def _certified(
-    game: Game, check: AbstractCheck, schemes, tolerance: float, examined: Examination | None
-) -> tuple[Certificate, Terms | None]:
-    K = len(schemes)
-    if examined is None or not examined.bracketed:
-        examined = examine(check, schemes, BRACKET * tolerance)
-    allowed = tolerance * check.payoff_range + check.negligible + LP_ERROR * check.stakes
+    at: numbers of the games of `checks`, sound ones, which are also those of `games`.
+    """
+    facts, form = checks.facts(at), checks.form_of(at)
+    allowed = tolerance * facts.payoff_range + facts.negligible + LP_ERROR * facts.stakes
     room = tolerance - examined.worst
-    if 0 < room < BRACKET * tolerance and not (examined.upper <= allowed).all():  # A narrower bracket may decide.
-        examined = examine(check, schemes, max(room / 2, NARROWEST * tolerance))
-    if not np.isfinite(examined.worst):
-        return _failed(K, Result.FAILED), None
-    upper = examined.upper
-    closed = bool((upper - examined.gains <= allowed).all())
-    verdict = Result.ABOVE_TOLERANCE
-    if examined.worst <= tolerance:
-        proved = (upper <= allowed).all()
-        verdict = Result.CERTIFIED if proved else Result.UNREFUTED
-    (full, informed), none = check.informed(True), check.informed(False)[0]
-    none = full if abs(full - none) <= NEGLIGIBLE_INFORMATION_VALUE * max(check.scale, 1.0) else none
-    unit, zero, units, zeros = check.form[3:]
-    terms = None
-    if check.revealing_is_picked:
-        rational = isinstance(check.user.acting, RationalUser)
-        user_utility, agent_utilities = possible_utilities(game)
-        terms = Terms(
-            check.game, np.minimum(check.common_response_payoffs(schemes), informed), informed, full,
-            check.user.tie_tolerance if rational else None,
-            user_utility / unit, agent_utilities / np.reshape(units, (-1, 1, 1)), float(unit), float(zero),
+    close = (room > 0) & (room < BRACKET * tolerance) & ~(examined.upper <= allowed).all(1)
+    if close.any():  # A narrower bracket may decide.
+        brackets = np.maximum(room[close] / 2, NARROWEST * tolerance)
+        examined.put(close, checks.refine(at[close], schemes[close], examined.rows(close), brackets))
+    proved = (examined.upper <= allowed).all(1)
+    below = np.where(proved, Result.CERTIFIED, Result.UNREFUTED)
+    verdict = np.where(examined.worst <= tolerance, below, Result.ABOVE_TOLERANCE)
+    failed = ~np.isfinite(examined.worst) | ~np.isfinite(facts.payoff_range).all(1)
+    with np.errstate(invalid="ignore"):
+        closed = (examined.upper - examined.gains <= allowed).all(1)
+        matters = np.abs(facts.full - facts.none) > NEGLIGIBLE_INFORMATION_VALUE * np.maximum(facts.scale, 1.0)
+        none = np.where(matters, facts.none, facts.full)
+        known = np.where(examined.gains > facts.negligible, np.maximum(facts.payoff_range, examined.gains),
+                         facts.payoff_range)  # fmt: skip
+        unit, zero = form.user_unit, form.user_zero
+        units, zeros = form.agent_unit, form.agent_zero
+        open_ended = np.full(len(at), np.nan)
+        row = Certificate(
+            unit * examined.user + zero, units * examined.agents + zeros, units * examined.gains,
+            units * examined.upper, closed, units * known, unit * facts.full + zero, unit * none + zero,
+            open_ended, open_ended.copy(), verdict, checks.fallback[at],
         )  # fmt: skip
-    row = _row(
-        unit * examined.user + zero, units * examined.agents + zeros, units * examined.gains, units * upper, closed,
-        units * check.known_range(examined.gains), unit * full + zero, unit * none + zero,
-        np.nan, np.nan, int(verdict), check.fallback,
+    floors = np.minimum(checks.floors(at, schemes, examined), facts.informed)
+    floors[failed] = np.nan
+    nothing = no_certificates(int(failed.sum()), schemes.shape[1])
+    nothing.result[:] = Result.FAILED
+    put(row, failed, nothing)
+    user_utility, agent_utilities = (x[at] for x in possible_utilities(games))
+    terms = Terms(
+        form.game, floors, facts.informed, facts.full, user_utility / unit[:, None, None],
+        agent_utilities / units[..., None, None], unit, zero,
     )  # fmt: skip
     return row, terms
 
 
 def add_guarantees(
-    rows: Sequence[Certificate], terms: Sequence[Terms | None], lp: str
-) -> tuple[list[Certificate], Bool[np.ndarray, "N"]]:
+    rows: Certificate, terms: Terms, user: AbstractUser, lp: str
+) -> tuple[Certificate, Bool[np.ndarray, "n"]]:
     """The certificates with both guarantees, their LPs solved as `lp` says, and which games fell back to HiGHS."""
-    rows, failed = list(rows), np.zeros(len(rows), bool)
-    known = [(n, of) for n, of in enumerate(terms) if of is not None]
-    if not known:
+    failed = np.zeros(len(rows.user), bool)
+    known = np.isfinite(terms.floors).all(1)
+    if not known.any():
         return rows, failed
-    games, *numbers, _, _ = zip(*(of for _, of in known), strict=True)
-    game = ReducedGame(*(np.stack(x) for x in zip(*games, strict=True)))
-    floors, informed, full, user, agents = (np.stack(numbers[i]) for i in (0, 1, 2, 4, 5))
-    answers = worst_distributions(game, floors, tie_tolerance=numbers[3][0], lp=lp)
-    bounds = theorem_bounds(user, agents, full, informed - floors, lp=lp)
-    for (n, of), worst, bound in zip(known, answers, bounds, strict=True):
-        failed[n] = worst.fallback or bound.fallback
-        rows[n] = rows[n]._replace(
-            guarantee=np.asarray(of.unit * worst.value + of.zero),
-            theorem=np.asarray(of.unit * bound.value + of.zero),
-            fallback=rows[n].fallback | failed[n],
-        )
-    return rows, failed
+    tie_tolerance = user.tie_tolerance if isinstance(user.acting, RationalUser) else None
+    terms = jax.tree.map(lambda x: x[known], terms)
+    worst = worst_distributions(terms.game, terms.floors, tie_tolerance=tie_tolerance, lp=lp)
+    bounds = theorem_bounds(terms.user_utility, terms.agent_utilities, terms.full, terms.informed - terms.floors, lp=lp)
+    failed[known] = [a.fallback or b.fallback for a, b in zip(worst, bounds, strict=True)]
+    guarantee, theorem = rows.guarantee.copy(), rows.theorem.copy()
+    guarantee[known] = terms.unit * np.array([one.value for one in worst]) + terms.zero
+    theorem[known] = terms.unit * np.array([one.value for one in bounds]) + terms.zero
+    return rows._replace(guarantee=guarantee, theorem=theorem, fallback=rows.fallback | failed), failed
 
 
-def _row(*values) -> Certificate:
-    return Certificate(*(np.asarray(value) for value in values))
+def no_certificates(count: int, agents: int) -> Certificate:
+    """The certificates of malformed games."""
+    one, many, no = np.full(count, np.nan), np.full((count, agents), np.nan), np.zeros(count, bool)
+    return Certificate(
+        one, many, many.copy(), many.copy(), no, many.copy(), one.copy(), one.copy(), one.copy(), one.copy(),
+        np.full(count, int(Result.MALFORMED)), no.copy(),
+    )  # fmt: skip
 
 
-def _failed(K: int, result: Result) -> Certificate:
-    nan, many = np.nan, np.full(K, np.nan)
-    return _row(nan, many, many, many, False, many, nan, nan, nan, nan, int(result), False)
-
-
-def stack_certificates(rows: list[Certificate], batch: tuple[int, ...], agents: int) -> Certificate:
-    """One batched certificate from the certificates of the games."""
-    per_agent = ("agents", "gain_lower", "gain_upper", "payoff_range")
-    fields = []
-    for name in Certificate._fields:
-        column = np.array([getattr(row, name) for row in rows])
-        fields.append(column.reshape((*batch, agents) if name in per_agent else batch))
-    return Certificate(*fields)
+def put(whole: Certificate, some, part: Certificate) -> None:
+    """Write the certificates `part` at the places `some`."""
+    for column, values in zip(whole, part, strict=True):
+        column[some] = values
 
 
 def flatten_games(games: Game, batch: tuple[int, ...]) -> Game:

@@ -9,12 +9,13 @@ from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from emalign_jax.exact.responses import by_agent
 from emalign_jax.games import units
 from emalign_jax.games.game import Game, ReducedGame
 from emalign_jax.games.units import NEGLIGIBLE_RANGE
+from emalign_jax.internal import batching
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.standard_units import (
     StandardForm,
@@ -53,6 +54,7 @@ class AbstractCheck(abc.ABC):
     Its `upper` bounds must be proofs: profiles are CERTIFIED by them.
 
     revealing_is_picked: whether any agent, by revealing x_B, informs the user of it, as the guarantees need
+    can_outbid:          whether the agent of the largest value to the user is always picked, as outbidding needs
     fallback:            whether HiGHS solved the game because the batched solver's answer was not proved
     finds_monopolists:   whether `monopolist` is implemented
     exact_responses:     whether an exact method finds best responses, one by one; otherwise a search does, in batches
@@ -74,6 +76,7 @@ class AbstractCheck(abc.ABC):
         self._informed: dict[bool, tuple[float, np.ndarray]] = {}
 
     revealing_is_picked = False
+    can_outbid = False
     fallback = False
     finds_monopolists = True
     exact_responses = True
@@ -118,6 +121,19 @@ class AbstractCheck(abc.ABC):
     def release_caches(self) -> None:
         """Free the memory of results that only speed up further questions about the same schemes."""
         return
+
+    @classmethod
+    def together(cls, checks: Any, sound: Bool[np.ndarray, "N"]) -> Any:
+        """The checks of a batch of games, an `AbstractChecks`: by default `checks`, which has one check for each game.
+
+        checks: a `OneByOne`; sound: which games are not malformed.
+        """
+        return checks
+
+    @property
+    def limit_scheme(self) -> Float[np.ndarray, "XB S"] | None:
+        """The scheme to which outbidding tends; None where there is no such limit."""
+        return None
 
     @classmethod
     def prepare_monopolists(cls, checks: list[Any]) -> None:
@@ -246,3 +262,25 @@ def default_tolerance(protocol: AbstractProtocol, user: AbstractUser) -> float:
 
 def _name(kind: tuple[type, ...]) -> str:
     return " then ".join(part.__name__ for part in kind)
+
+
+def make_check(
+    reduced: ReducedGame,
+    k: int | np.integer,
+    protocol: AbstractProtocol,
+    user: AbstractUser,
+    messages: int | None = None,
+    lossless: bool = False,
+) -> AbstractCheck:
+    """The exact check of game k of a flat batch, in standard units; `form` of the check converts its numbers.
+
+    messages: M, which limits the deviations in conversations (None: as many as x_B).
+    lossless: use units that do not round (`AbstractCheck.form_of`).
+    """
+    one = batching.item(protocol, k), batching.item(user, k)
+    kind = check_for(protocol, user)
+    form = kind.form_of(ReducedGame(*(np.asarray(x[k]) for x in reduced)), *one, lossless)
+    check = kind(form.game, form.protocol, form.user)
+    check.form = form
+    check.messages = check.messages if messages is None else messages
+    return check

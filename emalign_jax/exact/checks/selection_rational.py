@@ -64,8 +64,23 @@ class SelectionCheck(AbstractCheck):
 
     @property
     def can_outbid(self) -> bool:
-        """Whether the agent of the largest value is always picked, as `best_response_dynamics.outbid` needs."""
         return self.sharp
+
+    @property
+    def limit_scheme(self):
+        return self.most_scheme if self.sharp else None
+
+    def just_behind(self, schemes: Float[np.ndarray, "K XB M"], selected: int, rival: int) -> Float[np.ndarray, "XB M"]:
+        """The selected agent's scheme, garbled just enough to be worth less to the user when the rival offers it."""
+        silent = np.zeros_like(schemes[selected])
+        silent[:, 0] = 1
+        value = self.table(schemes).values[selected]
+        for share in 10.0 ** np.arange(-7, 0.5, 0.5):
+            garbled = (1 - share) * schemes[selected] + share * silent
+            profile = np.repeat(garbled[None], len(schemes), 0)
+            if self.table(profile).values[rival] < value - 2 * VALUE_TIE * self.scale:
+                break
+        return garbled
 
     @property
     def sharp(self) -> bool:
@@ -166,6 +181,16 @@ class SelectionRational(SelectionCheck):
     def ties_as_recommended(self) -> bool:
         """Whether ties are broken as recommended, so that the LP's own scheme attains the supremum."""
         return self.user.ties == "agents"
+
+    @classmethod
+    def together(cls, checks, sound):
+        from emalign_jax.exact.checks import selection_curves
+
+        recommended = cls is SelectionRational and checks.user.ties == "agents"  # Subclasses have other LPs.
+        if not (recommended and sound.any() and frontier.choose(checks.lp, checks.count, checks.reduced)):
+            return checks
+        checks.lp = "highs"
+        return selection_curves.together(checks, sound)
 
     @classmethod
     def prepare_lps(cls, checks, lp, count):
@@ -297,10 +322,14 @@ class SelectionRational(SelectionCheck):
         immaterial = NEGLIGIBLE_TIE_EFFECT * self.payoff_range[agent] + self.negligible[agent]
         effect = self.user.tolerance * advice.slack_price  # An upper bound of the effect of the tie tolerance.
         if advice.optimal and effect > immaterial:
-            relaxed = self._tolerant.best(self.game.agents[agent], value, *at_most)
-            upper = relaxed.value + relaxed.excess if relaxed.optimal else advice.value + effect
-            upper = max(upper, advice.value)
+            upper = max(self.tolerant_upper(agent, value, advice.value + effect, *at_most), advice.value)
         return self._deviate(advice)._replace(upper=min(upper, max(self.payoff_bounds[agent], advice.value)))
+
+    def tolerant_upper(self, agent: int, value: float, otherwise: float, *at_most: float) -> float:
+        """An upper bound of the payoff of `agent` at user value at least `value` with the user's tie tolerance.
+        otherwise: what to return if its LP is not solved."""
+        relaxed = self._tolerant.best(self.game.agents[agent], value, *at_most)
+        return relaxed.value + relaxed.excess if relaxed.optimal else otherwise
 
     def monopolist(self, agent, sign=1.0):
         if sign > 0:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact.certificates.certificate import flatten_games, make_check
-from emalign_jax.exact.checks.base import AbstractCheck, Deviation
+from emalign_jax.exact.certificates.certificate import flatten_games
+from emalign_jax.exact.checks.base import AbstractCheck, Deviation, make_check
 from emalign_jax.exact.checks.conversation_outcomes import action_distribution, conversation_outcome, scheme_to_rule
 from emalign_jax.exact.guarantees.bounds import theorem_bound
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game

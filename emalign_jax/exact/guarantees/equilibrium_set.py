@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact.certificates.certificate import flatten_games, make_check, normalise
+from emalign_jax.exact.certificates.certificate import flatten_games, normalise
+from emalign_jax.exact.checks.base import make_check
 from emalign_jax.exact.checks.selection_rational import SelectionRational
 from emalign_jax.exact.obedience import frontier
 from emalign_jax.exact.obedience.program import ObedienceLP, check_size

@@ -37,3 +37,15 @@ def compress(
         return scheme
     smaller = (scheme * result.x)[:, result.x > 1e-12]
     return smaller / smaller.sum(1, keepdims=True)
+
+
+def fit(scheme: Float[np.ndarray, "XB S"], messages: int) -> np.ndarray | None:
+    """`scheme` with `messages` columns: unused ones are dropped or added; None if it needs more."""
+    if scheme.shape[1] == messages:  # In a conversation replies depend on the message's number, so none is moved.
+        return scheme
+    used = scheme[:, scheme.max(0) > 0]
+    if used.shape[1] > messages:
+        return None
+    out = np.zeros((scheme.shape[0], messages))
+    out[:, : used.shape[1]] = used
+    return out

@@ -82,11 +82,15 @@ class Frontier(NamedTuple):
             share = np.where(width > 0, np.clip((v - low) / np.where(width > 0, width, 1), 0, 1), 1.0)
         return before, after, share
 
-    def pay(self, n: Int[np.ndarray, "G"], v: Float[np.ndarray, "G C"]) -> Float[np.ndarray, "G C"]:
-        """The payoffs of the curves of games n at user value at least v (beyond the last breakpoint: at it)."""
+    def pay(
+        self, n: Int[np.ndarray, "G"], v: Float[np.ndarray, "G C"]
+    ) -> tuple[Float[np.ndarray, "G C"], Float[np.ndarray, "G C"]]:
+        """The payoffs of the curves of games n at user value at least v (beyond the last breakpoint: at it), and the
+        prices of a tie tolerance there."""
         n, c = n[:, None], np.arange(v.shape[1])
         before, after, share = self._between(n, c, v)
-        return self.paid[n, c, before] * (1 - share) + self.paid[n, c, after] * share
+        paid = self.paid[n, c, before] * (1 - share) + self.paid[n, c, after] * share
+        return paid, np.maximum(self.price[n, c, before], self.price[n, c, after])
 
     def offer(
         self, n: Int[np.ndarray, "G"], c: Int[np.ndarray, "G"], v: Float[np.ndarray, "G"]

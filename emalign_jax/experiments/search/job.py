@@ -16,7 +16,7 @@ import numpy as np
 
 from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.equilibrium.solution import Solution
-from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
+from emalign_jax.equilibrium.solver import check_sizes, solve
 from emalign_jax.exact import Certificate, Stability, stability
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.checks.base import check_for
@@ -26,6 +26,7 @@ from emalign_jax.games.families import FAMILIES, check_arguments, random_games
 from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
+from emalign_jax.play.solver import AbstractSolver
 from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selection
 from emalign_jax.protocols.base import declares_revelation
 from emalign_jax.protocols.batched_payoffs import payoffs
@@ -60,7 +61,7 @@ class SearchJob:
 
     protocol: AbstractProtocol
     user: AbstractUser
-    solver: Solver
+    solver: AbstractSolver
     games: dict[int, Game] | None = None
     families: tuple[str, ...] = ("hull", "noise", "shared_bias")
     agents: tuple[int, ...] = (1, 2, 3, 5, 8)

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.equilibrium.monopolists import monopoly
-from emalign_jax.equilibrium.solver import Solver, check_sizes, solve
+from emalign_jax.equilibrium.solver import check_sizes, solve
 from emalign_jax.exact import align, coverage
-from emalign_jax.exact.certificates.certificate import make_check, normalise, value_of_information
-from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.certificates.certificate import normalise, value_of_information
+from emalign_jax.exact.checks.base import check_for, make_check
 from emalign_jax.exact.guarantees.coverage_lp import why_no_bound
 from emalign_jax.experiments.search import job
 from emalign_jax.experiments.search.table import game_rows
@@ -28,6 +28,7 @@ from emalign_jax.games.families import all_knobs, random_games
 from emalign_jax.games.game import Game, possible_utilities, reduce_game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import integer
+from emalign_jax.play.solver import AbstractSolver
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
@@ -45,7 +46,7 @@ LOSSES = ("eps", "coverage_slack", "weighted_gain")  # in utility, so shares of 
 class Setup(NamedTuple):
     protocol: AbstractProtocol
     user: AbstractUser
-    solver: Solver
+    solver: AbstractSolver
 
 
 def setup(values: Values) -> Setup:

@@ -7,7 +7,7 @@ import pytest
 from support.games import switched
 
 import emalign_jax as em
-from emalign_jax.exact.certificates.certificate import make_check
+from emalign_jax.exact.checks.base import make_check
 from emalign_jax.exact.obedience.recommendations import played
 
 pytestmark = pytest.mark.host_only

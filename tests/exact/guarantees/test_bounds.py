@@ -7,7 +7,7 @@ from scipy.optimize import linprog
 from support.games import check
 
 import emalign_jax as em
-from emalign_jax.exact.certificates.certificate import make_check
+from emalign_jax.exact.checks.base import make_check
 from emalign_jax.exact.guarantees.bounds import theorem_bound, worst_distribution
 
 pytestmark = pytest.mark.host_only

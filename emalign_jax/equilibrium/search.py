@@ -1,0 +1,256 @@
+"""The state of a search for equilibria, as arrays over all profiles, and the moves that solvers make on it.
+
+The only module that knows both the accelerated part (`play`) and the exact part (`exact`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from emalign_jax.equilibrium.best_response_dynamics import settle
+from emalign_jax.equilibrium.solution import Solution
+from emalign_jax.exact.certificates import certificate as exact
+from emalign_jax.exact.checks.batch import make_checks, not_examined
+from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.internal import batching
+from emalign_jax.lp.choice import for_all
+from emalign_jax.play import GradientPlay, play_games
+from emalign_jax.protocols.schemes import numbered_schemes
+from emalign_jax.protocols.standard_units import standard_form
+from emalign_jax.result import FoundBy, Result
+
+VALUED_CELLS = 2**24  # Numbers in the largest tensor when payoffs are computed without checks.
+
+
+class Search:
+    """Profiles n = 0, 1, ..., N - 1, one for each start and game, and what is known of each.
+
+    current:  [N, K, rows, M] the profiles that the solver moves
+    schemes:  [N, K, rows, M] the best profiles yet, those that are returned
+    best:     what is known of `schemes`
+    result, found_by: [N] codes of `schemes`
+    searched: whether best responses are found by search, so that asking for them is expensive
+    verify:   whether profiles are to be examined at all
+    """
+
+    def __init__(
+        self, games: Game, protocol, user, solver: Any, key, *, starts: int, messages: int, first: int, of: int,
+        lp: str, verify: bool, progress,
+    ):  # fmt: skip
+        self.solver, self.key, self.lp, self.verify = solver, key, lp, verify
+        self.games, self.per_start, self.starts, self.first, self.of = games, len(games.prior), starts, first, of
+        self.tolerance, self._progress = solver.tolerance, progress
+        self.K, self.rows, self.M = games.agents, protocol.rows(games, messages), messages
+        self.cells = protocol.cells(games, messages)
+        self.N = N = self.per_start * starts
+        self.protocol, self.user = (batching.flatten(module, games.batch_shape) for module in (protocol, user))
+        reduced = reduce_game(games, np)
+        self.form = standard_form(reduced, self.protocol, self.user)  # Play is in standard units, as checks are.
+        sound = faults(games) == ""
+        self.result = np.where(np.tile(sound, starts), Result.UNCHECKED, Result.MALFORMED)
+        self.found_by = np.full(N, FoundBy.NOTHING)
+        self.schemes = np.full((N, self.K, self.rows, self.M), np.nan)
+        self.current = self.schemes.copy()
+        self.best = not_examined(N, self.K)
+        self.certificate = exact.no_certificates(N, self.K)
+        self._terms: list[tuple[np.ndarray, exact.Terms]] = []
+        self.stats = {"games": N, "steps": 0, "best_responses": 0, "fresh_starts": 0, "lp_fallbacks": 0}
+        self.checks = make_checks(
+            reduced, sound, self.protocol, self.user, messages=messages, rows=self.rows, lp=lp, count=of
+        )
+        self.searched = self.checks.searched
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(stage, done, total)
+
+    def _at(self, profiles):
+        """The games of profiles."""
+        return profiles % self.per_start
+
+    # starting points
+
+    def begin(self, start: Any) -> Int[np.ndarray, "n"]:
+        """Set the first profiles. start: "random", "monopolist" or schemes [starts, games, K, rows, M]. Returns the
+        profiles to search from."""
+        pending = np.flatnonzero(self.result != Result.MALFORMED)
+        if not isinstance(start, str):
+            self.current[pending] = start.reshape(self.schemes.shape)[pending]
+            broken = ~np.isfinite(self.current[pending]).all((1, 2, 3))
+            self.result[pending[broken]] = Result.MALFORMED
+            return pending[~broken]
+        random = pending
+        if start == "monopolist":
+            alone = pending[pending < self.per_start]
+            self.current[alone] = self.checks.monopolists(alone, self.M)
+            fits = np.isfinite(self.current[alone]).all((1, 2, 3))
+            random = np.concatenate([alone[~fits], pending[pending >= self.per_start]])
+            self.report("monopolists", len(alone), len(alone))
+        self._restart(random, 0)
+        return pending
+
+    def restart(self, pending, attempt: int) -> None:
+        """Give profiles new random schemes, which depend on the numbers of start, attempt and game alone."""
+        self._restart(pending, attempt)
+        self.stats["fresh_starts"] += len(pending)
+
+    def _restart(self, pending, attempt: int) -> None:
+        for start in np.unique(pending // self.per_start):
+            some = pending[pending // self.per_start == start]
+            key = jax.random.fold_in(jax.random.fold_in(self.key, int(start)), attempt)
+            drawn = numbered_schemes(key, self.first, self.per_start, self.K, self.rows, self.M)
+            self.current[some] = np.asarray(drawn)[self._at(some)]
+
+    # moves
+
+    def play(self, pending, *, late: bool = False, solver: GradientPlay | None = None) -> Int[np.ndarray, "n"]:
+        """Gradient play, by default with the hyper-parameters of the solver; returns the profiles whose numbers stayed
+        finite. late: with the last half of its schedules."""
+        solver = self.solver if solver is None else solver
+        stage = "play on" if late else "play"
+        total = len(solver.schedule(late).learning_rate) * len(pending)
+        done = 0
+
+        def count(steps):
+            nonlocal done
+            done = min(done + steps, total)
+            self.report(stage, done * len(pending) // total, len(pending))
+
+        setting = self.form.game, self.form.protocol, self.form.user
+        game, protocol, user = jax.tree.map(lambda x: x[self._at(pending)], setting)
+        played = play_games(
+            game, self.current[pending], protocol, user, solver, cells=self.cells, late=late, progress=count
+        )
+        self.stats["steps"] += played.steps
+        self.report(stage, len(pending), len(pending))
+        self.current[pending] = played.schemes
+        self.result[pending[~played.finite]] = Result.FAILED
+        return pending[played.finite]
+
+    def respond(self, pending, attempt: int) -> None:
+        """Play the best response of the agent that gains most in the profiles last examined. Where it needs more
+        messages than there are, restart."""
+        now = self._now.rows(np.searchsorted(self._examined, pending))
+        movers, known = now.relative.argmax(1), np.isfinite(now.worst)
+        moved = np.full((len(pending), self.rows, self.M), np.nan)
+        if known.any():
+            moved[known] = self.checks.best_responses(
+                self._at(pending[known]), self.current[pending[known]], now.rows(known), movers[known]
+            )
+        fits = np.isfinite(moved).all((1, 2))
+        self.current[pending[fits], movers[fits]] = moved[fits]
+        self.stats["best_responses"] += int(fits.sum())
+        if not fits.all():
+            self.restart(pending[~fits], attempt)
+
+    def examine(self, pending, found_by: FoundBy) -> Int[np.ndarray, "n"]:
+        """Examine the current profiles and record them. Returns those that are not equilibria."""
+        total = len(pending)
+        self._examined, self._now = pending, self.checks.examine(
+            self._at(pending), self.current[pending], exact.BRACKET * self.tolerance, self.tolerance,
+            lambda done: self.report("check", done, total),
+        )  # fmt: skip
+        return self._record(pending, self.current[pending], self._now, found_by)
+
+    def settle(self, pending, max_steps: int | None = None) -> Int[np.ndarray, "n"]:
+        """Best-response dynamics from the current profiles, which stay. Returns those that do not end at equilibria."""
+        if not len(pending):
+            return pending
+        at, total = self._at(pending), len(pending)
+        ended = settle(
+            self.checks, at, self.current[pending], self.tolerance, max_steps=max_steps,
+            tell=lambda done: self.report("best responses", done, total),
+        )  # fmt: skip
+        self.stats["best_responses"] += int(ended.steps.sum())
+        more = np.flatnonzero((ended.examined.worst <= self.tolerance) & ~ended.examined.bracketed)
+        if len(more):
+            examined = self.checks.examine(at[more], ended.schemes[more], exact.BRACKET * self.tolerance)
+            ended.examined.put(more, examined)
+        self.report("best responses", total, total)
+        return self._record(pending, ended.schemes, ended.examined, FoundBy.BEST_RESPONSE_DYNAMICS)
+
+    def can_outbid(self, pending):
+        """Of each profile, whether outbidding is defined (`AbstractChecks.can_outbid`)."""
+        return self.checks.can_outbid(self._at(pending))
+
+    def keep(self, pending, found_by: FoundBy) -> None:
+        """Take the current profiles without examining them."""
+        self.schemes[pending], self.found_by[pending] = self.current[pending], found_by
+
+    def _record(self, pending, schemes, examined, found_by: FoundBy) -> Int[np.ndarray, "n"]:
+        """Keep what is better than before, and certify the equilibria; returns the other profiles."""
+        better = np.isnan(self.schemes[pending, 0, 0, 0]) | (examined.worst < self.best.worst[pending])
+        some = pending[better]
+        self.best.put(some, examined.rows(better))
+        self.schemes[some], self.found_by[some] = schemes[better], found_by
+        done = self.best.worst[pending] <= self.tolerance
+        self._certify(pending[done])
+        return pending[~done]
+
+    def _certify(self, some) -> None:
+        """Write the certificates of these profiles, but for their guarantees."""
+        if not len(some):
+            return
+        at = self._at(some)
+        best = self.best.rows(some)
+        rough = np.flatnonzero(~best.bracketed)
+        if len(rough):
+            bracket = exact.BRACKET * self.tolerance
+            best.put(rough, self.checks.examine(at[rough], self.schemes[some[rough]], bracket))
+        rows, terms = exact.certificates(self.checks, at, self.games, self.schemes[some], self.tolerance, best)
+        exact.put(self.certificate, some, rows)
+        self._terms.append((some, terms))
+        self.result[some] = rows.result
+        self.checks.release(at)
+        self.best.details[some] = None
+
+    # the end
+
+    def solution(self) -> Solution:
+        """What was found, with its certificate."""
+        certificate = None
+        if self.verify:
+            left = np.isin(self.result, (Result.UNCHECKED, Result.FAILED)) & np.isfinite(self.schemes).all((1, 2, 3))
+            self._certify(np.flatnonzero(left))
+            self.certificate.result[:] = self.result
+            self.stats["lp_fallbacks"] = int(self.checks.fallback.sum()) + self._add_guarantees()
+            self.report("certify", self.N, self.N)
+            certificate = self.certificate
+        user, agents = (certificate.user, certificate.agents) if certificate else self._payoffs()
+        codes = self.result.astype(int), self.found_by.astype(int)
+        return Solution(self.schemes, user, agents, *codes, None, self.stats, certificate)
+
+    def _add_guarantees(self) -> int:
+        if not self._terms:
+            return 0
+        some = np.concatenate([where for where, _ in self._terms])
+        terms = jax.tree.map(lambda *parts: np.concatenate(parts), *(terms for _, terms in self._terms))
+        rows = exact.Certificate(*(x[some] for x in self.certificate))
+        rows, failed = exact.add_guarantees(rows, terms, self.user, for_all(self.lp, self.of))
+        exact.put(self.certificate, some, rows)
+        return int(failed.sum())
+
+    def _payoffs(self):
+        """Payoffs by the accelerated route, for schemes that are not checked; in standard units, for which float32 has
+        room whatever the utilities are."""
+        from emalign_jax.protocols.batched_payoffs import compiled
+
+        at, dtype = self._at(np.arange(self.N)), getattr(self.solver, "dtype", "float32")
+        with np.errstate(over="ignore"):  # What the dtype cannot hold becomes infinite, and costs its own game.
+            game = ReducedGame(*(np.asarray(x[at], dtype) for x in self.form.game))
+        modules = jax.tree.map(lambda x: x[at], (self.form.protocol, self.form.user))
+        everything = game, self.schemes.astype(dtype), *modules
+        together = max(1, VALUED_CELLS // self.cells)
+        value, paid = np.full(self.N, np.nan), np.full((self.N, self.K), np.nan)
+        x64 = jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
+        with x64, np.errstate(over="ignore"):
+            for at_once in range(0, self.N, together):
+                some = slice(at_once, at_once + together)
+                value[some], paid[some] = compiled("payoffs", *jax.tree.map(lambda x, some=some: x[some], everything))
+        unit, zero, units, zeros = (x[at] for x in self.form[3:])
+        return unit * value + zero, units * paid + zeros

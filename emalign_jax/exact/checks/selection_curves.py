@@ -1,0 +1,222 @@
+"""Selection with a rational user in whole batches: gains and best responses read from value-payoff frontiers.
+
+The frontier f_i of an agent (section 5.1 of docs/model.md) holds all that a deviation of that agent can attain against
+any schemes of the others. So it is traced once for each game, by the batched simplex, and every profile, start and step
+of a search is answered by interpolation. Ties are broken as recommended (ties="agents").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from emalign_jax.exact.checks.batch import AbstractChecks, Divided, Examinations, Facts, OneByOne
+from emalign_jax.exact.checks.examination import relative, without_impossible_messages
+from emalign_jax.exact.obedience import frontier
+from emalign_jax.exact.obedience.fewer_messages import compress
+from emalign_jax.exact.obedience.program import NEGLIGIBLE
+from emalign_jax.exact.responses import by_agent, selection_table
+from emalign_jax.games import units
+from emalign_jax.games.game import ReducedGame
+from emalign_jax.games.units import NEGLIGIBLE_RANGE, NEGLIGIBLE_TIE_EFFECT, VALUE_TIE
+from emalign_jax.protocols.standard_units import likely_actions, standard_form
+
+# The smallest share of silence in a scheme that is garbled to be worth less.
+BEHIND = 1e-7
+
+
+class SelectionCurves(AbstractChecks):
+    """The checks of games all of whose frontiers are proved.
+
+    checks: the checks of the same games one by one, for bounds that frontiers do not give.
+    """
+
+    def __init__(self, checks: OneByOne, sound: Bool[np.ndarray, "N"]):
+        self.one_by_one, self.user = checks, checks.user
+        self.fallback = np.zeros(len(sound), bool)
+        # Malformed games get the numbers of a sound one, so that nothing is computed with NaN; they are never asked of.
+        numbers = np.where(sound, np.arange(len(sound)), np.flatnonzero(sound)[0])
+        self.form: Any = standard_form(ReducedGame(*(x[numbers] for x in checks.reduced)), checks.protocol, self.user)
+        self.game = game = self.form.game
+        self.curves = frontier.trace(game, game.agents)
+        least = -frontier.largest_payoffs(game, -game.agents)
+        self.proved = np.asarray(sound & self.curves.proved.all(1) & np.isfinite(least).all(1))
+        likely = likely_actions(game, self.user)
+        self.scale = np.asarray(units.unit(game.user, likely))
+        self.stakes = np.asarray(units.unit(game.agents, likely[:, None]))
+        self.most_payoff = np.asarray(units.attainable(game.agents, likely[:, None])[1])
+        found = self.curves.paid[:, :, 0] - least
+        self.payoff_range = np.where(found <= NEGLIGIBLE_RANGE * self.stakes, 0.0, found)
+        self.negligible = np.where(self.payoff_range > 0, 0.0, NEGLIGIBLE_RANGE * self.stakes)
+        self.tie = VALUE_TIE * self.scale
+        self.full, self.informed = self._benchmark(lambda x: x)
+        self.none, _ = self._benchmark(lambda x: x.sum(-2, keepdims=True))
+
+    def _benchmark(self, pool):
+        """The user's value and the agents' payoffs with the information that `pool` leaves of x_B."""
+        responses = by_agent(self.user, self.game, pool)
+        own = np.moveaxis(pool(self.game.agents), 1, 0)
+        return (responses[0] * pool(self.game.user)).sum((1, 2, 3)), (responses * own).sum((2, 3, 4)).T
+
+    def _games(self, at) -> ReducedGame:
+        return ReducedGame(*(x[at] for x in self.game))
+
+    # profiles
+
+    def examine(self, at, schemes, bracket=None, tolerance=None, tell=lambda done: None):
+        schemes = without_impossible_messages(schemes)
+        worked_for = -np.inf if bracket is None else np.inf if tolerance is None else tolerance
+        found = self._examined(at, *selection_table(self._games(at), schemes, self.user), worked_for)
+        tell(len(at))
+        return found
+
+    def after_move(self, at, schemes, before, agents):
+        n = np.arange(len(at))
+        own = self.game.agents[at, agents][:, None]
+        moved = without_impossible_messages(schemes[n, agents][:, None])
+        new = selection_table(self._games(at), moved, self.user, own)
+        values, table = before.values.copy(), before.table.copy()
+        values[n, agents], table[n, :, agents] = new.values[:, 0], new.payoffs[:, :, 0]
+        return self._examined(at, values, table, -np.inf)
+
+    def _examined(self, at, values, table, worked_for: float) -> Examinations:
+        """worked_for: upper bounds are worked for where no relative gain is above this."""
+        n, K = np.arange(len(at)), values.shape[1]
+        selected, rivals = self._standing(at, values)
+        goals = self._goals(at, values, selected, rivals)
+        payoffs, present = table[n, :, selected], values[n, selected]
+        best, price = self.curves.pay(at, goals)
+        excess = self.curves.excess[at]
+        # No scheme is worth more to the user, and ties go to the selected agent.
+        stays = (present >= self.full[at] - self.tie[at])[:, None] & (np.arange(K) > selected[:, None])
+        loses = np.arange(K) != selected[:, None]
+        value = np.where(stays, payoffs, np.where(loses, np.maximum(payoffs, best), best))
+        gains = np.maximum(value - payoffs, 0)
+        shares = relative(gains, self._range(at, gains))
+        bracketed = shares.max(1) <= worked_for
+        upper = best + np.maximum(excess, 0) + self._tie_effect(at, best, price, goals, stays, bracketed)
+        upper = np.minimum(upper, np.maximum(self.most_payoff[at], best))
+        upper = np.where(stays, payoffs, np.where(loses, np.maximum(payoffs, upper), upper))
+        return Examinations(
+            present, payoffs, gains, np.maximum(upper - payoffs, gains), shares, bracketed, values,
+            table, np.full(len(at), None),
+        )  # fmt: skip
+
+    def _tie_effect(self, at, best, price, goals, stays, bracketed) -> Float[np.ndarray, "n K"]:
+        """An upper bound of how much the user's tie tolerance adds to the largest payoffs. It is neglected where it is
+        at most `NEGLIGIBLE_TIE_EFFECT`; where it is more the LP with this tolerance is solved, if `bracketed`."""
+        effect = self.user.tolerance * price
+        material = effect > NEGLIGIBLE_TIE_EFFECT * self.payoff_range[at] + self.negligible[at]
+        effect = np.where(material, effect, 0.0)
+        for n, i in np.argwhere(material & ~stays & bracketed[:, None]):
+            check: Any = self.one_by_one.of([at[n]])[0]
+            effect[n, i] = max(check.tolerant_upper(i, goals[n, i], best[n, i] + effect[n, i]) - best[n, i], 0)
+        return effect
+
+    def _range(self, at, gains):
+        return np.where(gains > self.negligible[at], np.maximum(self.payoff_range[at], gains), self.payoff_range[at])
+
+    def _standing(self, at, values):
+        """The selected agent and the best rival (-1: none), the lowest index among equals."""
+        tie = self.tie[at, None]
+        selected = (values >= values.max(1, keepdims=True) - tie).argmax(1)
+        others = np.where(np.arange(values.shape[1]) == selected[:, None], -np.inf, values)
+        rivals = (others >= others.max(1, keepdims=True) - tie).argmax(1)
+        return selected, rivals if values.shape[1] > 1 else np.full(len(at), -1)
+
+    def _goals(self, at, values, selected, rivals) -> Float[np.ndarray, "n K"]:
+        """The user value that each agent must offer: the selected agent's, or for itself the best rival's."""
+        n = np.arange(len(at))
+        goals = np.repeat(values[n, selected][:, None], values.shape[1], 1)
+        goals[n, selected] = np.where(rivals >= 0, values[n, rivals], -np.inf)
+        return self._reachable(at[:, None], goals)
+
+    def _reachable(self, at, values):
+        """`values`, or slightly less than V_full."""
+        return np.minimum(values, self.full[at] - self.tie[at])
+
+    # best responses
+
+    def best_responses(self, at, schemes, examined, agents):
+        n = np.arange(len(at))
+        selected, rivals = self._standing(at, examined.values)
+        goals = self._goals(at, examined.values, selected, rivals)[n, agents]
+        return self._offers(at, agents, goals, schemes.shape[-1])
+
+    def at_least(self, at, agents, values, messages):
+        return self._offers(at, agents, self._reachable(at, values), messages)
+
+    def monopolists(self, at, messages):
+        K = self.payoff_range.shape[1]
+        many, agents = np.repeat(at, K), np.tile(np.arange(K), len(at))
+        found = self._offers(many, agents, np.full(len(many), -np.inf), messages)
+        return found.reshape(len(at), K, *found.shape[1:])
+
+    def _offers(self, at, agents, values, messages: int) -> Float[np.ndarray, "n XB M"]:
+        """Schemes on the frontiers, worth slightly more than `values` to the user if there are such schemes."""
+        above = values + 4 * self.tie[at]
+        return self._schemes(at, agents, self.curves.offer(at, agents, above), messages)
+
+    def _schemes(self, at, agents, distributions, messages: int) -> Float[np.ndarray, "n XB M"]:
+        """Schemes that induce these distributions over recommendations; NaN where they need more messages."""
+        distributions = np.where(distributions > NEGLIGIBLE, distributions, 0)
+        distributions = distributions / distributions.sum(-1, keepdims=True)
+        R = distributions.shape[-1]
+        if messages >= R:
+            return np.pad(distributions, ((0, 0), (0, 0), (0, messages - R)))
+        used = distributions.max(1) > 0
+        first = np.argsort(~used, 1, kind="stable")[:, :messages]
+        schemes = np.take_along_axis(distributions, first[:, None], 2)
+        for k in np.flatnonzero(used.sum(1) > messages):
+            own, user = (frontier.spread(x) for x in (self.game.agents[at[k], agents[k]], self.game.user[at[k]]))
+            whole = distributions[k]
+            fewer = compress(whole, (whole * own).sum(0), (whole * user).sum(0))
+            fits = fewer.shape[1] <= messages
+            schemes[k] = np.pad(fewer, ((0, 0), (0, messages - fewer.shape[1]))) if fits else np.nan
+        return schemes
+
+    # outbidding
+
+    def can_outbid(self, at):
+        return np.ones(len(at), bool)
+
+    def standing(self, at, schemes, examined):
+        return examined.values, *self._standing(at, examined.values)
+
+    def just_behind(self, at, schemes, selected, rivals):
+        # A scheme's value is convex in the scheme, so that a share of silence costs at least that share of its worth.
+        leader = schemes[np.arange(len(at)), selected]
+        share = np.clip(4 * self.tie[at] / np.maximum(self.worth(at), 1e-300), BEHIND, 1)[:, None, None]
+        silent = np.zeros_like(leader)
+        silent[..., 0] = 1
+        return (1 - share) * leader + share * silent
+
+    def worth(self, at):
+        return self.full[at] - self.none[at]
+
+    def limits(self, at, messages):
+        XB = self.game.user.shape[2]
+        reveal = np.eye(XB, messages) if messages >= XB else np.full((XB, messages), np.nan)
+        return np.broadcast_to(reveal, (len(at), XB, messages))
+
+    # certificates
+
+    def facts(self, at):
+        columns = self.full, self.none, self.informed, self.payoff_range, self.negligible, self.stakes, self.scale
+        return Facts(*(x[at] for x in columns))
+
+    def form_of(self, at):
+        return jax.tree.map(lambda x: x[at], self.form._replace(protocol=None, user=None))
+
+    def floors(self, at, schemes, examined):
+        return examined.agents
+
+
+def together(checks: OneByOne, sound: Bool[np.ndarray, "N"]) -> AbstractChecks:
+    """The games whose frontiers are proved by the batched solver, and the others one by one."""
+    found = SelectionCurves(checks, sound)
+    checks.fallback[sound & ~found.proved] = True
+    return Divided(found, checks, found.proved)
