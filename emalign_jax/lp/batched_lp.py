@@ -14,9 +14,9 @@ from emalign_jax.lp import simplex
 # Of an answer's residuals and gap, relative to the LP's own numbers.
 TOLERANCE = 1e-9
 # The number of LPs whose dictionaries fit into the cache of one core.
-TILE = 64
+TILE = 16
 # The largest number of tiles in a call; calls are distributed over the cores.
-TILES = 4
+TILES = 16
 # The largest number of numbers in the dictionaries of one call: 256 MB.
 MOST_CELLS = 2**25
 WORDS = {

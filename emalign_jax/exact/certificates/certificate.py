@@ -180,11 +180,13 @@ def certificates(
     """
     facts, form = checks.facts(at), checks.form_of(at)
     allowed = tolerance * facts.payoff_range + facts.negligible + LP_ERROR * facts.stakes
-    room = tolerance - examined.worst
-    close = (room > 0) & (room < BRACKET * tolerance) & ~(examined.upper <= allowed).all(1)
-    if close.any():  # A narrower bracket may decide.
-        brackets = np.maximum(room[close] / 2, NARROWEST * tolerance)
-        examined.put(close, checks.refine(at[close], schemes[close], examined.rows(close), brackets))
+    with np.errstate(invalid="ignore"):
+        undecided = (examined.worst < tolerance) & ~(examined.upper <= allowed).all(1)
+        wide = np.flatnonzero(undecided | (examined.upper - examined.gains > allowed).any(1))
+        brackets = np.where(undecided, np.maximum((tolerance - examined.worst) / 2, NARROWEST * tolerance), np.inf)
+    if len(wide):
+        again = checks.refine(at[wide], schemes[wide], examined.rows(wide), brackets[wide], BRACKET * tolerance)
+        examined.put(wide, again)
     proved = (examined.upper <= allowed).all(1)
     below = np.where(proved, Result.CERTIFIED, Result.UNREFUTED)
     verdict = np.where(examined.worst <= tolerance, below, Result.ABOVE_TOLERANCE)

@@ -125,8 +125,13 @@ class AbstractChecks(abc.ABC):
         """`examine` of profiles of which only the scheme of one agent has changed since `before`."""
         return self.examine(at, schemes)
 
-    def refine(self, at, schemes, examined: Examinations, brackets: Float[np.ndarray, "n"]) -> Examinations:
-        """`examined` with upper bounds as close as `brackets`, where more work can bring them closer."""
+    def refine(
+        self, at, schemes, examined: Examinations, brackets: Float[np.ndarray, "n"], asked: float
+    ) -> Examinations:
+        """`examined` with upper bounds as close as `brackets`, where more work can bring them closer.
+
+        asked: the bracket of the examination.
+        """
         return examined
 
     @abc.abstractmethod
@@ -229,9 +234,11 @@ class OneByOne(AbstractChecks):
                 tell(len(found))
         return self.stack(found)
 
-    def refine(self, at, schemes, examined, brackets):
-        found = zip(self.of(at), without_impossible_messages(schemes), brackets, strict=True)
-        return self.stack([_examined(check, profile, float(bracket)) for check, profile, bracket in found])
+    def refine(self, at, schemes, examined, brackets, asked):
+        some = np.flatnonzero(brackets < asked / 2)
+        found = zip(self.of(at[some]), without_impossible_messages(schemes[some]), brackets[some], strict=True)
+        examined.put(some, self.stack([_examined(check, profile, float(bracket)) for check, profile, bracket in found]))
+        return examined
 
     def stack(self, found: list[Examination | None]) -> Examinations:
         """The examinations of several profiles; None where an LP failed."""
@@ -359,8 +366,8 @@ class Divided(AbstractChecks):
     def after_move(self, at, schemes, before, agents):
         return self._each("after_move", at, schemes, before, agents)
 
-    def refine(self, at, schemes, examined, brackets):
-        return self._each("refine", at, schemes, examined, brackets)
+    def refine(self, at, schemes, examined, brackets, asked):
+        return self._each("refine", at, schemes, examined, brackets, asked=asked)
 
     def best_responses(self, at, schemes, examined, agents):
         return self._each("best_responses", at, schemes, examined, agents)

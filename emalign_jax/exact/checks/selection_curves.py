@@ -68,10 +68,23 @@ class SelectionCurves(AbstractChecks):
 
     def examine(self, at, schemes, bracket=None, tolerance=None, tell=lambda done: None):
         schemes = without_impossible_messages(schemes)
-        worked_for = -np.inf if bracket is None else np.inf if tolerance is None else tolerance
-        found = self._examined(at, *selection_table(self._games(at), schemes, self.user), worked_for)
+        found = self._examined(at, *selection_table(self._games(at), schemes, self.user))
         tell(len(at))
         return found
+
+    def refine(self, at, schemes, examined, brackets, asked):
+        """With the LPs of the user's tie tolerance, instead of the bounds of its effect."""
+        selected, rivals = self._standing(at, examined.values)
+        goals = self._goals(at, examined.values, selected, rivals)
+        best, price = self.curves.pay(at, goals)
+        wide = examined.upper - examined.gains > NEGLIGIBLE_TIE_EFFECT * self.payoff_range[at] + self.negligible[at]
+        upper = examined.upper.copy()
+        for k, i in np.argwhere(wide):
+            check: Any = self.one_by_one.of([at[k]])[0]
+            most = max(check.tolerant_upper(i, goals[k, i], best[k, i] + self.user.tolerance * price[k, i]), best[k, i])
+            most = max(most - examined.agents[k, i], examined.gains[k, i])
+            upper[k, i] = min(upper[k, i], most)
+        return examined._replace(upper=upper)
 
     def after_move(self, at, schemes, before, agents):
         n = np.arange(len(at))
@@ -80,10 +93,9 @@ class SelectionCurves(AbstractChecks):
         new = selection_table(self._games(at), moved, self.user, own)
         values, table = before.values.copy(), before.table.copy()
         values[n, agents], table[n, :, agents] = new.values[:, 0], new.payoffs[:, :, 0]
-        return self._examined(at, values, table, -np.inf)
+        return self._examined(at, values, table)
 
-    def _examined(self, at, values, table, worked_for: float) -> Examinations:
-        """worked_for: upper bounds are worked for where no relative gain is above this."""
+    def _examined(self, at, values, table) -> Examinations:
         n, K = np.arange(len(at)), values.shape[1]
         selected, rivals = self._standing(at, values)
         goals = self._goals(at, values, selected, rivals)
@@ -96,25 +108,16 @@ class SelectionCurves(AbstractChecks):
         value = np.where(stays, payoffs, np.where(loses, np.maximum(payoffs, best), best))
         gains = np.maximum(value - payoffs, 0)
         shares = relative(gains, self._range(at, gains))
-        bracketed = shares.max(1) <= worked_for
-        upper = best + np.maximum(excess, 0) + self._tie_effect(at, best, price, goals, stays, bracketed)
+        # What the user's tie tolerance adds at most to a payoff; it is neglected where it is small.
+        effect = self.user.tolerance * price
+        material = effect > NEGLIGIBLE_TIE_EFFECT * self.payoff_range[at] + self.negligible[at]
+        upper = best + np.maximum(excess, 0) + np.where(material, effect, 0)
         upper = np.minimum(upper, np.maximum(self.most_payoff[at], best))
         upper = np.where(stays, payoffs, np.where(loses, np.maximum(payoffs, upper), upper))
         return Examinations(
-            present, payoffs, gains, np.maximum(upper - payoffs, gains), shares, bracketed, values,
+            present, payoffs, gains, np.maximum(upper - payoffs, gains), shares, np.ones(len(at), bool), values,
             table, np.full(len(at), None),
         )  # fmt: skip
-
-    def _tie_effect(self, at, best, price, goals, stays, bracketed) -> Float[np.ndarray, "n K"]:
-        """An upper bound of how much the user's tie tolerance adds to the largest payoffs. It is neglected where it is
-        at most `NEGLIGIBLE_TIE_EFFECT`; where it is more the LP with this tolerance is solved, if `bracketed`."""
-        effect = self.user.tolerance * price
-        material = effect > NEGLIGIBLE_TIE_EFFECT * self.payoff_range[at] + self.negligible[at]
-        effect = np.where(material, effect, 0.0)
-        for n, i in np.argwhere(material & ~stays & bracketed[:, None]):
-            check: Any = self.one_by_one.of([at[n]])[0]
-            effect[n, i] = max(check.tolerant_upper(i, goals[n, i], best[n, i] + effect[n, i]) - best[n, i], 0)
-        return effect
 
     def _range(self, at, gains):
         return np.where(gains > self.negligible[at], np.maximum(self.payoff_range[at], gains), self.payoff_range[at])

@@ -29,7 +29,8 @@ from emalign_jax.lp.choice import check_word
 TOLERANCE = 1e-9
 # The largest number of breakpoints of a curve for each x_A, degenerate pivots included.
 POINTS = 24
-GAMES_AT_ONCE = 256
+# Numbers in the answers of the LPs that are solved together.
+MOST_NUMBERS = 2**22
 # Rows * columns of a game's LP. HiGHS makes use of sparsity and is faster for larger LPs.
 MOST_CELLS = 6_000
 # With so many games compiling is worth while.
@@ -135,9 +136,9 @@ def trace(
     """
     sign = np.ones(payoffs.shape[1]) if sign is None else sign
     allowed = np.ones((len(payoffs), 1), bool) if allowed is None else allowed
-    parts = []
-    for at in range(0, len(payoffs), GAMES_AT_ONCE):
-        some = slice(at, at + GAMES_AT_ONCE)
+    parts, together = [], _together(game, payoffs.shape[1] * POINTS * payoffs.shape[2])
+    for at in range(0, len(payoffs), together):
+        some = slice(at, at + together)
         parts.append(_trace(ReducedGame(*(x[some] for x in game)), payoffs[some], sign, allowed[some], tie_tolerance))
     most = max(part.user_value.shape[2] for part in parts)
     widths = [((0, 0), (0, 0), (0, most - part.user_value.shape[2])) for part in parts]
@@ -150,6 +151,12 @@ def trace(
         for part, w in zip(parts, widths, strict=True)
     ]  # fmt: skip
     return Frontier(*(np.concatenate(x) for x in zip(*padded, strict=True)))
+
+
+def _together(game: ReducedGame, answers: int) -> int:
+    """The number of games whose LPs are solved together. answers: the number of answers of a game."""
+    XA, XB, A = np.shape(game.user)[-3:]
+    return max(64, MOST_NUMBERS // (answers * (2 * XB * A**XA + A**XA * XA * (A - 1))))
 
 
 def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier:
@@ -179,9 +186,10 @@ def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier
     dual = np.maximum(np.take_along_axis(dual, last, 1)[..., XB:], 0).reshape(N, C, most, -1)
     total = distribution.sum(-1, keepdims=True)
     distribution = distribution / np.where(total > 0, total, 1)
-    paid, user_value = (np.einsum("ncpbr,ncbr->ncp", distribution, payoff) for payoff in (lps.own, lps.user))
+    flat = distribution.reshape(N, C, most, XB * R)
+    paid, user_value = ((flat @ payoff.reshape(N, C, -1, 1))[..., 0] for payoff in (lps.own, lps.user))
     tilted = lps.scaled(lps.own)[:, :, None] + dual[..., -1, None, None] * lps.scaled(lps.user)[:, :, None]
-    tilted = tilted - np.einsum("ncpm,nmx->ncpx", dual[..., :-1], lps.rows[:, XB:]).reshape(distribution.shape)
+    tilted -= (dual[..., :-1] @ lps.rows[:, None, XB:]).reshape(distribution.shape)
     bound = bound_of(tilted, lps.possible[:, None, None])
     before = np.concatenate([user_value[..., :1], user_value[..., :-1]], -1)
     ends = [bound - dual[..., -1] * user_value - paid, bound - dual[..., -1] * before - np.concatenate(
@@ -204,9 +212,9 @@ def largest_payoffs(
 ) -> Float[np.ndarray, "N C"]:
     """The largest payoffs of obedient distributions; NaN where they are not proved."""
     allowed = np.ones((len(payoffs), 1), bool) if allowed is None else allowed
-    parts = []
-    for at in range(0, len(payoffs), 4 * GAMES_AT_ONCE):
-        some = slice(at, at + 4 * GAMES_AT_ONCE)
+    parts, together = [], _together(game, payoffs.shape[1])
+    for at in range(0, len(payoffs), together):
+        some = slice(at, at + together)
         parts.append(_largest_payoffs(ReducedGame(*(x[some] for x in game)), payoffs[some], allowed[some]))
     return np.concatenate(parts)
 
@@ -267,8 +275,10 @@ class _LPs(NamedTuple):
         """The largest violation of obedience."""
         XB = distribution.shape[3]
         variables = distribution / np.where(self.possible > 0, self.possible, 1)[:, None, None]
-        variables = variables.reshape(*distribution.shape[:3], -1)
-        return np.einsum("nmx,ncpx->ncpm", self.rows[:, XB:], variables).max((-2, -1), initial=0.0)
+        variables = variables.reshape(len(variables), -1, self.rows.shape[2])
+        return (variables @ self.rows[:, XB:].swapaxes(1, 2)).reshape(*distribution.shape[:3], -1).max(
+            (-2, -1), initial=0.0
+        )
 
 
 def _lps(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> _LPs:

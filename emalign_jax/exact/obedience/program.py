@@ -11,6 +11,7 @@ Its variable is scaled by a bound of that probability, so that it is not lost in
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -194,7 +195,14 @@ def bound_of(prices: Float[np.ndarray, "*any XB R"], possible: Float[np.ndarray,
 
     prices: of one unit of each variable; a unit is the probability `possible`.
     """
-    certain = np.where(possible == 1, prices, -np.inf).max(-1, keepdims=True)
-    some = np.where(possible > 0, prices / np.where(possible > 0, possible, 1), -np.inf).max(-1, keepdims=True)
+    if (possible == 1).all():
+        return largest(prices).sum(-1)
+    certain = largest(np.where(possible == 1, prices, -np.inf))[..., None]
+    some = largest(np.where(possible > 0, prices / np.where(possible > 0, possible, 1), -np.inf))[..., None]
     base = np.where(np.isfinite(certain), certain, some)
     return (base[..., 0] + np.maximum(np.where(possible > 0, prices - possible * base, 0), 0).sum(-1)).sum(-1)
+
+
+def largest(x: Float[np.ndarray, "*any n"]) -> Float[np.ndarray, "*any"]:
+    """`x.max(-1)`, several times as fast for a short axis."""
+    return functools.reduce(np.maximum, np.moveaxis(x, -1, 0))
