@@ -77,7 +77,9 @@ def settle(
     done = 0
     for dynamics, some in ((outbid, np.flatnonzero(outbids)), (best_response_dynamics, np.flatnonzero(~outbids))):
         if len(some):
-            ended = dynamics(checks, at[some], schemes[some], tolerance, tell=lambda n: tell(done + n), **limit)
+            ended = dynamics(
+                checks, at[some], schemes[some], tolerance, tell=lambda n, before=done: tell(before + n), **limit
+            )
             schemes[some], steps[some] = ended.schemes, ended.steps
             examined.put(some, ended.examined)
             done += len(some)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.certificates.certificate import flatten_games
-from emalign_jax.exact.checks.base import check_for, make_check
+from emalign_jax.exact.certificates.certificate import GAMES_AT_ONCE, flatten_games
+from emalign_jax.exact.checks.batch import make_checks
 from emalign_jax.games.game import Game, faults, reduce_game
+from emalign_jax.internal import batching
+from emalign_jax.internal.arguments import integer
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.users.base import AbstractUser
 
@@ -24,30 +27,30 @@ class Monopoly(NamedTuple):
     agents: Float[np.ndarray, "*batch K"]
 
 
-def monopoly(games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None) -> Monopoly:
+def monopoly(
+    games: Game, protocol: AbstractProtocol, user: AbstractUser, messages: int | None = None, *, of: int | None = None
+) -> Monopoly:
     """Every agent as a monopolist, by its best response in the game without the other agents.
 
     messages: of an agent in a conversation; None: as many as x_B has values.
+    of:       the total number of games, if these are one block of them; see `solve`.
     Exact, except in conversations and where no exact check is registered: there the result is the best that the search
     of the check finds.
     """
-    flat = flatten_games(games, games.batch_shape)
-    reduced = reduce_game(flat, np)
-    bad = np.reshape(faults(games), -1)
-    N, K = len(bad), games.agents
-    value, payoff = np.full((N, K), np.nan), np.full((N, K), np.nan)
-    user.check(games.of_one_agent, protocol, games.agent_features if messages is None else messages)
-    pairs = [(k, i) for k in np.flatnonzero(bad == "") for i in range(K)]
-    together = check_for(protocol, user).games_at_once
-    for at in range(0, len(pairs), together):
-        some = pairs[at : at + together]
-        alone = [reduced._replace(agents=reduced.agents[:, i : i + 1]) for _, i in some]
-        checks = [make_check(game, k, protocol, user, messages) for game, (k, _) in zip(alone, some, strict=True)]
-        type(checks[0]).prepare_monopolists(checks)
-        for check, (k, i) in zip(checks, some, strict=True):
-            best = check.monopolist(0)
-            if best.status == "Optimal":
-                form = check.form
-                value[k, i] = form.user_unit * check.payoffs(best.scheme[None])[0] + form.user_zero
-                payoff[k, i] = form.agent_unit[0] * best.value + form.agent_zero[0]
-    return Monopoly(value.reshape((*games.batch_shape, K)), payoff.reshape((*games.batch_shape, K)))
+    messages = games.agent_features if messages is None else messages
+    user.check(games.of_one_agent, protocol, messages)
+    flat, shape = flatten_games(games, games.batch_shape), games.batch_shape
+    sound = np.reshape(faults(games) == "", -1)
+    modules = [batching.flatten(module, shape) for module in (protocol, user)]
+    N, K = len(sound), games.agents
+    sizes = {"messages": messages, "rows": protocol.rows(games.of_one_agent, messages), "lp": "auto"}
+    sizes["count"] = max(N, 0 if of is None else integer("of", of, 0))
+    found = np.full((2, N, K), np.nan)
+    for first in range(0, N, GAMES_AT_ONCE):
+        some = slice(first, first + GAMES_AT_ONCE)
+        asked = np.flatnonzero(sound[some])
+        if len(asked):
+            here = jax.tree.map(lambda x, some=some: x[some], modules)
+            checks = make_checks(reduce_game(flat[some], np), sound[some], *here, **sizes)
+            found[:, first + asked] = checks.monopoly(asked)
+    return Monopoly(*found.reshape((2, *shape, K)))

@@ -103,7 +103,7 @@ def solve(
         whole = (starts, *shape, *given.shape[-3:])
         given = np.broadcast_to(given, whole).reshape(starts, many, *given.shape[-3:])
     parts = []
-    for at in range(0, many, GAMES_AT_ONCE):
+    for at in range(0, max(many, 1), GAMES_AT_ONCE):  # A batch of no games has one block.
         some = slice(at, at + GAMES_AT_ONCE)
         protocol, user = jax.tree.map(lambda x, some=some: x[some], modules)
         search = Search(flat[some], protocol, user, solver, key, first=first + at, progress=progress, **words)
@@ -128,7 +128,7 @@ def _joined(parts: list[Solution], starts: int, shape: tuple[int, ...]) -> Solut
     batch = (starts, *shape) if starts > 1 else shape
 
     def join(*columns):
-        one = [column.reshape(starts, -1, *column.shape[1:]) for column in columns]
+        one = [column.reshape((starts, len(column) // starts, *column.shape[1:])) for column in columns]
         whole = np.concatenate(one, 1)
         return whole.reshape((*batch, *whole.shape[2:]))
 

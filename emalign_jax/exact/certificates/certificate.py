@@ -182,11 +182,8 @@ def certificates(
     allowed = tolerance * facts.payoff_range + facts.negligible + LP_ERROR * facts.stakes
     with np.errstate(invalid="ignore"):
         undecided = (examined.worst < tolerance) & ~(examined.upper <= allowed).all(1)
-        wide = np.flatnonzero(undecided | (examined.upper - examined.gains > allowed).any(1))
         brackets = np.where(undecided, np.maximum((tolerance - examined.worst) / 2, NARROWEST * tolerance), np.inf)
-    if len(wide):
-        again = checks.refine(at[wide], schemes[wide], examined.rows(wide), brackets[wide], BRACKET * tolerance)
-        examined.put(wide, again)
+    examined = checks.refine(at, schemes, examined, brackets, BRACKET * tolerance)
     proved = (examined.upper <= allowed).all(1)
     below = np.where(proved, Result.CERTIFIED, Result.UNREFUTED)
     verdict = np.where(examined.worst <= tolerance, below, Result.ABOVE_TOLERANCE)

@@ -96,12 +96,14 @@ class AbstractChecks(abc.ABC):
 
     In all methods `at` [n] holds numbers of games, which may be repeated, and `schemes` [n, K, rows, M] their profiles.
 
+    K:         the number of agents
     searched:  whether best responses are found by search, so that asking for them is expensive
     fallback:  [N] whether HiGHS solved a game because the batched solver's answer was not proved
     """
 
     searched = False
     user: AbstractUser
+    K: int
     fallback: Bool[np.ndarray, "N"]
 
     @abc.abstractmethod
@@ -143,6 +145,11 @@ class AbstractChecks(abc.ABC):
     @abc.abstractmethod
     def monopolists(self, at, messages: int) -> Float[np.ndarray, "n K rows M"]:
         """Each agent's best scheme without rivals; NaN where it needs more than M messages or an LP failed."""
+
+    @abc.abstractmethod
+    def monopoly(self, at) -> Float[np.ndarray, "2 n K"]:
+        """The user's value and the agent's payoff with each agent's best scheme without rivals, in the games' units;
+        NaN where an LP failed."""
 
     @abc.abstractmethod
     def facts(self, at) -> Facts:
@@ -261,6 +268,23 @@ class OneByOne(AbstractChecks):
         found = [check.monopolist(i).scheme for check in self.of(at) for i in range(self.K)]
         return self._fitted(found, messages).reshape(len(at), self.K, self.rows, messages)
 
+    def monopoly(self, at):
+        found = np.full((2, len(at), self.K), np.nan)
+        pairs = [(n, int(k), i) for n, k in enumerate(at) for i in range(self.K)]
+        for first in range(0, len(pairs), self.kind.games_at_once):
+            some, checks = pairs[first : first + self.kind.games_at_once], []
+            for _, k, i in some:
+                alone = self.reduced._replace(agents=self.reduced.agents[:, i : i + 1])
+                checks.append(make_check(alone, k, self.protocol, self.user, self.messages))
+            self.kind.prepare_monopolists(checks)
+            for check, (n, _, i) in zip(checks, some, strict=True):
+                best = check.monopolist(0)
+                if best.status == "Optimal":
+                    form = check.form
+                    value = form.user_unit * check.payoffs(best.scheme[None])[0] + form.user_zero
+                    found[:, n, i] = value, form.agent_unit[0] * best.value + form.agent_zero[0]
+        return found
+
     def facts(self, at):
         return Facts(*(np.array(x, float) for x in zip(*(_facts(check, self.K) for check in self.of(at)), strict=True)))
 
@@ -341,7 +365,7 @@ class Divided(AbstractChecks):
     def __init__(self, first: AbstractChecks, second: AbstractChecks, is_first: Bool[np.ndarray, "N"]):
         self.parts, self.is_first = (first, second), is_first
         self.searched = any(part.searched for part in self.parts)
-        self.user = first.user
+        self.user, self.K = first.user, first.K
 
     @property
     def fallback(self):
@@ -374,6 +398,12 @@ class Divided(AbstractChecks):
 
     def monopolists(self, at, messages):
         return self._each("monopolists", at, messages=messages)
+
+    def monopoly(self, at):
+        found = np.empty((2, len(at), self.K))
+        for part, some in zip(self.parts, (self.is_first[at], ~self.is_first[at]), strict=True):
+            found[:, some] = part.monopoly(at[some])
+        return found
 
     def facts(self, at):
         return self._each("facts", at)

@@ -31,11 +31,11 @@ BEHIND = 1e-7
 class SelectionCurves(AbstractChecks):
     """The checks of games all of whose frontiers are proved.
 
-    checks: the checks of the same games one by one, for bounds that frontiers do not give.
+    checks: the checks of the same games one by one, of which this takes the setting.
     """
 
     def __init__(self, checks: OneByOne, sound: Bool[np.ndarray, "N"]):
-        self.one_by_one, self.user = checks, checks.user
+        self.user, self.K = checks.user, checks.K
         self.fallback = np.zeros(len(sound), bool)
         # Malformed games get the numbers of a sound one, so that nothing is computed with NaN; they are never asked of.
         numbers = np.where(sound, np.arange(len(sound)), np.flatnonzero(sound)[0])
@@ -73,18 +73,27 @@ class SelectionCurves(AbstractChecks):
         return found
 
     def refine(self, at, schemes, examined, brackets, asked):
-        """With the LPs of the user's tie tolerance, instead of the bounds of its effect."""
+        """With frontiers that have the user's tie tolerance, instead of bounds of its effect, where it matters."""
         selected, rivals = self._standing(at, examined.values)
         goals = self._goals(at, examined.values, selected, rivals)
         best, price = self.curves.pay(at, goals)
-        wide = examined.upper - examined.gains > NEGLIGIBLE_TIE_EFFECT * self.payoff_range[at] + self.negligible[at]
+        material = self._material(at, price) & (examined.upper > examined.gains)
+        rows = np.flatnonzero(material.any(1))
+        if not len(rows):
+            return examined
+        game = self._games(at[rows])
+        relaxed = frontier.trace(game, game.agents, tie_tolerance=self.user.tolerance)
+        most = relaxed.pay(np.arange(len(rows)), goals[rows])[0] + np.maximum(relaxed.excess, 0)
+        gained = np.maximum(np.maximum(most, best[rows]) - examined.agents[rows], examined.gains[rows])
+        use = material[rows] & relaxed.proved
         upper = examined.upper.copy()
-        for k, i in np.argwhere(wide):
-            check: Any = self.one_by_one.of([at[k]])[0]
-            most = max(check.tolerant_upper(i, goals[k, i], best[k, i] + self.user.tolerance * price[k, i]), best[k, i])
-            most = max(most - examined.agents[k, i], examined.gains[k, i])
-            upper[k, i] = min(upper[k, i], most)
+        upper[rows] = np.where(use, np.minimum(upper[rows], gained), upper[rows])
         return examined._replace(upper=upper)
+
+    def _material(self, at, price):
+        """Where the effect of the user's tie tolerance on a payoff is not neglected."""
+        room = NEGLIGIBLE_TIE_EFFECT * self.payoff_range[at] + self.negligible[at]
+        return self.user.tolerance * price > room
 
     def after_move(self, at, schemes, before, agents):
         n = np.arange(len(at))
@@ -109,9 +118,8 @@ class SelectionCurves(AbstractChecks):
         gains = np.maximum(value - payoffs, 0)
         shares = relative(gains, self._range(at, gains))
         # What the user's tie tolerance adds at most to a payoff; it is neglected where it is small.
-        effect = self.user.tolerance * price
-        material = effect > NEGLIGIBLE_TIE_EFFECT * self.payoff_range[at] + self.negligible[at]
-        upper = best + np.maximum(excess, 0) + np.where(material, effect, 0)
+        effect = np.where(self._material(at, price), self.user.tolerance * price, 0)
+        upper = best + np.maximum(excess, 0) + effect
         upper = np.minimum(upper, np.maximum(self.most_payoff[at], best))
         upper = np.where(stays, payoffs, np.where(loses, np.maximum(payoffs, upper), upper))
         return Examinations(
@@ -157,6 +165,12 @@ class SelectionCurves(AbstractChecks):
         many, agents = np.repeat(at, K), np.tile(np.arange(K), len(at))
         found = self._offers(many, agents, np.full(len(many), -np.inf), messages)
         return found.reshape(len(at), K, *found.shape[1:])
+
+    def monopoly(self, at):
+        form = self.form_of(at)
+        best = selection_table(self._games(at), self.curves.distribution[at, :, 0], self.user)
+        value = form.user_unit[:, None] * best.values + form.user_zero[:, None]
+        return np.array([value, form.agent_unit * self.curves.paid[at, :, 0] + form.agent_zero])
 
     def _offers(self, at, agents, values, messages: int) -> Float[np.ndarray, "n XB M"]:
         """Schemes on the frontiers, worth slightly more than `values` to the user if there are such schemes."""

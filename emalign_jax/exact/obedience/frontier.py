@@ -276,8 +276,10 @@ class _LPs(NamedTuple):
         XB = distribution.shape[3]
         variables = distribution / np.where(self.possible > 0, self.possible, 1)[:, None, None]
         variables = variables.reshape(len(variables), -1, self.rows.shape[2])
-        return (variables @ self.rows[:, XB:].swapaxes(1, 2)).reshape(*distribution.shape[:3], -1).max(
-            (-2, -1), initial=0.0
+        return (
+            (variables @ self.rows[:, XB:].swapaxes(1, 2))
+            .reshape(*distribution.shape[:3], -1)
+            .max((-2, -1), initial=0.0)
         )
 
 

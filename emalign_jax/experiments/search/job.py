@@ -180,7 +180,7 @@ def run(job: SearchJob, block: Block, progress: Callable[[str, int, int], None] 
         arrays = solution._replace(stats={})
         solution = jax.tree.map(lambda x: x[None], arrays)._replace(stats=solution.stats)
     if job.verify and check_for(job.protocol, job.user).finds_monopolists:
-        alone = monopoly(games, job.protocol, job.user, solution.schemes.shape[-1]).user
+        alone = monopoly(games, job.protocol, job.user, solution.schemes.shape[-1], of=of).user
     else:
         alone = np.full((block.count, block.agents), np.nan)
     exact = all_equilibria(games, job.protocol, job.user, of) if job.verify and job.stability else None
