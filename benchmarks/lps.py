@@ -144,7 +144,8 @@ def selection_row(count: int, sample: int, repeats: int) -> dict:
     other = em.certify(drawn[:sample], np.stack(row["answers"]["theirs"]), SELECTION, RATIONAL, lp="highs")
     return row | {
         "row": "Selection rational, K = 5, A = Y = 4, monopoly start to gains <= 1e-3, against outbidding by HiGHS",
-        "size": f"{count} games ({sample} by HiGHS)", "fallback": row["answers"]["ours"].stats["lp_fallbacks"], "target": 10,
+        "size": f"{count} games ({sample} by HiGHS)", "target": 10,
+        "fallback": row["answers"]["ours"].stats["lp_fallbacks"],
         "apart": max(apart, float(np.maximum(certificate.relative_gain - TOLERANCE, 0).max())),
         "gap": float(certificate.relative_gain.max()), "baseline_gap": float(other.relative_gain.max()),
     }  # fmt: skip

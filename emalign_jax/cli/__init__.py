@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emalign_jax.cli import streams
+from emalign_jax.cli import compiled, streams
 from emalign_jax.internal import ending
 
 
@@ -17,4 +17,5 @@ def launch() -> None:
     """The console command: `main` in a process of its own, which signals end."""
     ending.install_handlers()
     streams.prepare()
+    compiled.keep()
     main()

@@ -50,8 +50,14 @@ def _common(
     version: bool | None = typer.Option(
         False, "--version", is_eager=True, callback=_print_version, help="Print the version and stop."
     ),
+    cache: bool = typer.Option(
+        True, "--cache/--no-cache", help="Keep compiled programs for later runs, in ~/.cache/emalign."
+    ),
 ) -> None:
-    pass
+    if not cache:
+        import jax
+
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def main(arguments: list[str] | None = None) -> None:

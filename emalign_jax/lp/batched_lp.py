@@ -16,7 +16,7 @@ TOLERANCE = 1e-9
 # The number of LPs whose dictionaries fit into the cache of one core.
 TILE = 16
 # The largest number of tiles in a call; calls are distributed over the cores.
-TILES = 16
+TILES = 4
 # The largest number of numbers in the dictionaries of one call: 256 MB.
 MOST_CELLS = 2**25
 WORDS = {
@@ -109,13 +109,8 @@ def run(data, **options) -> tuple[np.ndarray, ...]:
             got = simplex.solve(*(None if a is None else a[some] for a in data), tile=tile, **options)
             return [np.asarray(a) for a in got]
 
-    sizes, at = [], 0  # Calls have one of two sizes, so that little is compiled.
-    while at < count:
-        sizes.append(many if count - at >= many else tile)
-        at += sizes[-1]
-    parts = [
-        np.minimum(np.arange(end - size, end), count - 1) for size, end in zip(sizes, np.cumsum(sizes), strict=True)
-    ]
+    # All calls have one size, so that one program is compiled; the last one repeats its last LP.
+    parts = [np.minimum(np.arange(at, at + many), count - 1) for at in range(0, count, many)]
     return tuple(np.concatenate(a)[:count] for a in zip(*each(call, parts), strict=True))
 
 

@@ -86,7 +86,7 @@ def test_outbid_stops_when_told_and_never_harms_the_user():
     whole, _, steps = one(outbid, *setting)
     assert steps >= 5  # else the following says nothing
     for most in range(1, steps + 1):
-        part, examined, taken = one(outbid, *setting, max_steps=most)
+        part, _, taken = one(outbid, *setting, max_steps=most)
         assert taken <= most
         assert part.shape == monopoly.shape
         assert exact.payoffs(part)[0] >= exact.least_value - 1e-6

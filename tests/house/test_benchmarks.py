@@ -22,6 +22,17 @@ def test_search_benchmark_runs_small(tmp_path):
 
 
 @pytest.mark.nightly
+def test_selection_benchmark_runs_small(tmp_path):
+    """Both sides reach the gap, which HiGHS confirms."""
+    out = child(ROOT / "benchmarks" / "selection.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["row"] in out
+        assert min(row["certified"], *row["sample_certified"]) > 0.8
+
+
+@pytest.mark.nightly
 def test_exact_benchmark_runs_small(tmp_path):
     out = child(ROOT / "benchmarks" / "exact.py", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]

@@ -86,7 +86,8 @@ def module(name):
 
 def test_there_is_one_file_a_kind_of_extension():
     assert list(FILES) == [
-        "lottery.py", "trembling.py", "scaled.py", "profit_sharing.py", "lottery_check.py", "gains_figure.py",
+        "lottery.py", "trembling.py", "scaled.py", "profit_sharing.py", "lottery_check.py", "restarts.py",
+        "gains_figure.py",
     ]  # fmt: skip
 
 
@@ -183,6 +184,18 @@ def test_a_check_certifies_what_is_true_and_nothing_else(place):
     assert (silent.result == em.Result.ABOVE_TOLERANCE).any()
     np.testing.assert_allclose(silent.user, searched.user, atol=1e-9)
     np.testing.assert_allclose(silent.agents, searched.agents, atol=1e-9)
+
+
+@pytest.mark.x64
+def test_a_solver_is_certified_by_the_checks(place):
+    Restarts, setting = module("restarts").Restarts, (em.Selection(), em.RationalUser())
+    games = em.random_games(3, 6, agents=2, states=2, actions=2)
+    found = em.solve(games, *setting, Restarts(), key=0)
+    assert (found.result == em.Result.CERTIFIED).all()
+    again = em.certify(games, found, *setting, lp="highs")
+    np.testing.assert_array_equal(again.result, em.Result.CERTIFIED)
+    with pytest.raises(ValueError, match="verify: Restarts consists of exact checks"):
+        em.solve(games, *setting, Restarts(), key=0, verify=False)
 
 
 def Subclass(cls):

@@ -1,0 +1,34 @@
+"""Where the commands keep compiled programs, so that the second run of anything compiles nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+
+def keep() -> None:
+    """Let jax keep compiled programs in the user's cache directory, unless `JAX_COMPILATION_CACHE_DIR` names another.
+
+    To be called before jax is imported, which reads its settings from the environment.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def directory() -> Path:
+    """`emalign` in `XDG_CACHE_HOME`, or in ~/.cache; a folder for each kind of processor, because programs compiled for
+    one may not run on another that shares the home directory."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
+    return base / "emalign" / f"xla-{hashlib.sha256(_processor().encode()).hexdigest()[:12]}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    kinds = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return "\n".join([platform.machine(), platform.processor(), *kinds])
