@@ -41,8 +41,8 @@ import emalign_jax as em
 from emalign_jax.equilibrium.best_response_dynamics import best_response_dynamics, outbid
 from emalign_jax.exact.certificates.certificate import add_guarantees, certificates
 from emalign_jax.exact.checks.base import Deviation
-from emalign_jax.exact.checks.batch import make_checks
 from emalign_jax.exact.checks.examination import Examination
+from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.games.game import faults
 from emalign_jax.internal import batching
 

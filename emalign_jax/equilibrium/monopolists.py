@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact.certificates.certificate import GAMES_AT_ONCE, flatten_games
-from emalign_jax.exact.checks.batch import make_checks
+from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.games.game import Game, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer

@@ -15,7 +15,8 @@ from jaxtyping import Int
 from emalign_jax.equilibrium.best_response_dynamics import settle
 from emalign_jax.equilibrium.solution import Solution
 from emalign_jax.exact.certificates import certificate as exact
-from emalign_jax.exact.checks.batch import make_checks, not_examined
+from emalign_jax.exact.checks.batch import not_examined
+from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.lp.choice import for_all

@@ -7,7 +7,7 @@ import numpy as np
 
 import emalign_jax as em
 from emalign_jax.exact.checks.base import check_for
-from emalign_jax.exact.checks.batch import make_checks
+from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.internal import batching
 
 FIELDS = "prior", "user_utility", "agent_utilities"

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.checks.base import check_for, default_tolerance
-from emalign_jax.exact.checks.batch import AbstractChecks, Examinations, make_checks
+from emalign_jax.exact.checks.batch import AbstractChecks, Examinations
 from emalign_jax.exact.checks.examination import relative
+from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_distributions
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_INFORMATION_VALUE

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from emalign_jax.exact.checks.batch import AbstractChecks, Divided, Examinations, Facts, OneByOne
+from emalign_jax.exact.checks.batch import AbstractChecks, Examinations, Facts, ignore
+from emalign_jax.exact.checks.divided import Divided
 from emalign_jax.exact.checks.examination import relative, without_impossible_messages
+from emalign_jax.exact.checks.one_by_one import OneByOne
 from emalign_jax.exact.obedience import frontier
 from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.exact.obedience.program import NEGLIGIBLE
@@ -66,7 +68,7 @@ class SelectionCurves(AbstractChecks):
 
     # profiles
 
-    def examine(self, at, schemes, bracket=None, tolerance=None, tell=lambda done: None):
+    def examine(self, at, schemes, bracket=None, tolerance=None, tell=ignore):
         schemes = without_impossible_messages(schemes)
         found = self._examined(at, *selection_table(self._games(at), schemes, self.user))
         tell(len(at))
