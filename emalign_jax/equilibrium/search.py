@@ -19,7 +19,7 @@ from emalign_jax.exact.checks.batch import not_examined
 from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
-from emalign_jax.lp.choice import for_all
+from emalign_jax.lp.choice import of_guarantees
 from emalign_jax.play import GradientPlay, play_games
 from emalign_jax.protocols.schemes import numbered_schemes
 from emalign_jax.protocols.standard_units import standard_form
@@ -232,7 +232,7 @@ class Search:
         some = np.concatenate([where for where, _ in self._terms])
         terms = jax.tree.map(lambda *parts: np.concatenate(parts), *(terms for _, terms in self._terms))
         rows = exact.Certificate(*(x[some] for x in self.certificate))
-        rows, failed = exact.add_guarantees(rows, terms, self.user, for_all(self.lp, self.of))
+        rows, failed = exact.add_guarantees(rows, terms, self.user, of_guarantees(self.lp, self.of))
         exact.put(self.certificate, some, rows)
         return int(failed.sum())
 

@@ -318,7 +318,7 @@ def test_each_block_is_taken_once_and_a_failure_is_told(tmp_path):
 def few(monkeypatch):
     """Five games count as many, for which LPs are solved together."""
     monkeypatch.setattr(frontier, "FEWEST", 5)
-    monkeypatch.setattr(choice, "FEWEST", 5)
+    monkeypatch.setattr(choice, "FEWEST_GUARANTEES", 5)
     monkeypatch.setattr(selection_rational.SelectionRational, "games_at_once", 5)
 
 

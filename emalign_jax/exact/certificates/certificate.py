@@ -18,7 +18,7 @@ from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_INFORMATION_VALUE
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import POSITIVE, number
 from emalign_jax.internal.validation import on_host
-from emalign_jax.lp.choice import check_word, for_all
+from emalign_jax.lp.choice import check_word, of_guarantees
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
@@ -140,7 +140,7 @@ def certify(
             continue
         examined = checks.examine(asked, profiles[some][asked], BRACKET * tolerance, tell=tell)
         rows, terms = certificates(checks, asked, flat[some], profiles[some][asked], tolerance, examined)
-        put(found, at + asked, add_guarantees(rows, terms, user, for_all(lp, len(profiles)))[0])
+        put(found, at + asked, add_guarantees(rows, terms, user, of_guarantees(lp, len(profiles)))[0])
         tell(len(profiles[some]))
     return Certificate(*(x.reshape((*batch, *x.shape[1:])) for x in found))
 

@@ -32,6 +32,8 @@ MAX_THEOREM_GAP = 1e-8
 # Utilities of this size count as 0: dividing by them might overflow.
 SMALLEST_UTILITY = 1e-200
 GAMES_AT_ONCE = 1024
+# Games get agents without utility up to a multiple of this number, so that few programs are compiled.
+AGENTS = 8
 THEOREM_FIT = Rule("cone", "per_state", "sup")
 
 
@@ -132,13 +134,15 @@ def theorem_bounds(
 
 def _batched_theorem_bounds(user, agents, full, gains) -> list[Theorem | None]:
     """`theorem_bound` by the batched simplex; None where its value is not proved, or its weights prove less than it."""
+    K = agents.shape[1]
+    agents, gains = _with_idle_agents(agents), _with_idle_agents(gains)
     own, theirs, size, sizes = _scaled_to_one(user, agents)
     found = sup_norm.propose(own, theirs, THEOREM_FIT, gains / sizes / 2)
     with np.errstate(invalid="ignore"):
         value, eps, weights = _bound_of_weights(user, agents, full, gains, found.weights * (size / sizes))
         short = _bound_of_weights(own, theirs, 0.0, gains / sizes, found.weights)[0] + 2 * found.value
         best = found.proved & (-short <= MAX_THEOREM_GAP * (1 + (found.weights * gains / sizes).sum(1)))
-    return [Theorem(float(value[n]), float(eps[n]), weights[n]) if best[n] else None for n in range(len(best))]
+    return [Theorem(float(value[n]), float(eps[n]), weights[n, :K]) if best[n] else None for n in range(len(best))]
 
 
 class WorstDistribution(NamedTuple):
@@ -228,7 +232,9 @@ def worst_distributions(
 
 def _batched_worst_distributions(game: ReducedGame, floors, tie_tolerance) -> list[WorstDistribution | None]:
     """`worst_distribution` by the batched simplex; None where the answer is not proved."""
-    problem = _problem(game, floors, tie_tolerance)
+    K = floors.shape[1]
+    game = game._replace(agents=_with_idle_agents(game.agents))
+    problem = _problem(game, _with_idle_agents(floors), tie_tolerance)
     A = game.user.shape[-1]
     # The user's worst action in every cell is a basis that is dual feasible.
     first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(problem.cells)
@@ -237,7 +243,13 @@ def _batched_worst_distributions(game: ReducedGame, floors, tie_tolerance) -> li
     )
     status = ["Optimal" if ok else "Open" for ok in found.proved]
     answers = _proved(problem, found.dual, found.value, status, refined=True)
-    return [worst if worst.status == "Optimal" else None for worst in answers]
+    return [worst._replace(weights=worst.weights[:K]) if worst.status == "Optimal" else None for worst in answers]
+
+
+def _with_idle_agents(x: Float[np.ndarray, "N K *any"]) -> Float[np.ndarray, "N more *any"]:
+    """With zeros for agents to whom nothing matters, who change no bound."""
+    more = -x.shape[1] % AGENTS
+    return np.concatenate([x, np.zeros((len(x), more, *x.shape[2:]))], 1)
 
 
 class _Problem(NamedTuple):
