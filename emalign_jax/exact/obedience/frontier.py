@@ -176,35 +176,47 @@ def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier
         equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=POINTS * payoffs.shape[2],
     )  # fmt: skip
     ended = (status == simplex.OPTIMAL) & (count > 0)
-    most = max(int(count.max()), 1)
-    last = np.minimum(np.arange(most), np.maximum(count - 1, 0)[:, None])[
-        ..., None
-    ]  # Later points repeat the last one.
-    distribution = (
-        np.maximum(np.take_along_axis(x, last, 1), 0).reshape(N, C, most, XB, R) * lps.possible[:, None, None]
-    )
-    dual = np.maximum(np.take_along_axis(dual, last, 1)[..., XB:], 0).reshape(N, C, most, -1)
+    # Curves have few breakpoints, but some have many: what follows is computed for one list of all breakpoints.
+    found = np.maximum(count, 1)
+    curve, at = np.nonzero(np.arange(x.shape[1]) < found[:, None])
+    g, c = curve // C, curve % C
+    starts = np.cumsum(found) - found
+    possible, own, user = lps.possible[g], lps.own[g, c], lps.user[g, c]
+    distribution = np.maximum(x[curve, at], 0).reshape(-1, XB, R) * possible
     total = distribution.sum(-1, keepdims=True)
     distribution = distribution / np.where(total > 0, total, 1)
-    flat = distribution.reshape(N, C, most, XB * R)
-    paid, user_value = ((flat @ payoff.reshape(N, C, -1, 1))[..., 0] for payoff in (lps.own, lps.user))
-    tilted = lps.scaled(lps.own)[:, :, None] + dual[..., -1, None, None] * lps.scaled(lps.user)[:, :, None]
-    tilted -= (dual[..., :-1] @ lps.rows[:, None, XB:]).reshape(distribution.shape)
-    bound = bound_of(tilted, lps.possible[:, None, None])
-    before = np.concatenate([user_value[..., :1], user_value[..., :-1]], -1)
-    ends = [bound - dual[..., -1] * user_value - paid, bound - dual[..., -1] * before - np.concatenate(
-        [paid[..., :1], paid[..., :-1]], -1)]  # fmt: skip
-    excess = np.max(ends, 0).max(-1)
-    by_recommendation = dual[..., :-1].reshape(N, C, most, R, -1)  # Obedience rows are listed by recommendation.
-    eased = np.einsum("ncprm,nrmb->ncpbr", by_recommendation, lps.relief)
-    price = bound_of(eased, lps.possible[:, None, None])
-    ended = (
-        ended.reshape(N, C)
-        & (np.abs(user_value[..., -1] - lps.limit) <= TOLERANCE)
-        & (np.abs(total - 1) < 1e-6).all((2, 3, 4))
-    )
-    proved = ended & (excess <= TOLERANCE) & (lps.violation(distribution) <= TOLERANCE)
-    return Frontier(user_value, paid, distribution, count.reshape(N, C), price, excess, proved)
+    dual = np.maximum(dual[curve, at, XB:], 0)
+    value_price, obedience = dual[:, -1], dual[:, :-1]
+    paid, user_value = ((distribution * payoff).sum((1, 2)) for payoff in (own, user))
+    tilted = (own + value_price[:, None, None] * user) * possible
+    tilted -= _by_game(g, obedience, lps.rows[:, XB:]).reshape(tilted.shape)
+    bound = bound_of(tilted, possible)
+    before = np.maximum(np.arange(len(g)) - 1, starts[curve])
+    short = np.maximum(*(bound - value_price * user_value[n] - paid[n] for n in (slice(None), before)))
+    excess = np.maximum.reduceat(short, starts)
+    # Obedience rows are listed by recommendation.
+    price = bound_of(np.einsum("trm,trmb->tbr", obedience.reshape(len(g), R, -1), lps.relief[g]), possible)
+    violated = lps.violation(g, distribution)
+    sums = np.abs(total - 1).max((1, 2))
+    ended &= np.abs(user_value[starts + found - 1] - lps.limit.reshape(-1)) <= TOLERANCE
+    ended &= (np.maximum.reduceat(sums, starts) < 1e-6) & (np.maximum.reduceat(violated, starts) <= TOLERANCE)
+    proved = ended & (excess <= TOLERANCE)
+    # Later points repeat the last one.
+    padded = starts[:, None] + np.minimum(np.arange(found.max()), found[:, None] - 1)
+    points = (column[padded].reshape(N, C, -1, *column.shape[1:]) for column in (user_value, paid, distribution))
+    per_curve = (column.reshape(N, C) for column in (excess, proved))
+    return Frontier(*points, count.reshape(N, C), price[padded].reshape(N, C, -1), *per_curve)
+
+
+def _by_game(
+    g: Int[np.ndarray, "T"], x: Float[np.ndarray, "T a"], matrices: Float[np.ndarray, "N a b"]
+) -> Float[np.ndarray, "T b"]:
+    """x[t] @ matrices[g[t]] for ascending g, by one product a game."""
+    counts = np.bincount(g, minlength=len(matrices))
+    place = np.arange(len(g)) - (np.cumsum(counts) - counts)[g]
+    padded = np.zeros((len(matrices), counts.max(), x.shape[1]))
+    padded[g, place] = x
+    return (padded @ matrices)[g, place]
 
 
 def largest_payoffs(
@@ -238,7 +250,8 @@ def _largest_payoffs(game, payoffs, allowed):
     priced = np.einsum("ncm,nmx->ncx", dual, lps.rows[:, XB:]).reshape(lps.own.shape)
     bound = bound_of(lps.scaled(lps.own) - priced, lps.possible[:, None])
     ended = status.reshape(N, C) == simplex.OPTIMAL
-    sound = ended & (bound - value <= TOLERANCE) & (lps.violation(distribution[:, :, None]) <= TOLERANCE)
+    violated = lps.violation(np.repeat(np.arange(N), C), distribution.reshape(N * C, XB, -1))
+    sound = ended & (bound - value <= TOLERANCE) & (violated.reshape(N, C) <= TOLERANCE)
     return np.where(sound, value, np.nan)
 
 
@@ -271,16 +284,12 @@ class _LPs(NamedTuple):
         best = np.where(self.possible[:, None] > 0, self.own, -np.inf).argmax(-1)
         return (best + R * np.arange(XB)).reshape(-1, XB).astype(np.int32)
 
-    def violation(self, distribution: Float[np.ndarray, "N C P XB R"]) -> Float[np.ndarray, "N C"]:
-        """The largest violation of obedience."""
-        XB = distribution.shape[3]
-        variables = distribution / np.where(self.possible > 0, self.possible, 1)[:, None, None]
-        variables = variables.reshape(len(variables), -1, self.rows.shape[2])
-        return (
-            (variables @ self.rows[:, XB:].swapaxes(1, 2))
-            .reshape(*distribution.shape[:3], -1)
-            .max((-2, -1), initial=0.0)
-        )
+    def violation(self, g: Int[np.ndarray, "T"], distribution: Float[np.ndarray, "T XB R"]) -> Float[np.ndarray, "T"]:
+        """The largest violation of obedience by each distribution in game g[t], g ascending."""
+        XB = distribution.shape[1]
+        variables = distribution / np.where(self.possible > 0, self.possible, 1)[g]
+        rows = self.rows[:, XB:].swapaxes(1, 2)
+        return _by_game(g, variables.reshape(len(g), -1), rows).max(-1, initial=0.0)
 
 
 def _lps(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> _LPs:
