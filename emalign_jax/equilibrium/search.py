@@ -112,9 +112,9 @@ class Search:
     def play(self, pending, *, late: bool = False, solver: GradientPlay | None = None) -> Int[np.ndarray, "n"]:
         """Gradient play, by default with the hyper-parameters of the solver; returns the profiles whose numbers stayed
         finite. late: with the last half of its schedules."""
-        solver = self.solver if solver is None else solver
+        chosen: Any = solver or self.solver
         stage = "play on" if late else "play"
-        total = len(solver.schedule(late).learning_rate) * len(pending)
+        total = len(chosen.schedule(late).learning_rate) * len(pending)
         done = 0
 
         def count(steps):
@@ -125,7 +125,7 @@ class Search:
         setting = self.form.game, self.form.protocol, self.form.user
         game, protocol, user = jax.tree.map(lambda x: x[self._at(pending)], setting)
         played = play_games(
-            game, self.current[pending], protocol, user, solver, cells=self.cells, late=late, progress=count
+            game, self.current[pending], protocol, user, chosen, cells=self.cells, late=late, progress=count
         )
         self.stats["steps"] += played.steps
         self.report(stage, len(pending), len(pending))

@@ -190,7 +190,7 @@ def certificates(
     verdict = np.where(examined.worst <= tolerance, below, Result.ABOVE_TOLERANCE)
     failed = ~np.isfinite(examined.worst) | ~np.isfinite(facts.payoff_range).all(1)
     with np.errstate(invalid="ignore"):
-        closed = (examined.upper - examined.gains <= allowed).all(1)
+        closed = np.asarray((examined.upper - examined.gains <= allowed).all(1))
         matters = np.abs(facts.full - facts.none) > NEGLIGIBLE_INFORMATION_VALUE * np.maximum(facts.scale, 1.0)
         none = np.where(matters, facts.none, facts.full)
         known = np.where(examined.gains > facts.negligible, np.maximum(facts.payoff_range, examined.gains),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
@@ -149,7 +151,7 @@ class OneByOne(AbstractChecks):
     def limits(self, at, messages):
         return self._fitted([check.limit_scheme for check in self.of(at)], messages)
 
-    def _selections(self, at, schemes=None):
+    def _selections(self, at, schemes=None) -> list[tuple[Any, Any]]:
         """The checks of Selection of these games, each with its profile."""
         return list(zip(self.of(at), [None] * len(at) if schemes is None else schemes, strict=True))
 

@@ -63,7 +63,7 @@ class SelectionCurves(AbstractChecks):
         own = np.moveaxis(pool(self.game.agents), 1, 0)
         return (responses[0] * pool(self.game.user)).sum((1, 2, 3)), (responses * own).sum((2, 3, 4)).T
 
-    def _games(self, at) -> ReducedGame:
+    def _games(self, at) -> Any:
         return ReducedGame(*(x[at] for x in self.game))
 
     # profiles
@@ -84,7 +84,7 @@ class SelectionCurves(AbstractChecks):
         if not len(rows):
             return examined
         game = self._games(at[rows])
-        relaxed = frontier.trace(game, game.agents, tie_tolerance=self.user.tolerance)
+        relaxed = frontier.trace(game, game.agents, tie_tolerance=self.user.tie_tolerance)
         most = relaxed.pay(np.arange(len(rows)), goals[rows])[0] + np.maximum(relaxed.excess, 0)
         gained = np.maximum(np.maximum(most, best[rows]) - examined.agents[rows], examined.gains[rows])
         use = material[rows] & relaxed.proved
@@ -95,7 +95,7 @@ class SelectionCurves(AbstractChecks):
     def _material(self, at, price):
         """Where the effect of the user's tie tolerance on a payoff is not neglected."""
         room = NEGLIGIBLE_TIE_EFFECT * self.payoff_range[at] + self.negligible[at]
-        return self.user.tolerance * price > room
+        return self.user.tie_tolerance * price > room
 
     def after_move(self, at, schemes, before, agents):
         n = np.arange(len(at))
@@ -120,7 +120,7 @@ class SelectionCurves(AbstractChecks):
         gains = np.maximum(value - payoffs, 0)
         shares = relative(gains, self._range(at, gains))
         # What the user's tie tolerance adds at most to a payoff; it is neglected where it is small.
-        effect = np.where(self._material(at, price), self.user.tolerance * price, 0)
+        effect = np.where(self._material(at, price), self.user.tie_tolerance * price, 0)
         upper = best + np.maximum(excess, 0) + effect
         upper = np.minimum(upper, np.maximum(self.most_payoff[at], best))
         upper = np.where(stays, payoffs, np.where(loses, np.maximum(payoffs, upper), upper))

@@ -233,7 +233,7 @@ def worst_distributions(
 def _batched_worst_distributions(game: ReducedGame, floors, tie_tolerance) -> list[WorstDistribution | None]:
     """`worst_distribution` by the batched simplex; None where the answer is not proved."""
     K = floors.shape[1]
-    game = game._replace(agents=_with_idle_agents(game.agents))
+    game = game._replace(agents=_with_idle_agents(np.asarray(game.agents)))
     problem = _problem(game, _with_idle_agents(floors), tie_tolerance)
     A = game.user.shape[-1]
     # The user's worst action in every cell is a basis that is dual feasible.

@@ -203,9 +203,14 @@ def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier
     proved = ended & (excess <= TOLERANCE)
     # Later points repeat the last one.
     padded = starts[:, None] + np.minimum(np.arange(found.max()), found[:, None] - 1)
-    points = (column[padded].reshape(N, C, -1, *column.shape[1:]) for column in (user_value, paid, distribution))
-    per_curve = (column.reshape(N, C) for column in (excess, proved))
-    return Frontier(*points, count.reshape(N, C), price[padded].reshape(N, C, -1), *per_curve)
+
+    def of_points(column):
+        return column[padded].reshape(N, C, -1, *column.shape[1:])
+
+    return Frontier(
+        of_points(user_value), of_points(paid), of_points(distribution), count.reshape(N, C), of_points(price),
+        excess.reshape(N, C), proved.reshape(N, C),
+    )  # fmt: skip
 
 
 def _by_game(
