@@ -128,20 +128,25 @@ class SelectionRational(SelectionCheck):
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
-        if self.temperature > 0:
-            raise ValueError(
-                f"temperature: the exact check of {type(self.protocol).__name__} with a rational user needs "
-                f"temperature 0; {self.otherwise}"
-            )
-        if self.user.tolerance > TOLERANCE:
-            raise ValueError(
-                f"tolerance: the exact check of Selection needs a tie tolerance of at most {TOLERANCE:g}, got "
-                f"{self.user.tolerance}"
-            )
+        self.check_setting(self.protocol, self.user)
         self._lp: Any = None
         self._curves: frontier.Frontier | None = None
         self._strict_curves: frontier.Frontier | None = None
         self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
+
+    @classmethod
+    def check_setting(cls, protocol: Any, user: Any) -> None:
+        """Raise `ValueError` for parameters for which the method is not exact."""
+        if np.any(np.asarray(protocol.temperature) > 0):
+            raise ValueError(
+                f"temperature: the exact check of {type(protocol).__name__} with a rational user needs temperature 0; "
+                f"{cls.otherwise}"
+            )
+        if user.tie_tolerance > TOLERANCE:
+            raise ValueError(
+                f"tolerance: the exact check of Selection needs a tie tolerance of at most {TOLERANCE:g}, got "
+                f"{user.tie_tolerance}"
+            )
 
     @property
     def most_scheme(self):
@@ -189,6 +194,7 @@ class SelectionRational(SelectionCheck):
         recommended = cls is SelectionRational and checks.user.ties == "agents"  # Subclasses have other LPs.
         if not (recommended and sound.any() and frontier.choose(checks.lp, checks.count, checks.reduced)):
             return checks
+        cls.check_setting(checks.protocol, checks.user)
         checks.lp = "highs"
         return selection_curves.together(checks, sound)
 
@@ -364,6 +370,7 @@ class SelectionRational(SelectionCheck):
     @classmethod
     def check_size(cls, games, protocol, user, messages):
         super().check_size(games, protocol, user, messages)
+        cls.check_setting(protocol, user)
         check_size(games.user_features, games.agent_features, games.actions)
 
     def _suprema(self, schemes, agents) -> list[Deviation]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
+from emalign_jax.equilibrium.monopolists import monopoly
 
 pytestmark = pytest.mark.host_only
 
@@ -172,3 +173,23 @@ def test_a_temperature_needs_a_quantal_user():
     game = em.catalog.two_prosecutors()
     with pytest.raises(ValueError, match=r"temperature 0"):
         em.certify(game, np.full((2, 2, 2), 0.5), em.Selection(0.1), RATIONAL)
+
+
+@pytest.mark.parametrize("count", [1, 70], ids=["by HiGHS", "in a batch"])
+@pytest.mark.parametrize(
+    ("protocol", "user", "message"),
+    [
+        (em.Selection(0.1), em.RationalUser(), "temperature: the exact check of Selection with a rational user needs"),
+        (em.Selection(), em.RationalUser(tolerance=1e-3), "tolerance: the exact check of Selection needs a tie"),
+    ],
+    ids=["temperature", "tolerance"],
+)
+def test_where_the_method_is_not_exact(protocol, user, message, count):
+    games = em.random_games(0, count, agents=2, states=2, actions=2)
+    for call in (
+        lambda: em.certify(games, em.random_schemes(1, count, 2, 2, 2), protocol, user),
+        lambda: em.solve(games, protocol, user, key=0),
+        lambda: monopoly(games, protocol, user),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
