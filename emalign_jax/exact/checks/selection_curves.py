@@ -208,7 +208,9 @@ class SelectionCurves(AbstractChecks):
     def just_behind(self, at, schemes, selected, rivals):
         # A scheme's value is convex in the scheme, so that a share of silence costs at least that share of its worth.
         leader = schemes[np.arange(len(at)), selected]
-        share = np.clip(4 * self.tie[at] / np.maximum(self.worth(at), 1e-300), BEHIND, 1)[:, None, None]
+        own = self.game.agents[at, selected][:, None]
+        worth = selection_table(self._games(at), leader[:, None], self.user, own).values[:, 0] - self.none[at]
+        share = np.clip(4 * self.tie[at] / np.maximum(worth, 1e-300), BEHIND, 1)[:, None, None]
         silent = np.zeros_like(leader)
         silent[..., 0] = 1
         return (1 - share) * leader + share * silent
