@@ -6,6 +6,7 @@ The only module that knows both the accelerated part (`play`) and the exact part
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Int
 from emalign_jax.equilibrium.best_response_dynamics import settle
 from emalign_jax.equilibrium.solution import Solution
 from emalign_jax.exact.certificates import certificate as exact
-from emalign_jax.exact.checks.batch import not_examined
+from emalign_jax.exact.checks.batch import AbstractChecks, not_examined
 from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
@@ -61,10 +62,17 @@ class Search:
         self.certificate = exact.no_certificates(N, self.K)
         self._terms: list[tuple[np.ndarray, exact.Terms]] = []
         self.stats = {"games": N, "steps": 0, "best_responses": 0, "fresh_starts": 0, "lp_fallbacks": 0}
-        self.checks = make_checks(
-            reduced, sound, self.protocol, self.user, messages=messages, rows=self.rows, lp=lp, count=of
-        )
-        self.searched = self.checks.searched
+        self._reduced, self._sound = reduced, sound
+
+    @functools.cached_property
+    def checks(self) -> AbstractChecks:
+        """The exact checks, made when first needed: without `verify` they may never be."""
+        sizes = {"messages": self.M, "rows": self.rows, "lp": self.lp, "count": self.of}
+        return make_checks(self._reduced, self._sound, self.protocol, self.user, **sizes)
+
+    @property
+    def searched(self) -> bool:
+        return self.verify and self.checks.searched
 
     def report(self, stage: str, done: int, total: int) -> None:
         if self._progress is not None:

@@ -94,7 +94,7 @@ class GradientPlay(AbstractSolver):
         return Schedule(*(x[-self.chunk * -(-steps // (2 * self.chunk)) :] for x in whole)) if late else whole
 
     def rounds(self, search):
-        return self.best_responses // (SEARCHED if search.searched and search.verify else 1) + 1
+        return self.best_responses // (SEARCHED if search.searched else 1) + 1
 
     def improve(self, search, pending, attempt):
         fresh = attempt % self.fresh_starts == 0

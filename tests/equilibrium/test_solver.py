@@ -6,6 +6,7 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax import Derivative, FoundBy, Result
+from emalign_jax.equilibrium import search
 
 KEY = jax.random.key(3)
 RATIONAL = (em.Selection(), em.RationalUser())
@@ -242,6 +243,17 @@ def test_progress_is_told():
     assert "check" in stages
     assert all(0 <= done <= total for _, done, total in told)
     assert told[-1] == ("certify", 4, 4)
+
+
+def test_without_verification_no_check_is_made(monkeypatch):
+    def made(*arguments, **words):
+        raise AssertionError("a check was made")
+
+    monkeypatch.setattr(search, "make_checks", made)
+    found = solve(make(4), verify=False)
+    assert (found.result == Result.UNCHECKED).all()
+    with pytest.raises(AssertionError, match="a check was made"):
+        solve(make(4))
 
 
 def test_stats_count_every_game_once():

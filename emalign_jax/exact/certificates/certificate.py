@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -135,12 +136,14 @@ def certify(
         checks = make_checks(reduced, sound[some], *modules, **sizes)
         tell = _Progress(progress)
         asked = np.flatnonzero(sound[some])
-        if not len(asked):
-            tell(len(profiles[some]))
-            continue
-        examined = checks.examine(asked, profiles[some][asked], BRACKET * tolerance, tell=tell)
-        rows, terms = certificates(checks, asked, flat[some], profiles[some][asked], tolerance, examined)
-        put(found, at + asked, add_guarantees(rows, terms, user, of_guarantees(lp, len(profiles)))[0])
+        for first in range(0, len(asked), checks.at_once):
+            part = asked[first : first + checks.at_once]
+            mine = profiles[at + part]
+            told = functools.partial(tell.after, first)
+            examined = checks.examine(part, mine, BRACKET * tolerance, tell=told)
+            rows, terms = certificates(checks, part, flat[some], mine, tolerance, examined)
+            put(found, at + part, add_guarantees(rows, terms, user, of_guarantees(lp, len(profiles)))[0])
+            checks.release(part)
         tell(len(profiles[some]))
     return Certificate(*(x.reshape((*batch, *x.shape[1:])) for x in found))
 
@@ -151,6 +154,9 @@ class _Progress:
 
     def __init__(self, progress):
         self.progress, self.done = progress, 0
+
+    def after(self, before: int, done: int) -> None:
+        self(before + done)
 
     def __call__(self, done: int) -> None:
         if self.progress is not None and done > self.done:

@@ -90,6 +90,7 @@ class AbstractChecks(abc.ABC):
     In all methods `at` [n] holds numbers of games, which may be repeated, and `schemes` [n, K, rows, M] their profiles.
 
     K:         the number of agents
+    at_once:   number of games about which to ask, and then to `release`, so that memory stays bounded
     searched:  whether best responses are found by search, so that asking for them is expensive
     fallback:  [N] whether HiGHS solved a game because the batched solver's answer was not proved
     """
@@ -97,6 +98,7 @@ class AbstractChecks(abc.ABC):
     searched = False
     user: AbstractUser
     K: int
+    at_once: int
     fallback: Bool[np.ndarray, "N"]
 
     @abc.abstractmethod

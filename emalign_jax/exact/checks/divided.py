@@ -15,7 +15,7 @@ class Divided(AbstractChecks):
     def __init__(self, first: AbstractChecks, second: AbstractChecks, is_first: Bool[np.ndarray, "N"]):
         self.parts, self.is_first = (first, second), is_first
         self.searched = any(part.searched for part in self.parts)
-        self.user, self.K = first.user, first.K
+        self.user, self.K, self.at_once = first.user, first.K, first.at_once
 
     @property
     def fallback(self):

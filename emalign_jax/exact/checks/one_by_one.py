@@ -29,6 +29,7 @@ class OneByOne(AbstractChecks):
         self.lp, self.count = lp, count
         self.kind = check_for(protocol, user)
         self.searched = not self.kind.exact_responses
+        self.at_once = self.kind.games_at_once
         N, self.K = np.shape(reduced.agents)[:2]
         self.fallback = np.zeros(N, bool)
         self._made: dict[int, AbstractCheck] = {}

@@ -37,7 +37,7 @@ class SelectionCurves(AbstractChecks):
     """
 
     def __init__(self, checks: OneByOne, sound: Bool[np.ndarray, "N"]):
-        self.user, self.K = checks.user, checks.K
+        self.user, self.K, self.at_once = checks.user, checks.K, len(sound)
         self.fallback = np.zeros(len(sound), bool)
         # Malformed games get the numbers of a sound one, so that nothing is computed with NaN; they are never asked of.
         numbers = np.where(sound, np.arange(len(sound)), np.flatnonzero(sound)[0])

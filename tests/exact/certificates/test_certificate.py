@@ -5,6 +5,8 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax.equilibrium.monopolists import monopoly
+from emalign_jax.exact.checks.one_by_one import OneByOne
+from emalign_jax.exact.checks.selection_rational import SelectionRational
 
 pytestmark = pytest.mark.host_only
 
@@ -193,3 +195,25 @@ def test_where_the_method_is_not_exact(protocol, user, message, count):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.host_only
+def test_memory_of_checks_is_given_back(monkeypatch):
+    """So many checks are kept at a time as their class says, and each game has its certificate."""
+    games = em.random_games(0, 7, agents=2, states=2, actions=2)
+    schemes = em.random_schemes(1, 7, 2, 2, 2)
+    whole = em.certify(games, schemes, em.Selection(), em.RationalUser("lowest"))
+    kept, release = [], OneByOne.release
+
+    def released(self, at):
+        kept.append(len(self._made))
+        release(self, at)
+
+    monkeypatch.setattr(OneByOne, "release", released)
+    monkeypatch.setattr(SelectionRational, "games_at_once", 3)
+    told = []
+    again = em.certify(games, schemes, em.Selection(), em.RationalUser("lowest"), progress=told.append)
+    assert kept == [3, 3, 1]
+    assert sum(told) == 7
+    for name in em.Certificate._fields:
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name), err_msg=name)
