@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from emalign_jax import __version__
+from emalign_jax.cli import compiled
 from emalign_jax.cli.align import align
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.report import report
@@ -55,9 +56,7 @@ def _common(
     ),
 ) -> None:
     if not cache:
-        import jax
-
-        jax.config.update("jax_enable_compilation_cache", False)
+        compiled.forget()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,6 +17,14 @@ def keep() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
+def forget() -> None:
+    """Neither read nor write compiled programs, here and in processes that this one starts."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+
 def directory() -> Path:
     """`emalign` in `XDG_CACHE_HOME`, or in ~/.cache; a folder for each kind of processor, because programs compiled for
     one may not run on another that shares the home directory."""

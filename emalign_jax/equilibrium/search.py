@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from emalign_jax.equilibrium.best_response_dynamics import settle
 from emalign_jax.equilibrium.solution import Solution
@@ -22,7 +22,7 @@ from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.lp.choice import of_guarantees
 from emalign_jax.play import GradientPlay, play_games
-from emalign_jax.protocols.schemes import numbered_schemes
+from emalign_jax.protocols.schemes import ROW_SUM_TOLERANCE, numbered_schemes
 from emalign_jax.protocols.standard_units import standard_form
 from emalign_jax.result import FoundBy, Result
 
@@ -59,6 +59,8 @@ class Search:
         self.schemes = np.full((N, self.K, self.rows, self.M), np.nan)
         self.current = self.schemes.copy()
         self.best = not_examined(N, self.K)
+        # What was examined last, and the place of each profile in it; -1: it is not there.
+        self._now, self._place = not_examined(0, self.K), np.full(N, -1)
         self.certificate = exact.no_certificates(N, self.K)
         self._terms: list[tuple[np.ndarray, exact.Terms]] = []
         self.stats = {"games": N, "steps": 0, "best_responses": 0, "fresh_starts": 0, "lp_fallbacks": 0}
@@ -144,7 +146,9 @@ class Search:
     def respond(self, pending, attempt: int) -> None:
         """Play the best response of the agent that gains most in the profiles last examined. Where it needs more
         messages than there are, restart."""
-        now = self._now.rows(np.searchsorted(self._examined, pending))
+        if (self._place[pending] < 0).any():
+            raise ValueError("pending: respond moves profiles that were examined last; call `examine` first")
+        now = self._now.rows(self._place[pending])
         movers, known = now.relative.argmax(1), np.isfinite(now.worst)
         moved = np.full((len(pending), self.rows, self.M), np.nan)
         if known.any():
@@ -159,12 +163,25 @@ class Search:
 
     def examine(self, pending, found_by: FoundBy) -> Int[np.ndarray, "n"]:
         """Examine the current profiles and record them. Returns those that are not equilibria."""
-        total = len(pending)
-        self._examined, self._now = pending, self.checks.examine(
-            self._at(pending), self.current[pending], exact.BRACKET * self.tolerance, self.tolerance,
+        total, profiles = len(pending), self._profiles(pending)
+        self._place[:] = -1
+        self._place[pending] = np.arange(total)
+        self._now = self.checks.examine(
+            self._at(pending), profiles, exact.BRACKET * self.tolerance, self.tolerance,
             lambda done: self.report("check", done, total),
         )  # fmt: skip
-        return self._record(pending, self.current[pending], self._now, found_by)
+        return self._record(pending, profiles, self._now, found_by)
+
+    def _profiles(self, pending) -> Float[np.ndarray, "n K rows M"]:
+        """The current profiles. Raises `ValueError` if the solver has left something else than distributions there."""
+        profiles = self.current[pending]
+        sums = profiles.sum(-1)
+        if not ((profiles >= 0).all() and (np.abs(sums - 1) <= ROW_SUM_TOLERANCE).all()):
+            raise ValueError(
+                f"solver: {type(self.solver).__name__} left schemes in `current` that are no distributions: rows must "
+                f"be >= 0 and sum to 1 over M (within {ROW_SUM_TOLERANCE:g})"
+            )
+        return profiles
 
     def settle(self, pending, max_steps: int | None = None) -> Int[np.ndarray, "n"]:
         """Best-response dynamics from the current profiles, which stay. Returns those that do not end at equilibria."""
@@ -172,7 +189,7 @@ class Search:
             return pending
         at, total = self._at(pending), len(pending)
         ended = settle(
-            self.checks, at, self.current[pending], self.tolerance, max_steps=max_steps,
+            self.checks, at, self._profiles(pending), self.tolerance, max_steps=max_steps,
             tell=lambda done: self.report("best responses", done, total),
         )  # fmt: skip
         self.stats["best_responses"] += int(ended.steps.sum())
@@ -189,7 +206,7 @@ class Search:
 
     def keep(self, pending, found_by: FoundBy) -> None:
         """Take the current profiles without examining them."""
-        self.schemes[pending], self.found_by[pending] = self.current[pending], found_by
+        self.schemes[pending], self.found_by[pending] = self._profiles(pending), found_by
 
     def _record(self, pending, schemes, examined, found_by: FoundBy) -> Int[np.ndarray, "n"]:
         """Keep what is better than before, and certify the equilibria; returns the other profiles."""

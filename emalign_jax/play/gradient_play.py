@@ -37,13 +37,10 @@ LARGEST_PAYOFF = 1e6
 PLAY_TOLERANCE = 1e-3
 # Little momentum, because the gradient field of a game rotates, unlike that of a loss.
 ADAM = optax.scale_by_adam(b1=0.3, b2=0.7)
-
-
 # So much less often is a profile moved by best responses that must be searched for.
 SEARCHED = 6
 # Where outbidding is not defined, one best response and more play come before best responses alone.
 PLAYS_BEFORE_DYNAMICS = 1
-
 # Where outbidding is defined, a profile is given up after this many attempts: outbidding ends at V_full from anywhere,
 # unless the frontiers are so steep there that the tie tolerance of values alone is worth more than the tolerance.
 OUTBIDDING_ATTEMPTS = 4
@@ -64,7 +61,8 @@ class GradientPlay(AbstractSolver):
     tolerance:      largest deviation gain of a profile that is accepted, as a share of the payoff range; None means
                     1e-5 in Selection with a rational user, 1e-3 otherwise.
     best_responses: how many times a profile that is not accepted may be moved by an exact best response; a sixth of
-                    that in conversations, where best responses are searched for.
+                    that in conversations, where best responses are searched for; at most 3 where agents outbid
+                    each other (Selection at temperature 0), which settles or never will.
     fresh_starts:   after this many best responses a new random start takes the place of the next one.
     chunk:          number of steps in one compiled call; `steps` is rounded up to a multiple of it.
     dtype:          "float32" or "float64" (which switches x64 on for the call).

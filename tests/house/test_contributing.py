@@ -198,6 +198,31 @@ def test_a_solver_is_certified_by_the_checks(place):
         em.solve(games, *setting, Restarts(), key=0, verify=False)
 
 
+@pytest.mark.x64
+@pytest.mark.parametrize("factor", [2.0, -1.0, np.nan])
+def test_nothing_is_certified_that_a_solver_made_up(factor):
+    class Wrong(em.AbstractSolver):
+        tolerance: float | None = None
+
+        def rounds(self, search):
+            return 1
+
+        def improve(self, search, pending, attempt):
+            search.current[pending] *= factor
+            return search.examine(pending, em.FoundBy.START)
+
+    class Hasty(Wrong):
+        def improve(self, search, pending, attempt):
+            search.respond(pending, attempt)
+            return pending
+
+    games = em.random_games(3, 2, agents=2, states=2, actions=2)
+    with pytest.raises(ValueError, match="solver: Wrong left schemes in `current` that are no distributions"):
+        em.solve(games, em.Selection(), em.RationalUser(), Wrong(), key=0)
+    with pytest.raises(ValueError, match="call `examine` first"):
+        em.solve(games, em.Selection(), em.RationalUser(), Hasty(), key=0)
+
+
 def Subclass(cls):
     """Of which nothing is known: it gets the generic check."""
     return type("Quiet", (cls,), {})

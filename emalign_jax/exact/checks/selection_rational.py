@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from emalign_jax.exact.checks import selection_curves
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
 from emalign_jax.exact.obedience import frontier, recommendations
 from emalign_jax.exact.obedience.attaining_schemes import AttainingSchemes
@@ -189,8 +190,6 @@ class SelectionRational(SelectionCheck):
 
     @classmethod
     def together(cls, checks, sound):
-        from emalign_jax.exact.checks import selection_curves
-
         recommended = cls is SelectionRational and checks.user.ties == "agents"  # Subclasses have other LPs.
         if not (recommended and sound.any() and frontier.choose(checks.lp, checks.count, checks.reduced)):
             return checks
