@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.checks.base import check_for, default_tolerance
 from emalign_jax.exact.checks.batch import AbstractChecks, Examinations
-from emalign_jax.exact.checks.examination import relative
+from emalign_jax.exact.checks.examination import known_range, relative
 from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_distributions
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
@@ -199,8 +199,7 @@ def certificates(
         closed = np.asarray((examined.upper - examined.gains <= allowed).all(1))
         matters = np.abs(facts.full - facts.none) > NEGLIGIBLE_INFORMATION_VALUE * np.maximum(facts.scale, 1.0)
         none = np.where(matters, facts.none, facts.full)
-        known = np.where(examined.gains > facts.negligible, np.maximum(facts.payoff_range, examined.gains),
-                         facts.payoff_range)  # fmt: skip
+        known = known_range(facts.payoff_range, facts.negligible, examined.gains)
         unit, zero = form.user_unit, form.user_zero
         units, zeros = form.agent_unit, form.agent_zero
         open_ended = np.full(len(at), np.nan)

@@ -184,10 +184,6 @@ class AbstractCheck(abc.ABC):
         """The best attainable payoff (sign=-1: the worst)."""
         return self.monopolist(agent, sign).value
 
-    def known_range(self, gains: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
-        """`payoff_range`, or the gain where it is larger, which is possible if the range was found by search."""
-        return np.where(gains > self.negligible, np.maximum(self.payoff_range, gains), self.payoff_range)
-
     @property
     def negligible(self) -> Float[np.ndarray, "K"]:
         """Payoffs below this are rounding, for an agent whose payoff range is 0."""

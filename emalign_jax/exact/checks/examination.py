@@ -42,15 +42,21 @@ def examine(check: AbstractCheck, schemes: Float[np.ndarray, "K XB M"], bracket:
     deviations = check.deviations(schemes, range(len(schemes)), bracket)
     solved = np.array([d.value if d.status == "Optimal" else np.nan for d in deviations])
     gains = np.maximum(solved - payoffs, 0)
-    room = np.nan_to_num(solved) + LP_ERROR * check.stakes  # As `certify_game` allows.
+    room = np.nan_to_num(solved) + LP_ERROR * check.stakes  # As `certificates` allows.
     bracketed = bracket is not None or all(d.upper <= most for d, most in zip(deviations, room, strict=True))
-    return Examination(value, payoffs, deviations, gains, relative(gains, check.known_range(gains)), bracketed)
+    shares = relative(gains, known_range(check.payoff_range, check.negligible, gains))
+    return Examination(value, payoffs, deviations, gains, shares, bracketed)
 
 
 def without_impossible_messages(schemes):
     """`schemes` with probabilities below `SMALLEST_PROBABILITY` set to 0: dividing by products of such probabilities
     would overflow."""
     return np.where(schemes < SMALLEST_PROBABILITY, 0, schemes)
+
+
+def known_range(ranges, negligible, gains):
+    """The payoff ranges, or the gains where they are larger, which is possible if a range was found by search."""
+    return np.where(gains > negligible, np.maximum(ranges, gains), ranges)
 
 
 def relative(gains, ranges):

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from emalign_jax.exact.checks.batch import AbstractChecks, Examinations, Facts, ignore
 from emalign_jax.exact.checks.divided import Divided
-from emalign_jax.exact.checks.examination import relative, without_impossible_messages
+from emalign_jax.exact.checks.examination import known_range, relative, without_impossible_messages
 from emalign_jax.exact.checks.one_by_one import OneByOne
 from emalign_jax.exact.obedience import frontier
 from emalign_jax.exact.obedience.fewer_messages import compress
@@ -118,7 +118,7 @@ class SelectionCurves(AbstractChecks):
         loses = np.arange(K) != selected[:, None]
         value = np.where(stays, payoffs, np.where(loses, np.maximum(payoffs, best), best))
         gains = np.maximum(value - payoffs, 0)
-        shares = relative(gains, self._range(at, gains))
+        shares = relative(gains, known_range(self.payoff_range[at], self.negligible[at], gains))
         # What the user's tie tolerance adds at most to a payoff; it is neglected where it is small.
         effect = np.where(self._material(at, price), self.user.tie_tolerance * price, 0)
         upper = best + np.maximum(excess, 0) + effect
@@ -128,9 +128,6 @@ class SelectionCurves(AbstractChecks):
             present, payoffs, gains, np.maximum(upper - payoffs, gains), shares, np.ones(len(at), bool), values,
             table, np.full(len(at), None),
         )  # fmt: skip
-
-    def _range(self, at, gains):
-        return np.where(gains > self.negligible[at], np.maximum(self.payoff_range[at], gains), self.payoff_range[at])
 
     def _standing(self, at, values):
         """The selected agent and the best rival (-1: none), the lowest index among equals."""
