@@ -42,7 +42,7 @@ from emalign_jax.equilibrium.best_response_dynamics import best_response_dynamic
 from emalign_jax.exact.certificates.certificate import add_guarantees, certificates
 from emalign_jax.exact.checks.base import Deviation
 from emalign_jax.exact.checks.examination import Examination
-from emalign_jax.exact.checks.one_by_one import make_checks
+from emalign_jax.exact.checks.one_by_one import OneByOne, make_checks
 from emalign_jax.games.game import faults
 from emalign_jax.internal import batching
 
@@ -262,7 +262,9 @@ OTHERS = [
 
 def without_gains(games: em.Game, schemes, protocol, user) -> em.Certificate:
     """`em.certify` but for the deviation gains, whose proof takes most of its time: these are set to 0."""
-    checks = checks_of(games, protocol, user, schemes.shape[-1], lp="highs")
+    modules = (batching.flatten(module, games.batch_shape) for module in (protocol, user))
+    messages, rows = schemes.shape[-1], protocol.rows(games, schemes.shape[-1])
+    checks = OneByOne(em.reduce_game(games, np), *modules, messages, rows, "highs", len(schemes))
     at = np.arange(len(schemes))
     found = []
     for check, profile in zip(checks.of(at), schemes, strict=True):

@@ -92,13 +92,13 @@ def best_response_dynamics(
     """From `schemes` until every relative gain is at most `tolerance`; the best profiles met on the way, or the limit
     of outbidding where that is better."""
     current, best = schemes.copy(), schemes.copy()
-    now = checks.examine(at, current)
+    now = checks.examine(at, current, None, tolerance)
     examined = Examinations(*(x.copy() for x in now))
     steps = np.zeros(len(at), int)
     left = np.arange(len(at))
     for step in range(max_steps + 1):
         if step:
-            now = checks.after_move(at[left], current[left], now, movers)
+            now = checks.after_move(at[left], current[left], now, movers, tolerance)
         worst = now.worst
         better = worst < examined.worst[left]
         best[left[better]] = current[left[better]]
@@ -181,7 +181,7 @@ def _at_the_limit(checks: AbstractChecks, at, ended: Ended, tolerance: float) ->
     if not len(left):
         return ended
     offers = np.repeat(limits[:, None], ended.schemes.shape[1], 1)
-    examined = checks.examine(at[left], offers)
+    examined = checks.examine(at[left], offers, None, tolerance)
     better = examined.worst < ended.examined.worst[left]
     ended.schemes[left[better]] = offers[better]
     ended.examined.put(left[better], examined.rows(better))

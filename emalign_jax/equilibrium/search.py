@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from emalign_jax.equilibrium.best_response_dynamics import settle
 from emalign_jax.equilibrium.solution import Solution
 from emalign_jax.exact.certificates import certificate as exact
-from emalign_jax.exact.checks.batch import AbstractChecks, not_examined
+from emalign_jax.exact.checks.batch import AbstractChecks, Examinations, not_examined
 from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
@@ -63,6 +63,8 @@ class Search:
         self._now, self._place = not_examined(0, self.K), np.full(N, -1)
         self.certificate = exact.no_certificates(N, self.K)
         self._terms: list[tuple[np.ndarray, exact.Terms]] = []
+        # The profile in whose place each one is searched, and which of its copies it is.
+        self._origin, self._copy = np.arange(N), np.zeros(N, int)
         self.stats = {"games": N, "steps": 0, "best_responses": 0, "fresh_starts": 0, "lp_fallbacks": 0}
         self._reduced, self._sound = reduced, sound
 
@@ -82,7 +84,7 @@ class Search:
 
     def _at(self, profiles):
         """The games of profiles."""
-        return profiles % self.per_start
+        return self._origin[profiles] % self.per_start
 
     # starting points
 
@@ -111,11 +113,57 @@ class Search:
         self.stats["fresh_starts"] += len(pending)
 
     def _restart(self, pending, attempt: int) -> None:
-        for start in np.unique(pending // self.per_start):
-            some = pending[pending // self.per_start == start]
+        starts = self._origin[pending] // self.per_start
+        for start, copy in np.unique(np.stack([starts, self._copy[pending]], 1), axis=0):
+            some = pending[(starts == start) & (self._copy[pending] == copy)]
             key = jax.random.fold_in(jax.random.fold_in(self.key, int(start)), attempt)
+            key = jax.random.fold_in(key, int(copy)) if copy else key
             drawn = numbered_schemes(key, self.first, self.per_start, self.K, self.rows, self.M)
             self.current[some] = np.asarray(drawn)[self._at(some)]
+
+    def split(self, pending, copies: int) -> Int[np.ndarray, "n"]:
+        """Search each of these profiles `copies` times side by side, from what is known of it, until one of the copies
+        is an equilibrium. Returns all copies; they differ once they are restarted."""
+        if not len(pending) or copies < 2:
+            return pending
+        origin = np.tile(pending, copies - 1)
+        self._origin = np.concatenate([self._origin, self._origin[origin]])
+        self._copy = np.concatenate([self._copy, np.repeat(np.arange(1, copies), len(pending))])
+        for name in ("current", "schemes", "result", "found_by", "_place"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(self, name)[origin]]))
+        copied = [np.concatenate([column, column[origin]]) for column in (*self.best, *self.certificate)]
+        self._set(copied)
+        return np.concatenate([pending, np.arange(len(self._origin) - len(origin), len(self._origin))])
+
+    def _set(self, columns: list[np.ndarray]) -> None:
+        """Replace the columns of `best` and `certificate`."""
+        many = len(self.best)
+        self.best = Examinations(*columns[:many])
+        self.certificate = exact.Certificate(*columns[many:])
+
+    def without_settled(self, pending) -> Int[np.ndarray, "n"]:
+        """`pending` without the copies of profiles one of whose copies is an equilibrium."""
+        left = np.zeros(len(self._origin), bool)
+        left[pending] = True
+        settled = np.zeros(self.N, bool)
+        settled[self._origin[~left & (self.best.worst <= self.tolerance)]] = True
+        return pending[~settled[self._origin[pending]]]
+
+    def _join(self) -> None:
+        """Keep of each profile the best of its copies, of equilibria the first."""
+        done = self.best.worst <= self.tolerance
+        order = np.lexsort((self._copy, np.where(done, 0.0, self.best.worst), self._origin))
+        first = order[np.flatnonzero(np.diff(self._origin[order], prepend=-1))]  # By origin.
+        for name in ("current", "schemes", "result", "found_by"):
+            setattr(self, name, getattr(self, name)[first])
+        self._set([column[first] for column in (*self.best, *self.certificate)])
+        place = np.full(len(self._origin), -1)
+        place[first] = np.arange(self.N)
+        kept = [(place[some], terms) for some, terms in self._terms]
+        self._terms = [
+            (some[some >= 0], jax.tree.map(lambda x, some=some: x[some >= 0], terms)) for some, terms in kept
+        ]
+        self._origin, self._copy = np.arange(self.N), np.zeros(self.N, int)
 
     # moves
 
@@ -195,7 +243,8 @@ class Search:
         self.stats["best_responses"] += int(ended.steps.sum())
         more = np.flatnonzero((ended.examined.worst <= self.tolerance) & ~ended.examined.bracketed)
         if len(more):
-            examined = self.checks.examine(at[more], ended.schemes[more], exact.BRACKET * self.tolerance)
+            bracket = exact.BRACKET * self.tolerance
+            examined = self.checks.examine(at[more], ended.schemes[more], bracket, self.tolerance)
             ended.examined.put(more, examined)
         self.report("best responses", total, total)
         return self._record(pending, ended.schemes, ended.examined, FoundBy.BEST_RESPONSE_DYNAMICS)
@@ -239,6 +288,8 @@ class Search:
 
     def solution(self) -> Solution:
         """What was found, with its certificate."""
+        if len(self._origin) > self.N:
+            self._join()
         certificate = None
         if self.verify:
             left = np.isin(self.result, (Result.UNCHECKED, Result.FAILED)) & np.isfinite(self.schemes).all((1, 2, 3))

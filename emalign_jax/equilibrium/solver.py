@@ -116,10 +116,16 @@ def _searched(search: Search, pending, on_purpose: bool) -> Solution:
     """The search from the first profiles. on_purpose: whether they may be equilibria themselves."""
     if search.verify and on_purpose and len(pending):
         pending = search.examine(pending, FoundBy.START)
-    for attempt in range(search.solver.rounds(search)):
-        if not len(pending):
-            break
+    rounds, (alone, copies) = search.solver.rounds(search), search.solver.copies(search)
+    attempt = 0
+    while attempt < rounds and len(pending):
+        if attempt == alone:
+            copies = min(copies, rounds - attempt)
+            pending, rounds = search.split(pending, copies), attempt - (attempt - rounds) // copies
         pending = search.solver.improve(search, pending, attempt)
+        if attempt >= alone:
+            pending = search.without_settled(pending)
+        attempt += 1
     return search.solution()
 
 

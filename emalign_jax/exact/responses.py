@@ -45,7 +45,9 @@ def respond(
         raise ValueError(f"user: the exact checks know QuantalUser and RationalUser, got {type(user).__name__}")
     if user.logit_precision is not None:
         with np.errstate(over="ignore", invalid="ignore"):  # A denormal mass makes the result NaN.
-            rate = float(user.precision) / np.where(mass > 0, mass, np.inf)[..., None]
+            precision: Any = np.asarray(user.precision, float)
+            precision = precision.reshape(precision.shape + (1,) * (mass.ndim - precision.ndim))  # One for each game.
+            rate = (precision / np.where(mass > 0, mass, np.inf))[..., None]
             weights = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))
         return weights / weights.sum(-1, keepdims=True)
     favour = Options(favour_total, favour_ahead()) if user.favours else None
@@ -118,20 +120,23 @@ def choose(values: Float[np.ndarray, "K"], temperature: float, scale: float) -> 
 
 
 def pooled_payoffs(
-    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], user: AbstractUser
-) -> tuple[float, Float[np.ndarray, "K"]]:
-    """User value and agents' payoffs [K] when the user sees every message."""
-    weights = np.ones((1, schemes.shape[1]))
-    for scheme in schemes:
-        weights = np.concatenate([weights * scheme[:, s] for s in range(scheme.shape[1])])
+    game: ReducedGame, schemes: Float[np.ndarray, "*batch K XB M"], user: AbstractUser
+) -> tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch K"]]:
+    """User value and agents' payoffs when the user sees every message, in one game or in a batch of games."""
+    mass, own_user, agents = (np.asarray(x) for x in game)
+    weights = np.ones((*schemes.shape[:-3], 1, schemes.shape[-2]))
+    for scheme in np.moveaxis(schemes, -3, 0):
+        joint = scheme.swapaxes(-1, -2)[..., :, None, :] * weights[..., None, :, :]
+        weights = joint.reshape(*joint.shape[:-3], -1, joint.shape[-1])
 
-    def weigh(payoff):  # [XA, N, n]
-        return np.tensordot(weights, payoff, (1, 1)).swapaxes(0, 1)
+    def weigh(payoff):  # [..., XA, N, n]
+        return weights[..., None, :, :] @ payoff
 
-    totals, ahead = weighed(weigh, np.asarray(game.user))
-    mass = np.asarray(game.mass) @ weights.T
-    each = [weighed(weigh, own) for own in np.asarray(game.agents)]
-    responses = [respond(user, totals, mass, ahead, *own) for own in (each if user.favours else each[:1])]
-    value = float((responses[0] * totals).sum())
+    totals, ahead = weighed(weigh, own_user)
+    sent = weigh(mass[..., None])[..., 0]
+    each = [weighed(weigh, own) for own in np.moveaxis(agents, -4, 0)]
+    responses = [respond(user, totals, sent, ahead, *own) for own in (each if user.favours else each[:1])]
+    value = (responses[0] * totals).sum((-3, -2, -1))
     responses = responses if user.favours else responses * len(each)
-    return value, np.array([(response * own).sum() for response, (own, _) in zip(responses, each, strict=True)])
+    paid = [(response * own).sum((-3, -2, -1)) for response, (own, _) in zip(responses, each, strict=True)]
+    return np.asarray(value), np.stack(paid, -1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
 # Vectors as wide as those of AVX-512, if the CPU has it; the default is half of that.
@@ -58,6 +59,29 @@ def filter_jit(fun: Callable[..., Any]) -> Callable[..., Any]:
 def jit(fun: Callable[..., Any], **static) -> Callable[..., Any]:
     """`jax.jit` with the widest vectors of the CPU."""
     return _at_first_call(fun, functools.partial(jax.jit, **static), False)
+
+
+def stage(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of functions of arrays with a keyword `xp`: run as they are with NumPy, compiled with `jax.numpy`.
+
+    static: further keywords that are no arrays.
+
+    One long computation is written as several such functions, whose results are stored. XLA on a CPU puts cheap
+    arithmetic into all loops that use it; of a long chain with several uses of each number it computes most numbers
+    many times (a tenth of the speed in `concavification/cells.py`).
+    """
+
+    def decorate(fun):
+        compiled = jit(fun, static_argnames=("xp", *static))
+
+        @functools.wraps(fun)
+        def call(*args, xp, **kwargs):
+            return (fun if xp is np else compiled)(*args, xp=xp, **kwargs)
+
+        setattr(call, "stage", fun)  # noqa: B010 - tests compile it for other platforms
+        return call
+
+    return decorate
 
 
 def _at_first_call(fun, wrap, own):

@@ -45,6 +45,9 @@ PLAYS_BEFORE_DYNAMICS = 1
 # unless the frontiers are so steep there that the tie tolerance of values alone is worth more than the tolerance.
 OUTBIDDING_ATTEMPTS = 4
 
+# After so many attempts a profile is searched from so many starts side by side.
+ALONE, COPIES = 4, 16
+
 
 class GradientPlay(AbstractSolver):
     """Hyper-parameters of gradient play.
@@ -93,6 +96,10 @@ class GradientPlay(AbstractSolver):
 
     def rounds(self, search):
         return self.best_responses // (SEARCHED if search.searched else 1) + 1
+
+    def copies(self, search):
+        alone = -(-ALONE // self.fresh_starts) * self.fresh_starts
+        return alone, COPIES if search.verify and search.checks.batched else 1
 
     def improve(self, search, pending, attempt):
         fresh = attempt % self.fresh_starts == 0

@@ -35,6 +35,13 @@ class AbstractSolver(eqx.Module):
     def rounds(self, search: Any) -> int:
         """How often `improve` may be called."""
 
+    def copies(self, search: Any) -> tuple[int, int]:
+        """(attempt, copies): from this attempt on each profile that is left is searched as so many copies side by side,
+        in so many times fewer rounds, until one of them is an equilibrium. Few profiles would leave an accelerator
+        idle. For solvers that restart profiles at that attempt, as copies differ by their restarts alone; by default
+        there are none."""
+        return 0, 1
+
     @abc.abstractmethod
     def improve(self, search: Any, pending: Int[np.ndarray, "n"], attempt: int) -> Int[np.ndarray, "n"]:
         """Move the profiles that are not yet equilibria; returns those that are still none.

@@ -33,6 +33,18 @@ def test_selection_benchmark_runs_small(tmp_path):
 
 
 @pytest.mark.nightly
+def test_pooled_benchmark_runs_small(tmp_path):
+    """Both sides are this release here."""
+    script = ROOT / "benchmarks" / "pooled.py"
+    child(script, "--quick", "--release", ROOT, "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 3
+    for row in rows.values():
+        assert row["share"] == row["other_share"] > 0.8
+        assert row["ratio"] > 0
+
+
+@pytest.mark.nightly
 def test_exact_benchmark_runs_small(tmp_path):
     out = child(ROOT / "benchmarks" / "exact.py", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]

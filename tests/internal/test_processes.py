@@ -51,7 +51,7 @@ def test_a_member_answers_as_the_caller_would_until_it_is_killed():
     member = processes.Member()
     try:
         assert member.is_ready()
-        for user in (em.QuantalUser(10.0), em.RationalUser()):
+        for user in (em.RationalUser("lowest"), em.RationalUser()):
             asked = arrays(user)
             here, there = pooled_groups.respond(asked), member.ask(TASK, asked)
             assert here.keys() == there.keys()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
+from emalign_jax.exact.concavification import cells, quantal
 from emalign_jax.lp import simplex
 from emalign_jax.play import step
 from emalign_jax.play.gradient_play import GradientPlay
@@ -93,3 +94,48 @@ def test_payoffs():
         text = lowered(jax.vmap(one), reduced, schemes)
     assert_runs_on_a_device(text)
     assert "f64" not in text
+
+
+STAGES = [
+    f"{module.__name__}.{name}"
+    for module in (cells, quantal)
+    for name, value in vars(module).items()
+    if hasattr(value, "stage")
+]
+
+
+def test_bounds_and_searches_of_beliefs():
+    """All stages of `concavification`, at the shapes with which a whole bound and a whole search call them."""
+    B, T, A = 3, 2, 3
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        seen = []
+
+        def lowering(module, name):
+            stage = getattr(module, name).stage
+
+            def call(*arguments, xp, **words):
+                text = lowered(functools.partial(stage, xp=jnp, **words), *arguments)
+                assert_runs_on_a_device(text)
+                seen.append(f"{module.__name__}.{name}")
+                return stage(*arguments, xp=jnp, **words)
+
+            return call
+
+        for place in STAGES:
+            module = cells if place.startswith(cells.__name__) else quantal
+            name = place.rsplit(".", 1)[1]
+            patch.setattr(module, name, lowering(module, name))
+        ones = functools.partial(jnp.full, fill_value=0.5)
+        block = cells.Cells(
+            ones((B, B, GAMES)), ones((B, T, GAMES)), ones((B, A, T, GAMES)), ones((B, A, T, GAMES)), ones((B, GAMES)),
+            ones(GAMES), ones(GAMES),
+        )  # fmt: skip
+        cells.bound(block, jnp)
+        setting = quantal.Setting(
+            ones((B, T, GAMES, 1)), ones((B, A, T, GAMES, 1)), ones((B, A, T, GAMES, 1)), ones((GAMES, 1)),
+            ones((GAMES, 1)), ones((B, GAMES, 1)),
+        )  # fmt: skip
+        patch.setattr(quantal, "NEWTON_STEPS", 1)
+        quantal.ascend(setting, ones((B, GAMES, 4)), 0.1, jnp)
+        quantal.payoffs(setting, ones((B, GAMES, 4)), xp=jnp)
+    assert set(seen) == set(STAGES)

@@ -103,11 +103,12 @@ def certify(
 
     tolerance: as a share of the payoff range. A profile is CERTIFIED if every gain_upper is within it, UNREFUTED if
                only every gain_lower is. None: 1e-5 in Selection with a rational user, otherwise 1e-3.
-    lp:        how the LPs of best responses (Selection with a rational user) and guarantees are solved: "batched" (all
-               games together; HiGHS solves LPs that are too large or whose answers are not proved by their
-               multipliers), "highs" (one by one) or "auto" (batched for many small games).
+    lp:        how the LPs of best responses (Selection with a rational user, Pooled with a quantal one) and guarantees
+               are solved: "batched" (all games together, compiled; HiGHS solves LPs that are too large or whose
+               answers are not proved by their multipliers), "highs" (one by one) or "auto" (batched for many small
+               games).
     progress:  called with the number of games done since the last call.
-    In Pooled, long computations are distributed over processes, one per available core, with the same results. The
+    In Pooled with a rational user, long computations are distributed over processes, one per available core. The
     processes are spawned, not forked, because a fork may hang after JAX was used; start your own processes with
     multiprocessing's "spawn" too.
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and games too large for the exact methods.

@@ -92,10 +92,12 @@ class AbstractChecks(abc.ABC):
     K:         the number of agents
     at_once:   number of games about which to ask, and then to `release`, so that memory stays bounded
     searched:  whether best responses are found by search, so that asking for them is expensive
+    batched:   whether many profiles of one game are examined in little more time than one
     fallback:  [N] whether HiGHS solved a game because the batched solver's answer was not proved
     """
 
     searched = False
+    batched = True
     user: AbstractUser
     K: int
     at_once: int
@@ -114,13 +116,16 @@ class AbstractChecks(abc.ABC):
 
         bracket:   the distance of upper from lower bounds that is worth work, as a share of the payoff range; None:
                    upper bounds are not worked for
-        tolerance: with it, upper bounds are worked for only where no gain is above this share of the payoff range
+        tolerance: with it, gains need only be known well enough to tell whether they are above this share of the payoff
+                   range, and upper bounds are worked for only where none is, to prove that
         tell:      called with the number of profiles done so far
         """
 
-    def after_move(self, at, schemes, before: Examinations, agents: Int[np.ndarray, "n"]) -> Examinations:
+    def after_move(
+        self, at, schemes, before: Examinations, agents: Int[np.ndarray, "n"], tolerance: float | None = None
+    ) -> Examinations:
         """`examine` of profiles of which only the scheme of one agent has changed since `before`."""
-        return self.examine(at, schemes)
+        return self.examine(at, schemes, None, tolerance)
 
     def refine(
         self, at, schemes, examined: Examinations, brackets: Float[np.ndarray, "n"], asked: float
@@ -163,28 +168,28 @@ class AbstractChecks(abc.ABC):
         """Free the memory of games about which nothing more will be asked soon."""
         return
 
-    # What outbidding needs besides. Values are the user's.
+    # What outbidding needs besides, where it is possible. Values are the user's.
 
-    @abc.abstractmethod
     def can_outbid(self, at) -> Bool[np.ndarray, "n"]:
-        """Whether the agent of the largest value is always picked."""
+        """Whether the agent of the largest value is always picked; nowhere by default."""
+        return np.zeros(len(at), bool)
 
-    @abc.abstractmethod
     def standing(self, at, schemes, examined: Examinations) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The values [n, K], the selected agent [n] and the best of its rivals [n], -1 if there is none."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def at_least(self, at, agents, values: Float[np.ndarray, "n"], messages: int) -> Float[np.ndarray, "n rows M"]:
         """The schemes that pay one agent most among those worth at least `values`; NaN as in `best_responses`."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def just_behind(self, at, schemes, selected, rivals) -> Float[np.ndarray, "n rows M"]:
         """The selected agents' schemes, garbled just enough to be worth less."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def worth(self, at) -> Float[np.ndarray, "n"]:
         """The largest value of a scheme less the smallest."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def limits(self, at, messages: int) -> Float[np.ndarray, "n rows M"]:
         """The schemes of the largest value, to which outbidding tends; NaN where there is no such limit."""
+        return np.full((len(at), 1, messages), np.nan)

@@ -15,6 +15,7 @@ class Divided(AbstractChecks):
     def __init__(self, first: AbstractChecks, second: AbstractChecks, is_first: Bool[np.ndarray, "N"]):
         self.parts, self.is_first = (first, second), is_first
         self.searched = any(part.searched for part in self.parts)
+        self.batched = all(part.batched for part in self.parts)
         self.user, self.K, self.at_once = first.user, first.K, first.at_once
 
     @property
@@ -37,8 +38,8 @@ class Divided(AbstractChecks):
     def examine(self, at, schemes, bracket=None, tolerance=None, tell=ignore):
         return self._each("examine", at, schemes, bracket=bracket, tolerance=tolerance, tell=tell)
 
-    def after_move(self, at, schemes, before, agents):
-        return self._each("after_move", at, schemes, before, agents)
+    def after_move(self, at, schemes, before, agents, tolerance=None):
+        return self._each("after_move", at, schemes, before, agents, tolerance=tolerance)
 
     def refine(self, at, schemes, examined, brackets, asked):
         return self._each("refine", at, schemes, examined, brackets, asked=asked)

@@ -21,6 +21,8 @@ from emalign_jax.users.base import AbstractUser
 class OneByOne(AbstractChecks):
     """A check for each game, made when first asked for. This is how an `AbstractCheck` is used on a batch."""
 
+    batched = False
+
     def __init__(
         self, reduced: ReducedGame, protocol: AbstractProtocol, user: AbstractUser, messages: int, rows: int,
         lp: str, count: int,

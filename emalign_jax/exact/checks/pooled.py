@@ -8,13 +8,15 @@ a rational one. Otherwise it is the agent's payoff from choosing the user's acti
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from typing import Any
 
+import jax
 import numpy as np
 
 from emalign_jax.exact.checks import pooled_groups
 from emalign_jax.exact.checks.base import WORK, AbstractCheck, Deviation, register_check
-from emalign_jax.exact.checks.examination import examine
+from emalign_jax.exact.checks.pooled_beliefs import PooledBeliefs, belief_lps, cells_of_work
+from emalign_jax.exact.concavification.belief_lps import BeliefLPs, BeliefOptima
 from emalign_jax.exact.concavification.belief_milp import MAX_BINARIES
 from emalign_jax.exact.concavification.beliefs import (
     MAX_EDGES,
@@ -23,9 +25,10 @@ from emalign_jax.exact.concavification.beliefs import (
     monopoly_problem,
     pooled_problem,
 )
-from emalign_jax.exact.concavification.column_generation import BeliefLP, BeliefOptimum
-from emalign_jax.exact.concavification.interleaving import Search, side_by_side
+from emalign_jax.exact.concavification.column_generation import BeliefLP
+from emalign_jax.exact.concavification.problems import pooled_problems
 from emalign_jax.exact.responses import pooled_payoffs
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal.arguments import power
 from emalign_jax.protocols import Pooled
 from emalign_jax.users.quantal import QuantalUser
@@ -40,7 +43,6 @@ class PooledCheck(AbstractCheck):
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)
         self._alone: dict[tuple[int, float], Deviation] = {}  # By agent and sign.
-        self._start_on(np.empty(0))
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
@@ -55,111 +57,64 @@ class PooledCheck(AbstractCheck):
     def payoffs(self, schemes):
         return pooled_payoffs(self.game, schemes, self.user)
 
-    def monopolist(self, agent, sign=1.0):
-        if (agent, sign) not in self._alone:
-            self._search_monopolists([(self, agent, sign)])
-        return self._alone[agent, sign]
-
-    @staticmethod
-    def _search_monopolists(asked: list[tuple[PooledCheck, int, float]]) -> None:
-        found = side_by_side([check._search_alone(agent, sign) for check, agent, sign in asked])
-        for (check, agent, sign), optimum in zip(asked, found, strict=True):
-            check._alone[agent, sign] = Deviation(optimum.value, optimum.value, optimum.scheme, optimum.status)
-
-    def _search_alone(self, agent: int, sign: float) -> Search[BeliefOptimum]:
-        revealing = np.eye(self.game.mass.shape[1])
-        return (yield from BeliefLP(self._monopolies[agent], revealing, sign=sign).search())
-
-    @functools.cached_property
-    def _monopolies(self) -> list[BeliefProblem]:
-        return [monopoly_problem(self.game, i, self.user) for i in range(len(self.game.agents))]
-
-    games_at_once = 2048  # Enough groups of games for many cores.
-
-    @classmethod
-    def prepare_monopolists(cls, checks):
-        cls._search_monopolists([(check, 0, 1.0) for check in checks])
-
-    @classmethod
-    def prepare(cls, checks, profiles, bracket=None, tolerance=None, progress=lambda done: None):
-        bracket, tolerance = (None if x is None else float(x) for x in (bracket, tolerance))
-        pooled_groups.prepare(checks, profiles, bracket, tolerance, progress)
-
-    @classmethod
-    def prepare_group(cls, checks, profiles, bracket, tolerance) -> None:
-        """`prepare` in this process, for games that are searched side by side."""
-        cls._prepare_ranges(checks)
-        pairs = list(zip(checks, profiles, strict=True))
-        if tolerance is not None:
-            cls._search_open(pairs, None)
-            examined = [examine(check, schemes) for check, schemes in pairs]
-            pairs = [p for p, e in zip(pairs, examined, strict=True) if e.worst <= tolerance and not e.bracketed]
-        cls._search_open(pairs, bracket)
-        for check in checks:
-            check.release_caches()
-
-    def release_caches(self) -> None:
-        self._lps = {}
-
-    @classmethod
-    def _prepare_ranges(cls, checks) -> None:
-        asked = [(check, i, s) for check in checks if check._range is None for i in check._agents for s in (1.0, -1.0)]
-        cls._search_monopolists([(check, i, sign) for check, i, sign in asked if (i, sign) not in check._alone])
-
-    @classmethod
-    def _search_open(cls, pairs, bracket: float | None) -> None:
-        cls._search_deviations([(c, i) for c, schemes in pairs for i in c._open(schemes, c._agents, bracket)], bracket)
-
-    @property
-    def _agents(self) -> range:
-        return range(len(self.game.agents))
-
-    def _open(self, schemes, agents: Iterable[int], bracket: float | None) -> list[int]:
-        """Those of `agents` whose best response is not known yet."""
-        self.start_on(schemes)
-        return [i for i in agents if (i, bracket) not in self.responses]
-
-    def start_on(self, schemes) -> None:
-        """Forget the best responses to schemes other than these."""
-        if not np.array_equal(schemes, self._schemes):
-            self._start_on(schemes.copy())
-
-    def _start_on(self, schemes) -> None:
-        self._schemes = schemes
-        self._lps: dict[int, BeliefLP] = {}
-        self.responses: dict[tuple[int, float | None], Deviation] = {}  # By agent and bracket.
-
-    @staticmethod
-    def _search_deviations(asked: list[tuple[PooledCheck, int]], bracket: float | None) -> None:
-        found = side_by_side([check._search_response(i, bracket) for check, i in asked])
-        for (check, i), optimum in zip(asked, found, strict=True):
-            upper = min(optimum.upper, float(check.payoff_bounds[i]))
-            check.responses[i, bracket] = Deviation(optimum.value, upper, optimum.scheme, optimum.status)
-
-    def _search_response(self, agent: int, bracket: float | None) -> Search[BeliefOptimum]:
-        """The agent's best response to the current schemes; its belief LP is kept."""
-        if agent not in self._lps:
-            problem = pooled_problem(self.game, self._schemes, agent, self.user)
-            present = (self._schemes[agent] * problem.prior[:, None]).T
-            self._lps[agent] = BeliefLP(problem, present)
-        return (yield from self._lps[agent].search(bracket=self._width(agent, bracket), work=WORK))
-
-    def deviations(self, schemes, agents, bracket=None):
-        if bracket is not None:
-            bracket = float(bracket)
-            self._prepare_ranges([self])
-        self._search_deviations([(self, i) for i in self._open(schemes, agents, bracket)], bracket)
-        return [self.responses[i, bracket] for i in agents]
-
 
 @register_check(Pooled, QuantalUser)
 class PooledQuantal(PooledCheck):
     """A quantal user. The bracket closes to 1e-4 for few x_B, and stays open for many."""
 
+    @classmethod
+    def together(cls, checks, sound):
+        return PooledBeliefs(checks, sound) if sound.any() else checks
+
+    def monopolist(self, agent, sign=1.0):
+        if (agent, sign) not in self._alone:
+            silent = np.zeros((1, 0, self.game.mass.shape[1], 1))
+            problems = pooled_problems(self._batch, silent, np.array([agent]), self._user, sign)
+            found = BeliefLPs(problems, np.eye(silent.shape[2])[None], compiled=False).best(np.zeros(1, int))
+            self._alone[agent, sign] = _deviation(found._replace(upper=sign * found.value), 0, sign)
+        return self._alone[agent, sign]
+
+    def deviations(self, schemes, agents, bracket=None):
+        every = np.arange(len(agents))
+        game, user = (jax.tree.map(lambda x: np.repeat(x, len(agents), 0), x) for x in (self._batch, self._user))
+        lps = belief_lps(game, np.repeat(schemes[None], len(agents), 0), np.array(agents), user, compiled=False)
+        width = None if bracket is None else np.array([self._width(i, float(bracket)) for i in agents])
+        found = lps.best(every, width, cells_of_work(self.game, schemes.shape))
+        result = [_deviation(found, n) for n in range(len(agents))]
+        return [
+            one._replace(upper=min(one.upper, max(float(self.payoff_bounds[i]), one.value)))
+            for i, one in zip(agents, result, strict=True)
+        ]
+
+    @functools.cached_property
+    def _batch(self) -> ReducedGame:
+        return ReducedGame(*(np.asarray(x)[None] for x in self.game))
+
+    @functools.cached_property
+    def _user(self) -> Any:
+        return jax.tree.map(lambda x: np.asarray(x)[None], self.user)
+
+
+def _deviation(found: BeliefOptima, n: int, sign: float = 1.0) -> Deviation:
+    value = sign * float(found.value[n])
+    status = "Optimal" if np.isfinite(value) else "Failed"
+    return Deviation(value, float(found.upper[n]), found.scheme[n], status)
+
 
 @register_check(Pooled, RationalUser)
 class PooledRational(PooledCheck):
     """A rational user. Best beliefs are found by enumeration or a MILP, which limits the number of types."""
+
+    games_at_once = 2048  # Enough groups of games for many cores.
+
+    def __init__(self, game, protocol, user):
+        super().__init__(game, protocol, user)
+        self._start_on(np.empty(0))
+
+    @classmethod
+    def prepare(cls, checks, profiles, bracket=None, tolerance=None, progress=lambda done: None):
+        bracket, tolerance = (None if x is None else float(x) for x in (bracket, tolerance))
+        pooled_groups.prepare(checks, profiles, bracket, tolerance, progress)
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
@@ -178,3 +133,44 @@ class PooledRational(PooledCheck):
             lowest = RationalUser(ties="lowest", tolerance=self.user.tolerance)  # The user's value is the same.
             return pooled_payoffs(self.game, schemes, lowest)[1]
         return self.payoffs(schemes)[1]
+
+    def monopolist(self, agent, sign=1.0):
+        if (agent, sign) not in self._alone:
+            revealing = np.eye(self.game.mass.shape[1])
+            found = BeliefLP(self._monopolies[agent], revealing, sign=sign).best()
+            self._alone[agent, sign] = Deviation(found.value, found.value, found.scheme, found.status)
+        return self._alone[agent, sign]
+
+    @functools.cached_property
+    def _monopolies(self) -> list[BeliefProblem]:
+        return [monopoly_problem(self.game, i, self.user) for i in range(len(self.game.agents))]
+
+    def release_caches(self) -> None:
+        self._lps = {}
+
+    def start_on(self, schemes) -> None:
+        """Forget the best responses to schemes other than these."""
+        if not np.array_equal(schemes, self._schemes):
+            self._start_on(schemes.copy())
+
+    def _start_on(self, schemes) -> None:
+        self._schemes = schemes
+        self._lps: dict[int, BeliefLP] = {}
+        self.responses: dict[tuple[int, float | None], Deviation] = {}  # By agent and bracket.
+
+    def _respond(self, agent: int, bracket: float | None) -> Deviation:
+        """The agent's best response to the current schemes; its belief LP is kept."""
+        if agent not in self._lps:
+            problem = pooled_problem(self.game, self._schemes, agent, self.user)
+            present = (self._schemes[agent] * problem.prior[:, None]).T
+            self._lps[agent] = BeliefLP(problem, present)
+        found = self._lps[agent].best(bracket=self._width(agent, bracket), work=WORK)
+        return Deviation(found.value, min(found.upper, float(self.payoff_bounds[agent])), found.scheme, found.status)
+
+    def deviations(self, schemes, agents, bracket=None):
+        bracket = None if bracket is None else float(bracket)
+        self.start_on(schemes)
+        for i in agents:
+            if (i, bracket) not in self.responses:
+                self.responses[i, bracket] = self._respond(i, bracket)
+        return [self.responses[i, bracket] for i in agents]

@@ -1,4 +1,4 @@
-"""Checks of Pooled in groups of games that are searched side by side, distributed over processes as arrays."""
+"""Checks of Pooled with a rational user in groups of games, distributed over processes as arrays."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from emalign_jax.exact.checks.base import Deviation, check_for
+from emalign_jax.exact.checks.examination import examine
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal.processes import Arrays, share
 from emalign_jax.protocols import Pooled
-from emalign_jax.users.base import AbstractUser
-from emalign_jax.users.quantal import QuantalUser
 from emalign_jax.users.rational import RationalUser
 
-# Games per group: enough for long NumPy arrays, few enough to distribute.
+# Games per group: enough for the work to outweigh the transfer, few enough to distribute.
 GROUP = 16
 
 
@@ -37,7 +36,8 @@ def respond(arrays: Arrays) -> Arrays:
     """The best responses of one group of games, in any process."""
     bracket, gains = (None if np.isnan(arrays[name]) else float(arrays[name]) for name in ("bracket", "gains"))
     checks = [_check(arrays, k) for k in range(len(arrays["range"]))]
-    type(checks[0]).prepare_group(checks, list(arrays["schemes"]), bracket, gains)
+    for check, schemes in zip(checks, arrays["schemes"], strict=True):
+        _respond(check, schemes, bracket, gains)
     found = [(k, i, b is not None, d) for k, check in enumerate(checks) for (i, b), d in check.responses.items()]
     return {
         "range": np.array([check.payoff_range for check in checks]),
@@ -51,29 +51,31 @@ def respond(arrays: Arrays) -> Arrays:
     }
 
 
+def _respond(check: Any, schemes, bracket: float | None, tolerance: float | None) -> None:
+    """Have `check` find the best responses, and its payoff ranges."""
+    if tolerance is not None:
+        found = examine(check, schemes)
+        if found.worst > tolerance or found.bracketed:
+            return
+    check.payoff_range  # noqa: B018 - found here, in this process
+    check.deviations(schemes, range(len(schemes)), bracket)
+
+
 def _pack(checks: list[Any], profiles: list[np.ndarray]) -> Arrays:
     arrays = {name: np.stack([getattr(check.game, name) for check in checks]) for name in ReducedGame._fields}
     arrays["schemes"] = np.stack(profiles)
     unknown = np.full(len(profiles[0]), np.nan)
     arrays["range"] = np.stack([unknown if check._range is None else check._range for check in checks])
     user = checks[0].user
-    if user.is_smooth:
-        return arrays | {"precision": np.array([float(check.user.precision) for check in checks])}
     return arrays | {"ties": np.array(user.ties), "tolerance": np.array(user.tolerance)}
 
 
 def _check(arrays: Arrays, k: int) -> Any:
-    user = _user(arrays, k)
+    user = RationalUser(str(arrays["ties"]), float(arrays["tolerance"]))
     check = check_for(Pooled(), user)(ReducedGame(*(arrays[name][k] for name in ReducedGame._fields)), Pooled(), user)
     known = arrays["range"][k]
     check._range = None if np.isnan(known).any() else known
     return check
-
-
-def _user(arrays: Arrays, k: int) -> AbstractUser:
-    if "precision" in arrays:
-        return QuantalUser(arrays["precision"][k])
-    return RationalUser(str(arrays["ties"]), float(arrays["tolerance"]))
 
 
 def _unpack(answer: Arrays, checks: list[Any], profiles: list[np.ndarray]) -> None:

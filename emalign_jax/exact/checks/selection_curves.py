@@ -97,7 +97,7 @@ class SelectionCurves(AbstractChecks):
         room = NEGLIGIBLE_TIE_EFFECT * self.payoff_range[at] + self.negligible[at]
         return self.user.tie_tolerance * price > room
 
-    def after_move(self, at, schemes, before, agents):
+    def after_move(self, at, schemes, before, agents, tolerance=None):
         n = np.arange(len(at))
         own = self.game.agents[at, agents][:, None]
         moved = without_impossible_messages(schemes[n, agents][:, None])

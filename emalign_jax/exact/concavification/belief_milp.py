@@ -14,12 +14,13 @@ HiGHS stops early. Finding the best belief is NP-hard in general, hence `MAX_BIN
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import highspy
 import numpy as np
 from jaxtyping import Float, Int
 
 from emalign_jax.exact.concavification.beliefs import BeliefProblem
-from emalign_jax.exact.concavification.branch_and_bound import PricingBound
 from emalign_jax.games import units
 from emalign_jax.lp.highs import KeptLP, new_highs
 
@@ -31,6 +32,21 @@ WORK_PER_SECOND = 1e7
 EDGE_ROUNDING = 1e-6
 # The optimum is at an edge, where rounding may hide a tie, so that beliefs at these distances from it are tried too.
 NUDGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
+
+
+class PricingBound(NamedTuple):
+    """Bounds of the maximum over beliefs of the payoff less the price.
+
+    upper: an upper bound of the maximum
+    best:  the largest difference found, attained at the first belief of `at`
+    at:    [N, B] beliefs whose difference exceeds the target, or the best one
+    work:  the number of operations
+    """
+
+    upper: float
+    best: float
+    at: Float[np.ndarray, "N B"]
+    work: int
 
 
 def bound_rational_pricing(

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from emalign_jax.exact.concavification.problems import BeliefProblems
+from emalign_jax.exact.concavification.quantal import IMPOSSIBLE
 from emalign_jax.exact.responses import respond
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
@@ -23,8 +25,6 @@ from emalign_jax.users.base import AbstractUser
 # The largest numbers of kinks and of edges that are all listed; of more, a fixed sample is taken.
 MAX_KINKS = 4000
 MAX_EDGES = 16_000
-# An x_B of smaller probability counts as impossible: its inverse would overflow.
-IMPOSSIBLE = 1e-200
 # Beliefs closer than this count as equal.
 SAME_BELIEF = 1e-9
 # Determinants of planes, scaled to largest entry 1: above REGULAR their common point is accurate; below PARALLEL the
@@ -127,7 +127,7 @@ class BeliefProblem:
         return (distribution * own_total).sum((1, 2)), (distribution * user_total).sum((1, 2))
 
     def goal(self, own: float, user: float) -> Float[np.ndarray, "B TA"]:
-        """The payoff own * (agent's) + user * (user's), an argument of `value`, `slope` and `totals`."""
+        """The payoff own * (agent's) + user * (user's), an argument of `value`, `slope` and `alone`."""
         return (own * self.own_payoff + user * self.user_payoff).reshape(len(self.target), -1)
 
     def value(self, beliefs: Float[np.ndarray, "N B"], goal: Float[np.ndarray, "B TA"]) -> Float[np.ndarray, "N"]:
@@ -147,11 +147,12 @@ class BeliefProblem:
             - (pull * user_total * per_mass).sum(-1) @ self.mass.T
         )
 
-    def totals(self, beliefs: Float[np.ndarray, "N B"], goal: Float[np.ndarray, "B TA"]):
-        """Linear functions of the belief: mass [N, T], the user's and the goal's totals of each action [N, T, A]."""
+    def alone(self, goal: Float[np.ndarray, "B TA"]) -> BeliefProblems:
+        """This problem with this goal as a batch of one, for a quantal user."""
         B, T, A = self.user_payoff.shape
-        user = (beliefs @ self.user_payoff.reshape(B, T * A)).reshape(-1, T, A)
-        return beliefs @ self.mass, user, (beliefs @ goal).reshape(-1, T, A)
+        user, own = (x.swapaxes(1, 2)[None] for x in (self.user_payoff, goal.reshape(B, T, A)))
+        precision, spread = (np.array([float(x)]) for x in (self.user.precision, self.spread))
+        return BeliefProblems(self.target[None], self.mass[None], user, own, precision, spread)
 
     def ahead(self, beliefs: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "N T A A"]:
         """The user's advantages of each action over each other one (`units.advantages`)."""

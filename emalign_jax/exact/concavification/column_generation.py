@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.concavification.belief_milp import bound_rational_pricing
+from emalign_jax.exact.concavification import quantal
+from emalign_jax.exact.concavification.belief_milp import PricingBound, bound_rational_pricing
 from emalign_jax.exact.concavification.beliefs import BeliefProblem, distinct
-from emalign_jax.exact.concavification.branch_and_bound import PricingBound, pricing_bound
-from emalign_jax.exact.concavification.interleaving import Search, alone
+from emalign_jax.exact.concavification.branch_and_bound import bound_pricing
 from emalign_jax.exact.concavification.lattice import simplex_lattice
-from emalign_jax.exact.concavification.local_search import Climb
 from emalign_jax.lp.highs import KeptLP
 
 # The largest number of rounds of column generation.
@@ -96,19 +95,7 @@ class BeliefLP:
         work: int = 0,
         rounds: int | None = None,
     ) -> BeliefOptimum:
-        """The best payoff over schemes whose user value is within these bounds: `search` by itself."""
-        return alone(self.search(value_at_least, value_at_most, bracket=bracket, work=work, rounds=rounds))
-
-    def search(
-        self,
-        value_at_least: float = -np.inf,
-        value_at_most: float = np.inf,
-        *,
-        bracket: float | None = None,
-        work: int = 0,
-        rounds: int | None = None,
-    ) -> Search[BeliefOptimum]:
-        """The best payoff over schemes whose user value is within these bounds, as a search for `side_by_side`.
+        """The best payoff over schemes whose user value is within these bounds.
 
         bracket: prove an upper bound within this distance of the value (None: do not), with at most `work` operations
                  (cells times their numbers); `upper` is valid also where that is not enough.
@@ -119,7 +106,7 @@ class BeliefLP:
         self._rounds = ROUNDS if rounds is None else rounds
         asked = value_at_least, value_at_most, self._rounds
         if self._asked is None or self._asked[0] != asked:
-            result = yield from self._generate()
+            result = self._generate()
             self._asked = asked, result
         result = self._asked[1]
         if not result.optimal:
@@ -127,20 +114,20 @@ class BeliefLP:
         upper, level, value_price = np.inf, np.inf, 0.0
         target = PROVED * (bracket or 0.0)
         for _ in range(0 if bracket is None else PROOFS):
-            proof = yield from self._prove(result, target, work)
+            proof = self._prove(result, target, work)
             work -= proof.work
             line, here = self._line(result, proof)
             if here < upper:
                 (level, value_price), upper = line, here
             if not proof.best > target or work <= 0:
                 break
-            better = yield from self._better(result, proof.at)
+            better = self._better(result, proof.at)
             if not len(better):
                 # The excess is below the price tolerance but above the target, so that the target is raised.
                 target = 2 * proof.best
                 continue
             self._add(better)
-            result = yield from self._generate()
+            result = self._generate()
             self._asked = asked, result
             if not result.optimal:
                 return self._nothing(result)
@@ -177,7 +164,7 @@ class BeliefLP:
             result = self._lp.solve()
             if not result.optimal:
                 return result
-            new = yield from self._price(result)
+            new = self._price(result)
             if not len(new):
                 return result
             self._add(new)
@@ -203,13 +190,20 @@ class BeliefLP:
     def _goal(self, result):
         return self.problem.goal(self.sign, self._value_price(result))
 
-    def _prove(self, result, target: float, work: int) -> Search[PricingBound]:
+    def _prove(self, result, target: float, work: int) -> PricingBound:
         goal, price = self._goal(result), result.row_dual[:-1]
         if self.problem.user.is_smooth:
-            return (yield from pricing_bound(self.problem, goal, price, target, work))
+            B, T, A = self.problem.own_payoff.shape
+            cost = max(1, B * (B - 1) // 2 * T * A * (A - 1) // 2)  # The operations for a cell.
+            targets, cells = np.array([target]), np.array([-(-work // cost)])
+            found = bound_pricing(self.problem.alone(goal), price[None], targets, cells, compiled=False)
+            at = found.at[0]
+            return PricingBound(
+                float(found.upper[0]), float(found.best[0]), at[distinct(at)], int(found.work[0]) * cost
+            )
         return bound_rational_pricing(self.problem, goal, price, target, work)
 
-    def _price(self, result) -> Search[Float[np.ndarray, "N B"]]:
+    def _price(self, result) -> Float[np.ndarray, "N B"]:
         """Beliefs whose payoff exceeds their price: on the lattice, at kinks, and for a quantal user local maxima near
         these and near the beliefs in use."""
         problem, points = self.problem, self._points
@@ -221,14 +215,17 @@ class BeliefLP:
         peaks = np.concatenate([peaks, len(on_lattice) + np.argsort(-at_kinks)[:KINKS]])
         if not problem.user.is_smooth:
             return self._above(self._candidates[peaks], paid[peaks])
-        return (yield from self._better(result, np.concatenate([points[result.x > 0], self._candidates[peaks]])))
+        return self._better(result, np.concatenate([points[result.x > 0], self._candidates[peaks]]))
 
-    def _better(self, result, peaks: Float[np.ndarray, "P B"]) -> Search[Float[np.ndarray, "N B"]]:
+    def _better(self, result, peaks: Float[np.ndarray, "P B"]) -> Float[np.ndarray, "N B"]:
         """Those of `peaks` (for a quantal user, of the local maxima reached from them) whose payoff exceeds their
         price."""
         problem, goal, price = self.problem, self._goal(result), result.row_dual[:-1]
         if problem.user.is_smooth:
-            peaks, excess = yield Climb(problem, goal, price, peaks, self._lattice.spacing)
+            setting = problem.alone(goal).setting(price[None])
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                ends, excess = quantal.ascend(setting, peaks.T[:, None], self._lattice.spacing, np)
+            peaks, excess = ends[:, 0].T, excess[0]
         else:
             excess = problem.value(peaks, goal) - peaks @ price
         return self._above(peaks, excess)

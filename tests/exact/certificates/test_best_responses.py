@@ -168,7 +168,7 @@ def test_an_exact_answer_is_absent_where_nothing_changes():
 def test_an_open_bracket_is_said_to_be_open(monkeypatch):
     prior, u, U, schemes = random_arrays(5, XB=3)
     game = em.Game(prior, u, U)
-    monkeypatch.setattr(em.exact.pooled, "WORK", 1)
+    monkeypatch.setattr("emalign_jax.exact.checks.pooled_beliefs.WORK", 1)
     found = em.best_response(game, schemes, 0, em.Pooled(), QUANTAL, bracket=1e-6)
     assert not found.closed
     assert found.result == em.Result.UNREFUTED
@@ -214,7 +214,7 @@ def test_a_failed_lp_costs_only_its_own_game(protocol, user, monkeypatch):
         if not isinstance(protocol, em.Pooled):
             return len(done) == 1
         bounds = np.array(lp._highs.getLp().row_lower_)  # games are searched side by side: by what the beliefs sum to
-        return len(bounds) == len(prior) + 1 and np.allclose(bounds[:-1], prior)
+        return len(bounds) >= len(prior) and np.allclose(bounds[: len(prior)], prior)
 
     fail(monkeypatch, when=is_of_the_second)
     bad = em.certify(batch, np.stack(profiles), protocol, user, progress=done.append)

@@ -2,16 +2,19 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 from support.games import random_game
 
 import emalign_jax as em
+from emalign_jax.exact.concavification import quantal
 from emalign_jax.exact.concavification.beliefs import monopoly_problem, pooled_problem
 from emalign_jax.exact.concavification.column_generation import concavify
 from emalign_jax.exact.concavification.lattice import GRID, simplex_grid, simplex_lattice
-from emalign_jax.exact.concavification.local_search import Climb, _Climbs
+from emalign_jax.exact.concavification.problems import joined
 from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.exact.responses import pooled_payoffs
 
@@ -147,37 +150,54 @@ def test_slope_is_the_gradient(goal):
 
 
 def climbs(count, XB):
-    """Problems of one size with different users, and what is to be climbed in each."""
+    """Problems of one size with different users, goals and prices, and where to climb from."""
     rng = np.random.default_rng(XB)
     for k in range(count):
-        game = random_game(k, K=2, XB=XB)
-        small = em.reduce_game(game, np)
+        small = em.reduce_game(random_game(k, K=2, XB=XB), np)
         user = em.QuantalUser(float(2 + 3 * k))
         problem = pooled_problem(small, rng.dirichlet(np.ones(2), (2, XB)), 0, user)
-        start = rng.dirichlet(np.ones(XB), 5 + k)
-        yield Climb(problem, problem.goal(*rng.normal(size=2)), rng.normal(size=XB), start, 0.1)
+        yield problem, problem.goal(*rng.normal(size=2)), rng.normal(size=XB), rng.dirichlet(np.ones(XB), 7)
 
 
-def test_climbs_are_those_of_each_problem_alone():
-    asked = list(climbs(4, 3))
-    counts = np.array([len(c.start) for c in asked])
-    slopes = _Climbs(asked).slope(np.concatenate([c.start for c in asked]), counts)
-    wanted = np.concatenate([c.problem.slope(c.start, c.goal) for c in asked])
-    np.testing.assert_allclose(slopes, wanted, rtol=0, atol=1e-12)
-    for climb, (ends, excess) in zip(asked, Climb.serve(asked), strict=True):
-        alone = Climb.serve([climb])[0]
-        np.testing.assert_allclose(ends, alone[0], rtol=0, atol=1e-12)
-        paid = climb.problem.value(ends, climb.goal) - ends @ climb.price
-        np.testing.assert_allclose(excess, paid, rtol=0, atol=1e-12)
-        assert (paid >= climb.problem.value(climb.start, climb.goal) - climb.start @ climb.price).all()
+def climbed(cases, starts, xp):
+    """Where climbs of all cases at once end [G, R, B], and their excess [G, R]."""
+    setting = joined([p.alone(goal) for p, goal, *_ in cases]).setting(np.array([price for *_, price, _ in cases]))
+    with jax.enable_x64(True):
+        ends, excess = quantal.ascend(setting, np.moveaxis(starts, -1, 0), 0.1, xp)
+    return np.moveaxis(np.asarray(ends), 0, -1), np.asarray(excess)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_climbs_are_those_of_each_problem_alone(xp):
+    cases = list(climbs(4, 3))
+    starts = np.array([start for *_, start in cases])
+    ends, excess = climbed(cases, starts, xp)
+    for n, (problem, goal, price, start) in enumerate(cases):
+        alone = climbed(cases[n : n + 1], starts[n : n + 1], np)
+        np.testing.assert_allclose(excess[n], alone[1][0], rtol=0, atol=1e-6)  # Rounding decides where a step ends.
+        paid = problem.value(ends[n], goal) - ends[n] @ price
+        np.testing.assert_allclose(excess[n], paid, rtol=0, atol=1e-12)
+        assert (paid >= problem.value(start, goal) - start @ price - 1e-12).all()
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_slopes_of_a_batch(xp):
+    cases = list(climbs(3, 4))
+    starts = np.moveaxis(np.array([start for *_, start in cases]), -1, 0)
+    setting = joined([p.alone(goal) for p, goal, *_ in cases]).setting(np.array([price for *_, price, _ in cases]))
+    with jax.enable_x64(True):
+        found = np.asarray(quantal.slope(setting, starts, xp))
+    for n, (problem, goal, price, start) in enumerate(cases):
+        np.testing.assert_allclose(found[:, n].T, problem.slope(start, goal) - price, rtol=0, atol=1e-11)
 
 
 def test_the_best_climb_ends_at_the_maximum_on_a_line():
     share = np.linspace(0, 1, 20_001)
     line = np.stack([share, 1 - share], 1)
-    for climb in climbs(4, 2):
-        paid = climb.problem.value(line, climb.goal) - line @ climb.price
-        _, excess = Climb.serve([climb._replace(start=line[::500])])[0]
+    for problem, goal, price, start in climbs(4, 2):
+        paid = problem.value(line, goal) - line @ price
+        ends, _ = climbed([(problem, goal, price, start)], line[None, ::500], np)
+        _, excess = climbed([(problem, goal, price, start)], ends, np)
         assert excess.max() >= paid.max() - 1e-12
         assert excess.max() <= paid.max() + 1e-4  # a step of the line, times slopes of up to L times payoffs
 

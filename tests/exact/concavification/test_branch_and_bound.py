@@ -6,8 +6,9 @@ import pytest
 from support.games import random_game
 
 import emalign_jax as em
+from emalign_jax.exact.concavification import branch_and_bound
+from emalign_jax.exact.concavification import cells as cell_bounds
 from emalign_jax.exact.concavification.beliefs import BeliefProblem, pooled_problem
-from emalign_jax.exact.concavification.branch_and_bound import bound_cells, bound_pricing
 
 pytestmark = pytest.mark.host_only
 
@@ -21,6 +22,21 @@ def random_problem(rng, XB, XA, precision, purity):
     schemes = np.eye(2)[rng.integers(2, size=shape)] if purity == 0 else rng.dirichlet(np.full(2, purity), shape)
     small = em.reduce_game(game, np)
     return pooled_problem(small, schemes, 0, em.QuantalUser(precision))
+
+
+def bound_pricing(problem, goal, price, target, work):
+    """The bounds of one problem; `work` counts cells."""
+    found = branch_and_bound.bound_pricing(
+        problem.alone(goal), price[None], np.array([target]), np.array([work]), compiled=False
+    )
+    return branch_and_bound.PricingBounds(found.upper[0], found.best[0], found.at[0], found.work[0])
+
+
+def bound_cells(problem, goal, price, cells, target):
+    """Bounds [N], values at the vertices [N, V], and where to divide: edge (i, j) and share [N, 3]."""
+    one = branch_and_bound._Search(problem.alone(goal), price[None], np.array([target]), False)
+    bound, values, edge, share = one.bound(cells, np.zeros(len(cells), int))
+    return bound, values, np.concatenate([np.array(cell_bounds.edges(cells.shape[1]))[edge], share[:, None]], 1)
 
 
 def random_cells(rng, B, count):

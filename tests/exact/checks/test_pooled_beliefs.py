@@ -1,0 +1,170 @@
+"""Pooled with a quantal user in batches: against one belief LP after the other, and against deviations one can try."""
+
+import numpy as np
+import pytest
+from support.games import batch_of, check, checks, random_game
+
+import emalign_jax as em
+from emalign_jax.equilibrium.search import Search
+from emalign_jax.exact.checks.pooled_beliefs import PooledBeliefs
+from emalign_jax.exact.responses import pooled_payoffs
+from emalign_jax.games.game import ReducedGame
+from emalign_jax.result import Result
+
+pytestmark = pytest.mark.host_only
+
+COUNT, XB, M = 20, 3, 3
+AT = np.arange(COUNT)
+USER = em.QuantalUser(8.0)
+
+
+@pytest.fixture(scope="module", params=[(2, 1), (3, 2)], ids=lambda p: f"K = {p[0]}, XA = {p[1]}")
+def both(request):
+    """The games, and their checks compiled and in NumPy."""
+    K, XA = request.param
+    games = batch_of([random_game(seed, K=K, XA=XA) for seed in range(COUNT)])
+    found = [checks(games, em.Pooled(), USER, messages=M, lp=lp) for lp in ("batched", "highs")]
+    assert all(isinstance(one, PooledBeliefs) for one in found)
+    assert [one.compiled for one in found] == [True, False]
+    return games, *found
+
+
+def profiles(K):
+    rng = np.random.default_rng(K)
+    spread = np.array([1.0, 0.3, 0.05])[AT % 3]  # The last ones are nearly deterministic.
+    return np.array([rng.dirichlet(np.full(M, c), (K, XB)) for c in spread])
+
+
+def test_compiled_kernels_find_what_numpy_finds(both):
+    _, compiled, plain = both
+    schemes = profiles(compiled.K)
+    first, second = (some.examine(AT, schemes, 1e-6) for some in (compiled, plain))
+    np.testing.assert_allclose(first.user, second.user, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(first.gains, second.gains, rtol=0, atol=2e-6)
+    for one in (first, second):
+        assert (one.upper - one.gains <= 1e-6 * compiled.facts(AT).payoff_range + 1e-8).all()
+        assert (one.upper >= one.gains).all()
+    assert (first.upper >= second.gains - 1e-8).all()
+    assert (second.upper >= first.gains - 1e-8).all()
+    np.testing.assert_allclose(compiled.facts(AT).payoff_range, plain.facts(AT).payoff_range, rtol=1e-6, atol=2e-8)
+    assert first.gains.max() > 0.01  # else the comparison says nothing
+
+
+def test_one_after_the_other(both):
+    games, compiled, _ = both
+    schemes = profiles(compiled.K)
+    found = compiled.examine(AT, schemes, 1e-6)
+    for k in range(0, COUNT, 3):
+        alone = check(games[k], em.Pooled(), USER)
+        best = [one.value for one in alone.deviations(schemes[k], range(compiled.K), 1e-6)]
+        form = compiled.form_of(AT)
+        mine = form.agent_unit[k] * (found.agents[k] + found.gains[k]) + form.agent_zero[k]
+        raw = alone.form.agent_unit * np.array(best) + alone.form.agent_zero
+        np.testing.assert_allclose(mine, np.maximum(raw, form.agent_unit[k] * found.agents[k] + form.agent_zero[k]),
+                                   rtol=0, atol=2e-6)  # fmt: skip
+
+
+def deviations_tried(rng, schemes, agent, present):
+    """Schemes of one agent: at random, pure, and near the present one."""
+    at_random = [rng.dirichlet(np.full(M, c), XB) for c in (0.1, 0.3, 1.0) for _ in range(30)]
+    near = [0.95 * present + 0.05 * one for one in at_random]
+    for scheme in [*at_random, *near]:
+        profile = schemes.copy()
+        profile[agent] = scheme
+        yield profile
+
+
+def test_no_deviation_pays_more_than_an_upper_bound(both):
+    _, compiled, _ = both
+    schemes, rng = profiles(compiled.K), np.random.default_rng(5)
+    found = compiled.examine(AT, schemes, 1e-3)
+    close = 0
+    for k in AT:
+        game = ReducedGame(*(x[k] for x in compiled.game))
+        user = em.QuantalUser(np.asarray(compiled.users.precision)[k])
+        for i in range(compiled.K):
+            best = max(
+                pooled_payoffs(game, profile, user)[1][i]
+                for profile in deviations_tried(rng, schemes[k], i, schemes[k, i])
+            )
+            upper = found.agents[k, i] + found.upper[k, i]
+            assert best <= upper + 1e-10
+            close += best >= upper - 0.2 * compiled.facts(AT).payoff_range[k, i]
+    assert close > COUNT // 2  # The attack is a serious one.
+
+
+def test_best_responses_attain_what_is_said(both):
+    _, compiled, _ = both
+    schemes, agents = profiles(compiled.K), AT % compiled.K
+    found = compiled.examine(AT, schemes)
+    moved = schemes.copy()
+    moved[AT, agents] = compiled.best_responses(AT, schemes, found, agents)
+    after = compiled.examine(AT, moved)
+    wanted = (found.agents + found.gains)[AT, agents]
+    np.testing.assert_allclose(
+        np.maximum(after.agents[AT, agents], found.agents[AT, agents]), wanted, rtol=0, atol=1e-9
+    )
+    assert (after.gains[AT, agents] <= 1e-6).all()
+
+
+def test_a_move_is_judged_as_the_profile_it_leads_to(both):
+    _, compiled, _ = both
+    schemes, agents, tolerance = profiles(compiled.K), AT % compiled.K, 0.02
+    before = compiled.examine(AT, schemes, None, tolerance)
+    moved = schemes.copy()
+    moved[AT, agents] = compiled.best_responses(AT, schemes, before, agents)
+    after = compiled.after_move(AT, moved, before, agents, tolerance)
+    whole = compiled.examine(AT, moved)
+    np.testing.assert_allclose(after.agents, whole.agents, rtol=0, atol=1e-12)
+    # Gains are known well enough to tell whether they are above the tolerance; where they are, nearly all is found.
+    sure = np.abs(whole.worst - tolerance) > tolerance / 2
+    assert ((after.worst <= tolerance) == (whole.worst <= tolerance))[sure].all()
+    assert (after.worst <= whole.worst + 1e-6).all()
+
+
+def test_proofs_of_a_tolerance_are_proofs(both):
+    """What `examine` with a tolerance proves, the check with a narrow bracket confirms."""
+    _, compiled, _ = both
+    solution = em.solve(both[0], em.Pooled(), USER, key=0, lp="batched")
+    schemes = solution.schemes
+    found = compiled.examine(AT, schemes, 1e-4, 1e-3)
+    narrow = compiled.examine(AT, schemes, 1e-5)
+    proved = (found.upper <= 1e-3 * compiled.facts(AT).payoff_range + 1e-8).all(1)
+    assert proved.sum() >= COUNT - 2
+    assert (found.upper[proved] >= narrow.gains[proved] - 1e-9).all()
+    assert (narrow.gains[proved] <= 1e-3 * compiled.facts(AT).payoff_range[proved] + 1e-8).all()
+
+
+def test_an_x_b_that_cannot_occur():
+    game = random_game(0)
+    prior = np.array(game.prior)
+    prior[:, 1] = 0
+    rare = em.Game(prior / prior.sum(), game.user_utility, game.agent_utilities)
+    games = batch_of([rare, game])
+    schemes = np.random.default_rng(0).dirichlet(np.ones(M), (2, 2, XB))
+    for lp in ("batched", "highs"):
+        found = em.certify(games, schemes, em.Pooled(), USER, lp=lp)
+        assert found.closed.all()
+    less = em.Game(np.delete(rare.prior, 1, 1), rare.user_utility, rare.agent_utilities)
+    alone = em.certify(less, np.delete(schemes[0], 1, 1), em.Pooled(), USER)
+    np.testing.assert_allclose(found.gain_lower[0], alone.gain_lower, rtol=0, atol=1e-7)
+
+
+def test_copies_end_with_one_profile_a_game(monkeypatch):
+    """Games that few starts lead to equilibria are searched side by side; each keeps the best of its copies."""
+    games, user = em.random_games(3, 40, family="noise", agents=2, states=3, actions=4), em.QuantalUser(40.0)
+    solver = em.GradientPlay(steps=20, best_responses=12, tolerance=1e-7)
+    split = []
+    wanted = Search.split
+    monkeypatch.setattr(Search, "split", lambda self, *x: split.append(x) or wanted(self, *x))
+    solution = em.solve(games, em.Pooled(), user, solver, key=0, starts=2, lp="batched")
+    assert len(split) == 1
+    assert split[0][1] > 1
+    assert solution.schemes.shape[:2] == solution.result.shape == (2, 40)
+    assert len(np.unique(solution.result)) > 1, "some games are hard"
+    again = em.certify(games, solution.schemes, em.Pooled(), user, tolerance=1e-7, lp="batched")
+    done = solution.result == Result.CERTIFIED
+    assert (again.result[done] == Result.CERTIFIED).mean() > 0.9
+    assert (again.result[solution.result == Result.ABOVE_TOLERANCE] == Result.ABOVE_TOLERANCE).all()
+    np.testing.assert_allclose(again.user, solution.user, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(again.guarantee[done], solution.certificate.guarantee[done], rtol=0, atol=1e-6)
