@@ -150,6 +150,7 @@ def test_an_x_b_that_cannot_occur():
     np.testing.assert_allclose(found.gain_lower[0], alone.gain_lower, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_copies_end_with_one_profile_a_game(monkeypatch):
     """Games that few starts lead to equilibria are searched side by side; each keeps the best of its copies."""
     games, user = em.random_games(3, 40, family="noise", agents=2, states=3, actions=4), em.QuantalUser(40.0)
