@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, SupportsIndex
 
 import jax
@@ -121,7 +122,7 @@ def _searched(search: Search, pending, on_purpose: bool) -> Solution:
     while attempt < rounds and len(pending):
         if attempt == alone:
             copies = min(copies, rounds - attempt)
-            pending, rounds = search.split(pending, copies), attempt - (attempt - rounds) // copies
+            pending, rounds = search.split(pending, copies), attempt + math.ceil((rounds - attempt) / copies)
         pending = search.solver.improve(search, pending, attempt)
         if attempt >= alone:
             pending = search.without_settled(pending)

@@ -65,7 +65,8 @@ class GradientPlay(AbstractSolver):
                     1e-5 in Selection with a rational user, 1e-3 otherwise.
     best_responses: how many times a profile that is not accepted may be moved by an exact best response; a sixth of
                     that in conversations, where best responses are searched for; at most 3 where agents outbid
-                    each other (Selection at temperature 0), which settles or never will.
+                    each other (Selection at temperature 0), which settles or never will. After the fourth, where
+                    checks are batched, a profile is searched from 16 starts side by side, in as many attempts.
     fresh_starts:   after this many best responses a new random start takes the place of the next one.
     chunk:          number of steps in one compiled call; `steps` is rounded up to a multiple of it.
     dtype:          "float32" or "float64" (which switches x64 on for the call).

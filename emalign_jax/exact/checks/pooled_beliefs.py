@@ -13,18 +13,18 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from emalign_jax.exact.checks.base import WORK
-from emalign_jax.exact.checks.batch import AbstractChecks, Examinations, Facts, ignore, not_examined
+from emalign_jax.exact.checks.batch import Examinations, Facts, ignore, not_examined
 from emalign_jax.exact.checks.examination import known_range, relative, without_impossible_messages
 from emalign_jax.exact.checks.one_by_one import OneByOne
+from emalign_jax.exact.checks.standard_checks import StandardChecks
 from emalign_jax.exact.concavification.belief_lps import BeliefLPs
+from emalign_jax.exact.concavification.branch_and_bound import operations
 from emalign_jax.exact.concavification.problems import joined, pooled_problems
 from emalign_jax.exact.obedience.fewer_messages import fit
-from emalign_jax.exact.responses import by_agent, pooled_payoffs
-from emalign_jax.games import units
+from emalign_jax.exact.responses import pooled_payoffs
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_RANGE
 from emalign_jax.lp import choice
-from emalign_jax.protocols.standard_units import likely_actions, standard_form
 
 # Belief LPs treated together, so that memory stays bounded.
 TOGETHER = 1024
@@ -32,43 +32,25 @@ TOGETHER = 1024
 FEWEST = 64
 
 
-class PooledBeliefs(AbstractChecks):
+class PooledBeliefs(StandardChecks):
     """The checks of a batch of games.
 
     checks: the checks of the same games one by one, of which this takes the setting.
     """
 
     def __init__(self, checks: OneByOne, sound: Bool[np.ndarray, "N"]):
-        self.user, self.K, self.at_once = checks.user, checks.K, 1024
+        super().__init__(checks, sound)
+        self.at_once = TOGETHER
         choice.check_word(checks.lp)
         self.compiled = checks.lp == "batched" or (checks.lp == "auto" and checks.count >= FEWEST)
-        N = len(sound)
-        self.fallback = np.zeros(N, bool)
-        # Malformed games get the numbers of a sound one, so that nothing is computed with NaN; they are never asked of.
-        numbers = np.where(sound, np.arange(N), np.flatnonzero(sound)[0])
-        some = jax.tree.map(lambda x: x[numbers], (checks.protocol, checks.user))
-        self.form: Any = standard_form(ReducedGame(*(x[numbers] for x in checks.reduced)), *some)
-        self.game, self.users = self.form.game, self.form.user
-        likely = likely_actions(self.game, self.users)
-        self.scale = np.asarray(units.unit(self.game.user, likely))
-        self.stakes = np.asarray(units.unit(self.game.agents, likely[:, None]))
-        self.most_payoff = np.asarray(units.attainable(self.game.agents, likely[:, None])[1])
-        self.full, self.informed = self._benchmark(lambda x: x)
-        self.none, _ = self._benchmark(lambda x: x.sum(-2, keepdims=True))
-        XB = self.game.user.shape[2]
+        N, XB = len(sound), self.game.user.shape[2]
         self._known = np.zeros(N, bool)  # Whether the monopolists of a game are known.
         self._range, self._alone = np.full((N, self.K), np.nan), np.full((N, self.K), np.nan)
         self._monopolists = np.full((N, self.K, XB, XB), np.nan)
 
-    def _benchmark(self, pool):
-        """The user's value and the agents' payoffs with the information that `pool` leaves of x_B."""
-        responses = by_agent(self.users, self.game, pool)
-        own = np.moveaxis(pool(self.game.agents), 1, 0)
-        return (responses[0] * pool(self.game.user)).sum((1, 2, 3)), (responses * own).sum((2, 3, 4)).T
-
     def _setting(self, at) -> tuple[Any, Any]:
         """The games and users of these numbers."""
-        return ReducedGame(*(x[at] for x in self.game)), jax.tree.map(lambda x: x[at], self.users)
+        return self._games(at), jax.tree.map(lambda x: x[at], self.users)
 
     # monopolists
 
@@ -76,19 +58,17 @@ class PooledBeliefs(AbstractChecks):
         """Find the monopolists' best and worst payoffs, and so the payoff ranges, of these games."""
         new = np.unique(at)
         new = new[~self._known[new]]
-        for first in range(0, len(new), max(1, TOGETHER // (2 * self.K))):
-            self._learn_some(new[first : first + max(1, TOGETHER // (2 * self.K))])
+        step = max(1, TOGETHER // (2 * self.K))
+        for first in range(0, len(new), step):
+            self._learn_some(new[first : first + step])
 
     def _learn_some(self, some) -> None:
         many, agents = np.repeat(some, self.K), np.tile(np.arange(self.K), len(some))
         game, user = self._setting(many)
         silent = np.zeros((len(many), 0, game.user.shape[2], 1))
         problems = joined([pooled_problems(game, silent, agents, user, sign) for sign in (1.0, -1.0)])
-        lps = BeliefLPs(
-            problems,
-            np.broadcast_to(np.eye(game.user.shape[2]), (2 * len(many), *problems.mass.shape[1:2] * 2)),
-            self.compiled,
-        )
+        revealing = np.broadcast_to(np.eye(silent.shape[2]), (2 * len(many), silent.shape[2], silent.shape[2]))
+        lps = BeliefLPs(problems, revealing, self.compiled)
         found = lps.best(np.arange(2 * len(many)))
         most, worst = found.value.reshape(2, len(some), self.K)
         ranges = most + worst  # The worst payoffs have the opposite sign.
@@ -127,7 +107,7 @@ class PooledBeliefs(AbstractChecks):
     def _examine_some(self, at, schemes, brackets, tolerance) -> Examinations:
         """Examine profiles; brackets: [n] the distance of upper from lower bounds, as a share of the payoff range."""
         n, K = len(at), self.K
-        value, payoffs = pooled_payoffs(self._setting(at)[0], schemes, self._setting(at)[1])
+        value, payoffs = self._payoffs(at, schemes)
         each, agents = np.repeat(np.arange(n), K), np.tile(np.arange(K), n)
         lps, every = self._lps(at[each], schemes[each], agents), np.arange(n * K)
         ranges, negligible = self._range[at], self._negligible(at)
@@ -154,24 +134,30 @@ class PooledBeliefs(AbstractChecks):
         if tolerance is None or self.K == 1:
             return self.examine(at, schemes, None, tolerance)
         schemes = without_impossible_messages(schemes)
-        value, payoffs = pooled_payoffs(self._setting(at)[0], schemes, self._setting(at)[1])
+        value, payoffs = self._payoffs(at, schemes)
         best = before.agents + before.gains
         found = np.array(list(before.details))
         enough = payoffs + self._allowed(at, tolerance)
         moved = np.arange(self.K) == agents[:, None]
-        for some in (~moved, moved):
-            if some is moved:
-                others = np.where(moved, -np.inf, best - enough).max(1)
-                some = moved & (others <= 0)[:, None]
+
+        def improve(some) -> None:
             n, i = np.nonzero(some)
             for first in range(0, len(n), TOGETHER):
-                n_, i_ = n[first : first + TOGETHER], i[first : first + TOGETHER]
-                lps = self._lps(at[n_], schemes[n_], i_)
-                better = lps.better(np.arange(len(n_)), payoffs[n_, i_], enough[n_, i_])
-                best[n_, i_], found[n_, i_] = better.value, better.scheme
-                self._note_fallback(at[n_], lps)
+                row, agent = n[first : first + TOGETHER], i[first : first + TOGETHER]
+                lps = self._lps(at[row], schemes[row], agent)
+                better = lps.better(np.arange(len(row)), payoffs[row, agent], enough[row, agent])
+                best[row, agent], found[row, agent] = better.value, better.scheme
+                self._note_fallback(at[row], lps)
+
+        improve(~moved)
+        others = np.where(moved, -np.inf, best - enough).max(1)
+        improve(moved & (others <= 0)[:, None])
         upper = np.full(best.shape, np.inf)
         return self._examination(at, value, payoffs, best, upper, found, np.zeros(len(at), bool))
+
+    def _payoffs(self, at, schemes):
+        game, user = self._setting(at)
+        return pooled_payoffs(game, schemes, user)
 
     def _lps(self, at, schemes, agents) -> BeliefLPs:
         game, user = self._setting(at)
@@ -223,12 +209,6 @@ class PooledBeliefs(AbstractChecks):
         columns = self.full[at], self.none[at], self.informed[at], self._range[at], self._negligible(at)
         return Facts(*columns, self.stakes[at], self.scale[at])
 
-    def form_of(self, at):
-        return jax.tree.map(lambda x: x[at], self.form._replace(protocol=None, user=None))
-
-    def floors(self, at, schemes, examined):
-        return examined.agents
-
 
 def belief_lps(
     game: ReducedGame, schemes: Float[np.ndarray, "n K XB M"], agents, user: Any, compiled: bool
@@ -243,7 +223,7 @@ def cells_of_work(game: ReducedGame, shape: tuple[int, ...]) -> int:
     """How many cells may be bounded for the upper bound of one agent, with schemes of this shape [..., K, XB, M]."""
     K, XB, M = shape[-3:]
     types, A = game.user.shape[-3] * M ** (K - 1), game.user.shape[-1]
-    return WORK // max(1, XB * (XB - 1) // 2 * types * A * (A - 1) // 2)
+    return WORK // operations(XB, types, A)
 
 
 def _fitted(schemes: Float[np.ndarray, "n XB S"], messages: int) -> Float[np.ndarray, "n XB M"]:

@@ -52,12 +52,11 @@ def respond(arrays: Arrays) -> Arrays:
 
 
 def _respond(check: Any, schemes, bracket: float | None, tolerance: float | None) -> None:
-    """Have `check` find the best responses, and its payoff ranges."""
+    """Have `check` find the best responses."""
     if tolerance is not None:
         found = examine(check, schemes)
         if found.worst > tolerance or found.bracketed:
             return
-    check.payoff_range  # noqa: B018 - found here, in this process
     check.deviations(schemes, range(len(schemes)), bracket)
 
 

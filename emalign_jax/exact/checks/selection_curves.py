@@ -7,9 +7,6 @@ of a search is answered by interpolation. Ties are broken as recommended (ties="
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -17,54 +14,33 @@ from emalign_jax.exact.checks.batch import AbstractChecks, Examinations, Facts, 
 from emalign_jax.exact.checks.divided import Divided
 from emalign_jax.exact.checks.examination import known_range, relative, without_impossible_messages
 from emalign_jax.exact.checks.one_by_one import OneByOne
+from emalign_jax.exact.checks.standard_checks import StandardChecks
 from emalign_jax.exact.obedience import frontier
 from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.exact.obedience.program import NEGLIGIBLE
-from emalign_jax.exact.responses import by_agent, selection_table
-from emalign_jax.games import units
-from emalign_jax.games.game import ReducedGame
+from emalign_jax.exact.responses import selection_table
 from emalign_jax.games.units import NEGLIGIBLE_RANGE, NEGLIGIBLE_TIE_EFFECT, VALUE_TIE
-from emalign_jax.protocols.standard_units import likely_actions, standard_form
 
 # The smallest share of silence in a scheme that is garbled to be worth less.
 BEHIND = 1e-7
 
 
-class SelectionCurves(AbstractChecks):
+class SelectionCurves(StandardChecks):
     """The checks of games all of whose frontiers are proved.
 
     checks: the checks of the same games one by one, of which this takes the setting.
     """
 
     def __init__(self, checks: OneByOne, sound: Bool[np.ndarray, "N"]):
-        self.user, self.K, self.at_once = checks.user, checks.K, len(sound)
-        self.fallback = np.zeros(len(sound), bool)
-        # Malformed games get the numbers of a sound one, so that nothing is computed with NaN; they are never asked of.
-        numbers = np.where(sound, np.arange(len(sound)), np.flatnonzero(sound)[0])
-        self.form: Any = standard_form(ReducedGame(*(x[numbers] for x in checks.reduced)), checks.protocol, self.user)
-        self.game = game = self.form.game
+        super().__init__(checks, sound)
+        game = self.game
         self.curves = frontier.trace(game, game.agents)
         least = -frontier.largest_payoffs(game, -game.agents)
         self.proved = np.asarray(sound & self.curves.proved.all(1) & np.isfinite(least).all(1))
-        likely = likely_actions(game, self.user)
-        self.scale = np.asarray(units.unit(game.user, likely))
-        self.stakes = np.asarray(units.unit(game.agents, likely[:, None]))
-        self.most_payoff = np.asarray(units.attainable(game.agents, likely[:, None])[1])
         found = self.curves.paid[:, :, 0] - least
         self.payoff_range = np.where(found <= NEGLIGIBLE_RANGE * self.stakes, 0.0, found)
         self.negligible = np.where(self.payoff_range > 0, 0.0, NEGLIGIBLE_RANGE * self.stakes)
         self.tie = VALUE_TIE * self.scale
-        self.full, self.informed = self._benchmark(lambda x: x)
-        self.none, _ = self._benchmark(lambda x: x.sum(-2, keepdims=True))
-
-    def _benchmark(self, pool):
-        """The user's value and the agents' payoffs with the information that `pool` leaves of x_B."""
-        responses = by_agent(self.user, self.game, pool)
-        own = np.moveaxis(pool(self.game.agents), 1, 0)
-        return (responses[0] * pool(self.game.user)).sum((1, 2, 3)), (responses * own).sum((2, 3, 4)).T
-
-    def _games(self, at) -> Any:
-        return ReducedGame(*(x[at] for x in self.game))
 
     # profiles
 
@@ -225,12 +201,6 @@ class SelectionCurves(AbstractChecks):
     def facts(self, at):
         columns = self.full, self.none, self.informed, self.payoff_range, self.negligible, self.stakes, self.scale
         return Facts(*(x[at] for x in columns))
-
-    def form_of(self, at):
-        return jax.tree.map(lambda x: x[at], self.form._replace(protocol=None, user=None))
-
-    def floors(self, at, schemes, examined):
-        return examined.agents
 
 
 def together(checks: OneByOne, sound: Bool[np.ndarray, "N"]) -> AbstractChecks:

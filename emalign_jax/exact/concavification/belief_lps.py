@@ -67,9 +67,6 @@ class BeliefOptima(NamedTuple):
     upper: Float[np.ndarray, "n"]
     scheme: Float[np.ndarray, "n XB S"]
 
-    def rows(self, some) -> BeliefOptima:
-        return BeliefOptima(*(x[some] for x in self))
-
 
 class BeliefLPs:
     """The master LPs of P problems, kept with their beliefs from call to call.
@@ -92,7 +89,7 @@ class BeliefLPs:
         beliefs = np.where(whole > 0, beliefs / np.where(whole > 0, whole, 1), vertices[:, :1])
         prior = problems.target[:, None] / problems.target.sum(1)[:, None, None]
         points = np.concatenate([vertices, prior, beliefs], 1)
-        spare = max(0, COLUMNS + B - points.shape[1])
+        spare = max(0, max(COLUMNS, B + NEW) + B - points.shape[1])  # Room for new beliefs beside those in use.
         self.points = np.concatenate([points, np.repeat(vertices[:, :1], spare, 1)], 1)
         self.paid = problems.payoffs(self.points)
         self.price, self.weights = np.zeros((P, B)), np.zeros(self.paid.shape)

@@ -1,6 +1,6 @@
 """Upper bounds of the payoff of any belief with a quantal user, by branch and bound over sub-simplices.
 
-`column_generation.py` gives a price for each x_B. It remains to bound the maximum over the simplex of
+`belief_lps.py` gives a price for each x_B. It remains to bound the maximum over the simplex of
 phi(mu) - price @ mu. All problems share one list of open cells, which are bounded in blocks of fixed size (`cells.py`).
 """
 
@@ -40,6 +40,11 @@ class PricingBounds(NamedTuple):
     best: Float[np.ndarray, "n"]
     at: Float[np.ndarray, "n R B"]
     work: Int[np.ndarray, "n"]
+
+
+def operations(B: int, T: int, A: int) -> int:
+    """For one cell: edges x types x pairs of actions, the unit in which work is limited."""
+    return max(1, B * (B - 1) // 2 * T * A * (A - 1) // 2)
 
 
 def bound_pricing(

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from emalign_jax.exact.concavification.quantal import mix, total
 from emalign_jax.internal.xla import stage
 
 # Relative to the target: types that together can add no more than this are not bounded more closely.
@@ -79,11 +80,6 @@ def edges(V: int) -> list[tuple[int, int]]:
     return list(itertools.combinations(range(V), 2))
 
 
-def total(parts: list[Any]) -> Any:
-    """The sum of a list of arrays."""
-    return functools.reduce(lambda x, y: x + y, parts)
-
-
 def most(parts: list[Any], xp) -> Any:
     return functools.reduce(xp.maximum, parts)
 
@@ -92,23 +88,18 @@ def least(parts: list[Any], xp) -> Any:
     return functools.reduce(xp.minimum, parts)
 
 
-def _mix(weights, numbers):
-    """Sums over x_B of numbers [B, ...], with weights [B, N]."""
-    return total([weights[b] * numbers[b] for b in range(len(numbers))])
-
-
 @stage()
 def _posterior(cells: Cells, xp):
     """At each vertex the mass of each type, and by action the expectations E and W and the response. Where a type has
     probability 0 its posterior is arbitrary: the mean of the cell's other vertices."""
     A, L = cells.user.shape[1], cells.precision
-    mass = [_mix(vertex, cells.mass) for vertex in cells.vertices]
+    mass = [mix(vertex, cells.mass) for vertex in cells.vertices]
     whole = total(mass)
     scale = [1 / xp.where(m > 0, m, np.inf) for m in mass]
     otherwise = 1 / xp.where(whole > 0, whole, np.inf)
 
     def expected(numbers):
-        totals = [_mix(vertex, numbers) for vertex in cells.vertices]
+        totals = [mix(vertex, numbers) for vertex in cells.vertices]
         mean = total(totals) * otherwise
         return [xp.where(m > 0, x * s, mean) for m, x, s in zip(mass, totals, scale, strict=True)]
 
@@ -131,7 +122,7 @@ def _vertices(cells: Cells, mass, E, W, response, xp):
     """
     A, V = range(len(E)), range(len(mass))
     mean = [total([response[a][v] * W[a][v] for a in A]) for v in V]
-    values = [(mass[v] * mean[v]).sum(0) - _mix(cells.vertices[v], cells.price) for v in V]
+    values = [(mass[v] * mean[v]).sum(0) - mix(cells.vertices[v], cells.price) for v in V]
     surest, likely = -np.inf, response[0]
     for own in response:
         sure = least(own, xp)

@@ -13,27 +13,17 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact.concavification import quantal
+from emalign_jax.exact.concavification.belief_lps import PEAKS, PRICE_TOLERANCE, PROOFS, PROVED, ROUNDING, ROUNDS
 from emalign_jax.exact.concavification.belief_milp import PricingBound, bound_rational_pricing
 from emalign_jax.exact.concavification.beliefs import BeliefProblem, distinct
-from emalign_jax.exact.concavification.branch_and_bound import bound_pricing
+from emalign_jax.exact.concavification.branch_and_bound import bound_pricing, operations
 from emalign_jax.exact.concavification.lattice import simplex_lattice
 from emalign_jax.lp.highs import KeptLP
 
-# The largest number of rounds of column generation.
-ROUNDS = 30
-# Relative to the spread of the agent's payoff: a belief is added if its payoff exceeds its price by more.
-PRICE_TOLERANCE = 1e-8
-# A pricing search starts from this many local maxima on the lattice and this many indifference points.
-PEAKS = 8
+# A pricing search starts from this many kinks.
 KINKS = 24
 # Distances from a kink at which the user's response is evaluated too.
 NUDGES = (1e-5, 1e-3)
-# The share of the bracket that a proof may leave open; the rest is for rounding.
-PROVED = 0.9
-# Relative to the spread: a proved bound that is below an evaluated payoff by more than this is invalid.
-ROUNDING = 1e-9
-# The largest number of attempts at a proof. Each failed attempt adds the beliefs that refuted it.
-PROOFS = 20
 
 
 class BeliefOptimum(NamedTuple):
@@ -193,8 +183,7 @@ class BeliefLP:
     def _prove(self, result, target: float, work: int) -> PricingBound:
         goal, price = self._goal(result), result.row_dual[:-1]
         if self.problem.user.is_smooth:
-            B, T, A = self.problem.own_payoff.shape
-            cost = max(1, B * (B - 1) // 2 * T * A * (A - 1) // 2)  # The operations for a cell.
+            cost = operations(*self.problem.own_payoff.shape)
             targets, cells = np.array([target]), np.array([-(-work // cost)])
             found = bound_pricing(self.problem.alone(goal), price[None], targets, cells, compiled=False)
             at = found.at[0]

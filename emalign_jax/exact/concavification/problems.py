@@ -2,8 +2,8 @@
 docs/model.md).
 
 A message that is sent with probability c[xb] at x_B contributes phi to the agent's payoff. phi is a function of the
-unnormalised posterior mu[xb] = c[xb] * m[xb], homogeneous of degree one. `column_generation.py` finds the best
-splitting of the prior into such beliefs.
+unnormalised posterior mu[xb] = c[xb] * m[xb], homogeneous of degree one. `belief_lps.py` finds the best splitting of
+the prior into such beliefs.
 """
 
 from __future__ import annotations
