@@ -11,12 +11,13 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
 export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: help demo test test-fast lint types benchmark clean python
+.PHONY: help demo test test-fast test-all lint types benchmark clean python
 
 help:
 	@echo "make demo       install, then the main job: a table and a figure"
-	@echo "make test       install, lint, then the whole suite in float64 and the fast part in float32"
-	@echo "make test-fast  the fast part alone; EMALIGN_NIGHTLY=1 make test runs the harder tests as well"
+	@echo "make test       install, lint, then the fast tests and one slow test of six in float64, the fast ones in float32"
+	@echo "make test-fast  the fast part alone"
+	@echo "make test-all   everything, the nightly tests too"
 	@echo "make types      pyright (needs node)"
 	@echo "make benchmark  all benchmarks (an hour): rates, and ratios to other software and to the machine's floor"
 
@@ -40,12 +41,18 @@ demo: $(VENV)/.base
 test: $(VENV)/.test
 	$(PIP) install --no-deps --force-reinstall .
 	$(MAKE) lint
-	$(PYTEST) --durations=15
+	$(PYTEST) --durations=15 --one-slow-test-in 6
 	EMALIGN_TEST_X64=0 $(PYTEST) --durations=15 -m "not slow and not host_only"
 
 test-fast: $(VENV)/.test
 	$(PIP) install --no-deps --force-reinstall .
 	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.test
+	$(PIP) install --no-deps --force-reinstall .
+	$(MAKE) lint
+	EMALIGN_NIGHTLY=1 $(PYTEST) --durations=15
+	EMALIGN_TEST_X64=0 $(PYTEST) --durations=15 -m "not host_only"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import zlib
 
 import jax
 import pytest
@@ -19,7 +20,17 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("emalign_jax", "beartype.beartype")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    text = "run one of N slow tests, always the same ones (default 1: all)"
+    parser.addoption("--one-slow-test-in", type=int, default=1, metavar="N", help=text)
+
+
+def pytest_collection_modifyitems(config, items):
+    every = max(1, config.getoption("--one-slow-test-in"))
+    left_out = [item for item in items if "slow" in item.keywords and zlib.crc32(item.nodeid.encode()) % every]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if "x64" in item.keywords and not X64:
             item.add_marker(pytest.mark.skip(reason="needs float64 on the accelerated side"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import secrets
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -233,9 +235,9 @@ def search(
 
     from emalign_jax.experiments.search import parts, table  # which take a second, as does what they load
     from emalign_jax.experiments.search.stream import search_blocks, tally
-    from emalign_jax.report.drawing import attempt
-    from emalign_jax.report.search_figure import draw
 
+    # What draws figures is loaded while games are searched.
+    threading.Thread(target=_load, args=("emalign_jax.report.search_figure",), daemon=True).start()
     if several:
         terms = {name: config[name] for name in config if name not in ("host", "json_")}
         here = meeting.meet(coordinator, hosts, host, f"{em.__version__} {terms} {jnp.result_type(float)}", most)
@@ -262,6 +264,9 @@ def search(
         members.wait("searched")
         parts.merge(members.path, blocks, run.directory)
         found = tally(run.directory, blocks)
+        from emalign_jax.report.drawing import attempt
+        from emalign_jax.report.search_figure import draw
+
         drawn = attempt(lambda: draw(found.spread, found.lines, run.directory, _title(job)))
         seconds = time.perf_counter() - began
         path = run.finish(entries, seconds)
@@ -319,6 +324,12 @@ def _print_json(entries, summary: dict) -> None:
     for n, entry in enumerate(entries):
         print(", " * (n > 0) + json.dumps(table.plain(entry), allow_nan=False), end="")
     print(f'], "summary": {json.dumps(whole["summary"], allow_nan=False)}}}')
+
+
+def _load(module: str) -> None:
+    """Import a module ahead of its use, where an error is raised again."""
+    with contextlib.suppress(Exception):
+        importlib.import_module(module)
 
 
 def _title(job) -> str:

@@ -131,7 +131,7 @@ def outbid(
     examined, steps = not_examined(len(at), schemes.shape[1]), np.zeros(len(at), int)
     margin, lowered = FIRST_MARGIN * checks.worth(at), np.zeros(len(at), int)
     left = np.arange(len(at))
-    now = checks.examine(at, schemes)
+    now = checks.examine(at, schemes, None, tolerance)
     for step in range(max_steps + 1):
         examined.put(left, now)
         steps[left] = step
@@ -165,7 +165,7 @@ def outbid(
         tell(len(at) - len(left))
         if not len(left):
             break
-        now = checks.after_move(at[left], schemes[left], now, movers)
+        now = checks.after_move(at[left], schemes[left], now, movers, tolerance)
     return _at_the_limit(checks, at, Ended(schemes, examined, steps), tolerance)
 
 

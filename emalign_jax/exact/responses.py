@@ -51,7 +51,7 @@ def respond(
             weights = np.exp(rate * (user_total - user_total.max(-1, keepdims=True)))
         return weights / weights.sum(-1, keepdims=True)
     favour = Options(favour_total, favour_ahead()) if user.favours else None
-    return user.choose(Options(user_total, ahead()), favour, np)
+    return type(user).choose(user, Options(user_total, ahead()), favour, np)
 
 
 def weighed(weigh: Callable[[Any], Any], payoff: Float[np.ndarray, "*cells A"]) -> tuple[np.ndarray, Advantages]:

@@ -1,1 +1,1 @@
-"""Code without game theory: checks of arguments, batches, compilation, memory, files, processes."""
+"""Code without game theory: checks of arguments, batches, compilation, memory, files, signals."""

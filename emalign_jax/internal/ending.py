@@ -34,12 +34,6 @@ def cleanup(call: Callable[[], object]) -> Iterator[None]:
         _calls.remove(call)
 
 
-def on_interrupt(call: Callable[[], object]) -> Callable[[], object]:
-    """Call `call()` if a signal ends the process; a decorator."""
-    _calls.append(call)
-    return call
-
-
 @contextlib.contextmanager
 def interrupt_message(words: Callable[[], str]) -> Iterator[None]:
     """Print `words()` if a signal ends the process within the block."""

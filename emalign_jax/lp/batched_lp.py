@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import jax
@@ -44,16 +45,24 @@ class Optimum(NamedTuple):
     proved: Bool[np.ndarray, "B"]
 
 
-def maximise(cost, rows, right, *, equal: int = 0, free: tuple[int, ...] = (), first=None, limit: int = 0) -> Optimum:
+def maximise(
+    cost, rows, right, *, equal: int = 0, free: tuple[int, ...] = (), first=None, limit: int = 0,
+    size: tuple[int, int] = (0, 0),
+) -> Optimum:  # fmt: skip
     """Maximise cost [B, n] @ x subject to rows [B, m, n] @ x <= right [B, m], the first `equal` rows with =, and
     x >= 0 except for the variables `free`. Leading axes of 1 are broadcast.
 
     first: [B, equal] the initial basic variable of each equality row; None: chosen by the size of the entries.
     limit: the largest number of pivots; 0: 50 + 10 (m + n).
+    size:  rows and columns of zeros are added up to this many, so that LPs of several sizes are one program.
     Raises `ValueError` for numbers that are not finite.
     """
     cost, rows, right = (np.asarray(a, np.float64) for a in (cost, rows, right))
     B = max(len(cost), len(rows), len(right))
+    columns = rows.shape[2]
+    down, across = (max(0, most - now) for most, now in zip(size, rows.shape[1:], strict=True))
+    cost, right = np.pad(cost, ((0, 0), (0, across))), np.pad(right, ((0, 0), (0, down)))
+    rows = np.pad(rows, ((0, 0), (0, down), (0, across)))
     m, n = rows.shape[1:]
     cost, rows, right = (np.broadcast_to(a, (B, *a.shape[1:])) for a in (cost, rows, right))
     bad = ~(np.isfinite(cost).all(1) & np.isfinite(rows).all((1, 2)) & np.isfinite(right).all(1))
@@ -72,7 +81,8 @@ def maximise(cost, rows, right, *, equal: int = 0, free: tuple[int, ...] = (), f
         for whole, part in zip((x, dual, error), (closer[0], closer[1], better), strict=True):
             whole[again[use]] = part[use]
     x[status != simplex.OPTIMAL], dual[status != simplex.OPTIMAL] = np.nan, np.nan
-    return Optimum((cost * x).sum(1), x, dual, status, error, error <= TOLERANCE)
+    value = (cost * x).sum(1)
+    return Optimum(value, x[:, :columns], dual[:, : m - down], status, error, error <= TOLERANCE)
 
 
 def errors(cost, rows, right, x, dual, equal: int, free: tuple[int, ...]) -> Float[np.ndarray, "B"]:
@@ -114,11 +124,19 @@ def run(data, **options) -> tuple[np.ndarray, ...]:
     return tuple(np.concatenate(a)[:count] for a in zip(*each(call, parts), strict=True))
 
 
-def polished(*data) -> list[np.ndarray]:
-    """`simplex.polish` in float64, padded to powers of two."""
-    rows = np.minimum(np.arange(bucket(len(data[0]))), len(data[0]) - 1)
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        return [np.asarray(a)[: len(data[0])] for a in simplex.polish(*(a[rows] for a in data))]
+def polished(cost, rows, right, nonbasic) -> tuple[np.ndarray, np.ndarray]:
+    """x [B, n] and dual [B, m] of a few LPs, computed again from the data and the basis alone: from the n constraints
+    that hold with equality. NaN where these are singular."""
+    m, n = rows.shape[1:]
+    x, dual = np.full(cost.shape, np.nan), np.full(right.shape, np.nan)
+    for k, basis in enumerate(nonbasic):
+        tight = np.concatenate([np.eye(n), rows[k]])[basis]
+        limits = np.concatenate([np.zeros(n), right[k]])[basis]
+        with contextlib.suppress(np.linalg.LinAlgError):
+            x[k], price = np.linalg.solve(tight, limits), np.zeros(n + m)
+            price[basis] = np.linalg.solve(tight.T, cost[k])
+            dual[k] = price[n:]
+    return x, dual
 
 
 def bucket(count: int) -> int:

@@ -102,17 +102,6 @@ class KeptLP:
     def set_row(self, row: int, lower: float, upper: float) -> None:
         self._highs.changeRowBounds(row, float(lower), float(upper))
 
-    def add_columns(self, cost, columns) -> None:
-        """Append columns [rows, n] >= 0 with the given cost [n]."""
-        columns, cost = _finite(columns), _finite(cost)
-        n = columns.shape[1]
-        if self._exact_rows is not None:
-            _check_exact_size(self.num_rows, self.num_cols + n)
-            self._exact_rows = np.concatenate([self._exact_rows, columns], 1)
-        self._pass_columns(cost, np.zeros(n), np.full(n, highspy.kHighsInf), columns)
-        self.num_cols += n
-        self._columns = np.arange(self.num_cols, dtype=np.int32)
-
     def solve(self) -> LPResult:
         """Solve the present LP."""
         self._highs.run()

@@ -217,7 +217,7 @@ class _Play:
         while alive.any() and not queue.stopped:
             if fresh:
                 tile, state = self.fill(lanes, state)
-            state, reached = self.advance(tile, state, jnp.asarray(np.minimum(self.taken[lanes], total - chunk)))
+            state, reached = self.advance(tile, state, np.minimum(self.taken[lanes], total - chunk).astype(np.int32))
             now = lanes[alive]
             ends, gap, finite = (np.moveaxis(np.asarray(x), -1, 0)[alive] for x in reached)
             self.schemes[now], self.gap[now], self.finite[now] = ends, gap, finite
@@ -237,8 +237,8 @@ class _Play:
 
     def fill(self, lanes, state):
         """The games in `lanes` as a tile, and `state` with the start of those that have not moved yet."""
-        tile = jax.tree.map(lambda x: jnp.asarray(np.moveaxis(x[lanes], 0, -1)), self.inputs)
-        start, new = begin(self.solver, jnp.asarray(self.start[lanes])), self.taken[lanes] == 0
+        tile = jax.device_put(jax.tree.map(lambda x: np.ascontiguousarray(np.moveaxis(x[lanes], 0, -1)), self.inputs))
+        start, new = begin(self.solver, self.start[lanes]), self.taken[lanes] == 0
         return tile, start if state is None else jax.tree.map(lambda a, b: jnp.where(new, a, b), start, state)
 
     def advance(self, tile, state, taken):

@@ -67,13 +67,12 @@ def advance(
     """
 
     def gradient(logits, row):
-        """d payoff / d logits and the stationarity gap of every game."""
+        """d payoff / d logits of every game."""
         scheme = softmax(logits, 2)
         smoothed = lambda protocol, step, temperature: protocol.at_step(step).smoothed(temperature)  # noqa: E731
         smooth = jax.vmap(smoothed, -1, -1)(protocol, row.step, row.temperature)
         slope = smooth.batched_pseudo_gradient(game, scheme, user.smoothed(row.precision))
-        mean = dot(scheme, slope, 2)[:, :, None]
-        return scheme * (slope - mean), (slope.max(2) - mean[:, :, 0]).sum(1)
+        return scheme * (slope - dot(scheme, slope, 2)[:, :, None])
 
     def moved(logits, direction, optimizer_state, rate):
         update, optimizer_state = jax.vmap(functools.partial(update_of, solver.optimizer), -1, -1)(
@@ -83,20 +82,25 @@ def advance(
         logits = logits - logits.max(2, keepdims=True)  # softmax does not change with a shift
         return jnp.maximum(logits, LOGIT_FLOOR), optimizer_state
 
-    def step(state, count):
-        row = jax.tree.map(lambda x: x[taken + count], schedule)
-        direction, _ = gradient(state.logits, row)
+    def step(carry, count):
+        state, _ = carry
+        row = jax.tree.map(lambda x: x[taken + jnp.minimum(count, solver.chunk - 1).astype(taken.dtype)], schedule)
+        direction = here = gradient(state.logits, row)
         if solver.extrapolation == "extragradient":
             ahead, _ = moved(state.logits, direction, state.optimizer, row.learning_rate)
-            direction, _ = gradient(ahead, row)
+            direction = gradient(ahead, row)
         aim = 2 * direction - state.previous if solver.extrapolation == "optimistic" else direction
         logits, optimizer_state = moved(state.logits, aim, state.optimizer, row.learning_rate)
         ok = jnp.isfinite(logits).all((0, 1, 2))  # a game with numbers that are not finite keeps its state
         new = State(logits, optimizer_state, direction)
-        return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state), None
+        ends = count == solver.chunk
+        return (jax.tree.map(lambda a, b: jnp.where(ok & ~ends, a, b), new, state), here), None
 
-    steps = lambda state: jax.lax.scan(step, state, jnp.arange(solver.chunk))[0]  # noqa: E731
-    state = one_kernel(steps, state) if fused else steps(state)
-    direction, gap = gradient(state.logits, jax.tree.map(lambda x: x[taken + solver.chunk - 1], schedule))
+    # One step more, which does not move: its gradient is that at the end, without compiling it again.
+    steps = lambda *carry: jax.lax.scan(step, carry, jnp.arange(solver.chunk + 1))[0]  # noqa: E731
+    begun = state, jnp.zeros_like(state.logits)
+    state, direction = one_kernel(steps, *begun) if fused else steps(*begun)
+    scheme = softmax(state.logits, 2)
+    gap = (direction / scheme).max(2).sum(1)  # d payoff / d scheme, less its mean
     finite = jnp.isfinite(direction).all((0, 1, 2)) & jnp.isfinite(gap).all(0)
-    return state, Reached(softmax(state.logits, 2), gap, finite)
+    return state, Reached(scheme, gap, finite)

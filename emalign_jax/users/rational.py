@@ -45,13 +45,14 @@ class RationalUser(AbstractUser):
 
     def choose(self, options: Options, favour: Options | None, xp) -> Any:
         """`respond` in NumPy or jax.numpy (`xp`)."""
-        tied = self.best(options, None, xp)
+        best = type(self).best  # Equinox binds methods slowly.
+        tied = best(self, options, None, xp)
         dtype = options.value.dtype
         if self.ties == "uniform":
             tied = tied.astype(dtype)
             return tied / tied.sum(-1, keepdims=True)
         if self.ties == "agents":
-            tied = self.best(favour, tied, xp)
+            tied = best(self, favour, tied, xp)
         A = tied.shape[-1]
         at = A - 1 - xp.argmax(tied[..., ::-1], -1) if self.ties == "highest" else xp.argmax(tied, -1)
         return (at[..., None] == xp.arange(A)).astype(dtype)

@@ -178,6 +178,7 @@ WITNESSES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", one_in(2, WITNESSES), ids=str)
 def test_a_gain_is_attained_by_its_witness(case):
     protocol, ties, bad = case

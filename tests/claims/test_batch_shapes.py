@@ -52,6 +52,7 @@ def games(*shape):
     return em.Game(*(x[:count].reshape((*shape, *x.shape[1:])) for x in (PRIOR, USER, AGENTS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_in(3, CALLS))
 def test_batches_are_many_single_games(name):
     call = CALLS[name]
@@ -68,12 +69,14 @@ def test_batches_are_many_single_games(name):
             assert np.shape(none) == (*shape, *np.shape(all_)[2:])
 
 
+@pytest.mark.slow
 def test_no_game_has_no_smooth_equilibrium():
     solver = em.SmoothPlay(5.0, steps=2, settle=0, newton=1)
     found = em.solve(games(0), POOLED, QUANTAL, solver, start=SCHEMES, differentiation=em.Implicit())
     assert [x.shape for x in found[:4]] == [(0, 2, 2, 2), (0,), (0, 2), (0,)]
 
 
+@pytest.mark.slow
 def test_starts_lead_the_batch():
     for shape in ((), (0,), (2, 3)):
         for verify in (True, False):

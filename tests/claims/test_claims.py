@@ -31,6 +31,7 @@ def test_hard_cases_in_selection(name):
         assert not claims.violations(found), where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", one_in(3, claims.OTHERS), ids=KINDS)
 def test_hard_cases_under_other_protocols_and_users(setting):
     protocol, user = setting
@@ -67,6 +68,7 @@ def test_search_on_random_games(K, XA):
         assert not claims.violations(found), where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", one_in(2, claims.OTHERS), ids=KINDS)
 def test_random_games_under_other_protocols_and_users(setting):
     protocol, user = setting
@@ -88,6 +90,7 @@ def no_violations(parts):
 MAKERS = [claims_games.near_ties, claims_games.indifferent]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 def test_hard_random_games(make, monkeypatch):
     """Every kind of small stake, and of indifference, for every player."""
@@ -98,6 +101,7 @@ def test_hard_random_games(make, monkeypatch):
 LATER = pytest.mark.nightly
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [claims_games.whole, pytest.param(claims_games.indifferent, marks=LATER), claims.mixed]
 )
@@ -111,6 +115,7 @@ def test_units_and_offsets(make, size):
     no_violations(claims_same.transfer_claims(rng, claims.mixed(rng, 4, size)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [claims_games.whole, claims.mixed])
 def test_impossible_outcomes(make):
     rng = np.random.default_rng(8)
@@ -119,6 +124,7 @@ def test_impossible_outcomes(make):
     no_violations(claims_same.impossible_claims(rng, games, huge, profiles, claims.USERS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", claims.USERS, ids=claims_whole.TIES)
 @pytest.mark.parametrize("make", [pytest.param(claims_games.whole, marks=LATER), claims_games.near_ties])
 def test_brackets_under_every_tie_rule(make, user):
@@ -127,6 +133,7 @@ def test_brackets_under_every_tie_rule(make, user):
         no_violations(claims.check_brackets(rng, make(rng, 4, size), user))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", one_in(2, claims_whole.TIES))
 @pytest.mark.parametrize("protocol", [em.Selection(), em.Pooled()], ids=["Selection", "Pooled"])
 def test_whole_numbers(protocol, ties):

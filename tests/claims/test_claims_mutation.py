@@ -330,6 +330,7 @@ def broken(checked):
     return {violation.claim.split(":")[-1].strip() for violation in claims.violations(checked)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "step", "claim"),
     [
@@ -349,6 +350,7 @@ def test_the_claims_see_a_wrong_certificate(field, step, claim):
     assert not wrong_by(field, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["slack", "weights", "by_cell"])
 def test_the_claims_see_a_wrong_coverage(field, monkeypatch):
     games, _, _, found = full_revelation()
@@ -373,6 +375,7 @@ def all_broken(parts):
     return set().union(*(broken(checked) for _, checked in parts))
 
 
+@pytest.mark.slow
 def test_the_claims_see_what_depends_on_units(monkeypatch):
     """Every number is off by 1e-6, whatever its unit, as an absolute tolerance would have it."""
     fields = "gain_lower", "gain_upper", "payoff_range", "theorem", "guarantee", "user"
@@ -415,6 +418,7 @@ def test_the_claims_see_utilities_of_impossible_outcomes(monkeypatch):
     assert "least_budget, outcome, cone" in all_broken(claims_same.impossible_claims(rng, games, huge, {}, []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", one_in(3, ["lowest", "highest", "uniform"]))
 def test_the_claims_see_an_open_bracket(ties, monkeypatch):
     rng = np.random.default_rng(3)
@@ -436,6 +440,7 @@ def test_the_claims_see_another_tie_rule(ties, monkeypatch):
     assert {"payoffs, float64", "payoffs, float32"} <= all_broken(found)
 
 
+@pytest.mark.slow
 def test_the_claims_see_a_gain_that_is_too_small(monkeypatch):
     rng = np.random.default_rng(5)
     smaller = lambda found: found._replace(gain_upper=0.9 * found.gain_upper, gain_lower=0.9 * found.gain_lower)  # noqa: E731

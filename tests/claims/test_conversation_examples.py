@@ -90,6 +90,7 @@ def test_a_user_who_guesses_at_random_is_better_told():
     np.testing.assert_allclose(advised(np.array([[0.0, 0, 1, 1]]), "agents"), -4.5)
 
 
+@pytest.mark.slow
 def test_two_rounds_help_a_cautious_adviser():
     game, protocol = catalog.cautious_advisers(), em.Conversation(2)
     name = say(game, protocol, lambda xb, said, heard: xb >> (1 - len(said)) & 1)
@@ -104,6 +105,7 @@ def test_two_rounds_help_a_cautious_adviser():
         np.testing.assert_allclose(certificate.gain_upper, gain, atol=1e-5)  # the tie tolerance is worth 4e-6
 
 
+@pytest.mark.slow
 @pytest.mark.x64  # gains of 1e-5
 def test_without_a_tie_one_bit_is_enough_to_leave_babbling():
     """If any scheme pays more than silence and the user has no tie there, so does one of its messages, sent rarely."""
@@ -126,6 +128,7 @@ def test_without_a_tie_one_bit_is_enough_to_leave_babbling():
 # few messages: fully aligned agents
 
 
+@pytest.mark.slow
 def test_naming_a_value_helps_whenever_information_does():
     """Aligned agents: naming x_B = y is worth m_y (best - default) or more, and these add up to V_full - V_none."""
     games = em.random_games(jax.random.key(0), 40, agents=1, states=4, actions=4, user_features=2)
@@ -137,6 +140,7 @@ def test_naming_a_value_helps_whenever_information_does():
     assert (full - none > 0.01).mean() > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rounds", "replies"), [(1, 1), (2, 1), (2, 2)])
 def test_aligned_agents_leave_babbling_and_are_stuck_elsewhere(rounds, replies):
     game, protocol = catalog.few_messages(), em.Conversation(rounds, replies)
@@ -187,6 +191,7 @@ def test_majority_says_more_than_one_bit():
     np.testing.assert_allclose(paid(game, [[majority], [first]], protocol)[0], [3 / 4, 2 / 3], atol=ATOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [2, 3])
 def test_bits_by_hand(bits):
     game = catalog.what_to_ask(bits)

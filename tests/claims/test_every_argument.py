@@ -173,6 +173,7 @@ def found(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLIC)
 def test_wrong_values_are_refused_by_name(found, name):
     faults = []

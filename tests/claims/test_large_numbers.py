@@ -38,6 +38,7 @@ def games(unit=1.0, who="user"):
     return em.Game(PRIOR, user, agents)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["user", "agent"])
 @pytest.mark.parametrize("name", PURE)
 def test_pure_functions_refuse_what_float32_cannot_hold(name, who):
@@ -69,6 +70,7 @@ CODES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("unit", [1e99, 1e-99])
 @pytest.mark.parametrize("name", CODES)
@@ -84,6 +86,7 @@ def test_games_of_any_size_cost_only_themselves(name, unit, x64):
                 assert found.result[1] == em.Result.FAILED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["user", "agent"])
 @pytest.mark.parametrize("protocol", [POOLED, em.Selection(0.1)], ids=["pooled", "soft selection"])
 def test_utilities_too_small_to_divide_by_are_nothing(protocol, who):
@@ -94,6 +97,7 @@ def test_utilities_too_small_to_divide_by_are_nothing(protocol, who):
     assert np.isfinite(transfers.guarantee).all()
 
 
+@pytest.mark.slow
 def test_a_smooth_equilibrium_that_float32_cannot_hold_is_a_code():
     solver = em.SmoothPlay(5.0, steps=2, settle=0, newton=1)
     with jax.enable_x64(False):
@@ -105,6 +109,7 @@ def test_a_smooth_equilibrium_that_float32_cannot_hold_is_a_code():
     np.testing.assert_array_equal(found.user[::2], plain.user[::2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x64", one_in(2, [False, True]))
 def test_sharp_users_and_choices_tend_to_the_best(x64):
     """A rate beyond 1 / eps, at which rounding times rate is no small number."""
@@ -122,6 +127,7 @@ def test_sharp_users_and_choices_tend_to_the_best(x64):
             np.testing.assert_allclose(soft.agents, met.agents, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("values", [RNG.normal(size=(3, 4)), np.ones((2, 3)), np.array([[1.0, 1.0, 0.0]])])
 @pytest.mark.parametrize("rate", one_in(2, [0.1, 30.0]))

@@ -54,6 +54,7 @@ def far_from_the_edge(name, old):
     return (abs(gains - tolerance) > tolerance / 2).all((0, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("part", SHARED)
 def test_outputs_are_those_that_were_recorded(part):
@@ -65,6 +66,7 @@ def test_verdicts_are_compared():
     assert np.concatenate(far).mean() > 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 def test_what_is_different_is_found(tmp_path, capsys):
     part, path = "bounds catalog judge", tmp_path / "one.npz"

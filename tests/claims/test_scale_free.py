@@ -55,6 +55,7 @@ def exact_payoffs(prior, u, U, schemes, ties, pooled):
     return max(each, key=lambda x: x[0])  # the first of equals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", ["agents", "lowest", "highest", "uniform"])
 @pytest.mark.parametrize("pooled", [False, True])
 def test_integer_games_pay_the_fractions_in_any_unit(pooled, ties):
@@ -137,6 +138,7 @@ def promised(game):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e9, 1e30, 1e90])
 def test_impossible_outcomes_promise_nothing(size):
     """An outcome of probability zero, whatever it would be worth, changes no number."""

@@ -62,6 +62,7 @@ def rows(protocol):
     return SCHEMES if protocol.conversation is None else RULES
 
 
+@pytest.mark.slow
 @sessions
 @pytest.mark.parametrize("name", one_in(2, PROTOCOLS))
 def test_payoffs_and_slopes(name, dtype, strict):
@@ -86,6 +87,7 @@ def given_type(dtype):
     return dtype if jax.config.jax_enable_x64 else "float32"
 
 
+@pytest.mark.slow
 def test_mixed_types_are_promoted_as_in_other_sessions(strict):
     for name in ("pooled", "selection"):
         mixed = em.Game(jnp.asarray(FIELDS[0], "float32"), FIELDS[1], jnp.asarray(FIELDS[2], "float32"))

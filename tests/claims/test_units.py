@@ -19,6 +19,7 @@ def games_and_profiles(count=12, agents=2):
 
 
 # what float64 can hold of the differences between actions beside an offset, times the LPs' tolerance in gains
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "offset", "tolerance"),
     [(1e-9, 0, 1e-6), (1e-6, 0, 1e-6), (1e6, 0, 1e-6), (1e19, 0, 1e-6), (1.0, 1e4, 1e-6), (1.0, 1e6, 1e-4)],
@@ -68,6 +69,7 @@ def test_quantal_users_follow_if_their_precision_does(unit):
         np.testing.assert_allclose(changed.relative_gain, plain.relative_gain, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_solve_in_other_units():
     games, _ = games_and_profiles(8)
     for unit, offset in ((1e-8, 0.0), (1.0, 1e6)):

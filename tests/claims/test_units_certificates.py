@@ -71,6 +71,7 @@ def test_who_is_indifferent_costs_no_other_game(setting):
         assert (em.stability(games).result == em.Result.CERTIFIED).all()
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 def test_an_indifferent_user_is_not_decided_by_noise():
     """The tie rule decides, the same in payoffs and certificates."""
@@ -155,6 +156,7 @@ def test_a_rare_catastrophe_changes_no_verdict(rare):
         assert both.user == pytest.approx(em.certify(game, profile, SELECTION, RATIONAL).user, abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10.0, 1e3, 1e6, 1e9, 1e12, 1e15, 1e30, 1e60, 1e99])
 def test_an_action_dominated_by_any_amount_is_never_taken(size):
     """Action 1, which agents want, is worse than action 0 in both states; action 2 is dominated in one state."""

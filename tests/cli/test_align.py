@@ -35,6 +35,7 @@ QUICK = ("--subsets", "3", "--agents", "1,6")
 FEWEST = ("--subsets", "1", "--agents", "1,4")
 
 
+@pytest.mark.slow
 def test_table_and_run_directory(run, tmp_path):
     save_wide()
     code, out, err = run("align", "t.csv", "--id", "prompt", "--target", "human", "--seed", "4", *QUICK)
@@ -68,6 +69,7 @@ def test_table_and_run_directory(run, tmp_path):
     assert len({len(line) for line in columns}) == 1, "the columns line up"
 
 
+@pytest.mark.slow
 def test_json_is_one_document_and_the_same_each_time(run, tmp_path):
     save_long()
     arguments = ("align", "t.csv", "--subsets", "3", "--json")
@@ -87,6 +89,7 @@ def test_json_is_one_document_and_the_same_each_time(run, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "sup"])
 def test_several_answers_have_an_offset_a_prompt(run, norm):
     rng = np.random.default_rng(0)
@@ -100,6 +103,7 @@ def test_several_answers_have_an_offset_a_prompt(run, norm):
     assert {line["offset"] for line in json.loads(out)["curves"]} == {"none"}
 
 
+@pytest.mark.slow
 def test_tolerance_decides_who_is_covered(run):
     save_wide()
     shares = {}
@@ -115,6 +119,7 @@ def test_tolerance_decides_who_is_covered(run):
     assert shares["1e6"] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_without_force(run, tmp_path):
     save_long()
     assert run("align", "t.csv", "--out", "mine", *FEWEST)[0] == 0
@@ -125,6 +130,7 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
     assert (tmp_path / "mine/manifest.json").read_text() != before
 
 
+@pytest.mark.slow
 def test_a_failure_while_drawing_costs_no_result(run, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -140,6 +146,7 @@ def test_a_failure_while_drawing_costs_no_result(run, tmp_path, monkeypatch):
     assert "manifest.json" in {path.name for path in (tmp_path / "align-1").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_progress_bar_is_for_terminals(run, monkeypatch):
     save_long()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -200,6 +207,7 @@ def test_help(run):
     assert "align" in run("--help")[1]
 
 
+@pytest.mark.slow
 def test_figures_hold_what_they_say(run, monkeypatch, tmp_path):
     """The lines are the curves' numbers, an axis an offset; the last panel is a share against the error."""
     from matplotlib.figure import Figure

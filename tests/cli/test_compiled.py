@@ -23,6 +23,7 @@ def run(home, *words):
     return sorted(str(path) for path in (home / "cache").rglob("*") if path.is_file() and path.name.endswith("-cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.host_only
 def test_the_second_run_compiles_nothing(tmp_path):
     assert run(tmp_path, "--no-cache", *SEARCH) == []

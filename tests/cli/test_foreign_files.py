@@ -68,6 +68,7 @@ KINDS = [pytest.param(kind, marks=pytest.mark.nightly if kind == "tune" else ())
 FOREIGN = ({"name": "my app"}, {"schema": 2, "kind": "search"}, {"kind": "sweep", "config": {}, "versions": {}}, [], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_directory_of_other_files_is_refused_and_as_it_was(run, force):
     few = ([".env.local"], ["parts"], [".lock"], ["manifest.json"], ["parts", ".env.local", ".lock"])
@@ -84,6 +85,7 @@ def test_a_directory_of_other_files_is_refused_and_as_it_was(run, force):
         assert seen(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_another_kind_is_refused_and_as_it_was(run, kind):
     assert run(*COMMANDS[kind], "--out", "run")[0] == 0
@@ -95,6 +97,7 @@ def test_a_run_of_another_kind_is_refused_and_as_it_was(run, kind):
     assert seen(Path("run")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_files_within_a_run_stay(run, kind):
     """A run goes on, or starts anew, around them; it is not replaced by another, and the refusal names one of them."""
@@ -144,6 +147,7 @@ def test_a_page_of_somebody_else_in_a_run_is_not_replaced(run):
     assert not Path("run/report.html").exists()
 
 
+@pytest.mark.slow
 def test_two_searches_started_together_have_a_name_each():
     command = [sys.executable, "-m", "emalign_jax", *COMMANDS["search"]]
     both = [subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -86,6 +86,7 @@ def runs(tmp_path_factory):
     return here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["search", "sweep", "align"])
 def test_a_page_needs_nothing_else(runs, kind, tmp_path):
     out = tmp_path / "page.html"

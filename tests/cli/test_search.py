@@ -22,6 +22,7 @@ SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
+@pytest.mark.slow
 def test_search_writes_a_whole_run(run, tmp_path):
     code, out, _ = run("search", *SMALL, "--agents", "1,3", "--out", "here")
     assert code == 0
@@ -50,6 +51,7 @@ def test_search_writes_a_whole_run(run, tmp_path):
     assert len({len(line) for line in table}) == 1, "the columns line up"
 
 
+@pytest.mark.slow
 def test_json_is_one_document(run):
     code, out, err = run("search", *SMALL, "--starts", "2", "--json")
     document = json.loads(out)
@@ -80,6 +82,7 @@ def test_json_is_one_document(run):
     np.testing.assert_allclose([entry["user"] for entry in certified["games"]], by_start, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(run, tmp_path):
     for name in ("one", "two"):
         assert run("search", *SMALL, "--seed", "7", "--out", name)[0] == 0
@@ -89,6 +92,7 @@ def test_the_same_seed_gives_the_same_run(run, tmp_path):
     assert not np.array_equal(em.load_games("one/games.npz").prior, em.load_games("three/games.npz").prior)
 
 
+@pytest.mark.slow
 def test_pooled_quantal(run):
     code, out, _ = run(
         "search", *SMALL, "--states", "3", "--messages", "4", "--protocol", "pooled", "--precision", "20", "--out", "p"
@@ -101,6 +105,7 @@ def test_pooled_quantal(run):
     assert "unrefuted" not in out
 
 
+@pytest.mark.slow
 def test_given_games_with_one_that_is_malformed(run, tmp_path):
     games = em.Game(*(np.repeat(x[None], 5, 0) for x in np_fields(em.catalog.two_prosecutors())))
     prior = games.prior.copy()
@@ -132,6 +137,7 @@ def test_a_profile_that_is_no_equilibrium_is_said_to_be_none(run):
     assert entry["no_information"] == pytest.approx(0.7)
 
 
+@pytest.mark.slow
 def test_the_tolerance_is_that_of_the_protocol_and_user_unless_it_is_given(run):
     quick = ("search", *SMALL, "--states", "3", "--method", "best_responses", "--json")
     pooled = ("--protocol", "pooled", "--precision", "20", "--messages", "2", "--agents", "1")
@@ -180,6 +186,7 @@ def test_the_command_line_knows_every_tie_rule(run):
         assert json.loads(out)["games"][0]["agents"] == pytest.approx([paid[rule]])
 
 
+@pytest.mark.slow
 def test_a_value_below_the_worst_exact_equilibrium_is_told(run):
     """Prosecutor against defender: full information, worth 1, is the only equilibrium value; outbidding within nine
     tenths of the payoff ranges ends well below it."""
@@ -214,6 +221,7 @@ def test_only_certified_values_that_are_below_by_more_than_rounding_count():
     np.testing.assert_allclose(table.below_worst(rows), [0.4, 0, 0, 0, 0, 0])
 
 
+@pytest.mark.slow
 def test_the_worst_exact_equilibrium_is_there_where_it_is_known(run):
     quick = ("search", *SMALL[:-2], "--family", "shared_bias", "--states", "3", "--method", "best_responses")
     assert run(*quick, "--agents", "1,3", "--starts", "2", "--out", "here")[0] == 0
@@ -333,6 +341,7 @@ def test_bad_schemes_are_one_line(run, schemes, words):
     assert refused(run("certify", "g.npz", "s.npz"), "s.npz", *words)
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_without_force(run, tmp_path):
     assert run("search", *SMALL, "--out", "mine")[0] == 0
     before = {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
@@ -346,6 +355,7 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
     assert (tmp_path / "diary" / "monday").read_text() == "dear diary"
 
 
+@pytest.mark.slow
 def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
     from emalign_jax.experiments.search import parts
 
@@ -360,6 +370,7 @@ def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
     assert len(list((tmp_path / "mine").iterdir())) == 6, "the old run is untouched"
 
 
+@pytest.mark.slow
 def test_lps_done_again_are_counted(run, tmp_path, monkeypatch):
     def solve(*arguments, **options):
         found = em.solve(*arguments, **options)

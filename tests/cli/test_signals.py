@@ -250,6 +250,7 @@ def test_each_signal_has_its_code_and_nothing_is_left(tmp_path, kind):
     assert ended(tmp_path, kind) == (128 + kind, "", SAID)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "waits",
     [

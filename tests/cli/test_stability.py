@@ -43,6 +43,7 @@ def table_of(out):
     return out.split("\n\n")[0].splitlines()
 
 
+@pytest.mark.slow
 def test_table_and_figure(run, tmp_path):
     em.save_games("g.npz", em.catalog.two_prosecutors())
     code, out, err = run("stability", "g.npz")
@@ -55,6 +56,7 @@ def test_table_and_figure(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.npz", "stability-2.png", "stability.png"]
 
 
+@pytest.mark.slow
 def test_several_sizes_in_one_table_that_lines_up(run):
     save_several("g.npz")
     code, out, _ = run("stability", "g.npz")
@@ -67,6 +69,7 @@ def test_several_sizes_in_one_table_that_lines_up(run):
     assert "K = 2: 3 games" in out
 
 
+@pytest.mark.slow
 def test_json(run, tmp_path):
     save_several("g.npz")
     code, out, err = run("stability", "g.npz", "--json")
@@ -113,6 +116,7 @@ def test_a_malformed_game_and_one_of_no_worth(run):
     assert document["summary"]["failed"] == 1
 
 
+@pytest.mark.slow
 def test_only_the_first_rows_are_printed(run):
     em.save_games("g.npz", judges(60))
     code, out, _ = run("stability", "g.npz")
@@ -133,6 +137,7 @@ def test_all_games_worth_nothing(run, tmp_path):
     assert (tmp_path / "stability.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_without_force(run, tmp_path):
     em.save_games("g.npz", em.catalog.pharma_market())
     (tmp_path / "mine.png").write_text("a holiday")

@@ -40,6 +40,7 @@ def table(path):
     return pd.read_parquet(path / "games.parquet").drop(columns="seconds")
 
 
+@pytest.mark.slow
 def test_a_sweep_from_config_to_figure_and_once_more(run, tmp_path):
     code, out, err = run("sweep", "grid.toml", "--out", "here")
     assert (code, err) == (0, "")
@@ -68,6 +69,7 @@ def test_a_sweep_from_config_to_figure_and_once_more(run, tmp_path):
     assert parts == {path: path.stat().st_mtime_ns for path in (here / "parts").iterdir()}, "nothing computed again"
 
 
+@pytest.mark.slow
 def test_a_changed_config_is_refused_key_by_key_and_force_starts_anew(run, tmp_path):
     assert run("sweep", "grid.toml", "--out", "here")[0] == 0
     changed = GRID.replace("count = 3", "count = 2").replace('title = "Small"', 'title = "Other"')
@@ -84,6 +86,7 @@ def test_a_changed_config_is_refused_key_by_key_and_force_starts_anew(run, tmp_p
     assert len(list(Path("here/parts").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_begun_before_the_default_tolerance_goes_on_or_says_why_not(run):
     """Manifests used to hold 1e-3 wherever the config said nothing, and nothing else of tolerances."""
     quantal = GRID + "[user]\nprecision = 5\n"
@@ -104,6 +107,7 @@ def test_a_sweep_that_was_begun_before_the_default_tolerance_goes_on_or_says_why
     assert parts == {path: path.stat().st_mtime_ns for path in Path("True/parts").iterdir()}, "nothing computed again"
 
 
+@pytest.mark.slow
 def test_values_below_the_worst_exact_equilibrium_are_told(run):
     """Opposed agents: only full information is an equilibrium, and outbidding within .9 of the ranges stops before."""
     loose = '[games]\nfamily = "opposed"\nagents = 2\ncount = 8\n[solver]\nmethod = "best_responses"\ntolerance = 0.9\n'
@@ -119,6 +123,7 @@ def test_values_below_the_worst_exact_equilibrium_are_told(run):
     assert said in html.unescape(Path("here/report.html").read_text())
 
 
+@pytest.mark.slow
 def test_other_versions_are_a_difference(run):
     assert run("sweep", "grid.toml", "--out", "here")[0] == 0
     manifest = json.loads(Path("here/manifest.json").read_text())
@@ -127,6 +132,7 @@ def test_other_versions_are_a_difference(run):
     assert refused(run("sweep", "grid.toml", "--out", "here"), 'version of highspy is "0.0.1" there')
 
 
+@pytest.mark.slow
 def test_count_makes_any_config_small(run, tmp_path):
     assert run("sweep", "grid.toml", "--count", "1")[0] == 0
     assert len(table(tmp_path / "sweep-grid")) == 4
@@ -172,6 +178,7 @@ def test_what_is_not_a_sweep_is_not_touched(run):
     assert sorted(path.name for path in Path("mine").iterdir()) == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_directory_are_refused(run):
     assert run("sweep", "grid.toml", "--out", "here")[0] == 0
     with open("here/.emalign-lock", "w") as held:
@@ -182,6 +189,7 @@ def test_two_processes_on_one_directory_are_refused(run):
     assert run("sweep", "grid.toml", "--out", "here")[0] == 0, "a lock that no process holds is none"
 
 
+@pytest.mark.slow
 def test_games_that_fail_are_listed_and_the_code_is_1(run):
     slow = '[games]\nfamily = "noise"\nagents = 3\ncount = 4\n[solver]\nmethod = "best_responses"\nsteps = 1\n'
     slow += 'start = "random"\ntolerance = 1e-9\n[protocol]\nkind = "pooled"\nmessages = 2\n[user]\nprecision = 50\n'

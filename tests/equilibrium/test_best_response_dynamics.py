@@ -29,6 +29,7 @@ def starts(seed, exact, game, M):
     yield monopoly
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("XA", [1, 2])
 @pytest.mark.parametrize("seed", range(6))
 def test_outbid_ends_at_an_equilibrium(seed, XA):
@@ -47,6 +48,7 @@ def test_outbid_ends_at_an_equilibrium(seed, XA):
         assert certificate.user >= exact.least_value - 1e-6  # the user can always ignore the messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("XA", [1, 2])
 def test_outbidding_on_frontiers_is_outbidding_by_highs(XA):
     """Two routes: frontiers of all games by the batched simplex, and an LP of HiGHS for each best response."""
@@ -78,6 +80,7 @@ def test_outbid_in_named_games(name):
             assert certificate.user >= 1 - 0.02
 
 
+@pytest.mark.slow
 def test_outbid_stops_when_told_and_never_harms_the_user():
     game = random_game(0, K=3)
     exact = check(game, em.Selection(), RATIONAL)
@@ -94,6 +97,7 @@ def test_outbid_stops_when_told_and_never_harms_the_user():
     np.testing.assert_allclose(part, whole, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [RATIONAL, em.QuantalUser(10.0)], ids=["rational", "quantal"])
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection()], ids=["pooled", "selection"])
 def test_best_response_dynamics_returns_the_best_it_met(protocol, user):

@@ -77,6 +77,7 @@ def test_a_user_with_private_information(setting):
     assert_consistent(games, setting, solution)
 
 
+@pytest.mark.slow
 def test_known_equilibrium_values():
     """The user learns all, whichever equilibrium is found: section 9 of docs/model.md."""
     for game in (em.catalog.biased_advisers(), em.catalog.prosecutor_against_defender()):
@@ -102,6 +103,7 @@ def test_one_game_without_batch_axis():
     assert several.result.shape == (4,)
 
 
+@pytest.mark.slow
 def test_several_batch_axes():
     games = make(4)
     grid = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), games)
@@ -136,6 +138,7 @@ def test_a_game_does_not_depend_on_its_batch():
     assert np.abs(solve(make(2), QUANTAL, verify=False, key=jax.random.key(4)).schemes - few.schemes).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [RATIONAL, QUANTAL], ids=["selection-rational", "pooled-quantal"])
 @pytest.mark.parametrize(
     ("field", "index", "value"),
@@ -207,6 +210,7 @@ def test_monopolists_as_start():
     assert_consistent(games, RATIONAL, started)
 
 
+@pytest.mark.slow
 def test_too_few_messages_are_not_hidden():
     # one message reveals nothing; with two the prosecutor could gain .6
     for setting, gain in ((RATIONAL, 0.6), (QUANTAL, 0.38236599 - 1 / (1 + np.exp(5 * 0.4)))):
@@ -282,6 +286,7 @@ def test_bad_arguments(options, message):
         solve(make(), **options)
 
 
+@pytest.mark.slow
 def test_best_responses_alone_end_at_equilibria_too():
     """Both solvers from the same starts: what is certified of either holds for both, though the equilibria differ."""
     games = em.random_games(jax.random.key(5), 6, family="shared_bias", agents=2, states=3, actions=3, bias=2.0)

@@ -72,6 +72,7 @@ def test_against_slow_loops(user, protocol, tied):
         np.testing.assert_allclose(agents, slow[1], rtol=0, atol=ROUNDING)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("tied", [False, True], ids=["generic", "tied"])
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=PROTOCOL_IDS)

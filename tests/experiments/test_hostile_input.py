@@ -98,6 +98,7 @@ def test_no_name_is_a_formula_in_a_table():
     assert [text.plain(word) for word, _ in cells] == WORDS
 
 
+@pytest.mark.slow
 def test_names_of_align_are_no_formulas(run):
     rng = np.random.default_rng(0)
     pd.DataFrame(rng.normal(size=(12, 4)), columns=["=cmd|x", "@b", "c", "d"]).to_csv("t.csv", index=False)
@@ -144,6 +145,7 @@ def test_a_poll_of_next_to_no_answers_is_not_spread_out(monkeypatch):
         tables.read(Path("t.csv"))
 
 
+@pytest.mark.slow
 def test_a_manifest_asks_for_no_grid_without_end():
     plain = sweeps.parse("", "x.toml").plain() | {
         name: list(range(1, 101)) for name in ("games.agents", "games.states")

@@ -121,6 +121,7 @@ with begun(None, kind, manifest(kind, {}, 0), False) as run:
     assert {path.name for path in Path("search-1").iterdir()} == {MANIFEST, "table", "thesis.tex"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", ["before", "between", "after"])
 def test_killed_while_it_replaces_another_run_one_of_them_is_there(between):
     work(Path("mine"), text="old")

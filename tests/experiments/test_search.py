@@ -58,6 +58,7 @@ def test_blocks_do_not_matter(run, few, tmp_path):
     np.testing.assert_allclose(again.user, ours, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_games_and_starts_are_those_of_the_whole_batch():
     key, sizes = jax.random.key(3), {"agents": 2, "states": 3, "information_worth": 0.1}
     whole, part = em.random_games(key, 600, **sizes), em.random_games(key, 40, first=530, **sizes)
@@ -70,6 +71,7 @@ def test_games_and_starts_are_those_of_the_whole_batch():
     np.testing.assert_array_equal(all_of_them.schemes[530:570], some.schemes)
 
 
+@pytest.mark.slow
 def test_the_number_of_games_compiles_nothing_anew():
     traced = []
 

@@ -171,6 +171,7 @@ def test_what_the_library_refuses_is_told_by_the_names_of_the_config(text, words
         assert word in message
 
 
+@pytest.mark.slow
 def test_games_that_cannot_be_drawn_are_told_by_file_key_and_cell(tmp_path):
     with pytest.raises(ValueError, match=r"^small\.toml: games\.information_worth: .* \(at games\.agents = 1\)$"):
         sweep("[games]\nagents = [1, 2]\nactions = 1\ncount = 1\n", tmp_path)
@@ -204,6 +205,7 @@ def test_every_ablation_is_shipped():
 # rows
 
 
+@pytest.mark.slow
 def test_rows_say_what_they_are(unbroken):
     _, rows = unbroken
     assert len(rows) == 4 * 7
@@ -225,6 +227,7 @@ def test_rows_say_what_they_are(unbroken):
     assert (rows["user_value"] >= floor - 1e-6).all()
 
 
+@pytest.mark.slow
 def test_a_block_does_not_depend_on_what_was_done_before(unbroken):
     text = SMALL + '[solver]\nstart = "random"\nmethod = "best_responses"\n'
     config = configs.parse(text, "x")
@@ -249,6 +252,7 @@ def test_measures_can_be_left_out_and_columns_stay(unbroken):
 # what survives
 
 
+@pytest.mark.slow
 def test_what_is_there_is_kept_and_what_is_not_is_computed(unbroken, tmp_path):
     path, rows = unbroken
     parts = sorted((path / "parts").iterdir())
@@ -341,6 +345,7 @@ def science(tmp_path_factory):
     return sweep(SCIENCE, tmp_path_factory.mktemp("science"))[0]
 
 
+@pytest.mark.slow
 def test_in_the_hull_every_equilibrium_is_full_information_up_to_the_certified_gain(science):
     rows = science.query("family == 'hull' and agents > 1")
     assert rows["ok"].all()

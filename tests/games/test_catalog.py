@@ -41,6 +41,7 @@ def test_every_game_is_sound(name):
     assert informed(game)[0] > silent(game)[0] + 0.01  # information is worth something in all of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("game", "full", "none"),
     [

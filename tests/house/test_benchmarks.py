@@ -33,12 +33,12 @@ def test_selection_benchmark_runs_small(tmp_path):
 
 
 @pytest.mark.nightly
-def test_pooled_benchmark_runs_small(tmp_path):
+def test_benchmark_of_belief_lps_runs_small(tmp_path):
     """Both sides are this release here."""
-    script = ROOT / "benchmarks" / "pooled.py"
+    script = ROOT / "benchmarks" / "beliefs.py"
     child(script, "--quick", "--release", ROOT, "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert len(rows) == 3
+    assert len(rows) == 5
     for row in rows.values():
         assert row["share"] == row["other_share"] > 0.8
         assert row["ratio"] > 0
@@ -65,7 +65,7 @@ def test_conversation_benchmark_runs_small(tmp_path):
 def test_tuning_benchmark_runs_small(tmp_path):
     out = child(ROOT / "benchmarks" / "tuning.py", "gradients", "batch", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert len(rows) == 3
+    assert len(rows) == 5
     assert all(row["row"] in out for row in rows)
     assert sum(row.get("wrong but not flagged", 0) for row in rows) == 0
 

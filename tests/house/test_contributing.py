@@ -91,6 +91,7 @@ def test_there_is_one_file_a_kind_of_extension():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_plugin_runs_in_a_process_that_knows_nothing_of_it(tmp_path):
     (tmp_path / "scaled.py").write_text(FILES["scaled.py"])
     command = (
@@ -265,6 +266,7 @@ def test_a_protocol_that_needs_two_agents_is_checked_without_monopolists():
     assert found.result in (em.Result.UNREFUTED, em.Result.ABOVE_TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn(run):
     code, *_ = run("search", "--family", "hull", *SMALL, "--out", "drawn")
     assert code == 0

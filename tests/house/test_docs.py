@@ -63,6 +63,7 @@ def test_names_exist():
     assert not exists("em.Game.prios")
 
 
+@pytest.mark.slow
 def test_code_runs():
     (block,) = re.findall(r"```python\n(.*?)```", MODEL, re.S)
     with contextlib.redirect_stdout(io.StringIO()) as said:

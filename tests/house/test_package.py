@@ -15,6 +15,7 @@ pytestmark = pytest.mark.host_only
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_import_is_light_and_sets_no_flag():
     report = json.loads(
         child(
@@ -36,6 +37,7 @@ def test_import_is_light_and_sets_no_flag():
     assert seconds < 2  # of this process alone, .3 s
 
 
+@pytest.mark.slow
 def test_names_are_there_at_first_use_whatever_was_imported_before():
     told = child(
         "import importlib, pkgutil, sys\n"

@@ -174,6 +174,7 @@ def test_complex_numbers_are_refused(name, games):
         COMPLEX[name](games)
 
 
+@pytest.mark.slow
 def test_an_integer_seed_is_a_key(games):
     same = em.random_games(jax.random.key(3), 2, agents=2, states=3, actions=3)
     np.testing.assert_array_equal(games.prior, same.prior)

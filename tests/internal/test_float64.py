@@ -52,6 +52,7 @@ def user_value(u):
     return jnp.where(jnp.isfinite(found.user), found.user, 0).sum(), found[:4]
 
 
+@pytest.mark.slow
 def test_equilibria_do_not_depend_on_how_they_are_compiled():
     prior, u, U, start = restless()
     with jax.enable_x64(False):

@@ -277,6 +277,7 @@ def test_a_sweep_of_huge_numbers_is_refused(run, frugal, text, number, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["grid.toml"]
 
 
+@pytest.mark.slow
 def test_all_cells_are_measured_before_any_is_checked(run, monkeypatch):
     from emalign_jax.experiments.sweep import cell
 

@@ -39,6 +39,7 @@ def test_random_lps_agree_with_highs(count):
             assert not exact.optimal or abs(found.value[k] - exact.value) <= 1e-7 * (1 + abs(exact.value))
 
 
+@pytest.mark.slow
 def test_free_columns_and_lps_without_an_optimum():
     rng = np.random.default_rng(0)
     rows, x, price = rng.normal(size=(60, 8, 5)), rng.normal(size=(60, 5)), rng.random((60, 8))
@@ -100,6 +101,7 @@ def test_fits_together_are_fits_one_by_one(rule):
     assert verdict[many.solved].all()
 
 
+@pytest.mark.slow
 def test_what_fails_its_check_is_done_by_highs_and_counted(monkeypatch):
     games = em.random_games(jax.random.key(0), 6, family="shared_bias", agents=2, states=3, actions=3)
     words = {"start": "monopolist", "key": jax.random.key(0)}
@@ -129,6 +131,7 @@ def hard_games():
             yield em.Game(*(np.stack(x) for x in zip(*(g.__dict__.values() for g in games), strict=True)))
 
 
+@pytest.mark.slow
 def test_stability_of_hard_games_is_that_of_highs():
     fallback = total = 0
     for games in hard_games():
@@ -172,6 +175,7 @@ def test_curves_are_bounded_by_their_multipliers():
         )
 
 
+@pytest.mark.slow
 def test_certify_batched_is_certify_by_highs():
     games = em.random_games(jax.random.key(2), 12, family="goal", agents=3, states=3, actions=3, user_features=2)
     schemes = np.random.default_rng(0).dirichlet(np.ones(3), (12, 3, 3))
@@ -181,6 +185,7 @@ def test_certify_batched_is_certify_by_highs():
         np.testing.assert_allclose(getattr(found, field), getattr(exact, field), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_words_and_sizes():
     games = em.random_games(jax.random.key(0), 2, agents=2, states=2, actions=2)
     for call in (
@@ -217,6 +222,7 @@ def test_batched_worst_distributions_are_those_of_highs(user):
     np.testing.assert_allclose(least[0], many.full_information - many.slack - (many.weights * GAINS).sum(1), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_theorems_together_are_those_of_highs():
     rng = np.random.default_rng(0)
     u, U, full = rng.normal(size=(20, 3, 4)), rng.normal(size=(20, 2, 3, 4)), rng.normal(size=20)
@@ -245,6 +251,7 @@ def test_sup_norm_fits_together_are_those_of_highs(rule):
         assert verify(many, users, others, **words)[many.solved].all()
 
 
+@pytest.mark.slow
 def test_multipliers_that_prove_too_little_are_left_to_highs_and_counted(monkeypatch):
     """Of every third LP the solver returns multipliers that are 1 % off, and claims that they are proved."""
     maximise = batched_lp.maximise

@@ -58,6 +58,7 @@ class Paid(em.Selection):
         return em.Payoffs(paid.user, paid.agents + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [em.Selection(0.5), em.Comparison(2, 0.5), Paid(0.5)], ids=lambda p: p.title)
 def test_a_temperature_leaves_the_protocol_what_it_is(protocol):
     games = em.random_games(jax.random.key(1), 2, agents=3, states=2, actions=3)
@@ -74,6 +75,7 @@ def test_a_temperature_leaves_the_protocol_what_it_is(protocol):
         np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_temperature_is_set_behind_a_channel():
     games = em.random_games(jax.random.key(1), 2, **SIZE)
     both = mechanisms.Several((mechanisms.Listing(), mechanisms.SelectionTemperature(start=0.25)))
@@ -88,6 +90,7 @@ def test_a_temperature_is_set_behind_a_channel():
     assert np.abs(np.asarray(paid.agents) - np.asarray(other.agents)).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_report_of_nothing_and_of_all():
     """At a share of about 0 the report is noise: V_full is as before. The user loses nothing by knowing it."""
     games = em.random_games(jax.random.key(1), 3, user_features=2, **SIZE)

@@ -78,13 +78,6 @@ def test_linear_programs(points):
     assert_runs_on_a_device(text)
 
 
-def test_polished_answers():
-    with jax.enable_x64(True):
-        data = [jnp.ones(shape) for shape in ((GAMES, 6), (GAMES, 5, 6), (GAMES, 5))]
-        text = lowered(simplex.polish.__wrapped__, *data, jnp.zeros((GAMES, 6), jnp.int32))
-    assert_runs_on_a_device(text)
-
-
 def test_payoffs():
     games = em.random_games(0, GAMES, agents=2, states=2, actions=2)
     reduced = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), em.reduce_game(games, np))
@@ -104,6 +97,7 @@ STAGES = [
 ]
 
 
+@pytest.mark.slow
 def test_bounds_and_searches_of_beliefs():
     """All stages of `concavification`, at the shapes with which a whole bound and a whole search call them."""
     B, T, A = 3, 2, 3

@@ -117,6 +117,7 @@ def test_where_babbling_turns_unstable_the_system_is_singular():
     assert found.derivative.tolist() == [em.Derivative.SINGULAR, em.Derivative.SMOOTH]
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 def test_where_a_message_falls_out_of_use_the_derivative_is_not_trusted():
     """The best scheme of one prosecutor splits the prior into belief 0 and the belief at which a line from 0 touches

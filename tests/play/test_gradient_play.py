@@ -34,6 +34,7 @@ def paid(games, played, user, protocol=None):
     return em.payoffs(games, played.schemes, protocol or em.Pooled(), user)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extrapolation", ["none", "optimistic", "extragradient"])
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.1)], ids=["pooled", "selection"])
 def test_one_prosecutor_reaches_the_optimum_for_each_precision(extrapolation, protocol):
@@ -62,6 +63,7 @@ def test_float64_play_is_more_exact_and_sets_no_flag():
     np.testing.assert_allclose(got, JUDGE[5.0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_shift_of_logits_changes_nothing():
     games = em.reduce_game(batch(em.catalog.biased_advisers(), 3), np)
     games = jax.tree.map(lambda x: jnp.moveaxis(jnp.asarray(x), 0, -1), games)
@@ -77,6 +79,7 @@ def test_a_shift_of_logits_changes_nothing():
     assert np.abs(np.asarray(ends[0]) - np.asarray(jax.nn.softmax(state.logits, axis=2))).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_free_lane_takes_the_next_game_and_results_stay_the_same(monkeypatch, threads):
     # 280 easy games, in which agents are indifferent, and 20 real ones
@@ -112,6 +115,7 @@ def test_a_free_lane_takes_the_next_game_and_results_stay_the_same(monkeypatch, 
     assert np.abs(streamed.schemes[real] - schemes[real]).max((1, 2, 3)).min() > 0.05
 
 
+@pytest.mark.slow
 def test_the_last_games_of_a_wide_tile_go_on_in_a_narrow_one(monkeypatch):
     count = 60
     games = batch(em.catalog.judge(), count)
@@ -141,6 +145,7 @@ def test_an_error_in_one_thread_comes_out_and_stops_the_others(monkeypatch):
     assert len(seen) < 5000  # 33 s for all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refused", [False, True])
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.1)], ids=["pooled", "selection"])
 def test_steps_are_the_same_as_one_kernel_or_many(protocol, refused, monkeypatch):

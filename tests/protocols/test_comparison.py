@@ -74,6 +74,7 @@ def test_exact_payoffs_are_those_of_all_subsets_ties_included(compared):
             np.testing.assert_allclose(played.agents, agents, atol=1e-5)  # the tie tolerance
 
 
+@pytest.mark.slow
 def test_pseudo_gradient_is_the_derivative():
     user, protocol = em.QuantalUser(6.0), em.Comparison(2, 0.2)
     game = random_game(1, XA=2)
@@ -130,6 +131,7 @@ def test_the_most_between_two_values_by_another_route(XA):
             assert low - 1e-5 <= values[0] <= high + 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compared", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(2))
 def test_no_scheme_beats_the_best_response_and_it_is_approached(compared, seed):
@@ -191,6 +193,7 @@ def test_ties_are_for_the_lowest_index_even_between_others():
     assert best[1] == pytest.approx(0.6, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K", [3, 5])
 def test_with_one_compared_every_agent_is_a_monopolist(K):
     games = random_games(4, K=K)
@@ -202,6 +205,7 @@ def test_with_one_compared_every_agent_is_a_monopolist(K):
     np.testing.assert_allclose(found.user, np.mean(alone, 0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_compared_of_three_settle():
     solver = em.BestResponseDynamics(steps=20)
     found = em.solve(random_games(3, K=3), em.Comparison(2), RATIONAL, solver, start="monopolist")
@@ -248,6 +252,7 @@ def test_compared_is_an_integer_of_at_least_one(compared):
         em.Comparison(compared)
 
 
+@pytest.mark.slow
 def test_refusals():
     game, schemes, user = random_game(0), em.full_revelation(4, 3, 3), em.QuantalUser(5.0)
     for call in (em.certify, em.payoffs):
@@ -272,6 +277,7 @@ def test_refusals():
         em.solve(many, em.Comparison(10), RATIONAL, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_play_alone_does_any_user():
     game = jax.tree.map(lambda x: np.stack([x] * 2), random_game(0))
     solver = em.GradientPlay(steps=100)
@@ -295,6 +301,7 @@ def test_certify_on_the_command_line(run, tmp_path):
     assert "compared: expected at most K = 4" in err
 
 
+@pytest.mark.slow
 def test_search_on_the_command_line(run, tmp_path):
     em.save_games(tmp_path / "games.npz", random_games(2, K=3))
     code, out, _ = run("search", "--games", tmp_path / "games.npz", "--compare", 1, "--out", tmp_path / "out")

@@ -93,6 +93,7 @@ def two_questions():
     return game, rules, shape
 
 
+@pytest.mark.slow
 def test_tied_replies():
     """Either question is worth 3/4 to the user, and 1/4 or 2/4 to an agent; each agent's payoff is its own supremum."""
     game, rules, shape = two_questions()
@@ -121,6 +122,7 @@ FIXED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FIXED)
 def test_fixed_replies_by_recursion(case):
     shape, acting, rules_of_reply = FIXED[case]
@@ -131,6 +133,7 @@ def test_fixed_replies_by_recursion(case):
         assert_like(got, [brute.payoffs(games[n], rules[n], shape, user) for n in range(2)])
 
 
+@pytest.mark.slow
 def test_many_types_ask_few_questions():
     """Five types, replies for three of them; and each type's number in two digits."""
     K, shape = 1, Shape(2, 2, 3)
@@ -361,6 +364,7 @@ def test_no_gradient_where_payoffs_jump():
 # batches
 
 
+@pytest.mark.slow
 def test_parameters_over_the_batch():
     """A precision, a temperature and a reply rule of its own for each game."""
     K, shape = 2, Shape(2, 2, 2)

@@ -97,6 +97,7 @@ def test_play_finds_the_equilibrium_of_a_new_protocol():
     np.testing.assert_allclose(solution.agents, 0.38236599, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_new_protocol_is_searched_and_never_certified():
     game = em.catalog.judge()
     solution = em.solve(game, Lottery(), em.QuantalUser(5.0), key=0)
@@ -113,6 +114,7 @@ def test_a_new_protocol_is_searched_and_never_certified():
         np.testing.assert_allclose(getattr(found, name), getattr(right, name), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_search_finds_what_the_exact_check_finds():
     """Silence of both: the gains by search are those of the exact check of the class above."""
     games = jax.tree.map(lambda x: np.stack([x] * 3), em.catalog.prosecutor_against_defender())

@@ -29,6 +29,7 @@ USERS = [em.QuantalUser(4.0), *(em.RationalUser(ties) for ties in ("agents", "lo
 NAMES = ["quantal", "agents", "lowest", "uniform"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", USERS, ids=NAMES)
 @pytest.mark.parametrize("tied", [False, True])
 def test_payoffs_by_loops(user, tied):

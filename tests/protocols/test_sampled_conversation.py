@@ -55,6 +55,7 @@ def check_mean(got, exact, error):
     assert 0.75 < (stated + SMALL) / (found + SMALL) < 1.33
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in EVERY_TIME else NIGHTLY) for case in CASES])
 def test_payoffs_agree_with_the_enumerated_conversation(case):
     agents, rounds, to, user = CASES[case]
@@ -72,6 +73,7 @@ def test_payoffs_agree_with_the_enumerated_conversation(case):
     assert np.all(np.asarray(got.agents).std(0) < np.ptp(game.agent_utilities, axis=(1, 2)) / 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", ["planning", *(pytest.param(case, marks=NIGHTLY) for case in ("pooled", "babbling", "planning, 3 rounds"))]
 )
@@ -113,6 +115,7 @@ def test_without_exploration_a_silent_message_has_no_slope():
         assert (off < 5).all() == (explore > 0), off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["pooled", *(pytest.param(case, marks=NIGHTLY) for case in ("planning", "truthful"))])
 def test_the_closed_form_is_the_derivative_of_the_sampled_payoffs(case):
     agents, rounds, to, user = CASES[case]
@@ -150,6 +153,7 @@ def test_the_baseline_removes_what_no_message_changes():
     np.testing.assert_allclose(along_the_rows(schemes, slope), 0, atol=1e-12 if X64 else 1e-4)
 
 
+@pytest.mark.slow
 def test_near_schemes_are_compared_on_common_random_numbers():
     game, schemes = make(2, 2, sharp=0.5)
     near = 0.98 * schemes + 0.02 / M
@@ -164,6 +168,7 @@ def test_near_schemes_are_compared_on_common_random_numbers():
     assert (common.std(0) < 0.5 * independent.std(0)).all()
 
 
+@pytest.mark.slow
 def test_numbers_depend_on_seed_and_step_alone():
     game, schemes = make(2, 2)
     user = em.FixedReplies("babbling", quantal)
@@ -194,6 +199,7 @@ def test_ten_agents_and_six_rounds():
     assert np.abs(slope.mean).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_long_tree_in_float32_keeps_its_small_weights():
     # there are so many messages that every transcript has a tiny probability; the user must still learn from it
     game, _ = make(8, 3)

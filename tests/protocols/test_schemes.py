@@ -26,6 +26,7 @@ def test_no_information_is_the_same_for_every_x_B():
     assert (schemes == schemes[:, :1]).all()
 
 
+@pytest.mark.slow
 def test_random_schemes_are_distributions_and_do_not_depend_on_the_batch():
     key = jax.random.key(3)
     many, few = em.random_schemes(key, 5, 2, 3, 4), em.random_schemes(key, 2, 2, 3, 4)
@@ -36,6 +37,7 @@ def test_random_schemes_are_distributions_and_do_not_depend_on_the_batch():
     assert len(np.unique(np.asarray(many)[:, 0, 0, 0])) == 5
 
 
+@pytest.mark.slow
 def test_random_schemes_are_the_same_however_they_are_compiled():
     """To the last bit: play from schemes that differ by one rounding may end in another equilibrium. Before they were
     made of integers in float64, a quarter of these differed between the first two."""

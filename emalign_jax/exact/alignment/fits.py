@@ -6,6 +6,7 @@ a lower bound of the error of any weights by weak duality; `gap` is the error le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -153,7 +154,7 @@ def align(
             progress(int(count))
 
     with _quietly():
-        if norm == "sup" and use_batched(lp, N, sup_norm.cells(K, A, Y, rule)):
+        if norm == "sup" and use_batched(lp, N, math.prod(sup_norm.shape(K, A, Y, rule))):
             for at in range(0, N, LPS):
                 some = np.arange(at, min(at + LPS, N))
                 write(some, _fit_sup(targets[some], groups[group[some]], rule))

@@ -32,9 +32,9 @@ class Proposal(NamedTuple):
     proved: Bool[np.ndarray, "N"]
 
 
-def cells(K: int, A: int, Y: int, rule: Rule) -> int:
-    """Rows * columns of the LP of one fit."""
-    return (_free_count(A, Y, rule) + K + 1) * (2 * A * Y + rule.simplex)
+def shape(K: int, A: int, Y: int, rule: Rule) -> tuple[int, int]:
+    """Rows and columns of the LP of one fit."""
+    return _free_count(A, Y, rule) + K + 1, 2 * A * Y + rule.simplex
 
 
 def propose(
@@ -42,16 +42,18 @@ def propose(
     agents: Float[np.ndarray, "N K A Y"],
     rule: Rule,
     prices: Float[np.ndarray, "N K"] | None = None,
+    size: tuple[int, int] = (0, 0),
 ) -> Proposal:
     """Proposed fits. The users' tables (on the simplex: the agents' tables less the user's) must be of size about 1.
 
     prices: added to the objective as prices @ weights; 0 by default.
+    size:   see `batched_lp.maximise`.
     """
     N, K, A, Y = agents.shape
     tables = agents - user[:, None] if rule.simplex else agents
-    size = size_of(tables, "sup")
-    size = np.where(size > 0, size, 1.0)
-    flat = (tables / size[..., None, None]).reshape(N, K, A * Y)
+    unit = size_of(tables, "sup")
+    unit = np.where(unit > 0, unit, 1.0)
+    flat = (tables / unit[..., None, None]).reshape(N, K, A * Y)
     free = _free(A, Y, rule)
     k = len(free)
     q = np.concatenate([np.broadcast_to(free, (N, *free.shape)), -flat, np.ones((N, 1, A * Y))], 1)
@@ -60,18 +62,20 @@ def propose(
     right = np.zeros((N, k + K + 1))
     right[:, -1] = 1
     if prices is not None:
-        right[:, k : k + K] = prices / size
+        right[:, k : k + K] = prices / unit
     if rule.simplex:  # The last variable is min_i <q, U_i - u>.
         level = np.zeros((N, k + K + 1, 1))
-        level[:, k : k + K, 0] = 1 / size
+        level[:, k : k + K, 0] = 1 / unit
         rows = np.concatenate([rows, level], 2)
         cost, level_at = np.eye(rows.shape[2])[-1:], (rows.shape[2] - 1,)
     else:
         flat_user = user.reshape(N, -1)
         cost, level_at = np.concatenate([-flat_user, flat_user], 1), ()
-    found = batched_lp.maximise(cost, rows, right, equal=k, free=level_at)
+    # A column of each offset is a basis of its row.
+    first = np.broadcast_to(free.argmax(1), (N, k)).astype(np.int32) if k else None
+    found = batched_lp.maximise(cost, rows, right, equal=k, free=level_at, first=first, size=size)
     dual = (found.x[:, : A * Y] - found.x[:, A * Y : 2 * A * Y]).reshape(N, A, Y)
-    return Proposal(np.maximum(found.dual[:, k : k + K], 0) / size, dual, found.value, found.proved)
+    return Proposal(np.maximum(found.dual[:, k : k + K], 0) / unit, dual, found.value, found.proved)
 
 
 def _free(A: int, Y: int, rule: Rule) -> np.ndarray:

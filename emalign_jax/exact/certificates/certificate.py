@@ -13,7 +13,7 @@ from emalign_jax.exact.checks.base import check_for, default_tolerance
 from emalign_jax.exact.checks.batch import AbstractChecks, Examinations
 from emalign_jax.exact.checks.examination import known_range, relative
 from emalign_jax.exact.checks.one_by_one import make_checks
-from emalign_jax.exact.guarantees.bounds import theorem_bounds, worst_distributions
+from emalign_jax.exact.guarantees.bounds import common_size, theorem_bounds, worst_distributions
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_INFORMATION_VALUE
 from emalign_jax.internal import batching
@@ -103,14 +103,11 @@ def certify(
 
     tolerance: as a share of the payoff range. A profile is CERTIFIED if every gain_upper is within it, UNREFUTED if
                only every gain_lower is. None: 1e-5 in Selection with a rational user, otherwise 1e-3.
-    lp:        how the LPs of best responses (Selection with a rational user, Pooled with a quantal one) and guarantees
+    lp:        how the LPs of best responses (Selection with a rational user, Pooled) and guarantees
                are solved: "batched" (all games together, compiled; HiGHS solves LPs that are too large or whose
                answers are not proved by their multipliers), "highs" (one by one) or "auto" (batched for many small
                games).
     progress:  called with the number of games done since the last call.
-    In Pooled with a rational user, long computations are distributed over processes, one per available core. The
-    processes are spawned, not forked, because a fork may hang after JAX was used; start your own processes with
-    multiprocessing's "spawn" too.
     Raises `ValueError` for wrong shapes, rows that are no probabilities, and games too large for the exact methods.
     A bad game, or an LP that HiGHS does not solve, makes only its own row NaN.
     """
@@ -232,8 +229,12 @@ def add_guarantees(
         return rows, failed
     tie_tolerance = user.tie_tolerance if isinstance(user.acting, RationalUser) else None
     terms = jax.tree.map(lambda x: x[known], terms)
-    worst = worst_distributions(terms.game, terms.floors, tie_tolerance=tie_tolerance, lp=lp)
-    bounds = theorem_bounds(terms.user_utility, terms.agent_utilities, terms.full, terms.informed - terms.floors, lp=lp)
+    _, A, Y = terms.user_utility.shape
+    size = common_size(terms.game, A, Y, tie_tolerance)
+    worst = worst_distributions(terms.game, terms.floors, tie_tolerance=tie_tolerance, lp=lp, size=size)
+    bounds = theorem_bounds(
+        terms.user_utility, terms.agent_utilities, terms.full, terms.informed - terms.floors, lp=lp, size=size
+    )
     failed[known] = [a.fallback or b.fallback for a, b in zip(worst, bounds, strict=True)]
     guarantee, theorem = rows.guarantee.copy(), rows.theorem.copy()
     guarantee[known] = terms.unit * np.array([one.value for one in worst]) + terms.zero

@@ -118,10 +118,6 @@ class AbstractCheck(abc.ABC):
         games in all. Returns the number of games that are left to HiGHS because an answer failed its check."""
         return 0
 
-    def release_caches(self) -> None:
-        """Free the memory of results that only speed up further questions about the same schemes."""
-        return
-
     @classmethod
     def together(cls, checks: Any, sound: Bool[np.ndarray, "N"]) -> Any:
         """The checks of a batch of games, an `AbstractChecks`: by default `checks`, which has one check for each game.

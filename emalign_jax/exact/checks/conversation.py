@@ -36,8 +36,8 @@ from emalign_jax.exact.checks.conversation_starts import (
 )
 from emalign_jax.exact.checks.deviation_search import Ascent, search
 from emalign_jax.exact.checks.pooled import MAX_CELLS, PooledCheck
-from emalign_jax.exact.concavification.beliefs import monopoly_problem, pooled_problem
-from emalign_jax.exact.concavification.column_generation import concavify
+from emalign_jax.exact.concavification.by_user import concavify
+from emalign_jax.exact.concavification.problems import monopoly_problem, pooled_problem
 from emalign_jax.exact.obedience import persuasion_mechanism
 from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, mechanism_to_rule
 from emalign_jax.games import units
@@ -226,10 +226,10 @@ class SearchedCheck(AbstractCheck):
         total = 0.0
         for share, chosen, problem in self._by_type(agent):
             if problem is not None:
-                width = RELAXATION_GAP * problem.spread
+                width = RELAXATION_GAP * float(problem.spread[0])
                 revealing = np.eye(self.game.mass.shape[1])
-                optimum = concavify(problem, revealing, bracket=width or None, work=WORK // 100, rounds=0)
-                chosen = min(optimum.upper, chosen) if optimum.optimal else chosen
+                optimum = concavify(problem, revealing, bracket=width or None, work=WORK // 100, rough=True)
+                chosen = min(float(optimum.upper[0]), chosen)
             total += share * chosen
         return total
 
@@ -242,7 +242,7 @@ class SearchedCheck(AbstractCheck):
             unit = 1.0 if rare else share
             game = ReducedGame(mass[[xa]] / unit, user[[xa]] / unit, agents[:, [xa]] / unit)
             chosen = float(sign * (sign * game.agents[agent]).max(-1).sum())
-            yield unit, chosen, None if rare else monopoly_problem(game, agent, self.user.acting)
+            yield unit, chosen, None if rare else monopoly_problem(game, agent, self.user.acting, sign)
 
     @property
     def plans_rationally(self) -> bool:
@@ -271,12 +271,12 @@ class SearchedCheck(AbstractCheck):
     def _extreme_payoff(self, agent, sign):
         """The agent's payoff from its best scheme of one round on a lattice of beliefs (for each type by itself, where
         the user reports x_A truthfully). It is attainable, so that relative gains are not underestimated."""
-        problems = [(1.0, 0.0, monopoly_problem(self.game, agent, self.user.acting))]
+        problems = [(1.0, 0.0, monopoly_problem(self.game, agent, self.user.acting, sign))]
         if not self.user.plans and self.user.rule == "truthful":
             problems = self._by_type(agent, sign)
         revealing = np.eye(self.game.mass.shape[1])
         return sum(
-            share * (chosen if problem is None else concavify(problem, revealing, sign=sign, rounds=0).value)
+            share * (chosen if problem is None else sign * float(concavify(problem, revealing, rough=True).value[0]))
             for share, chosen, problem in problems
         )
 
@@ -390,14 +390,15 @@ class ConversationCheck(SearchedCheck):
         """The belief LP of Pooled; a message is a sequence of R messages."""
         words = np.array([rule_to_scheme(tree, rule) for rule in schemes])
         problem = pooled_problem(self.game, words, i, self.user.acting)
-        now = (words[i] * problem.prior[:, None]).T
+        now = (words[i] * problem.target[0][:, None]).T
         optimum = concavify(problem, now, bracket=self._width(i, bracket), work=WORK)
-        upper = min(optimum.upper, float(self.payoff_bounds[i]))
-        if not optimum.optimal:
-            return Deviation(np.nan, upper, schemes[i], optimum.status)
-        rule = scheme_to_rule(tree, optimum.scheme[:, optimum.scheme.max(0) > 0])
+        best, scheme = float(optimum.value[0]), optimum.scheme[0]
+        upper = min(float(optimum.upper[0]), float(self.payoff_bounds[i]))
+        if np.isnan(best):
+            return Deviation(np.nan, upper, schemes[i], "Failed")
+        rule = scheme_to_rule(tree, scheme[:, scheme.max(0) > 0])
         if rule is not None:
-            return Deviation(optimum.value, max(upper, optimum.value), rule)
+            return Deviation(best, max(upper, best), rule)
         value, rule = self._best_found(schemes, i)
         return Deviation(value, max(upper, value), rule)
 

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from emalign_jax.exact.checks.conversation_outcomes import scheme_to_rule
-from emalign_jax.exact.concavification.beliefs import BeliefProblem
-from emalign_jax.exact.concavification.column_generation import concavify
+from emalign_jax.exact.concavification.by_user import concavify, payoffs
+from emalign_jax.exact.concavification.problems import BeliefProblems
 from emalign_jax.exact.obedience.persuasion_mechanism import mechanism_to_rule
 from emalign_jax.users.conversation_tree import Tree
 
@@ -39,14 +39,14 @@ def revealing(tree: Tree, features: int) -> Float[np.ndarray, "rows M"]:
     return _word_rule(tree, np.eye(words)[np.arange(features) % words])
 
 
-def one_way_rules(problem: BeliefProblem, tree: Tree) -> list[Float[np.ndarray, "rows M"]]:
+def one_way_rules(problem: BeliefProblems, tree: Tree) -> list[Float[np.ndarray, "rows M"]]:
     """Rules that ignore replies: the partitions of x_B with the largest payoff of the agent and of the user, and the
     agent's optimal scheme with any number of messages, merged into as many as there are words."""
-    words, features = tree.messages**tree.rounds, len(problem.prior)
+    words, features = tree.messages**tree.rounds, problem.size[0]
     known = np.eye(features)
     best = concavify(problem, known)
-    messages = best.scheme if best.optimal else known
-    agent, user = (lambda beliefs, k=k: problem.payoffs(beliefs)[k] for k in (0, 1))
+    messages = known if np.isnan(best.value[0]) else best.scheme[0]
+    agent, user = (lambda beliefs, k=k: payoffs(problem, beliefs[None])[k][0] for k in (0, 1))
     return [
         _word_rule(tree, merge_messages(problem, scheme, words, payoff))
         for scheme, payoff in ((known, agent), (known, user), (messages, agent))
@@ -58,26 +58,28 @@ def first_messages(rules: Float[np.ndarray, "K rows M"], tree: Tree) -> Float[np
     return rules[:, :: tree.information_sets]
 
 
-def answering_rule(problems: list[BeliefProblem | None], tree: Tree) -> Float[np.ndarray, "rows M"]:
+def answering_rule(problems: list[BeliefProblems | None], tree: Tree) -> Float[np.ndarray, "rows M"]:
     """The rule that sends the first message until the user has reported x_A, and then the optimal message for x_A.
 
     problems: the agent's problem for each x_A alone (None for one that is too rare to matter)
     """
-    features = next(len(problem.prior) for problem in problems if problem is not None)
+    features = next(problem.size[0] for problem in problems if problem is not None)
     told = np.zeros((len(problems), features, tree.messages))
     told[:, :, 0] = 1
     for xa, problem in enumerate(problems):
         if problem is not None:
-            scheme = merge_messages(problem, np.eye(features), tree.messages, lambda x, p=problem: p.payoffs(x)[0])
+            scheme = merge_messages(
+                problem, np.eye(features), tree.messages, lambda x, p=problem: payoffs(p, x[None])[0][0]
+            )
             told[xa] = np.pad(scheme, ((0, 0), (0, tree.messages - scheme.shape[1])))
     return mechanism_to_rule(told, tree)[0]
 
 
 def merge_messages(
-    problem: BeliefProblem, scheme: Float[np.ndarray, "XB S"], most: int, payoff: PayoffOf
+    problem: BeliefProblems, scheme: Float[np.ndarray, "XB S"], most: int, payoff: PayoffOf
 ) -> Float[np.ndarray, "XB W"]:
     """`scheme` with its messages merged into at most `most`, so that `payoff` is largest."""
-    beliefs = (scheme * problem.prior[:, None]).T[:, problem.possible]
+    beliefs = (scheme * problem.target[0][:, None]).T
     group = groups_of(payoff, beliefs, most)
     return scheme @ np.eye(group.max(initial=0) + 1)[group]
 

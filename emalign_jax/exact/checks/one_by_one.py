@@ -60,9 +60,9 @@ class OneByOne(AbstractChecks):
             )
             for check, profile in zip(checks, schemes[some], strict=True):
                 one = _examined(check, profile, None if tolerance is not None else bracket)
-                if tolerance is not None and one is not None and one.worst <= tolerance and not one.bracketed:
+                settled = tolerance is not None and one is not None and one.worst <= tolerance and not one.bracketed
+                if settled and bracket is not None:
                     one = _examined(check, profile, bracket)  # More work may find a better deviation.
-                check.release_caches()
                 found.append(one)
                 tell(len(found))
         return self.stack(found)

@@ -52,7 +52,7 @@ class SelectionCurves(StandardChecks):
 
     def refine(self, at, schemes, examined, brackets, asked):
         """With frontiers that have the user's tie tolerance, instead of bounds of its effect, where it matters."""
-        selected, rivals = self._standing(at, examined.values)
+        selected, rivals = self.leaders(at, examined.values)
         goals = self._goals(at, examined.values, selected, rivals)
         best, price = self.curves.pay(at, goals)
         material = self._material(at, price) & (examined.upper > examined.gains)
@@ -60,7 +60,7 @@ class SelectionCurves(StandardChecks):
         if not len(rows):
             return examined
         game = self._games(at[rows])
-        relaxed = frontier.trace(game, game.agents, tie_tolerance=self.user.tie_tolerance)
+        relaxed = frontier.trace(game, game.agents, tie_tolerance=self.user.tie_tolerance, keep=False)
         most = relaxed.pay(np.arange(len(rows)), goals[rows])[0] + np.maximum(relaxed.excess, 0)
         gained = np.maximum(np.maximum(most, best[rows]) - examined.agents[rows], examined.gains[rows])
         use = material[rows] & relaxed.proved
@@ -84,7 +84,7 @@ class SelectionCurves(StandardChecks):
 
     def _examined(self, at, values, table) -> Examinations:
         n, K = np.arange(len(at)), values.shape[1]
-        selected, rivals = self._standing(at, values)
+        selected, rivals = self.leaders(at, values)
         goals = self._goals(at, values, selected, rivals)
         payoffs, present = table[n, :, selected], values[n, selected]
         best, price = self.curves.pay(at, goals)
@@ -105,14 +105,6 @@ class SelectionCurves(StandardChecks):
             table, np.full(len(at), None),
         )  # fmt: skip
 
-    def _standing(self, at, values):
-        """The selected agent and the best rival (-1: none), the lowest index among equals."""
-        tie = self.tie[at, None]
-        selected = (values >= values.max(1, keepdims=True) - tie).argmax(1)
-        others = np.where(np.arange(values.shape[1]) == selected[:, None], -np.inf, values)
-        rivals = (others >= others.max(1, keepdims=True) - tie).argmax(1)
-        return selected, rivals if values.shape[1] > 1 else np.full(len(at), -1)
-
     def _goals(self, at, values, selected, rivals) -> Float[np.ndarray, "n K"]:
         """The user value that each agent must offer: the selected agent's, or for itself the best rival's."""
         n = np.arange(len(at))
@@ -128,7 +120,7 @@ class SelectionCurves(StandardChecks):
 
     def best_responses(self, at, schemes, examined, agents):
         n = np.arange(len(at))
-        selected, rivals = self._standing(at, examined.values)
+        selected, rivals = self.leaders(at, examined.values)
         goals = self._goals(at, examined.values, selected, rivals)[n, agents]
         return self._offers(at, agents, goals, schemes.shape[-1])
 
@@ -176,7 +168,7 @@ class SelectionCurves(StandardChecks):
         return np.ones(len(at), bool)
 
     def standing(self, at, schemes, examined):
-        return examined.values, *self._standing(at, examined.values)
+        return examined.values, *self.leaders(at, examined.values)
 
     def just_behind(self, at, schemes, selected, rivals):
         # A scheme's value is convex in the scheme, so that a share of silence costs at least that share of its worth.

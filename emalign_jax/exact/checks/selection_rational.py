@@ -7,7 +7,6 @@ offer to the best rival's value.
 
 from __future__ import annotations
 
-import abc
 import functools
 from typing import Any
 
@@ -36,8 +35,6 @@ class SelectionCheck(AbstractCheck):
 
     revealing_is_picked = True
 
-    most_value: float
-    least_value: float
     _last: tuple[np.ndarray, SelectionTable] | None = None
 
     def __init__(self, game, protocol, user):
@@ -63,49 +60,6 @@ class SelectionCheck(AbstractCheck):
         """The user's distribution over agents."""
         return choose(values, self.temperature, self.scale)
 
-    @property
-    def can_outbid(self) -> bool:
-        return self.sharp
-
-    @property
-    def limit_scheme(self):
-        return self.most_scheme if self.sharp else None
-
-    def just_behind(self, schemes: Float[np.ndarray, "K XB M"], selected: int, rival: int) -> Float[np.ndarray, "XB M"]:
-        """The selected agent's scheme, garbled just enough to be worth less to the user when the rival offers it."""
-        silent = np.zeros_like(schemes[selected])
-        silent[:, 0] = 1
-        value = self.table(schemes).values[selected]
-        for share in 10.0 ** np.arange(-7, 0.5, 0.5):
-            garbled = (1 - share) * schemes[selected] + share * silent
-            profile = np.repeat(garbled[None], len(schemes), 0)
-            if self.table(profile).values[rival] < value - 2 * VALUE_TIE * self.scale:
-                break
-        return garbled
-
-    @property
-    def sharp(self) -> bool:
-        """Whether the user picks the best of the agents that are compared."""
-        return self.temperature == 0
-
-    @property
-    @abc.abstractmethod
-    def most_scheme(self) -> Float[np.ndarray, "XB S"]:
-        """A scheme whose value to the user is `most_value`."""
-
-    @abc.abstractmethod
-    def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
-        """f_agent(value): the largest payoff of `agent` at user value at least `value` (or the largest possible)."""
-
-    def standing(self, schemes):
-        """values V [K], payoffs O [K, K], the holder and the best rival (None if K = 1)."""
-        values, payoffs = self.table(schemes)
-        holder = int(choose(values, 0.0, self.scale).argmax())
-        rivals = values.copy()
-        rivals[holder] = -np.inf
-        rival = int(choose(rivals, 0.0, self.scale).argmax()) if len(values) > 1 else None
-        return values, payoffs, holder, rival
-
     def _switch(self, schemes, agent, scheme) -> float:
         """The payoff of `agent` if it alone changes to `scheme`."""
         M = max(schemes.shape[2], scheme.shape[1])
@@ -124,6 +78,7 @@ class SelectionRational(SelectionCheck):
     at most `NEGLIGIBLE_TIE_EFFECT`, and included in `upper` where it is more.
     """
 
+    can_outbid: Any = True
     tolerance = 1e-5  # A profile within 1e-3 may be worth far less to the user than the worst exact equilibrium.
     otherwise = "with a positive temperature take a QuantalUser"
 
@@ -150,8 +105,34 @@ class SelectionRational(SelectionCheck):
             )
 
     @property
-    def most_scheme(self):
+    def most_scheme(self) -> Float[np.ndarray, "XB S"]:
+        """A scheme whose value to the user is `most_value`."""
         return np.eye(self.game.mass.shape[1])
+
+    @property
+    def limit_scheme(self):
+        return self.most_scheme
+
+    def just_behind(self, schemes: Float[np.ndarray, "K XB M"], selected: int, rival: int) -> Float[np.ndarray, "XB M"]:
+        """The selected agent's scheme, garbled just enough to be worth less to the user when the rival offers it."""
+        silent = np.zeros_like(schemes[selected])
+        silent[:, 0] = 1
+        value = self.table(schemes).values[selected]
+        for share in 10.0 ** np.arange(-7, 0.5, 0.5):
+            garbled = (1 - share) * schemes[selected] + share * silent
+            profile = np.repeat(garbled[None], len(schemes), 0)
+            if self.table(profile).values[rival] < value - 2 * VALUE_TIE * self.scale:
+                break
+        return garbled
+
+    def standing(self, schemes):
+        """values V [K], payoffs O [K, K], the holder and the best rival (None if K = 1)."""
+        values, payoffs = self.table(schemes)
+        holder = int(choose(values, 0.0, self.scale).argmax())
+        rivals = values.copy()
+        rivals[holder] = -np.inf
+        rival = int(choose(rivals, 0.0, self.scale).argmax()) if len(values) > 1 else None
+        return values, payoffs, holder, rival
 
     @property
     def lp(self) -> Any:
@@ -231,6 +212,7 @@ class SelectionRational(SelectionCheck):
         self._lp, self._curves = self._model(exact=True), None
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
+        """f_agent(value): the largest payoff of `agent` at user value at least `value` (or the largest possible)."""
         value = self._reachable(value)
         return self._deviate(self._with_attaining_scheme(agent, self._best(agent, value), value))
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.checks.batch import AbstractChecks
 from emalign_jax.exact.checks.one_by_one import OneByOne
 from emalign_jax.exact.responses import by_agent
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
-from emalign_jax.protocols.standard_units import likely_actions, standard_form
+from emalign_jax.games.units import VALUE_TIE
+from emalign_jax.protocols.standard_units import StandardForm, likely_actions, standard_form
+from emalign_jax.users.base import AbstractUser
 
 
 class StandardChecks(AbstractChecks):
@@ -28,13 +30,17 @@ class StandardChecks(AbstractChecks):
     """
 
     def __init__(self, checks: OneByOne, sound: Bool[np.ndarray, "N"]):
-        self.user, self.K, self.at_once = checks.user, checks.K, len(sound)
-        self.fallback = np.zeros(len(sound), bool)
         # Malformed games get the numbers of a sound one, so that nothing is computed with NaN; they are never asked of.
         numbers = np.where(sound, np.arange(len(sound)), np.flatnonzero(sound)[0])
         protocol, user = jax.tree.map(lambda x: x[numbers], (checks.protocol, checks.user))
-        self.form: Any = standard_form(ReducedGame(*(x[numbers] for x in checks.reduced)), protocol, user)
-        self.game, self.users = self.form.game, self.form.user
+        self._set(standard_form(ReducedGame(*(x[numbers] for x in checks.reduced)), protocol, user), checks.user)
+
+    def _set(self, form: StandardForm, user: AbstractUser) -> None:
+        """Take these games, protocols and users in standard units; user: in the games' units."""
+        self.form: Any = form
+        self.user, self.game, self.users = user, self.form.game, self.form.user
+        self.at_once, self.K = np.shape(self.game.agents)[:2]
+        self.fallback = np.zeros(self.at_once, bool)
         likely = likely_actions(self.game, self.users)
         self.scale = np.asarray(units.unit(self.game.user, likely))
         self.stakes = np.asarray(units.unit(self.game.agents, likely[:, None]))
@@ -50,6 +56,15 @@ class StandardChecks(AbstractChecks):
 
     def _games(self, at) -> Any:
         return ReducedGame(*(x[at] for x in self.game))
+
+    def leaders(self, at, values: Float[np.ndarray, "n K"]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+        """The agents of the largest user values and the best of their rivals (-1: none), the lowest index among
+        equals."""
+        tie = VALUE_TIE * self.scale[at, None]
+        selected = (values >= values.max(1, keepdims=True) - tie).argmax(1)
+        others = np.where(np.arange(values.shape[1]) == selected[:, None], -np.inf, values)
+        rivals = (others >= others.max(1, keepdims=True) - tie).argmax(1)
+        return selected, rivals if values.shape[1] > 1 else np.full(len(at), -1)
 
     def form_of(self, at):
         return jax.tree.map(lambda x: x[at], self.form._replace(protocol=None, user=None))

@@ -1,13 +1,15 @@
-"""Concavification of many problems at once: agents' best payoffs as LPs over beliefs, by column generation, with a
-quantal user (section 5.3 of docs/model.md).
+"""Concavification of many problems at once: agents' best payoffs as LPs over beliefs, by column generation (section 5.3
+of docs/model.md).
 
 Any set of beliefs gives a lower bound, attained by a scheme. The master LP's dual is a price for every x_B; beliefs
-whose payoff exceeds their price are added. If no belief's payoff exceeds its price by more than some excess (proved in
-`branch_and_bound.py`), the prior's price + excess is an upper bound over all schemes, whatever the prices are.
+whose payoff exceeds their price are added. If no belief's payoff exceeds its price by more than some excess (proved by
+branch and bound for a quantal user, by enumeration or a MILP for a rational one), the prior's price + excess is an
+upper bound over all schemes, whatever the prices are.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact.concavification import quantal
-from emalign_jax.exact.concavification.branch_and_bound import bound_pricing
+from emalign_jax.exact.concavification.branch_and_bound import PricingBounds
 from emalign_jax.exact.concavification.lattice import simplex_lattice
-from emalign_jax.exact.concavification.problems import BeliefProblems, kinks
+from emalign_jax.exact.concavification.problems import BeliefProblems, priced
 from emalign_jax.internal.processors import each
 from emalign_jax.lp import batched_lp
 from emalign_jax.lp.highs import KeptLP
@@ -32,8 +33,8 @@ ROUGH_ROUNDS = 1
 PRICE_TOLERANCE = 1e-8
 # A pricing search starts from this many local maxima on the lattice and this many kinks.
 PEAKS, KINKS = 8, 12
-# Beliefs kept in a master LP, and added in a round at most.
-COLUMNS, NEW = 48, 12
+# Places for beliefs in a master LP beside those that it starts with, and beliefs added in a round at most.
+COLUMNS, NEW = 40, 12
 # Beliefs closer than this count as equal.
 SAME_BELIEF = 1e-7
 # The share of the bracket that a proof may leave open; the rest is for rounding.
@@ -59,53 +60,94 @@ class BeliefOptima(NamedTuple):
     """Optima of n belief LPs.
 
     value:  [n] the payoff of `scheme`; NaN if an LP failed
-    upper:  [n] an upper bound of the payoff of any scheme; inf where no proof was asked for
-    scheme: [n, XB, XB]
+    upper:  [n] an upper bound of the payoff of any scheme that is allowed; inf where no proof was asked for
+    scheme: [n, XB, S]
+    level, value_price: [n] level - value_price * v is an upper bound of the payoff of any scheme at user value v, or
+            (where the user's value is only bounded from below) at least v
     """
 
     value: Float[np.ndarray, "n"]
     upper: Float[np.ndarray, "n"]
     scheme: Float[np.ndarray, "n XB S"]
+    level: Float[np.ndarray, "n"]
+    value_price: Float[np.ndarray, "n"]
 
 
-class BeliefLPs:
+class AbstractBeliefLPs(abc.ABC):
     """The master LPs of P problems, kept with their beliefs from call to call.
 
     beliefs:  [P, N, B] further initial beliefs, such as those of the agents' present schemes; any scale, zeros count as
               none
     compiled: whether to use compiled kernels and the batched simplex, instead of NumPy and HiGHS
+
+    fallback: [P] whether HiGHS solved a master LP because the batched simplex's answer was not proved
     """
+
+    has_kernels = True  # Whether the methods that end in _kernel can be compiled.
 
     def __init__(self, problems: BeliefProblems, beliefs: Float[np.ndarray, "P N B"], compiled: bool):
         self.problems, self.compiled = problems, compiled
         B, P = problems.size[0], len(problems.target)
         self._lattice = simplex_lattice(B)
-        self._kinks = kinks(problems)
-        self._paid_at_candidates = self._each(
-            self._evaluate, len(self._lattice.points) + self._kinks.shape[1], np.arange(P), problems, self._kinks
-        )[0]
+        self._corners = self.list_corners()
+        own, user = self._each(
+            self._candidates_kernel, len(self._lattice.points) + self._corners.shape[1], np.arange(P), self._corners
+        )
+        self._own_at_candidates, self._user_at_candidates = own, user
         whole = beliefs.sum(2, keepdims=True)
         vertices = np.broadcast_to(np.eye(B), (P, B, B))
         beliefs = np.where(whole > 0, beliefs / np.where(whole > 0, whole, 1), vertices[:, :1])
         prior = problems.target[:, None] / problems.target.sum(1)[:, None, None]
-        points = np.concatenate([vertices, prior, beliefs], 1)
-        spare = max(0, max(COLUMNS, B + NEW) + B - points.shape[1])  # Room for new beliefs beside those in use.
-        self.points = np.concatenate([points, np.repeat(vertices[:, :1], spare, 1)], 1)
-        self.paid = problems.payoffs(self.points)
-        self.price, self.weights = np.zeros((P, B)), np.zeros(self.paid.shape)
+        self._lasting = B + 1 + beliefs.shape[1]  # The initial beliefs stay.
+        spare = np.repeat(vertices[:, :1], max(COLUMNS, 2 * B + 1 + NEW), 1)
+        self.points = np.concatenate([vertices, prior, beliefs, spare], 1)
+        self.own, self.user = self.payoffs(problems, self.points)
+        self.price, self.weights = np.zeros((P, B)), np.zeros(self.own.shape)
+        self.value_price, self._values = np.zeros(P), np.tile([-np.inf, np.inf], (P, 1))
         self.fallback, self.failed = np.zeros(P, bool), np.zeros(P, bool)
         self._settled = np.zeros(P, bool)
         self._fine = PRICE_TOLERANCE * np.maximum(problems.spread, 1e-300)  # A larger excess adds a belief.
 
-    def best(self, some: Int[np.ndarray, "n"], bracket=None, work: int = 0) -> BeliefOptima:
+    # The user's responses.
+
+    @abc.abstractmethod
+    def list_corners(self) -> Float[np.ndarray, "P N B"]:
+        """Beliefs near which the user's response changes fast, beside those of the lattice."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def payoffs(problems: BeliefProblems, beliefs: Float[np.ndarray, "P R B"], xp=np) -> tuple[Any, Any]:
+        """The payoff `own` and the user's value [P, R] at unnormalised beliefs."""
+
+    @abc.abstractmethod
+    def climb_kernel(self, problems: BeliefProblems, price, starts, xp) -> tuple[Any, Any]:
+        """Beliefs [G, R, B] near `starts` that are worth more, if the response is smooth, and payoff less price."""
+
+    @abc.abstractmethod
+    def bound(self, some, target: Float[np.ndarray, "n"], work: Int[np.ndarray, "n"]) -> PricingBounds:
+        """Upper bounds of payoff less price over all beliefs, for these problems and their present prices: until each
+        is proved to be at most `target`, a belief above it is found, or the work is done."""
+
+    # Optima.
+
+    def restrict(self, at_least: Float[np.ndarray, "P"] | float, at_most: Float[np.ndarray, "P"] | float) -> None:
+        """From now on allow only schemes whose user value is within these bounds."""
+        values = np.stack(np.broadcast_arrays(at_least, at_most, self.value_price)[:2], 1)
+        changed = (values != self._values).any(1)
+        self._values, self._settled = values, self._settled & ~changed
+        self.failed &= ~changed
+
+    def best(self, some: Int[np.ndarray, "n"], bracket=None, work: int = 0, rough: bool = False) -> BeliefOptima:
         """The best payoffs of these problems.
 
-        bracket: [n] prove upper bounds within this distance of the values, with at most `work` cells each; None: do not
+        bracket: [n] prove upper bounds within this distance of the values, with at most `work` operations each
+                 (`branch_and_bound.operations` for a cell); None: do not
+        rough:   use only beliefs of the lattice and corners
         """
-        self._generate(some)
-        if bracket is None:
-            return self._optima(some, np.full(len(some), np.inf))
-        return self._optima(some, self._prove(some, work, lambda n, level: PROVED * bracket[n]))
+        self._generate(some, rough=rough)
+        proof = None if bracket is None else self._prove(some, work, lambda n, level: PROVED * bracket[n], rough=rough)
+        self._settled[some] &= not rough
+        return self._optima(some, proof)
 
     def better(self, some, present: Float[np.ndarray, "n"], enough: Float[np.ndarray, "n"]) -> BeliefOptima:
         """As `best`, but only as good as needed to tell whether schemes pay more than `enough`: column generation stops
@@ -113,56 +155,67 @@ class BeliefLPs:
         over `present` is found. `value` is then only a lower bound."""
         self._refine(some, enough - present)
         self._generate(some, present, enough)
-        return self._optima(some, np.full(len(some), np.inf))
+        return self._optima(some, None)
 
     def prove(self, some, present, enough: Float[np.ndarray, "n"], work: int) -> BeliefOptima:
-        """Prove that no scheme pays more than `enough`, with at most `work` cells each: the upper bounds are larger
-        where that is not true or `work` is too little. present: as in `better`."""
+        """Prove that no scheme pays more than `enough`, with at most `work` operations each: the upper bounds are
+        larger where that is not true or `work` is too little. present: as in `better`."""
         self._refine(some, enough - present)
-        found = self._prove(some, work, lambda n, level: PROVED * (enough[n] - level), present, enough)
-        return self._optima(some, found)
+        return self._optima(
+            some, self._prove(some, work, lambda n, level: PROVED * (enough[n] - level), present, enough)
+        )
 
     def _refine(self, some, room: Float[np.ndarray, "n"]) -> None:
         """Look for smaller excesses where little is to be told apart, but none that are rounding."""
         least = ROUNDING * self.problems.spread[some] / 10
         self._fine[some] = np.clip(FINE * room, np.maximum(least, 1e-300), self._fine[some])
 
-    def _prove(self, some, work: int, target_of, *limits) -> Float[np.ndarray, "n"]:
-        """Upper bounds of these problems' payoffs; each refutation adds beliefs.
+    def _prove(self, some, work: int, target_of, *limits, rough: bool = False) -> tuple[np.ndarray, ...]:
+        """Upper bounds of these problems' payoffs, and the levels and value prices that imply them; each refutation
+        adds beliefs.
 
         target_of: of problem numbers and the prior's price, the excess to prove.
         """
-        problems, left = self.problems, np.arange(len(some))
-        upper, spent, least = np.full(len(some), np.inf), np.zeros(len(some), int), np.zeros(len(some))
+        problems, left, n = self.problems, np.arange(len(some)), len(some)
+        upper, levels, prices = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n)
+        spent, least = np.zeros(n, int), np.zeros(n)
         for _ in range(PROOFS):
             which = some[left]
-            whole = problems.target[which].sum(1)
-            level = (self.price[which] * problems.target[which]).sum(1)
+            whole, value_price = problems.target[which].sum(1), self.value_price[which]
+            level = self._level(which)
             target = np.maximum(target_of(left, level) / whole, least[left])
             hopeless = (target <= 0) | self.failed[which]  # The value is above what is to be proved.
-            proof = bound_pricing(
-                problems.rows(which),
-                self.price[which],
-                target,
-                np.where(hopeless, 0, work - spent[left]),
-                self.compiled,
-            )
+            proof = self.bound(which, target, np.where(hopeless, 0, work - spent[left]))
             spent[left] += proof.work
             sound = np.isfinite(proof.upper) & (proof.upper >= proof.best - ROUNDING * problems.spread[which])
-            excess = np.where(sound, np.maximum(np.maximum(proof.upper, proof.best), 0), np.inf)
-            upper[left] = np.minimum(upper[left], level + excess * whole)
+            bound = level + np.where(sound, np.maximum(np.maximum(proof.upper, proof.best), 0), np.inf) * whole
+            closer = bound < upper[left]
+            at_zero = bound + self._paid_for_value(which)
+            for kept, new in ((upper, bound), (levels, at_zero), (prices, value_price)):
+                kept[left[closer]] = new[closer]
             again = (proof.best > target) & (spent[left] < work) & ~hopeless
             if not again.any():
                 break
             left, at, best = left[again], proof.at[again], proof.best[again]
-            added = self._add(some[left], *self._ascend(some[left], at))
+            added = self._add(some[left], *self._climb(some[left], at))
             # The excess is below the price tolerance but above the target, so that the target is raised.
             least[left[~added]] = 2 * best[~added]
             self._settled[some[left[added]]] = False
-            self._generate(some[left[added]], *(x[left[added]] for x in limits))
-        return upper
+            self._generate(some[left[added]], *(x[left[added]] for x in limits), rough=rough)
+        return upper, levels, prices
 
-    def _generate(self, some, present=None, enough=None) -> None:
+    def _level(self, some) -> Float[np.ndarray, "n"]:
+        """The duals' values: bounds of the payoff if no belief is worth more than its price."""
+        return (self.price[some] * self.problems.target[some]).sum(1) - self._paid_for_value(some)
+
+    def _paid_for_value(self, some) -> Float[np.ndarray, "n"]:
+        """The least that the user's value costs within its bounds: at the lower one for a price > 0, and there is
+        such a price only where there is such a bound."""
+        price, values = self.value_price[some], self._values[some]
+        low, high = np.where(np.isfinite(values), values, 0).T
+        return np.where(price > 0, price * low, np.where(price < 0, price * high, 0))
+
+    def _generate(self, some, present=None, enough=None, rough: bool = False) -> None:
         """Solve the master LPs, adding beliefs whose payoff exceeds their price, until none is found, or until the
         excess that is found is small enough, as in `better`."""
         B = self.problems.size[0]
@@ -172,18 +225,17 @@ class BeliefLPs:
                 return
             which = some[left]
             self._solve(which)
-            kernel = self._candidates if number < ROUGH_ROUNDS else self._search
+            kernel = self._best_candidates_kernel if rough or number < ROUGH_ROUNDS else self._search_kernel
             beliefs, excess = self._each(
-                kernel, B + PEAKS + KINKS, which, self.problems, self._kinks, self._paid_at_candidates, self.price,
-                self._in_use(),
+                kernel, B + PEAKS + KINKS, which, self._corners, self._own_at_candidates, self._user_at_candidates,
+                self.price, self.value_price, self._in_use(),
             )  # fmt: skip
             going = self._add(which, beliefs, excess) & ~self.failed[which]
-            if number < ROUGH_ROUNDS:
+            if number < ROUGH_ROUNDS and not rough:
                 continue
             self._settled[which[~going]] = True
             if present is not None and enough is not None:
-                target = self.problems.target[which]
-                level, most = (self.price[which] * target).sum(1), np.maximum(excess.max(1), 0) * target.sum(1)
+                level, most = self._level(which), np.maximum(excess.max(1), 0) * self.problems.target[which].sum(1)
                 room = np.where(level > enough[left], level - present[left], enough[left] - level)
                 going &= most > PLAUSIBLE * room
             left = left[going]
@@ -194,24 +246,34 @@ class BeliefLPs:
         """Solve the master LPs of these problems."""
         possible = self.problems.target[some] > 0
         rows = self.points[some].swapaxes(1, 2) * possible[:, :, None]
-        paid, target = self.paid[some], self.problems.target[some]
-        B, ok = rows.shape[1], np.zeros(len(some), bool)
-        x, price = np.zeros(paid.shape), np.zeros(target.shape)
+        own, user, target = self.own[some], self.user[some], self.problems.target[some]
+        B, ok, (low, high) = rows.shape[1], np.zeros(len(some), bool), self._values[some].T
+        x, price, value_price = np.zeros(own.shape), np.zeros(target.shape), np.zeros(len(some))
         if self.compiled and len(some) >= FEW_LPS:
             first = np.broadcast_to(np.arange(B, dtype=np.int32), (len(some), B))
-            found = batched_lp.maximise(paid, rows, target, equal=B, first=first)
-            ok, x, price = found.proved, found.x, found.dual
+            whole, right = rows, target
+            if np.isfinite(self._values[some]).any():
+                # Where there is no bound, one that no weights reach: they add up to the sum of the target.
+                far = 1 + (np.abs(user).max(1) + 1) * target.sum(1)
+                whole = np.concatenate([rows, user[:, None], -user[:, None]], 1)
+                right = np.concatenate([target, np.minimum(high, far)[:, None], np.minimum(-low, far)[:, None]], 1)
+            found = batched_lp.maximise(own, whole, right, equal=B, first=first)
+            ok, x, price = found.proved, found.x, found.dual[:, :B]
+            value_price = (found.dual[:, B + 1 :] - found.dual[:, B:-1]).sum(1)
             self.fallback[some] |= ~ok
         for n in np.flatnonzero(~ok):
-            result = KeptLP(rows[n], target[n], target[n], cost=paid[n]).solve()
+            with_value = np.concatenate([rows[n], user[n][None]])
+            lp = KeptLP(with_value, np.append(target[n], low[n]), np.append(target[n], high[n]), cost=own[n])
+            result = lp.solve()
             if result.optimal:
-                x[n], price[n] = result.x, result.row_dual
+                x[n], price[n], value_price[n] = result.x, result.row_dual[:-1], -result.row_dual[-1]
             else:
-                self.failed[some[n]], x[n], price[n] = True, 0.0, 0.0
+                self.failed[some[n]], x[n], price[n], value_price[n] = True, 0.0, 0.0, 0.0
         self.weights[some], self.price[some] = np.maximum(x, 0), np.where(possible, price, 0)
+        self.value_price[some] = np.where(np.isfinite(np.where(value_price > 0, low, high)), value_price, 0)
 
     def _in_use(self) -> Float[np.ndarray, "P B B"]:
-        """The beliefs of the last solutions."""
+        """Beliefs of the last solutions."""
         B = self.problems.size[0]
         top = np.argsort(-self.weights, 1, kind="stable")[:, :B]
         return np.take_along_axis(self.points, top[:, :, None], 1)
@@ -231,46 +293,52 @@ class BeliefLPs:
         added = np.asarray(good.any(1))
         n, place = np.nonzero(good & (np.cumsum(good, 1) <= NEW))
         rank = (np.cumsum(good, 1) - 1)[n, place]
-        worth = self.paid[some] - (self.points[some] * self.price[some][:, None]).sum(2)
+        worth = self.own[some] + self.value_price[some, None] * self.user[some]
+        worth = worth - (self.points[some] * self.price[some][:, None]).sum(2)
         worth = np.where(self.weights[some] > 0, np.inf, worth)
-        worth[:, : self.problems.size[0]] = np.inf  # The vertices stay.
+        worth[:, : self._lasting] = np.inf
         least = np.argsort(worth, 1, kind="stable")
         slot = least[n, rank]
         self.points[some[n], slot] = beliefs[n, place]
-        pay = self.problems.rows(some).payoffs  # in NumPy
         fresh = np.zeros((len(some), NEW, beliefs.shape[2]))
         fresh[n, rank] = beliefs[n, place]
-        self.paid[some[n], slot] = pay(fresh)[n, rank]
+        for kept, paid in zip((self.own, self.user), self.payoffs(self.problems.rows(some), fresh), strict=True):
+            kept[some[n], slot] = paid[n, rank]
         self.weights[some[n], slot] = 0
         return added
 
-    def _optima(self, some, upper) -> BeliefOptima:
-        """The schemes of the last solutions, with these upper bounds."""
+    def _optima(self, some, proof: tuple[np.ndarray, ...] | None) -> BeliefOptima:
+        """The schemes of the last solutions, with these upper bounds, levels and value prices."""
         B, target = self.problems.size[0], self.problems.target[some]
-        top = np.argsort(-self.weights[some], 1, kind="stable")[:, :B]
+        most = B + int(np.isfinite(self._values).any())  # As many beliefs as rows.
+        top = np.argsort(-self.weights[some], 1, kind="stable")[:, :most]
         weights = np.take_along_axis(self.weights[some], top, 1)
         weights = np.where(weights > 1e-12, weights, 0)
         posteriors = np.take_along_axis(self.points[some], top[:, :, None], 1) * weights[:, :, None]
         sent = np.asarray(posteriors.sum(1))  # [n, B]
         used: Any = weights > 0
-        even = np.where(used.any(1)[:, None], used / np.maximum(used.sum(1), 1)[:, None], 1 / B)
+        even = np.where(used.any(1)[:, None], used / np.maximum(used.sum(1), 1)[:, None], 1 / most)
         known: Any = (sent > 0) & (target > 0)
         scheme = np.where(known[:, None], posteriors / np.where(known, sent, 1)[:, None], even[:, :, None])
-        value = self.problems.rows(some).payoffs(scheme * target[:, None]).sum(1)
+        value = self.payoffs(self.problems.rows(some), scheme * target[:, None])[0].sum(1)
         failed = self.failed[some]
+        infinite = np.full(len(some), np.inf)
+        upper, level, value_price = (infinite, infinite, np.zeros(len(some))) if proof is None else proof
         value, upper = np.where(failed, np.nan, value), np.where(failed, np.inf, np.maximum(upper, value))
-        return BeliefOptima(value, upper, scheme.swapaxes(1, 2))
+        scheme = np.where(failed[:, None, None], np.nan, scheme)
+        return BeliefOptima(value, upper, scheme.swapaxes(1, 2), level, value_price)
 
-    # kernels
+    # Kernels, which treat G problems at once, in NumPy or compiled.
 
-    def _each(self, kernel: Callable[..., Any], beliefs: int, some, problems, *arrays) -> tuple[np.ndarray, ...]:
+    def _each(self, kernel: Callable[..., Any], beliefs: int, some, *arrays) -> tuple[np.ndarray, ...]:
         """kernel(problems, *arrays) of these problems, in calls of few sizes, distributed over the cores.
 
         beliefs: the number of beliefs of each problem.
         """
         _, T, A = self.problems.size
-        room = MORE_NUMBERS if self.compiled and jax.default_backend() != "cpu" else NUMBERS
-        compiled = self.compiled and len(some) >= FEW
+        compilable = self.compiled and self.has_kernels
+        room = MORE_NUMBERS if compilable and jax.default_backend() != "cpu" else NUMBERS
+        compiled = compilable and len(some) >= FEW
         many = min(MOST_AT_ONCE, max(1, 1 << int(np.log2(max(room // (beliefs * A * T), 1)))))
         sizes = max(1, many // SMALLER), many
 
@@ -279,50 +347,50 @@ class BeliefLPs:
             if compiled:  # The last problem is repeated.
                 rows = some[np.minimum(first + np.arange(sizes[len(rows) > sizes[0]]), len(some) - 1)]
             with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                found = kernel(problems.rows(rows), *(x[rows] for x in arrays), xp=jnp if compiled else np)
+                problems = self.problems.rows(rows)
+                found = kernel(problems, *(x[rows] for x in arrays), xp=jnp if compiled else np)
                 return [np.asarray(x) for x in found]
 
         parts = zip(*each(call, range(0, len(some), many)), strict=True)
         return tuple(np.concatenate(x)[: len(some)] for x in parts)
 
-    def _evaluate(self, problems: BeliefProblems, corners, xp):
-        """The payoffs at the candidates [G, N]: the lattice and the kinks."""
+    def _candidates_kernel(self, problems: BeliefProblems, corners, xp):
+        """The payoffs `own` and the user's values at the candidates [G, N]: the lattice and the corners."""
         points = np.broadcast_to(self._lattice.points, (len(corners), *self._lattice.points.shape))
-        beliefs = np.ascontiguousarray(np.moveaxis(np.concatenate([points, corners], 1), -1, 0))
-        return quantal.payoffs(problems.setting(np.zeros_like(problems.target)), beliefs, xp=xp)[:1]
+        return self.payoffs(problems, np.concatenate([points, corners], 1), xp)
 
-    def _candidates(self, problems: BeliefProblems, corners, paid, price, in_use, xp):
-        """The best candidates [G, R, B], and payoff less price."""
-        points = self._lattice.points
-        worth = paid - np.concatenate([price @ points.T, (corners * price[:, None]).sum(2)], 1)
-        top = _largest(worth[:, : len(points)], PEAKS), len(points) + _largest(worth[:, len(points) :], KINKS)
-        chosen = np.take_along_axis(corners, top[1][:, :, None] - len(points), 1)
-        beliefs = np.concatenate([points[top[0]], chosen], 1)
-        return beliefs, np.take_along_axis(worth, np.concatenate(top, 1), 1)
-
-    def _search(self, problems: BeliefProblems, corners, paid, price, in_use, xp):
-        """Local maxima of payoff less price [G, R, B] near the best candidates and the beliefs in use, and their
-        values."""
-        points, near = self._lattice.points, self._lattice.neighbours
+    def _worth(self, corners, own, user, price, value_price):
+        """Payoff less price at the lattice and at the corners."""
+        points, paid = self._lattice.points, own + value_price[:, None] * user
         on_lattice = paid[:, : len(points)] - price @ points.T
+        return on_lattice, paid[:, len(points) :] - (corners * price[:, None]).sum(2)
+
+    def _best_candidates_kernel(self, problems, corners, own, user, price, value_price, in_use, xp):
+        """The best candidates [G, R, B], and payoff less price."""
+        parts = []
+        worths = self._worth(corners, own, user, price, value_price)
+        for worth, points, most in zip(worths, (self._lattice.points[None], corners), (PEAKS, KINKS), strict=True):
+            top = _largest(worth, most)
+            parts.append((np.take_along_axis(points, top[:, :, None], 1), np.take_along_axis(worth, top, 1)))
+        beliefs, worth = zip(*parts, strict=True)
+        return np.concatenate(beliefs, 1), np.concatenate(worth, 1)
+
+    def _search_kernel(self, problems, corners, own, user, price, value_price, in_use, xp):
+        """What is reached from the best candidates and the beliefs in use [G, R, B], and payoff less price."""
+        points, near = self._lattice.points, self._lattice.neighbours
+        on_lattice, at_corners = self._worth(corners, own, user, price, value_price)
         peaks = np.where(on_lattice >= on_lattice[:, near].max(2), on_lattice, -np.inf) if near.size else on_lattice
-        at_kinks = paid[:, len(points) :] - (corners * price[:, None]).sum(2)
         starts = [in_use, points[_largest(peaks, PEAKS)]]
-        starts.append(np.take_along_axis(corners, _largest(at_kinks, KINKS)[:, :, None], 1))
-        return self._climb(problems, price, np.concatenate(starts, 1), xp)
+        starts.append(np.take_along_axis(corners, _largest(at_corners, KINKS)[:, :, None], 1))
+        return self._climb_kernel(problems, np.concatenate(starts, 1), price, value_price, xp)
 
-    def _ascend(self, some, starts):
-        return self._each(self._climb, starts.shape[1], some, self.problems, *self._at(some, self.price, starts))
-
-    def _at(self, some, price, starts):
+    def _climb(self, some, starts: Float[np.ndarray, "n R B"]) -> tuple[np.ndarray, ...]:
         whole = np.zeros((len(self.price), *starts.shape[1:]))
         whole[some] = starts
-        return price, whole
+        return self._each(self._climb_kernel, starts.shape[1], some, whole, self.price, self.value_price)
 
-    def _climb(self, problems: BeliefProblems, price, starts, xp):
-        begin = np.ascontiguousarray(np.moveaxis(starts, -1, 0))
-        ends, excess = quantal.ascend(problems.setting(price), begin, self._lattice.spacing, xp)
-        return np.moveaxis(np.asarray(ends), 0, -1), excess
+    def _climb_kernel(self, problems: BeliefProblems, starts, price, value_price, xp):
+        return self.climb_kernel(priced(problems, value_price), price, starts, xp)
 
 
 def _largest(values: Float[np.ndarray, "G N"], count: int) -> Int[np.ndarray, "G count"]:

@@ -1,8 +1,6 @@
-"""An upper bound of the payoff of any belief with a rational user, by enumeration or a MILP (section 5.4 of
-docs/model.md).
+"""An upper bound of the payoff of any belief with a rational user, by a MILP (section 5.4 of docs/model.md).
 
-Where `BeliefProblem.edges` has all vertices of the arrangement of ties, they are enumerated. Otherwise the best belief
-is the optimum of a mixed-integer program,
+The best belief is the optimum of a mixed-integer program,
 
     maximise  sum_{t,a,b} y[t,a,b] H[b,t,a] - price @ mu
     subject to  sum_a y[t,a,b] = mu[b],  sum_b mu[b] = 1,  sum_b y[t,a,b] = z[t,a] in {0, 1},
@@ -20,81 +18,53 @@ import highspy
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax.exact.concavification.beliefs import BeliefProblem
+from emalign_jax.exact.concavification.problems import BeliefProblems
+from emalign_jax.exact.concavification.rational import payoffs
 from emalign_jax.games import units
 from emalign_jax.lp.highs import KeptLP, new_highs
 
 # Types times actions.
 MAX_BINARIES = 256
-# Converts `work` (operations, as in `pricing_bound`) to a time limit.
+# Converts `work` (operations, as in `branch_and_bound.py`) to a time limit.
 WORK_PER_SECOND = 1e7
-# Added to the tie tolerance at edges, where rounding may hide a tie.
-EDGE_ROUNDING = 1e-6
 # The optimum is at an edge, where rounding may hide a tie, so that beliefs at these distances from it are tried too.
 NUDGES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
 
 
 class PricingBound(NamedTuple):
-    """Bounds of the maximum over beliefs of the payoff less the price.
+    """Bounds of the maximum over beliefs of the payoff less the price, for one problem.
 
     upper: an upper bound of the maximum
-    best:  the largest difference found, attained at the first belief of `at`
-    at:    [N, B] beliefs whose difference exceeds the target, or the best one
+    best:  the largest difference found, attained at the belief `at`
     work:  the number of operations
     """
 
     upper: float
     best: float
-    at: Float[np.ndarray, "N B"]
+    at: Float[np.ndarray, "B"]
     work: int
 
 
-def bound_rational_pricing(
-    problem: BeliefProblem, goal: Float[np.ndarray, "B TA"], price: Float[np.ndarray, "B"], target: float, work: int
-) -> PricingBound:
-    """Bound the maximum over the simplex of the goal's payoff, with ties in its favour, less price @ mu."""
-    if not problem.knows_all_edges:
-        return _solve(problem, goal, price, target, work)
-    edges, kinks = problem.edges, problem.kinks
-    excess = _suprema(problem, goal, edges) - edges @ price
-    attained = problem.value(kinks, goal) - kinks @ price
-    best = int(attained.argmax())
-    return PricingBound(float(max(excess.max(), attained[best])), float(attained[best]), kinks[best : best + 1], 0)
-
-
-def _suprema(problem: BeliefProblem, goal, points: Float[np.ndarray, "N B"]) -> Float[np.ndarray, "N"]:
-    """The limit superior of the goal's payoff at `points`, which are edges."""
-    B, T, A = problem.own_payoff.shape
-    total = (points @ goal).reshape(-1, T, A)
-    if B <= 2 and not problem.user.favours:  # The responses on both sides of each edge.
-        order = np.argsort(points[:, 0])
-        middles = (points[order[1:]] + points[order[:-1]]) / 2
-        beside = problem.responses(middles)[2]
-        best = (problem.responses(points)[2] * total).sum((1, 2))
-        best[order[1:]] = np.maximum(best[order[1:]], (beside * total[order[1:]]).sum((1, 2)))
-        best[order[:-1]] = np.maximum(best[order[:-1]], (beside * total[order[:-1]]).sum((1, 2)))
-        return best
-    tied = units.as_good(problem.ahead(points), problem.user.tie_tolerance + EDGE_ROUNDING).all(-1)
-    return np.where(tied, total, -np.inf).max(-1).sum(-1)
-
-
-def _tied_exactly(problem: BeliefProblem, goal, price, taken: Int[np.ndarray, "T"]) -> Float[np.ndarray, "N B"]:
+def _tied_exactly(user, own, price, taken: Int[np.ndarray, "T"]) -> Float[np.ndarray, "N B"]:
     """The best belief [1, B] at which the actions `taken` are best for the types without any tolerance; [0, B] if there
-    is none."""
-    B, T, A = problem.own_payoff.shape
+    is none. user, own: [B, T, A]."""
+    B, T, A = own.shape
     types = np.arange(T)
-    ahead = units.relaxed(problem.user_payoff, 0.0)[:, types, taken].reshape(B, T * A).T
-    paid = goal.reshape(B, T, A)[:, types, taken].sum(1) - price
+    ahead = units.relaxed(user, 0.0)[:, types, taken].reshape(B, T * A).T
+    paid = own[:, types, taken].sum(1) - price
     rows = np.concatenate([ahead, np.ones((1, B))])
     lower, upper = np.append(np.zeros(T * A), 1.0), np.append(np.full(T * A, np.inf), 1.0)
     solved = KeptLP(rows, lower, upper, cost=paid).solve()
     return np.maximum(solved.x, 0)[None] if solved.optimal else np.empty((0, B))
 
 
-def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
-    """`bound_rational_pricing` by the MILP."""
-    B, T, A = problem.own_payoff.shape
-    advantage = units.relaxed(problem.user_payoff, problem.user.tie_tolerance)
+def bound_by_milp(problem: BeliefProblems, price: Float[np.ndarray, "B"], target: float, work: int) -> PricingBound:
+    """Bound the maximum over the simplex of the payoff `own` of the one problem, with ties in its favour, less
+    price @ mu."""
+    seen = problem.mass[0].sum(0) > 0
+    user, own = (x[0].swapaxes(1, 2)[:, seen] for x in (problem.user, problem.own))
+    B, T, A = own.shape
+    advantage = units.relaxed(user, problem.acting.tie_tolerance)
     sent, taken = T * A * B, T * A  # Variables: y[t, a, b], then z[t, a], then mu[b].
     y, z = np.arange(sent).reshape(T, A, B), sent + np.arange(taken).reshape(T, A, 1)
     mu = sent + taken + np.arange(B)
@@ -113,7 +83,7 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
     lp = highspy.HighsLp()
     lp.num_row_, lp.num_col_ = len(exactly) + taken * A, sent + taken + B
     lp.sense_ = highspy.ObjSense.kMaximize
-    lp.col_cost_ = np.concatenate([goal.reshape(B, taken).T.ravel(), np.zeros(taken), -price])
+    lp.col_cost_ = np.concatenate([own.reshape(B, taken).T.ravel(), np.zeros(taken), -price])
     lp.col_lower_, lp.col_upper_ = np.zeros(lp.num_col_), np.ones(lp.num_col_)
     lp.row_lower_ = np.concatenate([exactly, np.zeros(taken * A)])
     lp.row_upper_ = np.concatenate([exactly, np.full(taken * A, np.inf)])
@@ -129,24 +99,24 @@ def _solve(problem: BeliefProblem, goal, price, target, work) -> PricingBound:
         time_limit=max(work / WORK_PER_SECOND, 0.1),
     )  # fmt: skip
     if highs.passModel(lp) == highspy.HighsStatus.kError:
-        return PricingBound(np.inf, -np.inf, problem.target[None], 0)
+        return PricingBound(np.inf, -np.inf, problem.target[0], 0)
     highs.run()
     ended = highs.getModelStatus()
     proved = ended in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
     info = highs.getInfo()
     found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     solution = np.array(highs.getSolution().col_value) if found else np.zeros(lp.num_col_)
-    mu = np.maximum(solution[mu], 0) if found else problem.target
+    mu = np.maximum(solution[mu], 0) if found else problem.target[0]
     mu = mu / mu.sum()
     beside = [mu[None], *(mu + share * (np.eye(B) - mu) for share in NUDGES)]
     if found:
-        beside.insert(0, _tied_exactly(problem, goal, price, solution[z[..., 0]].argmax(1)))
+        beside.insert(0, _tied_exactly(user, own, price, solution[z[..., 0]].argmax(1)))
     beside = np.concatenate(beside)
-    excess = problem.value(beside, goal) - beside @ price
+    excess = payoffs(problem, beside[None])[0][0] - beside @ price
     best = int(
         (excess >= excess.max() - target / 8).argmax()
     )  # The first that is good enough is least affected by rounding.
     mu, best = beside[best], float(excess[best])
     spent = int(highs.getRunTime() * WORK_PER_SECOND)
     bound = float(info.mip_dual_bound) if proved else np.inf
-    return PricingBound(max(bound, best) if np.isfinite(bound) else np.inf, best, mu[None], spent)
+    return PricingBound(max(bound, best) if np.isfinite(bound) else np.inf, best, mu, spent)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from emalign_jax.exact.concavification import cells as bounds
+from emalign_jax.exact.concavification import quantal
 from emalign_jax.exact.concavification.problems import BeliefProblems
 from emalign_jax.internal.processors import cores, each
 
@@ -59,7 +60,7 @@ def bound_pricing(
     n, B = len(price), problems.size[0]
     search = _Search(problems, price, target, compiled)
     if B == 1:
-        found = (problems.payoffs(np.ones((n, 1, 1))) - price)[:, 0]
+        found = (quantal.payoffs(quantal.setting(problems), np.ones((1, n, 1)), xp=np)[0] - price)[:, 0]
         return PricingBounds(found, found, np.ones((n, REFUTATIONS, 1)), np.zeros(n, int))
     allowed = problems.precision <= MAX_PRECISION
     pool = [(np.broadcast_to(np.eye(B), (n, B, B)), np.arange(n), np.full(n, np.inf))]  # Cells, problems, bounds.

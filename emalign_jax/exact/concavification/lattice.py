@@ -17,35 +17,25 @@ class Lattice(NamedTuple):
     """A lattice on the simplex.
 
     points:     [N, B]
-    directions: [B (B-1), B] to the neighbours
     neighbours: [N, B (B-1)] indices of the neighbours; the point itself where the neighbour is outside
     spacing:    between neighbours
     """
 
     points: np.ndarray
-    directions: np.ndarray
     neighbours: np.ndarray
     spacing: float
-
-    def local_maxima(self, values: np.ndarray, most: int) -> np.ndarray:
-        """The indices of at most `most` local maxima of `values` [N], the largest first."""
-        peaks = np.flatnonzero(values >= values[self.neighbours].max(1))
-        return peaks[np.argsort(-values[peaks])[:most]]
 
 
 @functools.cache
 def simplex_lattice(dimension: int) -> Lattice:
     points = simplex_grid(dimension, GRID)
-    directions = np.array(
-        [np.eye(dimension)[i] - np.eye(dimension)[j] for i, j in itertools.permutations(range(dimension), 2)]
-    )
-    directions = directions.reshape(-1, dimension)
+    one = np.eye(dimension, dtype=int)
+    steps = [one[i] - one[j] for i, j in itertools.permutations(range(dimension), 2)]
     parts = round(1 / points[points > 0].min())
     whole = np.round(points * parts).astype(int)
     index = {tuple(point): n for n, point in enumerate(whole)}
-    steps = directions.astype(int)
     neighbours = [[index.get(tuple(point + step), n) for step in steps] for n, point in enumerate(whole)]
-    return Lattice(points, directions, np.array(neighbours).reshape(len(points), -1), 1 / parts)
+    return Lattice(points, np.array(neighbours).reshape(len(points), -1), 1 / parts)
 
 
 def simplex_grid(dimension: int, about: int) -> Float[np.ndarray, "N dimension"]:

@@ -1,33 +1,26 @@
-"""Many agents' problems against fixed schemes of the others, in terms of beliefs, for a quantal user (section 5.3 of
-docs/model.md).
+"""Agents' problems against fixed schemes of the others, in terms of beliefs (section 5.3 of docs/model.md).
 
-A message that is sent with probability c[xb] at x_B contributes phi to the agent's payoff. phi is a function of the
-unnormalised posterior mu[xb] = c[xb] * m[xb], homogeneous of degree one. `belief_lps.py` finds the best splitting of
-the prior into such beliefs.
+A message that is sent with probability c[xb] at x_B contributes F to the agent's payoff and V to the user's value. Both
+are functions of the unnormalised posterior mu[xb] = c[xb] * m[xb], homogeneous of degree one. `belief_lps.py` finds the
+best splitting of the prior into such beliefs.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
-import math
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from emalign_jax.exact.concavification import quantal
-from emalign_jax.exact.concavification.quantal import IMPOSSIBLE
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
+from emalign_jax.users.base import AbstractUser
 
-# At most so many kinks are listed; of more, a fixed sample is taken.
-MAX_KINKS = 1000
-# Beyond so many features x_B a point in common of planes is found by a solver, not by determinants.
-MOST_EXPANDED = 4
-# Planes whose determinant, scaled to largest entry 1, is smaller count as parallel.
-REGULAR = 1e-9
+# An x_B or a type of smaller probability counts as impossible: its inverse would overflow.
+IMPOSSIBLE = 1e-200
+# Types whose posteriors differ by less count as one type.
+SAME_TYPE = 1e-13
 
 
 class BeliefProblems(NamedTuple):
@@ -35,17 +28,24 @@ class BeliefProblems(NamedTuple):
 
     target:     [P, B] the prior of x_B; an x_B that is impossible has target 0 and only zeros below
     mass:       [P, B, T] the probability of type t given x_B
-    user, own:  [P, B, A, T] the user's and the agent's payoffs, per unit of belief
-    precision:  [P] of the quantal user
+    user, own:  [P, B, A, T] the user's payoff and the one to maximise, per unit of belief
     spread:     [P] the agent's unit of payoff (`units.unit`)
+    sign:       [P] -1 where `own` is the negative of the agent's payoff
+    acting:     the users of the problems, quantal or all rational
     """
 
     target: Float[np.ndarray, "P B"]
     mass: Float[np.ndarray, "P B T"]
     user: Float[np.ndarray, "P B A T"]
     own: Float[np.ndarray, "P B A T"]
-    precision: Float[np.ndarray, "P"]
     spread: Float[np.ndarray, "P"]
+    sign: Float[np.ndarray, "P"]
+    acting: Any
+
+    @property
+    def precision(self) -> Float[np.ndarray, "P"]:
+        """Of quantal users."""
+        return np.asarray(self.acting.precision, float)
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -55,22 +55,7 @@ class BeliefProblems(NamedTuple):
 
     def rows(self, some) -> BeliefProblems:
         """Those problems alone."""
-        return BeliefProblems(*(x[some] for x in self))
-
-    def setting(self, price: Float[np.ndarray, "P B"]) -> quantal.Setting:
-        """The problems and prices of x_B with the axes that `quantal` wants."""
-
-        def last(x):
-            return np.ascontiguousarray(np.moveaxis(x, 0, -1))[..., None]
-
-        return quantal.Setting(
-            last(self.mass), last(self.user), last(self.own), self.precision[:, None], self.spread[:, None], last(price)
-        )
-
-    def payoffs(self, beliefs: Float[np.ndarray, "P R B"]) -> Float[np.ndarray, "P R"]:
-        """The agents' payoffs at unnormalised beliefs, in NumPy."""
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return quantal.payoffs(self.setting(np.zeros_like(self.target)), np.moveaxis(beliefs, -1, 0), xp=np)[0]
+        return jax.tree.map(lambda x: x[some], self)
 
 
 def joined(parts: list[BeliefProblems]) -> BeliefProblems:
@@ -87,7 +72,7 @@ def pooled_problems(
     """The problem of agent agents[n] in game n of a batch, against the others' schemes in Pooled; with schemes
     [n, 0, XB, M], the monopolist's.
 
-    user: the quantal users of these games; sign: -1 for the agent's worst payoff.
+    user: the users of these games; sign: -1 for the agent's worst payoff.
     """
     n, each = len(agents), np.arange(len(agents))
     mass, own_user, own = np.asarray(game.mass), np.asarray(game.user), np.asarray(game.agents)[each, agents]
@@ -102,7 +87,7 @@ def pooled_problems(
     )
     with np.errstate(over="ignore", invalid="ignore"):
         whole = mass.sum(2)
-        forgone = np.where(whole > 0, np.asarray(user.most_forgone)[:, None] * whole, 0)
+        forgone = np.where(whole > 0, np.broadcast_to(user.most_forgone, n)[:, None] * whole, 0)
         likely = units.most_likely(user_payoff, forgone, user.tie_tolerance)
     spread = np.asarray(units.unit(own_payoff, likely))
     prior = mass.sum(1)
@@ -110,55 +95,53 @@ def pooled_problems(
     user_payoff, own_payoff = (np.moveaxis(x, 1, 3) * inverse[:, :, None, None] for x in (user_payoff, own_payoff))
     return BeliefProblems(
         np.where(prior > IMPOSSIBLE, prior, 0), mass.swapaxes(1, 2) * inverse[:, :, None], user_payoff, own_payoff,
-        np.broadcast_to(np.asarray(user.precision, float), n), spread,
+        spread, np.full(n, sign), user,
     )  # fmt: skip
 
 
-def kinks(problems: BeliefProblems) -> Float[np.ndarray, "P N B"]:
-    """Beliefs at which B - 1 of the planes meet on which a type is indifferent between two actions, or some x_B has
-    probability 0. Near them a precise user's response changes fast. A fixed sample if there are more than
-    `MAX_KINKS`; planes that do not meet inside the simplex give its first vertex."""
-    P, (B, _, A) = len(problems.target), problems.size
-    vertices = np.broadcast_to(np.eye(B), (P, B, B))
-    if B == 1:
-        return vertices
-    a, c = np.triu_indices(A, 1)
-    ties = (problems.user[:, :, a] - problems.user[:, :, c]).reshape(P, B, -1).swapaxes(1, 2)
-    size = np.abs(ties).max(2, keepdims=True)
-    planes = np.concatenate([vertices, ties / np.where(size > 0, size, 1)], 1)
-    chosen = _choices(planes.shape[1], B - 1)
-    found = _meeting([planes[:, chosen[:, k]] for k in range(B - 1)])
-    whole = found.sum(2, keepdims=True)
-    found = found / np.where(np.abs(whole) > REGULAR, whole, np.inf)
-    inside = (found > -1e-9).all(2, keepdims=True) & (np.abs(whole) > REGULAR)
-    found = np.where(inside, np.maximum(found, 0), vertices[:, :1])
-    return np.concatenate([vertices, found / found.sum(2, keepdims=True)], 1)
+def pooled_problem(
+    game: ReducedGame, schemes: Float[np.ndarray, "K XB M"], agent: int, user: AbstractUser, sign: float = 1.0
+) -> BeliefProblems:
+    """As `pooled_problems`, of one game."""
+    one, own = (jax.tree.map(lambda x: np.asarray(x)[None], x) for x in (game, user))
+    return pooled_problems(one, np.asarray(schemes)[None], np.array([agent]), own, sign)
 
 
-@functools.lru_cache(maxsize=64)
-def _choices(planes: int, some: int) -> Int[np.ndarray, "N some"]:
-    if math.comb(planes, some) <= MAX_KINKS:
-        return np.array(list(itertools.combinations(range(planes), some)), int).reshape(-1, some)
-    draws = np.random.default_rng(0).random((MAX_KINKS, planes))
-    return np.sort(draws.argpartition(some - 1, axis=1)[:, :some], axis=1)
+def monopoly_problem(game: ReducedGame, agent: int, user: AbstractUser, sign: float = 1.0) -> BeliefProblems:
+    """The problem of `agent` alone with the user: a monopolist, or the picked agent in Selection."""
+    return pooled_problem(game, np.empty((0, game.mass.shape[1], 1)), agent, user, sign)
 
 
-def _meeting(planes: list[Float[np.ndarray, "P N B"]]) -> Float[np.ndarray, "P N B"]:
-    """A vector on B - 1 planes; its sum is the determinant of the planes and the plane of sum 1."""
-    B = planes[0].shape[-1]
-    if B <= MOST_EXPANDED:
-        columns = [[plane[..., b] for b in range(B)] for plane in planes]
-        minors = [_determinant([row[:b] + row[b + 1 :] for row in columns]) for b in range(B)]
-        return np.stack([m if b % 2 == 0 else -m for b, m in enumerate(minors)], -1)
-    system = np.concatenate([np.stack(planes, -2), np.ones((*planes[0].shape[:-1], 1, B))], -2)
-    size = np.abs(np.linalg.det(system))[..., None, None]
-    right = np.zeros((*system.shape[:-1], 1))
-    right[..., -1, :] = 1
-    return np.linalg.solve(np.where(size > REGULAR, system, np.eye(B)), right)[..., 0] * (size > REGULAR)[..., 0]
+def without_equal_types(problems: BeliefProblems) -> BeliefProblems:
+    """The same problems with types of the same posterior merged, as a rival's messages without information make them,
+    and without impossible ones. The others come first; types of mass 0 fill up.
+
+    Payoffs are compared as shares of how much the type's payoffs differ, since a rational user takes differences of any
+    size seriously.
+    """
+    P, (B, T, A) = len(problems.target), problems.size
+    user, own = (np.moveaxis(x, 3, 1).reshape(P, T, -1) for x in (problems.user, problems.own))
+    flat = np.concatenate([problems.mass.swapaxes(1, 2), user, own], 2)
+    by_action = problems.target.repeat(A, 1)
+    prior = np.concatenate([problems.target, by_action, by_action], 1)
+    chance = np.asarray((problems.mass * problems.target[:, :, None]).sum(1))
+    merged, most = np.zeros(flat.shape), 1
+    for n in range(P):
+        seen = np.flatnonzero(chance[n] > 0)
+        share = flat[n, seen] * prior[n] / chance[n, seen, None]
+        payoffs = share[:, B:].reshape(len(seen), 2, B, A)
+        stakes = np.abs(payoffs - payoffs.mean(3, keepdims=True)).max((2, 3), keepdims=True)
+        share = np.concatenate([share, (payoffs / np.where(stakes > 0, stakes, 1)).reshape(len(seen), -1)], 1)
+        group = np.unique(np.round(share / SAME_TYPE), axis=0, return_inverse=True)[1].reshape(-1)
+        np.add.at(merged[n], group, flat[n, seen])
+        most = max(most, int(group.max(initial=0)) + 1)
+    mass, user, own = np.split(merged[:, :most], [B, B + B * A], axis=2)
+    user, own = (np.moveaxis(x.reshape(P, most, B, A), 1, 3) for x in (user, own))
+    return problems._replace(mass=mass.swapaxes(1, 2), user=user, own=own)
 
 
-def _determinant(rows: list[list[np.ndarray]]) -> np.ndarray:
-    if len(rows) == 1:
-        return rows[0][0]
-    parts = [rows[0][b] * _determinant([row[:b] + row[b + 1 :] for row in rows[1:]]) for b in range(len(rows))]
-    return quantal.total([part if b % 2 == 0 else -part for b, part in enumerate(parts)])
+def priced(problems: BeliefProblems, value_price: Float[np.ndarray, "P"]) -> BeliefProblems:
+    """The problems with a price on the user's value added to the payoff."""
+    if not value_price.any():
+        return problems
+    return problems._replace(own=problems.own + value_price[:, None, None, None] * problems.user)

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from emalign_jax.exact.concavification.problems import IMPOSSIBLE, BeliefProblems
 from emalign_jax.internal.xla import stage
 
-# An x_B or a type of smaller probability counts as impossible: its inverse would overflow.
-IMPOSSIBLE = 1e-200
 # Steps of one search for local maxima; the next round of column generation continues from the beliefs in use.
 NEWTON_STEPS = 2
 # Damping of a Newton step, as shares of the Hessian's size. The last one is larger than any curvature.
@@ -36,6 +35,19 @@ class Setting(NamedTuple):
     precision: Any
     spread: Any
     price: Any
+
+
+def setting(problems: BeliefProblems, price: Any = None) -> Setting:
+    """The problems and prices [P, B] of x_B (None: 0) with the axes that this file wants."""
+
+    def last(x):
+        return np.ascontiguousarray(np.moveaxis(x, 0, -1))[..., None]
+
+    price = np.zeros_like(problems.target) if price is None else price
+    return Setting(
+        last(problems.mass), last(problems.user), last(problems.own), problems.precision[:, None],
+        problems.spread[:, None], last(price),
+    )  # fmt: skip
 
 
 def total(parts: list[Any]) -> Any:

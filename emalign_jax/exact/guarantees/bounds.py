@@ -8,6 +8,7 @@ do not. The public `worst_case` and `coverage` are in `coverage_lp.py`.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -113,16 +114,20 @@ def theorem_bounds(
     reveal_gains: Float[np.ndarray, "N K"],
     *,
     lp: str = "auto",
+    size: tuple[int, int] = (0, 0),
 ) -> list[Theorem]:
-    """`theorem_bound` of a batch of games, by the batched simplex where `lp` and the LPs' size call for it."""
+    """`theorem_bound` of a batch of games, by the batched simplex where `lp` and the LPs' size call for it.
+
+    size: see `batched_lp.maximise`.
+    """
     N, K, A, Y = agent_utilities.shape
-    use_batch = use_batched(lp, N, sup_norm.cells(K, A, Y, THEOREM_FIT))
+    use_batch = use_batched(lp, N, math.prod(sup_norm.shape(K, A, Y, THEOREM_FIT)))
     bounds: list[Theorem] = []
     for at in range(0, N, GAMES_AT_ONCE):
         data = tuple(
             x[at : at + GAMES_AT_ONCE] for x in (user_utility, agent_utilities, full_information, reveal_gains)
         )
-        found = _batched_theorem_bounds(*data) if use_batch else [None] * len(data[0])
+        found = _batched_theorem_bounds(*data, size=size) if use_batch else [None] * len(data[0])
         for known, u, U, full, gains in zip(found, *data, strict=True):
             try:
                 bound = known or theorem_bound(u, U, float(full), gains)._replace(fallback=use_batch)
@@ -132,16 +137,16 @@ def theorem_bounds(
     return bounds
 
 
-def _batched_theorem_bounds(user, agents, full, gains) -> list[Theorem | None]:
+def _batched_theorem_bounds(user, agents, full, gains, *, size) -> list[Theorem | None]:
     """`theorem_bound` by the batched simplex; None where its value is not proved, or its weights prove less than it."""
     K = agents.shape[1]
     agents, gains = _with_idle_agents(agents), _with_idle_agents(gains)
-    own, theirs, size, sizes = _scaled_to_one(user, agents)
-    found = sup_norm.propose(own, theirs, THEOREM_FIT, gains / sizes / 2)
+    own, theirs, scale, scales = _scaled_to_one(user, agents)
+    found = sup_norm.propose(own, theirs, THEOREM_FIT, gains / scales / 2, size)
     with np.errstate(invalid="ignore"):
-        value, eps, weights = _bound_of_weights(user, agents, full, gains, found.weights * (size / sizes))
-        short = _bound_of_weights(own, theirs, 0.0, gains / sizes, found.weights)[0] + 2 * found.value
-        best = found.proved & (-short <= MAX_THEOREM_GAP * (1 + (found.weights * gains / sizes).sum(1)))
+        value, eps, weights = _bound_of_weights(user, agents, full, gains, found.weights * (scale / scales))
+        short = _bound_of_weights(own, theirs, 0.0, gains / scales, found.weights)[0] + 2 * found.value
+        best = found.proved & (-short <= MAX_THEOREM_GAP * (1 + (found.weights * gains / scales).sum(1)))
     return [Theorem(float(value[n]), float(eps[n]), weights[n, :K]) if best[n] else None for n in range(len(best))]
 
 
@@ -208,8 +213,12 @@ def worst_distributions(
     *,
     tie_tolerance: float | None,
     lp: str = "auto",
+    size: tuple[int, int] = (0, 0),
 ) -> list[WorstDistribution]:
-    """`worst_distribution` of a batch of games, by the batched simplex where `lp` and the LPs' size call for it."""
+    """`worst_distribution` of a batch of games, by the batched simplex where `lp` and the LPs' size call for it.
+
+    size: see `batched_lp.maximise`.
+    """
     N, XA, XB, A = np.shape(game.user)
     rows = XA * XB + floors.shape[1] + (0 if tie_tolerance is None else XA * A * (A - 1))
     use_batch = use_batched(lp, N, rows * XA * XB * A)
@@ -217,7 +226,7 @@ def worst_distributions(
     for at in range(0, N, GAMES_AT_ONCE):
         some = np.arange(at, min(at + GAMES_AT_ONCE, N))
         mine, own = ReducedGame(*(np.asarray(x)[some] for x in game)), floors[some]
-        found = _batched_worst_distributions(mine, own, tie_tolerance) if use_batch else [None] * len(some)
+        found = _batched_worst_distributions(mine, own, tie_tolerance, size) if use_batch else [None] * len(some)
         for k, worst in enumerate(found):
             if worst is None:
                 one = ReducedGame(*(x[k] for x in mine))
@@ -230,7 +239,7 @@ def worst_distributions(
     return answers
 
 
-def _batched_worst_distributions(game: ReducedGame, floors, tie_tolerance) -> list[WorstDistribution | None]:
+def _batched_worst_distributions(game: ReducedGame, floors, tie_tolerance, size) -> list[WorstDistribution | None]:
     """`worst_distribution` by the batched simplex; None where the answer is not proved."""
     K = floors.shape[1]
     game = game._replace(agents=_with_idle_agents(np.asarray(game.agents)))
@@ -239,11 +248,21 @@ def _batched_worst_distributions(game: ReducedGame, floors, tie_tolerance) -> li
     # The user's worst action in every cell is a basis that is dual feasible.
     first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(problem.cells)
     found = batched_lp.maximise(
-        problem.cost, problem.rows, problem.right, equal=problem.cells, first=first.astype(np.int32)
+        problem.cost, problem.rows, problem.right, equal=problem.cells, first=first.astype(np.int32), size=size
     )
     status = ["Optimal" if ok else "Open" for ok in found.proved]
     answers = _proved(problem, found.dual, found.value, status, refined=True)
     return [worst._replace(weights=worst.weights[:K]) if worst.status == "Optimal" else None for worst in answers]
+
+
+def common_size(game: ReducedGame, A: int, Y: int, tie_tolerance: float | None) -> tuple[int, int]:
+    """A size for the LPs of both guarantees, or (0, 0) where zeros would more than double one of them."""
+    _, XA, XB, _ = np.shape(game.user)
+    K = -(-np.shape(game.agents)[1] // AGENTS) * AGENTS
+    obedience = 0 if tie_tolerance is None else XA * A * (A - 1)
+    sizes = (XA * XB + K + obedience, XA * XB * A), sup_norm.shape(K, A, Y, THEOREM_FIT)
+    rows, columns = map(max, zip(*sizes, strict=True))
+    return (rows, columns) if rows * columns <= 2 * min(map(math.prod, sizes)) else (0, 0)
 
 
 def _with_idle_agents(x: Float[np.ndarray, "N K *any"]) -> Float[np.ndarray, "N more *any"]:

@@ -226,6 +226,8 @@ class _Curves(NamedTuple):
     """The curves that determine the stability profile of one game, in standard units."""
 
     form: StandardForm
+    weights: Float[np.ndarray, "K"]  # the agents' units as shares of the largest unit (`_weights`)
+    largest: Float[np.ndarray, ""]
     payoff_range: Float[np.ndarray, "K"]
     joint: Curve | None  # M, each agent's payoff in its own unit; None where information is worthless
     joint_common: Curve | None  # M, all payoffs in the largest of the agents' units
@@ -253,43 +255,40 @@ def _by_highs(check: SelectionRational) -> _Curves:
     if not np.isfinite(payoff_range).all():
         raise LPFailed
     form = check.form._replace(game=check.game)
+    payoffs, weighed = check.game.agents, _weights(check.game, form)
     if high - low <= NEGLIGIBLE_INFORMATION_VALUE:
-        return _Curves(form, payoff_range, None, None, [])
-    payoffs, weights = check.game.agents, _weights(check.game, form)[0]
+        return _Curves(form, *weighed, payoff_range, None, None, [])
     joint = sharing(check.lp, payoffs.sum(0), low, high)
-    joint_common = sharing(check.lp, np.tensordot(weights, payoffs, 1), low, high)
-    return _Curves(
-        form, payoff_range, joint, joint_common, [outbidding(check.lp, payoff, low, high) for payoff in payoffs]
-    )
+    joint_common = sharing(check.lp, np.tensordot(weighed[0], payoffs, 1), low, high)
+    own = [outbidding(check.lp, payoff, low, high) for payoff in payoffs]
+    return _Curves(form, *weighed, payoff_range, joint, joint_common, own)
 
 
 def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Curves]:
     """The curves of the `sound` games whose batched LPs pass all checks, by number of the game."""
     form: Any = standard_form(ReducedGame(*(x[sound] for x in reduced)), Selection(), RationalUser())
     game = form.game
-    payoffs, weights = game.agents, _weights(game, form)[0]
+    payoffs, (weights, largest) = game.agents, _weights(game, form)
     joint, joint_common = payoffs.sum(1), np.einsum("nk,nkxba->nxba", weights, payoffs)
     K = payoffs.shape[1]
-    shared = np.stack([joint, joint_common, joint, joint_common], 1)
-    sign = np.array([1.0] * (K + 2) + [-1.0] * 2)
-    found = frontier.trace(game, np.concatenate([payoffs, shared], 1), sign)
+    sums = np.stack([joint, joint_common, joint, joint_common], 1)
+    alone, both_ways = frontier.trace(game, payoffs), frontier.trace(game, sums, np.array([1.0, 1.0, -1.0, -1.0]))
     least = -frontier.largest_payoffs(game, -payoffs)
-    ranges = found.paid[:, :K, 0] - least
+    ranges = alone.paid[..., 0] - least
     ranges = np.where(ranges <= NEGLIGIBLE_RANGE, 0.0, ranges)
     low, high = _benchmarks(game.user)
-    done = found.proved.all(1) & np.isfinite(least).all(1)
+    done = alone.proved.all(1) & both_ways.proved.all(1) & np.isfinite(least).all(1)
     curves = {}
     for n in map(int, np.flatnonzero(done)):
-        own = [_joined(found, n, (i,), float(low[n]), float(high[n])) for i in range(K)]
-        both = [_joined(found, n, (K + j, K + 2 + j), float(low[n]), float(high[n])) for j in range(2)]
+        own = [_joined(alone, n, (i,), float(low[n]), float(high[n])) for i in range(K)]
+        both = [_joined(both_ways, n, (j, 2 + j), float(low[n]), float(high[n])) for j in range(2)]
         one: Any = form._replace(
             game=ReducedGame(*(x[n] for x in game)), user_unit=form.user_unit[n], user_zero=form.user_zero[n],
             agent_unit=form.agent_unit[n],
         )  # fmt: skip
         worthless = high[n] - low[n] <= NEGLIGIBLE_INFORMATION_VALUE
-        curves[int(sound[n])] = (
-            _Curves(one, ranges[n], None, None, []) if worthless else _Curves(one, ranges[n], both[0], both[1], own)
-        )
+        shared, own = (both, own) if not worthless else ([None, None], [])
+        curves[int(sound[n])] = _Curves(one, weights[n], largest[n], ranges[n], shared[0], shared[1], own)
     return curves
 
 
@@ -303,9 +302,10 @@ def _joined(found: frontier.Frontier, n: int, parts: tuple[int, ...], low: float
         v = np.concatenate([-found.user_value[n, parts[1], :count][::-1], v])
         value = np.concatenate([found.paid[n, parts[1], :count][::-1], value])
     else:
-        v, value = np.append(low, v), np.append(value[0], value)
-    v = np.maximum.accumulate(np.clip(v, low, high))
-    new = np.append(True, np.diff(v) > VALUE_TIE)
+        v, value = np.concatenate([[low], v]), np.concatenate([value[:1], value])
+    v = np.maximum.accumulate(np.minimum(np.maximum(v, low), high))
+    new = np.ones(len(v), bool)
+    new[1:] = v[1:] - v[:-1] > VALUE_TIE
     return Curve(v[new], value[new]) if new[-1] or new.sum() > 1 else Curve(v[:1], value[:1])
 
 
@@ -315,7 +315,7 @@ def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
     if curves.joint is None or curves.joint_common is None:  # Every distribution has the same user value.
         low, v, gap, zero = high, np.array([high]), np.zeros(1), np.ones(1, bool)
     else:
-        v, gap, zero = _profile(form, curves.joint, curves.joint_common, curves.own, high)
+        v, gap, zero = _profile(curves, curves.joint, curves.joint_common, high)
     unit, origin, agent_unit = form.user_unit, form.user_zero, form.agent_unit
     value = unit * v + origin
     return _row(
@@ -324,19 +324,18 @@ def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
     )  # fmt: skip
 
 
-def _profile(form: StandardForm, joint: Curve, joint_common: Curve, own: list[Curve], high: float):
+def _profile(curves: _Curves, joint: Curve, joint_common: Curve, high: float):
     """v [P] in standard units, gap [P] in the units of the utilities, and which are zeros [P]. Zeros are decided with
     each agent's payoff in its own unit."""
-    weights, largest = _weights(form.game, form)
-    K = len(weights)
-    own = own if K > 1 else []
+    weights, K = curves.weights, len(curves.weights)
+    own = curves.own if K > 1 else []
     v = _distinct(np.concatenate([curve.v for curve in (joint, joint_common, *own)]))
     most = np.array([curve.at(v) for curve in own]) if K > 1 else np.full((1, len(v)), joint.value.max())
     zero = most.sum(0) - joint.at(v) <= ZERO_GAP
     gap = np.where(zero, 0, np.maximum(weights @ most - joint_common.at(v), 0))
     if K > 1 and not zero[-1]:  # V_full is an equilibrium value: no rival can outbid it.
         v, gap, zero = np.append(v, high), np.append(gap, 0), np.append(zero, True)
-    return v, largest * gap, zero
+    return v, curves.largest * gap, zero
 
 
 def _distinct(v: np.ndarray) -> np.ndarray:
@@ -365,7 +364,7 @@ def _stack(rows: list[Stability], batch: tuple[int, ...], agents: int) -> Stabil
     for name in Stability._fields:
         column = [getattr(row, name) for row in rows]
         if name in ("value", "gap", "zero"):
-            padded = [np.pad(x, (0, most - len(x)), mode="edge") for x in column]
+            padded = [x[np.minimum(np.arange(most), len(x) - 1)] for x in column]
             fields.append(np.array(padded).reshape((*batch, most)))
         else:
             fields.append(np.array(column).reshape((*batch, agents) if name == "payoff_range" else batch))

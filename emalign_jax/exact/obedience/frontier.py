@@ -13,6 +13,10 @@ A curve whose bound lies more than TOLERANCE above it is not `proved`; HiGHS the
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,6 +123,33 @@ def spread(payoff: Float[np.ndarray, "*any XA XB A"]) -> Float[np.ndarray, "*any
     return recommendations.spread(payoff, recommendations.single_actions(payoff.shape[-3], payoff.shape[-1]))
 
 
+_reused: contextvars.ContextVar[dict[bytes, Any] | None] = contextvars.ContextVar("reused", default=None)
+
+
+@contextlib.contextmanager
+def reused():
+    """Within it, what is asked again of the same numbers is computed once: a search, its monopolists and the exact
+    equilibria of a block of games share their curves. They are forgotten at the end."""
+    token = _reused.set({})
+    try:
+        yield
+    finally:
+        _reused.reset(token)
+
+
+def _once(what: Callable[..., Any], *arguments: Any) -> Any:
+    """what(*arguments), which are arrays."""
+    kept = _reused.get()
+    if kept is None:
+        return what(*arguments)
+    key = hashlib.blake2b(what.__name__.encode())
+    for x in map(np.asarray, arguments):
+        key.update(f"{x.shape} {x.dtype} ".encode() + x.tobytes())
+    if key.digest() not in kept:
+        kept[key.digest()] = what(*arguments)
+    return kept[key.digest()]
+
+
 def trace(
     game: ReducedGame,
     payoffs: Float[np.ndarray, "N C XA XB A"],
@@ -126,6 +157,7 @@ def trace(
     *,
     allowed: Bool[np.ndarray, "N R"] | None = None,
     tie_tolerance: Any = 0.0,
+    keep: bool = True,
 ) -> Frontier:
     """The frontiers of `payoffs` in the games of a batch, in standard units.
 
@@ -133,9 +165,18 @@ def trace(
                    and ends at -V_none.
     allowed:       [N, R] the recommendations that may be made; all by default.
     tie_tolerance: see `ObedienceLP`.
+    keep:          whether `reused` keeps them.
     """
     sign = np.ones(payoffs.shape[1]) if sign is None else sign
     allowed = np.ones((len(payoffs), 1), bool) if allowed is None else allowed
+    mass, user, agents = game
+    if not keep:
+        return _trace_in_parts(mass, user, agents, payoffs, sign, allowed, tie_tolerance)
+    return _once(_trace_in_parts, mass, user, agents, payoffs, sign, allowed, tie_tolerance)
+
+
+def _trace_in_parts(mass, user, agents, payoffs, sign, allowed, tie_tolerance) -> Frontier:
+    game = ReducedGame(mass, user, agents)
     parts, together = [], _together(game, payoffs.shape[1] * POINTS * payoffs.shape[2])
     for at in range(0, len(payoffs), together):
         some = slice(at, at + together)
@@ -163,18 +204,7 @@ def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier
     N, C = payoffs.shape[:2]
     lps = _lps(game, payoffs, sign, allowed, tie_tolerance)
     XB, R = lps.own.shape[2:]
-    n, m = XB * R, lps.rows.shape[1] + 1
-    every = np.concatenate(
-        [np.broadcast_to(lps.rows[:, None], (N, C, m - 1, n)), -lps.scaled(lps.user).reshape(N, C, 1, n)], 2
-    )
-    right = np.zeros((N, C, m))
-    right[..., :XB], right[..., -1] = 1, 1 - lps.least  # There the row of the user's value does not bind.
-    direction = np.zeros((N * C, m))
-    direction[:, -1] = -1
-    _, x, dual, count, status, _ = batched_lp.run(
-        (lps.scaled(lps.own).reshape(-1, n), every.reshape(-1, m, n), right.reshape(-1, m), direction, lps.first()),
-        equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=POINTS * payoffs.shape[2],
-    )  # fmt: skip
+    _, x, dual, count, status, _ = lps.solve(POINTS * payoffs.shape[2])
     ended = (status == simplex.OPTIMAL) & (count > 0)
     # Curves have few breakpoints, but some have many: what follows is computed for one list of all breakpoints.
     found = np.maximum(count, 1)
@@ -229,7 +259,12 @@ def largest_payoffs(
 ) -> Float[np.ndarray, "N C"]:
     """The largest payoffs of obedient distributions; NaN where they are not proved."""
     allowed = np.ones((len(payoffs), 1), bool) if allowed is None else allowed
-    parts, together = [], _together(game, payoffs.shape[1])
+    return _once(_largest_payoffs_in_parts, *game, payoffs, allowed)
+
+
+def _largest_payoffs_in_parts(mass, user, agents, payoffs, allowed):
+    game = ReducedGame(mass, user, agents)
+    parts, together = [], _together(game, payoffs.shape[1] * POINTS * payoffs.shape[2])
     for at in range(0, len(payoffs), together):
         some = slice(at, at + together)
         parts.append(_largest_payoffs(ReducedGame(*(x[some] for x in game)), payoffs[some], allowed[some]))
@@ -240,18 +275,11 @@ def _largest_payoffs(game, payoffs, allowed):
     N, C = payoffs.shape[:2]
     lps = _lps(game, payoffs, np.ones(C), allowed, 0.0)
     XB = lps.own.shape[2]
-    m, n = lps.rows.shape[1:]
-    right = np.zeros((N * C, m))
-    right[:, :XB] = 1
-    every = np.broadcast_to(lps.rows[:, None], (N, C, m, n)).reshape(-1, m, n)
-    x, dual, _, status, _ = batched_lp.run(
-        (lps.scaled(lps.own).reshape(-1, n), every, right, np.zeros((N * C, m)), lps.first()),
-        equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=0,
-    )  # fmt: skip
-    distribution = np.maximum(x, 0).reshape(lps.own.shape) * lps.possible[:, None]
+    _, x, dual, _, status, _ = lps.solve(POINTS * payoffs.shape[2], rising=False)
+    distribution = np.maximum(x[:, 0], 0).reshape(lps.own.shape) * lps.possible[:, None]
     distribution = distribution / np.maximum(distribution.sum(-1, keepdims=True), 1e-300)
     value = (distribution * lps.own).sum((2, 3))
-    dual = np.maximum(dual, 0).reshape(N, C, m)[..., XB:]
+    dual = np.maximum(dual[:, 0, XB:-1], 0).reshape(N, C, -1)
     priced = np.einsum("ncm,nmx->ncx", dual, lps.rows[:, XB:]).reshape(lps.own.shape)
     bound = bound_of(lps.scaled(lps.own) - priced, lps.possible[:, None])
     ended = status.reshape(N, C) == simplex.OPTIMAL
@@ -282,6 +310,24 @@ class _LPs(NamedTuple):
     def scaled(self, payoff: Float[np.ndarray, "N C XB R"]) -> Float[np.ndarray, "N C XB R"]:
         """The payoff of one unit of each variable."""
         return payoff * self.possible[:, None]
+
+    def solve(self, points: int, *, rising: bool = True) -> tuple[np.ndarray, ...]:
+        """What the batched simplex finds for each objective of each game in turn (`simplex.solve`): all breakpoints in
+        the user's value, or with rising=False the largest payoff alone, as the first of the `points`. Both are one
+        program, which is compiled once."""
+        N, C, XB, R = self.own.shape
+        n, m = XB * R, self.rows.shape[1] + 1
+        every = np.concatenate(
+            [np.broadcast_to(self.rows[:, None], (N, C, m - 1, n)), -self.scaled(self.user).reshape(N, C, 1, n)], 2
+        )
+        right = np.zeros((N, C, m))
+        right[..., :XB], right[..., -1] = 1, 1 - self.least  # There the row of the user's value does not bind.
+        direction = np.zeros((N * C, m))
+        direction[:, -1] = -1.0 if rising else 0.0
+        data = self.scaled(self.own).reshape(-1, n), every.reshape(-1, m, n), right.reshape(-1, m), direction
+        return batched_lp.run(
+            (*data, self.first()), equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=points
+        )  # fmt: skip
 
     def first(self) -> Int[np.ndarray, "NC XB"]:
         """The recommendation that pays most at each x_B, which is a basis that is dual feasible."""

@@ -20,6 +20,7 @@ from emalign_jax.equilibrium.solver import check_sizes, solve
 from emalign_jax.exact import Certificate, Stability, stability
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.checks.base import check_for
+from emalign_jax.exact.obedience import frontier
 from emalign_jax.experiments.run_directory import Kind
 from emalign_jax.games import families
 from emalign_jax.games.families import FAMILIES, check_arguments, random_games
@@ -94,10 +95,11 @@ class SearchJob:
             games = self.games[block.agents]
             flat = flatten_games(games, games.batch_shape)
             return jax.tree.map(lambda x: x[block.first : block.first + block.count], flat)
-        return random_games(
+        drawn = random_games(
             games_key(self.seed, block.family), block.count, first=block.first, family=block.family,
             agents=block.agents, **self.knobs,
         )  # fmt: skip
+        return jax.device_get(drawn)  # What follows is computed on the host.
 
     def check(self, most: int = 1) -> int:
         """Raise the `ValueError` of whatever cannot be done: nothing is begun that cannot be ended.
@@ -167,6 +169,7 @@ class Cell:
     first: int = 0  # number of the first game
 
 
+@frontier.reused()
 def run(job: SearchJob, block: Block, progress: Callable[[str, int, int], None] | None = None) -> Cell:
     """Search one block. progress(what, done, total) as in `solve`."""
     began = time.perf_counter()

@@ -80,7 +80,8 @@ def random_games(
     poor = np.flatnonzero(_information_worth(parts) < information_worth)
     for attempt in range(1, MAX_REDRAWS + 1):
         if not len(poor):
-            return Game(*(jnp.asarray(part, dtype=jnp.result_type(float)) for part in parts))
+            dtype = jnp.result_type(float)
+            return Game(*(jnp.asarray(np.asarray(part, dtype)) for part in parts))
         still = []
         for at in range(0, len(poor), block):
             some = poor[at : at + block]

@@ -27,6 +27,7 @@ def random_arrays(seed, count, K=2, XA=1, XB=2, A=3):
     return prior, u, U, rng.dirichlet(np.ones(3), (count, K, XB))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "user"), SETTINGS, ids=IDS)
 def test_a_bad_game_and_a_bad_profile_cost_only_themselves(protocol, user):
     prior, u, U, schemes = random_arrays(0, 5)
@@ -119,6 +120,7 @@ def test_no_message_changes_the_action(protocol, user):
     np.testing.assert_array_equal(certificate.result, em.Result.CERTIFIED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "user"), SETTINGS, ids=IDS)
 def test_names_of_messages_mean_nothing(protocol, user):
     prior, u, U, schemes = random_arrays(5, 3)
@@ -134,6 +136,7 @@ def test_names_of_messages_mean_nothing(protocol, user):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=LOOSE, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_bracket_is_ordered():
     prior, u, U, schemes = random_arrays(6, 3)
     for protocol, user in SETTINGS:

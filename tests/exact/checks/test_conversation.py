@@ -267,6 +267,7 @@ def reaches_the_mechanism(count, seed):
     return (found.agents[:, 0] >= most - 1e-3 * spread - TIES).mean()
 
 
+@pytest.mark.slow
 def test_solve_reaches_the_mechanism():
     assert reaches_the_mechanism(10, seed=1) >= 0.9
 
@@ -334,6 +335,7 @@ def test_deviations_are_attained_and_bounded(K, user):
         assert (paid <= (certificate.agents + certificate.gain_upper)[:, i, None] + TIES).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "user"),
     [
@@ -448,6 +450,7 @@ class Stubborn(em.QuantalUser):
         return super().respond(options._replace(value=-options.value), favour)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", one_in(2, [Stubborn(4.0), em.FixedReplies("babbling", Stubborn(4.0))]))
 @pytest.mark.parametrize("protocol", [em.Conversation(2, 2), em.Selection(then=em.Conversation(2, 2))])
 def test_users_the_checks_do_not_know(protocol, user):
@@ -493,6 +496,7 @@ def test_types_that_hardly_exist(rare, user):
     assert certificate.gain_upper[0] < 1e-9
 
 
+@pytest.mark.slow
 def test_an_agent_that_cannot_gain_keeps_its_own_scheme():
     """Without ties for the agent the LP's scheme may pay less than the present one."""
     protocol = em.Selection(then=em.Conversation(2, 2))

@@ -134,6 +134,7 @@ def stubborn_case(tolerance):
     return em.Game(prior, np.eye(5), own[None]), protocol, em.RationalUser(tolerance=tolerance), good
 
 
+@pytest.mark.slow
 def test_the_bound_allows_the_whole_tie_tolerance():
     game, protocol, user, good = stubborn_case(0.02)
     present = em.certify(game, good[None], protocol, user)

@@ -21,6 +21,7 @@ def payoff(game, schemes, agent, scheme, user):
     return pooled_payoffs(reduced(game), switched(schemes, agent, scheme), user)[1][agent]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("XA", [1, 2])
 @pytest.mark.parametrize("seed", one_in(4, range(4)))
 @pytest.mark.parametrize("user", [em.QuantalUser(2.0), em.QuantalUser(25.0), RATIONAL], ids=["L2", "L25", "rational"])

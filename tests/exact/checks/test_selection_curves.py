@@ -94,6 +94,7 @@ def test_schemes_at_least_and_just_behind(both):
         assert (after[AT, rivals] > values[AT, selected] - 1e-5 * worth - 1e-7).all()
 
 
+@pytest.mark.slow
 def test_monopolists(both):
     games, batch, _ = both
     found = np.array(batch.monopoly(AT))

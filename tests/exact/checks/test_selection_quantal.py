@@ -8,7 +8,7 @@ from support import conversations as brute
 from support.games import check, deterministic, random_game, switched
 
 import emalign_jax as em
-from emalign_jax.exact.checks.selection_quantal import soft_bound
+from emalign_jax.exact.checks.soft_bound import soft_bound
 
 pytestmark = pytest.mark.host_only
 
@@ -51,6 +51,7 @@ def test_brackets_close_and_nothing_beats_them(seed, XA, temperature):
             assert found.value >= max(tried) - 1.1e-4 * exact.payoff_range[i] - 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize(("seed", "temperature"), [(0, 0.0), (1, 0.1)])
 def test_the_value_is_what_play_pays(seed, temperature):
@@ -96,6 +97,7 @@ def test_two_features_against_a_grid_of_schemes(seed, temperature):
     assert best >= found.value - 0.05 * np.ptp(O)  # the grid is coarse: the bound is not vacuous
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.2])
 def test_one_agent_is_a_monopolist(temperature):
     for seed in range(3):
@@ -107,6 +109,7 @@ def test_one_agent_is_a_monopolist(temperature):
         assert by_hand(game, found.scheme, 0, 8.0)[1] == pytest.approx(found.value, abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 def test_equal_agents_gain_alike(temperature):
     game = random_game(1, K=1, matching=1.5)

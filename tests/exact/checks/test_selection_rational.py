@@ -33,6 +33,7 @@ def profiles(rng, exact, game):
     yield mixed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("XA", [1, 2])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_deviation_beats_the_upper_bound_and_the_supremum_is_approached(seed, XA):
@@ -119,6 +120,7 @@ def test_a_holder_lowers_its_offer_or_leaves_the_user_to_the_rival(holder):
     assert exact.payoffs(switched(schemes, holder, silent))[1][holder] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["biased_advisers", "prosecutor_against_defender"])
 def test_opposed_agents_cannot_settle_below_full_information(name):
     game = em.catalog.GAMES[name]()

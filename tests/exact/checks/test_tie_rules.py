@@ -57,6 +57,7 @@ def games_with_ties(rng, count):
         yield em.Game(np.diag([share / 8, 1 - share / 8])[None], u, U)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", TIES)
 def test_the_supremum_of_one_agent(ties):
     rng = np.random.default_rng(5)
@@ -75,6 +76,7 @@ def test_the_supremum_of_one_agent(ties):
         assert attained.gain_lower[0] <= 1e-6 * certificate.payoff_range[0] + 1e-12 * spread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", TIES)
 def test_brackets_among_rivals_are_closed_and_no_scheme_beats_them(ties):
     rng = np.random.default_rng(6)
@@ -113,6 +115,7 @@ def test_which_recommendations_are_followed():
     assert sets["uniform"] == {(1,), (0, 3), (0, 1, 2, 3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", TIES[1:])
 def test_batched_brackets_are_those_of_highs(ties):
     rng = np.random.default_rng(7)
@@ -150,6 +153,7 @@ TIED = {  # prior, user's utility, an agent's utility; the other agent wants the
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lp", ["highs", "batched"])
 @pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("name", TIED)

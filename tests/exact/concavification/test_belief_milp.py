@@ -4,12 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+from support.beliefs import BeliefProblem, monopoly_problem, pooled_problem
 from support.games import random_game, switched
 
 import emalign_jax as em
-from emalign_jax.exact.concavification import belief_milp, beliefs
-from emalign_jax.exact.concavification.belief_milp import bound_rational_pricing
-from emalign_jax.exact.concavification.beliefs import BeliefProblem, monopoly_problem, pooled_problem
+from emalign_jax.exact.concavification import belief_milp, rational_lps
+from emalign_jax.exact.concavification.by_user import belief_lps
 from emalign_jax.exact.responses import pooled_payoffs
 from emalign_jax.users.rational import TIES
 
@@ -26,16 +26,24 @@ def rational_problem(seed, XA=1, XB=3, K=2, purity=1.0, ties="agents"):
     return pooled_problem(small, schemes, 0, em.RationalUser(ties))
 
 
+def bound_pricing(problem, sign, price, target=1e-7):
+    """The bound by enumeration or, where edges are too many, by a MILP, and whether all edges are known."""
+    lps = belief_lps(problem.alone(problem.goal(sign, 0.0), sign), np.eye(len(price))[None])
+    lps.price[0] = price
+    found = lps.bound(np.zeros(1, int), np.array([target]), np.array([10**9]))
+    return belief_milp.PricingBound(found.upper[0], found.best[0], found.at[0, 0], found.work[0]), lps._edges[0][2]
+
+
 @pytest.mark.parametrize("purity", [1.0, 0.05])
 @pytest.mark.parametrize(("seed", "XA", "XB"), [(0, 1, 3), (1, 1, 3), (2, 2, 3), (3, 1, 4)])
 def test_the_milp_agrees_with_enumeration(seed, XA, XB, purity):
     problem = rational_problem(seed, XA, XB, purity=purity)
-    assert problem.knows_all_edges or purity < 1
     rng = np.random.default_rng(seed)
-    for goal in (problem.goal(1.0, 0.0), problem.goal(-1.0, 0.5)):
-        price = rng.normal(size=XB)
-        listed = bound_rational_pricing(problem, goal, price, 1e-7, 10**9)
-        solved = belief_milp._solve(problem, goal, price, 1e-7, 10**9)
+    for sign in (1.0, -1.0):
+        price, goal = rng.normal(size=XB), problem.goal(sign, 0.0)
+        listed, known = bound_pricing(problem, sign, price)
+        assert known or purity < 1
+        solved = belief_milp.bound_by_milp(problem.alone(goal, sign), price, 1e-7, 10**9)
         assert solved.best == pytest.approx(listed.best, abs=TIE)
         assert solved.upper == pytest.approx(listed.upper, abs=TIE)
         assert solved.work > 0
@@ -51,10 +59,10 @@ def test_whole_brackets_by_milp_and_by_enumeration(seed, XA, monkeypatch):
     game = random_game(seed, XA=XA)
     schemes = np.random.default_rng(seed).dirichlet(np.ones(2), (2, 3))
     listed = em.best_response(game, schemes, 0, em.Pooled(), RATIONAL)
-    monkeypatch.setattr(beliefs.BeliefProblem, "knows_all_edges", False)
+    monkeypatch.setattr(rational_lps, "edges", lambda problems: (np.empty((len(problems.target), 0, 3)), [False]))
     called = []
-    solve = belief_milp._solve
-    monkeypatch.setattr(belief_milp, "_solve", lambda *args: called.append(1) or solve(*args))
+    solve = rational_lps.bound_by_milp
+    monkeypatch.setattr(rational_lps, "bound_by_milp", lambda *args: called.append(1) or solve(*args))
     solved = em.best_response(game, schemes, 0, em.Pooled(), RATIONAL)
     assert called
     assert listed.closed
@@ -175,10 +183,9 @@ def test_no_kink_is_lost_where_planes_nearly_agree(tilt):
     for t, wanted in enumerate((1, 0, 1)):
         own[t, :, wanted] = 1 / 12
     problem = BeliefProblem(np.full((3, 4), 1 / 12), user, own, em.RationalUser("agents", 1e-9))
-    goal, price = problem.goal(1.0, 0.0), np.array([0, -0.1, 0.05, 0])
-    proof = bound_rational_pricing(problem, goal, price, 1e-8, 10**9)
+    proof, known = bound_pricing(problem, 1.0, np.array([0, -0.1, 0.05, 0]), 1e-8)
     assert proof.upper == pytest.approx(1.0125, abs=3e-4)  # the tie tolerance is a thousandth of the smaller tilt
-    assert problem.knows_all_edges == (tilt == 1e-2)
+    assert known == (tilt == 1e-2)
 
 
 def test_an_agent_with_one_message_to_send_is_known_exactly():
@@ -193,7 +200,7 @@ def test_an_agent_with_one_message_to_send_is_known_exactly():
 def test_too_many_binaries_are_refused_before_any_work(monkeypatch):
     game = random_game(0, K=3, XA=2, XB=4, A=4)
     schemes = np.full((3, 4, 8), 1 / 8)
-    monkeypatch.setattr(em.exact.pooled, "pooled_problem", lambda *a: pytest.fail("worked"))
+    monkeypatch.setattr(em.exact.pooled, "profile_lps", lambda *a: pytest.fail("worked"))
     for call in (
         lambda: em.best_response(game, schemes, 0, em.Pooled(), RATIONAL),
         lambda: em.certify(game, schemes, em.Pooled(), RATIONAL),
@@ -208,7 +215,7 @@ def test_a_short_time_leaves_a_valid_bound():
     small = em.reduce_game(game, np)
     problem = pooled_problem(small, schemes, 0, RATIONAL)
     goal, price = problem.goal(1.0, 0.0), np.zeros(4)
-    cut = belief_milp._solve(problem, goal, price, 1e-9, 1)
+    cut = belief_milp.bound_by_milp(problem.alone(goal), price, 1e-9, 1)
     points = np.random.default_rng(0).dirichlet(np.full(4, 0.4), 20_000)
     assert cut.upper >= problem.value(points, goal).max() - TIE
     assert cut.upper >= cut.best

@@ -1,5 +1,6 @@
 """Concavification against tangents, dense grids and linprog; slopes, lattices and kinks."""
 
+import itertools
 import math
 
 import jax
@@ -7,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from support.beliefs import concavify, monopoly_problem, pooled_problem
 from support.games import random_game
 
 import emalign_jax as em
 from emalign_jax.exact.concavification import quantal
-from emalign_jax.exact.concavification.beliefs import monopoly_problem, pooled_problem
-from emalign_jax.exact.concavification.column_generation import concavify
+from emalign_jax.exact.concavification.kinks import kinks
 from emalign_jax.exact.concavification.lattice import GRID, simplex_grid, simplex_lattice
 from emalign_jax.exact.concavification.problems import joined
 from emalign_jax.exact.obedience.program import ObedienceLP
@@ -89,8 +90,6 @@ def test_value_at_least(seed):
         assert own.sum() == pytest.approx(found.value, abs=1e-9)
         assert found.scheme.shape[1] <= 4  # XB + 1
     impossible = concavify(problem, np.eye(3), value_at_least=game.user_utility.max() + 1)
-    assert not impossible.optimal
-    assert impossible.status == "Infeasible"
     assert np.isnan(impossible.value)
 
 
@@ -161,7 +160,9 @@ def climbs(count, XB):
 
 def climbed(cases, starts, xp):
     """Where climbs of all cases at once end [G, R, B], and their excess [G, R]."""
-    setting = joined([p.alone(goal) for p, goal, *_ in cases]).setting(np.array([price for *_, price, _ in cases]))
+    setting = quantal.setting(
+        joined([p.alone(goal) for p, goal, *_ in cases]), np.array([price for *_, price, _ in cases])
+    )
     with jax.enable_x64(True):
         ends, excess = quantal.ascend(setting, np.moveaxis(starts, -1, 0), 0.1, xp)
     return np.moveaxis(np.asarray(ends), 0, -1), np.asarray(excess)
@@ -184,7 +185,9 @@ def test_climbs_are_those_of_each_problem_alone(xp):
 def test_slopes_of_a_batch(xp):
     cases = list(climbs(3, 4))
     starts = np.moveaxis(np.array([start for *_, start in cases]), -1, 0)
-    setting = joined([p.alone(goal) for p, goal, *_ in cases]).setting(np.array([price for *_, price, _ in cases]))
+    setting = quantal.setting(
+        joined([p.alone(goal) for p, goal, *_ in cases]), np.array([price for *_, price, _ in cases])
+    )
     with jax.enable_x64(True):
         found = np.asarray(quantal.slope(setting, starts, xp))
     for n, (problem, goal, price, start) in enumerate(cases):
@@ -211,35 +214,37 @@ def test_lattice(dimension):
         assert math.comb(parts + dimension, dimension - 1) > GRID  # as fine as it may be
     np.testing.assert_allclose(lattice.points.sum(1), 1, atol=1e-12)
     assert len(np.unique(np.round(lattice.points * parts), axis=0)) == len(lattice.points)
-    wanted = lattice.points[:, None] + lattice.directions / parts
+    one = np.eye(dimension)
+    steps = [one[i] - one[j] for i, j in itertools.permutations(range(dimension), 2)]
+    wanted = lattice.points[:, None] + np.array(steps).reshape(-1, dimension) / parts
     inside = (wanted > -1e-9).all(-1)
     reached = lattice.points[lattice.neighbours] if dimension > 1 else wanted
     there = np.where(inside[..., None], wanted, lattice.points[:, None])
     np.testing.assert_allclose(reached, there, atol=1e-12)
 
 
-def test_lattice_keeps_the_vertices_and_finds_peaks():
+def test_lattice_keeps_the_vertices():
     assert sorted(map(tuple, simplex_grid(9, 5))) == sorted(map(tuple, np.eye(9)))
-    lattice = simplex_lattice(3)
-    centres = lattice.points[[10, 300]]
-    values = np.exp(-200 * ((lattice.points[:, None] - centres) ** 2).sum(-1)) @ [1.0, 0.5]
-    assert list(lattice.local_maxima(values, 8)) == [10, 300]
-    assert list(lattice.local_maxima(values, 1)) == [10]
+
+
+def kinks_of(problem):
+    found = kinks(problem.alone(problem.goal(1.0, 0.0)), 4000)[0]
+    return np.unique(np.round(found, 9), axis=0)
 
 
 def test_kinks_are_indifference_points():
-    judge = monopoly(em.catalog.judge(), em.QuantalUser(5.0)).kinks
+    judge = kinks_of(monopoly(em.catalog.judge(), em.QuantalUser(5.0)))
     np.testing.assert_allclose(sorted(judge[:, 0]), [0, 0.5, 1], atol=1e-12)
     game = random_game(2, XA=2)
-    kinks = monopoly(game, em.RationalUser()).kinks
+    found = kinks_of(monopoly(game, em.RationalUser()))
     u, given = game.user_utility, game.prior / game.prior.sum((0, 2))[None, :, None]
-    np.testing.assert_allclose(kinks.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-12)
     interior = 0
-    for belief in kinks:
-        meet = int((belief < 1e-9).sum())
+    for belief in found:
+        meet = int((belief < 1e-8).sum())
         interior += meet == 0
         for xa in range(2):
             expected = u @ (belief @ given[xa])
-            meet += sum(abs(expected[a] - expected[b]) < 1e-8 for a in range(3) for b in range(a))
+            meet += sum(abs(expected[a] - expected[b]) < 1e-7 for a in range(3) for b in range(a))
         assert meet >= 2  # XB - 1 of them
     assert interior > 0

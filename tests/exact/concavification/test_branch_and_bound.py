@@ -3,12 +3,12 @@
 import mpmath
 import numpy as np
 import pytest
+from support.beliefs import BeliefProblem, pooled_problem
 from support.games import random_game
 
 import emalign_jax as em
 from emalign_jax.exact.concavification import branch_and_bound
 from emalign_jax.exact.concavification import cells as cell_bounds
-from emalign_jax.exact.concavification.beliefs import BeliefProblem, pooled_problem
 
 pytestmark = pytest.mark.host_only
 
@@ -325,6 +325,7 @@ def valleys(prior):
     return em.Game(np.diag([1 - prior, prior])[None], user, own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [20.0, 60.0])
 @pytest.mark.parametrize("make", [three_steps, valleys])
 def test_interior_tangents_in_mpmath(make, precision):

@@ -155,6 +155,7 @@ def test_the_sharp_bound_is_attained(seed, obedient):
     assert (q * g).sum() < (informed * g).sum() - 1e-3  # the bound says less than V_full here
 
 
+@pytest.mark.slow
 def test_the_guarantee_of_a_certificate_uses_the_profiles_payoffs():
     """Its floors are what agents get, or full revelation if less: rebuilt with linprog from the payoffs."""
     rng = np.random.default_rng(7)

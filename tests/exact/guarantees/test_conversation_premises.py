@@ -18,6 +18,7 @@ def profiles(count, protocol, messages, family, seed, agents=2):
     return games, rng.dirichlet(np.full(messages, 0.5), (count, agents, protocol.rows(games, messages)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [em.QuantalUser(8.0), em.RationalUser("lowest"), em.RationalUser()], ids=str)
 @pytest.mark.parametrize("size", one_in(2, [(1, 2), (1, 3), (2, 2)]), ids=str)
 def test_the_bound_holds_for_every_profile(user, size):
@@ -93,6 +94,7 @@ def test_refusals():
         em.premises(games, schemes, em.Conversation(2, 2), em.RationalUser())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", ["agents", "lowest", "uniform"])
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Conversation(1, 1), em.Conversation(2, 2)])
 def test_the_bound_holds_where_ties_pay_every_agent(protocol, ties):

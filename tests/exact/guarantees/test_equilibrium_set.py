@@ -99,6 +99,7 @@ def test_the_profile_is_that_of_a_grid_of_lps(seed, sizes):
     assert (found.worst, found.best) == (value[zero][0], value[zero][-1])
 
 
+@pytest.mark.slow
 def test_a_wrong_worst_is_caught():
     """The check that catches it: the gap at the claim is 0, and it is 0 nowhere below."""
     caught = 0
@@ -121,6 +122,7 @@ def test_a_wrong_worst_is_caught():
     assert caught >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", em.FAMILIES)
 def test_certified_equilibria_lie_where_the_gap_allows(family):
     """The necessary half: a profile of user value v has a total gain of gap(v) at least."""
@@ -139,6 +141,7 @@ def test_certified_equilibria_lie_where_the_gap_allows(family):
             assert np.interp(v, value, gap) <= total[start, n] + 1e-6 * (1 + 3 * steep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("biased", [False, True])
 def test_two_agents_who_offer_the_shared_scheme(seed, biased):
@@ -325,6 +328,7 @@ def test_units(seed):
     assert same.worst == pytest.approx(em.stability(em.Game(game.prior, game.user_utility, clones[:1])).worst, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_games_and_a_bad_one_costs_itself():
     each = [random_game(seed, K=3) for seed in range(6)]
     games = batch_of(each)

@@ -41,6 +41,7 @@ def test_the_least_budget_is_the_distance_from_the_hull():
     assert np.isfinite(margins).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [em.RationalUser("lowest"), em.QuantalUser(5.0)], ids=["rational", "quantal"])
 def test_babbling_is_an_equilibrium_for_anonymous_users_and_not_for_personal_ones(user):
     users = em.catalog.two_users()

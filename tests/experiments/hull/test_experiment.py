@@ -143,6 +143,7 @@ def test_questions_are_held_out_whole():
     assert (test.reshape(10, 3).all(1) == test.reshape(10, 3).any(1)).all()
 
 
+@pytest.mark.slow
 def test_every_person_is_a_target_in_turn_and_never_an_agent_of_their_own():
     values = np.random.default_rng(0).normal(size=(9, 1, 12))
     job = HullJob(table(values), sizes=(1, 3, 8), subsets=4)
@@ -165,6 +166,7 @@ def test_every_person_is_a_target_in_turn_and_never_an_agent_of_their_own():
     assert sorted(np.concatenate(many.assignment())) == list(range(3000)), "each once where all each time is too much"
 
 
+@pytest.mark.slow
 def test_a_planted_hull_is_found():
     rng = np.random.default_rng(8)
     agents, w = rng.normal(size=(12, 60)), np.zeros(12)
@@ -189,6 +191,7 @@ def test_a_planted_hull_is_found():
     assert (covered["covered"], covered["covered_without_any_one"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_agents_of_nothing_but_noise_are_not_credited_beyond_the_mean():
     rng = np.random.default_rng(6)
     for shift in (0.0, 1.0):  # noise alone, and noise about a truth that all share
@@ -202,6 +205,7 @@ def test_agents_of_nothing_but_noise_are_not_credited_beyond_the_mean():
         assert "beat" not in summary.verdict(job, lines)
 
 
+@pytest.mark.slow
 def test_curves_are_means_and_no_agent_is_the_offset():
     values = np.random.default_rng(2).normal(size=(5, 1, 20)) + 2
     job = HullJob(table(values), sizes=(1, 4), subsets=3)
@@ -242,6 +246,7 @@ def worst_without(user, agents, rule, many):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "sup"])
 def test_leave_out_is_exact_where_it_says_so(norm):
     values = np.random.default_rng(9).normal(size=(9, 1, 14))
@@ -258,6 +263,7 @@ def test_leave_out_is_exact_where_it_says_so(norm):
     assert (left["without_one"] <= left["without_five_lower"] + 1e-12).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 9])
 def test_leave_five_out_is_bracketed_where_it_is_not_exact(n, monkeypatch):
     values = np.random.default_rng(22).normal(size=(n + 1, 1, 16))
@@ -275,6 +281,7 @@ def test_leave_five_out_is_bracketed_where_it_is_not_exact(n, monkeypatch):
     assert covered["covered_without_any_five_lower"] <= covered["covered_without_any_five_upper"]
 
 
+@pytest.mark.slow
 def test_a_refit_that_fails_makes_no_exact_answer(monkeypatch):
     values = np.random.default_rng(9).normal(size=(9, 1, 14))
     job, solve = HullJob(table(values, targets=[0]), sizes=(8,)), removal.fit

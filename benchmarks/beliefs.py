@@ -1,8 +1,9 @@
-"""`em.solve` with its certificates in Pooled with a quantal user, here and in another release of this package.
+"""`em.solve` with its certificates where belief LPs are solved (Pooled, and Selection with a quantal user), here and in
+another release of this package.
 
-`python benchmarks/pooled.py --release FOLDER` (a checkout of the release; without it only this one; `--quick`: a smoke
-test). L = 20, K = 2, XB = 3, M = A = 4, 512 games, random starts, the default solver and tolerance; and `em.certify` of
-profiles of L = 50 whose rivals are interior to nearly deterministic. Each side runs in a process of its own, in turn.
+`python benchmarks/beliefs.py --release FOLDER` (a checkout of the release; without it only this one; `--quick`: a smoke
+test). Random starts, the default solver and tolerance; and `em.certify` of profiles of L = 50 whose rivals are interior
+to nearly deterministic. Each side runs in a process of its own, in turn.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ import numpy as np
 
 import emalign_jax as em
 
+USER = em.QuantalUser(20.0)
 SPREADS = (1.0, 0.3, 0.05)  # of the rivals' rows
 
 
-def solved(family: str, count: int):
+def solved(family: str, count: int, protocol, user, **size):
     """A search of `count` games, and the share of its profiles that are certified."""
-    games = em.random_games(jax.random.key(0), count, family=family, agents=2, agent_features=3, actions=4)
+    games = em.random_games(jax.random.key(0), count, family=family, agent_features=3, actions=4, **size)
 
     def run():
-        found = em.solve(games, em.Pooled(), em.QuantalUser(20.0), messages=4, key=jax.random.key(1))
+        found = em.solve(games, protocol, user, messages=4, key=jax.random.key(1))
         return float((np.asarray(found.result) == 0).mean())
 
     return run
@@ -57,8 +59,12 @@ def certified(agents: int, features: int, count: int):
 def rows(count: int) -> dict[str, object]:
     few = max(5, count // 4)
     return {
-        f"em.solve, hull, {count} games": solved("hull", count),
-        f"em.solve, noise, {count // 2} games": solved("noise", count // 2),
+        f"em.solve, Pooled quantal, hull, {count} games": solved("hull", count, em.Pooled(), USER, agents=2),
+        f"em.solve, Pooled quantal, noise, {count // 2} games": solved(
+            "noise", count // 2, em.Pooled(), USER, agents=2
+        ),
+        f"em.solve, Pooled rational, hull, {few} games": solved("hull", few, em.Pooled(), em.RationalUser(), agents=2),
+        f"em.solve, Selection quantal, hull, {few} games": solved("hull", few, em.Selection(), USER, agents=3),
         f"em.certify, L = 50, K = 3, XB = M = 3, {few} games": certified(3, 3, few),
     }
 
@@ -94,7 +100,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(timed(*options.one)))
         return
-    count, repeats = (16, 1) if options.quick else (512, 3)
+    count, repeats = (16, 1) if options.quick else (512, 2)
     here = timed(count, repeats)
     there = elsewhere(options.release.resolve(), count, repeats) if options.release else {}
     for name, row in here.items():

@@ -1,0 +1,36 @@
+"""Belief LPs with a quantal user: local maxima by Newton steps, proofs by branch and bound."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emalign_jax.exact.concavification import quantal
+from emalign_jax.exact.concavification.belief_lps import AbstractBeliefLPs
+from emalign_jax.exact.concavification.branch_and_bound import bound_pricing, operations
+from emalign_jax.exact.concavification.kinks import kinks
+from emalign_jax.exact.concavification.problems import priced
+
+# At most so many kinks are listed.
+MAX_KINKS = 1000
+
+
+class QuantalBeliefLPs(AbstractBeliefLPs):
+    def list_corners(self):
+        return kinks(self.problems, MAX_KINKS)
+
+    @staticmethod
+    def payoffs(problems, beliefs, xp=np):
+        beliefs = np.ascontiguousarray(np.moveaxis(beliefs, -1, 0))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return quantal.payoffs(quantal.setting(problems), beliefs, xp=xp)
+
+    def climb_kernel(self, problems, price, starts, xp):
+        begin = np.ascontiguousarray(np.moveaxis(starts, -1, 0))
+        ends, excess = quantal.ascend(quantal.setting(problems, price), begin, self._lattice.spacing, xp)
+        return np.moveaxis(np.asarray(ends), 0, -1), excess
+
+    def bound(self, some, target, work):
+        cell = operations(*self.problems.size)
+        problems = priced(self.problems.rows(some), self.value_price[some])
+        found = bound_pricing(problems, self.price[some], target, -(-work // cell), self.compiled)
+        return found._replace(work=found.work * cell)
