@@ -15,7 +15,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
 help:
 	@echo "make demo       install, then the main job: a table and a figure"
-	@echo "make test       install, lint, then the fast tests and one slow test of six in float64, the fast ones in float32"
+	@echo "make test       install, lint, then the fast tests and one slow test of twelve in float64, then the fast in float32"
 	@echo "make test-fast  the fast part alone"
 	@echo "make test-all   everything, the nightly tests too"
 	@echo "make types      pyright (needs node)"
@@ -41,7 +41,7 @@ demo: $(VENV)/.base
 test: $(VENV)/.test
 	$(PIP) install --no-deps --force-reinstall .
 	$(MAKE) lint
-	$(PYTEST) --durations=15 --one-slow-test-in 6
+	$(PYTEST) --durations=15 --one-slow-test-in 12
 	EMALIGN_TEST_X64=0 $(PYTEST) --durations=15 -m "not slow and not host_only"
 
 test-fast: $(VENV)/.test

@@ -24,6 +24,7 @@ def one(game):
     return jax.tree.map(lambda x: np.asarray(x)[None], game)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARD)
 def test_hard_cases_in_selection(name):
     rng = np.random.default_rng(0)

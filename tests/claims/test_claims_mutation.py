@@ -390,6 +390,7 @@ def test_the_claims_see_what_depends_on_units(monkeypatch):
     assert {*fields[:-1], "normalised value"} <= seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stability", "coverage", "certify"])
 def test_the_claims_see_a_verdict_that_depends_on_units(name, monkeypatch):
     rng = np.random.default_rng(0)
@@ -428,6 +429,7 @@ def test_the_claims_see_an_open_bracket(ties, monkeypatch):
     assert "brackets within 1e-6" in all_broken(claims.check_brackets(rng, games, em.RationalUser(ties)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", one_in(2, ["lowest", "agents"]))
 def test_the_claims_see_another_tie_rule(ties, monkeypatch):
     """Payoffs by the highest index instead."""

@@ -93,6 +93,7 @@ def transfer_games():
         yield em.Game(prior, rng.normal(size=(3, Y)), rng.normal(size=(K, 3, Y)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1e-12, 1e-8, 1e-3, 1e3, 1e8, 1e12])
 def test_transfers_in_any_unit(factor):
     for game in transfer_games():

@@ -105,6 +105,7 @@ def check_play(name):
     np.testing.assert_array_equal(found.result, em.Result.UNCHECKED)
 
 
+@pytest.mark.slow
 def test_play(strict):
     check_play("pooled")
 
@@ -165,6 +166,7 @@ BATCHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BATCHED)
 def test_what_is_solved_together(name):
     with jax.enable_x64(False), jax.numpy_dtype_promotion("strict"):  # it has float64 of its own

@@ -104,6 +104,7 @@ def test_an_action_that_a_tie_rule_never_plays():
         em.certify(game, em.full_revelation(1, 2, 2), em.Selection(), em.RationalUser(tolerance=0.1))
 
 
+@pytest.mark.slow
 def test_monopoly_is_the_game_with_one_agent():
     judge = em.catalog.prosecutor_against_defender()
     alone = monopoly(judge, *SELECTION)

@@ -93,6 +93,7 @@ def test_an_indifferent_user_is_not_decided_by_noise():
                 np.testing.assert_allclose(em.payoffs(game, schemes, protocol, user).agents, expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", DISASTERS)
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Conversation(1, 1), SELECTION])
 def test_a_disaster_that_is_never_taken_hides_no_gain(protocol, bad):
@@ -129,6 +130,7 @@ def test_a_disaster_that_is_never_taken_hides_no_gain(protocol, bad):
 RARE = [10.0**-k for k in range(3, 10)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rare", RARE)
 def test_a_rare_catastrophe_changes_no_verdict(rare):
     """Two agents want action 1 always; in a rare state it is a catastrophe, and the user is told of it or not at all.

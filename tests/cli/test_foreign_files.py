@@ -118,6 +118,7 @@ def test_other_files_within_a_run_stay(run, kind):
         assert not own.items() - seen(Path("run")).items() - {("run/manifest.json", own["run/manifest.json"])}
 
 
+@pytest.mark.slow
 def test_the_page_shows_regular_files_that_the_manifest_names_and_no_others(run):
     assert run(*COMMANDS["search"], "--out", "run")[0] == 0
     Path("secret").write_text("a secret of somebody's")
@@ -135,6 +136,7 @@ def test_the_page_shows_regular_files_that_the_manifest_names_and_no_others(run)
         Path("kept").replace(Path("run", name))
 
 
+@pytest.mark.slow
 def test_a_page_of_somebody_else_in_a_run_is_not_replaced(run):
     assert run(*COMMANDS["search"], "--out", "run")[0] == 0
     Path("run/report.html").write_text("mine")

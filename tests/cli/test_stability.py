@@ -94,6 +94,7 @@ def test_json(run, tmp_path):
     assert (tmp_path / "f.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_a_malformed_game_and_one_of_no_worth(run):
     games = judges(4)
     prior, user = games.prior.copy(), games.user_utility.copy()
@@ -198,6 +199,7 @@ def test_help(run):
     assert "stability" in run("--help")[1]
 
 
+@pytest.mark.slow
 def test_figures_hold_what_they_say():
     """A line a game up to six, a jump and isolated points among them; quantiles and steps beyond."""
     rows = []

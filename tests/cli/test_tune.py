@@ -34,6 +34,7 @@ start = "nothing"
 ONE_START = CONFIG.replace("restarts = 2\ndraws = 3\n", "")
 
 
+@pytest.mark.slow
 def test_shipped_configs_can_be_done():
     for name in toml.shipped(configs.FOLDER):
         assert configs.setup(configs.read(name)).games.batch_shape

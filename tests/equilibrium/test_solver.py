@@ -69,6 +69,7 @@ def test_every_family_is_solved(family, setting):
         assert (solution.user <= solution.certificate.full_information + 1e-9).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [RATIONAL, QUANTAL], ids=["selection-rational", "pooled-quantal"])
 def test_a_user_with_private_information(setting):
     games = em.random_games(jax.random.key(1), 2, agents=2, states=2, actions=2, user_features=2)
@@ -91,6 +92,7 @@ def test_known_equilibrium_values():
     np.testing.assert_allclose(quantal.agents, 0.38236599, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_game_without_batch_axis():
     games = make()
     solution = solve(games[0])
@@ -122,6 +124,7 @@ def test_starts_lead_the_batch_and_differ():
     np.testing.assert_allclose(solution.schemes[0], once.schemes[:2], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_starts_are_certified_one_by_one():
     games = make(2)
     solution = solve(games, starts=2)
@@ -182,6 +185,7 @@ def test_an_equilibrium_given_as_start_is_kept():
     assert solution.stats["steps"] == 0
 
 
+@pytest.mark.slow
 def test_a_start_that_is_none_is_improved():
     games, start = make(4), em.no_information(K, XB, M)
     assert (em.certify(games, start, *RATIONAL).result == Result.ABOVE_TOLERANCE).all()
@@ -221,6 +225,7 @@ def test_too_few_messages_are_not_hidden():
     assert "above_tolerance" in solution.stats
 
 
+@pytest.mark.slow
 def test_precision_may_differ_by_game():
     judges = jax.tree.map(lambda x: np.stack([x] * 3), em.catalog.judge())
     solution = solve(judges, (em.Pooled(), em.QuantalUser(np.array([5.0, 20.0, 100.0]))))
@@ -304,6 +309,7 @@ def test_best_responses_alone_end_at_equilibria_too():
     assert found.stats["best_responses"] > 0
 
 
+@pytest.mark.slow
 def test_best_responses_in_pooled_and_from_given_schemes():
     games = em.random_games(jax.random.key(2), 3, family="hull", agents=2, states=2, actions=2)
     user, solver = em.QuantalUser(10.0), em.BestResponseDynamics(steps=20, fresh_starts=3)

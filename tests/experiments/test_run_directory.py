@@ -100,6 +100,7 @@ def test_of_runs_begun_together_each_has_a_name_of_its_own(out):
     assert sorted(path.name for path in got[0].iterdir()) == [MANIFEST, "table"]
 
 
+@pytest.mark.slow
 def test_a_name_is_free_again_when_its_run_fails_or_is_killed():
     with pytest.raises(RuntimeError):
         work(None, fail=RuntimeError())

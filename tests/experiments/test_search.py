@@ -296,6 +296,7 @@ def test_an_address_that_cannot_be_bound_is_refused(run, tmp_path):
         assert refused(run("search", *SMALL, *given, at), f"{at}: Address already in use")
 
 
+@pytest.mark.slow
 def test_each_block_is_taken_once_and_a_failure_is_told(tmp_path):
     pair = [hosts.Hosts(tmp_path / "shared", n, 2) for n in range(2)]
 
@@ -324,6 +325,7 @@ def few(monkeypatch):
     monkeypatch.setattr(selection_rational.SelectionRational, "games_at_once", 5)
 
 
+@pytest.mark.slow
 def test_a_game_has_one_result_in_any_block_and_order(few):
     """Few games once had other LPs than many, which moved gains, guarantees and schemes."""
     games, setting = em.random_games(0, 7, agents=2, states=3, actions=3), (em.Selection(), em.RationalUser())

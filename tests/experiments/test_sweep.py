@@ -182,6 +182,7 @@ def test_a_config_may_begin_with_the_mark_that_windows_writes(tmp_path):
     assert configs.read(str(tmp_path / "x.toml")).title == "X"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", configs.shipped())
 def test_shipped_configs_can_be_done(name):
     config = configs.read(name)
@@ -267,6 +268,7 @@ def test_what_is_there_is_kept_and_what_is_not_is_computed(unbroken, tmp_path):
     assert len(list((tmp_path / "parts").iterdir())) == len(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "another cell's"])
 def test_a_damaged_part_is_found_and_computed_again(unbroken, tmp_path, damage):
     path, rows = unbroken
@@ -371,6 +373,7 @@ def test_under_a_shared_bias_competition_falls_short(science):
     assert (rows["user_value"] >= rows["worst_equilibrium"] - 1e-3).all()
 
 
+@pytest.mark.slow
 def test_where_competition_stops_helping_by_hand():
     """Shares regained 1, .6, .2 of a shortfall of .5: half at bias 1.25, in games that are all alike."""
     config = configs.parse("[games]\nbias = [0, 1.0, 2.0]\nagents = [1, 2]\n", "x")

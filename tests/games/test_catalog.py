@@ -28,6 +28,7 @@ def silent(game, **how):
     return value(game, em.no_information(game.agents, game.agent_features, 1), **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", catalog.GAMES)
 def test_every_game_is_sound(name):
     game = catalog.GAMES[name]()
@@ -79,6 +80,7 @@ def test_the_prosecutor_doubles_the_prior(prior):
     assert value(catalog.judge(prior), scheme, user=em.RationalUser("lowest"))[1] == 0
 
 
+@pytest.mark.slow
 def test_prosecutors_together_offer_the_monopolists_scheme():
     game = catalog.judge(0.3, prosecutors=3)
     schemes = np.repeat(np.array([[[4 / 7, 3 / 7], [0, 1]]]), 3, axis=0)
@@ -132,6 +134,7 @@ def test_the_lobbyist_discloses_if_it_mostly_agrees(share):
     assert (full > none) == (share > 0.5)
 
 
+@pytest.mark.slow
 def test_informed_patients_take_a_drug_that_works():
     game = catalog.pharma_market(quality=0.4, price=0.5)
     np.testing.assert_allclose(informed(game, user=em.RationalUser("lowest"))[1], [0.4, 0.24], atol=ATOL)
@@ -146,6 +149,7 @@ def test_two_bits_together_say_everything():
     np.testing.assert_allclose(value(game, np.stack([high, low]))[0], 1, atol=ATOL)
 
 
+@pytest.mark.slow
 def test_aligned_agents_with_one_bit_can_be_stuck():
     """One names outcome 0, the other outcome 1: .75, and no change of one agent's bit does better."""
     game = catalog.few_messages()

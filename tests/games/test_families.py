@@ -139,6 +139,7 @@ def test_features_know_y_and_nothing_else():
             assert np.abs(sees[:, xa, xb, outcome]).max() < ROUNDING
 
 
+@pytest.mark.slow
 def test_information_worth_is_respected():
     knobs = {"agent_information": 0.7, "user_features": 2, "agent_features": 3}
     free = make("hull", 12, **knobs)

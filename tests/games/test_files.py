@@ -46,6 +46,7 @@ def test_games_come_back_bit_for_bit(tmp_path, dtype, index):
     assert [x.name for x in tmp_path.iterdir()] == ["games.npz"]
 
 
+@pytest.mark.slow
 def test_schemes_come_back_bit_for_bit(tmp_path):
     schemes = np.asarray(em.random_schemes(jax.random.key(0), 3, 2, 3, 4))
     em.save_schemes(tmp_path / "schemes.npz", schemes)

@@ -20,6 +20,7 @@ def numbers(games):
     return np.round(100 * np.asarray(games.prior)[..., 0, 0, 0]).astype(int) - 1
 
 
+@pytest.mark.slow
 def test_a_batch_is_gone_through():
     games, _ = batch_of(3)
     assert len(games) == 3

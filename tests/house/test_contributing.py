@@ -187,6 +187,7 @@ def test_a_check_certifies_what_is_true_and_nothing_else(place):
     np.testing.assert_allclose(silent.agents, searched.agents, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 def test_a_solver_is_certified_by_the_checks(place):
     Restarts, setting = module("restarts").Restarts, (em.Selection(), em.RationalUser())

@@ -44,6 +44,7 @@ def against_the_direction(folder: str, used: set[str]) -> set[str]:
     return used - allowed
 
 
+@pytest.mark.slow
 def test_a_folder_imports_only_what_stands_before_it():
     wrong = {}
     for path in PACKAGE.rglob("*.py"):

@@ -189,6 +189,7 @@ def test_an_integer_seed_is_a_key(games):
     np.testing.assert_array_equal(start.schemes, other.schemes)
 
 
+@pytest.mark.slow
 def test_a_solution_stands_for_its_schemes(games):
     found = em.solve(games, SELECTION, RATIONAL, start="monopolist")
     np.testing.assert_allclose(em.payoffs(games, found, SELECTION, RATIONAL).user, found.user, rtol=1e-5)

@@ -115,6 +115,7 @@ SLOPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [*FORMS, *SLOPES])
 def test_float64_survives_every_transformation(form):
     arguments = np.array([0.3, -1.1, 0.7], np.float32), np.float32(0.25), np.int32(3)

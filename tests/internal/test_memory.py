@@ -165,11 +165,13 @@ def test_parquet_is_measured_by_its_own_account(little):
     assert pa.total_allocated_bytes() <= before + SMALL
 
 
+@pytest.mark.slow
 def test_text_is_measured_by_its_size(run, little):
     Path("t.csv").write_text("user,item,rating\n" + "a,b,1\n" * 20_000)
     assert refused(run("align", "t.csv"), "t.csv", "a table of 120 kB would take about 1.8 MB of memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "count"), [("csv", 10_001), ("csv", 200_000), ("tsv", 10_001), ("tsv", 200_000), ("parquet", 10_001)]
 )
@@ -224,6 +226,7 @@ def test_random_games_that_do_not_fit_are_not_drawn(frugal, name, number):
 HUGE = ("2147483647", "4294967295", "99999999999999999999")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", HUGE)
 @pytest.mark.parametrize(
     "arguments",
@@ -326,6 +329,7 @@ def test_a_fit_of_huge_numbers_is_refused(run, option, number):
     assert refused(run("align", "t.csv", option, number), option)
 
 
+@pytest.mark.slow
 def test_agents_of_a_file_are_as_many_as_their_table_of_payoffs_allows(run, frugal):
     K = 5000
     games = em.Game([[[0.5, 0.5]]], np.eye(2), np.zeros((K, 2, 2)))
@@ -365,6 +369,7 @@ def test_a_port_is_one(run, port):
     assert refused(run("search", *hosts, ":1234"), "--coordinator")
 
 
+@pytest.mark.slow
 def test_what_fits_is_not_refused(run):
     assert run("search", "--count", "2", "--agents", "1", "--family", "noise", "--block", "1000000")[0] == 0
     assert len(pd.read_parquet("search-1/games.parquet")) == 2

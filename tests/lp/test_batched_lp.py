@@ -70,6 +70,7 @@ def test_errors_see_what_is_wrong():
         assert (batched_lp.errors(cost, rows, right, x, dual, equal, ())[moved] > batched_lp.TOLERANCE).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simplex_weights", [False, True])
 def test_least_squares_agree_with_scipy(simplex_weights):
     rng = np.random.default_rng(0)
@@ -86,6 +87,7 @@ def test_least_squares_agree_with_scipy(simplex_weights):
         assert np.linalg.norm(tables @ w[k] - goal) == pytest.approx(best, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [("simplex", "none"), ("cone", "constant"), ("simplex", "per_state")])
 def test_fits_together_are_fits_one_by_one(rule):
     rng = np.random.default_rng(1)
@@ -208,6 +210,7 @@ def test_words_and_sizes():
 GAINS = np.random.default_rng(3).uniform(0, 0.2, (24, 3)) * (np.arange(24) % 2)[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [RATIONAL, em.QuantalUser(6.0)], ids=["rational", "quantal"])
 def test_batched_worst_distributions_are_those_of_highs(user):
     games = em.random_games(jax.random.key(3), 24, family="goal", agents=3, states=3, actions=3, user_features=2)
@@ -236,6 +239,7 @@ def test_theorems_together_are_those_of_highs():
         assert found.value == pytest.approx(full[n] - np.ptp(misfit, axis=0).max() - found.weights @ gains[n], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [("simplex", "per_state"), ("cone", "constant"), ("simplex", "none")])
 def test_sup_norm_fits_together_are_those_of_highs(rule):
     rng = np.random.default_rng(1)

@@ -148,6 +148,7 @@ def test_what_is_not_finite_is_refused():
         KeptLP(np.ones((1, 2)), [0.0], [np.nan])
 
 
+@pytest.mark.slow
 def test_standard_output_is_left_alone():
     """HiGHS 1.16 prints a banner with the first model of a process; what others print is not lost."""
     code = "from emalign_jax.lp.highs import new_highs; print('before'); new_highs().run(); new_highs(); print('after')"

@@ -37,6 +37,7 @@ def test_a_call_of_the_cpu_is_seen():
         assert_runs_on_a_device(lowered(asks_the_host, jnp.ones(3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("protocol", "user"),
     [
@@ -68,6 +69,7 @@ def test_play(protocol, user):
     assert "f64" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [0, 4], ids=["optimum", "frontier"])
 def test_linear_programs(points):
     options = {"equal": 2, "free": (), "lean": 1e-3, "limit": 20, "points": points, "tile": 4}

@@ -48,6 +48,7 @@ def test_one_prosecutor_reaches_the_optimum_for_each_precision(extrapolation, pr
     np.testing.assert_allclose(played.schemes.sum(-1), 1, rtol=0, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_float64_play_is_more_exact_and_sets_no_flag():
     before = jax.config.jax_enable_x64
     games, user = batch(em.catalog.judge(), 4), em.QuantalUser(5.0)
@@ -171,6 +172,7 @@ def test_steps_are_the_same_as_one_kernel_or_many(protocol, refused, monkeypatch
     assert np.abs(one.schemes - schemes).max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.1)], ids=["pooled", "selection"])
 def test_a_game_that_breaks_leaves_the_others_alone(protocol):
     games, schemes = batch(em.catalog.biased_advisers(), 4), starts(4, 2)
@@ -185,6 +187,7 @@ def test_a_game_that_breaks_leaves_the_others_alone(protocol):
     np.testing.assert_array_equal(broken.gap[[0, 3]], sound.gap[[0, 3]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "rate"),
     [(optax.identity(), 3.0), (optax.trace(0.5), 3.0), (optax.scale_by_rms(), 0.02)],
@@ -213,6 +216,7 @@ def test_one_compilation_serves_other_precisions_and_starts():
     assert np.abs(first.schemes - second.schemes).max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_rational_user_is_approached_and_play_stops_only_at_the_end():
     games = batch(em.catalog.judge(), 4)
     solver = em.GradientPlay()

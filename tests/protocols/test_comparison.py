@@ -45,6 +45,7 @@ def candidates(rng, XB, count):
 # payoffs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compared", "temperature"), [(1, 0.0), (2, 0.0), (3, 0.3)])
 def test_payoffs_are_those_of_all_subsets(compared, temperature):
     user = em.QuantalUser(6.0)
@@ -57,6 +58,7 @@ def test_payoffs_are_those_of_all_subsets(compared, temperature):
         np.testing.assert_allclose(got.agents, agents, atol=CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compared", [1, 2, 3, 4])
 def test_exact_payoffs_are_those_of_all_subsets_ties_included(compared):
     rng = np.random.default_rng(0)
@@ -85,6 +87,7 @@ def test_pseudo_gradient_is_the_derivative():
     np.testing.assert_allclose(got, want, atol=1e-10 if X64 else 1e-4)
 
 
+@pytest.mark.slow
 def test_all_compared_is_selection():
     game, user = random_game(2), em.QuantalUser(6.0)
     schemes = np.random.default_rng(2).dirichlet(np.ones(3), (4, 3))
@@ -212,6 +215,7 @@ def test_two_compared_of_three_settle():
     np.testing.assert_array_equal(found.certificate.result, em.Result.CERTIFIED)
 
 
+@pytest.mark.slow
 def test_all_reveal_is_an_equilibrium_when_two_are_compared():
     for seed in range(3):
         certificate = em.certify(random_game(seed), em.full_revelation(4, 3, 3), em.Comparison(2), RATIONAL)
@@ -288,6 +292,7 @@ def test_play_alone_does_any_user():
 # commands and sweeps
 
 
+@pytest.mark.slow
 def test_certify_on_the_command_line(run, tmp_path):
     em.save_games(tmp_path / "games.npz", random_games(2, K=4))
     em.save_schemes(tmp_path / "schemes.npz", em.full_revelation(4, 3, 3) + np.zeros((2, 1, 1, 1)))

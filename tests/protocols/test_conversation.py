@@ -185,6 +185,7 @@ def test_rounding_does_not_decide_what_types_ask():
 # what it must agree with
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("user", "to"),
     [*((user, "each") for user in USERS.values()), (em.FixedReplies("babbling", QUANTAL), "all")],
@@ -204,6 +205,7 @@ def test_one_round_is_pooled(user, to):
         assert np.abs(slopes[1]).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [QUANTAL, USERS["agents"]], ids=["quantal", "agents"])
 def test_silent_users_hear_one_long_message(user):
     """Q = 1: three rounds of two messages are one of eight."""
@@ -262,6 +264,7 @@ def best_of_all_strategies(game, rules, shape):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("K", "to"), [(1, "each"), (2, "all")])
 def test_backward_induction_is_the_best_of_all_strategies(K, to):
     shape = Shape(2, 2, 2, to)
@@ -294,6 +297,7 @@ def slope_cases():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize(
     ("name", "K", "shape", "protocol", "user"),
@@ -326,6 +330,7 @@ def test_pseudo_gradient_is_autodiff():
     np.testing.assert_allclose(closed, [whole[i, i] for i in range(K)], rtol=0, atol=GRADIENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["all", "given", "selection"])
 def test_own_slope_is_the_agents_row(which):
     _, K, shape, protocol, user = next(c for c in slope_cases() if c[0] == which)

@@ -136,6 +136,7 @@ def test_best_response_by_search():
     np.testing.assert_allclose(found.value, exact.value, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_closed_form_goes_with_the_payoffs_it_was_written_for():
     class Halved(em.Pooled):
         def payoffs(self, game, schemes, user):
@@ -156,6 +157,7 @@ def test_monopolists_of_a_new_protocol_are_refused():
         em.solve(em.catalog.judge(), Lottery(), em.QuantalUser(5.0), start="monopolist")
 
 
+@pytest.mark.slow
 def test_a_check_of_ones_own_is_used_and_believed(monkeypatch):
     from emalign_jax.exact.checks import base
 
@@ -221,6 +223,7 @@ def test_a_protocol_that_declares_it_is_believed_for_so_many_agents():
         em.coverage(game, protocol=Declared())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", one_in(4, UNKNOWN[1:]), ids=lambda p: type(p).__name__)
 def test_an_unknown_protocol_is_never_certified(protocol):
     game = em.catalog.prosecutor_against_defender()

@@ -50,6 +50,7 @@ def test_payoffs_by_loops(user, tied):
         np.testing.assert_allclose(got.agents, expected[1], atol=ATOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agents", [1, 2, 3, 6])  # many agents go another way
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.2)], ids=["pooled", "selection"])
 def test_pseudo_gradient_is_autodiff(agents, protocol):
@@ -115,6 +116,7 @@ def test_names_of_messages_and_agents_do_not_matter(protocol, user):
     np.testing.assert_allclose(got.agents, base.agents[jnp.array(order)], atol=ATOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_of_equally_good_agents_the_first_is_picked_and_has_the_ties(order):
     game = em.catalog.prosecutor_against_defender(0.5)  # if silent, both are worth 1/2 to the user
@@ -123,6 +125,7 @@ def test_of_equally_good_agents_the_first_is_picked_and_has_the_ties(order):
     np.testing.assert_allclose([got.user, *got.agents], [0.5, 1, 0], atol=ATOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(np.array([0.1, 0.4]))], ids=["pooled", "selection"])
 def test_batch_axes_broadcast(protocol):
     games, _ = make(2, count=2)

@@ -44,6 +44,7 @@ def test_it_forgoes_at_most_what_it_says():
     assert 0.9 * user.most_forgone < forgone.max() <= user.most_forgone + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [em.Pooled(), em.Selection(0.2), em.Conversation(2, 2)], ids=["P", "S", "C"])
 def test_gradient_is_that_of_payoffs(protocol):
     game, user = em.catalog.prosecutor_against_defender(), em.SparsemaxUser(0.8)
@@ -55,6 +56,7 @@ def test_gradient_is_that_of_payoffs(protocol):
     assert np.abs(own).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_played_and_never_wrongly_certified():
     solution = em.solve(em.catalog.two_prosecutors(), em.Pooled(), em.SparsemaxUser(4.0), key=0)
     assert solution.certificate.result in (em.Result.UNREFUTED, em.Result.ABOVE_TOLERANCE)

@@ -37,6 +37,7 @@ def test_quantal_response_does_not_overflow():
     np.testing.assert_array_equal(respond(em.QuantalUser(1e6), [[5.0, -5.0, 4.0]]), [[1, 0, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actions", [2, 3, 10])
 @pytest.mark.parametrize("precision", [0.5, 5.0, 40.0])
 def test_regret_is_at_most_the_lambert_bound_which_is_attained(actions, precision):

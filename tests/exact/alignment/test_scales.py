@@ -115,6 +115,7 @@ def exact_sup(u, U, weights, offset):
     return last[-1]
 
 
+@pytest.mark.slow
 @every_rule
 @pytest.mark.parametrize("name", one_in(3, CASES))
 def test_claims_hold_of_the_exact_optimum(name, rule):

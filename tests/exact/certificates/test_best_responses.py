@@ -167,6 +167,7 @@ def test_an_exact_answer_is_absent_where_nothing_changes():
     assert found.result == em.Result.CERTIFIED
 
 
+@pytest.mark.slow
 def test_an_open_bracket_is_said_to_be_open(monkeypatch):
     prior, u, U, schemes = random_arrays(5, XB=3)
     game = em.Game(prior, u, U)

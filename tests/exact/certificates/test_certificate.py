@@ -71,6 +71,7 @@ def test_result_codes():
     assert all(r.message.endswith(".") for r in em.Result)
 
 
+@pytest.mark.slow
 def test_broadcasting():
     """[N] games against [S, N, ...] schemes, one game against [S, N, ...]; progress counts them all."""
     prior, u, U, _ = random_arrays(1, 3)
@@ -88,6 +89,7 @@ def test_broadcasting():
     np.testing.assert_array_equal(single.gain_lower[:, 2], both.gain_lower[:, 2])
 
 
+@pytest.mark.slow
 def test_a_user_may_differ_by_game():
     prior, u, U, schemes = random_arrays(2, 2)
     games = em.Game(prior, u, U)
@@ -109,6 +111,7 @@ def test_an_agent_to_whom_nothing_matters(protocol, user):
     assert np.isfinite(certificate.relative_gain).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "user"), SETTINGS[:2], ids=IDS[:2])
 def test_no_message_changes_the_action(protocol, user):
     """One action is best at every belief: ranges of 1e-16 are rounding errors, and no unit to divide others by."""
@@ -180,6 +183,7 @@ def test_a_temperature_needs_a_quantal_user():
         em.certify(game, np.full((2, 2, 2), 0.5), em.Selection(0.1), RATIONAL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 70], ids=["by HiGHS", "in a batch"])
 @pytest.mark.parametrize(
     ("protocol", "user", "message"),
@@ -200,6 +204,7 @@ def test_where_the_method_is_not_exact(protocol, user, message, count):
             call()
 
 
+@pytest.mark.slow
 @pytest.mark.host_only
 def test_memory_of_checks_is_given_back(monkeypatch):
     """So many checks are kept at a time as their class says, and each game has its certificate."""

@@ -193,6 +193,7 @@ def test_a_mechanism_in_too_few_messages_is_carried_out_in_a_wider_tree():
     np.testing.assert_allclose(q.sum(-1), 1, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("xa", "shape"), [(2, Shape(2, 3, 2)), (3, Shape(2, 3, 2)), (2, Shape(3, 2, 2, "all"))])
 def test_no_rule_pays_more_than_the_mechanism(xa, shape):
     """Whether or not the user can report the type; the rules are interior or nearly deterministic."""
@@ -381,6 +382,7 @@ def test_upper_bounds_hold_for_any_number_of_messages():
     assert three.upper <= 1 + TIES
 
 
+@pytest.mark.slow
 def test_one_rational_user_and_enough_messages_close_the_bracket():
     """K = 1, two types, two replies, three messages: the mechanism LP is exact, and what is found attains it."""
     shape = Shape(2, 3, 2)
@@ -395,6 +397,7 @@ def test_one_rational_user_and_enough_messages_close_the_bracket():
         assert attained(games[n], best.scheme, tree_of(shape, 1))[0] == pytest.approx(most, abs=TIES)
 
 
+@pytest.mark.slow
 def test_selection_deviations_are_mechanisms():
     """The holder lowers its offer to the rival's, or the rival outbids the holder: each gain is that of an LP."""
     shape = Shape(2, 3, 2)
@@ -462,6 +465,7 @@ def test_users_the_checks_do_not_know(protocol, user):
     np.testing.assert_allclose(found.user, taken.user, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [QUANTAL, RATIONAL, em.FixedReplies("babbling", QUANTAL)])
 def test_agents_who_do_not_care_have_nothing_to_gain(user):
     game, rules = random_games(K=2), random_rules(Shape(2, 2, 2), 2)
@@ -471,6 +475,7 @@ def test_agents_who_do_not_care_have_nothing_to_gain(user):
     np.testing.assert_array_equal(certificate.relative_gain, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [em.Conversation(2, 2), em.Selection(then=em.Conversation(2, 2))])
 def test_what_is_gained_counts_in_the_payoff_range(protocol):
     """What is told to both types alike pays the agent nothing; what is told to each type by itself does."""
@@ -486,6 +491,7 @@ def test_what_is_gained_counts_in_the_payoff_range(protocol):
     assert certificate.result == Result.ABOVE_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [QUANTAL, RATIONAL, em.FixedReplies("truthful", QUANTAL)])
 @pytest.mark.parametrize("rare", [1e-10, 1e-150, 1e-210, 1e-310])
 def test_types_that_hardly_exist(rare, user):

@@ -63,6 +63,7 @@ def test_its_rule_attains_its_bound_and_nothing_beats_it(protocol, agents, user,
     assert max(tries) <= found.upper + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_one_agent_with_words_enough_is_the_mechanism_lp(seed):
     """M = A = 2 and Q = XA = 2: recommending and reporting are both possible."""
@@ -86,6 +87,7 @@ def test_one_round_is_pooled(seed):
     assert np.isclose(found.upper, pooled.value, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_bit_from_babbling():
     """The few messages of section 9 of docs/model.md: naming one value pays .625 in one round, all is told in two."""
     game = em.catalog.few_messages()
@@ -99,6 +101,7 @@ def test_one_bit_from_babbling():
         np.testing.assert_allclose(certificate.gain_upper, gain, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_naming_different_values_is_an_equilibrium_of_one_round_only():
     game = em.catalog.few_messages()
     names = np.stack([np.eye(2)[[1, 0, 0, 0]], np.eye(2)[[0, 1, 0, 0]]])

@@ -45,6 +45,7 @@ def test_gains_are_attained_and_never_beaten(user, seed, XA):
         assert certificate.gain_lower[i] <= certificate.payoff_range[i] + slack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [em.QuantalUser(10.0), RATIONAL], ids=["quantal", "rational"])
 def test_one_agent_is_a_monopolist(user):
     for seed in range(3):
@@ -68,6 +69,7 @@ def partition(*groups):
     return np.eye(2)[[0 if x in groups else 1 for x in range(4)]]
 
 
+@pytest.mark.slow
 def test_few_messages():
     """With one bit each: babbling pays .5, full information 1. An agent with rich messages gains .5. One bit can
     single out one value: 1/4 * 1 + 3/4 * .5 = .625, so babbling is no equilibrium of the game with one bit either;

@@ -159,6 +159,7 @@ def test_proofs_of_a_tolerance_are_proofs(both):
     assert (narrow.gains[proved] <= 1e-3 * compiled.facts(AT).payoff_range[proved] + 1e-8).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [USER, em.RationalUser("lowest")], ids=["quantal", "rational"])
 def test_a_game_is_checked_alike_in_any_company(user):
     """Others with more messages in use, and so more kinks, change no answer."""
@@ -191,6 +192,7 @@ def test_small_stakes_of_a_rational_user_are_stakes(ties):
         assert found.upper == pytest.approx(0.1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_x_b_that_cannot_occur():
     game = random_game(0)
     prior = np.array(game.prior)

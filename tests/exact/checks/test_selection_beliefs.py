@@ -80,6 +80,7 @@ def test_a_best_response_attains_what_is_said(both):
     np.testing.assert_allclose(after.agents[AT, agents][fits], wanted[fits], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_an_agent_just_behind_is_worth_less(both):
     _, compiled, _ = both
     schemes = profiles()
@@ -97,6 +98,7 @@ def test_an_agent_just_behind_is_worth_less(both):
     assert (compiled.can_outbid(AT) == compiled.sharp).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exactly", [False, True])
 def test_bounded_values_by_the_batched_simplex_and_by_highs(both, exactly):
     """The user's value is a row of the belief LPs; its price is that of HiGHS, and bounds hold along its line."""

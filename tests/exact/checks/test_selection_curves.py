@@ -35,6 +35,7 @@ def profiles(K):
     return {"random": mixed, "silence": silent, "full revelation": reveal, "noisy": 0.7 * reveal + 0.3 * silent}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(profiles(1)))
 def test_gains_and_brackets(both, name):
     _, batch, single = both
@@ -109,6 +110,7 @@ def test_monopolists(both):
         )
 
 
+@pytest.mark.slow
 def test_malformed_games_change_nothing():
     games = [random_game(seed) for seed in range(3)]
     bad = em.Game(games[1].prior * np.nan, games[1].user_utility, games[1].agent_utilities, check="shapes")

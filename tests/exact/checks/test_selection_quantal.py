@@ -64,6 +64,7 @@ def test_the_value_is_what_play_pays(seed, temperature):
         assert float(paid.agents[i]) == pytest.approx(found.value, abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(2))
 def test_two_features_against_a_grid_of_schemes(seed, temperature):
@@ -141,6 +142,7 @@ def matching_game():
     return em.Game(np.eye(3)[None] / 3, np.eye(3), np.stack([np.eye(3)[::-1], np.eye(3)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holder", [0, 1])
 def test_a_rival_that_cannot_be_outbid(holder):
     """Full revelation is worth most to the user here, so another agent is picked only by a tie and a lower index."""
@@ -157,6 +159,7 @@ def test_a_rival_that_cannot_be_outbid(holder):
     assert found.upper >= under - 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_rival_at_full_information(seed, temperature):

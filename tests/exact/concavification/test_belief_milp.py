@@ -72,6 +72,7 @@ def test_whole_brackets_by_milp_and_by_enumeration(seed, XA, monkeypatch):
     assert listed.value - TIE <= solved.upper
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("K", "M", "A"), [(2, 8, 4), (3, 3, 3)])
 def test_the_belief_of_a_milp_survives_rounding(K, M, A):
     """It lies where several types are just tied; evaluated there to the last digit, one tie or other is lost."""
@@ -209,6 +210,7 @@ def test_too_many_binaries_are_refused_before_any_work(monkeypatch):
             call()
 
 
+@pytest.mark.slow
 def test_a_short_time_leaves_a_valid_bound():
     game = random_game(1, K=3, XA=2, XB=4, A=3)
     schemes = np.random.default_rng(1).dirichlet(np.ones(3), (3, 4))

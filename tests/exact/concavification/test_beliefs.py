@@ -168,6 +168,7 @@ def climbed(cases, starts, xp):
     return np.moveaxis(np.asarray(ends), 0, -1), np.asarray(excess)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xp", [np, jnp])
 def test_climbs_are_those_of_each_problem_alone(xp):
     cases = list(climbs(4, 3))

@@ -82,6 +82,7 @@ def exceeded(problem, goal, price, cells, bounds, weights):
     return float((paid.max(1) - bounds).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("purity", [1.0, 0.1, 0.02, 0.0])
 @pytest.mark.parametrize("precision", [0.1, 1.0, 5.0, 20.0, 100.0, 500.0])
 def test_no_belief_of_a_cell_pays_more_than_its_bound(precision, purity):
@@ -135,6 +136,7 @@ def optimum_on_a_line(problem, goal, price):
     return float(paid[best])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("purity", [1.0, 0.05, 0.0])
 @pytest.mark.parametrize("precision", [0.5, 8.0, 100.0])
 def test_two_features_against_a_line_of_beliefs(precision, purity):
@@ -355,6 +357,7 @@ def test_a_user_who_knows_something_in_mpmath(seed, precision):
     assert found.upper == pytest.approx(float(truth), abs=1e-7)
 
 
+@pytest.mark.slow
 def test_three_states_and_the_tangent_plane():
     """A symmetric game of guessing: the user guesses x_B or takes the safe action, which alone pays the agent. By
     symmetry the closure at the uniform prior has three tangent points, permutations of one; the plane through them
@@ -372,6 +375,7 @@ def test_three_states_and_the_tangent_plane():
     assert best_value(against, precision).value == pytest.approx(float(F([1, 0, 0])), abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "precision"), [(0, 8.0), (1, 20.0), (2, 5.0)])
 def test_three_states_in_mpmath(seed, precision):
     """Beliefs of the scheme found are polished to the tangency conditions: one plane touches F at all of them, along

@@ -33,6 +33,7 @@ def test_the_bound_holds_for_every_profile(user, size):
         assert (found.switch_gain >= 0).all()
 
 
+@pytest.mark.slow
 def test_with_enough_words_the_user_learns_everything():
     protocol = em.Conversation(2, 2)
     for user in (em.QuantalUser(8.0), em.RationalUser()):
@@ -65,6 +66,7 @@ def test_regret_is_lamberts():
     np.testing.assert_allclose(w * np.exp(w), 3 / np.e)
 
 
+@pytest.mark.slow
 def test_the_bound_is_tight_in_the_hull_at_full_revelation():
     protocol = em.Conversation(1, 1)
     games, _ = profiles(4, protocol, 3, "hull", 3)
@@ -73,6 +75,7 @@ def test_the_bound_is_tight_in_the_hull_at_full_revelation():
         games, em.full_revelation(2, 3, 3), em.Pooled(), em.RationalUser()).user, atol=2e-4)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bad_games_cost_only_themselves():
     protocol = em.Conversation(1, 1)
     games, schemes = profiles(3, protocol, 2, "noise", 4)

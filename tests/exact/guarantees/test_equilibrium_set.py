@@ -378,6 +378,7 @@ def test_too_large():
         em.stability(game)
 
 
+@pytest.mark.slow
 def test_few_lps():
     """Breakpoints cost about two LPs each; a regression to a grid would show."""
     count = 0

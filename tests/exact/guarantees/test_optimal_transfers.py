@@ -9,6 +9,7 @@ import emalign_jax as em
 pytestmark = pytest.mark.host_only
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [em.RationalUser("lowest"), em.QuantalUser(5.0)], ids=["rational", "quantal"])
 def test_the_best_transfers_guarantee_what_coverage_says_of_the_game_with_them(user):
     games = em.random_games(jax.random.key(0), 4, family="shared_bias", agents=3, states=3, actions=3)

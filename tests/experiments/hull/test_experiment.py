@@ -121,6 +121,7 @@ def test_held_out_errors_and_the_best_agent_by_hand(offset, norm):
     assert chosen.argmax(1).tolist() == np.argmin(singles, 1).tolist()
 
 
+@pytest.mark.slow
 def test_fits_do_not_see_the_items_held_out():
     rng = np.random.default_rng(1)
     values = rng.normal(size=(7, 1, 24))
