@@ -266,7 +266,7 @@ def test_nothing_keeps_a_signal_from_ending_it(tmp_path, waits):
 
 
 def test_signals_in_the_clean_up_begin_it_again(tmp_path):
-    slow = "ending.on_interrupt(lambda: os.read(0, 1)); time.sleep(100)"
+    slow = "with ending.cleanup(lambda: os.read(0, 1)): time.sleep(100)"
     code, *said = ended(tmp_path, *KINDS, waits=slow)
     assert code in (129, 130, 143)
     assert said == ["", SAID]
