@@ -9,17 +9,20 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
+from emalign_jax.exact.checks.base import Deviation
 from emalign_jax.exact.checks.batch import Examinations, Facts, ignore, not_examined
 from emalign_jax.exact.checks.examination import known_range, relative, without_impossible_messages
 from emalign_jax.exact.checks.one_by_one import OneByOne
 from emalign_jax.exact.checks.standard_checks import StandardChecks
 from emalign_jax.exact.concavification.belief_lps import AbstractBeliefLPs
-from emalign_jax.exact.concavification.by_user import belief_lps
-from emalign_jax.exact.concavification.problems import joined, pooled_problems
+from emalign_jax.exact.concavification.by_user import belief_lps, concavify
+from emalign_jax.exact.concavification.problems import joined, monopoly_problem, pooled_problems
 from emalign_jax.exact.obedience.fewer_messages import fit
 from emalign_jax.exact.responses import pooled_payoffs
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_RANGE
 from emalign_jax.lp import choice
+from emalign_jax.users.base import AbstractUser
 
 # Belief LPs treated together, so that memory stays bounded.
 TOGETHER = 1024
@@ -161,6 +164,18 @@ class BeliefChecks(StandardChecks):
         self._learn(at)
         columns = self.full[at], self.none[at], self.informed[at], self._range[at], self._negligible(at)
         return Facts(*columns, self.stakes[at], self.scale[at])
+
+
+def monopolist(game: ReducedGame, agent: int, user: AbstractUser, sign: float) -> Deviation:
+    """As `AbstractCheck.monopolist`."""
+    found = concavify(monopoly_problem(game, agent, user, sign), np.eye(game.mass.shape[1]))
+    return deviations(sign * found.value, sign * found.value, found.scheme)[0]
+
+
+def deviations(value: Float[np.ndarray, "n"], upper: Float[np.ndarray, "n"], schemes) -> list[Deviation]:
+    """Best responses from arrays over agents; NaN where an LP failed."""
+    found = zip(value, upper, schemes, strict=True)
+    return [Deviation(float(v), float(u), x, "Failed" if np.isnan(v) else "Optimal") for v, u, x in found]
 
 
 def fitted(schemes: Float[np.ndarray, "n XB S"], messages: int) -> Float[np.ndarray, "n XB M"]:

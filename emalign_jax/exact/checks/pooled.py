@@ -7,21 +7,15 @@ a rational one. Otherwise it is the agent's payoff from choosing the user's acti
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import jax
 import numpy as np
 
 from emalign_jax.exact.checks.base import WORK, AbstractCheck, Deviation, register_check
+from emalign_jax.exact.checks.belief_checks import deviations, monopolist
 from emalign_jax.exact.checks.pooled_beliefs import PooledBeliefs, common_responses, profile_lps
-from emalign_jax.exact.concavification.belief_lps import BeliefOptima
 from emalign_jax.exact.concavification.belief_milp import MAX_BINARIES
-from emalign_jax.exact.concavification.by_user import concavify
 from emalign_jax.exact.concavification.kinks import MAX_EDGES, count_corners
-from emalign_jax.exact.concavification.problems import monopoly_problem
 from emalign_jax.exact.responses import pooled_payoffs
-from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal.arguments import power
 from emalign_jax.protocols import Pooled
 from emalign_jax.users.quantal import QuantalUser
@@ -62,36 +56,17 @@ class PooledCheck(AbstractCheck):
 
     def monopolist(self, agent, sign=1.0):
         if (agent, sign) not in self._alone:
-            problem = monopoly_problem(self.game, agent, self.user, sign)
-            found = concavify(problem, np.eye(self.game.mass.shape[1]))
-            self._alone[agent, sign] = _deviation(found._replace(upper=sign * found.value), 0, sign)
+            self._alone[agent, sign] = monopolist(self.game, agent, self.user, sign)
         return self._alone[agent, sign]
 
     def deviations(self, schemes, agents, bracket=None):
-        every = np.arange(len(agents))
-        game, user = (jax.tree.map(lambda x: np.repeat(x, len(agents), 0), x) for x in (self._batch, self._user))
-        lps = profile_lps(game, np.repeat(schemes[None], len(agents), 0), np.array(agents), user, compiled=False)
+        many, alike = len(agents), (self.game, self.user, schemes)
+        game, user, profiles = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], many, 0), alike)
+        lps = profile_lps(game, profiles, np.array(agents), user, compiled=False)
         width = None if bracket is None else np.array([self._width(i, float(bracket)) for i in agents])
-        found = lps.best(every, width, WORK)
-        result = [_deviation(found, n) for n in range(len(agents))]
-        return [
-            one._replace(upper=min(one.upper, max(float(self.payoff_bounds[i]), one.value)))
-            for i, one in zip(agents, result, strict=True)
-        ]
-
-    @functools.cached_property
-    def _batch(self) -> ReducedGame:
-        return ReducedGame(*(np.asarray(x)[None] for x in self.game))
-
-    @functools.cached_property
-    def _user(self) -> Any:
-        return jax.tree.map(lambda x: np.asarray(x)[None], self.user)
-
-
-def _deviation(found: BeliefOptima, n: int, sign: float = 1.0) -> Deviation:
-    value = sign * float(found.value[n])
-    status = "Optimal" if np.isfinite(value) else "Failed"
-    return Deviation(value, float(found.upper[n]), found.scheme[n], status)
+        found = lps.best(np.arange(many), width, WORK)
+        upper = np.minimum(found.upper, np.fmax(self.payoff_bounds[list(agents)], found.value))
+        return deviations(found.value, upper, found.scheme)
 
 
 @register_check(Pooled, RationalUser)

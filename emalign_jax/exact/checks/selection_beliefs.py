@@ -22,9 +22,9 @@ from emalign_jax.exact.checks.base import WORK, AbstractCheck
 from emalign_jax.exact.checks.belief_checks import BeliefChecks, fitted
 from emalign_jax.exact.checks.examination import without_impossible_messages
 from emalign_jax.exact.checks.soft_bound import soft_bound
-from emalign_jax.exact.concavification.belief_lps import AbstractBeliefLPs, BeliefOptima
-from emalign_jax.exact.concavification.by_user import belief_lps
+from emalign_jax.exact.concavification.belief_lps import BeliefOptima
 from emalign_jax.exact.concavification.problems import joined, pooled_problems
+from emalign_jax.exact.concavification.quantal_lps import QuantalBeliefLPs
 from emalign_jax.exact.responses import selection_table
 from emalign_jax.games.units import VALUE_TIE
 
@@ -87,19 +87,21 @@ class SelectionBeliefs(BeliefChecks):
     # What the user may get of any scheme.
 
     def _learn_some(self, some):
-        found = self._value_lps(some).best(np.arange(2 * len(some)))
+        lps = self._value_lps(some)
+        found = lps.best(np.arange(2 * len(some)))
+        self._note_fallback(np.concatenate([some, some]), lps)
         self._most[some], self._least[some] = np.split(found.value, 2) * np.array([[1], [-1]])
         self._offers[:, some] = found.scheme.reshape(2, len(some), *found.scheme.shape[1:])
         super()._learn_some(some)
 
-    def _value_lps(self, at) -> AbstractBeliefLPs:
+    def _value_lps(self, at) -> QuantalBeliefLPs:
         """The belief LPs of agents whose utility is the user's, and of those whose utility is its negative."""
         game, user = self._setting(at)
         as_agent, silent = game._replace(agents=game.user[:, None]), np.zeros((len(at), 0, game.user.shape[2], 1))
         agents = np.zeros(len(at), int)
         problems = joined([pooled_problems(as_agent, silent, agents, user, sign) for sign in (1.0, -1.0)])
-        return belief_lps(problems, np.broadcast_to(np.eye(silent.shape[2]), (2 * len(at), *[silent.shape[2]] * 2)),
-                          self.compiled)  # fmt: skip
+        revealing = np.broadcast_to(np.eye(silent.shape[2]), (2 * len(at), *[silent.shape[2]] * 2))
+        return QuantalBeliefLPs(problems, revealing, self.compiled)
 
     def _value_limits(self, at) -> Float[np.ndarray, "n 2"]:
         """Proved bounds of the user's value of any scheme, lower and upper; infinite where the proof failed, NaN where
@@ -116,7 +118,7 @@ class SelectionBeliefs(BeliefChecks):
         slack = BELIEF_SLACK * self.scale[at]
         return np.clip(values, self._least[at] + slack, np.maximum(self._most[at] - slack, self._least[at]))
 
-    def _lps(self, at, agents, present=None) -> AbstractBeliefLPs:
+    def _lps(self, at, agents, present=None) -> QuantalBeliefLPs:
         """The belief LPs of these agents, which know full revelation, the extremes of the user's value and the present
         schemes."""
         game, user = self._setting(at)
@@ -125,7 +127,7 @@ class SelectionBeliefs(BeliefChecks):
         known = [np.broadcast_to(np.eye(XB), (len(at), XB, XB)), *self._offers[:, at]]
         known += [] if present is None else [present]
         beliefs = np.concatenate([x.swapaxes(1, 2) * problems.target[:, None] for x in known], 1)
-        return belief_lps(problems, beliefs, self.compiled)
+        return QuantalBeliefLPs(problems, beliefs, self.compiled)
 
     # profiles
 
@@ -196,7 +198,7 @@ class SelectionBeliefs(BeliefChecks):
         first = (others >= top - VALUE_TIE * self.scale[asked.at, None]).argmax(1)
         return others[np.arange(len(first)), first]
 
-    def _improve(self, lps: AbstractBeliefLPs, best: _Best, enough) -> None:
+    def _improve(self, lps: QuantalBeliefLPs, best: _Best, enough) -> None:
         """Better responses, without upper bounds; enough: as in `_ask`."""
         every = np.arange(len(best.value))
         if self.sharp:
@@ -207,14 +209,14 @@ class SelectionBeliefs(BeliefChecks):
             goal = self._least[at] + share * (self._most[at] - self._least[at])
             self._ask(lps, best, every, goal, goal, None)
 
-    def _bracket(self, lps: AbstractBeliefLPs, best: _Best, some, widths) -> None:
+    def _bracket(self, lps: QuantalBeliefLPs, best: _Best, some, widths) -> None:
         """Better responses of some agents and upper bounds within `widths` of them."""
         if self.sharp:
             self._outbid(lps, best, some, widths[some], None)
         else:
             self._persuade(lps, best, some, widths)
 
-    def _ask(self, lps: AbstractBeliefLPs, best: _Best, some, at_least, at_most, widths, enough=None) -> BeliefOptima:
+    def _ask(self, lps: QuantalBeliefLPs, best: _Best, some, at_least, at_most, widths, enough=None) -> BeliefOptima:
         """Solve these belief LPs, with user values within these bounds (NaN: none), and keep the better responses.
 
         enough: [m] only as far as `AbstractBeliefLPs.better` does.
@@ -232,7 +234,7 @@ class SelectionBeliefs(BeliefChecks):
         best.try_schemes(some, found.scheme)
         return found
 
-    def _outbid(self, lps: AbstractBeliefLPs, best: _Best, some, widths, enough) -> None:
+    def _outbid(self, lps: QuantalBeliefLPs, best: _Best, some, widths, enough) -> None:
         """Best responses at temperature 0: the user picks the agent of the largest value."""
         asked = best.asked.rows(some)
         slack, tie = BELIEF_SLACK * self.scale[asked.at], VALUE_TIE * self.scale[asked.at]
@@ -254,7 +256,7 @@ class SelectionBeliefs(BeliefChecks):
             upper[unsure[beyond]] = stays[unsure[beyond]]
         best.upper[some] = np.minimum(best.upper[some], upper)
 
-    def _persuade(self, lps: AbstractBeliefLPs, best: _Best, some, widths) -> None:
+    def _persuade(self, lps: QuantalBeliefLPs, best: _Best, some, widths) -> None:
         """Best responses at a positive temperature: an agent is picked with probability softmax(V / temperature)."""
         asked = best.asked.rows(some)
         tau = self.temperature[asked.at]
@@ -290,22 +292,14 @@ class SelectionBeliefs(BeliefChecks):
 
     # best responses
 
-    def extreme(self, agent: int, sign: float) -> tuple[np.ndarray, np.ndarray]:
-        """The monopolist's best (sign=-1: worst) payoff [1] in the first game, and its scheme."""
-        game, user = self._setting(np.zeros(1, int))
-        XB = game.user.shape[2]
-        problems = pooled_problems(game, np.zeros((1, 0, XB, 1)), np.array([agent]), user, sign)
-        found = belief_lps(problems, np.eye(XB)[None], self.compiled).best(np.zeros(1, int))
-        return sign * found.value, found.scheme
-
-    def best_at_least(self, at, agents, values) -> tuple[np.ndarray, np.ndarray]:
-        """The largest payoffs [n] of these agents with schemes worth at least `values`, and such schemes."""
+    def best_at_least(self, at, agents, values) -> BeliefOptima:
+        """The largest payoffs of these agents with schemes worth at least `values`."""
         self._learn(at)
         lps = self._lps(at, agents)
         lps.restrict(np.where(values == -np.inf, -np.inf, self._reachable(at, values)), np.inf)
         found = lps.best(np.arange(len(at)))
         self._note_fallback(at, lps)
-        return found.value, found.scheme
+        return found
 
     # outbidding
 
@@ -316,7 +310,7 @@ class SelectionBeliefs(BeliefChecks):
         return examined.values, *self.leaders(at, examined.values)
 
     def at_least(self, at, agents, values, messages):
-        return fitted(self.best_at_least(at, agents, values)[1], messages)
+        return fitted(self.best_at_least(at, agents, values).scheme, messages)
 
     def just_behind(self, at, schemes, selected, rivals):
         leader = schemes[np.arange(len(at)), selected]

@@ -7,12 +7,11 @@ import functools
 import numpy as np
 
 from emalign_jax.exact.checks.base import Deviation, register_check
+from emalign_jax.exact.checks.belief_checks import deviations, monopolist
 from emalign_jax.exact.checks.selection_beliefs import SelectionBeliefs
 from emalign_jax.exact.checks.selection_rational import SelectionCheck
 from emalign_jax.protocols import Selection
 from emalign_jax.users.quantal import QuantalUser
-
-ONE = np.zeros(1, int)
 
 
 @register_check(Selection, QuantalUser)
@@ -28,19 +27,13 @@ class SelectionQuantal(SelectionCheck):
         return SelectionBeliefs.of_one(self)
 
     def monopolist(self, agent, sign=1.0):
-        return _deviation(*self._batch.extreme(agent, sign))
+        return monopolist(self.game, agent, self.user, sign)
 
     def at_least(self, agent: int, value: float = -np.inf) -> Deviation:
         """The largest payoff of `agent` with a scheme worth at least `value` to the user (or as much as possible)."""
-        return _deviation(*self._batch.best_at_least(ONE, np.array([agent]), np.array([value])))
+        found = self._batch.best_at_least(np.zeros(1, int), np.array([agent]), np.array([value]))
+        return deviations(found.value, found.value, found.scheme)[0]
 
     def deviations(self, schemes, agents, bracket=None):
         found = self._batch.respond(schemes, np.array(agents), bracket)
-        upper = np.maximum(found.upper, found.value)
-        return [
-            _deviation(found.value[n:], found.schemes[n:])._replace(upper=float(upper[n])) for n in range(len(upper))
-        ]
-
-
-def _deviation(value, scheme) -> Deviation:
-    return Deviation(float(value[0]), float(value[0]), scheme[0], "Failed" if np.isnan(value[0]) else "Optimal")
+        return deviations(found.value, np.maximum(found.upper, found.value), found.schemes)

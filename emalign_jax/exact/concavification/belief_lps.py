@@ -103,7 +103,8 @@ class AbstractBeliefLPs(abc.ABC):
         self.points = np.concatenate([vertices, prior, beliefs, spare], 1)
         self.own, self.user = self.payoffs(problems, self.points)
         self.price, self.weights = np.zeros((P, B)), np.zeros(self.own.shape)
-        self.value_price, self._values = np.zeros(P), np.tile([-np.inf, np.inf], (P, 1))
+        # Bounds of the user's value, which a kind may set, and the prices of that row.
+        self._values, self.value_price = np.tile([-np.inf, np.inf], (P, 1)), np.zeros(P)
         self.fallback, self.failed = np.zeros(P, bool), np.zeros(P, bool)
         self._settled = np.zeros(P, bool)
         self._fine = PRICE_TOLERANCE * np.maximum(problems.spread, 1e-300)  # A larger excess adds a belief.
@@ -129,13 +130,6 @@ class AbstractBeliefLPs(abc.ABC):
         is proved to be at most `target`, a belief above it is found, or the work is done."""
 
     # Optima.
-
-    def restrict(self, at_least: Float[np.ndarray, "P"] | float, at_most: Float[np.ndarray, "P"] | float) -> None:
-        """From now on allow only schemes whose user value is within these bounds."""
-        values = np.stack(np.broadcast_arrays(at_least, at_most, self.value_price)[:2], 1)
-        changed = (values != self._values).any(1)
-        self._values, self._settled = values, self._settled & ~changed
-        self.failed &= ~changed
 
     def best(self, some: Int[np.ndarray, "n"], bracket=None, work: int = 0, rough: bool = False) -> BeliefOptima:
         """The best payoffs of these problems.

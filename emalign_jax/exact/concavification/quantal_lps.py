@@ -15,6 +15,15 @@ MAX_KINKS = 1000
 
 
 class QuantalBeliefLPs(AbstractBeliefLPs):
+    """As `AbstractBeliefLPs`, and the user's value may be bounded."""
+
+    def restrict(self, at_least: Float[np.ndarray, "P"] | float, at_most: Float[np.ndarray, "P"] | float) -> None:
+        """From now on allow only schemes whose user value is within these bounds."""
+        values = np.stack(np.broadcast_arrays(at_least, at_most, self.value_price)[:2], 1)
+        changed = (values != self._values).any(1)
+        self._values, self._settled = values, self._settled & ~changed
+        self.failed &= ~changed
+
     def list_corners(self):
         return kinks(self.problems, MAX_KINKS)
 

@@ -31,16 +31,11 @@ NUDGES = (1e-5, 1e-3)
 
 
 class RationalBeliefLPs(AbstractBeliefLPs):
-    """As `AbstractBeliefLPs`, without bounds of the user's value."""
-
     has_kernels = False
 
     def __init__(self, problems, beliefs, compiled):
         super().__init__(without_equal_types(problems), beliefs, compiled)
         self._edges: dict[int, tuple[Any, Any, bool]] = {}  # By problem: beliefs, their suprema, whether all are known.
-
-    def restrict(self, at_least, at_most):
-        raise NotImplementedError("a rational user's value is bounded in obedience LPs, not in belief LPs")
 
     def list_corners(self):
         found = without_repeats(kinks(self.problems, MAX_KINKS))
