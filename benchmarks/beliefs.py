@@ -37,8 +37,8 @@ def solved(family: str, count: int, protocol, user, **size):
     return run
 
 
-def certified(agents: int, features: int, count: int):
-    """Certificates of `count` profiles, and the share of them whose gains are bracketed."""
+def profiles(agents: int, features: int, count: int) -> tuple[em.Game, np.ndarray]:
+    """Games of all families, at least `count`, and schemes from interior to nearly deterministic."""
     each, rng, parts, schemes = -(-count // len(em.FAMILIES)), np.random.default_rng(0), [], []
     for family in em.FAMILIES:
         parts.append(
@@ -47,10 +47,16 @@ def certified(agents: int, features: int, count: int):
         )  # fmt: skip
         schemes += [rng.dirichlet(np.full(features, SPREADS[k % 3]), (agents, features)) for k in range(each)]
     fields = ("prior", "user_utility", "agent_utilities")
-    games = em.Game(*(np.concatenate([np.asarray(getattr(part, name)) for part in parts]) for name in fields))
+    columns = (np.concatenate([np.asarray(getattr(part, name)) for part in parts]) for name in fields)
+    return em.Game(*columns), np.array(schemes)
+
+
+def certified(agents: int, features: int, count: int):
+    """Certificates of `count` profiles, and the share of them whose gains are bracketed."""
+    games, schemes = profiles(agents, features, count)
 
     def run():
-        found = em.certify(games, np.array(schemes), em.Pooled(), em.QuantalUser(50.0), tolerance=1e-3)
+        found = em.certify(games, schemes, em.Pooled(), em.QuantalUser(50.0), tolerance=1e-3)
         return float(np.mean(found.closed))
 
     return run

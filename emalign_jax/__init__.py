@@ -8,7 +8,8 @@ and certified by exact linear programs. Data flows one way:
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+from emalign_jax.internal.version import VERSION as __version__  # noqa: F401
+
 TYPE_CHECKING = False  # as in `typing`, which takes as long to import as all the rest
 
 if TYPE_CHECKING:

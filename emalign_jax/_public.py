@@ -1,6 +1,6 @@
 """The public names, which the package imports at first use."""
 
-from emalign_jax import mechanisms
+from emalign_jax import experiments, mechanisms
 from emalign_jax.equilibrium.best_response_dynamics import BestResponseDynamics
 from emalign_jax.equilibrium.solution import Solution
 from emalign_jax.equilibrium.solver import solve
@@ -101,6 +101,7 @@ __all__ = [
     "certify",
     "coverage",
     "evaluate",
+    "experiments",
     "families",
     "full_revelation",
     "knob",

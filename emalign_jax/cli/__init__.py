@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 
-from emalign_jax.cli import compiled, streams
-from emalign_jax.internal import ending
+from emalign_jax.cli import streams
+from emalign_jax.internal import compiled_cache, ending
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,7 +19,7 @@ def launch() -> None:
     """The console command: `main` in a process of its own, which signals end."""
     ending.install_handlers()
     streams.prepare()
-    compiled.keep()
+    compiled_cache.keep()
     gc.disable()  # Searching what was imported for garbage takes a tenth of the start, and there is none.
     from emalign_jax.cli import app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import time
@@ -12,7 +13,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from emalign_jax.cli.options import Norm, Offset, ProgressBar, integers, tell_fallbacks
+from emalign_jax.cli import options
+from emalign_jax.cli.options import Norm, Offset, integers
+from emalign_jax.experiments.progress import ProgressBar, tell_fallbacks
 
 
 def align(
@@ -55,10 +58,11 @@ def align(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of subsets and splits.")] = 0,
     out: Annotated[str | None, typer.Option(help="Run directory; default align-1, align-2, ...")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the run directory if it is there and holds no other files.")
-    ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
+    force: options.ForceOption = False,
+    workers: options.WorkersOption = 1,
+    cluster: options.ClusterOption = None,
+    quiet: options.QuietOption = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """How well do weighted sums of other people's (or AIs') utilities stand in for a user's?
 
@@ -74,11 +78,14 @@ def align(
       emalign align rewards.npz --json > rewards.json
     """
     config: dict[str, Any] = {
-        name: str(value) if isinstance(value, Path) else value for name, value in locals().items()
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in locals().items()
+        if name not in ("out", "force", "workers", "cluster", "quiet", "json_")  # of which the numbers do not depend
     }
     began = time.perf_counter()
 
-    from emalign_jax.experiments import run_directory
+    from emalign_jax.experiments import executors, run_store
+    from emalign_jax.experiments.grid.table import JSON_SCHEMA, plain
     from emalign_jax.experiments.hull import removal, summary, tables, text
     from emalign_jax.experiments.hull.experiment import (
         ALIGN,
@@ -91,8 +98,8 @@ def align(
         HullJob,
         run,
     )
-    from emalign_jax.experiments.search.table import JSON_SCHEMA, plain
     from emalign_jax.internal import parquet
+    from emalign_jax.internal.files import atomic
     from emalign_jax.report import hull_figure
     from emalign_jax.report.drawing import attempt, shown
 
@@ -103,7 +110,7 @@ def align(
     asked = None if agents is None else tuple(sorted(integers("--agents", agents, 1)))
     place = None if out is None else Path(out)
     if place is not None:
-        run_directory.check(place, ALIGN, force)
+        run_store.check(place, ALIGN, force)
     read = tables.read(table, tables.Options(**{f.name: config[f.name] for f in dataclasses.fields(tables.Options)}))
     if read.item_count < 4:
         raise ValueError(
@@ -125,10 +132,13 @@ def align(
         seed=seed,
     )
     job.check()
-    entries = run_directory.manifest(ALIGN, config, seed)
-    with run_directory.begun(place, ALIGN, entries, force) as here:
-        with ProgressBar("fit") as progress:
-            outcome = run(job, progress)
+    with open(table, "rb") as file:  # a table may change under its name
+        config["table_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    entries = run_store.manifest(ALIGN, config, seed)
+    with run_store.begun(place, ALIGN, entries, force) as here:  # what is kept is not fitted again
+        source = executors.chosen(workers, cluster)
+        with ProgressBar("fit", quiet) as progress, source as workers_:
+            outcome = run(job, progress, here, workers_)
             left = removal.leave_out(job, progress)
         lines = summary.curves(job, outcome.errors)
         covered = summary.coverage(job, left)
@@ -142,17 +152,19 @@ def align(
             "targets_a_subset": max(map(len, job.assignment())), "left_out": list(read.notes),
         }  # fmt: skip
         errors = outcome.errors.assign(target=[names[t] for t in outcome.errors["target"]])
-        parquet.write(here.directory / ERRORS, errors)
-        text.write(here.directory / CURVES, lines)
-        text.write(here.directory / WEIGHTS, outcome.weights)
         left = left.assign(target=[names[t] for t in left["target"]])
-        text.write(here.directory / LEAVE_OUT, left)
+        with atomic(here.path / ERRORS) as made:
+            parquet.write(made, errors)
+        for name, rows in {CURVES: lines, WEIGHTS: outcome.weights, LEAVE_OUT: left}.items():
+            with atomic(here.path / name) as made:
+                text.write(made, rows)
         targets_are = "1 target" if len(names) == 1 else f"{len(names)} targets"
         title = f"{shown(table.name)}: {targets_are}, {read.item_count} {read.items}, {job.tests} of them held out"
-        drawings = [here.directory / name for name in FIGURES]
+        drawings = [here.path / name for name in FIGURES]
         drawn = attempt(lambda: hull_figure.draw(job, lines, left, covered["tolerance"], drawings, title))
         found = {"table": facts, "verdict": summary.verdict(job, lines), "coverage": covered}
-        path = here.finish(plain(entries | found), seconds)
+        path = here.path
+        here.finish(plain(entries | found), seconds)
     if json_:
         value = {
             "table": facts, "curves": lines.to_dict("records"), "weights": outcome.weights.to_dict("records"),

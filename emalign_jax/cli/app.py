@@ -13,7 +13,6 @@ import typer
 from typer.exceptions import TyperException
 
 from emalign_jax import __version__
-from emalign_jax.cli import compiled
 from emalign_jax.cli.align import align
 from emalign_jax.cli.certify import certify
 from emalign_jax.cli.report import report
@@ -21,7 +20,7 @@ from emalign_jax.cli.search import search
 from emalign_jax.cli.stability import stability
 from emalign_jax.cli.sweep import sweep
 from emalign_jax.cli.tune import tune
-from emalign_jax.internal import plugins
+from emalign_jax.internal import compiled_cache, plugins
 from emalign_jax.internal.ending import CLEAN
 
 app = typer.Typer(
@@ -56,7 +55,7 @@ def _common(
     ),
 ) -> None:
     if not cache:
-        compiled.forget()
+        compiled_cache.forget()
 
 
 def main(arguments: list[str] | None = None) -> None:

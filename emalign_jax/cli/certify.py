@@ -9,25 +9,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from emalign_jax.cli.options import (
-    CompareOption,
-    PluginOption,
-    PrecisionOption,
-    ProgressBar,
-    ProtocolOption,
-    RepliesOption,
-    ReplyRuleOption,
-    ReplyToOption,
-    RoundsOption,
-    SetOption,
-    TemperatureOption,
-    TiesOption,
-    ToleranceOption,
-    UserOption,
-    settings,
-    tell_fallbacks,
-)
-from emalign_jax.experiments.words import ReplyRule, ReplyTo, make_protocol, make_user
+from emalign_jax.cli import options
+from emalign_jax.cli.options import FLAGS, settings
+from emalign_jax.experiments.progress import ProgressBar, tell_fallbacks
 
 SHOWN = 50
 
@@ -35,20 +19,15 @@ SHOWN = 50
 def certify(
     games: Annotated[Path, typer.Argument(metavar="G.npz", help="Games.")],
     schemes: Annotated[Path, typer.Argument(metavar="S.npz", help="Their schemes [..., K, XB, M].")],
-    protocol: ProtocolOption = "selection",
-    user: UserOption = None,
-    precision: PrecisionOption = None,
-    ties: TiesOption = None,
-    temperature: TemperatureOption = None,
-    compare: CompareOption = None,
-    rounds: RoundsOption = None,
-    replies: RepliesOption = None,
-    reply_to: ReplyToOption = ReplyTo.each,
-    reply_rule: ReplyRuleOption = ReplyRule.plans,
-    tolerance: ToleranceOption = None,
-    plugin: PluginOption = None,
-    set_: SetOption = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
+    protocol: options.ProtocolOption = None,
+    user: options.UserOption = None,
+    precision: options.PrecisionOption = None,
+    rounds: options.RoundsOption = None,
+    replies: options.RepliesOption = None,
+    tolerance: options.ToleranceOption = None,
+    set_: options.SetOption = None,
+    plugin: options.PluginOption = None,
+    json_: options.JsonOption = False,
 ) -> None:
     """Check schemes exactly: payoffs, deviation gains, what information is worth, and the guarantee.
 
@@ -57,23 +36,28 @@ def certify(
       emalign certify search-1/games.npz search-1/schemes.npz
       emalign certify games.npz schemes.npz --protocol pooled --precision 20 --json
     """
+    given = locals()
+
     import emalign_jax as em
-    from emalign_jax.exact import Certificate, default_tolerance
-    from emalign_jax.experiments import columns
-    from emalign_jax.experiments.search import table
-    from emalign_jax.experiments.toml import section
+    from emalign_jax.exact import Certificate
+    from emalign_jax.experiments import columns, plan
+    from emalign_jax.experiments.grid import check, table
+    from emalign_jax.experiments.grid.block import modules
     from emalign_jax.games.files import sizes
     from emalign_jax.internal import plugins
 
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise ValueError(f"--tolerance: expected a number between 0 and 1, got {tolerance}")
     plugins.load(plugin or [])
-    changes = settings(set_, ("protocol", "user"))
-    flags = {"temperature": temperature, "rounds": rounds, "replies": replies, "compare": compare}
-    rule = make_protocol(protocol, flags | section(changes, "protocol"), reply_to)
-    person = make_user(user, {"precision": precision, "ties": ties} | section(changes, "user"), reply_rule, rule)
-    if tolerance is None:
-        tolerance = default_tolerance(rule, person)
+    changes = settings(set_, {name: given[name] for name in FLAGS if name in given and name != "games"})
+    for name in changes:
+        known = name.startswith(("protocol.", "user.")) or name == "solver.tolerance"
+        if not known or name == "protocol.messages":  # which schemes have
+            raise ValueError(f"{name}: certify takes keys of protocol and user, and solver.tolerance")
+    grid = plan.plan({}, "", changes)
+    if grid.axes:
+        raise ValueError(f"{grid.axes[0]}: expected one value")
+    with check.named(grid, cell := grid.cells()[0]):
+        rule, person, solver = modules(cell.specification)
+    tolerance = solver.tolerance
     present = sizes(games)
     if sizes(schemes) != present:
         raise ValueError(f"{schemes}: agents: the numbers of agents differ from those of {games}")
@@ -99,7 +83,7 @@ def certify(
             *(np.reshape(x, (len(where), *np.shape(x)[len(certificate.user.shape) :])) for x in certificate)
         )
         rows = columns.table(columns.CERTIFICATE, table.certificate_values(flat))
-        entries += table.json_entries(columns.CERTIFICATE, rows.to_dict("records"))
+        entries += columns.json_entries(columns.CERTIFICATE, rows.to_dict("records"))
         text += [(agents or batch.agents, at, entry) for at, entry in zip(where, entries[-len(where) :], strict=True)]
     failed = sum(not em.Result[entry["code"]].ok for entry in entries)
     proved = sum(entry["code"] == em.Result.CERTIFIED.name for entry in entries)

@@ -1,78 +1,50 @@
-"""Options that commands share."""
+"""Options that commands share. Those of a specification take their help from its fields."""
 
 from __future__ import annotations
 
+import contextlib
 import enum
-import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from tqdm import tqdm
 
-from emalign_jax.experiments.words import ReplyRule, ReplyTo, Ties
+from emalign_jax.experiments.specification import Flat, fields
 from emalign_jax.internal.arguments import integer, shown
 
-# Keys of a config that are in none of its sections.
-TOP = ("seed", "title", "block")
-# By section, the keys that `search` and `certify` have options for.
-OPTIONS = {
-    "games": (
-        "family", "count", "agents", "states", "actions", "user_features", "agent_features", "user_information",
-        "agent_information", "noise", "bias", "alignment", "information_worth",
-    ),
-    "protocol": ("temperature", "compare", "rounds", "replies", "reply_to", "messages"),
-    "user": ("precision", "ties", "reply_rule"),
+# The keys that people set every day have an option of their own; the others are set by --set.
+FLAGS = {
+    "games": "games.file", "family": "games.family", "count": "games.count", "agents": "games.agents",
+    "states": "games.states", "actions": "games.actions", "protocol": "protocol.kind", "rounds": "protocol.rounds",
+    "replies": "protocol.replies", "messages": "protocol.messages", "user": "user.kind", "precision": "user.precision",
+    "starts": "solver.starts", "tolerance": "solver.tolerance", "seed": "seed", "verify": "measure.verify",
 }  # fmt: skip
+LISTS = ("family", "agents")  # may be several, with commas
+NUMBERS = ("agents", "precision")  # that are read as text
 
-RoundsOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Rounds of messages; default 2 with --protocol conversation. With selection: rounds of the conversation "
-        "with the picked agent."
-    ),
-]
-RepliesOption = Annotated[
-    int | None,
-    typer.Option(help="Different replies that the user can give after each round but the last; default 2."),
-]
-CompareOption = Annotated[
-    int | None, typer.Option(help="With selection: how many agents, drawn at random, are compared; default all.")
-]
-ReplyToOption = Annotated[
-    ReplyTo, typer.Option(help="each: every agent gets a reply of its own; all: one reply goes to all.")
-]
-ToleranceOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Certified if every gain is at most this share of the agent's payoff range; default 1e-5 with selection "
-        "and a rational user, else (also with --compare) 1e-3."
-    ),
-]
-ReplyRuleOption = Annotated[
-    ReplyRule, typer.Option(help="How the user replies: as is best (plans), or by a fixed rule.")
-]
-ProtocolOption = Annotated[
-    str, typer.Option(help="How the user talks to the agents: pooled, selection, conversation, or one of a plugin.")
-]
-UserOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Kind of user: rational, quantal, sparsemax (the last two with --precision), or one of a plugin. Default: "
-        "rational if --precision is inf, else quantal."
-    ),
-]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option(help="How precisely the user optimises: a number > 0 (quantal) or inf (rational). Default inf."),
-]
-TiesOption = Annotated[Ties | None, typer.Option(help="How a rational user breaks ties. Default agents.")]
-TemperatureOption = Annotated[
-    float | None,
-    typer.Option(help="How randomly the user picks an agent in Selection; 0, the default, picks the best."),
-]
+
+def flag(name: str, more: str = "", **look: Any) -> Any:
+    """The option of a key, with the description of the key as its help."""
+    words = fields()[FLAGS[name]].description or ""
+    return typer.Option(help=f"{words[:1].upper()}{words[1:]}{more}.", **look)
+
+
+GamesOption = Annotated[str | None, flag("games", metavar="FILE")]
+FamilyOption = Annotated[str | None, flag("family", "; several with commas")]
+CountOption = Annotated[int | None, flag("count")]
+AgentsOption = Annotated[str | None, flag("agents", "; several with commas", metavar="K,K,...")]
+StatesOption = Annotated[int | None, flag("states")]
+ActionsOption = Annotated[int | None, flag("actions")]
+ProtocolOption = Annotated[str | None, flag("protocol", ": pooled, selection, conversation")]
+UserOption = Annotated[str | None, flag("user")]
+PrecisionOption = Annotated[str | None, flag("precision", metavar="NUMBER")]
+RoundsOption = Annotated[int | None, flag("rounds")]
+RepliesOption = Annotated[int | None, flag("replies")]
+MessagesOption = Annotated[int | None, flag("messages")]
+StartsOption = Annotated[int | None, flag("starts")]
+ToleranceOption = Annotated[float | None, flag("tolerance")]
+SeedOption = Annotated[int | None, flag("seed")]
 PluginOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -86,47 +58,74 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="A parameter without an option of its own, such as user.tolerance=1e-6 or protocol.cost=0.1. May be given "
-        "several times.",
+        help="Set any key of the specification (docs/specification.md), such as user.ties=lowest or "
+        "protocol.compare=2; VALUE as in TOML. In a sweep a list is an axis: games.agents=[2,4]. May be given several "
+        "times.",
     ),
 ]
-ChangeOption = Annotated[
-    list[str] | None,
+ClusterOption = Annotated[
+    str | None,
     typer.Option(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        help="Replace a key of the config; VALUE as in TOML. In a sweep a list is an axis: games.agents=[2,4]. May be "
-        "given several times.",
+        envvar="EMALIGN_CLUSTER",
+        metavar="ADDRESS",
+        help="Compute on the workers of a Dask scheduler, such as tcp://host:8786 (docs/guides/cluster.md).",
+    ),
+]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes of this machine that compute blocks side by side.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force/--resume",
+        help="Where a run is there already, start anew, or go on. With --force files that are not its own stay.",
     ),
 ]
 
 
-def settings(given: list[str] | None, sections: tuple[str, ...] = ()) -> dict[str, Any]:
-    """{"section.key": value} of all `--set`. Raises `ValueError` that names the one that is wrong.
+class Offset(enum.StrEnum):
+    none = "none"
+    constant = "constant"
+    per_state = "per_state"
 
-    sections: of a command without a config. There values are single numbers or words, and what has an option of its
-        own is not set in this way. If none are given, any section and any value.
+
+class Norm(enum.StrEnum):
+    l2 = "l2"
+    sup = "sup"
+
+
+def settings(set_: list[str] | None, flags: dict[str, Any] | None = None) -> Flat:
+    """{"section.key": value} of options that were given and of all `--set`. Raises `ValueError` that names the one that
+    is wrong.
+
+    flags: {name of FLAGS: value}, None for those that were not given
     """
-    found: dict[str, Any] = {}
-    for text in given or []:
+    found: Flat = {}
+    for name, value in (flags or {}).items():
+        if value is not None:
+            several = [part.strip() for part in value.split(",")] if name in LISTS else [value]
+            several = [_number(part) for part in several] if name in NUMBERS else several
+            found[FLAGS[name]] = several if len(several) > 1 else several[0]
+    for text in set_ or []:
         name, equals, value = text.partition("=")
         name = name.strip()
-        where, _, key = name.rpartition(".")
-        if not equals or not key or not (where or name in TOP):
+        if not (equals and name):
             raise ValueError(f"--set: expected SECTION.KEY=VALUE, got {shown(text)}")
         if name in found:
-            raise ValueError(f"--set: {shown(name)}: given twice")
+            own = next((option for option, key in FLAGS.items() if key == name), "")
+            both = (flags or {}).get(own) is not None
+            what = f"means the same as --{own}; give one of them" if both else "given twice"
+            raise ValueError(f"--set: {shown(name)}: {what}")
         found[name] = _value(name, value.strip())
-        if sections:
-            if where not in sections:
-                raise ValueError(f"--set: {shown(name)}: expected a section of {', '.join(sections)}")
-            if key in OPTIONS[where]:
-                raise ValueError(f"--set: {shown(name)}: has an option of its own, --{key.replace('_', '-')}")
-            if not isinstance(found[name], int | float | str):
-                raise ValueError(
-                    f"--set: {shown(name)}: expected a number, a word, true or false, got {shown(found[name])}"
-                )
     return found
+
+
+def _number(text: str) -> Any:
+    """A number where the text is one."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _value(name: str, text: str) -> Any:
@@ -144,17 +143,6 @@ def _value(name: str, text: str) -> Any:
     return parsed["value"]
 
 
-class Offset(enum.StrEnum):
-    none = "none"
-    constant = "constant"
-    per_state = "per_state"
-
-
-class Norm(enum.StrEnum):
-    l2 = "l2"
-    sup = "sup"
-
-
 def integers(option: str, text: str, least: int) -> tuple[int, ...]:
     """ "1,2,3" as integers, each at least `least`."""
     try:
@@ -166,36 +154,3 @@ def integers(option: str, text: str, least: int) -> tuple[int, ...]:
     if len(set(values)) < len(values):
         raise ValueError(f"{option}: expected distinct integers, got {shown(text)}")
     return values
-
-
-class ProgressBar:
-    """A tqdm bar on stderr that appears on terminals only; one bar, renamed and refilled stage by stage."""
-
-    def __init__(self, unit: str = "game") -> None:
-        self._unit = unit
-        self._bar: tqdm | None = None
-        self._what = ""
-
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        return self._tell
-
-    def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _tell(self, what: str, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        if self._bar is None:
-            self._bar = tqdm(total=total, file=sys.stderr, leave=False, unit=self._unit, dynamic_ncols=True)
-        if what != self._what:
-            self._what = what
-            self._bar.set_description(what, refresh=False)
-            self._bar.reset(total)
-        self._bar.update(done - self._bar.n)
-
-
-def tell_fallbacks(count: int, of: int) -> None:
-    """The line on answers of the batched solver that were not proved, if there are any."""
-    if count:
-        print(f"{count} of {of} done again one by one: an answer of the batched solver failed its check.")

@@ -25,8 +25,8 @@ def report(
       emalign report search-1
       emalign report competition --out competition.html
     """
-    from emalign_jax.experiments import run_directory
-    from emalign_jax.experiments.search.table import JSON_SCHEMA
+    from emalign_jax.experiments import run_store
+    from emalign_jax.experiments.grid.table import JSON_SCHEMA
     from emalign_jax.internal.files import atomic, check_output
     from emalign_jax.report import contents, page
 
@@ -43,7 +43,7 @@ def report(
     with atomic(path, replace=force) as temporary:
         temporary.write_text(text, "utf-8", "backslashreplace")  # a file's name may hold what is no text
     if inside:
-        run_directory.add(directory, path.name)
+        run_store.add(directory, path.name)
     if json_:
         summary = {"page": str(path), "kind": found.kind, "figures": len(found.figures), "failed": found.failed}
         print(json.dumps({"schema": JSON_SCHEMA, "summary": summary}))

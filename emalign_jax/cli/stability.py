@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from emalign_jax.cli.options import ProgressBar, tell_fallbacks
+from emalign_jax.experiments.progress import ProgressBar, tell_fallbacks
 from emalign_jax.internal.files import check_output
 
 SHOWN = 50
@@ -45,7 +45,7 @@ def stability(
       emalign stability games.npz --json > stability.json
     """
     import emalign_jax as em
-    from emalign_jax.experiments.search import table
+    from emalign_jax.experiments.grid import table
     from emalign_jax.games.files import sizes
     from emalign_jax.internal.files import atomic
 

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from emalign_jax.cli.options import ChangeOption, PluginOption, ProgressBar, settings
+from emalign_jax.cli import options
+from emalign_jax.experiments.progress import ProgressBar
 
 
 def tune(
     config: Annotated[
-        str | None, typer.Argument(metavar="CONFIG.toml", help="What to tune; a file, or the name of a shipped config.")
+        str | None, typer.Argument(metavar="SPEC.toml", help="What to tune; a file, or the name of a shipped config.")
     ] = None,
+    set_: options.SetOption = None,
     out: Annotated[str | None, typer.Option(help="Directory of the run; default tune-NAME.")] = None,
-    plugin: PluginOption = None,
-    set_: ChangeOption = None,
+    force: options.ForceOption = False,
+    workers: options.WorkersOption = 1,
+    cluster: options.ClusterOption = None,
+    plugin: options.PluginOption = None,
+    quiet: options.QuietOption = False,
     list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Start anew where a run is there; other files stay.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """Tune what a user, a platform or a regulator can set, by gradients through equilibrium; certify the result.
 
@@ -46,7 +49,7 @@ def tune(
         print("\n".join(f"{name:<12} {configs.read(name).title}" for name in toml.shipped(configs.FOLDER)))
         return
     if config is None:
-        raise ValueError(f"CONFIG.toml: expected a file or one of {', '.join(toml.shipped(configs.FOLDER))}")
+        raise ValueError(f"SPEC.toml: expected a file or one of {', '.join(toml.shipped(configs.FOLDER))}")
 
     import time
 
@@ -54,29 +57,37 @@ def tune(
 
     began = time.perf_counter()
     loaded = plugins.load(plugin or [])
-    what = dataclasses.replace(configs.read(config, settings(set_)), plugins=loaded)
+    what = dataclasses.replace(configs.read(config, options.settings(set_)), plugins=loaded)
 
-    from emalign_jax.experiments import run_directory
-    from emalign_jax.experiments.search.table import JSON_SCHEMA, plain
+    from emalign_jax.experiments import executors, manifests, run_store
+    from emalign_jax.experiments.grid.table import JSON_SCHEMA, plain
     from emalign_jax.experiments.tune import run
-    from emalign_jax.internal import ending
 
     path = Path(f"tune-{Path(config).stem}" if out is None else out)
     plan = what.plain()
-    entries = run_directory.manifest(run.TUNE, plan, plan["seed"])
-    run_directory.check(path, run.TUNE, force, entries)
+    entries = run_store.manifest(run.TUNE, plan, plan["seed"])
+    run_store.check(path, run.TUNE, force, entries)
     configs.setup(what)  # nothing is begun that cannot be ended
 
     from emalign_jax.report import tuning_figure
     from emalign_jax.report.drawing import attempt
 
-    kept = f"what is done is kept in {path}; the same command goes on from there"
-    with run_directory.begun(path, run.TUNE, entries, force) as here:
-        with ProgressBar("step") as bar, ending.interrupt_message(lambda: kept):
-            found = run.run(what, path, bar, lambda sentence: print(f"emalign: {sentence}", file=sys.stderr))
-        drawn = attempt(lambda: tuning_figure.draw(found, what.title, path))
-        seconds = time.perf_counter() - began
-        here.finish(entries | {"tolerance": found.tolerance}, seconds)
+    with run_store.begun(path, run.TUNE, entries, force) as here:
+        drawn = [name for name in run.FIGURES if here.done and (path / name).exists()]
+        if here.done:
+            was = run_store.read(path)
+            tolerance, seconds = (
+                manifests.number(path / manifests.MANIFEST, was, name) or 0.0 for name in ("tolerance", "seconds")
+            )
+            found = run.read(path, tolerance)
+        else:
+            source = executors.chosen(workers, cluster)
+            with ProgressBar("step", quiet) as bar, source as workers_:
+                found = run.run(what, here, bar, workers_)
+            seconds = time.perf_counter() - began
+        if not drawn:  # now, or when the run was done
+            drawn = attempt(lambda: tuning_figure.draw(found, what.title, path))
+            here.finish(entries | {"tolerance": found.tolerance}, seconds)
     summary = run.summary(found)
     small = {name: values.tolist() for name, values in found.values.items() if values.size <= 16}
     failed = summary["games"] - summary["certified"] - summary["unrefuted"]

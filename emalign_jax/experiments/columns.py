@@ -5,7 +5,8 @@ docs/columns.md read. A new column is one entry here and its numbers where the t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -85,18 +86,16 @@ WORST = (
     Column("normalised_worst_equilibrium", "number", "the same as (V - V_none) / (V_full - V_none)", "share",
            "worst equilibrium", "normalised_worst_equilibrium"),
 )  # fmt: skip
-SEARCH = (*SIZES, *CERTIFICATE, *FOUND, *WORST)
-SWEEP = (
-    Column("cell", "text", "key of the cell of the grid: a digest of its values"),
+CELL = Column("cell", "text", "key of the cell of the grid: a digest of its specification")
+GAMES = (
     *SIZES, *CERTIFICATE, *FOUND,
     Column("best_monopolist", "number", "user value with the one agent alone who is best for the user", "utility"),
-    WORST[0],
+    *WORST,
     Column("best_equilibrium", "number", "the user's value in the best exact equilibrium", "utility"),
     Column("eps", "number", "sup-norm distance of the user's utility from the agents' hull", "utility"),
     Column("coverage_slack", "number", "no equilibrium falls short of V_full by more", "utility"),
     Column("weighted_gain", "number", "sum of the coverage weights times `gain_upper`", "utility"),
     Column("normalised_best_monopolist", "number", "normalised `best_monopolist`", "share", "best monopolist"),
-    WORST[1],
     Column("normalised_best_equilibrium", "number", "normalised `best_equilibrium`", "share", "best equilibrium"),
     Column("normalised_guarantee", "number", "normalised `guarantee`", "share", "guarantee (sharp)"),
     Column("normalised_theorem", "number", "normalised `theorem`", "share", "guarantee (2 eps)"),
@@ -120,12 +119,6 @@ TUNE = (
         )
     ),
 )
-TABLES = {"search": SEARCH, "sweep": SWEEP, "tune": TUNE}
-INTRODUCTIONS = {
-    "search": "`games.parquet` of `emalign search`: a row a game and start.",
-    "sweep": "`games.parquet` of `emalign sweep`: a row a cell, game and start, and a column an axis of the grid.",
-    "tune": "`games.parquet` of `emalign tune`: a row a held-out game.",
-}
 
 
 def kinds(columns: Iterable[Column], names: Iterable[str]) -> dict[str, str]:
@@ -140,13 +133,13 @@ def labels(columns: Iterable[Column], names: Iterable[str]) -> dict[str, str]:
     return {name: known[name] for name in names}
 
 
-def table(columns: Sequence[Column], values: dict, optional: Sequence[Column] = ()) -> pd.DataFrame:
+def table(columns: Sequence[Column], values: dict) -> pd.DataFrame:
     """A table of these columns, in their order. Raises `ValueError` where values and columns do not agree."""
-    names, may_lack = [column.name for column in columns], {column.name for column in optional}
-    wrong = (set(names) ^ set(values)) - (may_lack & set(names))
+    names = [column.name for column in columns]
+    wrong = set(names) ^ set(values)
     if wrong:
         raise ValueError(f"columns: the schema and the numbers differ in {', '.join(sorted(wrong))}")
-    return pd.DataFrame({name: values[name] for name in names if name in values})
+    return pd.DataFrame({name: values[name] for name in names})
 
 
 def arrow(columns: Iterable[Column], rows: pd.DataFrame) -> pa.Table:
@@ -157,23 +150,7 @@ def arrow(columns: Iterable[Column], rows: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(rows, schema, preserve_index=False)
 
 
-def markdown() -> str:
-    """docs/columns.md."""
-    text = [
-        "# Columns of the result tables",
-        "",
-        "Made from `emalign_jax/experiments/columns.py`; a test compares.",
-        "",
-    ]
-    for name, columns in TABLES.items():
-        text += [
-            f"## {name}",
-            "",
-            INTRODUCTIONS[name],
-            "",
-            "| column | type | unit | what it is |",
-            "|---|---|---|---|",
-        ]
-        text += [f"| `{c.name}` | {c.kind} | {c.unit} | {c.description} |" for c in columns]
-        text.append("")
-    return "\n".join(text)
+def json_entries(schema: Sequence[Column], rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The entry of each row in the JSON document."""
+    keys = {column.name: column.json for column in schema if column.json}
+    return ({key: row[name] for name, key in keys.items()} for row in rows)

@@ -10,7 +10,7 @@ from emalign_jax.internal.arguments import shortened, shown
 from emalign_jax.internal.files import check_input
 
 LONGEST = 2**20  # bytes
-SCHEMA = 2
+SCHEMA = 3
 REQUIRED = ("kind", "command", "config", "versions", "schema", "status", "files")
 MANIFEST = "manifest.json"
 WORDS = {int: "an integer", dict: "an object", list: "a list", str: "text"}
@@ -52,8 +52,8 @@ def read(path: Path, kinds: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def number(path: Path, entries: dict[str, Any], name: str, default: float | None = None) -> float | None:
-    """entries[name], or the last of a dotted name, which must be a number, or nothing."""
-    value = entries.get(name.split(".")[-1], default)
+    """What `entries` has under the name without its section ("config.x" is x there): a number, or nothing."""
+    value = entries.get(name.partition(".")[2] or name, default)
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1000):
         return None if value is None else float(value)
     raise ValueError(f"{path}: {name}: expected a finite number, got {shown(value)}")

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from emalign_jax.games import units
 from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import choice, shown
+from emalign_jax.internal.transfers import fetch
 from emalign_jax.internal.validation import Array, as_float_array
 
 # Utilities must be smaller, so that products of a few of them do not overflow.
@@ -216,7 +217,8 @@ def possible_utilities(game: Game) -> tuple[Float[np.ndarray, "*batch A Y"], Flo
 def faults(game: Game) -> np.ndarray:
     """What is wrong with each game: an object array [...] of sentences, `""` where nothing is."""
     with np.errstate(invalid="ignore"):  # no warning about signaling NaNs
-        prior, user, agents = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
+        held = fetch((game.prior, game.user_utility, game.agent_utilities))
+        prior, user, agents = (np.asarray(x, np.float64) for x in held)
     found = np.full(game.batch_shape, "", dtype=object)
     with np.errstate(invalid="ignore"):
         total = np.where(np.isfinite(prior), prior, 0).sum((-3, -2, -1), dtype=np.float64)

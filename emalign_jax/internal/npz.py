@@ -34,11 +34,11 @@ def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
 
 def read_arrays(
     path,
-    required: tuple[str, ...],
+    required: tuple[str, ...] | None = None,
     optional: tuple[str, ...] = (),
     check: Callable[[dict[str, np.ndarray]], Any] = lambda declared: None,
 ) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz. Errors as in `load_games`.
+    """The named arrays of an .npz, all with required=None. Errors as in `load_games`.
 
     check: a function that raises `ValueError` for wrong types and shapes. It is called before anything is unpacked,
         with zeros of the declared types and shapes (numbers as float64), which take no memory.
@@ -51,6 +51,7 @@ def read_arrays(
                 raise ValueError(f"{path}: expected an .npz archive, got a single .npy array")
             file.seek(0)
             archive: Any = np.load(file, allow_pickle=False)
+            required = tuple(archive.files) if required is None else required
             for name in required:
                 if name not in archive:
                     found = shortened(", ".join(archive.files[:12])) or "nothing"

@@ -20,11 +20,12 @@ from emalign_jax.internal.files import MOST_COLUMNS, check_input
 
 WRITTEN: dict[str, Any] = {"write_page_checksum": True}
 WORDS = {"text": "text", "whole": "integers", "number": "numbers", "flag": "true or false", "any": "a value a row",
-         "cell": "a number a row"}  # fmt: skip
+         "cell": "a number a row", "numbers": "a list of numbers a row"}  # fmt: skip
 TYPES: dict[str, Callable[[pa.DataType], bool]] = {
     "text": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
     "whole": pa.types.is_integer,
     "number": lambda kind: pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind),
+    "numbers": lambda kind: pa.types.is_list(kind) and pa.types.is_float64(kind.value_type),
     "flag": pa.types.is_boolean,
     "cell": lambda kind: not (pa.types.is_nested(kind) or _is_bytes(kind)),
     "any": lambda kind: not pa.types.is_nested(kind),
@@ -54,6 +55,11 @@ def read(path: Path, columns: dict[str, str] | None = None) -> pd.DataFrame:
         table = file.read(columns=None if columns is None else [*columns])
         table.validate(full=True)  # among others, that text is UTF-8
         return table.to_pandas(ignore_metadata=True)  # index columns of pandas become columns
+
+
+def check(path: Path, file: pq.ParquetFile, columns: dict[str, str]) -> None:
+    """Raise `ValueError` that names the file and a column if it is not there once, and of its type of TYPES."""
+    _needed(path, file, columns)
 
 
 @contextlib.contextmanager

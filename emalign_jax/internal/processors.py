@@ -21,8 +21,10 @@ def workers(devices: list[Any]) -> int:
 
 
 def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores that this process may use, at most `PJRT_NPROC`, the variable that XLA's threads obey too."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = os.environ.get("PJRT_NPROC", "")
+    return min(count, int(most)) if most.isdecimal() and int(most) else count
 
 
 def each(call: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:

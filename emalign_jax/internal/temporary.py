@@ -1,4 +1,4 @@
-"""Temporary files and directories beside the path that they are made for. They are removed when the process ends; those
+"""Temporary files beside the path that they are made for. They are removed when the process ends; those
 of a killed process by the next process that writes there.
 
 Each is locked (flock) while its process lives, so one that another process can lock is left over, even if the number of
@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,37 +29,28 @@ HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 NAMES = re.compile(rf"\.(.+)\.emalign-{HOST}-[0-9a-f]{{8}}", re.DOTALL)
 
 
-def name(path: Path, token: str, host: str = HOST) -> Path:
-    """The name of the temporary file for `path`. token: eight hexadecimal digits."""
-    return path.with_name(f".{path.name}.emalign-{host}-{token}")
-
-
 @contextlib.contextmanager
-def beside(path: Path, directory: bool = False) -> Iterator[Path]:
-    """A new temporary file or directory for `path`, in its folder. Raises `OSError` if none can be made."""
+def beside(path: Path) -> Iterator[Path]:
+    """A new temporary file for `path`, in its folder. Raises `OSError` if none can be made."""
     with contextlib.ExitStack() as locks, contextlib.ExitStack() as stack:
         lock = None
         while lock is None:
-            made = name(path.absolute(), secrets.token_hex(4))
-            stack.enter_context(
-                ending.cleanup(functools.partial(_discard, made, path))
-            )  # registered before the file exists
-            if directory:
-                made.mkdir()
-            else:
-                made.touch(exist_ok=False)
-            lock = hold(made)
+            made = path.absolute().with_name(f".{path.name}.emalign-{HOST}-{secrets.token_hex(4)}")
+            remove = functools.partial(made.unlink, missing_ok=True)
+            stack.enter_context(ending.cleanup(remove))  # registered before the file exists
+            made.touch(exist_ok=False)
+            lock = _hold(made)
         locks.callback(os.close, lock)
         yield made
 
 
-def hold(path: Path, shared: bool = False) -> int | None:
+def _hold(path: Path) -> int | None:
     """A descriptor that locks `path` until it is closed; None if another process has just removed `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
-    if locked(descriptor, shared) is False or not path.exists():
+    if _locked(descriptor) is False or not path.exists():
         os.close(descriptor)
         return None
     return descriptor
@@ -70,44 +60,28 @@ def clear(folder: Path) -> None:
     """Remove the temporary files in the folder that are left over from processes of this host."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if found := NAMES.fullmatch(entry.name):
+            if NAMES.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
-                    _clear(Path(entry.path), folder / found[1])
+                    _clear(Path(entry.path))
 
 
-def _clear(left: Path, becomes: Path) -> None:
+def _clear(left: Path) -> None:
     descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        if not locked(descriptor):
-            return
-        _discard(left, becomes)
+        if _locked(descriptor):
+            left.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
 
-def locked(descriptor: int, shared: bool = False) -> bool | None:
+def _locked(descriptor: int) -> bool | None:
     """Take the lock: True if it was free, False if it is held, None if the file system has no locks."""
     if fcntl is None:
         return None
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         return None
     return True
-
-
-def _discard(made: Path, becomes: Path) -> None:
-    """Remove `made`. If the process ended after it moved `becomes` into `made`, before it put the new directory in its
-    place, move it back first."""
-    if (made / becomes.name).is_dir() and not os.path.lexists(becomes):
-        os.replace(made / becomes.name, becomes)
-    _remove(made)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

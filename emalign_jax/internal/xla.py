@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from emalign_jax.internal.transfers import noted
+
 # Vectors as wide as those of AVX-512, if the CPU has it; the default is half of that.
 WIDE = {"xla_cpu_prefer_vector_width": 512}
 # In addition, sums by XLA's own code, because calls of a library cannot be inside a kernel.
@@ -92,7 +94,7 @@ def _at_first_call(fun, wrap, own):
     def call(*args, **kwargs):
         with lock:
             if not made:
-                made.append(wrap(fun, compiler_options=options(own)))
+                made.append(noted(fun, wrap(fun, compiler_options=options(own))))
         return made[0](*args, **kwargs)
 
     return call

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.internal.processors import each
+from emalign_jax.internal.transfers import fetch
 from emalign_jax.lp import simplex
 
 # Of an answer's residuals and gap, relative to the LP's own numbers.
@@ -116,8 +117,7 @@ def run(data, **options) -> tuple[np.ndarray, ...]:
 
     def call(some):
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-            got = simplex.solve(*(None if a is None else a[some] for a in data), tile=tile, **options)
-            return [np.asarray(a) for a in got]
+            return fetch(simplex.solve(*(None if a is None else a[some] for a in data), tile=tile, **options))
 
     # All calls have one size, so that one program is compiled; the last one repeats its last LP.
     parts = [np.minimum(np.arange(at, at + many), count - 1) for at in range(0, count, many)]

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.internal.transfers import fetch
 from emalign_jax.internal.xla import jit
 
 # Accelerated projected gradient steps.
@@ -76,7 +77,7 @@ def solve(problem: Problem, cross: Float[np.ndarray, "T K"]) -> Float[np.ndarray
                 rows = np.pad(left, (0, size - len(left)), mode="edge")
                 h = cross[rows]
                 w = _project(shared, h, rate, simplex) if start is None else out[rows]
-                start, done = (np.asarray(x) for x in _pivot(shared, h, w, simplex))
+                start, done = fetch(_pivot(shared, h, w, simplex))
                 out[left] = start[: len(left)]
                 left = left[~done[: len(left)]]
                 if not len(left):

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching
+from emalign_jax.internal.transfers import fetch
 from emalign_jax.internal.xla import filter_jit, update_of
 from emalign_jax.play.step import LOGIT_FLOOR
 from emalign_jax.play.tiles import bucket
@@ -76,8 +77,8 @@ def ascend(
         some = np.arange(at, min(at + block, P))
         rows = np.pad(some, (0, min(bucket(len(some)), block) - len(some)), mode="edge")
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-            ends = _ascend(*jax.tree.map(lambda x, rows=rows: x[rows], everything))
-            found.append([np.asarray(x)[: len(some)] for x in ends])
+            ends = fetch(_ascend(*jax.tree.map(lambda x, rows=rows: x[rows], everything)))
+            found.append([x[: len(some)] for x in ends])
     rules, payoffs = (np.concatenate(x) for x in zip(*found, strict=True))
     return Ascent(rules / rules.sum(-1, keepdims=True), payoffs)
 

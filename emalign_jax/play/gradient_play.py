@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal import batching, validation
 from emalign_jax.internal.arguments import BETWEEN, choice, integer, number, pair
+from emalign_jax.internal.transfers import fetch, send
 from emalign_jax.internal.validation import optimizer_of, setting
 from emalign_jax.play.solver import AbstractSolver
 from emalign_jax.play.step import Schedule, advance, begin
@@ -213,13 +214,14 @@ class _Play:
         games = queue.take(self.width)
         lanes = np.pad(games, (0, self.width - len(games)), mode="edge") if len(games) else games
         alive = np.arange(len(lanes)) < len(games)
-        state, fresh = None, True
+        state, fresh, schedule = None, True, send(self.schedule)
         while alive.any() and not queue.stopped:
             if fresh:
                 tile, state = self.fill(lanes, state)
-            state, reached = self.advance(tile, state, np.minimum(self.taken[lanes], total - chunk).astype(np.int32))
+            taken = np.minimum(self.taken[lanes], total - chunk).astype(np.int32)
+            state, reached = self.advance(tile, state, schedule, taken)
             now = lanes[alive]
-            ends, gap, finite = (np.moveaxis(np.asarray(x), -1, 0)[alive] for x in reached)
+            ends, gap, finite = (np.moveaxis(x, -1, 0)[alive] for x in fetch(reached))
             self.schemes[now], self.gap[now], self.finite[now] = ends, gap, finite
             self.taken[now] += chunk
             self.report(chunk * len(now))
@@ -237,14 +239,15 @@ class _Play:
 
     def fill(self, lanes, state):
         """The games in `lanes` as a tile, and `state` with the start of those that have not moved yet."""
-        tile = jax.device_put(jax.tree.map(lambda x: np.ascontiguousarray(np.moveaxis(x[lanes], 0, -1)), self.inputs))
-        start, new = begin(self.solver, self.start[lanes]), self.taken[lanes] == 0
+        inputs = jax.tree.map(lambda x: np.ascontiguousarray(np.moveaxis(x[lanes], 0, -1)), self.inputs)
+        tile, new = send((inputs, self.taken[lanes] == 0))
+        start = begin(self.solver, self.start[lanes])
         return tile, start if state is None else jax.tree.map(lambda a, b: jnp.where(new, a, b), start, state)
 
-    def advance(self, tile, state, taken):
+    def advance(self, tile, state, schedule, taken):
         game, protocol, user = tile
         with contextlib.nullcontext() if self.compiled else self.compile_lock:
-            everything, fused = (self.solver, game, protocol, user, state, self.schedule, taken), self.fused
+            everything, fused = (self.solver, game, protocol, user, state, schedule, taken), self.fused
             try:
                 found = advance(*everything, fused)
             except jax.errors.JaxRuntimeError:

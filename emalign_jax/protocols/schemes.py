@@ -18,6 +18,7 @@ from jaxtyping import Float
 from emalign_jax.games.game import Array, Game
 from emalign_jax.internal.arguments import FINITE, integer, number
 from emalign_jax.internal.float64 import in_float64
+from emalign_jax.internal.transfers import fetch
 from emalign_jax.internal.validation import as_float_array, as_key
 from emalign_jax.protocols import AbstractProtocol
 
@@ -71,7 +72,7 @@ def numbered_schemes(
     """
     begin = first // DRAWN_TILE * DRAWN_TILE
     tiles = [_draw_tile(key, at, agents, features, messages) for at in range(begin, first + games, DRAWN_TILE)]
-    drawn = np.concatenate([np.asarray(tile, np.float64) for tile in tiles])[first - begin :][:games]
+    drawn = np.concatenate(fetch(tiles)).astype(np.float64)[first - begin :][:games]
     return drawn / drawn.sum(-1, keepdims=True)
 
 

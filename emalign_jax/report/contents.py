@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from emalign_jax.experiments import columns, manifests, run_directory
+from emalign_jax.experiments import columns, manifests, run_store
+from emalign_jax.experiments.grid import table as search_table
 from emalign_jax.experiments.hull import text
-from emalign_jax.experiments.run_directory import MANIFEST
-from emalign_jax.experiments.search import table as search_table
-from emalign_jax.internal import memory, parquet, temporary
+from emalign_jax.experiments.manifests import MANIFEST
+from emalign_jax.internal import memory, parquet
 from emalign_jax.internal.arguments import MOST
 from emalign_jax.internal.files import check_input, is_regular
 
@@ -61,7 +61,7 @@ def read(directory: Path) -> Contents:
     Raises `ValueError`, or `FileNotFoundError`, naming the file and what was expected.
     """
     check(directory)
-    manifest = run_directory.read(directory, tuple(KINDS))
+    manifest = run_store.read(directory, tuple(KINDS))
     name, files = manifest["kind"], manifest["files"]
     kind = KINDS[name]
     if manifest["status"] != "done" or not (directory / kind.table).exists():
@@ -81,7 +81,6 @@ def read(directory: Path) -> Contents:
 
 def check(directory: Path) -> None:
     """Raise `ValueError`, or `FileNotFoundError`, where there is no directory."""
-    temporary.clear(directory.parent)  # which may give it back its name
     if not directory.exists():
         raise FileNotFoundError(f"{directory}: no such directory")
     if not directory.is_dir():
@@ -118,11 +117,11 @@ def _csv(path: Path, words: list[str], numbers: list[str], whole: list[str]) -> 
 
 def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     rows = _parquet(
-        directory / "games.parquet", columns.kinds(columns.SEARCH, (*READ, "monopoly_value", "result", "found_by"))
+        directory / "games.parquet", columns.kinds(columns.GAMES, (*READ, "monopoly_value", "result", "found_by"))
     )
     lines = search_table.summary(rows)
     config = manifest["config"]
-    number = manifests.number(directory / MANIFEST, config, "config.tolerance", 1e-3)
+    number = manifests.number(directory / MANIFEST, config, "config.solver.tolerance", 1e-3)
     tolerance = "the tolerance" if number is None else f"{number:g}"
     heads = {
         "family": "family", "agents": "K", "games": "games", "q10": "10 %", "median": "median", "q90": "90 %",
@@ -130,7 +129,7 @@ def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "certified": "certified", "largest_gain": "largest gain", "seconds": "seconds",
     }  # fmt: skip
     return {
-        "title": manifest.get("title") or f"{str(config.get('protocol', 'search')).capitalize()}: user value",
+        "title": manifest.get("title") or "Search: user value",
         "tables": [
             _table("User value (0 no information, 1 full information), by family and K", lines, heads),
             *_unsolved(rows, tolerance),
@@ -141,13 +140,13 @@ def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    from emalign_jax.experiments.sweep import config as configs
-    from emalign_jax.experiments.sweep import threshold
+    from emalign_jax.experiments import plan
+    from emalign_jax.experiments.grid import threshold
     from emalign_jax.report import sweep_table
 
-    grid = configs.from_manifest(manifest["config"], str(directory / MANIFEST))
+    grid = plan.from_manifest(manifest["config"], str(directory / MANIFEST))
     axes = {name: grid.kind(name) for name in grid.axes}
-    known = columns.kinds(columns.SWEEP, (*READ, "cell", *sweep_table.MEANS.values()))
+    known = columns.kinds((columns.CELL, *columns.GAMES), (*READ, "cell", *sweep_table.MEANS.values()))
     rows = _parquet(directory / "games.parquet", known | axes)
     if rows["cell"].isna().any():
         raise ValueError(f"{directory / 'games.parquet'}: cell: expected the key of a cell in every row")

@@ -29,7 +29,9 @@ def save(figure: Figure, paths: Iterable[Path]) -> list[str]:
     names = []
     for path in paths:
         with atomic(path) as temporary:
-            figure.savefig(temporary, dpi=160, format=path.suffix[1:])
+            kind = path.suffix[1:]
+            metadata = {"CreationDate": None} if kind == "pdf" else {}  # the same figure is the same file
+            figure.savefig(temporary, dpi=160, format=kind, metadata=metadata)
         names.append(path.name)
     return names
 

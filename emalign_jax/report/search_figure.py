@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from emalign_jax.experiments.search.job import FIGURES
 from emalign_jax.report.drawing import save
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, safe for colour blindness
@@ -26,7 +25,7 @@ def draw(rows: pd.DataFrame, lines: pd.DataFrame, directory: Path, title: str) -
     """The figure that fits, value against K or with one K the spread over games, as PNG and PDF; their names."""
     several = lines["agents"].nunique() > 1
     figure = value_against_agents(lines, title) if several else value_over_games(rows, title)
-    return save(figure, [directory / name for name in FIGURES])
+    return save(figure, [directory / f"user_value{kind}" for kind in (".png", ".pdf")])
 
 
 def value_over_games(rows: pd.DataFrame, title: str) -> Figure:

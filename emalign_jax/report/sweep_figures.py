@@ -15,9 +15,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from emalign_jax.experiments.sweep.config import Config
-from emalign_jax.experiments.sweep.directory import KINDS
-from emalign_jax.experiments.sweep.threshold import Threshold, thresholds
+from emalign_jax.experiments.grid.run import KINDS
+from emalign_jax.experiments.grid.threshold import Threshold, thresholds
+from emalign_jax.experiments.plan import Plan
 from emalign_jax.report.drawing import save, shown
 from emalign_jax.report.search_figure import COLOURS, NAMES
 
@@ -50,22 +50,22 @@ class Spread(NamedTuple):
     mean: np.ndarray
 
 
-def draw(config: Config, rows: pd.DataFrame, directory: Path) -> list[str]:
+def draw(plan: Plan, rows: pd.DataFrame, directory: Path) -> list[str]:
     """Write the figures that fit the axes; returns their names. Axes of numbers make curves (without one, points over
     K), two of them a map too."""
-    numeric = [name for name in config.axes if name != "seed" and config.kind(name) in ("whole", "number")]
+    numeric = [name for name in plan.axes if name != "seed" and plan.kind(name) in ("whole", "number")]
     figures = {}
-    title, off = shown(config.title), int(np.sum(~rows["ok"].to_numpy(bool)))
+    title, off = shown(plan.title), int(np.sum(~rows["ok"].to_numpy(bool)))
     if off:
         title += f"\n{off} of {len(rows)} profiles, in the means too, are no equilibria within the tolerance"
-    if AGENTS in config.axes and set(config.axes) <= {AGENTS, FAMILY}:
+    if AGENTS in plan.axes and set(plan.axes) <= {AGENTS, FAMILY}:
         figures["user_value"] = competition(rows, title)
     else:
         x = min(numeric, key=lambda name: (name == AGENTS, not name.startswith("protocol.")), default=AGENTS)
-        figures["user_value"] = curves(rows, x, [a for a in config.axes if a not in (x, FAMILY)], title)
-        if len(numeric) == 2 and set(config.axes) <= {*numeric, FAMILY}:
+        figures["user_value"] = curves(rows, x, [a for a in plan.axes if a not in (x, FAMILY)], title)
+        if len(numeric) == 2 and set(plan.axes) <= {*numeric, FAMILY}:
             other = next(name for name in reversed(numeric) if name != x)
-            figures["phase"] = phase(rows, x, other, title, thresholds(config, rows) if other == AGENTS else [])
+            figures["phase"] = phase(rows, x, other, title, thresholds(plan, rows) if other == AGENTS else [])
     written = []
     for name, figure in figures.items():
         written += save(figure, [directory / f"{name}{kind}" for kind in KINDS])

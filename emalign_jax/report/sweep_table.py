@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from emalign_jax.experiments import columns
-from emalign_jax.experiments.sweep.config import Config
+from emalign_jax.experiments.plan import Plan
 
 MEANS = {
     "monopoly": "normalised_best_monopolist",
@@ -23,18 +23,18 @@ MEANS = {
 
 def labels() -> dict[str, str]:
     """The heads of MEANS."""
-    known = columns.labels(columns.SWEEP, MEANS.values())
+    known = columns.labels(columns.GAMES, MEANS.values())
     return {name: known[column] for name, column in MEANS.items()}
 
 
-def summary(config: Config, rows: pd.DataFrame) -> list[dict[str, Any]]:
+def summary(plan: Plan, rows: pd.DataFrame) -> list[dict[str, Any]]:
     """One entry a cell, in the order of the grid; the columns of MEANS are means of normalised values."""
     lines = []
     for key, group in rows.groupby("cell", sort=False):
         value = group["normalised_value"]
         lines.append(
             {"cell": key}
-            | {name: group[name].iloc[0] for name in config.axes}
+            | {name: group[name].iloc[0] for name in plan.axes}
             | {
                 "rows": len(group),
                 "q10": value.quantile(0.1),
@@ -48,15 +48,15 @@ def summary(config: Config, rows: pd.DataFrame) -> list[dict[str, Any]]:
     return lines
 
 
-def render(config: Config, lines: list[dict[str, Any]]) -> str:
+def render(plan: Plan, lines: list[dict[str, Any]]) -> str:
     """The lines as text that lines up."""
-    names = [name.split(".")[-1] for name in config.axes]
+    names = [name.split(".")[-1] for name in plan.axes]
     heads = [*names, "rows", "10 %", "median", "90 %", "mean", *("monopolist", *list(MEANS)[1:]), "ok", "s"]
     shown = ["q10", "median", "q90", "mean", *MEANS]
     table = [heads]
     for line in lines:
         table.append(
-            [_axis(line[name]) for name in config.axes]
+            [_axis(line[name]) for name in plan.axes]
             + [str(line["rows"])]
             + [_number(line[name]) for name in shown]
             + [f"{line['ok']:.1%}", f"{line['seconds']:.1f}"]
@@ -66,10 +66,10 @@ def render(config: Config, lines: list[dict[str, Any]]) -> str:
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 
 
-def tolerance(config: Config) -> str:
+def tolerance(plan: Plan) -> str:
     """In words: one number, or those of which each cell has one."""
-    shown = " or ".join(f"{number:g}" for number in config.tolerances)
-    if len(config.tolerances) == 1:
+    shown = " or ".join(f"{number:g}" for number in plan.tolerances)
+    if len(plan.tolerances) == 1:
         return shown
     return f"the tolerance of its cell ({shown})" if shown else "the tolerance of its cell"
 

@@ -25,7 +25,7 @@ from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.result import Derivative
 from emalign_jax.tuning.objectives import Objective
 from emalign_jax.tuning.problem import Problem, make_problem, score, settle
-from emalign_jax.tuning.restarts import choose, draw, play, polish, screen
+from emalign_jax.tuning.restarts import Player, choose, draw, play_everywhere, polish, screen
 from emalign_jax.users.base import AbstractUser
 
 # Newton steps from the last equilibrium; the derivative takes one more.
@@ -194,8 +194,8 @@ def first_schemes(problem: Problem, key: jax.Array, starts: int, params: Any) ->
     return (schemes if starts > 1 else schemes[None]).astype(problem.games.prior.dtype)
 
 
-def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> State:
-    """The parameters to start from and their equilibria."""
+def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None, play: Player | None = None) -> State:
+    """The parameters to start from and their equilibria. play: of `screen`"""
     assert plan.draws is not None
     params = draw(problem, key, range(plan.draws), params)
     if plan.finalists > 1:  # the sizes of the certification at the end are checked before any work
@@ -203,7 +203,7 @@ def begin(problem: Problem, key: jax.Array, plan: Plan, params: Any = None) -> S
         games, _, user = problem.mechanism.apply(one, problem.games, problem.protocol, problem.user)
         check_sizes(games, problem.protocol, user, problem.protocol.messages(games), alone=False, exactly=True)
     first = first_schemes(problem, key, plan.starts, params)
-    points = screen(problem, params, first, key, plan.restarts)
+    points = screen(problem, params, first, key, plan.restarts, play)
     params, schemes = points.params, jnp.asarray(points.schemes)
     values = jnp.asarray(np.where(points.derivative == Derivative.NOT_REACHED, np.nan, points.user), schemes.dtype)
     scores = jax.vmap(lambda *x: score(problem, *x))(params, values, jnp.isfinite(values))
@@ -217,7 +217,7 @@ def finish(problem: Problem, state: State, key: jax.Array, plan: Plan, history: 
     """The best of all restarts, before and after tuning, and of points near the best."""
     first = first_schemes(problem, key, plan.starts, state.params)
     both = jax.tree.map(lambda *x: jnp.concatenate(x), state.best, state.drawn)
-    points = polish(problem, play(problem, both, first), first, key, plan.tried(problem))
+    points = polish(problem, play_everywhere(problem, both, first), first, key, plan.tried(problem))
     params, schemes, _, derivative = choose(problem, points, key, plan.finalists)
     values = {name: np.asarray(value) for name, value in problem.mechanism.describe(params).items()}
     return Tuned(params, values, history, jnp.asarray(schemes), np.asarray(derivative), int(history["skipped"].sum()))

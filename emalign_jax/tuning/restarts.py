@@ -6,6 +6,7 @@ change. So few games are enough to screen points, and near the maximum trying po
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,7 +44,11 @@ class Points(NamedTuple):
     derivative: np.ndarray
 
 
-def draw(problem: Problem, key: jax.Array, numbers: range, params: Any = None) -> Any:
+# (problem, points, numbers of the points, numbers of games) -> points
+Player = Callable[[Problem, Points, np.ndarray, np.ndarray], Points]
+
+
+def draw(problem: Problem, key: jax.Array, numbers: Iterable[int], params: Any = None) -> Any:
     """[R, ...] the random parameters of each number; number 0 has `params`, by default the mechanism's `init`."""
     dtype = problem.games.prior.dtype
     points = [
@@ -55,25 +60,39 @@ def draw(problem: Problem, key: jax.Array, numbers: range, params: Any = None) -
     return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(one, dtype) for one in x]), *points)
 
 
-def play(problem: Problem, params: Any, first: jax.Array) -> Points:
+def play_everywhere(problem: Problem, params: Any, first: jax.Array) -> Points:
     """The equilibria at all points [R, ...] in all games, from the schemes [S, N, K, rows, M]."""
-    points = _unplayed(params, first)
+    points = unplayed(params, first)
     return _play(problem, points, np.ones(points.user.shape, bool))
 
 
-def screen(problem: Problem, params: Any, first: jax.Array, key: jax.Array, keep: int) -> Points:
+def screen(
+    problem: Problem, params: Any, first: jax.Array, key: jax.Array, keep: int, play: Player | None = None
+) -> Points:
     """The `keep` best of the points [R, ...], from the best to the worst, by successive halving: all points are played
     in few games, the better half of them in twice as many, and so on. If all parameters are per game, all points are
-    played in all games."""
-    points, N = _unplayed(params, first), first.shape[1]
+    played in all games.
+
+    play: finds the equilibria of the points with these numbers in these games, where they were not played before
+    """
+    points, N = unplayed(params, first), first.shape[1]
+    numbers, play = np.arange(len(points.user)), play or play_some
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, FOLD_ORDER), N))
+    before = 0
     for n in sizes(len(points.user), N, keep, problem.mechanism.all_per_game):
-        which = np.zeros(points.user.shape, bool)
-        which[:, :, order[:n]] = True
-        points = _play(problem, points, which & (points.derivative == NOT_PLAYED))
+        points = play(problem, points, numbers, np.sort(order[before:n]))
+        before = n
         if n < N:
-            points = best(problem, points, max(keep, -(-len(points.user) // 2)))
+            best_first = ranked(problem, points)[: max(keep, -(-len(numbers) // 2))]
+            points, numbers = take(problem, points, best_first), numbers[best_first]
     return best(problem, points, keep)
+
+
+def play_some(problem: Problem, points: Points, numbers: np.ndarray, games: np.ndarray) -> Points:
+    """The points with their equilibria in these games."""
+    which = np.zeros(points.user.shape, bool)
+    which[:, :, games] = True
+    return _play(problem, points, which)
 
 
 def sizes(points: int, games: int, keep: int, own: bool) -> list[int]:
@@ -92,7 +111,7 @@ def polish(problem: Problem, points: Points, first: jax.Array, key: jax.Array, n
     for own, share in zip(rounds, np.geomspace(*POLISH_SHARES, max(len(rounds), 2)), strict=False):
         top = best(problem, points, 1).params
         tried = jax.tree.map(lambda x, y, share=share: x + share * (y - x), top, draw(problem, key, own))
-        found = play(problem, tried, first)
+        found = play_everywhere(problem, tried, first)
         both = Points(*(jax.tree.map(lambda *x: jnp.concatenate(x), *pair) for pair in zip(points, found, strict=True)))
         points = best(problem, both, len(points.user))
     return points
@@ -131,7 +150,8 @@ def choose(problem: Problem, points: Points, key: jax.Array, finalists: int) -> 
     return take(problem, points, np.argmax(scores, axis=0))
 
 
-def _unplayed(params: Any, first: jax.Array) -> Points:
+def unplayed(params: Any, first: jax.Array) -> Points:
+    """Points [R, ...] with the schemes [S, N, K, rows, M] that play starts from."""
     R = len(jax.tree.leaves(params)[0])
     schemes = jnp.broadcast_to(first, (R, *first.shape))
     return Points(params, schemes, np.full(schemes.shape[:3], np.nan), np.full(schemes.shape[:3], NOT_PLAYED))

@@ -1,6 +1,7 @@
 """`emalign align` from the command line: table, run directory, figure, JSON, exit codes, bad input."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -120,14 +121,22 @@ def test_tolerance_decides_who_is_covered(run):
 
 
 @pytest.mark.slow
-def test_nothing_is_overwritten_without_force(run, tmp_path):
+def test_the_same_again_is_the_same_and_something_else_needs_force(run, tmp_path):
     save_long()
-    assert run("align", "t.csv", "--out", "mine", *FEWEST)[0] == 0
-    before = (tmp_path / "mine/manifest.json").read_text()
-    assert refused(run("align", "t.csv", "--out", "mine"), "mine", "--force")
-    assert (tmp_path / "mine/manifest.json").read_text() == before
-    assert run("align", "t.csv", "--out", "mine", "--force", *FEWEST)[0] == 0
-    assert (tmp_path / "mine/manifest.json").read_text() != before
+    same = ("align", "t.csv", "--out", "mine", *FEWEST)
+    first, tables = run(*same), {}
+    for again in (same, (*same, "--json")):
+        tables[again] = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+        assert run(*again)[0] == 0
+    assert [name for name in FILES if tables[same][name] != tables[again][name]] == ["manifest.json"]
+    assert re.sub(r"in [\d.]+ s", "", run(*same)[1]) == re.sub(r"in [\d.]+ s", "", first[1])
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    assert refused(run(*same, "--seed", "1"), "mine", "seed is 0 there and 1 now", "--force")
+    save_long(items=13)
+    assert refused(run(*same), "mine", "table_sha256 is", "--force")
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+    assert run(*same, "--force")[0] == 0
+    assert (tmp_path / "mine/curves.csv").read_bytes() != tables[same]["curves.csv"]
 
 
 @pytest.mark.slow

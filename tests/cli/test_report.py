@@ -17,7 +17,7 @@ from emalign_jax.report import contents, page
 
 pytestmark = pytest.mark.host_only
 
-QUICK = ("--method", "best_responses")  # nothing to compile
+QUICK = ("--set", "solver.method=best_responses")  # nothing to compile
 
 
 def run_inside(arguments, where):
@@ -214,7 +214,7 @@ def test_bad_directories(runs, build, message, tmp_path):
 def test_a_tolerance_that_is_not_stated(runs, tmp_path):
     def forget(run):
         manifest = json.loads((run / "manifest.json").read_text())
-        manifest["config"]["tolerance"] = None
+        manifest["config"]["solver.tolerance"] = None
         (run / "manifest.json").write_text(json.dumps(manifest))
 
     damaged(forget)(runs, tmp_path)

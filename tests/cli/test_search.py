@@ -1,20 +1,23 @@
 """The commands from the command line: output, exit codes, files, bad input."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.commands import ENVIRONMENT, refused
+from support.games import fields_of
 
 import emalign_jax as em
-from emalign_jax.experiments.search import job, table
-from emalign_jax.experiments.words import Ties
+from emalign_jax.experiments.grid import block, merge, table
+from emalign_jax.experiments.specification import fields
 from emalign_jax.users.rational import TIES
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
@@ -107,7 +110,7 @@ def test_pooled_quantal(run):
 
 @pytest.mark.slow
 def test_given_games_with_one_that_is_malformed(run, tmp_path):
-    games = em.Game(*(np.repeat(x[None], 5, 0) for x in np_fields(em.catalog.two_prosecutors())))
+    games = em.Game(*(np.repeat(x[None], 5, 0) for x in fields_of(em.catalog.two_prosecutors())))
     prior = games.prior.copy()
     prior[2, 0, 0, 0] = np.nan
     em.save_games("g.npz", em.Game(prior, games.user_utility, games.agent_utilities, check="shapes"))
@@ -139,13 +142,13 @@ def test_a_profile_that_is_no_equilibrium_is_said_to_be_none(run):
 
 @pytest.mark.slow
 def test_the_tolerance_is_that_of_the_protocol_and_user_unless_it_is_given(run):
-    quick = ("search", *SMALL, "--states", "3", "--method", "best_responses", "--json")
+    quick = ("search", *SMALL, "--states", "3", "--set", "solver.method=best_responses", "--json")
     pooled = ("--protocol", "pooled", "--precision", "20", "--messages", "2", "--agents", "1")
     for number, (options, expected) in enumerate(
         (
             ((), 1e-5),
             (pooled, 1e-3),
-            ((*pooled, "--tolerance", "0.25"), 0.25),
+            ((*pooled, "--set", "solver.tolerance=0.25"), 0.25),
         ),
         1,
     ):
@@ -154,9 +157,20 @@ def test_the_tolerance_is_that_of_the_protocol_and_user_unless_it_is_given(run):
         assert err == ""
         assert json.loads(out)["summary"]["tolerance"] == expected
         manifest = json.loads(Path(f"search-{number}/manifest.json").read_text())
-        assert manifest["config"]["tolerance"] == expected
+        assert manifest["config"]["solver.tolerance"] == expected
     assert "gain <= 1e-05" in run(*quick[:-1])[1]
-    slow = ("--tolerance", "1e-12", "--count", "3", "--steps", "1", "--agents", "3", "--starts", "9")
+    slow = (
+        "--set",
+        "solver.tolerance=1e-12",
+        "--count",
+        "3",
+        "--set",
+        "solver.steps=1",
+        "--agents",
+        "3",
+        "--starts",
+        "9",
+    )
     _, out, _ = run(*quick[:-1], *slow)
     assert "Not within 1e-12 of the payoff range:" in out
 
@@ -176,12 +190,12 @@ def test_certify_takes_the_same_default(run):
 
 
 def test_the_command_line_knows_every_tie_rule(run):
-    assert tuple(Ties) == TIES
+    assert get_args(fields()["user.ties"].annotation) == TIES
     em.save_games("g.npz", em.Game([[[1.0]]], [[1.0], [1.0], [0.0]], [[[0.0], [0.5], [1.0]]]))  # actions 0 and 1 tie
     em.save_schemes("s.npz", np.ones((1, 1, 1)))
     paid = {"agents": 0.5, "lowest": 0.0, "highest": 0.5, "uniform": 0.25}
     for rule in TIES:
-        code, out, _ = run("certify", "g.npz", "s.npz", "--ties", rule, "--json")
+        code, out, _ = run("certify", "g.npz", "s.npz", "--set", f"user.ties={rule}", "--json")
         assert code == 0
         assert json.loads(out)["games"][0]["agents"] == pytest.approx([paid[rule]])
 
@@ -191,7 +205,7 @@ def test_a_value_below_the_worst_exact_equilibrium_is_told(run):
     """Prosecutor against defender: full information, worth 1, is the only equilibrium value; outbidding within nine
     tenths of the payoff ranges ends well below it."""
     em.save_games("g.npz", em.catalog.prosecutor_against_defender())
-    loose = ("search", "--games", "g.npz", "--method", "best_responses", "--tolerance", "0.9")
+    loose = ("search", "--games", "g.npz", "--set", "solver.method=best_responses", "--set", "solver.tolerance=0.9")
     code, out, _ = run(*loose, "--out", "here")
     assert code == 0
     row = pd.read_parquet("here/games.parquet").iloc[0]
@@ -206,7 +220,7 @@ def test_a_value_below_the_worst_exact_equilibrium_is_told(run):
     assert document["summary"]["below_worst"] == 1
     assert document["summary"]["most_below_worst"] == pytest.approx(short)
     assert document["games"][0]["worst_equilibrium"] == pytest.approx(1, abs=1e-9)
-    out = run("search", "--games", "g.npz", "--method", "best_responses")[1]
+    out = run("search", "--games", "g.npz", "--set", "solver.method=best_responses")[1]
     assert "worst exact equilibrium" not in out, "within 1e-5 outbidding ends where all is told"
 
 
@@ -223,7 +237,7 @@ def test_only_certified_values_that_are_below_by_more_than_rounding_count():
 
 @pytest.mark.slow
 def test_the_worst_exact_equilibrium_is_there_where_it_is_known(run):
-    quick = ("search", *SMALL[:-2], "--family", "shared_bias", "--states", "3", "--method", "best_responses")
+    quick = ("search", *SMALL[:-2], "--family", "shared_bias", "--states", "3", "--set", "solver.method=best_responses")
     assert run(*quick, "--agents", "1,3", "--starts", "2", "--out", "here")[0] == 0
     rows = pd.read_parquet("here/games.parquet")
     assert rows.query("agents == 1")["worst_equilibrium"].isna().all()
@@ -232,113 +246,17 @@ def test_the_worst_exact_equilibrium_is_there_where_it_is_known(run):
     np.testing.assert_allclose(several["worst_equilibrium"], np.tile(every.worst, 2), atol=1e-9)
     expected = np.tile(every.normalise(every.worst), 2)
     np.testing.assert_allclose(several["normalised_worst_equilibrium"], expected, atol=1e-9)
-    without = (("--ties", "lowest"), ("--compare", "1"), ("--precision", "9"), ("--no-verify",), ("--no-stability",))
+    without = (
+        ("--set", "user.ties=lowest"),
+        ("--set", "protocol.compare=1"),
+        ("--precision", "9"),
+        ("--no-verify",),
+        ("--set", "measure.stability=false"),
+    )
     for n, options in enumerate(without):
         method = quick[:-2] if "--no-verify" in options else quick
         assert run(*method, *options, "--agents", "2", "--count", "2", "--out", f"other-{n}")[0] == 0
         assert pd.read_parquet(f"other-{n}/games.parquet")["worst_equilibrium"].isna().all()
-
-
-def np_fields(game):
-    return np.asarray(game.prior), np.asarray(game.user_utility), np.asarray(game.agent_utilities)
-
-
-def bad_file(kind):
-    judge = dict(zip(("prior", "user_utility", "agent_utilities"), np_fields(em.catalog.judge()), strict=True))
-    if kind == "negative":
-        judge["prior"] = np.array([[[1.2, 0], [0, -0.2]]])
-    elif kind == "sum":
-        judge["prior"] = judge["prior"] * 1.1
-    elif kind == "nan":
-        judge["user_utility"] = np.full((2, 2), np.nan)
-    elif kind == "rank":
-        judge["prior"] = judge["prior"][0]
-    elif kind == "axes":
-        judge["user_utility"] = np.zeros((2, 3))
-    elif kind == "no agents":
-        judge["agent_utilities"] = np.zeros((0, 2, 2))
-    elif kind == "field":
-        del judge["prior"]
-    elif kind == "objects":
-        judge["prior"] = np.array([{"a": 1}, None], dtype=object)
-    np.savez("bad.npz", **judge)
-    if kind == "truncated":
-        whole = Path("bad.npz").read_bytes()
-        Path("bad.npz").write_bytes(whole[: len(whole) // 2])
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("negative", ["prior[0, 1, 1]", "negative"]),
-        ("sum", ["prior", "sum to 1"]),
-        ("nan", ["user_utility[0, 0]", "finite"]),
-        ("rank", ["prior", "[..., XA, XB, Y]"]),
-        ("axes", ["user_utility", "Y"]),
-        ("no agents", ["agent_utilities", "at least one agent"]),
-        ("field", ["prior", "not in the file"]),
-        ("objects", ["prior", "pickled"]),
-        ("truncated", ["truncated"]),
-    ],
-)
-def test_bad_games_are_one_line(run, kind, words, tmp_path):
-    bad_file(kind)
-    assert refused(run("search", "--games", "bad.npz"), "bad.npz", *words)
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.npz"], "no run directory was begun"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["search", "--games", "nowhere.npz"], ["nowhere.npz", "no such file"]),
-        (["search", "--family", "hul"], ["--family", "hull", "hul"]),
-        (["search", "--agents", "0"], ["--agents", ">= 1"]),
-        (["search", "--agents", "two"], ["--agents", "two"]),
-        (["search", "--agents", "2,2"], ["--agents", "distinct"]),
-        (["search", "--count", "0"], ["count", ">= 1"]),
-        (["search", "--count", "many"], ["--count"]),
-        (["search", *SMALL, "--messages", "0"], ["messages", ">= 1"]),
-        (["search", *SMALL, "--starts", "0"], ["starts", ">= 1"]),
-        (["search", *SMALL, "--steps", "0"], ["steps", ">= 1"]),
-        (["search", "--precision", "0"], ["--precision", "> 0"]),
-        (["search", "--precision", "-1"], ["--precision", "> 0"]),
-        (["search", "--precision", "nan"], ["--precision", "> 0"]),
-        (["search", "--precision", "high"], ["--precision", "high"]),
-        (["search", "--temperature", "-1", "--precision", "5"], ["temperature", ">= 0"]),
-        (["search", "--protocol", "pooled", "--temperature", "1"], ["--temperature", "selection"]),
-        (["search", "--protocol", "mail"], ["--protocol", "pooled"]),
-        (["search", *SMALL, "--start", "anywhere"], ["start", "monopolist"]),
-        (["search", *SMALL, "--noise", "-1"], ["noise", ">= 0"]),
-        (["search", *SMALL, "--extrapolation", "far"], ["extrapolation", "optimistic"]),
-        (["search", *SMALL, "--tolerance", "0"], ["tolerance"]),
-        (["search", *SMALL, "--out", "file/run"], ["file/run", "cannot be written"]),
-        (["search", *SMALL, "--out", "file"], ["file", "expected a directory"]),
-        (["search", *SMALL, "--user-features", "8"], ["columns", "4096"]),
-        (["search", "--nonsense"], ["--nonsense"]),
-        (["certify", "nowhere.npz", "s.npz"], ["nowhere.npz"]),
-        (["frobnicate"], ["frobnicate"]),
-    ],
-)
-def test_bad_options_are_one_line(run, arguments, words, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    assert refused(run(*arguments), *words)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
-
-
-@pytest.mark.parametrize(
-    ("schemes", "words"),
-    [
-        (np.full((2, 2, 2), 0.5), ["schemes", "K = 1"]),
-        (np.full((1, 2, 2), 0.6), ["schemes", "sum to 1"]),
-        (np.array([[[1.5, -0.5], [0, 1]]]), ["schemes", "negative"]),
-        (np.full((3, 5, 1, 2, 0), 0.5), ["schemes", "M >= 1"]),
-        (np.ones(3), ["schemes", "[..., K, XB, M]"]),
-    ],
-)
-def test_bad_schemes_are_one_line(run, schemes, words):
-    em.save_games("g.npz", em.catalog.judge())
-    np.savez("s.npz", schemes=schemes)
-    assert refused(run("certify", "g.npz", "s.npz"), "s.npz", *words)
 
 
 @pytest.mark.slow
@@ -356,18 +274,23 @@ def test_nothing_is_overwritten_without_force(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failure_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
-    from emalign_jax.experiments.search import parts
-
+def test_a_failure_while_writing_keeps_what_is_done(run, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     assert run("search", *SMALL, "--out", "mine")[0] == 0
-    monkeypatch.setattr(parts, "merge", full)
-    assert refused(run("search", *SMALL, "--out", "mine", "--force"), "No space left")
-    assert refused(run("search", *SMALL, "--out", "other"), "No space left")
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    assert len(list((tmp_path / "mine").iterdir())) == 6, "the old run is untouched"
+    whole = (tmp_path / "mine/schemes.npz").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(merge, "merge_arrays", full)
+        assert refused(run("search", *SMALL, "--out", "mine", "--force"), "No space left")
+        assert refused(run("search", *SMALL, "--out", "other"), "No space left")
+    for name in ("mine", "other"):
+        assert {path.name for path in (tmp_path / name).iterdir()} >= {"manifest.json", "parts"}
+        assert not (tmp_path / name / "schemes.npz").exists()
+    monkeypatch.setattr(block, "search", lambda *_: pytest.fail("searched again"))
+    assert run("search", *SMALL, "--out", "other")[0] == 0
+    assert (tmp_path / "other/schemes.npz").read_bytes() == whole
+    assert len(list((tmp_path / "other").iterdir())) == 6, "no part, lock or temporary is left"
 
 
 @pytest.mark.slow
@@ -377,8 +300,8 @@ def test_lps_done_again_are_counted(run, tmp_path, monkeypatch):
         again = np.arange(found.user.size) % 2 == 1
         return found._replace(certificate=found.certificate._replace(fallback=again))
 
-    monkeypatch.setattr(job, "solve", solve)
-    quick = ("search", *SMALL, "--method", "best_responses")
+    monkeypatch.setattr(block, "solve", solve)
+    quick = ("search", *SMALL, "--set", "solver.method=best_responses")
     assert "2 of 4 done again one by one" in run(*quick, "--out", "here")[1]
     assert pd.read_parquet(tmp_path / "here" / "games.parquet")["fallback"].tolist() == [False, True] * 2
     assert json.loads(run(*quick, "--json")[1])["summary"]["lp_fallbacks"] == 2
@@ -396,22 +319,26 @@ def test_help_shows_examples(run):
 
 @pytest.mark.slow
 def test_control_c_in_mid_search(tmp_path):
-    command = [sys.executable, "-m", "emalign_jax", "search", "--count", "3000", "--out", "long"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT
-    ) as process:
-        try:
-            while process.poll() is None and not list(tmp_path.iterdir()):
-                time.sleep(0.05)
-            time.sleep(3)  # it is drawing, playing or checking by then
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert out == ""
-    assert err.strip() == "emalign: interrupted; nothing half-written is left"  # and no progress bar off a terminal
-    assert list(tmp_path.iterdir()) == []
+    """Before a block is done nothing is left, and afterwards what is done."""
+    kept = r"\d+ of 3000 games are done and kept in long; the same command goes on from there"
+    for size, words in (("5000", "nothing half-written is left"), ("1", kept)):
+        more = ("--count", "3000", "--family", "hull", "--agents", "2", "--out", "long", "--set", f"block={size}")
+        with subprocess.Popen(
+            [sys.executable, "-m", "emalign_jax", "search", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, cwd=tmp_path, env=ENVIRONMENT,
+        ) as process:  # fmt: skip
+            try:
+                there = "long/parts/*.parquet" if size == "1" else "long/manifest.json"
+                while process.poll() is None and len(list(tmp_path.glob(there))) < (2 if size == "1" else 1):
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        assert (process.returncode, out) == (130, "")
+        assert re.fullmatch(f"emalign: interrupted; {words}\n", err), "and no progress bar off a terminal"
+        assert [path.name for path in tmp_path.iterdir()] == ([] if size == "5000" else ["long"])
+    assert {path.name for path in (tmp_path / "long").iterdir()} == {"manifest.json", "parts"}
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.commands import ONE_THREAD
+from support.kills import same
 
 pytestmark = pytest.mark.host_only
 
@@ -48,7 +49,7 @@ steps = 3
 [transfers]
 start = "nothing"
 """
-SEARCH = ("search", "--agents", "2", "--family", "hull", "--count", "2", "--block", "1", "--out")
+SEARCH = ("search", "--agents", "2", "--family", "hull", "--count", "2", "--set", "block=1", "--out")
 ALIGN = ("align", "table.csv", "--id", "prompt", "--agents", "1,2", "--subsets", "2", "--out", "made")
 # each with what it writes, which is there whole or not at all, and how many signals of each kind it gets nightly
 JOBS = {
@@ -60,7 +61,7 @@ JOBS = {
     "stability": (("stability", "run/games.npz", "--figure", "made.png"), "made.png", 20),
     "report": (("report", "run", "--out", "made.html"), "made.html", 20),
 }
-RESUMED = ("sweep", "tune")  # their directory is there from the beginning; the same command goes on
+RUNS = ("search", "align", "sweep", "tune")  # what they have kept stays, and the same command goes on
 
 
 @pytest.fixture(autouse=True)
@@ -117,29 +118,7 @@ def alive(session):
 
 
 def temporaries(where):
-    return [str(path) for path in where.rglob(".*") if path.name != ".emalign-lock"]
-
-
-def same(one, two):
-    """Whether two files or directories hold the same but for times."""
-    if one.is_dir():
-        names = sorted(path.name for path in one.iterdir() if path.name != "parts")
-        assert names == sorted(path.name for path in two.iterdir() if path.name != "parts")
-        return all(same(one / name, two / name) for name in names)
-    if one.suffix == ".parquet":
-        tables = [pd.read_parquet(path).drop(columns="seconds", errors="ignore") for path in (one, two)]
-        pd.testing.assert_frame_equal(*tables, check_exact=True)
-    elif one.suffix == ".json":
-        told = [json.loads(path.read_text()) for path in (one, two)]
-        for entries in told:  # the run after a kill says --force
-            del entries["created"], entries["seconds"], entries["command"]
-            entries["config"].pop("force", None)
-        assert told[0] == told[1]
-    elif one.suffix == ".pdf":  # which holds the time
-        assert two.read_bytes().rstrip().endswith(b"%%EOF")
-    elif one.name != ".emalign-lock":
-        assert one.read_bytes() == two.read_bytes(), one
-    return True
+    return [str(path) for path in where.rglob(".*")]
 
 
 def make_inputs(where, command):
@@ -170,7 +149,7 @@ class Case:
 
     def again(self, where):
         """The next run there ends like one that was never disturbed, and leaves no temporaries."""
-        force = () if self.name in RESUMED or self.writes is None else ("--force",)
+        force = () if self.name in RUNS or self.writes is None else ("--force",)
         process = start(where, (*self.command, *force))
         _, err = process.communicate()
         assert (process.returncode, err) == (self.code, "")
@@ -204,7 +183,9 @@ class Case:
             assert code in [128 + kind for kind in kinds], (code, err)
             assert re.fullmatch("emalign: interrupted; .+\n", err), err
         assert temporaries(where) == []
-        if self.name in RESUMED:
+        if self.name in RUNS:
+            if (where / "made").exists() and json.loads((where / "made/manifest.json").read_text())["status"] != "done":
+                assert list((where / "made/parts").iterdir()), "it is there for what was kept"
             self.again(where)
         elif self.writes is None or (where / self.writes).exists():
             self.check_whole(where)
@@ -219,8 +200,7 @@ from pathlib import Path
 {before}
 from emalign_jax.internal import ending, temporary
 ending.install_handlers()
-with temporary.beside(Path("made"), directory=True) as made, ending.interrupt_message(lambda: "all\\nis kept"):
-    (made / "file").touch()
+with temporary.beside(Path("made")) as made, ending.interrupt_message(lambda: "all\\nis kept"):
     print("there", flush=True)
     {waits}
 print("ended")
@@ -228,7 +208,7 @@ print("ended")
 
 
 def ended(tmp_path, *kinds, waits="os.read(0, 1)", before=""):
-    """What a process does that has a temporary directory and gets the signals while it waits, for input or longer."""
+    """What a process does that has a temporary file and gets the signals while it waits, for input or longer."""
     with subprocess.Popen(
         [sys.executable, "-c", TEMPORARY.format(before=before, waits=waits)], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ONE_THREAD,

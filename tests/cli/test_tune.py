@@ -1,14 +1,11 @@
 """`emalign tune`: its config, that it goes on where it stopped, and what it refuses."""
 
 import json
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from support.commands import ENVIRONMENT, refused
+from support.commands import refused
 
 from emalign_jax.experiments import toml
 from emalign_jax.experiments.tune import config as configs
@@ -84,6 +81,7 @@ def test_an_interrupted_run_ends_with_the_same_numbers(run, tmp_path, monkeypatc
 
     monkeypatch.setattr(loop, "step", interrupted)
     assert run("tune", file, "--out", tmp_path / "parts")[0] == 130
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["manifest.json", "parts"]
     monkeypatch.setattr(loop, "step", step)
     run("tune", file, "--out", tmp_path / "parts")
     one, two = (dict(np.load(tmp_path / name / "tuned.npz")) for name in ("whole", "parts"))
@@ -95,25 +93,55 @@ def test_an_interrupted_run_ends_with_the_same_numbers(run, tmp_path, monkeypatc
     assert refused(run("tune", file, "--out", tmp_path / "parts"), "tune.steps is 12 there and 13 now")
 
 
-@pytest.mark.nightly
-def test_killed_it_ends_with_the_same_numbers(tmp_path):
-    (tmp_path / "small.toml").write_text(CONFIG)
+@pytest.mark.slow
+def test_a_run_that_is_done_prints_the_same_and_computes_nothing(run, tmp_path, monkeypatch):
+    file = tmp_path / "small.toml"
+    file.write_text(ONE_START)
+    command = ("tune", file, "--out", tmp_path / "out")
+    first = run(*command, "--json")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()}
+    assert {path.name for path in before} == {"manifest.json", "games.parquet", "tuned.npz", "tuning.pdf", "tuning.png"}
+    monkeypatch.setattr(loop, "step", None)
+    monkeypatch.setattr(loop, "begin", None)
+    one, two = (json.loads(answer[1]) for answer in (first, run(*command, "--json")))
+    assert one["summary"].pop("seconds") == pytest.approx(two["summary"].pop("seconds"), abs=1e-3)
+    assert one == two
+    code, out, err = run(*command)
+    assert (code, err) == (first[0], "")
+    assert "tuning.png" in out
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()} == before
+    for name in ("tuning.png", "tuning.pdf"):
+        (tmp_path / "out" / name).unlink()
+    assert run(*command)[::2] == (first[0], ""), "figures are drawn again, which may have failed"
+    for name in ("tuning.png", "tuning.pdf"):
+        path = tmp_path / "out" / name
+        assert path.read_bytes() == before[path][0]
+    (tmp_path / "out/tuned.npz").write_bytes(b"")
+    assert refused(run(*command), "tuned.npz", "truncated or not an .npz file")
+    (tmp_path / "out/tuned.npz").unlink()
+    assert refused(run(*command), "tuned.npz", "no such file")
 
-    def start(name):
-        command = [sys.executable, "-m", "emalign_jax", "tune", "small.toml", "--out", name]
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
 
-    process, state = start("parts"), tmp_path / "parts" / "state.npz"
-    while process.poll() is None and not state.exists():
-        time.sleep(0.05)
-    assert process.poll() is None, "there is time to kill it"
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "parts" / "tuned.npz").exists()
-    for name in ("parts", "whole"):
-        assert start(name).wait() in (0, 1)
-    one, two = (pd.read_parquet(tmp_path / name / "games.parquet") for name in ("whole", "parts"))
-    pd.testing.assert_frame_equal(one, two)
-    assert not [p.name for p in (tmp_path / "parts").iterdir() if p.suffix == ".tmp"]
+@pytest.mark.slow
+def test_a_damaged_state_is_told_of_and_begun_anew(run, tmp_path, monkeypatch):
+    file = tmp_path / "small.toml"
+    file.write_text(ONE_START)
+    step, done = loop.step, []
+
+    def counted(*arguments, **how):
+        if len(done) == 11:
+            raise KeyboardInterrupt
+        done.append(1)
+        return step(*arguments, **how)
+
+    monkeypatch.setattr(loop, "step", counted)
+    assert run("tune", file, "--out", tmp_path / "out")[0] == 130
+    (state,) = (tmp_path / "out/parts").glob("state-*")
+    state.write_bytes(state.read_bytes()[:-1] + b"!")
+    monkeypatch.setattr(loop, "step", lambda *x, **how: done.append(1) or step(*x, **how))
+    done.clear()
+    code, _, err = run("tune", file, "--out", tmp_path / "out")
+    assert code in (0, 1)
+    assert len(done) == 12, "all steps"
+    assert err.count("\n") == 1
+    assert f"{state}: damaged; what it held is computed again" in err

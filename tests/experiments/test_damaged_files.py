@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,15 +21,15 @@ from support import mutations
 
 import emalign_jax as em
 from emalign_jax.cli import main
-from emalign_jax.experiments import run_directory
+from emalign_jax.experiments import plan, run_store
+from emalign_jax.experiments.grid import check, merge, run, table, tally, threshold
 from emalign_jax.experiments.hull import tables
-from emalign_jax.experiments.sweep import config as sweeps
-from emalign_jax.experiments.sweep import directory
+from emalign_jax.experiments.run_parts import PARTS, Parts
 from emalign_jax.experiments.tune import config as tunings
 from emalign_jax.experiments.tune import run as tuning
 from emalign_jax.games.files import sizes
-from emalign_jax.report import contents, page
-from emalign_jax.tuning import loop
+from emalign_jax.internal import parquet
+from emalign_jax.report import contents, page, sweep_table
 
 pytestmark = pytest.mark.x64  # the same files are read in float32
 
@@ -112,7 +111,7 @@ def made(tmp_path_factory):
         bare[["user", "item", "rating", "time"]].to_csv("u.data", sep="\t", index=False, header=False)
         Path("grid.toml").write_text(GRID)
         Path("goal.toml").write_text(GOAL)
-        quick = ("--method", "best_responses", "--states", "2", "--actions", "2", "--count", "2")
+        quick = ("--set", "solver.method=best_responses", "--states", "2", "--actions", "2", "--count", "2")
         call("search", "--agents", "1,2", "--family", "hull", *quick, "--out", "several")
         call("search", "--agents", "2", "--family", "hull", *quick, "--out", "search")
         call("sweep", "grid.toml", "--out", "sweep")
@@ -163,60 +162,62 @@ def _run(made, *names):
 
 
 def _resumed(made):
-    plans = {"sweep": sweeps.parse(GRID, "grid.toml").plain(), "tune": tunings.parse(GOAL, "goal.toml").plain()}
-    kinds = {"sweep": directory.SWEEP, "tune": tuning.TUNE}
-    now = {run: run_directory.manifest(kinds[run], plan, plan["seed"]) for run, plan in plans.items()}
+    plans = {"sweep": plan.parse(GRID, "grid.toml").plain(), "tune": tunings.parse(GOAL, "goal.toml").plain()}
+    kinds = {run: run_store.Kind(run, ()) for run in plans}
+    now = {run: run_store.manifest(kinds[run], plan, plan["seed"]) for run, plan in plans.items()}
 
     def check(path):
         run = path.parent.name
-        assert run_directory.check(path.parent, kinds[run], False, now[run]) is not None
+        assert run_store.check(path.parent, kinds[run], False, now[run]) is not None
 
     return Reader(*_run(made, "sweep/manifest.json", "tune/manifest.json"), check)
 
 
-def _part(made):
-    """Parts of a sweep under the name of one of them: only its own rows are ever taken for its."""
-    config = sweeps.parse(GRID, "grid.toml")
-    parts = sorted((made / "sweep/parts").iterdir())
-    key, first = parts[0].stem.split("-")[0], 0
-    rows, _ = directory.read_part(made / "sweep", key, first)
-    assert key in [cell.key for cell in config.cells()]
+def _told(made):
+    """What searches and sweeps that are done print from."""
+    plans = {
+        run: plan.from_manifest(run_store.read(made / run)["config"], "m") for run in ("search", "several", "sweep")
+    }
+    work = {name: run.blocks(grid.cells(), check.block_size(grid)) for name, grid in plans.items()}
 
     def read(path):
-        found, damaged = directory.read_part(path.parent.parent, key, first)
-        if found is None:
-            assert damaged == [path]
-            raise ValueError(f"{path}: damaged")
-        return found
+        name = path.parent.name
+        grid = plans[name]
+        merge.check_rows(grid, work[name], path.parent)
+        with np.errstate(all="ignore"):  # as the commands have it
+            if name == "sweep":
+                rows = parquet.read(path)
+                return sweep_table.summary(grid, rows), threshold.thresholds(grid, rows), table.failures(rows)
+            return tally.tally(path.parent, work[name]), [*merge.entries(path.parent)]
 
-    seeds = [(f"sweep/parts/{parts[0].name}", part.read_bytes()) for part in parts]
-    return Reader(seeds, {seeds[0][0]: seeds[0][1]}, read, lambda found: found.equals(rows))
+    return Reader(*_run(made, *(f"{name}/games.parquet" for name in plans)), read)
 
 
-def _state(made):
-    """States of two runs: only that of the same run, unaltered, is taken."""
-    config = tunings.parse(GOAL, "goal.toml")
-    with jax.enable_x64(True):
-        setup = tunings.setup(config)
-        problem = loop.make_problem(
-            setup.games, setup.protocol, setup.user, setup.mechanism, setup.objective, setup.solver, 1, 0.1
-        )
-        plan = loop.Plan(*(config.values[f"tune.{name}"] for name in loop.Plan._fields)).checked()
-        states = [loop.begin(problem, jax.random.key(seed), plan) for seed in (0, 1)]
-    history = {name: [np.zeros(1)] for name in loop.HISTORY}
-    tuning.save(made / "state.npz", "mine", states[0], history)
-    tuning.save(made / "other.npz", "another's", states[1], history)
+def _parts(made):
+    """Files under the name of a part: only what was kept under it is ever taken for it."""
+    files = [(made / name).read_bytes() for name in ("one-games.npz", "two-games.npz")]
+    kept = Parts(made)
+    for n, data in enumerate(files):
+        kept.keep(f"part-{n}", ".npz", data)
+    (part,) = (made / PARTS).glob("part-0-*")
 
     def read(path):
         said = []
-        with jax.enable_x64(True):
-            state, _ = tuning.load(path, "mine", problem, said.append)
-        if state is None:
+        found = Parts(path.parent.parent, said.append).part("part-0", ".npz")
+        if found is None:
+            assert not path.exists(), "it is removed"
             raise ValueError(*said)
-        return jax.tree.leaves(state)
+        return found
 
-    seeds = [("state.npz", (made / name).read_bytes()) for name in ("state.npz", "other.npz")]
-    return Reader(seeds, {}, read, lambda found: all(map(np.array_equal, found, jax.tree.leaves(states[0]))))
+    name = f"run/{PARTS}/{part.name}"
+    return Reader([(name, data) for data in files], {name: files[0]}, read, lambda found: found == files[0])
+
+
+def _tuned(made):
+    """What a tuning run that is done prints from."""
+    return Reader(
+        *_run(made, "tune/tuned.npz", "tune/games.parquet"), lambda path: tuning.summary(tuning.read(path.parent, 1e-3))
+    )
 
 
 READERS = {
@@ -227,15 +228,16 @@ READERS = {
     "utilities": lambda made: Reader(_npz(made, "games"), {}, hull),
     "texts": lambda made: Reader(_texts(made), {}, hull),
     "parquet": lambda made: Reader(_all(made, "wide.parquet", "long.parquet", "poll.parquet"), {}, hull),
-    "sweep config": lambda made: Reader(_all(made, "grid.toml"), {}, lambda p: sweeps.read(str(p)).cells()),
+    "sweep config": lambda made: Reader(_all(made, "grid.toml"), {}, lambda p: plan.read(str(p)).cells()),
     "tune config": lambda made: Reader(_all(made, "goal.toml"), {}, lambda p: tunings.read(str(p))),
     "reports": lambda made: Reader(*_run(made, *(f"{run}/manifest.json" for run in RUNS)), report),
     "report's tables": lambda made: Reader(
         *_run(made, "search/games.parquet", "sweep/games.parquet", "align/curves.csv", "align/weights.csv"), report
     ),
     "resumed": _resumed,
-    "parts of a sweep": _part,
-    "states of tuning": _state,
+    "parts": _parts,
+    "tuned": _tuned,
+    "told": _told,
 }
 
 

@@ -14,10 +14,9 @@ import pytest
 from support.commands import refused
 
 import emalign_jax as em
-from emalign_jax.experiments import manifests
+from emalign_jax.experiments import manifests, plan
 from emalign_jax.experiments.hull import tables, text
-from emalign_jax.experiments.sweep import config as sweeps
-from emalign_jax.experiments.sweep import directory
+from emalign_jax.experiments.run_parts import Parts
 from emalign_jax.experiments.tune import config as tunings
 from emalign_jax.internal import memory
 
@@ -38,11 +37,13 @@ pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
         ("u.data", ["align", "u.data"]),
         ("x.parquet", ["align", "x.parquet"]),
         ("x.toml", ["sweep", "x.toml"]),
+        ("x.toml", ["search", "x.toml"]),
         ("x.toml", ["tune", "x.toml"]),
         ("run/manifest.json", ["report", "run"]),
         ("run/games.parquet", ["report", "run"]),
         ("run/user_value.png", ["report", "run"]),
         ("run/manifest.json", ["sweep", "g.toml", "--out", "run"]),
+        ("run/manifest.json", ["search", "g.toml", "--out", "run"]),
         ("run/manifest.json", ["tune", "g.toml", "--out", "run"]),
     ],
 )
@@ -68,8 +69,8 @@ def test_only_regular_files_are_read(run, there, name, command):
 
 
 def test_the_same_twice_is_no_larger_sample(run):
-    assert refused(run("search", "--family", "hull,hull"), "--family", "distinct")
-    assert refused(run("search", "--agents", "2,2"), "--agents", "distinct")
+    assert refused(run("search", "--family", "hull,hull"), "games.family", "distinct")
+    assert refused(run("search", "--agents", "2,2"), "games.agents", "distinct")
     Path("x.toml").write_text("[games]\nagents = [2, 2]\n")
     assert refused(run("sweep", "x.toml"), "x.toml", "games.agents", "distinct")
     Path("x.toml").write_text("[user]\nprecision = [5, 5.0]\n")
@@ -110,18 +111,20 @@ def test_names_of_align_are_no_formulas(run):
 
 
 def test_a_part_is_its_own_cells_alone():
-    Path("parts").mkdir()
+    said = []
+    kept = Parts(Path(), said.append)
     one, other = 16 * "a", 16 * "b"  # digests, as the keys of cells are
-    rows = pd.DataFrame({"cell": [one], "value": [1.0]})
-    directory.write_part(Path(), one, 0, rows)
-    found, damaged = directory.read_part(Path(), one, 0)
-    assert found.equals(rows)
-    assert damaged == []
+    kept.keep(f"{one}-0000000-50", ".parquet", b"rows")
     (part,) = Path("parts").iterdir()
-    for key, first in ((other, 0), (one, 50)):
-        moved = Path("parts") / part.name.replace(f"{one}-000000", f"{key}-{first:06d}")
+    for name in (f"{other}-0000000-50", f"{one}-0000050-50", f"{one}-0000000-49"):
+        moved = Path("parts") / part.name.replace(f"{one}-0000000-50", name)
         moved.write_bytes(part.read_bytes())
-        assert directory.read_part(Path(), key, first) == (None, [moved])
+        fresh = Parts(Path(), said.append)
+        assert fresh.part(name, ".parquet") is None
+        assert not moved.exists()
+        assert fresh.part(f"{one}-0000000-50", ".parquet") == b"rows"
+    assert len(said) == 3
+    assert all("damaged" in words for words in said)
 
 
 def test_tuning_draws_no_games_before_their_size_is_known_to_do(monkeypatch):
@@ -147,12 +150,10 @@ def test_a_poll_of_next_to_no_answers_is_not_spread_out(monkeypatch):
 
 @pytest.mark.slow
 def test_a_manifest_asks_for_no_grid_without_end():
-    plain = sweeps.parse("", "x.toml").plain() | {
-        name: list(range(1, 101)) for name in ("games.agents", "games.states")
-    }
-    assert len(sweeps.from_manifest(plain, "m").cells()) == 10_000
+    plain = plan.parse("", "x.toml").plain() | {name: list(range(1, 101)) for name in ("games.agents", "games.states")}
+    assert len(plan.from_manifest(plain, "m").cells()) == 10_000
     with pytest.raises(ValueError, match=r"^m: .*expected at most 10000 cells"):
-        sweeps.from_manifest(plain | {"seed": [1, 2]}, "m")
+        plan.from_manifest(plain | {"seed": [1, 2]}, "m")
 
 
 def test_bytes_are_no_numbers():
@@ -163,6 +164,8 @@ def test_bytes_are_no_numbers():
 
 
 def test_a_manifest_has_no_missing_values_on_an_axis():
-    plain = sweeps.parse("[games]\nnoise = [0.5, 1.0]\n", "x.toml").plain()
-    with pytest.raises(ValueError, match=r"^m: games.noise: expected values, got"):
-        sweeps.from_manifest(plain | {"games.noise": [0.5, None]}, "m")
+    plain = plan.parse("[games]\nnoise = [0.5, 1.0]\n", "x.toml").plain()
+    with pytest.raises(ValueError, match=r"^m: games.noise: expected a number, got None$"):
+        plan.from_manifest(plain | {"games.noise": [0.5, None]}, "m")
+    with pytest.raises(ValueError, match=r"^m: games.user_features: expected values, got"):
+        plan.from_manifest(plain | {"games.user_features": [1, None]}, "m")

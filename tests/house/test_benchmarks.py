@@ -45,6 +45,16 @@ def test_benchmark_of_belief_lps_runs_small(tmp_path):
 
 
 @pytest.mark.nightly
+def test_benchmark_of_workers_runs_small(tmp_path):
+    """The same games are certified whoever computes them."""
+    out = child(ROOT / "benchmarks" / "workers.py", "--quick", "--checked", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 3
+    assert all(row["row"] in out and row["seconds"] > 0 for row in rows)
+    assert {(row["games"], row["certified"]) for row in rows} == {(64, rows[0]["certified"])}
+
+
+@pytest.mark.nightly
 def test_exact_benchmark_runs_small(tmp_path):
     out = child(ROOT / "benchmarks" / "exact.py", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
@@ -76,6 +86,19 @@ def test_lp_benchmark_runs_small(tmp_path):
     out = child(ROOT / "benchmarks" / "lps.py", "--quick", "--out", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert all(row["row"] in out and row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_accelerator_benchmark_runs_on_a_cpu(tmp_path):
+    """It exits 1 if the host does not agree; here both are the host, so that schemes are the same too."""
+    out = child(ROOT / "benchmarks" / "accelerator.py", "--quick", "--out", tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 4
+    assert all(row["row"] in out and row["per_second"] > 0 and row["platform"] == "cpu" for row in rows)
+    checks = [row["check"] for row in rows if "check" in row]
+    assert [check.get("within") for check in checks] == [True, True, None]  # none of play alone
+    assert all(check["same_schemes"] == 1 for check in checks)
+    assert [row["round_trips_a_chunk"] for row in rows if row.get("round_trips_a_chunk")] == [2]  # games and starts too
 
 
 @pytest.mark.slow

@@ -107,6 +107,11 @@ def test_a_plugin_runs_in_a_process_that_knows_nothing_of_it(tmp_path):
     # agents who want what the user wants reveal all
     assert {entry["code"] for entry in json.loads(done.stdout)["games"]} == {"CERTIFIED"}
     np.testing.assert_allclose([entry["normalised_value"] for entry in json.loads(done.stdout)["games"]], 1, atol=1e-6)
+    two = [*command[:-3], "--out", "two", "--workers", "2", "--set", "block=1"]  # whose processes get the plugin
+    done = subprocess.run([sys.executable, "-m", "emalign_jax", *two], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("games.npz", "schemes.npz"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
 
 @pytest.mark.slow
@@ -124,7 +129,7 @@ def test_a_protocol_a_user_and_a_family_in_search(run):
     paid = em.payoffs(games, schemes, module("lottery").Lottery(), user)
     np.testing.assert_allclose([entry["user"] for entry in entries], paid.user, atol=1e-5)
     manifest = json.loads(Path("one/manifest.json").read_text())
-    assert set(manifest["config"]["plugin"]) == {"lottery.py", "trembling.py", "scaled.py"}
+    assert set(manifest["config"]["plugins"]) == {"lottery.py", "trembling.py", "scaled.py"}
     assert manifest["title"].startswith("Lottery (cost 0), Trembling (precision 3, error 0.2)")
 
 
@@ -283,28 +288,40 @@ def test_a_figure_is_drawn(run):
         (("search", "--plugin", "broken.py"), ("broken.py, line 2", "ZeroDivisionError")),
         (("search", "--plugin", "syntax.py"), ("syntax.py, line 1", "SyntaxError")),
         (("search", "--plugin", "taken.py"), ("taken.py, line 3", "there is a protocol 'pooled' already, Pooled")),
-        (("search", "--protocol", "pool"), ("--protocol: expected", "pooled", "got 'pool'")),
-        (("search", "--user", "noone"), ("--user: expected", "sparsemax", "got 'noone'")),
-        (("search", "--protocol", "lottery", "--set", "protocol.costs=1"), ("protocol.costs", "expected cost")),
-        (("search", "--protocol", "lottery", "--temperature", "1"), ("--temperature: lottery has no such parameter",)),
-        (("search", "--protocol", "lottery", "--set", "protocol.cost=[1, 2]"), ("protocol.cost", "expected a number")),
+        (("search", "--protocol", "pool"), ("protocol.kind: expected", "got 'pool'; did you mean 'pooled'?")),
+        (("search", "--user", "noone"), ("user.kind: expected", "sparsemax", "got 'noone'")),
+        (
+            ("search", "--protocol", "lottery", "--set", "protocol.costs=1"),
+            ("protocol.costs", "did you mean protocol.cost?"),
+        ),
+        (
+            ("search", "--protocol", "lottery", "--set", "protocol.temperature=1"),
+            ("protocol.temperature: lottery has no such parameter",),
+        ),
+        (("search", "--protocol", "lottery", "--set", "protocol.cost=[1, 2]"), ("protocol.cost: expected one value",)),
         (
             ("search", "--protocol", "lottery", "--set", "protocol.cost=inf"),
             ("protocol.cost: expected a finite number",),
         ),
         (("search", "--protocol", "lottery", "--set", "protocol.cost=-1"), ("protocol.cost: expected", "got -1")),
         (("search", "--set", "protocol.cost=1"), ("protocol.cost: selection has no such parameter",)),
-        (("search", "--set", "user.precision=5"), ("user.precision", "has an option of its own, --precision")),
-        (("search", "--set", "games.count=5"), ("games.count", "has an option of its own, --count")),
+        (("search", "--precision", "5", "--set", "user.precision=5"), ("user.precision", "the same as --precision")),
+        (("search", "--count", "5", "--set", "games.count=5"), ("games.count", "the same as --count")),
         (("search", "--set", "user.tolerance=0", "--set", "user.tolerance=1"), ("user.tolerance", "given twice")),
         (("search", "--set", "user.tolerance=1e-6\nx=1"), ("user.tolerance", "expected one value")),
-        (("search", "--games", "no.npz", "--set", "games.most=1"), ("games", "leave it out with --games")),
-        (("search", "--precision", "5", "--ties", "lowest"), ("--ties: quantal has no such parameter",)),
+        (
+            ("search", "--games", "no.npz", "--set", "games.most=1"),
+            ("games.most: belongs to random games; leave it out with games.file",),
+        ),
+        (("search", "--precision", "5", "--set", "user.ties=lowest"), ("user.ties: quantal has no such parameter",)),
         (("search", "--set", "cost"), ("--set: expected SECTION.KEY=VALUE, got 'cost'",)),
-        (("search", "--set", "market.x=1"), ("--set: 'market.x': expected a section of games, protocol, user",)),
+        (
+            ("search", "--set", "market.x=1"),
+            ("market.x: no such key; expected", "games, protocol, user, solver, measure"),
+        ),
         (("search", "--family", "hull", "--set", "games.mosst=1"), ("mosst",)),
-        (("search", "--user", "sparsemax"), ("--precision: a sparsemax user needs a number > 0",)),
-        (("search", "--user", "rational", "--precision", "4"), ("--precision: rational has no such parameter",)),
+        (("search", "--user", "sparsemax"), ("user.precision: sparsemax needs a value of it",)),
+        (("search", "--user", "rational", "--precision", "4"), ("user.precision: rational has no such parameter",)),
         (("sweep", "competition", "--set", "protocol.cost=1"), ("protocol.cost: selection has no such parameter",)),
         (
             ("sweep", "competition", "--set", "user.kind=rational", "--set", "user.precision=5"),

@@ -72,9 +72,19 @@ def test_code_runs():
 
 
 def test_the_columns_of_tables_are_documented():
-    from emalign_jax.experiments import columns
+    from support import reference_pages
 
-    assert (ROOT / "docs" / "columns.md").read_text("utf-8") == columns.markdown()
-    for table in columns.TABLES.values():
+    assert (ROOT / "docs" / "columns.md").read_text("utf-8") == reference_pages.of_columns()
+    for table in reference_pages.TABLES.values():
         names = [column.name for column in table]
         assert len(set(names)) == len(names)
+
+
+def test_the_page_of_keys_is_that_of_the_specifications():
+    from support import reference_pages
+
+    from emalign_jax.experiments import specification
+    from emalign_jax.experiments.tune import config
+
+    pages = {"search, sweep, certify": specification.Specification, "tune": config.specification()}
+    assert (ROOT / "docs" / "specification.md").read_text() == reference_pages.of_specifications(pages)

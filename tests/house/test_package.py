@@ -58,13 +58,14 @@ def test_public_names_exist_and_are_documented():
         assert value.__doc__ or isinstance(value, dict), f"{name} has no docstring"
 
 
-def test_code_in_the_readme_runs():
+def test_code_in_the_readme_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    lines = child("\nprint('---')\n".join(blocks)).split("---\n")
-    assert len(lines) == 4
+    lines = child("\nprint('---')\n".join(blocks), cwd=tmp_path).split("---\n")
+    assert len(lines) == 5
     search, named, conversation, exact = (
-        [float(x) for x in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", part)] for part in lines
+        [float(x) for x in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", part)] for part in lines[:4]
     )
+    assert "games.agents" in lines[4]
     assert 0 < search[0] <= 1
     assert search[1] <= 1e-3
     np.testing.assert_allclose(named, [0.6, 0.7], atol=1e-6)

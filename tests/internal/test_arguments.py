@@ -13,7 +13,8 @@ import emalign_jax as em
 pytestmark = pytest.mark.host_only
 
 # functions as users call them, because the tests' checks of annotations would raise before the package does
-PLAIN = SimpleNamespace(**{name: inspect.unwrap(f) for name, f in vars(em).items() if inspect.isfunction(f)})
+PUBLIC = {name: getattr(em, name) for name in em.__all__}  # imported at first use
+PLAIN = SimpleNamespace(**{name: inspect.unwrap(f) for name, f in PUBLIC.items() if inspect.isfunction(f)})
 SELECTION, POOLED = em.Selection(), em.Pooled()
 RATIONAL, QUANTAL = em.RationalUser(), em.QuantalUser(5.0)
 TRANSFERS = em.mechanisms.Transfers(start="nothing")

@@ -15,8 +15,11 @@ import pytest
 from support.commands import refused
 
 import emalign_jax as em
+from emalign_jax.experiments import plan
+from emalign_jax.experiments.grid import check
 from emalign_jax.experiments.hull import block, tables
-from emalign_jax.experiments.words import Method, make_solver
+from emalign_jax.experiments.modules import make_solver
+from emalign_jax.experiments.specification import Solver
 from emalign_jax.internal import arguments, memory, npz, parquet
 
 pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
@@ -231,36 +234,36 @@ HUGE = ("2147483647", "4294967295", "99999999999999999999")
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--count",), ("--no-verify", "--count"), ("--agents",), ("--states",), ("--actions",), ("--user-features",),
-        ("--agent-features",), ("--rounds",), ("--protocol", "conversation", "--rounds"), ("--messages",),
-        ("--starts",),
-        ("--rounds", "2", "--replies"), ("--protocol", "conversation", "--replies"), ("--steps",), ("--compare",),
-        ("--protocol", "pooled", "--agents"), ("--protocol", "conversation", "--agents"),
-        ("--protocol", "pooled", "--messages"), ("--method", "best_responses", "--steps"),
+        "--count {}", "--no-verify --count {}", "--agents {}", "--states {}", "--actions {}",
+        "--set games.user_features={}", "--set games.agent_features={}", "--rounds {}",
+        "--protocol conversation --rounds {}", "--messages {}", "--starts {}", "--rounds 2 --replies {}",
+        "--protocol conversation --replies {}", "--set solver.steps={}", "--set protocol.compare={}",
+        "--protocol pooled --agents {}", "--protocol conversation --agents {}", "--protocol pooled --messages {}",
+        "--set solver.method=best_responses --set solver.steps={}",
     ],
 )  # fmt: skip
 def test_a_search_of_huge_numbers_is_refused(run, frugal, arguments, number, tmp_path):
-    assert refused(run("search", *arguments, number))
+    assert refused(run("search", *arguments.format(number).split()))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", HUGE[1:])
 def test_a_block_is_a_number_of_games(run, number):
-    assert refused(run("search", "--block", number), "block", "expected an integer <= 2147483647")
+    assert refused(run("search", "--set", f"block={number}"), "block: expected <= 2147483647")
 
 
 def test_a_run_that_does_not_fit_on_disk_is_not_begun(run, monkeypatch, tmp_path):
-    from emalign_jax.experiments import run_directory
+    from emalign_jax.experiments import run_store
 
-    monkeypatch.setattr(run_directory.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10**5))
+    monkeypatch.setattr(run_store.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10**5))
     assert refused(run("search", "--count", "1000"), "count", "would take about", "100 kB are free")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_block_that_does_not_fit_is_refused(run, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 10**7)
-    words = ("block, starts: 100 games at a time with 1000 starts each", "10 MB are free")
-    assert refused(run("search", "--agents", "2", "--family", "hull", "--starts", "1000", "--block", "100"), *words)
+    words = ("block, solver.starts: 100 games at a time with 1000 starts each", "10 MB are free")
+    assert refused(run("search", "--agents", "2", "--family", "hull", "--starts", "1000", "--set", "block=100"), *words)
 
 
 @pytest.mark.parametrize("number", HUGE)
@@ -282,9 +285,7 @@ def test_a_sweep_of_huge_numbers_is_refused(run, frugal, text, number, tmp_path)
 
 @pytest.mark.slow
 def test_all_cells_are_measured_before_any_is_checked(run, monkeypatch):
-    from emalign_jax.experiments.sweep import cell
-
-    monkeypatch.setattr(cell, "_check", lambda *_: pytest.fail("checked"))  # pyright: ignore
+    monkeypatch.setattr(check, "_check", lambda *_: pytest.fail("checked"))
     seeds = ", ".join(map(str, range(5000)))
     Path("grid.toml").write_text(f"seed = [{seeds}]\n[games]\nagents = [1, 1000000000]")
     assert refused(run("sweep", "grid.toml"), "games.count", "games.agents = 1000000000")
@@ -293,15 +294,10 @@ def test_all_cells_are_measured_before_any_is_checked(run, monkeypatch):
 
 
 def test_cells_of_one_size_are_checked_once(monkeypatch):
-    from emalign_jax.experiments.sweep import cell
-    from emalign_jax.experiments.sweep import config as configs
-
     checked = []
-    monkeypatch.setattr(cell, "_check", lambda values, block: checked.append(values["games.agents"]))
-    grid = configs.parse(
-        "seed = [1, 2, 3]\n[games]\nagents = [1, 2]\nbias = [0.5, 1.0]\nfamily = ['hull', 'goal']", "g"
-    )
-    cell.check(grid, grid.cells())
+    monkeypatch.setattr(check, "_check", lambda made, *_: checked.append(made.games.agents) or 1)
+    grid = plan.parse("seed = [1, 2, 3]\n[games]\nagents = [1, 2]\nbias = [0.5, 1.0]\nfamily = ['hull', 'goal']", "g")
+    check.check(grid, grid.cells(), 10)
     assert checked == [1, 2]
 
 
@@ -358,18 +354,13 @@ def test_trees_of_any_number_of_rounds_are_measured_at_once():
 
 
 def test_steps_take_room_for_their_schedule(little):
-    with pytest.raises(ValueError, match=r"^steps: the schedule of 100000 steps would take about 6.4 MB of memory"):
-        make_solver(Method.play, 100_000, 1e-3)
-
-
-@pytest.mark.parametrize("port", ["99999", "65536", "0", "-1", "x", "", "1" * 5000, "٣"])
-def test_a_port_is_one(run, port):
-    hosts = ("--hosts", "2", "--host", "0", "--out", "run", "--coordinator")
-    assert refused(run("search", *hosts, f"127.0.0.1:{port}"), "--coordinator", "a port from 1 to 65535")
-    assert refused(run("search", *hosts, ":1234"), "--coordinator")
+    with pytest.raises(
+        ValueError, match=r"^solver.steps: the schedule of 100000 steps would take about 6.4 MB of memory"
+    ):
+        make_solver(Solver(steps=100_000), 1e-3)
 
 
 @pytest.mark.slow
 def test_what_fits_is_not_refused(run):
-    assert run("search", "--count", "2", "--agents", "1", "--family", "noise", "--block", "1000000")[0] == 0
+    assert run("search", "--count", "2", "--agents", "1", "--family", "noise", "--set", "block=1000000")[0] == 0
     assert len(pd.read_parquet("search-1/games.parquet")) == 2

@@ -17,8 +17,8 @@ from support.games import batch_of, deterministic, switched
 import emalign_jax as em
 from emalign_jax.exact.checks.examination import examine
 from emalign_jax.exact.obedience.program import ObedienceLP
-from emalign_jax.experiments.sweep import cell
-from emalign_jax.experiments.sweep import config as configs
+from emalign_jax.experiments import plan
+from emalign_jax.experiments.grid import check as checks
 
 RATIONAL = em.RationalUser("agents")
 X64 = jax.config.jax_enable_x64
@@ -297,11 +297,11 @@ def test_certify_on_the_command_line(run, tmp_path):
     em.save_games(tmp_path / "games.npz", random_games(2, K=4))
     em.save_schemes(tmp_path / "schemes.npz", em.full_revelation(4, 3, 3) + np.zeros((2, 1, 1, 1)))
     files = tmp_path / "games.npz", tmp_path / "schemes.npz"
-    code, out, _ = run("certify", *files, "--compare", 2, "--json")
+    code, out, _ = run("certify", *files, "--set", "protocol.compare=2", "--json")
     games = json.loads(out)["games"]
     assert code == 0
     assert [game["guarantee"] for game in games] == [None, None]
-    code, _, err = run("certify", *files, "--compare", 5)
+    code, _, err = run("certify", *files, "--set", "protocol.compare=5")
     assert code == 2
     assert "compared: expected at most K = 4" in err
 
@@ -309,23 +309,30 @@ def test_certify_on_the_command_line(run, tmp_path):
 @pytest.mark.slow
 def test_search_on_the_command_line(run, tmp_path):
     em.save_games(tmp_path / "games.npz", random_games(2, K=3))
-    code, out, _ = run("search", "--games", tmp_path / "games.npz", "--compare", 1, "--out", tmp_path / "out")
+    code, out, _ = run(
+        "search", "--games", tmp_path / "games.npz", "--set", "protocol.compare=1", "--out", tmp_path / "out"
+    )
     assert code == 0
     assert out.startswith("Comparison of 1 agents, rational user")
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--compare", 0], ["--compare", 2, "--temperature", 1], ["--compare", 2, "--protocol", "pooled"],
-              ["--compare", 2, "--rounds", 2]],
-)  # fmt: skip
+    "wrong",
+    [
+        ["--set", "protocol.compare=0"],
+        ["--set", "protocol.compare=2", "--set", "protocol.temperature=1"],
+        ["--set", "protocol.compare=2", "--protocol", "pooled"],
+        ["--set", "protocol.compare=2", "--rounds", 2],
+    ],
+)
 def test_what_the_command_line_refuses(run, wrong):
     code, _, err = run("search", *wrong)
     assert code == 2
-    assert "--compare" in err
+    assert "protocol.compare" in err
 
 
 def test_a_sweep_names_its_key():
     text = "[games]\nagents = [2, 3]\ncount = 1\n[protocol]\ncompare = 3\n"
-    config = configs.parse(text, "grid.toml")
+    grid = plan.parse(text, "grid.toml")
     with pytest.raises(ValueError, match=r"^grid.toml: protocol.compare: expected at most K = 2"):
-        cell.check(config, config.cells())
+        checks.check(grid, grid.cells(), 1)

@@ -14,9 +14,9 @@ NAMES = (  # what other programs leave, what is hard to handle, and what is like
 )  # fmt: skip
 OURS = (  # names that runs give
     "games.parquet", "games.npz", "schemes.npz", "user_value.png", "user_value.pdf", "phase.png", "curves.csv",
-    "weights.csv", "hull.png", "state.npz", "tuned.npz", "tuning.png", "report.html", ".lock", "parts",
+    "weights.csv", "hull.png", "tuned.npz", "tuning.png", "report.html", ".lock", "parts",
 )  # fmt: skip
-PART = "0123456789abcdef-000000-0123456789abcdef.parquet"
+PART = "part-000000-0123456789abcdef.parquet"
 ENDS = ("", ".npz", ".png", ".json", ".parquet", ".emalign-00000000-0000000")
 
 

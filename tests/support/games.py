@@ -64,3 +64,8 @@ def padded(*schemes):
 def switched(schemes, agent, scheme):
     """The profile in which `agent` plays `scheme`, with as many messages as needed."""
     return padded(*schemes[:agent], scheme, *schemes[agent + 1 :])
+
+
+def fields_of(game):
+    """The arrays of a game, on the host."""
+    return np.asarray(game.prior), np.asarray(game.user_utility), np.asarray(game.agent_utilities)

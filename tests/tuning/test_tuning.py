@@ -114,10 +114,10 @@ def test_what_is_screened_and_tried_near_the_best_is_worth_what_it_is_said_to_be
     near = restarts.near(problem, kept, first, key, range(6, 11))
     for points in (kept, near):
         assert np.isin(points.params["precision"], drawn["precision"]).all() == (points is kept)
-        again = restarts.play(problem, points.params, first)
+        again = restarts.play_everywhere(problem, points.params, first)
         np.testing.assert_allclose(points.user, again.user, atol=1e-5)
         assert (np.diff(value(points)) <= 0).all()
-    assert value(near)[0] >= value(kept)[0] > np.median(value(restarts.play(problem, drawn, first)))
+    assert value(near)[0] >= value(kept)[0] > np.median(value(restarts.play_everywhere(problem, drawn, first)))
 
 
 def test_each_game_gets_its_own_setting_and_answer(monkeypatch):

@@ -18,6 +18,7 @@ from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities
 from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_INFORMATION_VALUE
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import POSITIVE, number
+from emalign_jax.internal.transfers import fetch
 from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.choice import check_word, of_guarantees
 from emalign_jax.protocols import AbstractProtocol
@@ -261,9 +262,7 @@ def flatten_games(games: Game, batch: tuple[int, ...]) -> Game:
     """`games` broadcast to `batch` and flattened to one batch axis, as NumPy arrays."""
 
     def flatten(x, core):
-        x = np.asarray(x)
         return np.broadcast_to(x, (*batch, *x.shape[-core:])).reshape(-1, *x.shape[-core:])
 
-    return Game(
-        flatten(games.prior, 3), flatten(games.user_utility, 2), flatten(games.agent_utilities, 3), check="shapes"
-    )
+    prior, user, agents = map(np.asarray, fetch((games.prior, games.user_utility, games.agent_utilities)))
+    return Game(flatten(prior, 3), flatten(user, 2), flatten(agents, 3), check="shapes")

@@ -22,6 +22,7 @@ from emalign_jax.exact.concavification.branch_and_bound import PricingBounds
 from emalign_jax.exact.concavification.lattice import simplex_lattice
 from emalign_jax.exact.concavification.problems import BeliefProblems, priced
 from emalign_jax.internal.processors import each
+from emalign_jax.internal.transfers import fetch
 from emalign_jax.lp import batched_lp
 from emalign_jax.lp.highs import KeptLP
 
@@ -342,8 +343,7 @@ class AbstractBeliefLPs(abc.ABC):
                 rows = some[np.minimum(first + np.arange(sizes[len(rows) > sizes[0]]), len(some) - 1)]
             with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 problems = self.problems.rows(rows)
-                found = kernel(problems, *(x[rows] for x in arrays), xp=jnp if compiled else np)
-                return [np.asarray(x) for x in found]
+                return fetch(kernel(problems, *(x[rows] for x in arrays), xp=jnp if compiled else np))
 
         parts = zip(*each(call, range(0, len(some), many)), strict=True)
         return tuple(np.concatenate(x)[: len(some)] for x in parts)

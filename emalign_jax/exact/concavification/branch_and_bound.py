@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from emalign_jax.exact.concavification import cells as bounds
 from emalign_jax.exact.concavification import quantal
 from emalign_jax.exact.concavification.problems import BeliefProblems
-from emalign_jax.internal.processors import cores, each
+from emalign_jax.internal.processors import each
+from emalign_jax.internal.transfers import fetch, send
 
 # For a larger precision no bound is given: its square might overflow.
 MAX_PRECISION = 1e9
@@ -26,6 +27,8 @@ REFUTATIONS = 8
 BLOCK, LARGE_BLOCK = 2**16, 2**22
 # Few open cells are bounded in blocks smaller by this factor.
 SMALLER = 8
+# Blocks on a CPU before cells are divided again: a constant, so that results do not depend on the number of cores.
+SIDE_BY_SIDE = 2
 
 
 class PricingBounds(NamedTuple):
@@ -133,7 +136,7 @@ class _Search:
         self.rows = np.concatenate([x.reshape(len(price), -1) for x in numbers], 1)
         room = LARGE_BLOCK if compiled and jax.default_backend() != "cpu" else BLOCK
         self.block = max(16, 1 << int(np.log2(max(room // (B * T * A), 1))))
-        self.at_once = self.block * (cores() if jax.default_backend() == "cpu" else 1)
+        self.at_once = self.block * (SIDE_BY_SIDE if jax.default_backend() == "cpu" else 1)
 
     def bound(self, cells, owner):
         """Bounds [N], values at the vertices [N, V], and edge and share where to divide [N]."""
@@ -160,4 +163,4 @@ class _Search:
             vertices, mass.reshape(B, T, -1), user.reshape(shape), own.reshape(shape), price, precision[0], target[0]
         )
         with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return [np.asarray(x) for x in bounds.bound(block, xp)]
+            return fetch(bounds.bound(block if xp is np else send(block), xp))

@@ -9,6 +9,7 @@ from emalign_jax.exact.concavification.belief_lps import AbstractBeliefLPs
 from emalign_jax.exact.concavification.branch_and_bound import bound_pricing, operations
 from emalign_jax.exact.concavification.kinks import kinks
 from emalign_jax.exact.concavification.problems import priced
+from emalign_jax.internal.transfers import fetch, send
 
 # At most so many kinks are listed.
 MAX_KINKS = 1000
@@ -34,9 +35,10 @@ class QuantalBeliefLPs(AbstractBeliefLPs):
             return quantal.payoffs(quantal.setting(problems), beliefs, xp=xp)
 
     def climb_kernel(self, problems, price, starts, xp):
-        begin = np.ascontiguousarray(np.moveaxis(starts, -1, 0))
-        ends, excess = quantal.ascend(quantal.setting(problems, price), begin, self._lattice.spacing, xp)
-        return np.moveaxis(np.asarray(ends), 0, -1), excess
+        given = quantal.setting(problems, price), np.ascontiguousarray(np.moveaxis(starts, -1, 0))
+        of, begin = given if xp is np else send(given)
+        ends, excess = fetch(quantal.ascend(of, begin, self._lattice.spacing, xp))
+        return np.moveaxis(ends, 0, -1), excess
 
     def bound(self, some, target, work):
         cell = operations(*self.problems.size)

@@ -8,15 +8,22 @@ among the first n share their agents, and an agent of others is a target in turn
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from emalign_jax.experiments import engine
+from emalign_jax.experiments.engine import Task
+from emalign_jax.experiments.executors import Executors
 from emalign_jax.experiments.hull.fits import Rule, best_single, evaluate, fit
 from emalign_jax.experiments.hull.tables import Table
-from emalign_jax.experiments.run_directory import Kind
+from emalign_jax.experiments.run_parts import Parts
+from emalign_jax.experiments.run_store import Kind
 from emalign_jax.internal import memory
 
 CURVES, WEIGHTS, LEAVE_OUT, ERRORS = "curves.csv", "weights.csv", "leave_out.csv", "errors.parquet"
@@ -27,6 +34,8 @@ FITTED = ("simplex", "cone")
 METHODS = ("best single", "mean", *FITTED)
 ALONE = "offset alone"  # no agent: what a number that is best on the training items is worth
 BUDGET = {"l2": 20_000, "sup": 3_000}  # fits, where the targets a subset are not given
+ARRAYS = ("utilities", "targets", "agents", "item")  # of a table
+SUFFIXES = (".npz", ".parquet")  # of a part; errors are written last
 ROW = 500  # bytes that an error takes
 IN_USE = 1e-6  # weights beyond this count as used
 
@@ -58,6 +67,11 @@ class HullJob:
         memory.require(ROW * rows, f"--subsets: {self.subsets} subsets with {rows} errors")
 
     @property
+    def fits(self) -> int:
+        """Fits of a target in a subset."""
+        return len(self.sizes) * len(self.offsets) * len(FITTED)
+
+    @property
     def tests(self) -> int:
         """Items held out."""
         return min(max(2, round(self.test_share * self.table.item_count)), self.table.item_count - 2)
@@ -86,7 +100,7 @@ class HullJob:
     def assignment(self) -> list[np.ndarray]:
         """Positions of the targets of each subset. Each is a target equally often, up to the limit `targets`."""
         T, S = len(self.table.targets), self.subsets
-        fits = T * len(self.sizes) * len(self.offsets) * len(FITTED)
+        fits = T * self.fits
         meets = min(S, max(1, BUDGET[self.norm] // fits, -(-S // T))) if self.targets is None else S
         mixed = np.random.default_rng([self.seed, S]).permutation(T)
         parts: list[list[int]] = [[] for _ in range(S)]
@@ -106,50 +120,109 @@ class Outcome(NamedTuple):
     weights: pd.DataFrame
 
 
-def run(job: HullJob, progress: Callable[[str, int, int], None] | None = None) -> Outcome:
-    """Fit every subset. progress(what, done, total)."""
-    table, parts = job.table, job.assignment()
-    total, done = sum(map(len, parts)) * len(job.sizes) * len(job.offsets) * len(FITTED), 0
-    rows: list[pd.DataFrame] = []
-    met, used, weight = (np.zeros(len(table.names)) for _ in range(3))
+def run(
+    job: HullJob,
+    progress: Callable[[str, int, int], None] | None = None,
+    kept: Parts | None = None,
+    executors: Executors | None = None,
+) -> Outcome:
+    """Fit every subset. progress(what, done, total).
 
-    def tell(count):
+    kept: subsets that are there are not fitted again, the others are kept; None: nothing is
+    executors: where; None is in this process
+    """
+    parts, data = job.assignment(), pack(job)
+    total, done, found = sum(map(len, parts)) * job.fits, 0, {}
+
+    def tell(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
             progress("fit", done, total)
 
+    def keep(task: Task, files: dict[str, bytes]) -> None:
+        if kept is not None:
+            for suffix, held in files.items():
+                kept.keep(task.name, suffix, held)
+        found[task.name] = files
+        tell(len(parts[task.arguments[1]]) * job.fits if executors is not None else 0)
+
+    tasks = [Task(f"subset-{s:05d}", (data, s, targets)) for s, targets in enumerate(parts)]
+    for task in tasks:
+        files = {suffix: None if kept is None else kept.part(task.name, suffix) for suffix in SUFFIXES}
+        if None not in files.values():
+            found[task.name] = files
+            tell(len(task.arguments[2]) * job.fits)
     tell(0)
-    for s, targets in enumerate(parts):
-        order, test = job.subset(s)
-
-        def note(offset, method, n, targets, split, gap, solved, fallback: Any = False, s=s, test=test):
-            columns = {"offset": offset, "method": method, "agents": n, "subset": s, "target": targets}
-            rows.append(pd.DataFrame(columns | split._asdict() | {"gap": gap, "solved": solved, "fallback": fallback}))
-
-        for offset in job.offsets:
-            rule = Rule(offset, job.norm)
-            none = np.zeros((len(targets), 1))
-            everyone = table.utilities[table.targets[targets]]
-            note(offset, ALONE, 0, targets, evaluate(none, everyone, everyone[:1], test, rule), 0.0, True)
-            for n in job.sizes:
-                for agents, members in job.groups(order, n, targets):
-                    user, others = table.utilities[table.targets[members]], table.utilities[agents]
-                    train = user[..., ~test], others[..., ~test]
-                    plain = np.full((len(members), n), 1 / n)
-                    for method, w in (("best single", best_single(*train, rule)), ("mean", plain)):
-                        note(offset, method, n, members, evaluate(w, user, others, test, rule), 0.0, True)
-                    for method in FITTED:
-                        found = fit(*train, method, rule, tell)
-                        split = evaluate(found.weights, user, others, test, rule)
-                        note(offset, method, n, members, split, found.gap, found.solved, found.fallback)
-                        if (method, offset, n) == ("simplex", job.main_offset, job.sizes[-1]):
-                            w = found.weights[found.solved]
-                            np.add.at(met, agents, len(w))
-                            np.add.at(weight, agents, w.sum(0))
-                            np.add.at(used, agents, (w > IN_USE).sum(0))
-    errors = pd.concat(rows, ignore_index=True)
+    left = [task for task in tasks if task.name not in found]
+    here = functools.partial(fit_subset, progress=tell)
+    engine.run(here if executors is None else fit_subset, left, keep, executors=executors)
+    rows = [pd.read_parquet(io.BytesIO(found[task.name][".parquet"])) for task in tasks]
+    counts = [np.load(io.BytesIO(found[task.name][".npz"])) for task in tasks]
+    met, used, weight = (np.sum([one[name] for one in counts], 0) for name in ("met", "used", "weight"))
     with np.errstate(invalid="ignore"):
-        columns = {"agent": table.names, "fits": met.astype(int), "mean_weight": weight / met, "share_used": used / met}
+        columns = {"agent": job.table.names, "fits": met.astype(int), "mean_weight": weight / met}
+        columns |= {"share_used": used / met}
     weights = pd.DataFrame(columns).loc[met > 0].sort_values("mean_weight", ascending=False, kind="stable")
-    return Outcome(errors, weights.reset_index(drop=True))
+    return Outcome(pd.concat(rows, ignore_index=True), weights.reset_index(drop=True))
+
+
+def fit_subset(
+    data: bytes, s: int, targets: np.ndarray, progress: Callable[[int], None] = lambda _: None
+) -> dict[str, bytes]:
+    """The files of the part of subset `s` by suffix: errors (.parquet), and of each person how often it was fitted and
+    used, and the sum of its weights (.npz). data: of `pack`"""
+    job = unpack(data)
+    table, rows = job.table, []
+    met, used, weight = (np.zeros(len(table.names)) for _ in range(3))
+    order, test = job.subset(s)
+
+    def note(offset, method, n, targets, split, gap, solved, fallback: Any = False):
+        columns = {"offset": offset, "method": method, "agents": n, "subset": s, "target": targets}
+        rows.append(pd.DataFrame(columns | split._asdict() | {"gap": gap, "solved": solved, "fallback": fallback}))
+
+    for offset in job.offsets:
+        rule = Rule(offset, job.norm)
+        none = np.zeros((len(targets), 1))
+        everyone = table.utilities[table.targets[targets]]
+        note(offset, ALONE, 0, targets, evaluate(none, everyone, everyone[:1], test, rule), 0.0, True)
+        for n in job.sizes:
+            for agents, members in job.groups(order, n, targets):
+                user, others = table.utilities[table.targets[members]], table.utilities[agents]
+                train = user[..., ~test], others[..., ~test]
+                plain = np.full((len(members), n), 1 / n)
+                for method, w in (("best single", best_single(*train, rule)), ("mean", plain)):
+                    note(offset, method, n, members, evaluate(w, user, others, test, rule), 0.0, True)
+                for method in FITTED:
+                    found = fit(*train, method, rule, progress)
+                    split = evaluate(found.weights, user, others, test, rule)
+                    note(offset, method, n, members, split, found.gap, found.solved, found.fallback)
+                    if (method, offset, n) == ("simplex", job.main_offset, job.sizes[-1]):
+                        w = found.weights[found.solved]
+                        np.add.at(met, agents, len(w))
+                        np.add.at(weight, agents, w.sum(0))
+                        np.add.at(used, agents, (w > IN_USE).sum(0))
+    errors, counts = io.BytesIO(), io.BytesIO()
+    pd.concat(rows, ignore_index=True).to_parquet(errors)
+    np.savez(counts, met=met, used=used, weight=weight)
+    return {".npz": counts.getvalue(), ".parquet": errors.getvalue()}
+
+
+def pack(job: HullJob) -> bytes:
+    """The job and its table as an .npz, for other processes."""
+    facts = {field.name: getattr(job, field.name) for field in dataclasses.fields(job) if field.name != "table"}
+    file, table = io.BytesIO(), vars(job.table)
+    arrays = {name: table[name] for name in ARRAYS}
+    others = {name: value for name, value in table.items() if name not in ARRAYS}
+    np.savez_compressed(file, allow_pickle=False, job=json.dumps([facts, others]), **arrays)
+    return file.getvalue()
+
+
+@functools.lru_cache(maxsize=2)
+def unpack(data: bytes) -> HullJob:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        facts, others = json.loads(str(archive["job"]))
+        others["notes"] = tuple(others["notes"])
+        table = Table(**others, **{name: archive[name] for name in ARRAYS})
+    facts |= {name: tuple(facts[name]) for name in ("sizes", "offsets")}
+    return HullJob(table=table, **facts)

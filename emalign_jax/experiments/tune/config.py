@@ -1,24 +1,25 @@
-"""A tuning run's config: TOML with one value a key; a section for each mechanism that is tuned."""
+"""The specification of a tuning run: one value a key, and a section for each mechanism that is tuned."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import reprlib
-from typing import Any, NamedTuple
+import json
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pydantic
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from emalign_jax.equilibrium.solver import check_sizes
+from emalign_jax.experiments import specification as spec
 from emalign_jax.experiments import toml
-from emalign_jax.experiments.toml import Option
-from emalign_jax.experiments.words import BUILT_IN_PROTOCOLS
+from emalign_jax.experiments.specification import BUILT_IN_PROTOCOLS, Flat, Number, Section, by_key, section, whole
 from emalign_jax.games import families
-from emalign_jax.games.families import FAMILIES, all_knobs, any_game, random_games
+from emalign_jax.games.families import FAMILIES, any_game, random_games
 from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import shown
 from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
 from emalign_jax.play import SmoothPlay, differentiable
 from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
@@ -33,49 +34,103 @@ DEFAULT_TEMPERATURE, DEFAULT_PRECISION = 0.3, 5.0
 HELD_OUT = 2**30  # folded into the key of the games that are not tuned on
 
 
-def options() -> dict[str, Option]:
-    """What each key of a config takes. The fields of a mechanism are the keys of its section; the arguments of named
-    protocols and users, and the knobs of families, are keys too."""
-    found = {
-        "seed": Option("whole", 0),
-        "games.family": Option("word", "shared_bias", words=tuple(FAMILIES)),
-        "games.agents": Option("whole", 3, 1),
-        "games.count": Option("whole", 64, 1),
-        "games.held_out": Option("whole", 64, 2),
-        "games.states": Option("whole", 3, 1),
-        "games.actions": Option("whole", 3, 1),
-        "games.user_features": Option("whole", 1, 1),
-        "games.agent_features": Option("whole", None, 1),
-        "games.user_information": Option("number", 0.5),
-        "games.agent_information": Option("number", 1.0),
-        **{f"games.{name}": Option("number", knob.default) for name, knob in all_knobs().items()},
-        "games.information_worth": Option("number", 0.02),
-        "protocol.kind": Option("word", "pooled", words=tuple(name for name in PROTOCOLS if name != "conversation")),
-        "protocol.temperature": Option("number", None),
-        "user.kind": Option("word", None, words=tuple(USERS), own=True),
-        "user.precision": Option("number", None),
-        "objective.over_games": Option("word", "mean", words=OVER_GAMES),
-        "objective.level": Option("number", 0.1),
-        "objective.over_starts": Option("word", "mean", words=OVER_STARTS),
-        "tune.mechanisms": Option("word", "transfers", words=tuple(MECHANISMS)),
-        "tune.steps": Option("whole", 100, 1),
-        "tune.learning_rate": Option("number", 0.1),
-        "tune.starts": Option("whole", 1, 1),
-        "tune.restarts": Option("whole", 1, 1),
-        "tune.draws": Option("whole", None, 1),
-        "tune.polish": Option("whole", None, 0),
-        "tune.finalists": Option("whole", 1, 1),
-        "tune.agents_precision": Option("number", 10.0),
-    }
+class Games(spec.RandomGames):
+    """Random games to tune on, and others to judge by."""
+
+    family: Annotated[str, spec.named(FAMILIES)] = Field(default="shared_bias", description="family of random games")
+    count: int = whole(64, "games that are tuned on")
+    held_out: int = whole(64, "games of the evaluation", 2)
+    agents: int = whole(3, "number of agents K")
+    states: int = whole(3, "outcomes Y")
+    actions: int = whole(3, "actions A of the user")
+
+
+class Protocol(spec.Open):
+    """How the user talks to the agents. Further keys are parameters of a protocol from a plugin."""
+
+    kind: Annotated[str, spec.named(PROTOCOLS, without=("conversation",))] = Field(
+        default="pooled", description="protocol"
+    )
+    temperature: Number | None = Field(default=None, description="of Selection; by default 0.3")
+
+
+class User(spec.Open):
+    """How the user acts. Further keys are parameters of the user's class."""
+
+    kind: Annotated[str | None, spec.named(USERS)] = Field(default=None, description="user; by default quantal")
+    precision: Number | None = Field(
+        default=None, description="how precisely the user optimises; by default 5 if quantal"
+    )
+
+
+class Goal(Section):
+    """What the parameters are tuned for."""
+
+    over_games: Literal[OVER_GAMES] = Field(  # pyright: ignore[reportInvalidTypeForm]
+        default="mean", description="how the values of games are combined"
+    )
+    level: Number = Field(default=0.1, description="share of the worst games, or softness, for those that need one")
+    over_starts: Literal[OVER_STARTS] = Field(  # pyright: ignore[reportInvalidTypeForm]
+        default="mean", description="how the values of starts are combined"
+    )
+
+
+def _names(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
+
+
+def _distinct(names: tuple) -> tuple:
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"expected distinct mechanisms, at least one, got {list(names)!r:.80}")
+    return names
+
+
+class Tune(Section):
+    """How widely and how long parameters are searched; as the arguments of `em.tune`."""
+
+    mechanisms: Annotated[
+        tuple[Annotated[str, spec.named(MECHANISMS)], ...], BeforeValidator(_names), AfterValidator(_distinct)
+    ] = Field(default=("transfers",), description="mechanisms that are tuned together")
+    steps: int = whole(100, "gradient steps")
+    learning_rate: Number = Field(default=0.1, gt=0, lt=float("inf"), description="of Adam")
+    starts: int = whole(1, "equilibria of each game")
+    restarts: int = whole(1, "points that gradients move")
+    draws: int | None = whole(None, "points drawn, the best of which are the restarts; by default as many")
+    polish: int | None = whole(None, "points tried near the best at the end", 0)
+    finalists: int = whole(1, "points compared by certified equilibria at the end")
+    agents_precision: Number = Field(
+        default=10.0,
+        gt=0,
+        lt=float("inf"),
+        description="of the agents in the smoothed equilibria that are differentiated",
+    )
+
+
+class Tuning(Section):
+    """A tuning run, but for the sections of mechanisms, which `specification` adds."""
+
+    seed: int = whole(0, "seed of games, starts and points", 0, spec.MOST_SEED)
+    games: Games = Games()
+    protocol: Protocol = Protocol()
+    user: User = User()
+    objective: Goal = Goal()
+    tune: Tune = Tune()
+
+
+def specification() -> type[Tuning]:
+    """`Tuning` with a section for each registered mechanism, whose keys are the parameters of its class."""
+    own: dict[str, Any] = {}
     for name, mechanism in MECHANISMS.items():
-        fields = {field.name: field for field in dataclasses.fields(mechanism)}
+        words = {x.name: x.metadata["words"] for x in dataclasses.fields(mechanism) if "words" in x.metadata}
+        inside: dict[str, Any] = {}
         for key, parameter in MECHANISMS.parameters(name).items():
-            kind = {bool: "flag", int: "whole", str: "word"}.get(type(parameter.default), "number")
             default = None if parameter.default is parameter.empty else parameter.default
-            words = fields[key].metadata.get("words", ()) if key in fields else ()
-            found[f"{name}.{key}"] = Option(kind, default, 0, words)
-    found |= toml.arguments(PROTOCOLS, found, "protocol", without=BUILT_IN_PROTOCOLS)
-    return found | toml.arguments(USERS, found, "user")
+            kind: Any = {bool: bool, int: int, str: str}.get(type(default), Number)
+            kind = Literal[tuple(words[key])] if key in words else kind
+            inside[key] = (kind | None, default)
+        made = pydantic.create_model(name, __base__=Section, **inside)
+        own[name] = (made, made())
+    return pydantic.create_model("Tuning", __base__=Tuning, **own)
 
 
 class Setup(NamedTuple):
@@ -92,65 +147,69 @@ class Setup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """values: one for every key of `options`; "tune.mechanisms" is a tuple of names. plugins: digests by file."""
+    """values: one for every key of `specification`, and further ones that were given. plugins: digests by file."""
 
     path: str
     title: str
-    values: dict[str, Any]
+    values: Flat
     plugins: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """For the manifest; `seed` as there."""
-        known, plugins = options(), {"plugins": self.plugins} if self.plugins else {}
+        plugins = {"plugins": self.plugins} if self.plugins else {}
         return {"title": self.title, **plugins} | {
-            name: list(x) if isinstance(x, tuple) else toml.plain_value(x)
-            for name, x in self.values.items()
-            if not (known[name].own and x is None)
+            name: list(x) if isinstance(x, tuple) else toml.plain_value(x) for name, x in self.values.items()
         }
 
+    def as_json(self) -> str:
+        """For other processes."""
+        return json.dumps([self.path, self.plain(), sorted(self.plugins.items())], sort_keys=True)
 
-def read(config: str, changes: dict[str, Any] | None = None) -> Config:
-    """The config at a path, or the shipped one of that name. Raises as `sweep.config.read`."""
+    @classmethod
+    def of_json(cls, text: str) -> Config:
+        path, plain, loaded = json.loads(text)
+        known = spec.fields(specification())
+        own = {name: value for name, value in plain.items() if name not in ("title", "plugins")}
+        values = {name: None if x is None else spec.validated(name, x, known.get(name)) for name, x in own.items()}
+        return cls(path, plain["title"], values, dict(loaded))
+
+
+def read(config: str, changes: Flat | None = None) -> Config:
+    """The config at a path, or the shipped one of that name, with other values of some keys. Raises as `plan.read`."""
     return parse(toml.text_of(config, FOLDER), config, changes)
 
 
-def parse(text: str, path: str, changes: dict[str, Any] | None = None) -> Config:
+def parse(text: str, path: str, changes: Flat | None = None) -> Config:
     """A config from TOML text; `path` is what messages call it."""
-    known = options()
-    given = toml.flatten(toml.changed(toml.document(text, path), changes or {}), path, known, ("title",))
+    of = specification()
+    known = spec.fields(of)
+    document = toml.flatten(toml.document(text, path), path, tuple(known))
+    given = spec.given_keys(((f"{path}: ", document), ("", changes or {})), ("title",), known, spec.validated)
     title = given.pop("title", path)
     if not isinstance(title, str):
-        raise ValueError(f"{path}: title: expected text in quotes, got {reprlib.repr(title)}")
-    values = {}
-    for name, option in known.items():
-        value = given.get(name, option.default)
-        if name == "tune.mechanisms":
-            several = value if isinstance(value, list) else [value]
-            values[name] = tuple(toml.value(path, name, option, x) for x in several)
-            if not several or len(set(values[name])) < len(several):
-                raise ValueError(
-                    f"{path}: {name}: expected distinct mechanisms, at least one, got {reprlib.repr(value)}"
-                )
-        else:
-            values[name] = toml.value(path, name, option, value)
-    for name, default in (("protocol.temperature", DEFAULT_TEMPERATURE), ("user.precision", DEFAULT_PRECISION)):
-        built_in = values["protocol.kind"] in BUILT_IN_PROTOCOLS if name[0] == "p" else values["user.kind"] is None
-        values[name] = default if values[name] is None and built_in else values[name]
-    of_protocol = {"pooled": (), "selection": ("temperature",)}.get(values["protocol.kind"])
-    kinds = (("protocol", PROTOCOLS, values["protocol.kind"]), ("user", USERS, values["user.kind"] or "quantal"))
-    for section, registry, kind in kinds:
-        takes = registry.parameters(kind) if section == "user" or of_protocol is None else of_protocol
-        for name in given:
-            if name.startswith(f"{section}.") and name.partition(".")[2] not in ("kind", *takes):
+        raise ValueError(f"{path}: title: expected text in quotes, got {shown(title)}")
+    found = spec.flat(spec.make(of, given))
+    _refuse_unused(path, found, given)
+    built_in = found["protocol.kind"] in BUILT_IN_PROTOCOLS
+    if found["protocol.temperature"] is None and built_in:
+        found["protocol.temperature"] = DEFAULT_TEMPERATURE
+    if found["user.precision"] is None and found["user.kind"] is None:
+        found["user.precision"] = DEFAULT_PRECISION
+    return Config(path, title, found)
+
+
+def _refuse_unused(path: str, found: Flat, given: Flat) -> None:
+    """Raise `ValueError` for keys that the named protocol and user do not take, and for mechanisms not tuned."""
+    protocol, user = found["protocol.kind"], found["user.kind"] or "quantal"
+    built_in = {"pooled": (), "selection": ("temperature",)}
+    own = built_in[protocol] if protocol in built_in else PROTOCOLS.parameters(protocol)
+    for name in given:
+        part, _, key = name.partition(".")
+        for which, kind, takes in (("protocol", protocol, own), ("user", user, USERS.parameters(user))):
+            if part == which and key != "kind" and key not in takes:
                 raise ValueError(f"{path}: {name}: {kind} has no such parameter; leave it out")
-    unused = [
-        name
-        for name in given
-        if name.split(".")[0] in MECHANISMS and name.split(".")[0] not in values["tune.mechanisms"]
-    ]
-    if unused:
-        raise ValueError(f"{path}: {unused[0]}: {unused[0].split('.')[0]} is not among tune.mechanisms")
-    return Config(path, title, values)
+        if part in MECHANISMS and part not in found["tune.mechanisms"]:
+            raise ValueError(f"{path}: {name}: {part} is not among tune.mechanisms")
 
 
 def setup(config: Config) -> Setup:
@@ -158,24 +217,18 @@ def setup(config: Config) -> Setup:
     try:
         return _setup(config.values)
     except ValueError as error:
-        text = re.sub(r"^(protocol|user):", r"\1.kind:", str(error))
-        raise ValueError(f"{config.path}: {text}") from None
+        raise ValueError(f"{config.path}: {by_key(str(error), spec.fields(specification()))}") from None
 
 
-def _setup(values: dict[str, Any]) -> Setup:
-    own = toml.section(values, "games")
-    held_out = own.pop("held_out")
+def _setup(values: Flat) -> Setup:
+    own = section(values, "games")
+    held_out, own["user_features"] = own.pop("held_out"), own["user_features"] or 1
     families.check_arguments(**own)
-    integer("held_out", held_out, 2)
     families.require_room(**(own | {"count": own["count"] + held_out}))
     protocol, user = _players(values)
     mechanisms = tuple(_make(name, values) for name in values["tune.mechanisms"])
     mechanism = mechanisms[0] if len(mechanisms) == 1 else Several(mechanisms)
     objective = Objective(values["objective.over_games"], values["objective.level"], values["objective.over_starts"])
-    if not 0 < values["tune.learning_rate"] < float("inf"):
-        raise ValueError(f"tune.learning_rate: expected a finite number > 0, got {values['tune.learning_rate']}")
-    if not 0 < values["tune.agents_precision"] < float("inf"):
-        raise ValueError(f"tune.agents_precision: expected a finite number > 0, got {values['tune.agents_precision']}")
     solver = SmoothPlay(values["tune.agents_precision"])
     differentiable.check(protocol, user, solver)
     plan = Plan(*(values[f"tune.{name}"] for name in Plan._fields)).checked()
@@ -184,16 +237,16 @@ def _setup(values: dict[str, Any]) -> Setup:
     under = mechanism.apply(mechanism.init(small), small, protocol, user)
     check_sizes(under[0], under[1], under[2], under[1].messages(under[0]), alone=False, exactly=False)
     check_sizes(under[0], protocol, user, protocol.messages(under[0]), alone=False, exactly=True)
-    _require_room(plan, integer("steps", values["tune.steps"], 1), under[0], under[1], own["count"])
+    _require_room(plan, values["tune.steps"], under[0], under[1], own["count"])
     key = jax.random.fold_in(jax.random.key(values["seed"]), FAMILIES[own["family"]].key)
     games = random_games(key, **own)
     others = random_games(jax.random.fold_in(key, HELD_OUT), **(own | {"count": held_out}))
     return Setup(games, games if mechanism.per_game else others, protocol, user, mechanism, objective, solver)
 
 
-def _players(values: dict[str, Any]) -> tuple[AbstractProtocol, AbstractUser]:
+def _players(values: Flat) -> tuple[AbstractProtocol, AbstractUser]:
     given = {name: x for name, x in values.items() if x is not None and not name.endswith(".kind")}
-    of_protocol, kind = toml.section(given, "protocol"), values["protocol.kind"]
+    of_protocol, kind = section(given, "protocol"), values["protocol.kind"]
     if kind == "selection" and of_protocol["temperature"] == 0:
         raise ValueError(
             "protocol.temperature: expected a number > 0: the best agent's choice has no derivative, got 0.0"
@@ -201,7 +254,7 @@ def _players(values: dict[str, Any]) -> tuple[AbstractProtocol, AbstractUser]:
     if kind == "pooled":
         of_protocol.pop("temperature", None)
     protocol = PROTOCOLS.make(kind, of_protocol, "protocol.kind")
-    return protocol, USERS.make(values["user.kind"] or "quantal", toml.section(given, "user"), "user.kind")
+    return protocol, USERS.make(values["user.kind"] or "quantal", section(given, "user"), "user.kind")
 
 
 def _require_room(plan: Plan, steps: int, game: Game, protocol: AbstractProtocol, count: int) -> None:
@@ -214,8 +267,8 @@ def _require_room(plan: Plan, steps: int, game: Game, protocol: AbstractProtocol
     memory.require(HISTORY * steps * plan.restarts, f"tune.steps: the history of {steps} steps")
 
 
-def _make(name: str, values: dict[str, Any]) -> AbstractMechanism:
+def _make(name: str, values: Flat) -> AbstractMechanism:
     try:
-        return MECHANISMS[name](**{key: x for key, x in toml.section(values, name).items() if x is not None})
+        return MECHANISMS[name](**{key: x for key, x in section(values, name).items() if x is not None})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}.{str(error).removeprefix(f'{name}: ')}") from None

@@ -1,11 +1,11 @@
-"""A tuning run on disk, resumable: state.npz holds all that the loop carries, written whole every few steps."""
+"""A tuning run on disk, resumable: its one part holds all that the loop carries, written whole every few steps."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,11 @@ import pandas as pd
 
 from emalign_jax.exact import default_tolerance
 from emalign_jax.experiments import columns
-from emalign_jax.experiments.run_directory import PACKAGES, Kind
-from emalign_jax.experiments.tune.config import Config, setup
+from emalign_jax.experiments.executors import Executors
+from emalign_jax.experiments.run_parts import Parts
+from emalign_jax.experiments.run_store import Kind
+from emalign_jax.experiments.tune.config import Config
+from emalign_jax.experiments.tune.screening import loop_of, player
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
 from emalign_jax.internal.npz import read_arrays, save_arrays
@@ -26,10 +29,11 @@ from emalign_jax.tuning.evaluation import evaluate
 from emalign_jax.tuning.objectives import confidence
 from emalign_jax.tuning.problem import Problem
 
-STATE, TABLE, VALUES = "state.npz", "games.parquet", "tuned.npz"
+TABLE, VALUES = "games.parquet", "tuned.npz"
 FIGURES = ("tuning.png", "tuning.pdf")
-TUNE = Kind("tune", (STATE, TABLE, VALUES, *FIGURES), resumed=True)
+TUNE = Kind("tune", (TABLE, VALUES, *FIGURES))
 EVERY = 10  # steps between two states on disk
+HISTORY = "history."  # begins the names of its arrays in VALUES, beside those of the tuned parameters
 
 
 class Outcome(NamedTuple):
@@ -42,39 +46,64 @@ class Outcome(NamedTuple):
     tolerance: float
 
 
-def run(config: Config, path: Path, progress: Callable[[str, int, int], None], warn: Callable[[str], None]) -> Outcome:
-    """Tune from where the run on disk stopped, then evaluate; the same numbers however often it was interrupted."""
-    values = config.values
+def run(
+    config: Config, kept: Parts, progress: Callable[[str, int, int], None], executors: Executors | None = None
+) -> Outcome:
+    """Tune from where the run on disk stopped, then evaluate; the same numbers however often it was interrupted.
+
+    executors: where the first equilibria are computed; None is in this process
+    """
     with jax.enable_x64(True):
-        made = setup(config)
-        steps = values["tune.steps"]
-        problem = loop.make_problem(
-            made.games, made.protocol, made.user, made.mechanism, made.objective, made.solver, steps,
-            values["tune.learning_rate"],
-        )  # fmt: skip
-        key = jax.random.key(values["seed"])
-        plan = loop.Plan(*(values[f"tune.{name}"] for name in loop.Plan._fields)).checked()
-        owner = json.dumps([config.plain() | {"title": ""}, *map(version, ("emalign-jax", *PACKAGES))])
-        state, history = load(path / STATE, owner, problem, warn)
+        text, steps = config.as_json(), config.values["tune.steps"]
+        made, problem, key, plan = loop_of(text)
+        plain = json.dumps(config.plain() | {"title": ""}).encode()
+        own = hashlib.sha256(plain).hexdigest()[:16]  # so that a copy of another run's is not taken for it
+        mine = f"state-{own}"
+        state, history = load(kept.part(mine, ".npz"), problem)
         if state is None:
             progress("first equilibria", 0, steps)
-            state, history = loop.begin(problem, key, plan), {name: [] for name in loop.HISTORY}
-            save(path / STATE, owner, state, history)
+            play = player(text, kept, f"points-{own}", executors, progress)
+            state, history = loop.begin(problem, key, plan, play=play), {name: [] for name in loop.HISTORY}
+            kept.keep(mine, ".npz", dump(state, history))
         for n in range(int(state.step), steps):
             state, row = loop.step(problem, state, refresh=(n + 1) % loop.REFRESH == 0)
             for name in loop.HISTORY:
                 history[name].append(np.asarray(row[name], np.float64))
             if (n + 1) % EVERY == 0 or n + 1 == steps:
-                save(path / STATE, owner, state, history)
+                kept.keep(mine, ".npz", dump(state, history))
             progress("tune", n + 1, steps)
         progress("choose", 0, 1)
         tuned = loop.finish(problem, state, key, plan, {name: np.array(x) for name, x in history.items()})
         tolerance = default_tolerance(made.protocol, made.user)
         rows = _evaluate(made, tuned.params, key, tolerance, progress)
-    save_arrays(path / VALUES, tuned.values)
-    with atomic(path / TABLE) as temporary:
+    save_arrays(kept.path / VALUES, tuned.values | {HISTORY + name: x for name, x in tuned.history.items()})
+    with atomic(kept.path / TABLE) as temporary:
         parquet.write(temporary, columns.arrow(columns.TUNE, rows))
     return Outcome(tuned.values, tuned.history, rows, tolerance)
+
+
+def read(path: Path, tolerance: float) -> Outcome:
+    """What a run that is done has left. tolerance: in its manifest
+    Raises `ValueError` that names the file, or `FileNotFoundError`, where it is not there or damaged."""
+    names = {HISTORY + name: name for name in loop.HISTORY}
+
+    def check(declared):
+        for name, array in declared.items():
+            if array.dtype.kind != "f":
+                raise ValueError(f"{name}: expected numbers, got {array.dtype}")
+            if name in names and (array.ndim != 2 or not array.size or array.shape != declared[min(names)].shape):
+                raise ValueError(f"{name}: expected an array [steps, restarts], got shape {list(array.shape)}")
+
+    read_arrays(path / VALUES, (*names,), check=check)
+    arrays = read_arrays(path / VALUES, check=check)
+    rows = parquet.read(path / TABLE, columns.kinds(columns.TUNE, (column.name for column in columns.TUNE)))
+    for column in columns.TUNE:
+        if not len(rows) or (column.kind in ("flag", "text") and rows[column.name].isna().any()):
+            raise ValueError(f"{path / TABLE}: {column.name}: expected a value in every row, and a row at least")
+    history = {names[name]: arrays.pop(name) for name in names}
+    if not np.isin(history["skipped"], (0, 1)).all():
+        raise ValueError(f"{path / VALUES}: {HISTORY}skipped: expected 0 or 1 for each step and restart")
+    return Outcome(arrays, history, rows, tolerance)
 
 
 def _evaluate(made, params, key, tolerance: float, progress) -> pd.DataFrame:
@@ -93,6 +122,7 @@ def _evaluate(made, params, key, tolerance: float, progress) -> pd.DataFrame:
     return columns.table(columns.TUNE, values)
 
 
+@np.errstate(all="ignore")  # a file may hold infinite or huge numbers, which are shown as they are
 def summary(outcome: Outcome) -> dict[str, Any]:
     """Means with 95 % intervals over games, before, after, and of the difference net of costs."""
     rows = {name: outcome.rows[name].to_numpy() for name in outcome.rows}
@@ -112,40 +142,23 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def save(path: Path, owner: str, state: loop.State, history: dict[str, list[np.ndarray]]) -> None:
-    """The state, with a digest of all numbers and of what they belong to.
-
-    owner: the config, and the versions of what computes"""
-    leaves = jax.tree.leaves(state)
-    arrays = {f"leaf_{n:03d}": np.asarray(leaf) for n, leaf in enumerate(leaves)}
-    arrays |= {f"history_{name}": np.array(x, float) for name, x in history.items()}
-    save_arrays(path, arrays | {"digest": np.array(_digest(owner, arrays))})
+def dump(state: loop.State, history: dict[str, list[np.ndarray]]) -> bytes:
+    """An .npz of the state's leaves and the history."""
+    file = io.BytesIO()
+    arrays: dict[str, Any] = {f"leaf_{n:03d}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state))}
+    np.savez(file, allow_pickle=False, **arrays | {f"history_{name}": np.array(x) for name, x in history.items()})
+    return file.getvalue()
 
 
-def _digest(owner: str, arrays: dict[str, np.ndarray]) -> str:
-    found = hashlib.sha256(owner.encode())
-    for name in sorted(arrays):
-        found.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape} ".encode() + arrays[name].tobytes())
-    return found.hexdigest()
-
-
-def load(path: Path, owner: str, problem: Problem, warn: Callable[[str], None]) -> tuple[Any, Any]:
-    """The state on disk and its history, (None, None) if there is none; what is damaged, or is not the owner's, is
-    begun anew, with a warning."""
-    if not path.exists():
+def load(data: bytes | None, problem: Problem) -> tuple[Any, Any]:
+    """The state and the history of `dump`; (None, None) of None."""
+    if data is None:
         return None, None
     params = jax.tree.map(jax.numpy.asarray, problem.mechanism.sample(jax.random.key(0), problem.games))
     one = jax.numpy.zeros(())
     structure = jax.tree.structure(
         loop.State(params, problem.optimizer.init(params), one, one, params, one, params, one)
     )
-    names = [f"leaf_{n:03d}" for n in range(structure.num_leaves)]
-    try:
-        arrays = read_arrays(path, ("digest", *names, *(f"history_{name}" for name in loop.HISTORY)))
-        if str(arrays.pop("digest")) != _digest(owner, arrays):
-            raise ValueError(f"{path}: digest: is not that of these numbers and of this config, the file was altered")
-    except ValueError as error:
-        warn(f"{error}; begun anew")
-        return None, None
-    state = jax.tree.unflatten(structure, [jax.numpy.asarray(arrays[name]) for name in names])
-    return state, {name: list(arrays[f"history_{name}"]) for name in loop.HISTORY}
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        leaves = [jax.numpy.asarray(arrays[f"leaf_{n:03d}"]) for n in range(structure.num_leaves)]
+        return jax.tree.unflatten(structure, leaves), {name: list(arrays[f"history_{name}"]) for name in loop.HISTORY}

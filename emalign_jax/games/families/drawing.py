@@ -16,6 +16,7 @@ from emalign_jax.games.families.base import FAMILIES, AbstractFamily, Draws
 from emalign_jax.games.game import Game, reduce_game
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import SHARE, choice, integer, number
+from emalign_jax.internal.transfers import fetch
 from emalign_jax.internal.validation import as_key, on_host
 
 MAX_REDRAWS = 1000
@@ -171,7 +172,7 @@ def _draw(key, index, attempt, *, family: AbstractFamily, sizes, information):
     agents, states, actions, user_features, agent_features = sizes
     needed = _needed(agents, states, actions, user_features, agent_features, family)
     count = -(-needed // 256) * 256  # rounded up, so that few sizes are compiled
-    draws = Draws(np.asarray(_uniforms(key, jnp.asarray(index), attempt, count)))
+    draws = Draws(fetch(_uniforms(key, jnp.asarray(index), attempt, count)))
     outcome = draws.simplex(states)
     user_sees = _feature(draws, states, user_features, information[0])
     agent_sees = _feature(draws, states, agent_features, information[1])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from emalign_jax.experiments.sweep.config import Config
+from emalign_jax.experiments.plan import Plan
 
 KNOBS = ("games.bias", "games.noise")  # the larger, the less aligned
 SHARE = 0.5
@@ -28,18 +28,18 @@ class Threshold(NamedTuple):
     high: float
 
 
-def knob(config: Config) -> str | None:
+def knob(plan: Plan) -> str | None:
     """The one knob of misalignment that the grid varies, if nothing else varies but family and K."""
-    others = [name for name in config.axes if name not in ("games.family", "games.agents")]
+    others = [name for name in plan.axes if name not in ("games.family", "games.agents")]
     return others[0] if len(others) == 1 and others[0] in KNOBS else None
 
 
-def thresholds(config: Config, rows: pd.DataFrame) -> list[Threshold]:
+def thresholds(plan: Plan, rows: pd.DataFrame) -> list[Threshold]:
     """One a family and K >= 2; none where the worst equilibrium or the monopolists were not measured.
 
     The interval is a bootstrap's over games: game n is the same user at every value of the knob, so games are drawn
     whole."""
-    name = knob(config)
+    name = knob(plan)
     if name is None:
         return []
     found = []
@@ -81,9 +81,9 @@ def _falls(values: Float[np.ndarray, "X"], share: Float[np.ndarray, "X"]) -> flo
     return float(np.interp(SHARE, share[[n + 1, n]], values[[n + 1, n]])) if n + 1 < len(values) else np.inf
 
 
-def words(config: Config, threshold: Threshold) -> str:
+def words(plan: Plan, threshold: Threshold) -> str:
     """ "0.98 [0.75, 1.4]"; "> 3" where the largest value tried is not enough, "< 0" where the least is too much."""
-    values = config.grid[knob(config) or ""]
+    values = plan.grid[knob(plan) or ""]
 
     def bounded(x: float) -> str:
         return f"{x:.2g}" if np.isfinite(x) else f"> {max(values):g}" if x > 0 else f"< {min(values):g}"
@@ -92,9 +92,9 @@ def words(config: Config, threshold: Threshold) -> str:
     return f"{value} [{low}, {high}]" if low != high else value
 
 
-def explain(config: Config) -> str:
+def explain(plan: Plan) -> str:
     """What the numbers are."""
-    what = (knob(config) or "").split(".")[-1]
+    what = (knob(plan) or "").split(".")[-1]
     return (
         f"Where competition stops helping: the {what} beyond which the worst equilibrium regains less than half of "
         f"what the best single agent leaves the user short of full information ({100 * CONFIDENCE:g} % interval, over "

@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 
-from emalign_jax.exact.certificates.certificate import Certificate, normalise
-from emalign_jax.experiments import columns
-from emalign_jax.experiments.columns import Column
-from emalign_jax.experiments.search.job import Cell
+from emalign_jax.exact.certificates.certificate import Certificate
 from emalign_jax.result import FoundBy, Result
 
 JSON_SCHEMA = 1
 VALUE_ROUNDING = 1e-6  # of V_full - V_none: by so much the values of two methods may differ
 LISTED = 20  # games that failed are printed one by one up to this many
-
-
-def game_rows(cell: Cell) -> pd.DataFrame:
-    """The columns SEARCH of a searched block: a row a game and start, the starts of a game after each other."""
-    S, N = cell.solution.result.shape
-    none, full = cell.certificate.no_information[0], cell.certificate.full_information[0]
-
-    def flat(array) -> np.ndarray:
-        return np.swapaxes(array, 0, 1).reshape(N * S, *np.shape(array)[2:])
-
-    def repeated(array) -> np.ndarray:
-        return np.repeat(array, S)
-
-    values: dict[str, Any] = {
-        "family": cell.family,
-        "agents": cell.agents,
-        "game": cell.first + repeated(np.arange(N)),
-        "start": np.tile(np.arange(S), N),
-        "states": cell.games.outcomes,
-        "actions": cell.games.actions,
-        "user_features": cell.games.user_features,
-        "agent_features": cell.games.agent_features,
-        "messages": cell.solution.schemes.shape[-1],
-        **certificate_values(jax.tree.map(flat, cell.certificate)),
-        "found_by": [FoundBy(code).name for code in flat(cell.solution.found_by).tolist()],
-        "monopoly_value": repeated(normalise(cell.monopoly.mean(1), none, full)),
-        "seconds": cell.seconds / (S * N),
-    }
-    if cell.worst is not None:
-        values["worst_equilibrium"] = repeated(cell.worst)
-        values["normalised_worst_equilibrium"] = repeated(normalise(cell.worst, none, full))
-    return columns.table(columns.SEARCH, values, optional=columns.WORST)
 
 
 def certificate_values(certificate: Certificate) -> dict[str, Any]:
@@ -160,12 +123,6 @@ def failures(rows: pd.DataFrame, axes: tuple[str, ...] = (), count: int | None =
     if count > LISTED:
         text.append(f"  ... and {count - LISTED} more")
     return "\n".join(text)
-
-
-def json_entries(schema: Sequence[Column], rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The entry of each row in the JSON document."""
-    keys = {column.name: column.json for column in schema if column.json}
-    return ({key: row[name] for name, key in keys.items()} for row in rows)
 
 
 def document(games: list[dict], summary: dict) -> dict:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 
 def keep() -> None:
     """Let jax keep compiled programs in the user's cache directory, unless `JAX_COMPILATION_CACHE_DIR` names another.
 
-    To be called before jax is imported, which reads its settings from the environment.
+    To be called before jax is imported, which reads its settings from the environment. Where the user has no home
+    directory nothing is kept.
     """
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory()))
+    with contextlib.suppress(RuntimeError):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def keep_here() -> None:
+    """As `keep`, in a process that may have imported jax already, but has compiled nothing."""
+    import jax
+
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
+        with contextlib.suppress(RuntimeError):
+            config.update("jax_compilation_cache_dir", str(directory()))
+        config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def forget() -> None:

@@ -1,18 +1,17 @@
-"""A search from blocks to a run directory, by one process or several; memory holds one block."""
+"""The counts and lines that the printed table and the figure of a search need; memory holds one cell."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from emalign_jax.experiments.search import parts
-from emalign_jax.experiments.search.hosts import Hosts
-from emalign_jax.experiments.search.job import Block, SearchJob, run
-from emalign_jax.experiments.search.table import LISTED, below_worst, summary
+from emalign_jax.experiments.grid import merge
+from emalign_jax.experiments.grid.run import Block
+from emalign_jax.experiments.grid.table import LISTED, below_worst, summary
 from emalign_jax.result import Result
 
 DRAWN_POINTS = 2001  # of a family in the figure: more cannot be told apart
@@ -40,29 +39,10 @@ class Tally(NamedTuple):
     short: float
 
 
-def search_blocks(
-    job: SearchJob, blocks: Sequence[Block], members: Hosts, progress: Callable[[str, int, int], None]
-) -> int:
-    """Search the blocks that no other host takes, and write their parts; returns how many these were."""
-    done = 0
-    for number, block in enumerate(blocks):
-        if not members.take(number):
-            continue
-
-        def tell(stage, at, total, number=number, block=block):
-            members.look()
-            progress(f"{number + 1}/{len(blocks)} {block.family} K={block.agents} {stage}", at, total)
-
-        tell("games", 0, 1)
-        parts.write(members.path, number, run(job, block, tell))
-        done += 1
-    return done
-
-
-def tally(directory: Path, blocks: Sequence[Block]) -> Tally:
+def tally(directory: Path, work: Sequence[Block]) -> Tally:
     """Read a run's table, a family and number of agents at a time."""
     lines, spread, failed, counts, most = [], [], [], [], 0.0
-    for rows in parts.cells(directory, blocks):
+    for rows in merge.cells(directory, work):
         unchecked = (rows["result"] == Result.UNCHECKED.name).to_numpy()
         bad = rows[~rows["ok"].to_numpy() & ~unchecked]
         without = rows["normalised_value"].isna() & rows["user_value"].notna()

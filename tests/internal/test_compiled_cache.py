@@ -7,7 +7,7 @@ import sys
 import pytest
 from support.commands import ENVIRONMENT
 
-from emalign_jax.cli import compiled
+from emalign_jax.internal import compiled_cache
 
 SEARCH = ("search", "--agents", "2", "--family", "hull", "--count", "2", "--states", "2", "--actions", "2")
 
@@ -35,9 +35,9 @@ def test_the_second_run_compiles_nothing(tmp_path):
 
 def test_a_directory_for_each_processor(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    here = compiled.directory()
+    here = compiled_cache.directory()
     assert here.parent == tmp_path / "emalign"
-    monkeypatch.setattr(compiled, "_processor", lambda: "another")
-    assert compiled.directory() != here
+    monkeypatch.setattr(compiled_cache, "_processor", lambda: "another")
+    assert compiled_cache.directory() != here
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the standard says to ignore
-    assert compiled.directory().is_relative_to(os.path.expanduser("~"))
+    assert compiled_cache.directory().is_relative_to(os.path.expanduser("~"))

@@ -1,0 +1,1 @@
+"""Searches over a grid of specifications, block by block: `emalign search` and `emalign sweep`."""

@@ -1,0 +1,246 @@
+"""A search or a sweep from its specification to its directory: what `emalign search` and `emalign sweep` do."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from emalign_jax.exact.certificates.certificate import flatten_games
+from emalign_jax.experiments import executors, plan, run_store
+from emalign_jax.experiments.grid import check, merge
+from emalign_jax.experiments.grid.run import SEARCH, SWEEP, TABLE, Block, Progress, blocks, compute
+from emalign_jax.experiments.plan import Cell, Plan
+from emalign_jax.experiments.progress import GridProgress
+from emalign_jax.experiments.specification import Flat
+from emalign_jax.games.files import load_games, sizes
+from emalign_jax.games.game import Game
+from emalign_jax.internal import ending, parquet, plugins
+from emalign_jax.internal.arguments import boolean, choice, integer, shown
+
+KINDS = {"search": SEARCH, "sweep": SWEEP}
+# What a search takes where nothing is said.
+FAMILIES = ["hull", "noise", "shared_bias"]
+AGENTS = {"selection": [1, 2, 3, 5, 8], "conversation": [1, 2]}  # by kind of protocol
+OTHERS = [1, 2, 3]
+NOT_MEASURED: Flat = {"measure.coverage": False, "measure.eps": False}
+SEARCH_AXES = ("games.family", "games.agents")
+
+
+class Experiment(NamedTuple):
+    """A plan that can be done.
+
+    block: games of a block; games: those of a file, by number of agents; room: bytes that the run takes on disk
+    """
+
+    kind: str
+    plan: Plan
+    cells: list[Cell]
+    block: int
+    games: dict[int, Game] | None
+    room: int
+
+
+class Found(NamedTuple):
+    """What is in the directory of a search or sweep that is done.
+
+    path:    the directory
+    plan:    its grid of specifications
+    work:    its blocks, which are the row groups of the table
+    fresh:   whether anything was computed; otherwise the run was there and done
+    seconds: of this call
+    """
+
+    path: Path
+    plan: Plan
+    work: list[Block]
+    fresh: bool
+    seconds: float
+
+    def __repr__(self) -> str:
+        rows = sum(block.rows for block in self.work)
+        return f"Found({str(self.path)!r}: {rows} rows, axes {', '.join(self.plan.axes) or 'none'})"
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The table, a row a cell, game and start, with the columns of docs/columns.md."""
+        return parquet.read(self.path / TABLE)
+
+
+def run(
+    specification: str | PathLike | Mapping[str, Any],
+    *,
+    kind: Literal["search", "sweep"] = "sweep",
+    out: str | PathLike | None = None,
+    force: bool = False,
+    workers: int = 1,
+    cluster: str | None = None,
+    executor: Executor | None = None,
+    plugin: Iterable[str | PathLike] = (),
+    progress: bool | Callable[[Progress], None] = False,
+) -> Found:
+    """Do what `emalign sweep` or `emalign search` does, but for the figures.
+
+    specification: a TOML file, the name of a shipped one, or {"games.agents": [2, 4], "user.precision": 20}; lists are
+                   axes. The keys are those of docs/specification.md.
+    kind:     "search" has the defaults of that command, lists for family and agents alone, and keeps games and schemes
+    out:      the directory; by default the first of search-1, search-2, ... that is free or unfinished
+    force:    start anew where a run is there
+    workers:  processes of this machine; cluster: the address of a Dask scheduler; executor: any executor of processes.
+              At most one of the three.
+    plugin:   Python files that define protocols, users or families
+    progress: True: a line on stderr, on terminals only; or a function that is called with a `Progress`
+
+    What is done is kept, and the same call goes on where an earlier one ended. Returns what is there in the end, as
+    `Found`. Raises `ValueError` that names the argument or key and the rule before anything is computed, and
+    `FileNotFoundError` where there is no such file or shipped specification.
+
+    Example: `em.experiments.run({"games.agents": [1, 2], "games.count": 20}, out="small").rows`
+    """
+    choice("kind", kind, KINDS)
+    place = None if out is None else _path("out", out)
+    boolean("force", force)
+    integer("workers", workers, 1)
+    if (workers != 1) + (cluster is not None) + (executor is not None) > 1:
+        raise ValueError("workers, cluster, executor: give one of them")
+    if cluster is not None and not (isinstance(cluster, str) and cluster):
+        raise ValueError(f"cluster: expected an address such as tcp://HOST:8786, got {shown(cluster)}")
+    if executor is not None and not isinstance(executor, Executor):
+        raise ValueError(f"executor: expected a concurrent.futures.Executor, got {shown(executor)}")
+    if not callable(progress):
+        boolean("progress", progress)
+    if isinstance(plugin, str | PathLike) or not isinstance(plugin, Iterable):
+        raise ValueError(f"plugin: expected a list of files, got {shown(plugin)}")
+    loaded = plugins.load(_path("plugin", file) for file in plugin)
+    if isinstance(specification, Mapping):
+        made = prepare(kind, "", {}, {str(name): _plain(x) for name, x in specification.items()}, loaded)
+    else:
+        name = str(_path("specification", specification))
+        made = prepare(kind, name, plan.document(name), {}, loaded)
+    source = executors.chosen(workers, cluster) if executor is None else executors.given(executor)
+    with GridProgress(quiet=progress is not True) as line:
+        tell = progress if callable(progress) else line
+        return perform(made, place, force, source, tell, command=sys.orig_argv)
+
+
+def _path(name: str, value: Any) -> Path:
+    if not isinstance(value, str | PathLike) or not str(value) or "\0" in str(value):
+        raise ValueError(f"{name}: expected a path, got {shown(value)}")
+    return Path(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value as TOML has it, of tuples, ranges and what is NumPy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return [_plain(one) for one in value] if isinstance(value, list | tuple | range) else value
+
+
+def prepare(kind: str, path: str, own: Flat, changes: Flat, loaded: dict[str, str]) -> Experiment:
+    """The plan, checked: nothing is begun that cannot be ended.
+
+    path: what messages call the file that `own` is from; changes: other values of some keys; loaded: digests of plugins
+    """
+    games, counts = None, None
+    base, stated = {}, own | changes
+    file = stated.get("games.file")
+    if isinstance(file, str):
+        if others := sorted(name for name in stated if name.startswith("games.") and name != "games.file"):
+            raise ValueError(f"{others[0]}: belongs to random games; leave it out with games.file")
+        batches = [load_games(file, agents=k) for k in sizes(file)]
+        games = {batch.agents: flatten_games(batch, batch.batch_shape) for batch in batches}
+        counts = {batch.agents: math.prod(batch.batch_shape) for batch in batches}
+        # Text of a specification is UTF-8, which names of files need not be.
+        name = {"games.file": os.fsencode(file).decode("utf-8", "backslashreplace")}
+        own, changes = (given | name if "games.file" in given else given for given in (own, changes))
+        base = {"games.agents": sorted(games), "games.digest": _digest(file)}
+    elif kind == "search":
+        base = {"games.family": FAMILIES, "games.agents": _agents(stated)}
+    if kind == "search":
+        base |= NOT_MEASURED
+    grid = plan.plan(base | own, path, changes, counts=counts, plugins=loaded)
+    for name in grid.axes if kind == "search" else ():
+        if name not in SEARCH_AXES:
+            raise ValueError(f"{path + ': ' if path else ''}{name}: expected one value; lists are for emalign sweep")
+    cells, size = grid.cells(), check.block_size(grid)
+    room = check.check(grid, cells, size, games, whole=kind == "sweep")
+    return Experiment(kind, grid, cells, size, games, room)
+
+
+def _digest(file: str) -> str:
+    with open(file, "rb") as held:
+        return hashlib.file_digest(held, "sha256").hexdigest()
+
+
+def _agents(stated: Flat) -> list[int]:
+    kind, least = stated.get("protocol.kind", "selection"), stated.get("protocol.compare")
+    numbers = AGENTS.get(kind, OTHERS) if isinstance(kind, str) else OTHERS
+    # A comparison needs as many agents as it compares.
+    return [k for k in numbers if k >= least] or [least] if isinstance(least, int) else numbers
+
+
+def perform(
+    made: Experiment,
+    out: Path | None,
+    force: bool,
+    source: contextlib.AbstractContextManager[Any],
+    progress: Callable[[Progress], None],
+    draw: Callable[[Found], object] = lambda _: None,
+    title: str = "",
+    warn: Callable[[str], None] = run_store.say,
+    **more: Any,
+) -> Found:
+    """Compute what is not there, merge it, and draw.
+
+    source: of `executors`; draw: writes the figures, before the run is done; title, more: for the manifest
+    """
+    began = time.perf_counter()
+    kind, plain = KINDS[made.kind], made.plan.plain()
+    more |= {"title": title or made.plan.title, "tolerances": list(made.plan.tolerances)}
+    entries = run_store.manifest(kind, plain, plain["seed"], **more)
+    was = None if out is None else run_store.check(out, kind, force, entries)
+    if was is None or force or was["status"] != "done":
+        run_store.require_room(out or Path(made.kind), made.room, "games.count: the run")
+    work = blocks(made.cells, made.block)
+    last: Progress | None = None
+
+    def tell(now: Progress) -> None:
+        nonlocal last
+        last = now
+        progress(now)
+
+    def kept() -> str:
+        if last is None or not last.done:
+            return ending.CLEAN
+        return (
+            f"{last.done} of {last.total} games are done and kept in {store.path}; the same command goes on from there"
+        )
+
+    with run_store.begun(out, kind, entries, force, warn) as store:
+        fresh = not store.done
+        if not fresh:
+            merge.check_rows(made.plan, work, store.path)
+        else:
+            arrays = made.kind == "search"
+            with source as workers, ending.interrupt_message(kept):
+                compute(made.plan, work, store, made.games, workers, tell, arrays)
+            merge.merge_rows(made.plan, work, store)
+            if arrays:
+                merge.merge_arrays(work, store)
+            draw(Found(store.path, made.plan, work, fresh, 0.0))
+        seconds = time.perf_counter() - began
+        if fresh:
+            rows = sum(block.rows for block in work)
+            store.finish(entries | {"cells": len(made.cells), "rows": rows}, seconds)
+    return Found(store.path, made.plan, work, fresh, seconds)

@@ -1,0 +1,116 @@
+"""The work of a search or sweep: blocks that are on disk are kept, the others computed, and all of them merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from emalign_jax.experiments import engine
+from emalign_jax.experiments.grid import block as blocks_of
+from emalign_jax.experiments.plan import Cell, Plan
+from emalign_jax.experiments.run_parts import Parts
+from emalign_jax.experiments.run_store import Kind
+from emalign_jax.games.game import Game
+
+TABLE, GAMES, SCHEMES = "games.parquet", "games.npz", "schemes.npz"
+FIGURES, KINDS = ("user_value", "phase"), (".png", ".pdf")
+SEARCH = Kind("search", (TABLE, GAMES, SCHEMES, *(FIGURES[0] + kind for kind in KINDS)))
+SWEEP = Kind("sweep", (TABLE, *(name + kind for name in FIGURES for kind in KINDS)))
+SUFFIXES = (".npz", ".parquet")  # of a part's files; rows are written last
+
+
+class Block(NamedTuple):
+    """Games first, ..., first + count - 1 of a cell, which is the `number`th of the grid."""
+
+    number: int
+    cell: Cell
+    first: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.key}-{self.first:07d}-{self.count}"
+
+    @property
+    def rows(self) -> int:
+        return self.count * self.cell.specification.solver.starts
+
+
+class Progress(NamedTuple):
+    """What is done: games (with their starts), of all, and how many of those done in this run are certified.
+
+    cell, stage: at work, "" if other processes work; workers: how many there are, None in this process
+    """
+
+    cell: str
+    stage: str
+    done: int
+    total: int
+    certified: int
+    workers: int | None
+
+
+def blocks(cells: Sequence[Cell], size: int) -> list[Block]:
+    """All games in blocks of at most so many, in the order of the table."""
+    return [
+        Block(n, cell, first, min(size, cell.specification.games.count - first))
+        for n, cell in enumerate(cells)
+        for first in range(0, cell.specification.games.count, size)
+    ]
+
+
+def compute(
+    plan: Plan,
+    work: Sequence[Block],
+    store: Parts,
+    given: Mapping[int, Game] | None = None,
+    executors: engine.Executors | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    arrays: bool = True,
+) -> None:
+    """Compute the blocks whose parts are not in the store, and keep them there.
+
+    given:     the games of a file [N], by number of agents
+    executors: where; None is in this process
+    arrays:    whether to keep games and schemes too
+    Raises the `ValueError` of a block with the file and the point of the grid.
+    """
+    wanted = SUFFIXES if arrays else SUFFIXES[1:]
+    left = [block for block in work if not all(store.kept(block.name, suffix) for suffix in wanted)]
+    by_name = {block.name: block for block in left}
+    total, certified = sum(block.rows for block in work), 0
+    done = total - sum(block.rows for block in left)
+
+    def tell(what: str, at: int, of: int) -> None:
+        progress(Progress(where, what, done, total, certified, None if executors is None else executors.workers()))
+
+    def keep(task: engine.Task, found: dict[str, Any]) -> None:
+        nonlocal done, certified
+        for suffix in wanted:
+            store.keep(task.name, suffix, found[suffix])
+        done += by_name[task.name].rows
+        certified += found["certified"]
+        progress(Progress("", "", done, total, certified, None if executors is None else executors.workers()))
+
+    def here(*arguments) -> dict[str, Any]:
+        nonlocal where
+        own = blocks_of.specification_of(arguments[0])
+        where = f"{blocks_of.FILE if own.games.file else own.games.family} K={own.games.agents}"
+        return blocks_of.compute(*arguments, progress=tell)
+
+    where = ""
+    progress(Progress("", "", done, total, certified, None if executors is None else executors.workers()))
+    function = here if executors is None else blocks_of.compute
+    engine.run(function, [_task(plan, block, given) for block in left], keep, executors=executors)
+
+
+def _task(plan: Plan, block: Block, given: Mapping[int, Game] | None) -> engine.Task:
+    made = block.cell.specification
+    games = None
+    if given is not None:
+        whole = given[made.games.agents]
+        games = blocks_of.write_games(jax.tree.map(lambda x: x[block.first : block.first + block.count], whole))
+    place = plan.place(block.cell.values)
+    return engine.Task(block.name, (block.cell.text, block.first, block.count, games, place))

@@ -1,1 +1,0 @@
-"""Search many games and keep rows, arrays and a manifest."""

@@ -1,1 +1,0 @@
-"""A grid of searches that survives a kill: config, cells, parts."""
