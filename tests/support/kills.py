@@ -41,7 +41,8 @@ def kill_and_rerun(command, kills, random, folder):
         else:
             force = ("--force",)
         _, err = process.communicate()
-        assert err == ""
+        # Of a command that was killed loky's tracker of resources may say on stderr that it has cleaned up.
+        assert err == "" or (process.returncode == -9 and "resource_tracker" in err), err
         assert process.returncode in (0, 1, -9)
     process = emalign((*command, *force))
     _, err = process.communicate()
