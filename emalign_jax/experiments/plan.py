@@ -57,7 +57,7 @@ class Plan:
     """A grid of specifications.
 
     path:    what messages call it
-    block:   games computed and kept at a time; None: by the memory at hand
+    block:   games computed and kept at a time; None: those of `grid.check.block_size`
     grid:    a tuple of values for every key; keys with several values are the axes
     given:   the keys that were given, the others have their defaults
     counts:  of the games of a file, by number of agents; None for random games
