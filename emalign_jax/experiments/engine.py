@@ -3,8 +3,9 @@
     with engine.local(8) as executors:
         engine.run(compute, tasks, keep, executors=executors)
 
-A task is text and numbers. It goes to the worker together with the terms on which all workers must agree: versions, the
-float type and plugins. Functions travel by name: workers have the package.
+A task is small: text, numbers, and where the data are not drawn at random (games of a file, a table) their bytes. It
+goes to the worker together with the terms on which all workers must agree: versions, the float type and plugins.
+Functions travel by name: workers have the package. Pickles pass between processes alone; none is ever a file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _process = secrets.token_hex(8)  # what is loaded and set in this very process n
 
 
 class Task(NamedTuple):
-    """One block of work, as text and numbers. name: for messages. arguments: of the function that computes it."""
+    """One block of work. name: for messages. arguments: of the function that computes it, quick to send."""
 
     name: str
     arguments: tuple

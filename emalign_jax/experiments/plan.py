@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -84,6 +85,10 @@ class Plan:
 
     def cells(self) -> list[Cell]:
         """In the order of the keys, the last axis fastest. Raises `ValueError` that names the key and the point."""
+        return self._cells
+
+    @functools.cached_property
+    def _cells(self) -> list[Cell]:
         points = itertools.product(*self.grid.values())
         return [self._cell(dict(zip(self.grid, point, strict=True))) for point in points]
 

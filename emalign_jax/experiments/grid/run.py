@@ -83,8 +83,9 @@ def compute(
     total, certified = sum(block.rows for block in work), 0
     done = total - sum(block.rows for block in left)
 
-    def tell(what: str, at: int, of: int) -> None:
-        progress(Progress(where, what, done, total, certified, None if executors is None else executors.workers()))
+    def tell(stage: str = "", *_: int) -> None:
+        workers = None if executors is None else executors.workers()
+        progress(Progress(where if stage else "", stage, done, total, certified, workers))
 
     def keep(task: engine.Task, found: dict[str, Any]) -> None:
         nonlocal done, certified
@@ -92,7 +93,7 @@ def compute(
             store.keep(task.name, suffix, found[suffix])
         done += by_name[task.name].rows
         certified += found["certified"]
-        progress(Progress("", "", done, total, certified, None if executors is None else executors.workers()))
+        tell()
 
     def here(*arguments) -> dict[str, Any]:
         nonlocal where
@@ -101,7 +102,7 @@ def compute(
         return blocks_of.compute(*arguments, progress=tell)
 
     where = ""
-    progress(Progress("", "", done, total, certified, None if executors is None else executors.workers()))
+    tell()
     function = here if executors is None else blocks_of.compute
     engine.run(function, [_task(plan, block, given) for block in left], keep, executors=executors)
 

@@ -163,15 +163,15 @@ class Config:
 
     def as_json(self) -> str:
         """For other processes."""
-        return json.dumps([self.path, self.plain(), sorted(self.plugins.items())], sort_keys=True)
+        return json.dumps([self.path, self.plain()], sort_keys=True)
 
     @classmethod
     def of_json(cls, text: str) -> Config:
-        path, plain, loaded = json.loads(text)
+        path, plain = json.loads(text)
         known = spec.fields(specification())
         own = {name: value for name, value in plain.items() if name not in ("title", "plugins")}
         values = {name: None if x is None else spec.validated(name, x, known.get(name)) for name, x in own.items()}
-        return cls(path, plain["title"], values, dict(loaded))
+        return cls(path, plain["title"], values, plain.get("plugins", {}))
 
 
 def read(config: str, changes: Flat | None = None) -> Config:
