@@ -80,7 +80,7 @@ def plain_play(game, start, steps, rate):
 
     def step(state, _):
         logits, moments = state
-        update, moments = optimizer.update(-jax.vmap(plain_gradient)(*game, logits), moments)
+        update, moments = optimizer.update(-jax.vmap(plain_gradient)(*game[:3], logits), moments)
         return (optax.apply_updates(logits, update), moments), None
 
     logits = jnp.log(start)
@@ -111,7 +111,7 @@ def step_row(count, repeats):
     start = em.random_schemes(KEY, count, K, XB, M)
     solver = em.GradientPlay(steps=steps, chunk=100, tolerance=1e-9)
     game = reduced(games)
-    by_hand = jax.jit(lambda game, logits: jax.vmap(plain_gradient)(*game, logits))
+    by_hand = jax.jit(lambda game, logits: jax.vmap(plain_gradient)(*game[:3], logits))
     logits = jnp.log(jnp.asarray(start, jnp.float32))
 
     def ours():

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("selection", "beliefs", "search", "workers", "play", "lps", "tuning", "exact", "conversations")
+SCRIPTS = ("selection", "beliefs", "search", "workers", "market", "play", "lps", "tuning", "exact", "conversations")
 
 
 def comparisons(folder: Path) -> list[dict]:

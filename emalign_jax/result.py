@@ -1,4 +1,4 @@
-"""Result codes: what is proved of each game of a batch, how its profile was found, and whether its derivative holds.
+"""Codes: what is proved of each game of a batch, how its profile was found, and whether its derivative holds.
 
 Each code is a sentence, its `message`.
 """
@@ -43,6 +43,16 @@ class FoundBy(_Code):
     NOTHING = 4
 
 
+class Move(_Code):
+    """How a profile of a `Trajectory` came about."""
+
+    START = 0
+    PLAY = 1
+    BEST_RESPONSE = 2
+    OTHER = 3
+    RETURNED = 4
+
+
 class Derivative(_Code):
     """Whether the derivative of a smoothed equilibrium can be trusted: only if SMOOTH."""
 
@@ -66,6 +76,9 @@ _MESSAGES = {
     "PLAY_AND_BEST_RESPONSES": "Found by gradient play with exact best responses or fresh starts in between.",
     "BEST_RESPONSE_DYNAMICS": "Found by exact best-response dynamics.",
     "NOTHING": "No profile was found.",
+    "BEST_RESPONSE": "One agent moved by an exact best response, or outbid the others.",
+    "OTHER": "Moved by a solver of one's own.",
+    "RETURNED": "The best profile met, which the search returns.",
     "SMOOTH": "A smoothed equilibrium was reached, and its derivative can be trusted.",
     "BOUNDARY": "A message is about to come into use or to leave it: the derivative may jump here.",
     "SINGULAR": "The linear system of the equilibrium is singular: its derivative cannot be trusted.",

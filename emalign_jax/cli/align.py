@@ -38,6 +38,15 @@ def align(
     encoding: Annotated[str, typer.Option(help="Of a text file.")] = "utf-8",
     least_people: Annotated[int, typer.Option(min=2, help="People that the block without gaps must keep.")] = 3,
     least_items: Annotated[int, typer.Option(min=1, help="Items that the block without gaps must keep.")] = 10,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Keep everyone: fit each target on the items that it and its agents rated, N at least; the agents are "
+            "those who share most.",
+            metavar="N",
+        ),
+    ] = None,
     agents: Annotated[
         str | None,
         typer.Option(help="Numbers n of agents, with commas; default 1,2,5,10,20,50,100 as far as there are."),
@@ -54,7 +63,10 @@ def align(
     ] = None,
     norm: Annotated[Norm, typer.Option(help="Of errors: l2 (RMS) or sup (largest; slower).")] = Norm.l2,
     tolerance: Annotated[
-        float | None, typer.Option(help="A target is covered by a fit within this error; default 1.1 x the median.")
+        float | None, typer.Option(help="A target is covered by a fit with an error of at most this much.")
+    ] = None,
+    relative_tolerance: Annotated[
+        float | None, typer.Option(help="The same, so many times its error with no agent; default 0.8.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of subsets and splits.")] = 0,
     out: Annotated[str | None, typer.Option(help="Run directory; default align-1, align-2, ...")] = None,
@@ -68,12 +80,14 @@ def align(
 
     For n random agents: the error on held-out items of the best single agent, their plain mean, simplex weights and
     cone weights; which agents carry the weight; and who is still covered when any one, or any five, are removed.
-    Missing values are not filled in: people and items are left out until none is missing, and the table says which.
+    Missing values are not filled in: people and items are left out until none is missing, and the table says which; or
+    with --overlap each target is fitted on what it and its agents have in common.
 
     \b
     Examples:
       emalign align ml-100k/u.data
       emalign align ratings.csv --user who --item film --rating stars --agents 1,5,25
+      emalign align ml-100k/u.data --overlap 20
       emalign align judgements.csv --id prompt --target human
       emalign align rewards.npz --json > rewards.json
     """
@@ -105,8 +119,11 @@ def align(
 
     if not 0 < test_share < 1:
         raise ValueError(f"--test-share: expected a number between 0 and 1, got {test_share:g}")
-    if tolerance is not None and not (tolerance >= 0 and math.isfinite(tolerance)):
-        raise ValueError(f"--tolerance: expected a number >= 0, got {tolerance:g}")
+    for name, given in {"--tolerance": tolerance, "--relative-tolerance": relative_tolerance}.items():
+        if given is not None and not (given >= 0 and math.isfinite(given)):
+            raise ValueError(f"{name}: expected a number >= 0, got {given:g}")
+    if tolerance is not None and relative_tolerance is not None:
+        raise ValueError("--tolerance, --relative-tolerance: expected one of them, got both")
     asked = None if agents is None else tuple(sorted(integers("--agents", agents, 1)))
     place = None if out is None else Path(out)
     if place is not None:
@@ -116,13 +133,9 @@ def align(
         raise ValueError(
             f"{table}: {read.item_count} {read.items} are left; the split needs at least 4, two to fit and two to test"
         )
-    if asked is not None and asked[-1] > read.available:
-        raise ValueError(
-            f"--agents: expected at most {read.available} (those in {table} beside a target), got {asked[-1]}"
-        )
     job = HullJob(
         table=read,
-        sizes=asked or _sizes(SIZES, read.available),
+        sizes=asked or SIZES,
         subsets=subsets,
         offsets=_offsets(offset, read.per_state, table),
         norm=norm.value,
@@ -130,7 +143,23 @@ def align(
         targets=targets,
         tolerance=tolerance,
         seed=seed,
+        relative_tolerance=0.8 if relative_tolerance is None else relative_tolerance,
     )
+    available = job.available
+    if available == 0:
+        raise ValueError(
+            f"--overlap: half of the targets have no agent with {overlap} of the {read.items} fitted to in common, and "
+            "2 of those held out; expected less"
+        )
+    if asked is None:
+        job = dataclasses.replace(job, sizes=_sizes(SIZES, available))
+    elif asked[-1] > available and overlap is None:
+        raise ValueError(f"--agents: expected at most {available} (those in {table} beside a target), got {asked[-1]}")
+    elif asked[-1] > available:
+        raise ValueError(
+            f"--agents: expected at most {available} (half of the targets have no more with --overlap {overlap}), "
+            f"got {asked[-1]}"
+        )
     job.check()
     with open(table, "rb") as file:  # a table may change under its name
         config["table_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -139,7 +168,9 @@ def align(
         source = executors.chosen(workers, cluster)
         with ProgressBar("fit", quiet) as progress, source as workers_:
             outcome = run(job, progress, here, workers_)
+            removing = time.perf_counter()
             left = removal.leave_out(job, progress)
+            removing = time.perf_counter() - removing
         lines = summary.curves(job, outcome.errors)
         covered = summary.coverage(job, left)
         failed = int(np.sum(lines["failed"]) + np.isnan(left["error"]).sum())
@@ -149,7 +180,7 @@ def align(
         facts = {
             "kind": read.kind, "people": len(read.names), "people_are": read.people, "items": read.item_count,
             "items_are": read.items, "answers": read.utilities.shape[1], "targets": len(names), "held_out": job.tests,
-            "targets_a_subset": max(map(len, job.assignment())), "left_out": list(read.notes),
+            "targets_a_subset": max(map(len, job.assignment())), "left_out": list(read.notes), "overlap": overlap,
         }  # fmt: skip
         errors = outcome.errors.assign(target=[names[t] for t in outcome.errors["target"]])
         left = left.assign(target=[names[t] for t in left["target"]])
@@ -158,24 +189,30 @@ def align(
         for name, rows in {CURVES: lines, WEIGHTS: outcome.weights, LEAVE_OUT: left}.items():
             with atomic(here.path / name) as made:
                 text.write(made, rows)
-        targets_are = "1 target" if len(names) == 1 else f"{len(names)} targets"
+        targets_are = "one target" if len(names) == 1 else f"{len(names)} targets"
         title = f"{shown(table.name)}: {targets_are}, {read.item_count} {read.items}, {job.tests} of them held out"
+        if overlap is not None:
+            main = lines.loc[(lines["offset"] == job.main_offset) & (lines["method"] == "simplex")].iloc[-1]
+            title += f"\nfitted on common {read.items}, {overlap} at least; n = {main['agents']}: {main['targets']}"
+            title += (
+                f" targets, on average {main['items']:.0f} {read.items} to fit and {main['test_items']:.0f} held out"
+            )
         drawings = [here.path / name for name in FIGURES]
-        drawn = attempt(lambda: hull_figure.draw(job, lines, left, covered["tolerance"], drawings, title))
+        drawn = attempt(lambda: hull_figure.draw(job, lines, left, drawings, title))
         found = {"table": facts, "verdict": summary.verdict(job, lines), "coverage": covered}
         path = here.path
         here.finish(plain(entries | found), seconds)
     if json_:
         value = {
             "table": facts, "curves": lines.to_dict("records"), "weights": outcome.weights.to_dict("records"),
-            "coverage": covered, "leave_out": left.to_dict("records"),
+            "verdict": found["verdict"], "coverage": covered, "leave_out": left.to_dict("records"),
             "summary": {
                 "failed": failed, "lp_fallbacks": fallbacks, "run": str(path), "seconds": seconds, "norm": job.norm,
             },
         }  # fmt: skip
         print(json.dumps(plain({"schema": JSON_SCHEMA} | value), allow_nan=False))
     else:
-        _print(job, lines, outcome.weights, covered, facts, failed)
+        _print(job, lines, outcome.weights, summary.render_coverage(job, covered, removing), facts, failed)
         print(f"\n{len(outcome.errors)} errors in {seconds:.1f} s. Errors, curves, weights and who is covered: {path}")
         tell_fallbacks(fallbacks, len(outcome.errors))
         if drawn:
@@ -219,6 +256,6 @@ def _print(job, lines, weights, covered, facts, failed) -> None:
     print(summary.render(job, lines))
     print(summary.verdict(job, lines) + "\n")
     print(summary.render_weights(weights, job.sizes[-1]) + "\n")
-    print(summary.render_coverage(job, covered))
+    print(covered)
     if failed:
         print(f"\n{failed} fits were not solved; they are missing from the means above.")

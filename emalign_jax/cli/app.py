@@ -15,9 +15,11 @@ from typer.exceptions import TyperException
 from emalign_jax import __version__
 from emalign_jax.cli.align import align
 from emalign_jax.cli.certify import certify
+from emalign_jax.cli.market import market
 from emalign_jax.cli.report import report
 from emalign_jax.cli.search import search
 from emalign_jax.cli.stability import stability
+from emalign_jax.cli.study import study
 from emalign_jax.cli.sweep import sweep
 from emalign_jax.cli.tune import tune
 from emalign_jax.internal import compiled_cache, plugins
@@ -30,13 +32,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(search)
-app.command()(certify)
-app.command()(stability)
-app.command()(align)
-app.command()(sweep)
-app.command()(tune)
-app.command()(report)
+for command in (search, certify, stability, align, market, sweep, study, tune, report):
+    app.command()(command)
 
 
 def _print_version(asked: bool | None) -> None:
@@ -88,10 +85,9 @@ def _end(error: Exception) -> tuple[int, str]:
     words = str(error)
     if isinstance(error, TyperException):
         return 2, error.format_message()
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return 2, f"{os.fsdecode(error.filename)}: {error.strerror}"
     if isinstance(error, OSError) and error.strerror:
-        return 2, f"could not be read or written: {error.strerror}"
+        where = "could not be read or written" if error.filename is None else os.fsdecode(error.filename)
+        return 2, f"{where}: {error.strerror}"
     if isinstance(error, ValueError | OSError) and words:
         return 2, words
     if isinstance(error, MemoryError | OverflowError) or words.startswith("RESOURCE_EXHAUSTED"):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from emalign_jax.experiments import toml
 from emalign_jax.experiments.specification import Flat, fields
 from emalign_jax.internal.arguments import integer, shown
 
@@ -30,21 +31,12 @@ def flag(name: str, more: str = "", **look: Any) -> Any:
     return typer.Option(help=f"{words[:1].upper()}{words[1:]}{more}.", **look)
 
 
-GamesOption = Annotated[str | None, flag("games", metavar="FILE")]
-FamilyOption = Annotated[str | None, flag("family", "; several with commas")]
 CountOption = Annotated[int | None, flag("count")]
-AgentsOption = Annotated[str | None, flag("agents", "; several with commas", metavar="K,K,...")]
-StatesOption = Annotated[int | None, flag("states")]
-ActionsOption = Annotated[int | None, flag("actions")]
 ProtocolOption = Annotated[str | None, flag("protocol", ": pooled, selection, conversation")]
 UserOption = Annotated[str | None, flag("user")]
 PrecisionOption = Annotated[str | None, flag("precision", metavar="NUMBER")]
 RoundsOption = Annotated[int | None, flag("rounds")]
 RepliesOption = Annotated[int | None, flag("replies")]
-MessagesOption = Annotated[int | None, flag("messages")]
-StartsOption = Annotated[int | None, flag("starts")]
-ToleranceOption = Annotated[float | None, flag("tolerance")]
-SeedOption = Annotated[int | None, flag("seed")]
 PluginOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -73,6 +65,7 @@ ClusterOption = Annotated[
 ]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Processes of this machine that compute blocks side by side.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+ListOption = Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")]
 ForceOption = Annotated[
     bool,
@@ -92,6 +85,19 @@ class Offset(enum.StrEnum):
 class Norm(enum.StrEnum):
     l2 = "l2"
     sup = "sup"
+
+
+def shipped(config: str | None, list_: bool, folder: str = "") -> str:
+    """The specification that was named, a file or a shipped one. With --list the titles of all shipped ones are printed
+    and the command ends."""
+    names = toml.shipped(folder)
+    if list_:
+        for name in names:
+            print(f"{name:<12} {tomllib.loads(toml.text_of(name, folder))['title']}")
+        raise typer.Exit()
+    if config is None:
+        raise ValueError(f"SPEC.toml: expected a file or one of {', '.join(names)}")
+    return config
 
 
 def settings(set_: list[str] | None, flags: dict[str, Any] | None = None) -> Flat:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What search, sweep or align wrote.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What search, sweep, study or align wrote.")],
     out: Annotated[Path | None, typer.Option(help="The page; default DIR/report.html.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the page if it is there; in DIR only one that was made there.")
@@ -26,7 +25,7 @@ def report(
       emalign report competition --out competition.html
     """
     from emalign_jax.experiments import run_store
-    from emalign_jax.experiments.grid.table import JSON_SCHEMA
+    from emalign_jax.experiments.grid.table import document
     from emalign_jax.internal.files import atomic, check_output
     from emalign_jax.report import contents, page
 
@@ -46,7 +45,7 @@ def report(
         run_store.add(directory, path.name)
     if json_:
         summary = {"page": str(path), "kind": found.kind, "figures": len(found.figures), "failed": found.failed}
-        print(json.dumps({"schema": JSON_SCHEMA, "summary": summary}))
+        print(document(summary=summary))
     else:
         drawn = "1 figure" if len(found.figures) == 1 else f"{len(found.figures)} figures"
         tables = "1 table" if len(found.tables) == 1 else f"{len(found.tables)} tables"

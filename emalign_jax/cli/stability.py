@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 from pathlib import Path
@@ -12,12 +11,15 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from emalign_jax.cli import options
+from emalign_jax.cli.lines import place, tell_games
 from emalign_jax.experiments.progress import ProgressBar, tell_fallbacks
 from emalign_jax.internal.files import check_output
 
-SHOWN = 50
 KINDS = (".png", ".pdf", ".svg")
 SAME = 1e-6  # normalised values closer than this are one
+VALUES = {"V_none": "no_information", "worst": "worst", "best": "best", "V_full": "full_information"}
+NOTES = {"failed": "failed", "worthless": "in which information is worth nothing"}
 
 
 def stability(
@@ -30,7 +32,7 @@ def stability(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the figure if it is there.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")] = False,
+    json_: options.JsonOption = False,
 ) -> None:
     """The user's values in all pure equilibria of Selection with a rational user, computed exactly.
 
@@ -46,36 +48,27 @@ def stability(
     """
     import emalign_jax as em
     from emalign_jax.experiments.grid import table
+    from emalign_jax.experiments.specification import placed
     from emalign_jax.games.files import sizes
     from emalign_jax.internal.files import atomic
 
-    drawn: list[str] = []
     path = _choose(figure, force) if figure is not None or not json_ else None
-    batches = [em.load_games(games, agents=k) for k in sizes(games)]
     answers = []
-    with ProgressBar() as progress:
+    batches = [em.load_games(games, agents=k) for k in sizes(games)]
+    with ProgressBar() as progress, placed(f"{games}: ", words=str):
         for batch in batches:
-            count, done = math.prod(batch.batch_shape), 0
-
-            def tell(n, count=count, progress=progress):
-                nonlocal done
-                done += n
-                progress("stability", done, count)
-
-            try:
-                answers.append(em.stability(batch, progress=tell))
-            except ValueError as error:
-                raise ValueError(f"{games}: {error}") from None
-    entries = [entry for batch, found in zip(batches, answers, strict=True) for entry in _entries(batch.agents, found)]
+            tell = progress.counter("stability", math.prod(batch.batch_shape))
+            answers.append((batch.agents, em.stability(batch, progress=tell)))
+    groups = [_entries(agents, found) for agents, found in answers]
+    entries, drawn = list(itertools.chain(*groups)), []
     if path is not None:
         from emalign_jax.report import stability_figure
         from emalign_jax.report.drawing import attempt
 
-        several = len(batches) > 1
         rows = [
             row
-            for batch, found in zip(batches, answers, strict=True)
-            for row in stability_figure.profiles(found, batch.agents, _names(batch.agents, found, several))
+            for agents, found in answers
+            for row in stability_figure.profiles(found, agents, _names(agents, found, len(answers) > 1))
         ]
 
         def draw(path: Path) -> list[str]:
@@ -87,18 +80,12 @@ def stability(
             return [str(path)]
 
         drawn = attempt(lambda: draw(path))
-    lines = [_summary(K, [entry for entry in entries if entry["K"] == K]) for K in sorted({e["K"] for e in entries})]
+    lines = [_summary(agents, group) for (agents, _), group in zip(answers, groups, strict=True)]
     failed = sum(line["failed"] for line in lines)
-    fallbacks = sum(int(found.fallback.sum()) for found in answers)
+    fallbacks = sum(int(found.fallback.sum()) for _, found in answers)
     if json_:
-        summary = {
-            "games": len(entries),
-            "failed": failed,
-            "lp_fallbacks": fallbacks,
-            "by_agents": lines,
-            "figure": drawn[0] if drawn else None,
-        }
-        print(json.dumps(table.document(entries, summary), allow_nan=False))
+        summary = {"games": len(entries), "failed": failed, "lp_fallbacks": fallbacks, "by_agents": lines}
+        print(table.document(games=entries, summary=summary | {"figure": drawn[0] if drawn else None}))
     else:
         _print(entries)
         print()
@@ -113,8 +100,7 @@ def stability(
 
 def _choose(figure: Path | None, force: bool) -> Path:
     """Where the figure goes, checked before any work."""
-    if figure is None:
-        figure = _free(Path("stability.png"), force)
+    figure = _free(Path("stability.png"), force) if figure is None else figure
     if figure.suffix not in KINDS:
         raise ValueError(f"{figure}: --figure: expected a name that ends in {', '.join(KINDS)}")
     check_output(figure, "--figure", force)
@@ -137,56 +123,43 @@ def _entries(agents: int, found) -> list[dict]:
     """One a game, for the table and for JSON."""
     from emalign_jax.result import Result
 
-    worst, best = found.normalise(found.worst), found.normalise(found.best)
+    normalised = {f"normalised_{name}": found.normalise(getattr(found, name)) for name in ("worst", "best")}
     entries = []
     for n, index in enumerate(np.ndindex(found.worst.shape)):
-        value, gap, zero = found.profile(index)
         code = Result(int(found.result[index]))
-        entries.append(
-            {
-                "K": agents,
-                "game": n,
-                "index": list(index),
-                "no_information": found.no_information[index],
-                "full_information": found.full_information[index],
-                "worst": found.worst[index],
-                "best": found.best[index],
-                "normalised_worst": worst[index],
-                "normalised_best": best[index],
-                "equilibria": found.intervals(index),
-                "value": value.tolist() if code.ok else [],
-                "gap": gap.tolist() if code.ok else [],
-                "zero": zero.tolist() if code.ok else [],
-                "payoff_range": found.payoff_range[index].tolist(),
-                "result": code.message,
-                "code": code.name,
-                "ok": code.ok,
-            }
-        )
+        profile = zip(("value", "gap", "zero"), found.profile(index), strict=True)
+        entry = {"K": agents, "game": n, "index": list(index)}
+        entry |= {name: getattr(found, name)[index] for name in VALUES.values()}
+        entry |= {name: values[index] for name, values in normalised.items()}
+        entry |= {"equilibria": found.intervals(index)}
+        entry |= {name: values.tolist() if code.ok else [] for name, values in profile}
+        entry |= {"payoff_range": found.payoff_range[index].tolist()}
+        entries.append(entry | {"result": code.message, "code": code.name, "ok": code.ok})
     return entries
 
 
-def _summary(K: int, entries: list[dict]) -> dict:
-    """What a researcher quotes, of the games with K agents in which information is worth something."""
-    worst = np.array([entry["normalised_worst"] for entry in entries])
-    worst = worst[np.isfinite(worst)]
+def _summary(agents: int, entries: list[dict]) -> dict:
+    """What a researcher quotes, of the games in which information is worth something; NaN where there are none."""
+    import pandas as pd
+
+    worst = pd.Series([entry["normalised_worst"] for entry in entries], dtype=float)
+    worst: pd.Series = worst.loc[np.isfinite(worst.to_numpy())]
     failed = sum(not entry["ok"] for entry in entries)
-    none = np.nan
     return {
-        "agents": K,
+        "agents": agents,
         "games": len(entries),
         "failed": failed,
         "worthless": len(entries) - failed - len(worst),
-        "median_worst": np.median(worst) if len(worst) else none,
-        "mean_worst": worst.mean() if len(worst) else none,
-        "share_full": (worst >= 1 - SAME).mean() if len(worst) else none,
-        "share_none": (worst <= SAME).mean() if len(worst) else none,
+        "median_worst": worst.median(),
+        "mean_worst": worst.mean(),
+        "share_full": (worst >= 1 - SAME).mean(),
+        "share_none": (worst <= SAME).mean(),
     }
 
 
 def _sentence(line: dict) -> str:
     games = f"K = {line['agents']}: {line['games']} game" + "s" * (line["games"] != 1)
-    notes = [f"{line[name]} {what}" for name, what in (("failed", "failed"), ("worthless", NOTHING)) if line[name]]
+    notes = [f"{line[name]} {what}" for name, what in NOTES.items() if line[name]]
     games += f" ({', '.join(notes)})" if notes else ""
     if not np.isfinite(line["median_worst"]):
         return games + "."
@@ -196,22 +169,14 @@ def _sentence(line: dict) -> str:
     )
 
 
-NOTHING = "in which information is worth nothing"
-
-
 def _print(entries: list[dict]) -> None:
-    """The table; games that failed come first, so that the limit hides none of them first."""
-    columns = {"V_none": "no_information", "worst": "worst", "best": "best", "V_full": "full_information"}
-    head = "".join(f" {name:>12}" for name in columns)
-    print(f"{'K':>3} {'game':>8}{head} {'worst, 0-1':>11} {'points':>6}  result")
-    for entry in sorted(entries, key=lambda entry: entry["ok"])[:SHOWN]:
-        numbers = "".join(f" {_number(entry[name]):>12}" for name in columns.values())
-        normalised = f"{entry['normalised_worst']:.6f}" if np.isfinite(entry["normalised_worst"]) else "-"
+    lines = []
+    for entry in entries:
+        cells = [str(entry["K"]), place(entry["index"]), *(_number(entry[name]) for name in VALUES.values())]
+        cells.append(f"{entry['normalised_worst']:.6f}" if np.isfinite(entry["normalised_worst"]) else "-")
         sentence = "Solved." if entry["ok"] else entry["result"]
-        at = ",".join(map(str, entry["index"])) or "-"
-        print(f"{entry['K']:>3} {at:>8}{numbers} {normalised:>11} {len(entry['value']):>6}  {sentence}")
-    if len(entries) > SHOWN:
-        print(f"... and {len(entries) - SHOWN} more (--json prints all)")
+        lines.append((entry["ok"], [*cells, str(len(entry["value"]))], sentence))
+    tell_games(["K", "game", *VALUES, "worst, 0-1", "points"], lines)
 
 
 def _number(value: float) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 
 from emalign_jax.cli import options
+from emalign_jax.cli.lines import tell_figures
 from emalign_jax.experiments.progress import GridProgress
 
 
@@ -25,7 +24,7 @@ def sweep(
     cluster: options.ClusterOption = None,
     plugin: options.PluginOption = None,
     quiet: options.QuietOption = False,
-    list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
+    list_: options.ListOption = False,
     json_: options.JsonOption = False,
 ) -> None:
     """Search equilibria over a grid of games, users, protocols and solvers; certify, measure, draw.
@@ -42,13 +41,7 @@ def sweep(
       emalign sweep my-grid.toml --plugin my_protocol.py
       emalign sweep --list
     """
-    from emalign_jax.experiments import plan, toml
-
-    if list_:
-        print("\n".join(f"{name:<12} {plan.read(name).title}" for name in toml.shipped()))
-        return
-    if config is None:
-        raise ValueError(f"SPEC.toml: expected a file or one of {', '.join(toml.shipped())}")
+    config = options.shipped(config, list_)
 
     from emalign_jax.experiments import executors
     from emalign_jax.experiments.grid import experiment
@@ -56,45 +49,35 @@ def sweep(
     from emalign_jax.report import sweep_figures
     from emalign_jax.report.drawing import attempt
 
-    loaded = plugins.load(plugin or [])
-    changes = options.settings(set_, {"count": count})
-    made = experiment.prepare("sweep", config, plan.document(config), changes, loaded)
     path = Path(f"sweep-{Path(config).stem}" if out is None else out)
-    drawn = True
+    changes, loaded = options.settings(set_, {"count": count}), plugins.load(plugin or [])
+    source = executors.chosen(workers, cluster)
 
-    def draw(found) -> None:
-        nonlocal drawn
-        drawn = bool(attempt(lambda: sweep_figures.draw(made.plan, found.rows, path)))
+    def draw(found) -> list[str]:
+        return attempt(lambda: sweep_figures.draw(found.plan, found.rows, path))
 
     with GridProgress(quiet) as progress:
-        source = executors.chosen(workers, cluster)
-        found = experiment.perform(made, path, force, source, progress, draw, warn=progress.warn)
+        found = experiment.perform("sweep", config, changes, loaded, path, force, source, progress, draw)
     rows = found.rows
-    _tell(made, rows, path, progress.slowest(), json_)
-    if len(rows.query("not ok")) or not drawn:
+    _tell(found.plan, rows, path, progress.slowest(), json_)
+    if len(rows.query("not ok")) or found.drawn == []:
         raise typer.Exit(1)
 
 
-def _tell(made, rows, path: Path, slowest: str, json_: bool) -> None:
+def _tell(grid, rows, path: Path, slowest: str, json_: bool) -> None:
     from emalign_jax.experiments import toml
     from emalign_jax.experiments.grid import run, table, threshold
     from emalign_jax.report import sweep_table
 
-    grid = made.plan
-    with np.errstate(all="ignore"):  # infinite or huge numbers of a file are shown as they are
-        lines, stops = sweep_table.summary(grid, rows), threshold.thresholds(grid, rows)
+    lines, stops = sweep_table.summary(grid, rows), threshold.thresholds(grid, rows)
     seconds = float(rows["seconds"].to_numpy().sum())
     if json_:
+        tolerance = {cell.key: {"tolerance": cell.specification.solver.tolerance} for cell in grid.cells()}
+        axes = [{name: toml.plain_value(line[name]) for name in grid.axes} for line in lines]
+        cells = [line | tolerance[line["cell"]] | own for line, own in zip(lines, axes, strict=True)]
+        stops = [{name: toml.plain_value(x) for name, x in stop._asdict().items()} for stop in stops]
         summary = {"failed": len(rows.query("not ok")), "rows": len(rows), "seconds": seconds, "run": str(path)}
-        tolerance = {cell.key: {"tolerance": cell.specification.solver.tolerance} for cell in made.cells}
-        document: dict[str, Any] = {"schema": table.JSON_SCHEMA}
-        document["cells"] = [
-            line | tolerance[line["cell"]] | {name: toml.plain_value(line[name]) for name in grid.axes}
-            for line in lines
-        ]
-        document["summary"] = summary
-        document["thresholds"] = [{name: toml.plain_value(x) for name, x in stop._asdict().items()} for stop in stops]
-        print(json.dumps(table.plain(document), allow_nan=False))
+        print(table.document(cells=cells, summary=summary, thresholds=stops))
         return
     failed = table.failures(rows, tuple(a for a in grid.axes if a not in ("games.family", "games.agents")))
     print(f"{grid.title}: user value (0 no information, 1 full information)\n")
@@ -111,6 +94,4 @@ def _tell(made, rows, path: Path, slowest: str, json_: bool) -> None:
         print(f"\nNot within {sweep_table.tolerance(grid)} of the payoff range:\n{failed}")
     slow = f" ({slowest})" if slowest else ""
     print(f"\n{len(rows)} rows in {seconds:.1f} s of work{slow}. Table: {path / run.TABLE}")
-    for name in run.SWEEP.files[1:]:
-        if (path / name).exists():
-            print(f"Figure: {path / name}")
+    tell_figures(path, run.SWEEP.files)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from emalign_jax.cli import options
+from emalign_jax.cli.lines import tell_figures
 from emalign_jax.experiments.progress import ProgressBar
 
 
@@ -24,7 +25,7 @@ def tune(
     cluster: options.ClusterOption = None,
     plugin: options.PluginOption = None,
     quiet: options.QuietOption = False,
-    list_: Annotated[bool, typer.Option("--list", help="Print the names of the shipped configs and stop.")] = False,
+    list_: options.ListOption = False,
     json_: options.JsonOption = False,
 ) -> None:
     """Tune what a user, a platform or a regulator can set, by gradients through equilibrium; certify the result.
@@ -42,36 +43,24 @@ def tune(
       emalign tune my-market.toml --plugin my_mechanism.py
       emalign tune --list
     """
-    from emalign_jax.experiments import toml
-    from emalign_jax.experiments.tune import config as configs
-
-    if list_:
-        print("\n".join(f"{name:<12} {configs.read(name).title}" for name in toml.shipped(configs.FOLDER)))
-        return
-    if config is None:
-        raise ValueError(f"SPEC.toml: expected a file or one of {', '.join(toml.shipped(configs.FOLDER))}")
-
-    import time
-
-    from emalign_jax.internal import plugins
-
+    config = options.shipped(config, list_, "tuning")
     began = time.perf_counter()
-    loaded = plugins.load(plugin or [])
-    what = dataclasses.replace(configs.read(config, options.settings(set_)), plugins=loaded)
 
     from emalign_jax.experiments import executors, manifests, run_store
-    from emalign_jax.experiments.grid.table import JSON_SCHEMA, plain
+    from emalign_jax.experiments.grid.table import document
+    from emalign_jax.experiments.tune import config as configs
     from emalign_jax.experiments.tune import run
+    from emalign_jax.internal import plugins
+    from emalign_jax.report import tuning_figure
+    from emalign_jax.report.drawing import attempt
 
+    loaded = plugins.load(plugin or [])
+    what = dataclasses.replace(configs.read(config, options.settings(set_)), plugins=loaded)
     path = Path(f"tune-{Path(config).stem}" if out is None else out)
     plan = what.plain()
     entries = run_store.manifest(run.TUNE, plan, plan["seed"])
     run_store.check(path, run.TUNE, force, entries)
     configs.setup(what)  # nothing is begun that cannot be ended
-
-    from emalign_jax.report import tuning_figure
-    from emalign_jax.report.drawing import attempt
-
     with run_store.begun(path, run.TUNE, entries, force) as here:
         drawn = [name for name in run.FIGURES if here.done and (path / name).exists()]
         if here.done:
@@ -92,9 +81,8 @@ def tune(
     small = {name: values.tolist() for name, values in found.values.items() if values.size <= 16}
     failed = summary["games"] - summary["certified"] - summary["unrefuted"]
     if json_:
-        document = {"schema": JSON_SCHEMA, "tuned": small, "summary": summary | {"seconds": seconds, "run": str(path)}}
-        document["history"] = {name: values.tolist() for name, values in found.history.items()}
-        print(json.dumps(plain(document), allow_nan=False))
+        history = {name: values.tolist() for name, values in found.history.items()}
+        print(document(tuned=small, summary=summary | {"seconds": seconds, "run": str(path)}, history=history))
     else:
         print(f"{what.title}\n")
         for name in ("before", "after", "change"):
@@ -113,7 +101,6 @@ def tune(
         if summary["skipped"]:
             print(f"{summary['skipped']} steps were skipped: their gradient was not finite")
         print(f"derivatives trusted in {summary['trusted']:.0%} of games; {seconds:.1f} s. Table: {path / run.TABLE}")
-        for name in drawn:
-            print(f"Figure: {path / name}")
+        tell_figures(path, run.FIGURES)
     if failed or not drawn:
         raise typer.Exit(1)

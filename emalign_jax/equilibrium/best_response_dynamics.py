@@ -10,6 +10,7 @@ another.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from emalign_jax.play.solver import AbstractSolver
 
 # The first margin is a share of V_full - V_none. Each takeover makes the margin larger by the factor GROWTH.
 FIRST_MARGIN, GROWTH = 1e-3, 1.5
+# Called with (rows, schemes, examinations): `rows` of `schemes` are profiles that were met.
+Watch = Callable[[np.ndarray, np.ndarray, Examinations], None]
 # A selected agent may lower its offer this often. After that the best rival follows its offer.
 LOWERINGS = 2
 
@@ -63,23 +66,31 @@ class Ended(NamedTuple):
 
 def settle(
     checks: AbstractChecks, at: Int[np.ndarray, "n"], schemes: Float[np.ndarray, "n K rows M"], tolerance: float, *,
-    max_steps: int | None = None, tell: Callable[[int], None] = lambda done: None,
+    max_steps: int | None = None, tell: Callable[[int], None] = lambda done: None, watch: Watch | None = None,
 ) -> Ended:  # fmt: skip
     """Outbidding where it is defined, elsewhere best-response dynamics, from `schemes`.
 
     at:        numbers of the games of `checks`
     max_steps: None: the default of each
     tell:      called with the number of profiles done so far
+    watch:     called with (rows of `at`, their schemes, their examinations) before the first step, and after each of
+               the profiles that moved
     """
     limit = {} if max_steps is None else {"max_steps": max_steps}
     outbids = checks.can_outbid(at)
     schemes, examined, steps = schemes.copy(), not_examined(len(at), schemes.shape[1]), np.zeros(len(at), int)
     done = 0
+
+    def met(some, rows, profiles, now):
+        if watch is not None:
+            watch(some[rows], profiles[rows], now)
+
     for dynamics, some in ((outbid, np.flatnonzero(outbids)), (best_response_dynamics, np.flatnonzero(~outbids))):
         if len(some):
             ended = dynamics(
-                checks, at[some], schemes[some], tolerance, tell=lambda n, before=done: tell(before + n), **limit
-            )
+                checks, at[some], schemes[some], tolerance, tell=lambda n, before=done: tell(before + n),
+                watch=functools.partial(met, some), **limit,
+            )  # fmt: skip
             schemes[some], steps[some] = ended.schemes, ended.steps
             examined.put(some, ended.examined)
             done += len(some)
@@ -87,8 +98,9 @@ def settle(
 
 
 def best_response_dynamics(
-    checks: AbstractChecks, at, schemes, tolerance: float, *, max_steps: int = 10, tell=lambda done: None
-) -> Ended:
+    checks: AbstractChecks, at, schemes, tolerance: float, *, max_steps: int = 10, tell=lambda done: None,
+    watch: Watch = lambda *met: None,
+) -> Ended:  # fmt: skip
     """From `schemes` until every relative gain is at most `tolerance`; the best profiles met on the way, or the limit
     of outbidding where that is better."""
     current, best = schemes.copy(), schemes.copy()
@@ -99,6 +111,7 @@ def best_response_dynamics(
     for step in range(max_steps + 1):
         if step:
             now = checks.after_move(at[left], current[left], now, movers, tolerance)
+        watch(left, current, now)
         worst = now.worst
         better = worst < examined.worst[left]
         best[left[better]] = current[left[better]]
@@ -116,12 +129,13 @@ def best_response_dynamics(
         tell(len(at) - len(left))
         if not len(left):
             break
-    return _at_the_limit(checks, at, Ended(best, examined, steps), tolerance)
+    return _at_the_limit(checks, at, Ended(best, examined, steps), tolerance, watch)
 
 
 def outbid(
-    checks: AbstractChecks, at, schemes, tolerance: float, *, max_steps: int = 100, tell=lambda done: None
-) -> Ended:
+    checks: AbstractChecks, at, schemes, tolerance: float, *, max_steps: int = 100, tell=lambda done: None,
+    watch: Watch = lambda *met: None,
+) -> Ended:  # fmt: skip
     """Best responses from `schemes` until every relative gain is at most `tolerance`.
 
     Where they do not settle in `max_steps`, the limit of outbidding is tried: all agents offer the scheme that is worth
@@ -134,6 +148,7 @@ def outbid(
     now = checks.examine(at, schemes, None, tolerance)
     for step in range(max_steps + 1):
         examined.put(left, now)
+        watch(left, schemes, now)
         steps[left] = step
         worst = now.worst
         going = (worst > tolerance) & (worst < np.inf)
@@ -166,10 +181,10 @@ def outbid(
         if not len(left):
             break
         now = checks.after_move(at[left], schemes[left], now, movers, tolerance)
-    return _at_the_limit(checks, at, Ended(schemes, examined, steps), tolerance)
+    return _at_the_limit(checks, at, Ended(schemes, examined, steps), tolerance, watch)
 
 
-def _at_the_limit(checks: AbstractChecks, at, ended: Ended, tolerance: float) -> Ended:
+def _at_the_limit(checks: AbstractChecks, at, ended: Ended, tolerance: float, watch: Watch) -> Ended:
     """The profiles in which all agents offer the scheme that is worth most to the user, where the dynamics did not
     settle and those profiles have smaller gains."""
     left = np.flatnonzero(ended.examined.worst > tolerance)
@@ -185,4 +200,5 @@ def _at_the_limit(checks: AbstractChecks, at, ended: Ended, tolerance: float) ->
     better = examined.worst < ended.examined.worst[left]
     ended.schemes[left[better]] = offers[better]
     ended.examined.put(left[better], examined.rows(better))
+    watch(left[better], ended.schemes, examined.rows(better))
     return ended

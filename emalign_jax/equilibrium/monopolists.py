@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.equilibrium.solution import Solution
+from emalign_jax.equilibrium.solver import solve
 from emalign_jax.exact.certificates.certificate import GAMES_AT_ONCE, flatten_games
 from emalign_jax.exact.checks.one_by_one import make_checks
-from emalign_jax.games.game import Game, faults, reduce_game
+from emalign_jax.games.game import Game, faults
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.base import reduce_for
 from emalign_jax.users.base import AbstractUser
+
+
+def single_agents(
+    games: Game, protocol: AbstractProtocol, user: AbstractUser, solver: Any = None, *, messages: int | None = None,
+    of: int = 0,
+) -> Solution:  # fmt: skip
+    """Each agent alone with the user, and one whose utility is the user's, with certificates.
+
+    games:    a batch [N]; solver, messages, of: as in `solve`
+    Returns the solutions [K + 1, N] of these games of one agent, those with the aligned agent last.
+    """
+    aligned = np.asarray(games.user_utility)[:, None]
+    each = np.moveaxis(np.concatenate([games.agent_utilities, aligned], 1), 1, 0)[:, :, None]
+    prior, utility = (np.broadcast_to(x, (len(each), *np.shape(x))) for x in (games.prior, games.user_utility))
+    alone = Game(prior, utility, each, check="shapes")
+    many = of * len(each)
+    return solve(alone, protocol.with_one_agent, user, solver, start="monopolist", messages=messages, of=many)
 
 
 class Monopoly(NamedTuple):
@@ -50,7 +70,7 @@ def monopoly(
         some = slice(first, first + GAMES_AT_ONCE)
         asked = np.flatnonzero(sound[some])
         if len(asked):
-            here = jax.tree.map(lambda x, some=some: x[some], modules)
-            checks = make_checks(reduce_game(flat[some], np), sound[some], *here, **sizes)
+            here, who = jax.tree.map(lambda x, some=some: x[some], modules)
+            checks = make_checks(reduce_for(flat[some], here, who, np), sound[some], here, who, **sizes)
             found[:, first + asked] = checks.monopoly(asked)
     return Monopoly(*found.reshape((2, *shape, K)))

@@ -15,16 +15,19 @@ from jaxtyping import Float, Int
 
 from emalign_jax.equilibrium.best_response_dynamics import settle
 from emalign_jax.equilibrium.solution import Solution
+from emalign_jax.equilibrium.trajectory import Recorder, Trajectory
 from emalign_jax.exact.certificates import certificate as exact
 from emalign_jax.exact.checks.batch import AbstractChecks, Examinations, not_examined
 from emalign_jax.exact.checks.one_by_one import make_checks
-from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games.game import Game, ReducedGame, faults
 from emalign_jax.internal import batching
 from emalign_jax.lp.choice import of_guarantees
 from emalign_jax.play import GradientPlay, play_games
+from emalign_jax.play.tiles import bucket
+from emalign_jax.protocols.base import reduce_for
 from emalign_jax.protocols.schemes import ROW_SUM_TOLERANCE, numbered_schemes
 from emalign_jax.protocols.standard_units import standard_form
-from emalign_jax.result import FoundBy, Result
+from emalign_jax.result import FoundBy, Move, Result
 
 VALUED_CELLS = 2**24  # Numbers in the largest tensor when payoffs are computed without checks.
 
@@ -38,11 +41,12 @@ class Search:
     result, found_by: [N] codes of `schemes`
     searched: whether best responses are found by search, so that asking for them is expensive
     verify:   whether profiles are to be examined at all
+    recorder: of trajectories, None if they are not asked for
     """
 
     def __init__(
         self, games: Game, protocol, user, solver: Any, key, *, starts: int, messages: int, first: int, of: int,
-        lp: str, verify: bool, progress,
+        lp: str, verify: bool, progress, record: bool,
     ):  # fmt: skip
         self.solver, self.key, self.lp, self.verify = solver, key, lp, verify
         self.games, self.per_start, self.starts, self.first, self.of = games, len(games.prior), starts, first, of
@@ -51,8 +55,9 @@ class Search:
         self.cells = protocol.cells(games, messages)
         self.N = N = self.per_start * starts
         self.protocol, self.user = (batching.flatten(module, games.batch_shape) for module in (protocol, user))
-        reduced = reduce_game(games, np)
-        self.form = standard_form(reduced, self.protocol, self.user)  # Play is in standard units, as checks are.
+        reduced = reduce_for(games, self.protocol, self.user, np)
+        # Play is in standard units, as checks are.
+        self.form = standard_form(reduced, self.protocol, self.user.plain)
         sound = faults(games) == ""
         self.result = np.where(np.tile(sound, starts), Result.UNCHECKED, Result.MALFORMED)
         self.found_by = np.full(N, FoundBy.NOTHING)
@@ -67,6 +72,9 @@ class Search:
         self._origin, self._copy = np.arange(N), np.zeros(N, int)
         self.stats = {"games": N, "steps": 0, "best_responses": 0, "fresh_starts": 0, "lp_fallbacks": 0}
         self._reduced, self._sound = reduced, sound
+        self.recorder = Recorder(self.K, self._recorded) if record else None
+        # Of each current profile that is not recorded yet, how it came about; -1 once it is.
+        self._moved = np.full(N, -1)
 
     @functools.cached_property
     def checks(self) -> AbstractChecks:
@@ -92,6 +100,7 @@ class Search:
         """Set the first profiles. start: "random", "monopolist" or schemes [starts, games, K, rows, M]. Returns the
         profiles to search from."""
         pending = np.flatnonzero(self.result != Result.MALFORMED)
+        self._moved[pending] = Move.START
         if not isinstance(start, str):
             self.current[pending] = start.reshape(self.schemes.shape)[pending]
             broken = ~np.isfinite(self.current[pending]).all((1, 2, 3))
@@ -113,7 +122,7 @@ class Search:
         self.stats["fresh_starts"] += len(pending)
 
     def _restart(self, pending, attempt: int) -> None:
-        starts = self._origin[pending] // self.per_start
+        starts, self._moved[pending] = self._origin[pending] // self.per_start, Move.START
         for start, copy in np.unique(np.stack([starts, self._copy[pending]], 1), axis=0):
             some = pending[(starts == start) & (self._copy[pending] == copy)]
             key = jax.random.fold_in(jax.random.fold_in(self.key, int(start)), attempt)
@@ -127,9 +136,11 @@ class Search:
         if not len(pending) or copies < 2:
             return pending
         origin = np.tile(pending, copies - 1)
+        if self.recorder is not None:
+            self.recorder.copied()
         self._origin = np.concatenate([self._origin, self._origin[origin]])
         self._copy = np.concatenate([self._copy, np.repeat(np.arange(1, copies), len(pending))])
-        for name in ("current", "schemes", "result", "found_by", "_place"):
+        for name in ("current", "schemes", "result", "found_by", "_place", "_moved"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(self, name)[origin]]))
         copied = [np.concatenate([column, column[origin]]) for column in (*self.best, *self.certificate)]
         self._set(copied)
@@ -154,11 +165,13 @@ class Search:
         done = self.best.worst <= self.tolerance
         order = np.lexsort((self._copy, np.where(done, 0.0, self.best.worst), self._origin))
         first = order[np.flatnonzero(np.diff(self._origin[order], prepend=-1))]  # By origin.
-        for name in ("current", "schemes", "result", "found_by"):
+        for name in ("current", "schemes", "result", "found_by", "_moved"):
             setattr(self, name, getattr(self, name)[first])
         self._set([column[first] for column in (*self.best, *self.certificate)])
         place = np.full(len(self._origin), -1)
         place[first] = np.arange(self.N)
+        if self.recorder is not None:
+            self.recorder.joined(place)
         kept = [(place[some], terms) for some, terms in self._terms]
         self._terms = [
             (some[some >= 0], jax.tree.map(lambda x, some=some: x[some >= 0], terms)) for some, terms in kept
@@ -180,14 +193,26 @@ class Search:
             done = min(done + steps, total)
             self.report(stage, done * len(pending) // total, len(pending))
 
+        self._record(pending)
+        recorder, watch = self.recorder, None
+        if recorder is not None:
+            watch = lambda at, schemes: recorder.note(pending[at], Move.PLAY, schemes)  # noqa: E731
         setting = self.form.game, self.form.protocol, self.form.user
         game, protocol, user = jax.tree.map(lambda x: x[self._at(pending)], setting)
         played = play_games(
-            game, self.current[pending], protocol, user, chosen, cells=self.cells, late=late, progress=count
+            game,
+            self.current[pending],
+            protocol,
+            user,
+            chosen,
+            cells=self.cells,
+            late=late,
+            progress=count,
+            watch=watch,
         )
         self.stats["steps"] += played.steps
         self.report(stage, len(pending), len(pending))
-        self.current[pending] = played.schemes
+        self.current[pending], self._moved[pending] = played.schemes, Move.PLAY
         self.result[pending[~played.finite]] = Result.FAILED
         return pending[played.finite]
 
@@ -205,6 +230,7 @@ class Search:
             )
         fits = np.isfinite(moved).all((1, 2))
         self.current[pending[fits], movers[fits]] = moved[fits]
+        self._moved[pending[fits]] = Move.BEST_RESPONSE
         self.stats["best_responses"] += int(fits.sum())
         if not fits.all():
             self.restart(pending[~fits], attempt)
@@ -218,7 +244,9 @@ class Search:
             self._at(pending), profiles, exact.BRACKET * self.tolerance, self.tolerance,
             lambda done: self.report("check", done, total),
         )  # fmt: skip
-        return self._record(pending, profiles, self._now, found_by)
+        self._moved[pending] = np.where(self._moved[pending] < 0, Move.OTHER, self._moved[pending])
+        self._record(pending, self._now.relative)
+        return self._keep_better(pending, profiles, self._now, found_by)
 
     def _profiles(self, pending) -> Float[np.ndarray, "n K rows M"]:
         """The current profiles. Raises `ValueError` if the solver has left something else than distributions there."""
@@ -235,10 +263,13 @@ class Search:
         """Best-response dynamics from the current profiles, which stay. Returns those that do not end at equilibria."""
         if not len(pending):
             return pending
-        at, total = self._at(pending), len(pending)
+        at, total, watch = self._at(pending), len(pending), None
+        if self.recorder is not None:
+            watch = functools.partial(self._met, self.recorder, pending, np.zeros(total, bool))
         ended = settle(
             self.checks, at, self._profiles(pending), self.tolerance, max_steps=max_steps,
             tell=lambda done: self.report("best responses", done, total),
+            watch=watch,
         )  # fmt: skip
         self.stats["best_responses"] += int(ended.steps.sum())
         more = np.flatnonzero((ended.examined.worst <= self.tolerance) & ~ended.examined.bracketed)
@@ -247,7 +278,7 @@ class Search:
             examined = self.checks.examine(at[more], ended.schemes[more], bracket, self.tolerance)
             ended.examined.put(more, examined)
         self.report("best responses", total, total)
-        return self._record(pending, ended.schemes, ended.examined, FoundBy.BEST_RESPONSE_DYNAMICS)
+        return self._keep_better(pending, ended.schemes, ended.examined, FoundBy.BEST_RESPONSE_DYNAMICS)
 
     def can_outbid(self, pending):
         """Of each profile, whether outbidding is defined (`AbstractChecks.can_outbid`)."""
@@ -257,7 +288,7 @@ class Search:
         """Take the current profiles without examining them."""
         self.schemes[pending], self.found_by[pending] = self._profiles(pending), found_by
 
-    def _record(self, pending, schemes, examined, found_by: FoundBy) -> Int[np.ndarray, "n"]:
+    def _keep_better(self, pending, schemes, examined, found_by: FoundBy) -> Int[np.ndarray, "n"]:
         """Keep what is better than before, and certify the equilibria; returns the other profiles."""
         better = np.isnan(self.schemes[pending, 0, 0, 0]) | (examined.worst < self.best.worst[pending])
         some = pending[better]
@@ -284,6 +315,33 @@ class Search:
         self.checks.release(at)
         self.best.details[some] = None
 
+    # trajectories
+
+    def _record(self, profiles, relative: Any = np.nan) -> None:
+        """Note the current schemes of those profiles that are not recorded yet. relative: their gains where known."""
+        new = self._moved[profiles] >= 0
+        if self.recorder is not None and new.any():
+            some = profiles[new]
+            gains = np.broadcast_to(relative, (len(profiles), self.K))[new]
+            self.recorder.note(some, self._moved[some], self.current[some], gains)
+        self._moved[profiles] = -1
+
+    def _met(self, recorder: Recorder, pending, begun, rows, schemes, examined) -> None:
+        """Note what best-response dynamics from the profiles `pending` meet: first these, then where they move. begun:
+        [n] of which of them the former is done."""
+        moved = begun[rows]
+        self._record(pending[rows[~moved]], examined.relative[~moved])
+        begun[rows] = True
+        recorder.note(pending[rows[moved]], Move.BEST_RESPONSE, schemes[moved], examined.relative[moved])
+
+    def _recorded(self, profiles, schemes):
+        """The values and the picked agents of profiles that were recorded. Groups of few sizes are few programs."""
+        schemes = schemes / schemes.sum(-1, keepdims=True)  # which play keeps in its own precision
+        size = bucket(len(profiles))
+        padded = (np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1), mode="edge") for x in (profiles, schemes))
+        user, agents, picked = (x[: len(profiles)] for x in self._valued(*padded, "float64", True))
+        return user, agents, np.where(np.isnan(picked).any(1), -1, picked.argmax(1))
+
     # the end
 
     def solution(self) -> Solution:
@@ -300,7 +358,15 @@ class Search:
             certificate = self.certificate
         user, agents = (certificate.user, certificate.agents) if certificate else self._payoffs()
         codes = self.result.astype(int), self.found_by.astype(int)
-        return Solution(self.schemes, user, agents, *codes, None, self.stats, certificate)
+        found = Solution(self.schemes, user, agents, *codes, None, self.stats, certificate)
+        return found if self.recorder is None else found._replace(trajectory=self._trajectory(found, self.recorder))
+
+    def _trajectory(self, found: Solution, recorder: Recorder) -> Trajectory:
+        """The trajectories, to which the profiles that are returned are added."""
+        there = np.flatnonzero(np.isfinite(self.schemes).all((1, 2, 3)))
+        gains = np.full((self.N, self.K), np.nan) if found.certificate is None else found.certificate.relative_gain
+        recorder.note(there, Move.RETURNED, self.schemes[there], gains[there])
+        return recorder.trajectory(self.N)
 
     def _add_guarantees(self) -> int:
         if not self._terms:
@@ -313,21 +379,29 @@ class Search:
         return int(failed.sum())
 
     def _payoffs(self):
-        """Payoffs by the accelerated route, for schemes that are not checked; in standard units, for which float32 has
-        room whatever the utilities are."""
+        """Payoffs of profiles that are not checked."""
+        return self._valued(np.arange(self.N), self.schemes, getattr(self.solver, "dtype", "float32"))[:2]
+
+    def _valued(self, profiles, schemes, dtype: str, picks: bool = False):
+        """The user's values, the agents' payoffs and (NaN without `picks`) the chances of agents to be picked, by the
+        accelerated route; in standard units, for which float32 has room whatever the utilities are."""
         from emalign_jax.protocols.batched_payoffs import compiled
 
-        at, dtype = self._at(np.arange(self.N)), getattr(self.solver, "dtype", "float32")
+        at = self._at(profiles)
         with np.errstate(over="ignore"):  # What the dtype cannot hold becomes infinite, and costs its own game.
             game = ReducedGame(*(np.asarray(x[at], dtype) for x in self.form.game))
         modules = jax.tree.map(lambda x: x[at], (self.form.protocol, self.form.user))
-        everything = game, self.schemes.astype(dtype), *modules
+        everything = game, schemes.astype(dtype), *modules
         together = max(1, VALUED_CELLS // self.cells)
-        value, paid = np.full(self.N, np.nan), np.full((self.N, self.K), np.nan)
+        value, paid, chance = np.full(len(at), np.nan), *np.full((2, len(at), self.K), np.nan)
         x64 = jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
         with x64, np.errstate(over="ignore"):
-            for at_once in range(0, self.N, together):
+            for at_once in range(0, len(at), together):
                 some = slice(at_once, at_once + together)
-                value[some], paid[some] = compiled("payoffs", *jax.tree.map(lambda x, some=some: x[some], everything))
-        unit, zero, units, zeros = (x[at] for x in self.form[3:])
-        return unit * value + zero, units * paid + zeros
+                part = jax.tree.map(lambda x, some=some: x[some], everything)
+                found = compiled("payoffs", *part)
+                value[some], paid[some] = found.user, found.agents
+                if picks:
+                    chance[some] = compiled("picked", *part)
+        unit, zero, units, zeros = (x[at] for x in self.form[3:7])
+        return unit * value + zero, units * paid + zeros, chance

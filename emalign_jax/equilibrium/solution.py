@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 
+from emalign_jax.equilibrium.trajectory import Trajectory
 from emalign_jax.exact.certificates.certificate import Certificate
 
 
@@ -22,6 +23,7 @@ class Solution(NamedTuple):
                   the batched LPs of a game's best responses, or of its guarantees, failed their check and HiGHS did
                   them)
     certificate:  the `Certificate` of the schemes (None with verify=False and with differentiation)
+    trajectory:   with record=True the `Trajectory` of each search, else None
     """
 
     schemes: Float[Any, "*batch K XB M"]
@@ -32,3 +34,4 @@ class Solution(NamedTuple):
     derivative: Int[Any, "*batch"] | None
     stats: dict[str, Any]
     certificate: Certificate | None
+    trajectory: Trajectory | None = None

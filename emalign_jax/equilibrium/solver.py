@@ -12,6 +12,7 @@ import numpy as np
 
 from emalign_jax.equilibrium.search import Search
 from emalign_jax.equilibrium.solution import Solution
+from emalign_jax.equilibrium.trajectory import as_long
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.checks.base import check_for, default_tolerance
 from emalign_jax.games.game import Game
@@ -46,6 +47,7 @@ def solve(
     verify: bool = True,
     lp: str = "auto",
     progress=None,
+    record: bool = False,
     differentiation: Implicit | Unrolled | None = None,
 ) -> Solution:
     """Search an equilibrium of each game (many exist as a rule; this finds one a start).
@@ -62,6 +64,7 @@ def solve(
     verify:   check exactly and move stuck games by best responses; False returns what play ended with.
     lp:       how best responses in Selection with a rational user, and guarantees, are found, see `certify`.
     progress: called as progress(name of the stage, games done in it, games in it).
+    record:   keep the `Trajectory` of every search; takes time and memory, and changes no result.
     differentiation: `Implicit()` or `Unrolled()` finds smoothed equilibria with `SmoothPlay` instead: pure JAX, to be
               used under jit, vmap and grad, with derivatives by games, protocol, user and solver. Nothing is verified
               (`certify` the schemes afterwards); `derivative` says SMOOTH, or why it cannot be trusted.
@@ -69,12 +72,14 @@ def solve(
     """
     games, protocol, user, solver = checked(games=games, protocol=protocol, user=user, solver=solver)
     key, start, differentiation = checked(key=key, start=start, differentiation=differentiation)
-    checked(verify=verify, progress=progress)
+    checked(verify=verify, progress=progress, record=record)
     check_word(lp)
     starts, first = integer("starts", starts, 1), integer("first", first, 0)
     of = None if of is None else integer("of", of, 0)
     messages = None if messages is None else integer("messages", messages, 1)
     if differentiation is not None or isinstance(solver, SmoothPlay):
+        if record:
+            raise ValueError("record: a differentiable search keeps no trajectory; leave it False")
         return _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages, first)
     on_host(games=games, protocol=protocol, user=user, key=key, start=start)
     solver = GradientPlay() if solver is None else solver
@@ -99,7 +104,7 @@ def solve(
     shape = games.batch_shape
     flat, modules = flatten_games(games, shape), [batching.flatten(module, shape) for module in (protocol, user)]
     many = len(flat.prior)
-    words = {"starts": starts, "messages": M, "of": max(of or 0, many), "lp": lp, "verify": verify}
+    words = {"starts": starts, "messages": M, "of": max(of or 0, many), "lp": lp, "verify": verify, "record": record}
     if given is not None:
         whole = (starts, *shape, *given.shape[-3:])
         given = np.broadcast_to(given, whole).reshape(starts, many, *given.shape[-3:])
@@ -139,6 +144,10 @@ def _joined(parts: list[Solution], starts: int, shape: tuple[int, ...]) -> Solut
         whole = np.concatenate(one, 1)
         return whole.reshape((*batch, *whole.shape[2:]))
 
+    kept = [part.trajectory for part in parts if part.trajectory is not None]
+    longest = max((one.user.shape[1] for one in kept), default=0)
+    for n, one in enumerate(kept):  # of all parts or of none
+        parts[n] = parts[n]._replace(trajectory=as_long(one, longest))
     stats: dict[str, int] = {}
     for part in parts:
         stats |= {name: stats.get(name, 0) + count for name, count in part.stats.items()}

@@ -18,6 +18,7 @@ from emalign_jax.exact.checks.base import default_tolerance
 from emalign_jax.exact.guarantees.conversation_premises import Premises, premises
 from emalign_jax.exact.guarantees.coverage_lp import Coverage, coverage, worst_case
 from emalign_jax.exact.guarantees.equilibrium_set import Stability, stability
+from emalign_jax.exact.guarantees.market import Market, MarketSolver, MarketValues, market
 from emalign_jax.exact.guarantees.optimal_transfers import BestTransfers, best_transfers, least_budget
 
 __all__ = [
@@ -26,6 +27,9 @@ __all__ = [
     "BestTransfers",
     "Certificate",
     "Coverage",
+    "Market",
+    "MarketSolver",
+    "MarketValues",
     "Premises",
     "Stability",
     "align",
@@ -35,6 +39,7 @@ __all__ = [
     "coverage",
     "default_tolerance",
     "least_budget",
+    "market",
     "premises",
     "stability",
     "worst_case",

@@ -71,14 +71,14 @@ def by_agent(
 ) -> Float[np.ndarray, "K *batch XA n A"]:
     """The distributions over actions, with ties in favour of each agent in turn. weigh: as in `weighed`; by default x_B
     is revealed."""
-    mass, own_user, agents = (np.asarray(x) for x in game)
+    mass, own_user, agents, _ = (np.asarray(x) for x in game)
     totals, ahead = weighed(weigh, own_user)
     sent = weigh(mass[..., None])[..., 0]
     return np.stack([respond(user, totals, sent, ahead, *weighed(weigh, own)) for own in np.moveaxis(agents, -4, 0)])
 
 
 class SelectionTable(NamedTuple):
-    """values: V [..., J] of the user under each scheme j; payoffs: O [..., K, J] of agent i under scheme j."""
+    """values: V [..., J], what the user gets under each scheme j; payoffs: O [..., K, J] of agent i under scheme j."""
 
     values: Float[np.ndarray, "*batch J"]
     payoffs: Float[np.ndarray, "*batch K J"]
@@ -94,7 +94,7 @@ def selection_table(
 
     favoured: the payoffs of the agent in whose favour ties may be broken under scheme j; None: agent j's.
     """
-    mass, own_user, agents = (np.asarray(x) for x in game)
+    mass, own_user, agents, welfare = (np.asarray(x) for x in game)
     totals, ahead = weighed(lambda x: np.einsum("...jbm,...xbn->...jxmn", schemes, x), own_user)  # Under scheme j.
     own, own_ahead = weighed(
         lambda x: np.einsum("...jbm,...jxbn->...jxmn", schemes, x), agents if favoured is None else favoured
@@ -104,7 +104,7 @@ def selection_table(
     induced = np.einsum("...jbm,...jxma->...jxba", schemes, response)  # The distribution over actions.
     XA, XB, A = own_user.shape[-3:]
     flat = induced.reshape(*induced.shape[:-3], XA * XB * A)
-    values = (flat @ own_user.reshape(*own_user.shape[:-3], XA * XB * A, 1))[..., 0]
+    values = (flat @ welfare.reshape(*welfare.shape[:-3], XA * XB * A, 1))[..., 0]
     payoffs = agents.reshape(*agents.shape[:-3], XA * XB * A) @ flat.swapaxes(-1, -2)
     return SelectionTable(values, payoffs)
 
@@ -123,7 +123,7 @@ def pooled_payoffs(
     game: ReducedGame, schemes: Float[np.ndarray, "*batch K XB M"], user: AbstractUser
 ) -> tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch K"]]:
     """User value and agents' payoffs when the user sees every message, in one game or in a batch of games."""
-    mass, own_user, agents = (np.asarray(x) for x in game)
+    mass, own_user, agents, welfare = (np.asarray(x) for x in game)
     weights = np.ones((*schemes.shape[:-3], 1, schemes.shape[-2]))
     for scheme in np.moveaxis(schemes, -3, 0):
         joint = scheme.swapaxes(-1, -2)[..., :, None, :] * weights[..., None, :, :]
@@ -136,7 +136,7 @@ def pooled_payoffs(
     sent = weigh(mass[..., None])[..., 0]
     each = [weighed(weigh, own) for own in np.moveaxis(agents, -4, 0)]
     responses = [respond(user, totals, sent, ahead, *own) for own in (each if user.favours else each[:1])]
-    value = (responses[0] * totals).sum((-3, -2, -1))
+    value = (responses[0] * weigh(welfare)).sum((-3, -2, -1))
     responses = responses if user.favours else responses * len(each)
     paid = [(response * own).sum((-3, -2, -1)) for response, (own, _) in zip(responses, each, strict=True)]
     return np.asarray(value), np.stack(paid, -1)

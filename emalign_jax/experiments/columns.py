@@ -90,6 +90,12 @@ CELL = Column("cell", "text", "key of the cell of the grid: a digest of its spec
 GAMES = (
     *SIZES, *CERTIFICATE, *FOUND,
     Column("best_monopolist", "number", "user value with the one agent alone who is best for the user", "utility"),
+    Column("average_monopolist", "number", "mean user value with each agent alone", "utility"),
+    Column("aligned", "number", "user value with one agent alone whose utility is the user's", "utility"),
+    Column("single_agents_certified", "flag", "each agent alone, and the aligned one, is proved to play a best "
+           "response within the tolerance; false if that was not asked for"),
+    Column("rational_no_information", "number", "V_none of a rational user of the same game", "utility"),
+    Column("rational_full_information", "number", "V_full of a rational user of the same game", "utility"),
     *WORST,
     Column("best_equilibrium", "number", "the user's value in the best exact equilibrium", "utility"),
     Column("eps", "number", "sup-norm distance of the user's utility from the agents' hull", "utility"),
@@ -102,6 +108,50 @@ GAMES = (
     Column("normalised_eps", "number", "`eps` / (V_full - V_none)", "share", "eps"),
     Column("normalised_coverage_slack", "number", "`coverage_slack` / (V_full - V_none)", "share", "coverage slack"),
     Column("normalised_weighted_gain", "number", "`weighted_gain` / (V_full - V_none)", "share"),
+)  # fmt: skip
+OBSERVED = (
+    Column("agents", "whole", "number of agents K", json="K"),
+    Column("game", "text", "index of the game in the batch", json="game"),
+    Column("user_value", "number", "the user's value V with the mean schemes", "utility", json="user"),
+    Column("user_interval", "numbers", "its credible limits", "utility", json="user_interval"),
+    Column("no_information", "number", "V_none", "utility", json="no_information"),
+    Column("full_information", "number", "V_full", "utility", json="full_information"),
+    Column("loss", "number", "V_full - V: what the user loses", "utility", json="loss"),
+    Column("loss_interval", "numbers", "its credible limits", "utility", json="loss_interval"),
+    Column("guarantee", "number", "the least user value of any distribution that pays every agent as much", "utility",
+           json="guarantee"),
+    Column("equilibrium", "number", "the user's value in the equilibrium that is found from the mean schemes",
+           "utility", json="equilibrium"),
+    Column("equilibrium_result", "text", "what is proved of it: a name of `em.Result`", json="equilibrium_result"),
+    Column("calls", "numbers", "messages that were counted of each agent", json="calls"),
+    Column("unseen_states", "numbers", "values of x_B in which nothing was counted of each agent",
+           json="unseen_states"),
+    Column("agent_payoffs", "numbers", "each agent's payoff", "utility", json="agents"),
+    Column("best_response", "numbers", "the value of each agent's best response: no less is possible", "utility",
+           json="best_response"),
+    Column("best_response_upper", "numbers", "and no more", "utility", json="best_response_upper"),
+    Column("gain_low", "numbers", "the deviation gain, lower credible limit", "utility", json="gain_low"),
+    Column("gain_high", "numbers", "upper credible limit; infinite (JSON: null) if none is proved", "utility",
+           json="gain_high"),
+    Column("relative_gain", "numbers", "the gain from the mean schemes as a share of the payoff range", "payoff range",
+           json="relative_gain"),
+    Column("relative_gain_low", "numbers", "its lower credible limit", "payoff range", json="relative_gain_low"),
+    Column("relative_gain_high", "numbers", "its upper credible limit", "payoff range", json="relative_gain_high"),
+    Column("user_after", "numbers", "the user's value if this agent alone turns to its best response", "utility",
+           json="user_after"),
+    Column("result", "text", "what is proved of the mean schemes: a name of `em.Result`", json="code"),
+    Column("message", "text", "`result` as a sentence", json="result"),
+)  # fmt: skip
+TRAJECTORIES = (
+    *SIZES[:4],
+    Column("step", "whole", "number of the profile in its search"),
+    Column("move", "text", "how it came about: a name of `em.Move`; the last is the profile that is returned"),
+    Column("user_value", "number", "the user's expected utility V", "utility"),
+    Column("normalised_value", "number", "(V - V_none) / (V_full - V_none)", "share"),
+    Column("holder", "whole", "the agent that the user picks; -1 where all are heard"),
+    Column("agent_payoffs", "numbers", "each agent's payoff", "utility"),
+    Column("relative_gain", "numbers", "each agent's deviation gain (a lower bound); NaN where it was not checked",
+           "payoff range"),
 )  # fmt: skip
 TUNE = (
     Column("game", "whole", "number of the game"),
@@ -120,17 +170,49 @@ TUNE = (
     ),
 )
 
+MARKETS = (
+    Column("resample", "whole", "0: the table itself; 1, 2, ...: resamples of its prompts"),
+    Column("kind", "text", "`all` agents, a random `subset` of them, or all and one that is `entering`"),
+    Column("agents", "whole", "number of agents n", label="n"),
+    Column("draw", "whole", "number of the random subset"),
+    Column("entering", "text", "the agent that enters", label="agent"),
+    Column("none", "number", "V_none: the user's value without any agent", "utility"),
+    Column("full", "number", "V_full: the user's value of all that the agents know", "utility"),
+    Column("best_monopolist", "number", "the user's value with the best single agent", "utility"),
+    Column("worst", "number", "the user's value in the worst exact equilibrium", "utility", "worst equilibrium"),
+    Column("best", "number", "the user's value in the best exact equilibrium", "utility", "best equilibrium"),
+    Column("guarantee", "number", "no equilibrium is worth less", "utility", "guarantee"),
+    Column("slack", "number", "no equilibrium falls short of V_full by more, by weights of agents alone", "utility",
+           "coverage slack"),
+    Column("hull_error", "number", "RMS error of weighted agents on prompts held out; of all agents the mean over "
+           "splits", "utility", "hull error"),
+    Column("no_agent_error", "number", "the same without any agent", "utility", "no agent"),
+    Column("eps", "number", "sup-norm distance of the user's utility from the hull of all agents", "utility", "eps"),
+    Column("transfers", "number", "least budget of transfers that lift the guarantee to market.target_value"),
+    Column("worthless", "flag", "information is worth nothing: V_full is V_none"),
+    *(
+        Column(f"normalised_{name}", "number", f"(V - V_none) / (V_full - V_none) of `{name}`", "share")
+        for name in ("best_monopolist", "worst", "best", "guarantee")
+    ),
+    Column("seconds", "number", "seconds of work", "s"),
+)  # fmt: skip
+MARKET_AGENTS = (
+    Column("resample", "whole", "0: the table itself; 1, 2, ...: resamples of its prompts"),
+    Column("agent", "text", "name of the agent", label="agent"),
+    Column("monopoly", "number", "the user's value with this agent alone", "utility", "alone"),
+    Column("without", "number", "the user's value in the worst equilibrium without this agent; of the table itself",
+           "utility", "worst without it"),
+    *(
+        Column(f"normalised_{name}", "number", f"(V - V_none) / (V_full - V_none) of `{name}`", "share")
+        for name in ("monopoly", "without")
+    ),
+)  # fmt: skip
 
-def kinds(columns: Iterable[Column], names: Iterable[str]) -> dict[str, str]:
-    """{name: kind} of some columns, as `parquet.read` takes it."""
+
+def kinds(columns: Iterable[Column], names: Iterable[str] | None = None) -> dict[str, str]:
+    """{name: kind} of some columns, by default of all, as `parquet.read` takes it."""
     known = {column.name: column.kind for column in columns}
-    return {name: known[name] for name in names}
-
-
-def labels(columns: Iterable[Column], names: Iterable[str]) -> dict[str, str]:
-    """{name: label} of some columns."""
-    known = {column.name: column.label for column in columns}
-    return {name: known[name] for name in names}
+    return known if names is None else {name: known[name] for name in names}
 
 
 def table(columns: Sequence[Column], values: dict) -> pd.DataFrame:
@@ -150,7 +232,11 @@ def arrow(columns: Iterable[Column], rows: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(rows, schema, preserve_index=False)
 
 
-def json_entries(schema: Sequence[Column], rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The entry of each row in the JSON document."""
+def json_entries(
+    schema: Sequence[Column], rows: Iterable[dict[str, Any]], names: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The entry of each row in the JSON document; names: of the agents, of which games of K agents have the first K."""
     keys = {column.name: column.json for column in schema if column.json}
-    return ({key: row[name] for name, key in keys.items()} for row in rows)
+    for row in rows:
+        entry = {key: row[name] for name, key in keys.items()}
+        yield entry | ({"agent_names": list(names[: len(row["agent_payoffs"])])} if names else {})

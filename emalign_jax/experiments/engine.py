@@ -115,7 +115,12 @@ def run(
 
 
 def _spread(compute, tasks, keep, executors: Executors, tell) -> None:
-    function, terms = pickle.dumps(compute), _terms()
+    import jax
+
+    now: Any = jax.config
+    cache = now.jax_enable_compilation_cache
+    function = pickle.dumps(compute)
+    terms = _Terms(_process, versions(), now.jax_enable_x64, cache, plugins.sources())
     waiting = [(0, number) for number in range(len(tasks))]  # a heap: those that were lost least come first
     flying: dict[Future, _Flight] = {}
     done, told = 0, None
@@ -149,12 +154,15 @@ def _spread(compute, tasks, keep, executors: Executors, tell) -> None:
                     raise result.error from _AtWorker(result.text)
                 keep(tasks[flight.number], result)
                 del result, future
-                done += 1
+                done, told = done + 1, (done + 1, workers)
                 tell(done, len(tasks), workers)
-                told = done, workers
             for flight, error in lost:
                 if flight.losses >= RETRIES:
-                    raise OSError(_in_vain(tasks[flight.number], error))
+                    raise OSError(
+                        f"{tasks[flight.number].name}: its worker was lost {RETRIES + 1} times "
+                        f"({type(error).__name__}), as happens if memory runs out; what is done is kept: give workers "
+                        "more memory, or make blocks smaller, and the same command goes on"
+                    )
                 heapq.heappush(waiting, (flight.losses + 1, flight.number))
                 executors.drop(flight.executor)
     except BaseException:
@@ -177,13 +185,6 @@ def _most(workers: int | None, losses: int) -> int:
     return 1 if losses >= RETRIES else max(1, most >> 2 * losses)
 
 
-def _in_vain(task: Task, error: BaseException) -> str:
-    return (
-        f"{task.name}: its worker was lost {RETRIES + 1} times ({type(error).__name__}), as happens if memory runs "
-        "out; what is done is kept: give workers more memory, or make blocks smaller, and the same command goes on"
-    )
-
-
 def versions() -> dict[str, str]:
     """What must be the same at client and workers for the same results: {package: version}."""
     return {"emalign-jax": VERSION} | {name: version(name) for name in ("jax", "jaxlib", "numpy")}
@@ -197,13 +198,6 @@ def check_versions(expected: dict[str, str]) -> None:
                 f"--cluster: the worker on {platform.node()} has {name} {ours}, this command has {theirs}; install the "
                 "same versions for both"
             )
-
-
-def _terms() -> _Terms:
-    import jax
-
-    config: Any = jax.config
-    return _Terms(_process, versions(), config.jax_enable_x64, config.jax_enable_compilation_cache, plugins.sources())
 
 
 def _call(compute: bytes, terms: _Terms, arguments: tuple) -> Any:

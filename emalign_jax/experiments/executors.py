@@ -24,6 +24,7 @@ TIMEOUT = 10.0  # seconds in which a scheduler must answer
 PAUSES = (5.0, 15.0, 60.0)  # seconds before each try to find again a scheduler that was lost
 IDLE = 300.0  # seconds after which a process without work ends
 WORKERS_A_CORE = 4  # at most, on this machine
+LOGGERS = ("distributed", "distributed.client", "tornado.application")  # are silent: what goes wrong is raised
 LOOK = 1.0  # seconds between questions to the scheduler
 
 
@@ -67,32 +68,10 @@ def chosen(workers: int, cluster: str | None) -> contextlib.AbstractContextManag
         raise ValueError(f"--workers: expected at least 1 and at most {most}, {WORKERS_A_CORE} a core, got {workers}")
     if cluster and workers != 1:
         raise ValueError("--workers, --cluster: a cluster has its own workers; give one of the two")
-    return _Cluster(cluster) if cluster else contextlib.nullcontext(None) if workers == 1 else _Local(workers)
+    return Cluster(cluster) if cluster else contextlib.nullcontext(None) if workers == 1 else Local(workers)
 
 
-def local(workers: int) -> Executors:
-    """So many processes on this machine, which share its cores: each uses cores / workers threads, at least one.
-
-    Raises `ValueError` for less than one.
-
-    >>> with local(4) as executors:
-    ...     engine.run(compute, tasks, keep, executors=executors)  # doctest: +SKIP
-    """
-    return _Local(integer("workers", workers, 1))
-
-
-def cluster(address: str) -> Executors:
-    """The workers of a Dask scheduler, found at an address such as tcp://HOST:8786, tls://HOST:8786, or through the
-    file that `dask scheduler --scheduler-file` writes.
-
-    If workers declare a resource GPU, each task takes one. What tls:// needs is configured as Dask says.
-
-    Raises `ValueError` if Dask is not installed, and when it is entered if no scheduler answers in `TIMEOUT` seconds.
-    """
-    return _Cluster(address)
-
-
-def given(executor: Executor, workers: int | None = None) -> Executors:
+class Given(Executors):
     """An executor of one's own, which is neither replaced if it breaks nor shut down in the end.
 
     workers: how many tasks it computes at once; None: what it says itself, if it does.
@@ -100,14 +79,12 @@ def given(executor: Executor, workers: int | None = None) -> Executors:
     >>> with ThreadPoolExecutor(2) as pool:
     ...     engine.run(compute, tasks, keep, executors=given(pool))  # doctest: +SKIP
     """
-    return _Given(executor, getattr(executor, "_max_workers", None) if workers is None else workers)
 
-
-class _Given(Executors):
     lost = (BrokenExecutor, CancelledError)
 
-    def __init__(self, executor: Executor, workers: int | None):
-        self._executor, self._workers = executor, workers
+    def __init__(self, executor: Executor, workers: int | None = None):
+        self._executor = executor
+        self._workers = getattr(executor, "_max_workers", None) if workers is None else workers
 
     def executor(self) -> Executor:
         return self._executor
@@ -122,9 +99,17 @@ class _Given(Executors):
         )
 
 
-class _Local(Executors):
+class Local(Executors):
+    """So many processes on this machine, which share its cores: each uses cores / workers threads, at least one.
+
+    Raises `ValueError` for less than one.
+
+    >>> with local(4) as executors:
+    ...     engine.run(compute, tasks, keep, executors=executors)  # doctest: +SKIP
+    """
+
     def __init__(self, workers: int):
-        self._workers, self._pool = workers, None
+        self._workers, self._pool = integer("workers", workers, 1), None
         self._cleanup = ending.cleanup(self.close)  # also if a signal ends this process
 
     def __enter__(self) -> Executors:
@@ -140,13 +125,8 @@ class _Local(Executors):
 
             # A process that ends when it was idle or large is replaced, and a warning says so, in a thread of loky's.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs")
-            self._pool = ProcessPoolExecutor(
-                self._workers,
-                timeout=IDLE,
-                initializer=_begin,
-                initargs=(os.getpid(),),
-                env=_environment(self._workers),
-            )
+            more: dict[str, Any] = {"initializer": _begin, "initargs": (os.getpid(),)}
+            self._pool = ProcessPoolExecutor(self._workers, timeout=IDLE, env=_environment(self._workers), **more)
         return self._pool
 
     def workers(self) -> int:
@@ -185,17 +165,25 @@ def _environment(workers: int) -> dict[str, str]:
 
 def _begin(client: int) -> None:
     """In each process, first: Ctrl-C is for the client alone, and if the client is killed the process ends too."""
+
+    def end_with_client() -> None:
+        while os.getppid() == client:
+            time.sleep(0.5)
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(client,), daemon=True).start()
+    threading.Thread(target=end_with_client, daemon=True).start()
 
 
-def _end_with(client: int) -> None:
-    while os.getppid() == client:
-        time.sleep(0.5)
-    os._exit(1)
+class Cluster(Executors, Executor):
+    """The workers of a Dask scheduler, found at an address such as tcp://HOST:8786, tls://HOST:8786, or through the
+    file that `dask scheduler --scheduler-file` writes.
 
+    If workers declare a resource GPU, each task takes one. What tls:// needs is configured as Dask says.
 
-class _Cluster(Executors):
+    Raises `ValueError` if Dask is not installed, and when it is entered if no scheduler answers in `TIMEOUT` seconds.
+    """
+
     def __init__(self, address: str):
         try:
             from distributed import KilledWorker
@@ -208,20 +196,51 @@ class _Cluster(Executors):
         self._futures: weakref.WeakSet = weakref.WeakSet()  # of Dask, that are not through
 
     def __enter__(self) -> Executors:
-        self._levels = _silence()
+        self._levels = {logger: logger.level for logger in map(logging.getLogger, LOGGERS)}
+        for logger in self._levels:
+            logger.setLevel(logging.CRITICAL + 1)
         try:
             self._client = self._connect()
         except Exception as error:  # Dask raises many types for addresses that are none.
-            self._restore()
-            raise ValueError(self._unreachable(error)) from None
+            self.close()
+            why = f"no scheduler answers there within {TIMEOUT:g} s; start one with `dask scheduler`"
+            if not isinstance(error, OSError):
+                words = shortened(error, 200)
+                why = f"expected an address such as tcp://HOST:8786 of a Dask scheduler, or its file ({words})"
+            raise ValueError(f"--cluster: {self._address}: {why}") from None
         return self
 
     def executor(self) -> Executor:
         while self._client.status == "connecting":  # Dask itself tries again, for as long as the timeout.
             time.sleep(0.1)
-        if self._client.status != "running":
-            self._client = self._connect_again()
-        return _Submitting(self._client, self._wants, self._futures)
+        if self._client.status == "running":
+            return self
+        for pause in PAUSES:
+            time.sleep(pause)
+            with contextlib.suppress(OSError):
+                self._client = self._connect()
+                return self
+        raise OSError(
+            f"--cluster: the scheduler at {self._address} is lost; what is done is kept: start a scheduler and "
+            "workers, and the same command goes on"
+        )
+
+    def submit(self, fn, /, *args, **kwargs) -> Future:
+        """Dask's own executor leaves a task pending for ever if the connection is lost while the result is on its
+        way."""
+        told: Future = Future()
+
+        def pass_on(done: Any) -> None:
+            if told.set_running_or_notify_cancel():
+                try:
+                    told.set_result(done.result())
+                except BaseException as error:
+                    told.set_exception(error)
+
+        asked = self._client.submit(fn, *args, **kwargs, pure=False, **self._wants)
+        self._futures.add(asked)
+        asked.add_done_callback(pass_on)
+        return told
 
     def workers(self) -> int:
         if time.monotonic() - self._looked >= LOOK and self._client.status == "running":
@@ -239,9 +258,10 @@ class _Cluster(Executors):
 
     def close(self) -> None:
         self.stop()
-        with contextlib.suppress(Exception):  # of a connection that is lost
+        with contextlib.suppress(Exception):  # of a connection that is lost, or was never made
             self._client.close(timeout=TIMEOUT)
-        self._restore()
+        for logger, level in self._levels.items():
+            logger.setLevel(level)
 
     def _connect(self) -> Any:
         from distributed import Client
@@ -263,55 +283,5 @@ class _Cluster(Executors):
             warnings.simplefilter("ignore")  # of versions; those that matter are compared for each task
             return ClosedIfNotStarted(address, timeout=TIMEOUT, set_as_default=False)
 
-    def _connect_again(self) -> Any:
-        for pause in PAUSES:
-            time.sleep(pause)
-            with contextlib.suppress(OSError):
-                return self._connect()
-        raise OSError(
-            f"--cluster: the scheduler at {self._address} is lost; what is done is kept: start a scheduler and "
-            "workers, and the same command goes on"
-        )
 
-    def _unreachable(self, error: Exception) -> str:
-        why = f"no scheduler answers there within {TIMEOUT:g} s; start one with `dask scheduler`"
-        if not isinstance(error, OSError):
-            words = shortened(error, 200)
-            why = f"expected an address such as tcp://HOST:8786 of a Dask scheduler, or its file ({words})"
-        return f"--cluster: {self._address}: {why}"
-
-    def _restore(self) -> None:
-        for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-class _Submitting(Executor):
-    """Submits to a Dask client. Its own `get_executor` leaves a task pending for ever if the connection is lost while
-    the result is on its way."""
-
-    def __init__(self, client: Any, wants: dict[str, Any], futures: weakref.WeakSet):
-        self._client, self._wants, self._futures = client, wants, futures
-
-    def submit(self, fn, /, *args, **kwargs) -> Future:
-        told: Future = Future()
-        asked = self._client.submit(fn, *args, **kwargs, pure=False, **self._wants)
-        self._futures.add(asked)
-        asked.add_done_callback(lambda done: _pass_on(done, told))
-        return told
-
-
-def _pass_on(done: Any, told: Future) -> None:
-    if told.set_running_or_notify_cancel():
-        try:
-            told.set_result(done.result())
-        except BaseException as error:
-            told.set_exception(error)
-
-
-def _silence() -> dict[str, int]:
-    """Let Dask log nothing: what goes wrong is raised. Returns the levels before."""
-    loggers = {name: logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")}
-    levels = {name: logger.level for name, logger in loggers.items()}
-    for logger in loggers.values():
-        logger.setLevel(logging.CRITICAL + 1)
-    return levels
+local, cluster, given = Local, Cluster, Given

@@ -23,9 +23,7 @@ def read(path: Path, kinds: tuple[str, ...] = ()) -> dict[str, Any]:
 
     Raises `ValueError`, or `FileNotFoundError`, in one line that names the file and the field.
     """
-    check_input(path, "a manifest")
-    if path.stat().st_size > LONGEST:
-        raise ValueError(f"{path}: expected a manifest of at most {LONGEST} bytes, got {path.stat().st_size}")
+    check_input(path, "a manifest", LONGEST)
     try:
         found = json.loads(path.read_bytes())
     except RecursionError:
@@ -44,7 +42,7 @@ def read(path: Path, kinds: tuple[str, ...] = ()) -> dict[str, Any]:
         if found[name] not in words:
             raise ValueError(f"{path}: {name}: expected {' or '.join(map(str, words))}, got {shown(found[name])}")
     for name in found["files"]:
-        if not (isinstance(name, str) and _is_name(name)):
+        if not (isinstance(name, str) and Path(name).name == name not in ("", "..", MANIFEST) and "\0" not in name):
             raise ValueError(f"{path}: files: expected names of files in the directory, got {shown(name)}")
     if kinds and found["kind"] not in kinds:
         raise ValueError(f"{path}: kind: expected {' or '.join(kinds)}, got {shown(found['kind'])}")
@@ -57,7 +55,3 @@ def number(path: Path, entries: dict[str, Any], name: str, default: float | None
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1000):
         return None if value is None else float(value)
     raise ValueError(f"{path}: {name}: expected a finite number, got {shown(value)}")
-
-
-def _is_name(name: str) -> bool:
-    return Path(name).name == name and name not in ("", "..", MANIFEST) and "\0" not in name

@@ -15,29 +15,17 @@ from typing import Any, NamedTuple
 from pydantic.fields import FieldInfo
 
 from emalign_jax.exact import default_tolerance
+from emalign_jax.experiments import specification as spec
 from emalign_jax.experiments import toml
-from emalign_jax.experiments.modules import COMMON, kind_of_user, make_protocol, make_user, takes
-from emalign_jax.experiments.specification import (
-    Flat,
-    Specification,
-    by_key,
-    fields,
-    flat,
-    given_keys,
-    make,
-    nearest,
-    validated,
-)
+from emalign_jax.experiments.modules import COMMON, SHARED_PARAMETERS, kind_of_user, make_protocol, make_user
+from emalign_jax.experiments.specification import BUILT_IN_PROTOCOLS, TOP, Flat, Specification, placed
 from emalign_jax.games.families import FAMILIES, all_knobs
-from emalign_jax.internal.arguments import MOST, shortened, shown
 from emalign_jax.protocols.base import PROTOCOLS
 from emalign_jax.users.base import USERS
 
 MOST_CELLS = 10_000
-TOP = ("title", "block")
 NAMES = ("games.family", "protocol.kind", "user.kind", "user.precision")  # keys that say which classes are meant
 SHARED_KNOBS = ("noise", "bias", "alignment")  # taken with any family, as in `random_games`
-BLOCK = FieldInfo(annotation=int, default=None, ge=1, le=MOST)
 
 
 class Cell(NamedTuple):
@@ -94,27 +82,20 @@ class Plan:
 
     def _cell(self, values: Flat) -> Cell:
         own = {name: values[name] for name in values if name in self.given and _taker(name, values)[1]}
-        try:
-            if self.counts is not None:
-                own["games.count"] = self.counts[values["games.agents"]]
-            made = _resolved(make(Specification, own))
-        except ValueError as error:
-            raise ValueError(self.located(by_key(str(error)), values)) from None
-        plain = {name: toml.plain_value(x) for name, x in flat(made).items()}
+        if self.counts is not None:
+            own["games.count"] = self.counts[values["games.agents"]]
+        with placed(*self.place(values)):
+            made = _resolved(spec.make(Specification, own))
+        plain = {name: toml.plain_value(x) for name, x in spec.flat(made).items()}
         plain["games.file"] = None  # What it holds counts, which games.digest says, not where it lies.
         text = json.dumps(plain, sort_keys=True, allow_nan=False)
-        return Cell(
-            hashlib.sha256(text.encode()).hexdigest()[:16], made, values, made.model_dump_json(exclude_unset=True)
-        )
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Cell(key, made, values, made.model_dump_json(exclude_unset=True))
 
     def place(self, values: Flat) -> tuple[str, str]:
         """What an error message about a point of the grid begins and ends with: the file, and the point."""
         at = ", ".join(f"{name} = {values[name]}" for name in self.axes)
         return _where(self.path), f" (at {at})" if at else ""
-
-    def located(self, message: str, values: Flat) -> str:
-        """The message between these."""
-        return message.join(self.place(values))
 
     def refuse_unused(self) -> None:
         """Raise `ValueError` for a key that no class of the grid takes, or an axis that not all take."""
@@ -132,7 +113,7 @@ class Plan:
         """Those in effect, ascending: of each cell what was given, else the default of its protocol and user."""
         try:
             known = {cell.specification.solver.tolerance for cell in self.cells()}
-        except ValueError:  # A manifest may name classes of a plugin.
+        except (ValueError, KeyError):  # A manifest may name classes of a plugin.
             known = set(self.grid["solver.tolerance"])
         return tuple(sorted(number for number in known if number is not None))
 
@@ -156,11 +137,12 @@ def _taker(name: str, values: Flat) -> tuple[str, bool]:
     """The class that a point of the grid names in the section of the key, and whether it takes the key."""
     part, _, key = name.partition(".")
     if part == "protocol" and key not in COMMON:
-        return values["protocol.kind"], key in takes(PROTOCOLS, values["protocol.kind"])
+        kind = values["protocol.kind"]
+        return kind, key in (SHARED_PARAMETERS if kind in BUILT_IN_PROTOCOLS else PROTOCOLS.parameters(kind))
     if part == "user" and key not in COMMON:
         kind = kind_of_user(values["user.kind"], values["user.precision"])
         meant = key == "precision" and values["user.kind"] is None
-        return kind, meant or key in takes(USERS, kind)
+        return kind, meant or key in USERS.parameters(kind)
     if part == "games" and key in all_knobs() and key not in SHARED_KNOBS:
         return values["games.family"], key in FAMILIES[values["games.family"]].knobs()
     return "", True
@@ -191,7 +173,7 @@ def plan(given: Flat, path: str, changes: Flat | None = None, **more: Any) -> Pl
     path: what messages call what is given; changes: other values of some keys, from options and `--set`
     Raises `ValueError` that names the file, or the option, the key and the rule.
     """
-    found = given_keys(((_where(path), given), ("", changes or {})), TOP, fields(), _values)
+    found = spec.given_keys(((_where(path), given), ("", changes or {})), (*TOP,), spec.fields(), _values)
     made = _grid(found, path, **more)
     for name, rule in (("games.file", "expected the name of one file"), ("games.digest", "is computed; leave it out")):
         if made.counts is None and made.grid[name] != (None,):
@@ -205,37 +187,26 @@ def _grid(found: Flat, path: str, **more: Any) -> Plan:
 
     Section by section, further keys last, by name: however a file is written, its axes are in one order.
     """
-    known = fields()
+    known = spec.fields()
     grid: dict[str, tuple] = {name: (info.get_default(call_default_factory=True),) for name, info in known.items()}
     given = {name: values for name, values in found.items() if name not in TOP}
     sections = list(dict.fromkeys(name.rpartition(".")[0] for name in known))
-    place = {name: n for n, name in enumerate(known)}
+    place = dict(zip(known, range(len(known)), strict=True))
     order = sorted(grid | given, key=lambda x: (sections.index(x.rpartition(".")[0]), place.get(x, len(known)), x))
-    grid = {name: (grid | given)[name] for name in order}
-    title = found.get("title", Path(path).stem)
-    if not isinstance(title, str):
-        raise ValueError(f"{_where(path)}title: expected text in quotes, got {shown(title)}")
-    block = None if found.get("block") is None else _block(found["block"], _where(path))
+    grid = {name: given.get(name, grid.get(name, ())) for name in order}
     count = math.prod(map(len, grid.values()))
     if count > MOST_CELLS:
         axes = " x ".join(f"{name} ({len(values)})" for name, values in grid.items() if len(values) > 1)
         raise ValueError(f"{_where(path)}{axes}: expected at most {MOST_CELLS} cells, got {count}")
-    return Plan(path, title, block, grid, frozenset(given), **more)
+    return Plan(path, found.get("title", Path(path).stem), found.get("block"), grid, frozenset(given), **more)
 
 
-def _block(value: Any, where: str) -> int:
-    try:
-        return validated("block", value, BLOCK)
-    except ValueError as error:
-        raise ValueError(f"{where}{error}") from None
-
-
-def _values(name: str, value: Any, info: FieldInfo | None, any_name: bool = False) -> tuple:
+def _values(name: str, value: Any, info: FieldInfo | None, any_name: bool) -> tuple:
     """The values of a key, one or those of an axis."""
     several = value if isinstance(value, list) else [value]
     if not several:
         raise ValueError(f"{name}: expected a value or a list of some, got an empty list")
-    values = tuple(validated(name, x, info, any_name) for x in several)
+    values = tuple(spec.validated(name, x, info, any_name) for x in several)
     if len(values) > 1 and None in values:  # which JSON has and TOML has not
         raise ValueError(f"{name}: expected values, got {reprlib.repr(several)}")
     if len(set(values)) < len(values):
@@ -245,17 +216,8 @@ def _values(name: str, value: Any, info: FieldInfo | None, any_name: bool = Fals
 
 def from_manifest(plain: dict[str, Any], path: str) -> Plan:
     """The plan whose `plain` form a manifest holds. What a plugin defined need not be known."""
-    known, found = fields(), {}
-    for name, value in plain.items():
-        if name == "plugins" or value is None:
-            continue
-        if name not in (*TOP, *known) and not name.startswith(("games.", "protocol.", "user.")):
-            raise ValueError(f"{path}: {shortened(name)}: no such key; {nearest(name, known)}")
-        try:
-            found[name] = value if name in TOP else _values(name, value, known.get(name), any_name=True)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    return _grid(found, path)
+    given = {name: value for name, value in plain.items() if name != "plugins" and value is not None}
+    return _grid(spec.given_keys([(f"{path}: ", given)], (*TOP,), spec.fields(), _values, True), path)
 
 
 def document(config: str) -> Flat:
@@ -263,14 +225,9 @@ def document(config: str) -> Flat:
 
     Raises `ValueError`, or `FileNotFoundError`, in one line that names the file, the key and what would be right.
     """
-    return toml.flatten(toml.document(toml.text_of(config), config), config, tuple(fields()))
-
-
-def read(config: str, changes: Flat | None = None, **more: Any) -> Plan:
-    """The plan of a file, or of a shipped one. Raises as `document` and `plan`."""
-    return plan(document(config), config, changes, **more)
+    return toml.document(toml.text_of(config), config, spec.fields())
 
 
 def parse(text: str, path: str, changes: Flat | None = None, **more: Any) -> Plan:
     """A plan from TOML text; `path` is what messages call it."""
-    return plan(toml.flatten(toml.document(text, path), path, tuple(fields())), path, changes, **more)
+    return plan(toml.document(text, path, spec.fields()), path, changes, **more)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import jax.monitoring
 from tqdm import tqdm
 
 SLOWEST = 3  # stages that the summary names
@@ -15,90 +16,89 @@ COMPILATION = "/jax/core/compile/"  # begins the names of jax's events: tracing,
 
 
 class ProgressBar:
-    """A bar with the time left; one bar, renamed and refilled stage by stage."""
+    """A bar with the time left; one bar, renamed and refilled stage by stage: bar(stage, done, total)."""
 
     def __init__(self, unit: str = "game", quiet: bool = False) -> None:
         self._unit, self._hidden = unit, quiet or not sys.stderr.isatty()
         self._bar: tqdm | None = None
         self._what = ""
 
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        return self._tell
+    def __enter__(self):
+        return self
 
     def __exit__(self, *_) -> None:
         if self._bar is not None:
             self._bar.close()
 
-    def _tell(self, what: str, done: int, total: int) -> None:
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._bar is not None and what != self._what:
+            self._bar.reset(total)
+        self._what = what
+        self._show(what, done, total)
+
+    def counter(self, what: str, total: int) -> Callable[[int], None]:
+        """What is called with how much has been done since it was called last."""
+        done = 0
+
+        def tell(more: int) -> None:
+            nonlocal done
+            done += more
+            self(what, done, total)
+
+        return tell
+
+    def _show(self, words: str, done: int, total: int, more: str = "") -> None:
         if self._hidden:
             return
-        if self._bar is None:
-            self._bar = tqdm(total=total, file=sys.stderr, leave=False, unit=self._unit, dynamic_ncols=True)
-        if what != self._what:
-            self._what = what
-            self._bar.set_description(what, refresh=False)
-            self._bar.reset(total)
+        if self._bar is None:  # What was there took no time, and says nothing about the time left.
+            look: dict[str, Any] = {"unit": self._unit, "leave": False, "dynamic_ncols": True}
+            self._bar = tqdm(total=total, initial=done, file=sys.stderr, **look)
+        self._bar.set_description(words, refresh=False)
+        self._bar.set_postfix_str(more, refresh=False)
         self._bar.update(done - self._bar.n)
 
 
-class GridProgress:
-    """The line of a search or sweep: games done, how many of them are certified, the time left, the processes."""
+class GridProgress(ProgressBar):
+    """The line of a search or sweep: games done, how many of them are certified, the time left, the processes.
+
+    Called with an `experiments.grid.run.Progress`.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
-        self._hidden = quiet or not sys.stderr.isatty()
-        self._bar: tqdm | None = None
-        self._stage, self._since = "", time.perf_counter()
+        super().__init__(quiet=quiet)
+        self._since = time.perf_counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
-    def __enter__(self) -> GridProgress:
-        import jax.monitoring
-
+    def __enter__(self):
         jax.monitoring.register_event_duration_secs_listener(self._compiled)
         return self
 
     def __exit__(self, *_) -> None:
-        import jax.monitoring
-
         jax.monitoring.unregister_event_duration_listener(self._compiled)
         self._enter("")
-        if self._bar is not None:
-            self._bar.close()
+        super().__exit__()
 
     def __call__(self, progress: Any) -> None:
-        """progress: an `experiments.grid.run.Progress`."""
         self._enter(progress.stage)
-        if self._hidden:
-            return
-        if self._bar is None:  # What was there took no time, and says nothing about the time left.
-            look: dict[str, Any] = {"unit": "game", "leave": False, "dynamic_ncols": True}
-            self._bar = tqdm(total=progress.total, initial=progress.done, file=sys.stderr, **look)
         workers = "" if progress.workers in (None, 1) else f"{progress.workers} workers"
-        self._bar.set_description(f"{progress.cell} {progress.stage}".strip() or workers, refresh=False)
-        if progress.certified:
-            self._bar.set_postfix_str(f"{progress.certified} certified", refresh=False)
-        self._bar.update(progress.done - self._bar.n)
-
-    def warn(self, sentence: str) -> None:
-        tqdm.write(f"emalign: {sentence}", file=sys.stderr)
+        certified = f"{progress.certified} certified" if progress.certified else ""
+        self._show(f"{progress.cell} {progress.stage}".strip() or workers, progress.done, progress.total, certified)
 
     def slowest(self) -> str:
         """ "compilation 4.1 s, check 2.0 s": where most of the time of this process went, "" where that is unknown."""
-        most = [
-            (name, spent)
-            for name, spent in sorted(self._seconds.items(), key=lambda one: -one[1])
-            if name and spent >= 0.05
-        ]
-        return ", ".join(f"{name} {spent:.1f} s" for name, spent in most[:SLOWEST])
+        spent = sorted(self._seconds.items(), key=lambda one: -one[1])
+        most = [(name, seconds) for name, seconds in spent if name and seconds >= 0.05]
+        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in most[:SLOWEST])
 
     def _enter(self, stage: str) -> None:
         now = time.perf_counter()
-        self._seconds[self._stage] += now - self._since
-        self._stage, self._since = stage, now
+        self._seconds[self._what] += now - self._since
+        self._what, self._since = stage, now
 
     def _compiled(self, event: str, duration_secs: float, **_) -> None:
         if event.startswith(COMPILATION):
             self._seconds["compilation"] += duration_secs
-            self._seconds[self._stage] -= duration_secs
+            self._seconds[self._what] -= duration_secs
 
 
 def tell_fallbacks(count: int, of: int) -> None:

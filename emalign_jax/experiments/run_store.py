@@ -285,11 +285,8 @@ def write_manifest(path: Path, entries: dict[str, Any], status: str, files: tupl
 
 def _check_same(path: Path, found: dict[str, Any], entries: dict[str, Any]) -> None:
     was, now = _identity(found), _identity(entries)
-    differences = [
-        f"{shortened(name)} is {_show(was.get(name))} there and {_show(now.get(name))} now"
-        for name in sorted(was.keys() | now.keys())
-        if was.get(name) != now.get(name)
-    ]
+    pairs = {name: (was.get(name), now.get(name)) for name in sorted(was.keys() | now.keys())}
+    differences = [f"{shortened(x)} is {_show(a)} there and {_show(b)} now" for x, (a, b) in pairs.items() if a != b]
     if differences:
         more = f"; and {len(differences) - LISTED} more" if len(differences) > LISTED else ""
         raise Taken(
@@ -299,9 +296,11 @@ def _check_same(path: Path, found: dict[str, Any], entries: dict[str, Any]) -> N
 
 
 def _identity(entries: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same for the table to be the same. A title may change, and where the games lie: their digest
-    may not."""
-    config = {name: value for name, value in entries["config"].items() if name not in ("title", "games.file")}
+    """What must be the same for the table to be the same. A title may change, and where games or a table lie:
+    their digest may not."""
+    config = {
+        name: value for name, value in entries["config"].items() if name not in ("title", "games.file", "table.file")
+    }
     versions = {f"version of {name}": value for name, value in entries["versions"].items()}
     return config | versions | {"float": entries.get("float")}
 

@@ -6,14 +6,15 @@ Options, TOML keys, `--set`, manifests, the keys of cells and docs/specification
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from emalign_jax.games.families import FAMILIES, all_knobs
@@ -40,6 +41,12 @@ def _not_nan(value: float) -> float:
     return value
 
 
+def _in_quotes(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected text in quotes")
+    return value
+
+
 def _scalar(value: Any) -> Any:
     if not isinstance(value, int | float | str) or (isinstance(value, float) and math.isnan(value)):
         raise ValueError("expected a number, a word, true or false")
@@ -63,6 +70,12 @@ def named(registry: Registry, without: tuple[str, ...] = ()) -> Any:
 Number = Annotated[float, AfterValidator(_not_nan)]
 Scalar = Annotated[Any, AfterValidator(_scalar)]
 S = TypeVar("S", bound="Section")
+
+
+TOP = {  # keys of a file that are not of the specification: the numbers do not depend on them
+    "title": FieldInfo(annotation=Annotated[str, BeforeValidator(_in_quotes)]),
+    "block": FieldInfo(annotation=int, ge=1, le=MOST),
+}
 
 
 def whole(default: int | None, description: str, least: int = 1, most: int = MOST) -> Any:
@@ -151,6 +164,12 @@ class User(Open):
     reply_rule: Literal["plans", "babbling", "truthful", "questions"] = Field(
         default="plans", description="how the user replies in a conversation: as is best (plans), or by a fixed rule"
     )
+    weight: Number = Field(
+        default=1.0, description="how far the user moves from what it believes without messages, from 0; 1: as Bayes"
+    )
+    neglect: Number = Field(
+        default=0.0, description="how far the user's own prior of the outcomes leans to the uniform one, from 0 to 1"
+    )
 
 
 class Solver(Section):
@@ -181,11 +200,17 @@ class Measure(Section):
         default=True, description="check equilibria; without it no gains, certificates or monopoly values"
     )
     monopoly: bool = Field(default=True, description="the user's value with each agent alone")
+    aligned: bool = Field(
+        default=False, description="the user's value with one aligned agent alone, and certificates of single agents"
+    )
     stability: bool = Field(
         default=True, description="the worst and best exact equilibrium, where they can be computed"
     )
     coverage: bool = Field(default=True, description="what no equilibrium falls short of full information by more")
     eps: bool = Field(default=True, description="the distance of the user's utility from the agents' hull")
+    trajectory: bool = Field(
+        default=False, description="what searches met on their way, in trajectories.parquet; takes time and room"
+    )
 
 
 class Specification(Section):
@@ -238,11 +263,6 @@ def flat(specification: Section) -> Flat:
     return found
 
 
-def section(values: Flat, name: str) -> Flat:
-    """{key: value} of one section of {"section.key": value}."""
-    return {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
-
-
 def validated(name: str, value: Any, info: FieldInfo | None, any_name: bool = False) -> Any:
     """`value` as the key takes it. info: of `fields`; None for further keys. Raises `ValueError` that names the key."""
     if isinstance(value, str) and value in ("inf", "-inf") and info is not None and info.annotation is not str:
@@ -256,23 +276,24 @@ def validated(name: str, value: Any, info: FieldInfo | None, any_name: bool = Fa
 
 
 def given_keys(
-    sources: Iterable[tuple[str, Flat]], top: Iterable[str], known: dict[str, FieldInfo], check: Callable[..., Any]
-) -> Flat:
+    sources: Iterable[tuple[str, Flat]], top: tuple[str, ...], known: dict[str, FieldInfo],
+    check: Callable[..., Any] = validated, any_name: bool = False,
+) -> Flat:  # fmt: skip
     """The keys of several sources, of which later ones count, their values checked.
 
-    sources: (what messages begin with, {key: value}); top: keys that are kept as they are; known: of `fields`
-    check:   called with (key, value, its `FieldInfo` or None for further keys); returns the value
+    sources:  (what messages begin with, {key: value}); top: keys of TOP; known: of `fields`
+    check:    called with (key, value, its `FieldInfo` or None for further keys, any_name); returns the value
+    any_name: what a plugin has defined need not be known
     Raises `ValueError` that names the source, the key and the rule.
     """
-    further, found = further_keys(known), {}
+    further, infos, found = further_keys(known), {name: TOP[name] for name in top} | known, {}
     for where, values in sources:
         for name, value in values.items():
-            if name not in (*top, *known, *further):
-                raise ValueError(f"{where}{shortened(name)}: no such key; {nearest(name, [*top, *known, *further])}")
-            try:
-                found[name] = value if name in top else check(name, value, known.get(name))
-            except ValueError as error:
-                raise ValueError(f"{where}{error}") from None
+            free = any_name and name.startswith(("games.", "protocol.", "user."))
+            if not (name in infos or name in further or free):
+                raise ValueError(f"{where}{shortened(name)}: no such key; {nearest(name, [*infos, *further])}")
+            with placed(where, words=str):
+                found[name] = (validated if name in top else check)(name, value, infos.get(name), any_name)
     return found
 
 
@@ -291,7 +312,8 @@ def _rule(error: pydantic.ValidationError, value: Any) -> str:
     words = first["msg"]
     for theirs, ours in WORDS.items():
         words = words.replace(theirs, ours)
-    return words if ", got " in words else f"{shortened(words, 300)}, got {shown(value)}"
+    inside = first["input"] if isinstance(value, list | tuple) and first["loc"] else value
+    return words if ", got " in words else f"{shortened(words, 300)}, got {shown(inside)}"
 
 
 def nearest(name: str, known: Iterable[str], form: str = "{}") -> str:
@@ -323,3 +345,12 @@ def by_key(message: str, known: Iterable[str] | None = None) -> str:
         return message
     named = [keys.get(name, name) for name in found[0][:-2].split(", ")]
     return ", ".join(named) + message[found.end() - 2 :]
+
+
+@contextlib.contextmanager
+def placed(before: str, after: str = "", words: Callable[[str], str] = by_key) -> Iterator[None]:
+    """Let messages of `ValueError`s begin and end with these, with `words` of the message between them."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{before}{words(str(error))}{after}") from None

@@ -7,7 +7,9 @@ import math
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,11 @@ LONGEST = 2**20  # bytes of a config
 TOO_DEEP = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++\s*+\.\s*+){10}""")  # a dotted key, which costs its length squared
 
 
-def shipped(folder: str = "") -> list[str]:
-    """Names of the configs that come with the package, in a folder of `configs`."""
-    return sorted(f.name.removesuffix(".toml") for f in _shipped(folder).iterdir() if f.name.endswith(".toml"))
-
-
-def _shipped(folder: str):
-    return resources.files("emalign_jax.experiments") / "configs" / folder
+def shipped(folder: str = "") -> dict[str, Traversable]:
+    """The configs that come with the package, in a folder of `configs`, by name."""
+    files = (resources.files("emalign_jax.experiments") / "configs" / folder).iterdir()
+    named = {file.name.removesuffix(".toml"): file for file in files if file.name.endswith(".toml")}
+    return dict(sorted(named.items()))
 
 
 def text_of(config: str, folder: str = "") -> str:
@@ -35,35 +35,29 @@ def text_of(config: str, folder: str = "") -> str:
     """
     path, known = Path(config), shipped(folder)
     if config in known and not path.is_file():  # a run may go to a directory of its config's name
-        return (_shipped(folder) / f"{config}.toml").read_text("utf-8")
+        return known[config].read_text("utf-8")
     if not os.path.lexists(path):
         close = difflib.get_close_matches(config, known, 1)
         hint = f"did you mean {close[0]}?" if close else f"shipped configs: {', '.join(known)}"
         raise FileNotFoundError(f"{config}: no such file, and no shipped config of that name; {hint}")
-    check_input(path, "a TOML file")
-    if path.stat().st_size > LONGEST:
-        raise ValueError(f"{config}: expected a TOML file of at most {LONGEST} bytes, got {path.stat().st_size}")
+    check_input(path, "a TOML file", LONGEST)
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{config}: expected a TOML file in UTF-8, byte {error.start + 1} is not") from None
 
 
-def document(text: str, path: str) -> dict[str, Any]:
-    """The TOML text; `path` is what messages call it."""
+def document(text: str, path: str, keys: Iterable[str]) -> Flat:
+    """{"games.family": ...} of TOML text; `path` is what messages call it, keys: those that there are."""
     try:
         if TOO_DEEP.search(text):
             raise RecursionError
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
     except RecursionError:
         raise ValueError(f"{path}: not a config: nested too deeply") from None
     except ValueError as error:
         reason = str(error).replace("at end of document", f"at line {len(text.splitlines())}, where the file ends")
         raise ValueError(f"{path}: not TOML: {shortened(reason, 300)}") from None
-
-
-def flatten(document: dict, path: str, keys: tuple[str, ...]) -> Flat:
-    """{"games.family": ...} of a document with sections."""
     sections = tuple(dict.fromkeys(name.split(".")[0] for name in keys if "." in name))
     found: Flat = {}
     for name, value in document.items():
@@ -79,5 +73,7 @@ def flatten(document: dict, path: str, keys: tuple[str, ...]) -> Flat:
 
 
 def plain_value(value: Any) -> Any:
-    """A value as JSON takes it, which has no infinity."""
+    """A value as JSON gives it back, which has no tuples and no infinity."""
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

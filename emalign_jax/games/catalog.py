@@ -5,25 +5,33 @@ In all games but `what_to_ask` the agents see the outcome (x_B = y) and the user
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from emalign_jax.games.game import Game
+from emalign_jax.games.labels import Labels
 from emalign_jax.internal.arguments import FINITE, SHARE, integer, number
 
 # The prior of `what_to_ask` has 2**bits columns.
 MOST_BITS = 16
 
 
-def _informed(prior, user_utility, agent_utilities) -> Game:
-    """A game in which the agents see y and the user has no features."""
-    return Game(
-        np.diag(np.asarray(prior, float))[None], np.asarray(user_utility, float), np.asarray(agent_utilities, float)
-    )
+def _informed(prior, user_utility, agent_utilities, actions: str, outcomes: str, agents: Sequence[str]) -> Game:
+    """A game in which the agents see y and the user has no features; labels of actions and outcomes between commas."""
+    seen = tuple(outcomes.split(", "))
+    labels = Labels(actions=tuple(actions.split(", ")), outcomes=seen, agents=tuple(agents), agent_features=seen)
+    prior = np.diag(np.asarray(prior, float))[None]
+    return Game(prior, np.asarray(user_utility, float), np.asarray(agent_utilities, float), labels=labels)
+
+
+def _numbered(word: str, count: int) -> list[str]:
+    return [word] if count == 1 else [f"{word} {n + 1}" for n in range(count)]
 
 
 # Actions: acquit, convict. Outcomes: innocent, guilty.
+_TRIAL = "acquit, convict", "innocent, guilty"
 _JUST = np.eye(2)
 _CONVICT = np.array([[0.0, 0.0], [1.0, 1.0]])
 _ACQUIT = 1 - _CONVICT
@@ -36,7 +44,8 @@ def judge(prior: float = 0.3, prosecutors: int = 1) -> Game:
     "Bayesian Persuasion", American Economic Review 101(6), 2011, introduction.
     """
     prior, prosecutors = number("prior", prior, *SHARE), integer("prosecutors", prosecutors, 1)
-    return _informed([1 - prior, prior], _JUST, np.repeat(_CONVICT[None], prosecutors, 0))
+    utilities = np.repeat(_CONVICT[None], prosecutors, 0)
+    return _informed([1 - prior, prior], _JUST, utilities, *_TRIAL, _numbered("prosecutor", prosecutors))
 
 
 def two_prosecutors(prior: float = 0.3) -> Game:
@@ -53,7 +62,7 @@ def prosecutor_against_defender(prior: float = 0.3) -> Game:
     Gentzkow and Kamenica, "Competition in Persuasion", Review of Economic Studies 84(1), 2017.
     """
     prior = number("prior", prior, *SHARE)
-    return _informed([1 - prior, prior], _JUST, [_CONVICT, _ACQUIT])
+    return _informed([1 - prior, prior], _JUST, [_CONVICT, _ACQUIT], *_TRIAL, ["prosecutor", "defender"])
 
 
 def biased_advisers(prior: float = 0.3, bias: float = 1.0) -> Game:
@@ -62,7 +71,8 @@ def biased_advisers(prior: float = 0.3, bias: float = 1.0) -> Game:
     See section 9 of docs/model.md.
     """
     prior, bias = number("prior", prior, *SHARE), number("bias", bias, *FINITE)
-    return _informed([1 - prior, prior], _JUST, [_JUST + bias * _CONVICT, _JUST + bias * _ACQUIT])
+    advisers = [_JUST + bias * _CONVICT, _JUST + bias * _ACQUIT]
+    return _informed([1 - prior, prior], _JUST, advisers, *_TRIAL, ["for conviction", "for acquittal"])
 
 
 def investment(return_: float = 0.5) -> Game:
@@ -73,7 +83,8 @@ def investment(return_: float = 0.5) -> Game:
     Journal of Economic Literature 57(1), 2019, section 2.
     """
     return_ = number("return_", return_, *FINITE)
-    return _informed([0.5, 0.5], [[0, 0], [-1, return_]], [[[0, 0], [1, 1]]])
+    words = "wait, invest", "bad, good", ["government"]
+    return _informed([0.5, 0.5], [[0, 0], [-1, return_]], [[[0, 0], [1, 1]]], *words)
 
 
 def lobbying(share: float = 0.75, points: int = 5) -> Game:
@@ -86,7 +97,9 @@ def lobbying(share: float = 0.75, points: int = 5) -> Game:
     share, points = number("share", share, *FINITE), integer("points", points, 1)
     y = np.linspace(0, 1, points)
     a = np.linspace(0, 1, 2 * points - 1)[:, None]
-    return _informed(np.full(points, 1 / points), -((a - y) ** 2), [-((a - share * y - (1 - share)) ** 2)])
+    policies, outcomes = (", ".join(f"{x:g}" for x in grid.ravel()) for grid in (a, y))
+    prior, user, lobbyist = np.full(points, 1 / points), -((a - y) ** 2), -((a - share * y - (1 - share)) ** 2)
+    return _informed(prior, user, [lobbyist], policies, outcomes, ["lobbyist"])
 
 
 def pharma_market(quality: float = 0.4, price: float = 0.5) -> Game:
@@ -102,7 +115,8 @@ def pharma_market(quality: float = 0.4, price: float = 0.5) -> Game:
     user = np.concatenate([np.zeros((1, 4)), works - price])
     agents = np.zeros((2, 3, 4))
     agents[0, 1] = agents[1, 2] = 1
-    return _informed(prior, user, agents)
+    words = "neither, drug 1, drug 2", "neither works, drug 2 works, drug 1 works, both work"
+    return _informed(prior, user, agents, *words, _numbered("firm", 2))
 
 
 def few_messages(agents: int = 2) -> Game:
@@ -114,7 +128,8 @@ def few_messages(agents: int = 2) -> Game:
     """
     agents = integer("agents", agents, 1)
     user = np.concatenate([2 * np.eye(4) - 1, np.full((1, 4), 0.5)])
-    return _informed(np.full(4, 0.25), user, np.repeat(user[None], agents, 0))
+    words = "say 0, say 1, say 2, say 3, play safe", "0, 1, 2, 3", _numbered("adviser", agents)
+    return _informed(np.full(4, 0.25), user, np.repeat(user[None], agents, 0), *words)
 
 
 def cautious_advisers(agents: int = 2) -> Game:
@@ -130,7 +145,8 @@ def cautious_advisers(agents: int = 2) -> Game:
     """
     agents = integer("agents", agents, 1)
     user, adviser = (np.concatenate([np.zeros((1, 4)), guess]) for guess in (4 * np.eye(4) - 1, 11 * np.eye(4) - 10))
-    return _informed(np.full(4, 0.25), user, np.repeat(adviser[None], agents, 0))
+    words = "play safe, say 0, say 1, say 2, say 3", "0, 1, 2, 3", _numbered("adviser", agents)
+    return _informed(np.full(4, 0.25), user, np.repeat(adviser[None], agents, 0), *words)
 
 
 def what_to_ask(bits: int = 3, agents: int = 1) -> Game:
@@ -146,7 +162,12 @@ def what_to_ask(bits: int = 3, agents: int = 1) -> Game:
     prior = np.zeros((bits, 2**bits, 2))
     for xa, xb in np.ndindex(bits, 2**bits):
         prior[xa, xb, xb >> (bits - 1 - xa) & 1] = 1 / (bits * 2**bits)
-    return Game(prior, np.eye(2), np.repeat(np.eye(2)[None], agents, 0))
+    labels = Labels(
+        actions=("say 0", "say 1"),
+        user_features=tuple(f"bit {n + 1}" for n in range(bits)),
+        agent_features=tuple(f"{xb:0{bits}b}" for xb in range(2**bits)),
+    )
+    return Game(prior, np.eye(2), np.repeat(np.eye(2)[None], agents, 0), labels=labels)
 
 
 def informants() -> Game:
@@ -161,7 +182,8 @@ def informants() -> Game:
     """
     user = np.array([[0.0, 0.0], [-3, 1], [-3, 1]])
     bias = np.array([[0.0], [-2], [2]])
-    return _informed([0.5, 0.5], user, [user + bias, user - bias])
+    words = "wait, route a, route b", "bad, good", ["loathes a", "loathes b"]
+    return _informed([0.5, 0.5], user, [user + bias, user - bias], *words)
 
 
 def two_users() -> Game:
@@ -173,9 +195,9 @@ def two_users() -> Game:
     merges the two games. After the counter-example of Collina et al., arXiv 2602.13451.
     """
     u = np.eye(2)
-    first, second = _informed([0.5, 0.5], u, [u, -2 * u]), _informed([0.5, 0.5], u, [-2 * u, u])
-    fields = ("prior", "user_utility", "agent_utilities")
-    return Game(*(np.stack([getattr(game, name) for game in (first, second)]) for name in fields))
+    words = "say 0, say 1", "0, 1", ["for user 1", "for user 2"]
+    first, second = (_informed([0.5, 0.5], u, utilities, *words) for utilities in ([u, -2 * u], [-2 * u, u]))
+    return jax.tree.map(lambda *x: np.stack(x), first, second)
 
 
 # `two_users` is not listed, as it is a batch of games.

@@ -1,25 +1,30 @@
 """Games and schemes on disk (.npz, never pickled). Files are written whole or not at all.
 
 Batches of games of different numbers of agents share a file: short games are padded with NaN along K, and
-an array `agents` says how many each has. `load_games(path, agents=K)` takes those with K agents.
+an array `agents` says how many each has. `load_games(path, agents=K)` takes those with K agents, and the first K of the
+agents' labels.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
 from emalign_jax.games.game import Game, faults
+from emalign_jax.games.labels import FIELDS, Labels
 from emalign_jax.internal.arguments import MOST, integer
 from emalign_jax.internal.npz import read_arrays, save_arrays
 from emalign_jax.internal.validation import as_float_array, checked, on_host
 
 GAME_FIELDS = ("prior", "user_utility", "agent_utilities")
+# Arrays of text, `labels_agents` and so on; each of them may be absent.
+LABEL_FIELDS = {f"labels_{name}": name for name in FIELDS}
 
 
 def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
-    """Read games from an .npz with `prior`, `user_utility`, `agent_utilities`.
+    """Read games from an .npz with `prior`, `user_utility`, `agent_utilities`, and `labels_agents` and the like.
 
     agents: K; read only the games of K agents. Needed for a file with several numbers of agents.
     Malformed games of a batch are kept, and `solve` and `certify` give them a result code; a file in which every game
@@ -30,9 +35,12 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
     agents = None if agents is None else integer("agents", agents, 1)
 
     def shapes(arrays):
+        for name in LABEL_FIELDS.keys() & arrays.keys():
+            if arrays[name].dtype.kind != "U" or arrays[name].ndim != 1:
+                raise ValueError(f"{name}: expected a list of text, got {arrays[name].dtype} {arrays[name].shape}")
         Game(*(arrays[name] for name in GAME_FIELDS), check="shapes")
 
-    arrays = read_arrays(path, GAME_FIELDS, optional=("agents",), check=shapes)
+    arrays = read_arrays(path, GAME_FIELDS, optional=("agents", *LABEL_FIELDS), check=shapes)
     fields = [arrays[name] for name in GAME_FIELDS]
     if "agents" in arrays:
         shape = fields[2].shape
@@ -41,7 +49,10 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
         rows, K = _rows(path, counts, agents)
         fields = [field[rows] for field in fields]
         fields[2] = fields[2][:, :K]
-    games = Game(*fields, check="shapes")
+    try:
+        games = Game(*fields, check="shapes", labels=labels_in(arrays, fields[2].shape[-3]))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if "agents" not in arrays and agents not in (None, games.agents):
         raise ValueError(f"{path}: agents: asked for games of {agents} agents, the file has {games.agents}")
     wrong = faults(games)
@@ -57,7 +68,31 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
 def save_games(path: str | os.PathLike, games: Game) -> None:
     """Write games to an .npz, atomically. Raises `ValueError` if the file cannot be written."""
     path, games = on_host(path=path, games=games)
-    save_arrays(path, {name: np.asarray(getattr(games, name)) for name in GAME_FIELDS})
+    save_arrays(path, game_arrays(games))
+
+
+def game_arrays(games: Game) -> dict[str, np.ndarray]:
+    """What a file of games holds."""
+    fields = {name: np.asarray(getattr(games, name)) for name in GAME_FIELDS}
+    return fields | {f"labels_{name}": np.array(words) for name, words in (games.labels or Labels()).given().items()}
+
+
+def labels_in(arrays: Mapping[str, np.ndarray], agents: int) -> Labels | None:
+    """The labels among the arrays of a file, those of the first so many agents; None if there are none."""
+    found = {own: arrays[name].tolist() for name, own in LABEL_FIELDS.items() if name in arrays}
+    if "agents" in found and "agents" in arrays:
+        found["agents"] = found["agents"][:agents]
+    return Labels(**found) if found else None
+
+
+def agent_names(path: str | os.PathLike) -> list[str]:
+    """The labels of the agents in a file of games, in which games of fewer agents have the first; [] if there are
+    none."""
+    arrays = read_arrays(path, (), optional=("labels_agents",))
+    try:
+        return list(Labels(agents=tuple(arrays["labels_agents"].tolist())).agents or ()) if arrays else []
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: labels_agents: {error}") from None
 
 
 def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.ndarray:

@@ -10,8 +10,9 @@ Letters used for shapes throughout the package:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,6 +22,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.games import units
+from emalign_jax.games.labels import FIELDS, Labels, plain_labels
 from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import choice, shown
 from emalign_jax.internal.transfers import fetch
@@ -30,6 +32,8 @@ from emalign_jax.internal.validation import Array, as_float_array
 LARGEST_UTILITY = 1e100
 # Float32 sums of a few hundred cells miss 1 by about 1e-7.
 PRIOR_SUM_TOLERANCE = 1e-6
+# Products of probabilities and utilities, of one party in one game.
+MOST_PRODUCTS = 2**20
 
 
 class Game(eqx.Module):
@@ -38,6 +42,8 @@ class Game(eqx.Module):
     prior:            [..., XA, XB, Y]  joint distribution of (x_A, x_B, y); non-negative, sums to 1
     user_utility:     [..., A, Y]       the user's utility of action a at outcome y
     agent_utilities:  [..., K, A, Y]    agent i's utility of the *user's* action
+
+    labels:           `em.Labels`, words for agents, actions, outcomes and features; None: there are none
 
     NumPy arrays stay NumPy arrays (float64 is kept even where jax would round it), jax arrays stay jax arrays, and
     anything else becomes a NumPy array.
@@ -52,13 +58,19 @@ class Game(eqx.Module):
     prior: Float[Array, "*batch XA XB Y"]
     user_utility: Float[Array, "*batch A Y"]
     agent_utilities: Float[Array, "*batch K A Y"]
+    labels: Labels | None = eqx.field(static=True, default=None)
 
-    def __init__(self, prior, user_utility, agent_utilities, *, check: str = "values"):
+    def __init__(self, prior, user_utility, agent_utilities, *, check: str = "values", labels=None):
         choice("check", check, ("values", "shapes"))
         self.prior = as_float_array("prior", prior)
         self.user_utility = as_float_array("user_utility", user_utility)
         self.agent_utilities = as_float_array("agent_utilities", agent_utilities)
         _check_shapes(self)
+        if labels is not None:
+            if not isinstance(labels, Labels):
+                raise ValueError(f"labels: expected labels such as em.Labels(agents=(...)), got {shown(labels)}")
+            labels.check({name: getattr(self, name) for name in labels.given()})
+        self.labels = labels
         if check == "values" and not any(isinstance(x, Tracer) for x in jax.tree.leaves(self)):
             for index, fault in zip(np.ndindex(self.batch_shape), faults(self).ravel(), strict=True):
                 if fault:
@@ -92,7 +104,20 @@ class Game(eqx.Module):
     @property
     def of_one_agent(self) -> Game:
         """The game of the user and agent 0 alone, for checks of sizes."""
-        return Game(self.prior, self.user_utility, self.agent_utilities[..., :1, :, :], check="shapes")
+        labels = self.labels and self.labels.replace(agents=(self.labels.agents or ())[:1] or None)
+        return Game(self.prior, self.user_utility, self.agent_utilities[..., :1, :, :], check="shapes", labels=labels)
+
+    def labelled(self, labels) -> Game:
+        """The same games with other `em.Labels`; None takes them away."""
+        if labels is self.labels:
+            return self
+        return Game(self.prior, self.user_utility, self.agent_utilities, check="shapes", labels=labels)
+
+    def names(self, of: str) -> tuple[str, ...]:
+        """The labels of "actions", "outcomes", "agents", "user_features" or "agent_features"; "agent 0", ... where
+        there are none."""
+        choice("of", of, FIELDS)
+        return getattr(self.labels, of, None) or plain_labels(of, getattr(self, of))
 
     def __len__(self) -> int:
         """The number of games along the first batch axis."""
@@ -122,10 +147,8 @@ class Game(eqx.Module):
             except IndexError as error:
                 raise IndexError(f"games with batch axes {list(self.batch_shape)}: {error}") from None
         if any(part is Ellipsis for part in parts):
-            return Game(
-                *(x[(*parts, *(slice(None),) * (x.ndim - len(self.batch_shape)))] for x in jax.tree.leaves(self)),
-                check="shapes",
-            )
+            core = len(self.batch_shape)
+            return jax.tree.map(lambda x: x[(*parts, *(slice(None),) * (x.ndim - core))], self)
         return jax.tree.map(lambda x: x[parts], self)
 
 
@@ -135,43 +158,62 @@ validation.describe(("games", "game"), Game, "a Game such as em.Game(prior, user
 class ReducedGame(NamedTuple):
     """All that payoffs, gradients and LPs need of a game; the outcome y is summed out.
 
-    mass:    m [..., XA, XB]        probability of (x_A, x_B)
-    user:    g [..., XA, XB, A]     sum_y p u
+    What the user does depends on `mass` and `user`, what it is worth to the user is counted from `welfare`. They differ
+    if the user misreads beliefs (section 11 of docs/model.md); otherwise `welfare` is `user`.
+
+    mass:    m [..., XA, XB]        probability of (x_A, x_B), as the user perceives it
+    user:    g [..., XA, XB, A]     sum_y p u, as the user perceives it
     agents:  G [..., K, XA, XB, A]  sum_y p U_i
+    welfare: [..., XA, XB, A]       sum_y p u
     """
 
     mass: Float[Array, "*batch XA XB"]
     user: Float[Array, "*batch XA XB A"]
     agents: Float[Array, "*batch K XA XB A"]
+    welfare: Float[Array, "*batch XA XB A"]
+
+    def at(self, index) -> ReducedGame:
+        """The games at `index` of the batch axes."""
+        return ReducedGame(*(x[index] for x in self))
+
+    @property
+    def is_perceived(self) -> bool:
+        """Whether the user misreads what actions are worth, in any game; NumPy arrays."""
+        return not np.array_equal(self.user, self.welfare, equal_nan=True)
 
 
-def reduce_game(game: Game, xp=jnp) -> ReducedGame:
+def reduce_game(game: Game, xp=jnp, believed: Any = None) -> ReducedGame:
     """Sum the outcome out of `game`; `xp=numpy` does it in float64 on the host.
+
+    believed: the joint distribution [..., XA, XB, Y] by which the user reasons; None: the prior of the game.
 
     Payoffs of actions in a cell that differ by rounding alone are made equal (section 4.3 of docs/model.md).
     """
     if not isinstance(game, Game):
         raise ValueError(f"game: expected a Game, got {shown(game)}")
-    reduced, user_zero, agents_zero = centred_game(game, xp)
+    reduced, user_zero, agents_zero, welfare_zero = centred_game(game, xp, believed)
     with np.errstate(invalid="ignore", over="ignore"):  # malformed games, as in `centred_game`
         user, agents = reduced.user + user_zero[..., None], reduced.agents + agents_zero[..., None]
-    return ReducedGame(reduced.mass, user, agents)
+        welfare = user if believed is None else reduced.welfare + welfare_zero[..., None]
+    return ReducedGame(reduced.mass, user, agents, welfare)
 
 
 class CentredGame(NamedTuple):
     """A reduced game without the payoffs that are common to all actions, which would cost precision.
 
-    game:        payoffs less those of one action, the best one without information.
-    user_zero:   [..., XA, XB] the user's totals of that action.
-    agents_zero: [..., K, XA, XB] the agents' totals of that action.
+    game:         payoffs less those of one action, the best one without information.
+    user_zero:    [..., XA, XB] the user's totals of that action, as the user perceives them.
+    agents_zero:  [..., K, XA, XB] the agents' totals of that action.
+    welfare_zero: [..., XA, XB] the user's totals of that action.
     """
 
     game: ReducedGame
     user_zero: Float[Array, "*batch XA XB"]
     agents_zero: Float[Array, "*batch K XA XB"]
+    welfare_zero: Float[Array, "*batch XA XB"]
 
 
-def centred_game(game: Game, xp=jnp) -> CentredGame:
+def centred_game(game: Game, xp=jnp, believed: Any = None) -> CentredGame:
     """As `reduce_game`, with payoffs counted from those of one action: payoff = centred + zero."""
     if xp is np:
         p, u, v = (np.asarray(x, np.float64) for x in (game.prior, game.user_utility, game.agent_utilities))
@@ -185,9 +227,13 @@ def centred_game(game: Game, xp=jnp) -> CentredGame:
         likely = p.sum((-3, -2))
         expected = (likely[..., None, :] * u).sum(-1)
         origin = xp.argmax(expected, -1)[..., None, None]
-        user, user_zero = _sum_out(p, u, origin, xp)
+        welfare, welfare_zero = _sum_out(p, u, origin, xp)
         agents, agents_zero = _sum_out(p[..., None, :, :, :], v, origin[..., None, :, :], xp)
-    return CentredGame(ReducedGame(p.sum(-1), user, agents), user_zero, agents_zero)
+        user, user_zero = welfare, welfare_zero
+        if believed is not None:
+            p = xp.asarray(believed).astype(p.dtype)
+            user, user_zero = _sum_out(p, u, origin, xp)
+    return CentredGame(ReducedGame(p.sum(-1), user, agents, welfare), user_zero, agents_zero, welfare_zero)
 
 
 def _sum_out(p, utility, origin, xp):
@@ -195,12 +241,16 @@ def _sum_out(p, utility, origin, xp):
     base = xp.take_along_axis(utility, xp.broadcast_to(origin, (*utility.shape[:-2], 1, 1)), -2)
     eps = float(xp.finfo(utility.dtype).eps)
 
-    # Products and sums rather than matrix products, which an accelerator would compute in TF32.
+    # Products and sums rather than matrix products, which an accelerator would compute in TF32. On the host, where the
+    # products of a game of a thousand states do not fit into memory, a matrix product is as precise.
     def total(of):
+        if xp is np and math.prod(p.shape[-3:]) * of.shape[-2] > MOST_PRODUCTS:
+            return p @ xp.swapaxes(of, -1, -2)[..., None, :, :]
         return (p[..., None, :] * of[..., None, None, :, :]).sum(-1)
 
     payoff = total(utility - base)
-    rounding = total((4 + utility.shape[-1]) * eps * abs(utility - base) + eps * (abs(utility) + abs(base)))
+    rounding = (4 + utility.shape[-1]) * eps * abs(utility - base) + eps * (abs(utility) + abs(base))
+    rounding = (abs(p)[..., None, :] * rounding[..., None, None, :, :]).sum(-1)
     merged = units.merge_noise(payoff, rounding, xp)
     if xp is not np:  # numbers made equal keep their own derivatives
         merged = payoff + jax.lax.stop_gradient(merged - payoff)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from emalign_jax.games.game import Game
+from emalign_jax.games.labels import Labels, paired
 from emalign_jax.internal.validation import on_host
 
 
@@ -22,6 +23,7 @@ def several_users(games: Game, *, anonymous: bool) -> Game:
     Under Pooled and Conversation this is the market with J users. Under Selection it is not: each user would pick an
     agent, but the user of the merged game picks one agent for all. Personalised schemes under Selection are those of
     the J separate games; anonymous ones are not supported.
+    Labels of outcomes and features get the number of the user in front: "user 0: guilty".
     Raises `ValueError` if there is no batch axis, or no user.
     """
     games, anonymous = on_host(games=games, anonymous=anonymous)
@@ -37,4 +39,16 @@ def several_users(games: Game, *, anonymous: bool) -> Game:
     prior = joint.reshape(*batch, J * XA, joint.shape[-4] * XB, J * Y)
     user = np.moveaxis(user, -3, -2).reshape(*batch, A, J * Y)
     agents = np.moveaxis(agents, -4, -2).reshape(*batch, K, A, J * Y)
-    return Game(prior, user, agents)
+    return Game(prior, user, agents, labels=_labels(games, J, anonymous))
+
+
+def _labels(games: Game, users: int, anonymous: bool) -> Labels | None:
+    if games.labels is None:
+        return None
+
+    def each(of: str) -> tuple[str, ...]:
+        words = games.names(of) if getattr(games, of) > 1 else ("",)
+        return paired([f"user {j}" for j in range(users)], ": " if words[0] else "", words)
+
+    seen = games.labels.agent_features if anonymous else each("agent_features")
+    return games.labels.replace(outcomes=each("outcomes"), user_features=each("user_features"), agent_features=seen)

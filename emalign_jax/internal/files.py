@@ -97,23 +97,25 @@ def check_output(path: Path, option: str, force: bool) -> None:
         raise ValueError(f"{path}: {option}: cannot be written: {error.strerror}") from None
 
 
-def check_input(path: Path, what: str) -> None:
+def check_input(path: Path, what: str, most: int | None = None) -> None:
     """Raise `FileNotFoundError` or `ValueError` unless `path` is a regular file that can be read.
 
-    what: the kind of file for the message, such as "an .npz file".
+    what: the kind of file for the message, such as "an .npz file"; most: bytes that it may have
     """
     try:
-        kind = path.stat().st_mode
+        found = path.stat()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from None
-    if stat.S_ISDIR(kind):
+    if stat.S_ISDIR(found.st_mode):
         raise ValueError(f"{path}: expected {what}, got a directory")
-    if not stat.S_ISREG(kind):  # opening a pipe may block, reading a device may never end
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe may block, reading a device may never end
         raise ValueError(f"{path}: expected {what}, got a pipe, socket or device")
     if not os.access(path, os.R_OK):
         raise ValueError(f"{path}: cannot be read: {os.strerror(errno.EACCES)}")
+    if most is not None and found.st_size > most:
+        raise ValueError(f"{path}: expected {what} of at most {most} bytes, got {found.st_size}")
 
 
 def check_text(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import struct
@@ -30,6 +31,19 @@ def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
     """Write an .npz atomically."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def packed(**arrays: Any) -> bytes:
+    """An .npz of arrays, for parts and other processes."""
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def unpacked(data: bytes, *names: str) -> dict[str, np.ndarray]:
+    """The arrays of `packed`; names: these alone."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name] for name in names or archive}
 
 
 def read_arrays(

@@ -6,6 +6,7 @@ Files are opened here, because pyarrow takes no names that are not UTF-8. `impor
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ TEXT_BYTES, NUMBER_BYTES = 100, 60
 
 def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def packed(table: pa.Table) -> bytes:
+    """The file of a table, for parts."""
+    file = io.BytesIO()
+    pq.write_table(table, file, **WRITTEN)
+    return file.getvalue()
 
 
 def write(path: Path, rows: pd.DataFrame | pa.Table) -> None:

@@ -36,7 +36,7 @@ NUMBERS = {
 }
 # The classes of which an argument must be an instance, and an example. Modules of the classes fill it by `describe`.
 CLASSES: dict[str, tuple[tuple[type, ...], str]] = {}
-BOOLEANS = "exact", "obedience", "verify", "smooth", "anonymous"
+BOOLEANS = "exact", "obedience", "verify", "smooth", "anonymous", "record"
 OPTIONAL = ("key", "solver", "mechanism", "objective", "differentiation")
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import threading
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -32,6 +33,10 @@ FEASIBILITY = 1e-9
 DUAL, PRIMAL = 1, 4
 # Rows * columns with exact=True. A solve takes 5 s if all entries are nonzero, 0.05 s for an obedience LP.
 MAX_EXACT = 8_000
+
+
+# Two threads that redirect standard output at the same time would lose it.
+_FIRST_MODEL = threading.Lock()
 
 
 class LPFailed(ValueError):
@@ -52,6 +57,7 @@ class LPResult(NamedTuple):
 class KeptLP:
     """maximise cost @ x subject to row_lower <= rows @ x <= row_upper, col_lower <= x <= col_upper.
 
+    rows:  [rows, columns] a NumPy array, or a sparse array of SciPy.
     exact: derive each optimal answer again in rational arithmetic. The LP may then be "Infeasible" or "Unbounded" by
            less than HiGHS's tolerance. If HiGHS does not find an optimum, its status is returned.
     Raises `ValueError` with exact=True for more than `MAX_EXACT` rows * columns, and `LPFailed` for data that are not
@@ -69,11 +75,12 @@ class KeptLP:
         col_upper: Any = np.inf,
         exact: bool = False,
     ):
-        rows = _finite(rows)
+        rows = rows if hasattr(rows, "tocsc") else _finite(rows)
         self.num_rows, self.num_cols = rows.shape
         if exact:
             _check_exact_size(self.num_rows, self.num_cols)
-        self._exact_rows = rows.copy() if exact else None  # HiGHS drops tiny coefficients.
+        # HiGHS drops tiny coefficients.
+        self._exact_rows = (rows.copy() if isinstance(rows, np.ndarray) else rows.toarray()) if exact else None
         self._columns = np.arange(self.num_cols, dtype=np.int32)
         self._highs = new_highs()
         self._highs.changeObjectiveSense(highspy.ObjSense.kMaximize)
@@ -87,14 +94,17 @@ class KeptLP:
 
     def _pass_columns(self, cost, lower, upper, columns) -> highspy.HighsStatus:
         """Add columns to the model, as arrays, which is faster than number by number."""
-        by_column = columns.T
-        keep = by_column != 0
-        starts = np.zeros(len(cost), np.int32)
-        np.cumsum(keep.sum(1)[:-1], out=starts[1:])
-        return self._highs.addCols(
-            len(cost), cost, lower, upper, int(keep.sum()), starts, np.nonzero(keep)[1].astype(np.int32),
-            by_column[keep],
-        )  # fmt: skip
+        if hasattr(columns, "tocsc"):
+            stored = columns.tocsc()
+            stored.eliminate_zeros()
+            stored.sort_indices()
+            starts, rows, values = stored.indptr[:-1].astype(np.int32), stored.indices, _finite(stored.data)
+        else:
+            by_column = columns.T
+            keep = by_column != 0
+            starts, rows, values = np.zeros(len(cost), np.int32), np.nonzero(keep)[1], by_column[keep]
+            np.cumsum(keep.sum(1)[:-1], out=starts[1:])
+        return self._highs.addCols(len(cost), cost, lower, upper, len(values), starts, rows.astype(np.int32), values)
 
     def set_cost(self, cost) -> None:
         self._highs.changeColsCost(self.num_cols, self._columns, _finite(cost))
@@ -160,7 +170,8 @@ def _finite(values) -> np.ndarray:
 
 def new_highs(**options) -> highspy.Highs:
     """A silent HiGHS on one thread, with simplex and without presolve unless `options` say otherwise."""
-    _first_model()
+    with _FIRST_MODEL:
+        _first_model()
     highs = highspy.Highs()
     if highs.passOptions(_options()) == highspy.HighsStatus.kError:
         raise RuntimeError("HiGHS does not accept its options")

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from emalign_jax.games.game import Array
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.base import declares_welfare
 
 
 class Channel(AbstractProtocol):
@@ -21,6 +22,14 @@ class Channel(AbstractProtocol):
 
     inner: AbstractProtocol
     transition: Float[Array, "*batch K M N"]
+
+    @property
+    def counts_welfare(self):
+        return declares_welfare(self.inner)
+
+    @property
+    def favours_one(self):
+        return self.inner.favours_one
 
     def arrived(self, schemes):
         return jnp.einsum("irm,imn->irn", schemes, jnp.asarray(self.transition, schemes.dtype))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from emalign_jax.games.game import Game
+from emalign_jax.games.labels import paired
 from emalign_jax.internal.arguments import FINITE, number
 from emalign_jax.internal.validation import setting
 from emalign_jax.mechanisms.base import AbstractMechanism, check_share, logit
@@ -38,7 +39,13 @@ class Reporting(AbstractMechanism):
         joint = games.prior[..., :, None, :, None, :] * report[:, :, None, None, None]  # [x_A, r, x_B, 1, y]
         joint = joint * jnp.eye(XA)[None, :, None, :, None]  # [x_A, r, x_B, r', y], r' = r
         prior = joint.reshape(*batch, XA * XA, XB * XA, Y)
-        return Game(prior, games.user_utility, games.agent_utilities, check="shapes"), protocol, user
+        reports = games.names("user_features")
+        labels = games.labels and games.labels.replace(
+            user_features=paired(reports, ", says ", reports),
+            agent_features=paired(games.names("agent_features"), ", told ", reports),
+        )
+        changed = Game(prior, games.user_utility, games.agent_utilities, check="shapes", labels=labels)
+        return changed, protocol, user
 
     def describe(self, params):
         return {"share": jax.nn.sigmoid(params["share"])}

@@ -60,7 +60,11 @@ class Transfers(AbstractMechanism):
     def apply(self, params, games, protocol, user):
         utilities = games.agent_utilities + self.paid(params)
         utilities = jnp.broadcast_to(utilities, games.agent_utilities.shape)
-        return type(games)(games.prior, games.user_utility, utilities, check="shapes"), protocol, user
+        return (
+            type(games)(games.prior, games.user_utility, utilities, check="shapes", labels=games.labels),
+            protocol,
+            user,
+        )
 
     def describe(self, params):
         return {"transfers": self.paid(params)}

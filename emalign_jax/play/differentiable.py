@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.games.game import Array, Game, ReducedGame, reduce_game
+from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal import batching
 from emalign_jax.internal.float64 import in_float64
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.smooth_play import System
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.base import reduce_for
 from emalign_jax.protocols.schemes import random_schemes
 from emalign_jax.result import Derivative
 from emalign_jax.users.base import AbstractUser
@@ -46,7 +47,7 @@ def solve_smooth(
     (with `Unrolled` also the start). A game with numbers that are not finite gets NaN, NOT_FINITE, and derivatives 0.
     """
     with np.errstate(over="ignore"):  # no warning: numbers too large for float32 become infinite
-        return _solve(games, protocol, user, solver, differentiation, jnp.asarray(start))
+        return _solve(games.labelled(None), protocol, user, solver, differentiation, jnp.asarray(start))
 
 
 def check(protocol: Any, user: Any, solver: Any) -> None:
@@ -96,9 +97,10 @@ def _solve_all(games, protocol, user, solver, start, differentiation):
     sound = jax.lax.stop_gradient(sound)
     # Replaced before any product, whose derivative would not be 0 if a factor is not finite.
     safe = [jnp.where(sound.reshape(*sound.shape, *(1,) * (x.ndim - sound.ndim)), x, 0) for x in leaves]
-    reduced = reduce_game(Game(*safe, check="shapes"))
+    reduced = reduce_for(Game(*safe, check="shapes"), protocol, user)
+    user = user.plain
     sound = jnp.broadcast_to(sound, batch).reshape(-1)
-    reduced = ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4))
+    reduced = ReducedGame(*(flat(x, core) for x, core in zip(reduced, (2, 3, 4, 3), strict=True)))
     dtype = reduced.user.dtype
     start = flat(start, 3).astype(dtype)
     modules = [batching.flatten(module, batch, jnp) for module in (protocol, user, solver)]

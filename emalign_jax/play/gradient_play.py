@@ -8,7 +8,10 @@ are computed by the exact part alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -31,6 +34,8 @@ from emalign_jax.users.base import AbstractUser
 
 # Tiles with fewer lanes are not made smaller at the end: compilation would cost more time than it saves.
 NARROW_FROM = 1024
+# Steps between profiles that are watched, or a divisor of it.
+WATCHED = 10
 EXTRAPOLATIONS = ("none", "optimistic", "extragradient")
 # Payoffs are clipped to this many units, so that float32 holds them.
 LARGEST_PAYOFF = 1e6
@@ -156,6 +161,7 @@ def play_games(
     cells: int,
     late: bool = False,
     progress=None,
+    watch: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> Played:
     """Gradient play from `schemes`, in games in standard units.
 
@@ -163,6 +169,8 @@ def play_games(
     cells:    numbers in one game's largest tensor (`protocol.cells`), by which the size of tiles is chosen.
     late:     whether to use the last half of the schedules, as after a best-response step.
     progress: called with the number of steps done since the last call, summed over games.
+    watch:    called with (numbers of games [n], their schemes [n, K, rows, M]) every tenth step or so, but for the
+              first and the last; play itself is the same with it.
     """
     dtype = np.dtype(solver.dtype)
 
@@ -176,7 +184,7 @@ def play_games(
     fused = devices[0].platform == "cpu" and protocol.sums_are_unrolled(game, schemes.shape[-1], user.smoothed(1.0))
     width = tile_width(len(schemes), 2 * cells if fused else cells, devices)  # one kernel is fastest on half a tile
     fused = fused and width >= SMALLEST_TILE
-    work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress, width, fused)
+    work = _Play(game, schemes, protocol, user, solver, solver.schedule(late), dtype, progress, width, fused, watch)
     run(work, len(schemes), width, devices, context)
     return Played(work.schemes / work.schemes.sum(-1, keepdims=True), work.gap, work.finite, int(work.taken.max()))
 
@@ -187,7 +195,7 @@ class _Play:
     fused: whether the steps of a chunk are compiled as one kernel (`internal.xla.one_kernel`).
     """
 
-    def __init__(self, game, schemes, protocol, user, solver, schedule, dtype, progress, width, fused):
+    def __init__(self, game, schemes, protocol, user, solver, schedule, dtype, progress, width, fused, watch):
         N = len(schemes)
         self.width, self.fused = width, fused
         modules = batching.flatten(protocol, (N,)), batching.flatten(user, (N,))
@@ -195,10 +203,11 @@ class _Play:
         game = game._replace(
             user=np.clip(game.user, -LARGEST_PAYOFF, LARGEST_PAYOFF),
             agents=np.clip(game.agents, -LARGEST_PAYOFF, LARGEST_PAYOFF),
+            welfare=np.clip(game.welfare, -LARGEST_PAYOFF, LARGEST_PAYOFF),
         )
         self.inputs = _cast((game, *modules), dtype)
         self.start = np.asarray(schemes, dtype)
-        self.solver, self.schedule, self.progress = solver, _cast(schedule, dtype), progress
+        self.solver, self.schedule, self.progress, self.watch = solver, _cast(schedule, dtype), progress, watch
         self.annealed = not (user.is_smooth and protocol.is_smooth)
         self.gap_tolerance = 0.1 * (solver.tolerance or PLAY_TOLERANCE)  # in units of each agent
         self.schemes = np.array(schemes, np.float64)
@@ -219,13 +228,18 @@ class _Play:
             if fresh:
                 tile, state = self.fill(lanes, state)
             taken = np.minimum(self.taken[lanes], total - chunk).astype(np.int32)
-            state, reached = self.advance(tile, state, schedule, taken)
             now = lanes[alive]
+            if self.watch is not None:
+                self.replay(now, alive, tile, state, schedule, taken)
+            state, reached = self.advance(tile, state, schedule, taken)
             ends, gap, finite = (np.moveaxis(x, -1, 0)[alive] for x in fetch(reached))
             self.schemes[now], self.gap[now], self.finite[now] = ends, gap, finite
             self.taken[now] += chunk
             self.report(chunk * len(now))
             done = ~finite | (self.taken[now] >= total) | ((gap <= self.gap_tolerance).all(1) & (not self.annealed))
+            if self.watch is not None:
+                with self.progress_lock:
+                    self.watch(now[~done], self.schemes[now[~done]])
             free = np.flatnonzero(alive)[done]
             games = queue.take(len(free))
             fresh = len(games) > 0
@@ -257,6 +271,20 @@ class _Play:
                 found = advance(*everything, False)
             self.compiled = True
         return found
+
+    def replay(self, now, alive, tile, state, schedule, taken) -> None:
+        """Tell `watch` what the next chunk will meet, by the same steps in shorter chunks: play itself is not changed,
+        as another program might round otherwise."""
+        few = math.gcd(self.solver.chunk, WATCHED)
+        solver = dataclasses.replace(self.solver, chunk=few)
+        game, protocol, user = tile
+        for done in range(0, self.solver.chunk - few, few):
+            with self.compile_lock:
+                state, reached = advance(solver, game, protocol, user, state, schedule, taken + np.int32(done), False)
+            schemes = np.moveaxis(fetch(reached.schemes), -1, 0)[alive]
+            finite = np.isfinite(schemes).all((1, 2, 3))
+            with self.progress_lock:
+                self.watch(now[finite], schemes[finite].astype(np.float64))
 
     def report(self, steps: int) -> None:
         if self.progress is not None:

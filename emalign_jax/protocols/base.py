@@ -8,13 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
 from emalign_jax.games import units
-from emalign_jax.games.game import Array, Game, ReducedGame
+from emalign_jax.games.game import Array, Game, ReducedGame, reduce_game
 from emalign_jax.internal import validation
 from emalign_jax.internal.registry import Registry
-from emalign_jax.users.base import AbstractUser, Options
+from emalign_jax.users.base import AbstractUser, Options, check_beliefs
 
 # Limit of the numbers in the largest tensor of one game: 128 MB in float64.
 MAX_CELLS = 2**24
@@ -26,10 +27,17 @@ PROTOCOLS: Registry[AbstractProtocol] = Registry("protocol")
 
 
 class Payoffs(NamedTuple):
-    """user: [...] the user's value; agents: [..., K] each agent's payoff (ex ante, utility units)."""
+    """Expected payoffs, ex ante and in units of utility.
+
+    user:      [...] what the user gets
+    agents:    [..., K] each agent's payoff
+    perceived: [...] what the user believes to get: `user`, unless it misreads beliefs (section 11 of docs/model.md).
+               `payoffs` gives NaN where a protocol leaves it None and beliefs are misread.
+    """
 
     user: Float[Array, "*batch"]
     agents: Float[Array, "*batch K"]
+    perceived: Float[Array, "*batch"] | None = None
 
 
 class AbstractProtocol(eqx.Module):
@@ -46,28 +54,39 @@ class AbstractProtocol(eqx.Module):
             the payoff. Constants common to all actions are then left out of the computation, where they would cost
             precision. Not assumed of a class that does not declare it.
         exact_payoffs: False where payoffs are estimates, about which nothing can be certified.
+        counts_welfare: whether what the user does depends on `game.mass` and `game.user` alone, and the user's value is
+            counted from `game.welfare`, which users who misread beliefs need. What a parent class declares does not
+            count; without it such users are refused.
+        favours_one: whether ties are broken for one agent at a time, the one that is picked, so that a profile leads to
+            one distribution over actions whatever the tie rule.
         is_smooth: whether payoffs are differentiable; otherwise `smoothed` returns a differentiable stand-in.
     """
 
     name: ClassVar[str]
     expected_utilities: ClassVar[bool] = False
     exact_payoffs: ClassVar[bool] = True
+    counts_welfare: ClassVar[Any] = False
+    favours_one: ClassVar[Any] = False
     is_smooth: ClassVar[Any] = True
 
     def __init_subclass__(cls, **options):
-        """A gradient in closed form belongs to the payoffs it was written for: a subclass that overrides `payoffs` but
-        not the gradient gets the default, automatic differentiation."""
+        """A gradient in closed form, and `picked`, belong to the payoffs they were written for: a subclass that
+        overrides `payoffs` but not them gets the defaults, automatic differentiation and that nothing is known."""
         super().__init_subclass__(**options)
         PROTOCOLS.add(cls)
         gradients, own = ("pseudo_gradient", "own_gradient", "batched_pseudo_gradient", "sums_are_unrolled"), vars(cls)
         overridden = next((n for n, name in enumerate(("payoffs", *gradients)) if name in own), len(gradients))
-        for name in gradients[overridden:] if overridden < 2 else ():
+        for name in (*gradients[overridden:], *(["picked"] if not overridden else [])) if overridden < 2 else ():
             if name not in own:
                 setattr(cls, name, vars(AbstractProtocol)[name])
 
     @abc.abstractmethod
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
         """The user's value and the agents' payoffs under `schemes`."""
+
+    def picked(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Float[Array, "K"]:
+        """The probability with which the user picks each agent; NaN where none is picked because all are heard."""
+        return jnp.full(len(schemes), jnp.nan)
 
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
@@ -153,6 +172,11 @@ class AbstractProtocol(eqx.Module):
         return validation.described(self)
 
     @property
+    def with_one_agent(self) -> AbstractProtocol:
+        """The protocol of a game that has one agent only; `self` where it takes any number."""
+        return self
+
+    @property
     def kind(self) -> tuple[type, ...]:
         """The key under which exact checks are registered."""
         return (type(self),)
@@ -187,15 +211,49 @@ class AbstractProtocol(eqx.Module):
 validation.describe(("protocol",), AbstractProtocol, "a protocol such as em.Selection() or em.Pooled()")
 
 
+def declares_welfare(protocol: AbstractProtocol) -> bool:
+    """`counts_welfare`, if the protocol's own class declares it; otherwise False."""
+    return "counts_welfare" in vars(type(protocol)) and bool(protocol.counts_welfare)
+
+
 def declares_revelation(protocol: AbstractProtocol, agents: int) -> bool:
     """`full_revelation_is_heard`, if the protocol's own class declares it; otherwise False."""
     return "full_revelation_is_heard" in vars(type(protocol)) and protocol.full_revelation_is_heard(agents)
 
 
+def reduce_for(games: Game, protocol: AbstractProtocol, user: AbstractUser, xp=jnp) -> ReducedGame:
+    """`reduce_game` as this user perceives the games; `user.plain` acts in the result.
+
+    Raises `ValueError` if the user misreads beliefs and the protocol does not declare that it can be used then.
+    """
+    return reduce_game(games, xp, believed_prior(games, protocol, user, xp))
+
+
+def believed_prior(games: Game, protocol: AbstractProtocol, user: AbstractUser, xp=jnp) -> Array | None:
+    """The joint distribution by which the user reasons; None if it is that of the games. Raises as `reduce_for`."""
+    prior = np.asarray(games.prior, np.float64) if xp is np else xp.asarray(games.prior)
+    believed = user.believed_prior(prior, xp)
+    if believed is prior:
+        return None
+    if xp is np:
+        check_beliefs(user, prior, believed)
+    if not declares_welfare(protocol):
+        raise ValueError(
+            f"protocol: {type(protocol).__name__} does not declare that it counts the user's value from game.welfare "
+            f"(counts_welfare = True), which users who misread beliefs need, such as {type(user).__name__}"
+        )
+    if user.plain.acting.favours and games.agents > 1 and not protocol.favours_one:
+        raise ValueError(
+            f'user: in {type(protocol).__name__} with ties="agents" what a user who misreads beliefs gets would depend '
+            'on whose payoff is computed: take ties="lowest", "highest" or "uniform"'
+        )
+    return xp.broadcast_to(believed, np.broadcast_shapes(believed.shape, prior.shape))
+
+
 def user_unit(game: ReducedGame, user: AbstractUser) -> Float[Array, ""]:
-    """The unit of the user's utility (`units.unit`), in jax."""
+    """The unit of what the user gets (`units.unit`), in jax."""
     forgone = jnp.where(game.mass.sum(-1) > 0, jnp.asarray(user.most_forgone) * game.mass.sum(-1), 0)
-    return units.unit(game.user, units.most_likely(game.user, forgone, user.tie_tolerance, jnp), jnp)
+    return units.unit(game.welfare, units.most_likely(game.user, forgone, user.tie_tolerance, jnp), jnp)
 
 
 def options_of(user: AbstractUser, weigh, payoff: Float[Array, "*cells A"], mass: Float[Array, "*shape"]) -> Options:

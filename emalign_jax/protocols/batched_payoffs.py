@@ -13,12 +13,13 @@ from emalign_jax.games.game import Game, ReducedGame, centred_game, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import check_precision, checked
 from emalign_jax.protocols import AbstractProtocol, Payoffs, SampledConversation, SampledGradient, SampledPayoffs
+from emalign_jax.protocols.base import believed_prior
 from emalign_jax.protocols.schemes import check_shape
 from emalign_jax.users.base import AbstractUser
 
 
 def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Payoffs:
-    """The user's value [...] and the agents' payoffs [..., K] under `schemes`.
+    """The user's value [...] and the agents' payoffs [..., K] under `schemes`, and what the user believes to get [...].
 
     schemes: [..., K, XB, M], in conversations [..., K, rows, M]; or a `Solution`. Batch axes of games and schemes are
         broadcast against each other.
@@ -59,14 +60,20 @@ def _over_batch(method: str, games, schemes, protocol, user):
     user.check(games, protocol, schemes.shape[-1])
     protocol.check_user(games, user, schemes.shape[-1])
     np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
-    return compiled(method, games, schemes, protocol, user)
+    return compiled(method, games.labelled(None), schemes, protocol, user)
 
 
 # Compiled as a whole: operation by operation, the first call of a size would take seconds.
 @partial(jax.jit, static_argnums=0)
 def compiled(method: str, games, schemes, protocol, user):
-    centred = centred_game(games) if protocol.expected_utilities and isinstance(games, Game) else None
-    reduced = games if isinstance(games, ReducedGame) else reduce_game(games) if centred is None else centred.game
+    centred, believed = None, None
+    if isinstance(games, ReducedGame):
+        reduced = games
+    else:
+        believed = believed_prior(games, protocol, user)
+        centred = centred_game(games, believed=believed) if protocol.expected_utilities else None
+        reduced = reduce_game(games, believed=believed) if centred is None else centred.game
+    user = user.plain
     dtype = batching.common_dtype(*reduced, schemes)
     reduced, schemes = batching.cast((reduced, schemes), dtype)
     batch = np.broadcast_shapes(reduced.mass.shape[:-2], schemes.shape[:-3])
@@ -75,7 +82,7 @@ def compiled(method: str, games, schemes, protocol, user):
         return jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - core :])).reshape(-1, *x.shape[x.ndim - core :])
 
     arguments = (
-        ReducedGame(flat(reduced.mass, 2), flat(reduced.user, 3), flat(reduced.agents, 4)),
+        ReducedGame(*(flat(x, core) for x, core in zip(reduced, (2, 3, 4, 3), strict=True))),
         flat(schemes, 3),
         *(batching.cast(batching.flatten(module, batch, jnp), dtype) for module in (protocol, user)),
     )
@@ -83,6 +90,10 @@ def compiled(method: str, games, schemes, protocol, user):
         out = jax.vmap(lambda g, s, p, u: getattr(p, method)(g, s, u))(*arguments)
     out = jax.tree.map(lambda x: x.reshape((*batch, *x.shape[1:])), out)
     if centred is not None and hasattr(out, "user"):
-        user, agents = (x.sum((-2, -1)).astype(dtype) for x in (centred.user_zero, centred.agents_zero))
+        perceived, agents, user = (x.sum((-2, -1)).astype(dtype) for x in centred[1:])
         out = out._replace(user=out.user + user, agents=out.agents + agents)
+        if getattr(out, "perceived", None) is not None:
+            out = out._replace(perceived=out.perceived + perceived)
+    if isinstance(out, Payoffs) and out.perceived is None:
+        out = out._replace(perceived=out.user if believed is None else jnp.full_like(out.user, jnp.nan))
     return out

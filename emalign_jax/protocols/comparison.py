@@ -32,6 +32,8 @@ class Comparison(Selection):
     temperature: of the choice among the agents of the subset, as in `Selection`.
     """
 
+    counts_welfare = True
+
     compared: int = eqx.field(static=True)
 
     def __init__(self, compared: Any, temperature: Any = 0.0):
@@ -81,6 +83,10 @@ class Comparison(Selection):
 
     def full_revelation_is_heard(self, agents):
         return self.sharp and self.compared >= agents
+
+    @property
+    def with_one_agent(self):
+        return Comparison(1, self.temperature)
 
     @property
     def kind(self):

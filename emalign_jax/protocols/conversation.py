@@ -78,6 +78,7 @@ class Conversation(AbstractConversation):
     """
 
     name = "conversation"
+    counts_welfare = True
 
     def full_revelation_is_heard(self, agents):
         return True
@@ -86,7 +87,7 @@ class Conversation(AbstractConversation):
         tree = self.tree(len(schemes), schemes.shape[-1])
         levels = transcript_weights(tree, schemes)
         found = backward_induction(tree, levels, game, game.agents, user)
-        return Payoffs(found.value.sum(), found.own.sum((1, 2)))
+        return Payoffs(found.value.sum(), found.own.sum((1, 2)), found.perceived.sum())
 
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
@@ -153,13 +154,15 @@ def sizes_that_fit(cells: Callable[..., int], **sizes: int) -> str:
 class Continuation(NamedTuple):
     """What a conversation leads to, by backward induction.
 
-    value:    [XA, M^K] the user's total after each joint message of the first round.
-    own:      [G, XA, M^K] the same of each goal.
-    replies:  one array [1 or G, XA, reply nodes, q] for each round but the last: the distribution of the joint reply.
-    response: [1 or G, XA, leaves, A] the distribution of the action.
+    value:     [XA, M^K] what the user gets in total after each joint message of the first round.
+    perceived: [XA, M^K] what the user believes to get.
+    own:       [G, XA, M^K] what each goal gets.
+    replies:   one array [1 or G, XA, reply nodes, q] for each round but the last: the distribution of the joint reply.
+    response:  [1 or G, XA, leaves, A] the distribution of the action.
     """
 
     value: Float[Array, "XA N"]
+    perceived: Float[Array, "XA N"]
     own: Float[Array, "G XA N"]
     replies: list[Float[Array, "F XA N q"]]
     response: Float[Array, "F XA N A"]
@@ -240,6 +243,7 @@ def backward_induction(
     favour = (own_total if user.favours else jnp.zeros_like(total)[None], own_ahead)
     response = jax.vmap(lambda *own: acting.respond(options, Options(*own)))(*favour)
     values, own = (response * total).sum(-1), (response * own_total).sum(-1)  # [F, XA, t], [G, XA, t]
+    gets = (response * jnp.einsum("bt,xba->xta", levels[-1], game.welfare)).sum(-1)  # [F, XA, t]
     by_cell = None
     if user.plans and user.compares:  # what a transcript leads to, cell by cell, [F, XA, t, XB]
         by_cell = tuple(
@@ -255,7 +259,7 @@ def backward_induction(
             x = x.reshape(len(x), *split, *x.shape[3:]).sum(2)
             return x.swapaxes(2, 3)
 
-        user_totals, own_totals = by_reply(values), by_reply(own)
+        user_totals, own_totals, welfare = by_reply(values), by_reply(own), by_reply(gets)
         mass = jnp.einsum("bt,xb->xt", levels[r], game.mass)
         respond = user.reply(game, tree, r, _reply_order(tree, r))
         cells = None if by_cell is None else tuple(by_reply(x) for x in by_cell)
@@ -264,11 +268,11 @@ def backward_induction(
         reply = jax.vmap(lambda *x, respond=respond: respond(Options(*x[:2]), Options(*x[2:])))(
             posterior_mean(user_totals, jnp.broadcast_to(mass, user_totals.shape[:-1])), ahead[0], *favour
         )
-        values, own = (reply * user_totals).sum(-1), (reply * own_totals).sum(-1)
+        values, own, gets = ((reply * x).sum(-1) for x in (user_totals, own_totals, welfare))
         if cells is not None:
             by_cell = tuple((reply[..., None] * x).sum(3) for x in cells)
         replies.insert(0, reply)
-    return Continuation(values[0], own, replies, response)
+    return Continuation(gets[0], values[0], own, replies, response)
 
 
 def _ahead(totals: Float[Array, "F XA t q XB"]) -> Float[Array, "F XA t q q"]:

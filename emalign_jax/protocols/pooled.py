@@ -26,6 +26,7 @@ class Pooled(AbstractProtocol):
 
     name = "pooled"
     expected_utilities = True
+    counts_welfare = True
 
     def full_revelation_is_heard(self, agents):
         return True
@@ -46,7 +47,7 @@ class Pooled(AbstractProtocol):
     ) -> Float[Array, "K XB M N"]:
         if user.logit_precision is None:
             return super().batched_pseudo_gradient(games, schemes, user)
-        mass, utility, goals = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N]
+        mass, utility, goals, _ = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N]
         weights = _joint(schemes)  # W [n, XB, N]
         by_cell = weights.swapaxes(0, 1)  # [XB, n, N]
         per_mass = inverse_mass(dot(by_cell[None], mass[:, :, None], 1))[:, :, None]  # 1 / D [XA, n, 1, N]
@@ -113,7 +114,7 @@ def _joint(schemes):
 
 
 def _forward(game, schemes, user):
-    """The user's value, and the agents' payoffs [K]."""
+    """What the user gets, the agents' payoffs [K], and what the user believes to get."""
     weights = _joint(schemes)  # W [N, XB]
     mass = jnp.einsum("nb,xb->xn", weights, game.mass)  # D [XA, N]
     user_total = jnp.einsum("nb,xba->xna", weights, game.user)  # T
@@ -125,4 +126,6 @@ def _forward(game, schemes, user):
         ahead = pairwise_advantages(user, weigh, game.agents)
         own = [Options(total, None if ahead is None else ahead[i]) for i, total in enumerate(agents_total)]
     responses = jnp.stack([user.respond(options, favour) for favour in own])  # [K or 1, XA, N, A]
-    return (responses[0] * user_total).sum(), (responses * agents_total).sum((-3, -2, -1))
+    welfare = jnp.einsum("nb,xba->xna", weights, game.welfare)
+    value, perceived = ((responses[0] * total).sum() for total in (welfare, user_total))
+    return value, (responses * agents_total).sum((-3, -2, -1)), perceived

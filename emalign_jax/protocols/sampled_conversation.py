@@ -96,6 +96,7 @@ class SampledConversation(AbstractConversation):
     step: Int[Array, "*batch"] = eqx.field(converter=lambda value: _integers("step", value), default=0)
 
     exact_payoffs = False
+    counts_welfare = True
 
     def __check_init__(self):
         if self.samples % 2:

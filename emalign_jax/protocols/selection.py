@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -47,6 +47,8 @@ class Selection(AbstractProtocol):
 
     name = "selection"
     expected_utilities = True
+    counts_welfare = True
+    favours_one = True
 
     temperature: Float[Array, "*batch"]
     then: Conversation | None
@@ -72,12 +74,18 @@ class Selection(AbstractProtocol):
         return f"{type(self).__name__}{rounds}"
 
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
+        found = self._evaluate(game, schemes, user)
+        chosen = self.choose(found.values, user_unit(game, user))
+        return Payoffs((chosen * found.values).sum(), (chosen * found.table).sum(-1), (chosen * found.perceived).sum())
+
+    def picked(self, game, schemes, user):
+        return self.choose(self._evaluate(game, schemes, user).values, user_unit(game, user))
+
+    def _evaluate(self, game, schemes, user):
+        """The evaluation of each agent alone (`evaluate_agents`)."""
         if self.then is None:
-            values, table = evaluate_agents(game, schemes, user)
-        else:
-            values, table = self._evaluate_conversations(self.then, game, schemes, user)
-        chosen = self.choose(values, user_unit(game, user))
-        return Payoffs((chosen * values).sum(), (chosen * table).sum(-1))
+            return evaluate_agents(game, schemes, user)
+        return self._evaluate_conversations(self.then, game, schemes, user)
 
     def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
         """The distribution over agents, given the user's value of each; scale: the unit of the user's utility."""
@@ -97,7 +105,7 @@ class Selection(AbstractProtocol):
         if self.sharp or user.acting.logit_precision is None:
             return super().pseudo_gradient(game, schemes, user)
         if (then := self.then) is not None:
-            goal = self._goals(game, *self._evaluate_conversations(then, game, schemes, user))
+            goal = self._goals(game, self._evaluate_conversations(then, game, schemes, user))
             return jax.vmap(
                 lambda own, scheme: then.pseudo_gradient(game._replace(agents=own[None]), scheme[None], user)[0]
             )(goal, schemes)
@@ -109,16 +117,16 @@ class Selection(AbstractProtocol):
     ) -> Float[Array, "K rows M N"]:
         if self.then is not None or self.sharp or user.logit_precision is None:
             return super().batched_pseudo_gradient(games, schemes, user)
-        mass, utility, goals = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N]
+        mass, utility, goals, welfare = games  # [XA, XB, N], [XA, XB, A, N], [K, XA, XB, A, N], [XA, XB, A, N]
         sent = schemes[:, None]  # [K, 1, XB, M, N]
         per_mass = inverse_mass(dot(sent, mass[None, :, :, None], 2))[:, :, :, None]  # [K, XA, M, 1, N]
         means = dot(sent[:, :, :, :, None], utility[None, :, :, None], 2) * per_mass  # E [K, XA, M, A, N]
         response = softmax(user.logit_precision * means, 3)
         actions = dot(response[:, :, None], sent[:, :, :, :, None], 3)  # P(a | x_A, x_B) under j [K, XA, XB, A, N]
-        values = functools.reduce(add_up, (1, 1), dot(actions, utility[None], 3))
+        values = functools.reduce(add_up, (1, 1), dot(actions, welfare[None], 3))
         table = functools.reduce(add_up, (2, 2), dot(goals[:, None], actions[None], 4))
         chosen, value_weight = jax.vmap(type(self)._choice, in_axes=-1, out_axes=-1)(self, values, table)
-        goal = chosen[:, None, None, None] * goals + value_weight[:, None, None, None] * utility
+        goal = chosen[:, None, None, None] * goals + value_weight[:, None, None, None] * welfare
         goal_means = dot(sent[:, :, :, :, None], goal[:, :, :, None], 2) * per_mass
         C = user.logit_precision * response * (goal_means - dot(response, goal_means, 3)[:, :, :, None])
         by_mass = dot(C, means, 3)  # [K, XA, M, N]
@@ -138,11 +146,11 @@ class Selection(AbstractProtocol):
     def is_smooth(self):
         return not self.sharp
 
-    def _goals(self, game, values, table):
+    def _goals(self, game, found: Evaluated):
         """Utilities [K, XA, XB, A] under which an agent alone with the user has the gradient of this protocol:
         s_i U_i + s_i (O_ii - U_i) / temperature * u (section 2.2 of docs/model.md)."""
-        chosen, value_weight = self._choice(values, table)
-        return chosen[:, None, None, None] * game.agents + value_weight[:, None, None, None] * game.user
+        chosen, value_weight = self._choice(found.values, found.table)
+        return chosen[:, None, None, None] * game.agents + value_weight[:, None, None, None] * game.welfare
 
     def _choice(self, values, table):
         """The distribution s [K] over agents at a temperature > 0, and d U_i / d V_i [K] through it."""
@@ -153,7 +161,7 @@ class Selection(AbstractProtocol):
     def _evaluate_conversations(then, game, schemes, user):
         """`evaluate_agents` where a conversation with agent j alone follows."""
         actions = jax.vmap(lambda scheme, own: then.action_distribution(game, scheme, own, user))(schemes, game.agents)
-        return _values_and_table(game, actions)
+        return _evaluated(game, actions)
 
     def full_revelation_is_heard(self, agents):
         # An agent that reveals x_B is picked, or another one that is worth as much.
@@ -214,15 +222,25 @@ def check_agents(game: Game) -> None:
         raise ValueError(f"agents: expected at most {math.isqrt(MAX_CELLS)} to select from, got {game.agents}")
 
 
-def evaluate_agents(game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser):
-    """Each agent j alone: the user's value V [K], and the table O [K, K] of agent i's payoff under j (ties for j)."""
+class Evaluated(NamedTuple):
+    """Each agent j alone: the user's value V [K], the table O [K, K] of agent i's payoff under j (ties for j), and what
+    the user believes to get [K]."""
+
+    values: Float[Array, "K"]
+    table: Float[Array, "K K"]
+    perceived: Float[Array, "K"]
+
+
+def evaluate_agents(game: ReducedGame, schemes: Float[Array, "K XB M"], user: AbstractUser) -> Evaluated:
+    """Each agent alone, with one message."""
     mass = jnp.einsum("jbs,xb->jxs", schemes, game.mass)
     options = options_of(user, lambda x: jnp.einsum("jbs,xbn->jxsn", schemes, x), game.user, mass)
     own = options_of(user, lambda x: jnp.einsum("jbs,jxbn->jxsn", schemes, x), game.agents, mass)
     response = user.respond(options, own)
-    return _values_and_table(game, jnp.einsum("jxsa,jbs->jxba", response, schemes))
+    return _evaluated(game, jnp.einsum("jxsa,jbs->jxba", response, schemes))
 
 
-def _values_and_table(game: ReducedGame, actions: Float[Array, "K XA XB A"]):
-    """V [K] and O [K, K], from P(a | x_A, x_B) under each agent j."""
-    return jnp.einsum("jxba,xba->j", actions, game.user), jnp.einsum("ixba,jxba->ij", game.agents, actions)
+def _evaluated(game: ReducedGame, actions: Float[Array, "K XA XB A"]) -> Evaluated:
+    """From P(a | x_A, x_B) under each agent j."""
+    values, perceived = (jnp.einsum("jxba,xba->j", actions, x) for x in (game.welfare, game.user))
+    return Evaluated(values, jnp.einsum("ixba,jxba->ij", game.agents, actions), perceived)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from emalign_jax.experiments import columns, manifests, run_store
 from emalign_jax.experiments.grid import table as search_table
+from emalign_jax.experiments.grid.merge import known_agents
 from emalign_jax.experiments.hull import text
 from emalign_jax.experiments.manifests import MANIFEST
 from emalign_jax.internal import memory, parquet
@@ -56,7 +57,7 @@ class Contents(NamedTuple):
 
 
 def read(directory: Path) -> Contents:
-    """The contents of a directory written by `search`, `sweep` or `align`.
+    """The contents of a directory written by `search`, `sweep`, `study`, `align` or `market`.
 
     Raises `ValueError`, or `FileNotFoundError`, naming the file and what was expected.
     """
@@ -74,7 +75,8 @@ def read(directory: Path) -> Contents:
     with np.errstate(all="ignore"):  # infinite or huge numbers are shown as they are
         found = kind.read(directory, manifest)
     return Contents(
-        found.pop("title"), name, _facts(manifest), found.pop("tables"), _figures(directory, files, kind.captions),
+        found.pop("title"), name, _facts(manifest) + found.pop("facts", []), found.pop("tables"),
+        _figures(directory, files, kind.captions),
         found.pop("notes", []), _command(manifest), json.dumps(manifest, indent=2), found.pop("failed", 0), files,
     )  # fmt: skip
 
@@ -130,6 +132,7 @@ def _search(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "title": manifest.get("title") or "Search: user value",
+        "facts": [("agents", ", ".join(names))] if (names := known_agents(directory)) else [],
         "tables": [
             _table("User value (0 no information, 1 full information), by family and K", lines, heads),
             *_unsolved(rows, tolerance),
@@ -172,11 +175,37 @@ def _sweep(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _study(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    from emalign_jax.experiments.grid import study
+    from emalign_jax.report import study_table
+
+    made = study.from_manifest(manifest["config"], str(directory / MANIFEST))
+    names = ("user_value", *study.ALONE.values(), "single_agents_certified", "rational_no_information",
+             "rational_full_information")  # fmt: skip
+    kinds = columns.kinds((columns.CELL, *columns.GAMES), (*READ, "cell", *names))
+    rows = _parquet(directory / "games.parquet", kinds | {name: made.kind(name) for name in made.axes})
+    games = study.by_game(made, rows)
+    stops = [[study.name_of(stop), study.words(made, stop)] for stop in study.thresholds(made, games)]
+    unproved = study.unproved(games)
+    return {
+        "title": made.title,
+        "tables": [
+            Table(study_table.NOTE, study_table.heads(made), study_table.cells(made, study.summary(made, games))),
+            *([Table(study.EXPLANATION, ["users", "beyond"], stops)] if stops else []),
+            *_unsolved(rows, "the tolerance", {name: name for name in (study.USERS, study.STRENGTH)}),
+        ],
+        "notes": [f"In {unproved} of {len(games)} games not all values are certified; they are in the means."],
+        "failed": int(np.sum(~rows["ok"].to_numpy(bool))),
+    }
+
+
 def _align(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     facts = manifest.get("table", {})
     names = {"offset": "offset", "method": "method", "agents": "n", "held_out": "held-out error"}
     ends = {"held_out_low": "95 % from", "held_out_high": "to", "in_sample": "in-sample"}
-    curves = _csv(directory / "curves.csv", ["offset", "method"], ["held_out", *ends], ["agents", "fits", "failed"])
+    ends |= {"no_agent": "no agent", "items": "items fitted to"}
+    whole = ["agents", "targets", "fits", "failed"]
+    curves = _csv(directory / "curves.csv", ["offset", "method"], ["held_out", *ends], whole)
     weights = _csv(directory / "weights.csv", ["agent"], ["mean_weight", "share_used"], ["fits"])
     weights["agent"] = weights["agent"].map(text.plain)
     left_out = facts.get("left_out")
@@ -184,7 +213,7 @@ def _align(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "title": f"Is the user in the hull? {source}",
         "tables": [
-            _table("Errors of n random agents", curves, names | ends | {"fits": "fits", "failed": "not solved"}),
+            _table("Errors of n random agents", curves, names | ends | {name: name for name in whole[1:]}),
             _table("Who carries the weight", weights, {name: name.replace("_", " ") for name in weights}),
             _covered(manifest.get("coverage", {}), directory / MANIFEST),
         ],
@@ -197,13 +226,54 @@ def _align(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _market(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    from emalign_jax.experiments.market import experiment, summary
+
+    rows, people = (experiment.read_rows(directory, name) for name in experiment.TABLES)
+    facts = {"target": "the target"} | manifest.get("table", {})
+    left_out = facts.get("left_out")
+    config = {"market.target_value": None} | manifest["config"]
+    if not ((rows["resample"] == 0) & (rows["kind"] == "all")).any() or not (people["resample"] == 0).any():
+        raise ValueError(f"{directory / 'markets.parquet'}: resample, kind: expected the market of the table itself")
+    found = summary.document(experiment.Found(directory, rows, people, facts, config, False, 0.0))
+    values = pd.DataFrame(
+        {"": words, "value": found["user"][name], "0 to 1": found["normalised"].get(name),
+         "95 % from": found["intervals"]["user"][name][0], "to": found["intervals"]["user"][name][1]}
+        for name, words in summary.WORDS.items()
+    )  # fmt: skip
+    hull = pd.DataFrame([found["hull"]])
+    curves, agents, entering = (pd.DataFrame(found[name]) for name in ("curves", "agents", "entering"))
+    heads = {"agents": "n", "subsets": "subsets"}
+    for name, head in (("normalised_worst", "worst equilibrium, 0 to 1"), ("hull_error", "hull error, held out")):
+        heads |= {name: head, f"{name}_low": "95 % from", f"{name}_high": "to"}
+    people_heads = {"name": "agent", "monopoly": "alone", "without": "worst equilibrium without it", "change": "change"}
+    return {
+        "title": manifest.get("title") or f"A market for {facts['target']}",
+        "tables": [
+            _table("The user's value", values, {name: name for name in values}),
+            _table("The hull", hull, {"error": "error held out", "no_agent": "without any agent", "eps": "eps",
+                                      "slack": "coverage slack"}),
+            _table("Against the number of agents", curves, heads),
+            _table("Agents", agents, people_heads),
+            *([_table("Entering", entering, {"name": "agent", "worst": "worst equilibrium", "change": "change"})]
+              * bool(len(entering))),
+        ],
+        "notes": [str(note) for note in (found["warning"], *(left_out if isinstance(left_out, list) else ())) if note],
+        "failed": found["summary"]["failed"],
+    }  # fmt: skip
+
+
 def _covered(found: dict[str, Any], path: Path) -> Table:
     """Shares of the targets that simplex weights of all agents, or of those left, fit within the tolerance."""
 
     def share(name: str) -> str:
+        value = found.get(name)
+        if isinstance(value, bool):  # of a single target
+            return "yes" if value else "no"
         return _share(manifests.number(path, found, f"coverage.{name}"))
 
-    caption = f"Who is still covered: error within {_text(found.get('tolerance'))} on all items, simplex weights"
+    caption = f"Who is still covered: error at most {_text(found.get('tolerance'))}"
+    caption += f"{' x that of no agent' if found.get('relative') else ''} on all items, simplex weights"
     caption += f" of {found.get('agents', '?')} agents, offset {found.get('offset', '?')}"
     rows = [["with all agents", share("covered"), _text(found.get("targets"))]]
     if found.get("covered_without_any_one") is not None:
@@ -233,10 +303,16 @@ class Kind(NamedTuple):
 VALUE = "User value: 0 with no information, 1 with full information."
 PHASE = "Coloured by the value in the worst equilibrium (by what was found, where that is not known); the lines bound "
 PHASE += "where a guarantee says no more than no information gives."
+MARKET = "Value in the worst equilibrium and error of the hull against the number of random agents; the agents alone, "
+MARKET += "and the market without each. 0: nobody is asked, 1: all that the agents know. Bands: resampled prompts."
+STUDY = "What each kind of user gets from whom, the further from the textbook the further to the right. Bars: 95 % "
+STUDY += "intervals of competition less the best single agent; grey: where competition stops helping, 95 %."
 KINDS = {
     "sweep": Kind("games.parquet", _sweep, {"user_value": VALUE, "phase": PHASE}),
+    "study": Kind("games.parquet", _study, {"study": STUDY}),
     "align": Kind("curves.csv", _align, {"hull": "Error against the number of agents, and with agents removed."}),
     "search": Kind("games.parquet", _search, {"user_value": VALUE}),
+    "market": Kind("markets.parquet", _market, {"market": MARKET}),
 }
 
 

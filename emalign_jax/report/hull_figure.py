@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from emalign_jax.experiments.hull.experiment import ALONE, FITTED, HullJob
+from emalign_jax.experiments.hull.experiment import FITTED, HullJob
 from emalign_jax.report.drawing import save
 from emalign_jax.report.search_figure import COLOURS
 
@@ -23,9 +23,7 @@ NAMES = {"best single": "best single agent", "mean": "plain mean", "simplex": "s
 OFFSETS = {"none": "no offset", "constant": "constant offset", "per_state": "an offset a prompt"}
 
 
-def draw(
-    job: HullJob, lines: pd.DataFrame, left: pd.DataFrame, tolerance: float, paths: list[Path], title: str
-) -> list[str]:
+def draw(job: HullJob, lines: pd.DataFrame, left: pd.DataFrame, paths: list[Path], title: str) -> list[str]:
     """Write the figure to each of `paths` (.png, .pdf); their names.
 
     lines, left: of `report.curves` and `removal.leave_out`."""
@@ -43,7 +41,7 @@ def draw(
     axes[0].set_ylim(limits[:, 0].min(), limits[:, 1].max())
     axes[0].set_ylabel("RMS error" if job.norm == "l2" else "largest error")
     if removed:
-        _removed(parts[1].subplots(), job, left, tolerance)
+        _removed(parts[1].subplots(), job, left)
     for part in parts:
         handles, labels = part.axes[0].get_legend_handles_labels()
         style = {"fontsize": 8, "handlelength": 1.6, "columnspacing": 1.2}
@@ -73,34 +71,43 @@ def _curves(axis, job: HullJob, lines: pd.DataFrame, title: str) -> tuple[float,
             shown += [*inside]
         if method != "cone":
             shown += [*held, *low, *high]
-    alone = lines.loc[lines["method"] == ALONE, "held_out"].to_numpy(float)
+    one = lines.loc[lines["method"] == "simplex"].sort_values(by="agents")
+    alone = one["no_agent"].to_numpy(float)
+    if lines["offset"].iloc[0] == job.main_offset:  # without any offset it may be far above all others
+        shown += [*alone]
     axis.plot([], [], color="0.3", lw=1.1, ls=(0, (3, 2)), label="in-sample")
-    axis.axhline(alone[0], color="0.45", lw=1, ls=":", label="no agent", zorder=0)
+    axis.plot(job.sizes, alone, color="0.45", lw=1.4, ls=":", label="no agent", zorder=0)
     axis.set_xscale("log")
     following = [*job.sizes[1:], np.inf]
     axis.set_xticks(
         job.sizes, [str(n) if after > 1.15 * n else "" for n, after in zip(job.sizes, following, strict=True)]
     )
     axis.minorticks_off()
-    axis.set_xlabel("random agents n")
-    axis.set_title(title, fontsize=9.5)
+    axis.set_xlabel("random agents n" if job.table.overlap is None else "agents n with most in common")
+    gain = [one[f"over_none{end}"].iloc[-1] for end in ("", "_low", "_high")]
+    words = f"no agent less simplex, n = {job.sizes[-1]}: {gain[0]:.3g}"
+    words += f" [{gain[1]:.3g}, {gain[2]:.3g}]" if np.isfinite(gain[1]) else ""
+    axis.set_title(f"{title}\n{words}", fontsize=8.5)
     shown = np.array(shown)[np.isfinite(shown)]
     low, high = (shown.min(), shown.max()) if len(shown) else (0.0, 1.0)
     pad = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     return max(0.0, low - pad), high + pad
 
 
-def _removed(axis, job: HullJob, left: pd.DataFrame, tolerance: float) -> None:
+def _removed(axis, job: HullJob, left: pd.DataFrame) -> None:
     """The share of targets covered, against the tolerance."""
+    single, relative = len(job.table.targets) == 1, job.tolerance is None
+    unit = left["no_agent"].to_numpy(float) if relative else 1.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        errors = {name: left[name].to_numpy(float) / unit for name in left if name.startswith(("error", "without"))}
     for column, colour, style, label in (
         ("error", "0.25", "-", "none"),
         ("without_one", COLOURS[0], (0, (4, 1.5)), "any one"),
     ):
-        values = left[column].to_numpy(float)
-        values = values[np.isfinite(values)]
+        values = errors[column][np.isfinite(errors[column])]
         if len(values):
             axis.ecdf(values, color=colour, ls=style, lw=1.7, label=label)
-    bounds = [left[f"without_five_{end}"].to_numpy(float) for end in ("lower", "upper")]
+    bounds = [errors[f"without_five_{end}"] for end in ("lower", "upper")]
     known = np.isfinite(bounds[0]) & np.isfinite(bounds[1])
     if known.any():
         exact = bool(left["without_five_exact"].to_numpy(bool)[known].all())
@@ -110,9 +117,12 @@ def _removed(axis, job: HullJob, left: pd.DataFrame, tolerance: float) -> None:
         for values in (low, high):
             axis.ecdf(values, color=COLOURS[1], lw=1.1)
         axis.plot([], [], color=COLOURS[1], lw=1.7, label="any five" + ("" if exact else " (bounds)"))
+    tolerance = job.relative_tolerance if relative else job.tolerance
     axis.axvline(tolerance, color="0.6", lw=0.9, ls=":", zorder=0)
-    axis.annotate("tolerance", (tolerance, 1.0), xytext=(3, 0), textcoords="offset points", fontsize=8, color="0.4")
-    axis.set_ylim(0, 1.05)
-    axis.set_xlabel(("RMS" if job.norm == "l2" else "largest") + " error, all items")
-    axis.set_ylabel("share of targets at or below")
-    axis.set_title(f"agents removed (n = {job.sizes[-1]}, simplex)", fontsize=9.5)
+    axis.annotate("tolerance", (tolerance, 1.0), xytext=(3, 4), textcoords="offset points", fontsize=8, color="0.4")
+    axis.set_ylim(0, 1.1)
+    axis.set_xlabel(("RMS" if job.norm == "l2" else "largest") + " error, all items" + (" / no agent's" * relative))
+    axis.set_ylabel("one target" if single else "share of targets at or below")
+    if single:
+        axis.set_yticks([])
+    axis.set_title(f"agents removed\n(n = {job.sizes[-1]}, simplex)", fontsize=8.5)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from emalign_jax.experiments import columns
+from emalign_jax.experiments.grid.table import number, ruled
 from emalign_jax.experiments.plan import Plan
 
 MEANS = {
@@ -23,10 +24,11 @@ MEANS = {
 
 def labels() -> dict[str, str]:
     """The heads of MEANS."""
-    known = columns.labels(columns.GAMES, MEANS.values())
+    known = {column.name: column.label for column in columns.GAMES}
     return {name: known[column] for name, column in MEANS.items()}
 
 
+@np.errstate(all="ignore")  # infinite or huge numbers of a file are shown as they are
 def summary(plan: Plan, rows: pd.DataFrame) -> list[dict[str, Any]]:
     """One entry a cell, in the order of the grid; the columns of MEANS are means of normalised values."""
     lines = []
@@ -58,12 +60,10 @@ def render(plan: Plan, lines: list[dict[str, Any]]) -> str:
         table.append(
             [_axis(line[name]) for name in plan.axes]
             + [str(line["rows"])]
-            + [_number(line[name]) for name in shown]
+            + [number(line[name]) for name in shown]
             + [f"{line['ok']:.1%}", f"{line['seconds']:.1f}"]
         )
-    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
-    text = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+    return ruled(table)
 
 
 def tolerance(plan: Plan) -> str:
@@ -76,7 +76,3 @@ def tolerance(plan: Plan) -> str:
 
 def _axis(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"

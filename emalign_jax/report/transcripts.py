@@ -49,7 +49,7 @@ def transcript_tree(
     user_feature: x_A of the user who talks; all probabilities are then given that x_A. None: the tree branches
         on x_A first.
     at_least:     branches of smaller probability are added up in one line
-    names:        of "actions", "x_A", "x_B": a list of words each
+    names:        of "actions", "x_A", "x_B", "agents": a list of words each; by default the labels of the game
 
     Under ties="agents" there is one tree an agent; shown is that of the agent that is talked to, or of agent 0 where
     the user talks to all.
@@ -92,16 +92,17 @@ def transcript_tree(
     if isinstance(protocol, Selection):
         picked = _picked(reduced, schemes, tree, user, float(batching.item(protocol, 0).temperature))
         favoured = [i for i in range(game.agents) if picked[i] > NEVER]
-        title = f"The user picks {_listed([f'agent {i} ({_chance(picked[i])})' for i in favoured])}."
+        chances = [f"{words['agents'][i]} ({_chance(picked[i])})" for i in favoured]
+        title = f"The user picks {_listed(chances)}."
     elif user.favours and game.agents > 1:
-        title = "Ties go to agent 0."
+        title = f"Ties go to {words['agents'][0]}."
     talks = []
     for i in favoured:
         rules = schemes if conversation is protocol else schemes[i : i + 1]
-        speaker = "agents say" if len(rules) > 1 else f"agent {i} says" if game.agents > 1 else "agent says"
+        speaker = "agents say" if len(rules) > 1 else f"{words['agents'][i]} says"
         talks.append(_Transcripts(reduced, rules, tree, user, reduced.agents[i], speaker, words))
     start = _start(talks, [float(picked[i]) for i in favoured], favoured, types, user_feature is not None)
-    return "\n".join(([title] if title else []) + _table(start, at_least, words, game.agents))
+    return "\n".join(([title] if title else []) + _table(start, at_least, words))
 
 
 def _types(mass: Float[np.ndarray, "XA XB"], user_feature: int | None) -> dict[int, float]:
@@ -118,17 +119,15 @@ def _types(mass: Float[np.ndarray, "XA XB"], user_feature: int | None) -> dict[i
 
 
 def _words(game: Game, names: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
-    sizes = {"actions": game.actions, "x_A": game.user_features, "x_B": game.agent_features}
-    words = {
-        "actions": [f"action {a}" for a in range(game.actions)],
-        "x_A": [str(xa) for xa in range(game.user_features)],
-        "x_B": [str(xb) for xb in range(game.agent_features)],
-    }
+    fields = {"actions": "actions", "x_A": "user_features", "x_B": "agent_features", "agents": "agents"}
+    words = {what: list(game.names(field)) for what, field in fields.items()}
+    if game.agents == 1 and (game.labels is None or game.labels.agents is None):
+        words["agents"] = ["agent"]
     for what, given in (names or {}).items():
-        if what not in sizes:
-            raise ValueError(f"names: expected some of {', '.join(sizes)}, got {what!r}")
-        if isinstance(given, str) or len(given) != sizes[what]:
-            raise ValueError(f"names: expected {sizes[what]} words for {what}, got {given!r}")
+        if what not in words:
+            raise ValueError(f"names: expected some of {', '.join(words)}, got {what!r}")
+        if isinstance(given, str) or len(given) != len(words[what]):
+            raise ValueError(f"names: expected {len(words[what])} words for {what}, got {given!r}")
         words[what] = [str(word) for word in given]
     return words
 
@@ -225,7 +224,7 @@ def _start(talks: list[_Transcripts], picked, favoured, types: dict[int, float],
     label = f"x_A = {talks[0].words['x_A'][one]}" if len(types) == 1 and len(talks[0].words["x_A"]) > 1 else "start"
     if len(talks) == 1:
         return talked(talks[0], 1.0, label)
-    steps = [talked(t, p, f"talks to agent {i}") for t, p, i in zip(talks, picked, favoured, strict=True)]
+    steps = [talked(t, p, f"talks to {t.words['agents'][i]}") for t, p, i in zip(talks, picked, favoured, strict=True)]
     return _Step(label, _sum(step.mass for step in steps), _sum(step.paid for step in steps), iter(steps))
 
 
@@ -266,12 +265,12 @@ def _lines(step: _Step, at_least: float, chance: float | None, first: str = "", 
         yield _Line(f"{rest}└─ {left} more, together", mass / here, mass, paid=value / mass)
 
 
-def _table(start: _Step, at_least: float, words: dict[str, list[str]], agents: int) -> list[str]:
+def _table(start: _Step, at_least: float, words: dict[str, list[str]]) -> list[str]:
     lines = list(_lines(start, at_least, None))
     total = start.mass.sum()
     lines.append(_Line("total", None, total, paid=start.paid / total))
     each = len(words["x_B"]) <= COLUMNS
-    paid = _numbers([line.paid for line in lines], 1 + agents)
+    paid = _numbers([line.paid for line in lines], 1 + len(words["agents"]))
     columns = [
         ("", "<", [line.label for line in lines]),
         ("chance", ">", ["" if line.chance is None else _chance(line.chance) for line in lines]),
@@ -288,7 +287,7 @@ def _table(start: _Step, at_least: float, words: dict[str, list[str]], agents: i
     acts = ["" if line.action is None else _written(line.action, words["actions"]) for line in lines]
     columns.append(("action", "<", acts))
     columns.append(("value", ">", paid[0]))
-    columns += [(f"agent {i}" if agents > 1 else "agent", ">", paid[1 + i]) for i in range(agents)]
+    columns += [(name, ">", paid[1 + i]) for i, name in enumerate(words["agents"])]
     widths = [max(len(name), *map(len, cells)) for name, _, cells in columns]
     gaps = [1 if each and 3 < k < 3 + len(words["x_B"]) else 2 for k in range(len(columns))]
     gaps[0] = 0

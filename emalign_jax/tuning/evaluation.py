@@ -116,4 +116,4 @@ def _smooth(games: Game, protocol, user, solver: SmoothPlay, key, start) -> Floa
 def _in_float64(games: Game) -> Game:
     """`games` as NumPy arrays in float64, with priors that sum to 1."""
     prior, user, agents = (np.asarray(x, np.float64) for x in (games.prior, games.user_utility, games.agent_utilities))
-    return Game(prior / prior.sum((-3, -2, -1), keepdims=True), user, agents, check="shapes")
+    return Game(prior / prior.sum((-3, -2, -1), keepdims=True), user, agents, check="shapes", labels=games.labels)

@@ -76,10 +76,10 @@ def make_problem(
 
 
 def on_device(games: Game) -> Game:
-    """`games` in the session's float type, like parameters. Numbers too large for float32 become infinite, and their
-    game gets a result code."""
+    """`games` in the session's float type, like parameters, without labels. Numbers too large for float32 become
+    infinite, and their game gets a result code."""
     with np.errstate(over="ignore"):
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), games)
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), games.labelled(None))
 
 
 @functools.lru_cache

@@ -86,6 +86,19 @@ class AbstractUser(eqx.Module):
         """Two actions are tied within this share of what they differ by (`units.as_good`)."""
         return 0.0
 
+    def believed_prior(self, prior: Float[Array, "*batch XA XB Y"], xp: Any) -> Float[Array, "*batch XA XB Y"]:
+        """The joint distribution of (x_A, x_B, y) by which the user reasons, if it is another one than `prior`, that of
+        the games (section 11 of docs/model.md). Entries may be negative as long as their sums over y are not.
+
+        xp: numpy or jax.numpy, of which `prior` is an array.
+        """
+        return prior
+
+    @property
+    def plain(self) -> AbstractUser:
+        """The user as it acts on what it perceives."""
+        return self
+
     def smoothed(self, precision: Any) -> AbstractUser:
         """A differentiable user to play with instead; `self` where the user is smooth already."""
         return self
@@ -140,3 +153,18 @@ class AbstractUser(eqx.Module):
 
 
 validation.describe(("user",), AbstractUser, "a user such as em.RationalUser() or em.QuantalUser(20.0)")
+
+
+def check_beliefs(user: AbstractUser, prior: Any, believed: Any) -> None:
+    """Raise `ValueError` where `user` holds a cell (x_A, x_B) of a sound game to be impossible that can happen.
+
+    prior, believed: NumPy arrays [..., XA, XB, Y], of which the batch axes are broadcast.
+    """
+    sound = ((prior >= 0) & np.isfinite(prior)).all(axis=(-3, -2, -1), keepdims=True)[..., 0]
+    mass, happens = believed.sum(-1), prior.sum(-1) > 0
+    if (sound & (~(mass >= 0) | (happens & ~(mass > 0)) | ~np.isfinite(believed).all(-1))).any():
+        raise ValueError(
+            f"believed_prior: of {type(user).__name__} it must be finite, with sums over outcomes that are positive "
+            "at every (x_A, x_B) that can happen and nowhere negative; of several perceptions let a Conservative one "
+            "with a weight above 1 be the outermost"
+        )

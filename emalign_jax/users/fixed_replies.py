@@ -48,6 +48,11 @@ class FixedReplies(AbstractUser):
             raise ValueError("acting: expected a user such as RationalUser(), got FixedReplies")
         if not isinstance(acting, AbstractUser):
             raise ValueError(f"acting: expected a user such as RationalUser(), got {shown(acting)}")
+        if acting.plain is not acting:
+            raise ValueError(
+                f"acting: {type(acting).__name__} misreads beliefs, which must hold for replies too: wrap the "
+                f"FixedReplies itself, {type(acting).__name__}(FixedReplies(...), ...)"
+            )
         self.actor = acting
         if isinstance(rule, str):
             if rule not in RULES:

@@ -51,9 +51,9 @@ WRONG = {
     "result": em.Payoffs(np.zeros(1), np.zeros((1, 2))),
 }
 RESULTS = {
-    "Alignment", "BestResponse", "BestTransfers", "Certificate", "Coverage", "Derivative", "FoundBy", "Options",
-    "Payoffs", "Premises", "ReducedGame", "Result", "SampledGradient", "SampledPayoffs", "Solution", "Stability",
-    "Tuned",
+    "AgentCounts", "Alignment", "BestResponse", "BestTransfers", "Certificate", "Coverage", "Derivative", "FoundBy",
+    "Move", "ObservedCertificate", "ObservedSchemes", "Options", "Payoffs", "Premises", "ReducedGame", "Result",
+    "SampledGradient", "SampledPayoffs", "Solution", "Stability", "Trajectory", "Tuned",
 }  # fmt: skip
 # for authors of protocols, checks and families: in JAX alone, with functions or classes for arguments
 WRITERS = {"options_of", "reduce_game", "register_check", "knob", "parameter", "Deviation"}
@@ -64,6 +64,9 @@ RIGHT = {
     "negative": {"bias", "price", "return_", "share", "spread"},
     "two": {"agents_precision", "budget", "gains", "learning_rate", "precision", "temperature"},
     "mapping": {"names"},
+    "masked list": {"states"},
+    "ragged": {"states"},
+    "result": {"states"},
     "function": {"progress"},
     "protocol": {"protocol"},
     "user": {"acting", "user"},
@@ -84,7 +87,7 @@ def calls():
     one = {"game": games[0], "schemes": schemes, "protocol": em.Selection(), "user": em.RationalUser()}
     players = {"games": games, "protocol": em.Pooled(), "user": em.QuantalUser(5.0)}
     tuned = {"mechanism": em.mechanisms.UserPrecision()}
-    sizes = {"agents": 2, "features": 2, "messages": 2}
+    sizes, counts = {"agents": 2, "features": 2, "messages": 2}, np.ones((2, 2, 2))
     given = {
         "Game": {"prior": game.prior, "user_utility": game.user_utility, "agent_utilities": game.agent_utilities},
         "QuantalUser": {"precision": 5.0},
@@ -96,6 +99,9 @@ def calls():
         "best_response": {**one, "agent": 0},
         "best_transfers": {"games": games, "budget": 1.0},
         "certify": picked,
+        "certify_counts": {name: picked[name] for name in ("games", "protocol", "user")}
+        | {"counts": counts, "draws": 2},
+        "counts_from_agent": {"agent": abs, "states": 2, "n": 1},
         "coverage": {"games": games},
         "evaluate": players | tuned | {"params": {"precision": 0.0}, "solver": em.SmoothPlay(), "key": 0},
         "full_revelation": sizes,
@@ -112,6 +118,7 @@ def calls():
         "sampled_payoffs": sampled,
         "save_games": {"path": "none.npz", "games": games},
         "save_schemes": {"path": "none.npz", "schemes": schemes},
+        "schemes_from_counts": {"counts": counts},
         "several_users": {"games": games, "anonymous": True},
         "solve": players | {"start": schemes, "solver": em.GradientPlay(steps=1, chunk=1), "verify": False},
         "stability": {"games": games},

@@ -54,7 +54,7 @@ def test_table_and_run_directory(run, tmp_path):
     assert (tmp_path / "align-1/hull.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "align-1/hull.pdf").read_bytes().startswith(b"%PDF")
     lines = pd.read_csv("align-1/curves.csv")
-    assert sorted(lines["method"].unique()) == ["best single", "cone", "mean", "offset alone", "simplex"]
+    assert sorted(lines["method"].unique()) == ["best single", "cone", "mean", "simplex"]
     errors = pd.read_parquet("align-1/errors.parquet")
     assert set(errors["target"]) == {"human"}
     means = errors.groupby(["offset", "method", "agents"])["held_out"].mean()
@@ -80,7 +80,7 @@ def test_json_is_one_document_and_the_same_each_time(run, tmp_path):
     assert document["summary"]["run"] == "align-1"
     assert document["table"]["targets"] == 5
     assert len(document["leave_out"]) == 5
-    assert sorted({line["agents"] for line in document["curves"]}) == [0, 1, 2, 4]
+    assert sorted({line["agents"] for line in document["curves"]}) == [1, 2, 4]
     assert sorted(path.name for path in (tmp_path / "align-1").iterdir()) == FILES
     again = json.loads(run(*arguments)[1])
     assert again["curves"] == document["curves"]
@@ -105,19 +105,50 @@ def test_several_answers_have_an_offset_a_prompt(run, norm):
 
 
 @pytest.mark.slow
-def test_tolerance_decides_who_is_covered(run):
+def test_tolerance_decides_who_is_covered_and_one_target_has_no_share(run):
     save_wide()
-    shares = {}
-    for tolerance in ("1e-6", "1e6"):
-        out = run("align", "t.csv", "--id", "prompt", "--target", "human", "--tolerance", tolerance, "--json", *QUICK)[
-            1
-        ]
-        shares[tolerance] = [
-            json.loads(out)["coverage"][name]
-            for name in ("covered", "covered_without_any_one", "covered_without_any_five_lower")
-        ]
-    assert shares["1e-6"] == [1, 0, 0]
-    assert shares["1e6"] == [1, 1, 1]
+    arguments, found = ("align", "t.csv", "--id", "prompt", "--target", "human", *QUICK), {}
+    for tolerance in ("--tolerance 1e-6", "--tolerance 1e6", "--relative-tolerance 1e6", "--relative-tolerance 0"):
+        found[tolerance] = json.loads(run(*arguments, *tolerance.split(), "--json")[1])["coverage"]
+        names = ("covered", "covered_without_any_one", "covered_without_any_five_lower")
+        shares = [found[tolerance][name] for name in names]
+        exact = [True, False, False] if tolerance == "--tolerance 1e-6" else [not tolerance.endswith(" 0")] * 3
+        assert [type(share) for share in shares] == [bool] * 3
+        assert shares == exact or tolerance.endswith(" 0")  # where rounding decides
+    assert [cover["relative"] for cover in found.values()] == [False, False, True, True]
+    out = run(*arguments, "--tolerance", "0.001")[1]
+    assert "one target" in out
+    assert "with all agents                 yes\n  after removing any one           no (exact)" in out
+    assert "%" not in out[out.index("Covered:") :]
+    assert "RMS error at most 0.8 x that of no agent" in run(*arguments)[1]
+
+
+@pytest.mark.slow
+def test_everyone_is_kept_by_overlap(run):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(12, 60)).cumsum(0)).melt(ignore_index=False, var_name="item")
+    frame = frame.rename_axis("user").reset_index().rename(columns={"value": "rating"})
+    frame.sample(frac=0.8, random_state=0).to_csv("t.csv", index=False)
+    code, out, _ = run("align", "t.csv", "--overlap", "12", "--subsets", "3")
+    assert code == 0
+    assert "12 users, 60 items; 12 in turn as target" in out
+    assert "80.0% of the cells are there; each target is fitted on the items that it and its agents rated" in out
+    document = json.loads(run("align", "t.csv", "--overlap", "12", "--subsets", "3", "--json")[1])
+    assert document["table"]["overlap"] == 12
+    lines = pd.DataFrame(document["curves"])
+    errors = pd.read_parquet("align-2/errors.parquet")
+    assert (errors["items"] >= 12).all()
+    assert (errors["test_items"] >= 2).all()
+    for (offset, method, n), group in errors.groupby(["offset", "method", "agents"]):
+        line = lines.query(f"offset == '{offset}' and method == '{method}' and agents == {n}").iloc[0]
+        assert [line["targets"], line["fits"]] == [group["target"].nunique(), len(group)]
+        means = group[["items", "test_items", "no_agent"]].mean()
+        np.testing.assert_allclose(line[["items", "test_items", "no_agent"]].astype(float), means)
+    largest = lines["agents"].max()
+    cells = [line.split()[:4] for line in out.splitlines() if line.startswith(f"{largest:>4}  ")]
+    at = lines.query("agents == @largest and method == 'simplex'").iloc[0]
+    assert cells == [[str(largest), str(at["targets"]), f"{at['items']:.1f}", f"{at['test_items']:.1f}"]] * 2
+    assert f"got {largest + 1}" in run("align", "t.csv", "--overlap", "12", "--agents", f"{largest + 1}")[2]
 
 
 @pytest.mark.slow
@@ -160,8 +191,8 @@ def test_the_progress_bar_is_for_terminals(run, monkeypatch):
     save_long()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     _, out, err = run("align", "t.csv", *FEWEST, "--json")
-    assert "leave out" in err
-    assert "leave out" not in out
+    assert "fit:" in err
+    assert "fit:" not in out
 
 
 @pytest.mark.parametrize(
@@ -183,6 +214,11 @@ def test_the_progress_bar_is_for_terminals(run, monkeypatch):
         (["t.csv", "--agents", "one"], ["--agents", "'one'"]),
         (["t.csv", "--test-share", "1"], ["--test-share"]),
         (["t.csv", "--tolerance", "nan"], ["--tolerance"]),
+        (["t.csv", "--relative-tolerance", "-1"], ["--relative-tolerance", "-1"]),
+        (["t.csv", "--tolerance", "1", "--relative-tolerance", "1"], ["--relative-tolerance", "expected one of them"]),
+        (["t.csv", "--overlap", "9"], ["--overlap", "9 of the items"]),
+        (["t.csv", "--overlap", "1"], ["--overlap", "greater than or equal to 2"]),
+        (["t.csv", "--overlap", "3", "--agents", "5"], ["--agents", "at most 4", "--overlap 3"]),
         (["t.csv", "--offset", "per_state"], ["--offset", "per_state"]),
         (["t.csv", "--out", "t.csv"], ["t.csv", "--out"]),
         (["t.csv", "--norm", "l3"], ["--norm", "l3"]),
@@ -225,14 +261,17 @@ def test_figures_hold_what_they_say(run, monkeypatch, tmp_path):
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.append(self) or path.touch())
     save_long()
     assert run("align", "t.csv", *QUICK[:2], "--agents", "1,2,4")[0] == 0
-    lines = pd.read_csv("align-1/curves.csv").set_index(["offset", "method", "agents"])["held_out"].sort_index()
+    curves = pd.read_csv("align-1/curves.csv").set_index(["offset", "method", "agents"]).sort_index()
+    lines = curves["held_out"]
     none, constant, removed = (axis for part in drawn[0].subfigs for axis in part.axes)
     for axis, offset in ((none, "none"), (constant, "constant")):
         by_label = {line.get_label(): line.get_ydata() for line in axis.lines}
         for label, method in hull_figure.NAMES.items():
             np.testing.assert_allclose(by_label[method], lines[offset, label])
-        assert by_label["no agent"][0] == pytest.approx(lines[offset, "offset alone", 0])
+        np.testing.assert_allclose(by_label["no agent"], curves.loc[(offset, "simplex"), "no_agent"])
+        gain = curves.loc[(offset, "simplex", 4)]
+        assert f"{gain['over_none']:.3g} [{gain['over_none_low']:.3g}, " in axis.get_title()
         assert axis.get_ylim() == none.get_ylim()
     left = pd.read_csv("align-1/leave_out.csv")
-    np.testing.assert_allclose(removed.lines[0].get_xdata()[1:], np.sort(left["error"]))
-    np.testing.assert_allclose(removed.lines[1].get_xdata()[1:], np.sort(left["without_one"]))
+    np.testing.assert_allclose(removed.lines[0].get_xdata()[1:], np.sort(left["error"] / left["no_agent"]))
+    np.testing.assert_allclose(removed.lines[1].get_xdata()[1:], np.sort(left["without_one"] / left["no_agent"]))

@@ -214,6 +214,6 @@ def test_a_run_that_is_done_needs_neither_room_nor_workers(run, monkeypatch):
 
     assert run(*COMMAND, "--out", "run")[0] == 0
     monkeypatch.setattr(run_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
-    monkeypatch.setattr(executors, "_Cluster", entered)
+    monkeypatch.setattr(executors, "Cluster", entered)
     assert run(*COMMAND, "--out", "run", "--cluster", "tcp://127.0.0.1:1")[0] == 0
     assert refused(run(*COMMAND, "--out", "other"), "games.count: the run would take")

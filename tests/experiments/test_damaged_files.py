@@ -228,7 +228,9 @@ READERS = {
     "utilities": lambda made: Reader(_npz(made, "games"), {}, hull),
     "texts": lambda made: Reader(_texts(made), {}, hull),
     "parquet": lambda made: Reader(_all(made, "wide.parquet", "long.parquet", "poll.parquet"), {}, hull),
-    "sweep config": lambda made: Reader(_all(made, "grid.toml"), {}, lambda p: plan.read(str(p)).cells()),
+    "sweep config": lambda made: Reader(
+        _all(made, "grid.toml"), {}, lambda p: plan.plan(plan.document(str(p)), str(p)).cells()
+    ),
     "tune config": lambda made: Reader(_all(made, "goal.toml"), {}, lambda p: tunings.read(str(p))),
     "reports": lambda made: Reader(*_run(made, *(f"{run}/manifest.json" for run in RUNS)), report),
     "report's tables": lambda made: Reader(

@@ -1,10 +1,14 @@
 """Grids below the commands: rows, blocks and parts, what survives of them, and the science at small size."""
 
+import json
+from pathlib import Path
+
 import jax
 import numpy as np
 import pandas as pd
 import pytest
 
+import emalign_jax as em
 from emalign_jax.experiments import columns, plan
 from emalign_jax.experiments.grid import block as blocks_of
 from emalign_jax.experiments.grid import check, merge, threshold
@@ -46,7 +50,7 @@ def swept(text, path, **how):
 
 def searched(specification, first, count):
     """Rows and schemes of a block."""
-    return blocks_of.search(specification, blocks_of.draw(specification, first, count), first)
+    return blocks_of.search(specification, blocks_of.draw(specification, first, count), first)[:2]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +213,7 @@ def test_a_block_with_rows_but_without_arrays_is_computed_again(tmp_path):
     grid, work = planned("[games]\nagents = 2\nstates = 2\nactions = 2\ncount = 4\n[solver]\nmethod = 'best_responses'")
     store = Parts(tmp_path)
     grids.compute(grid, work, store)
-    assert [part.suffix for part in parts(tmp_path)] == [".npz", ".parquet"]
+    assert sorted(part.suffix for part in parts(tmp_path)) == [".npz", ".parquet"]
     before = {part: part.read_bytes() for part in parts(tmp_path) if part.suffix == ".npz"}
     for part in before:
         part.unlink()
@@ -317,3 +321,35 @@ def test_a_legend_names_what_any_panel_shows_and_on_which_side(science):
     assert [text.get_text() for text in figure.legends[0].texts] == [
         "right: sharp guarantee vacuous in half of the games"
     ]
+
+
+# trajectories
+
+
+@pytest.mark.slow
+@pytest.mark.x64
+def test_trajectories_are_kept_on_request(empty_directory):
+    small = {"games.agents": [1, 2], "games.states": 2, "games.actions": 2, "games.count": 3, "solver.starts": 2}
+    small |= {"games.family": "shared_bias", "block": 2, "solver.method": "best_responses"}
+    plain = em.experiments.run(small, out="plain")
+    found = em.experiments.run(small | {"measure.trajectory": True}, out="kept")
+    assert not Path("plain/trajectories.parquet").exists()
+    names = ["games.agents", "game", "start"]
+    same(plain.rows.drop(columns="cell"), found.rows.drop(columns="cell"))
+    steps = pd.read_parquet("kept/trajectories.parquet")
+    assert list(steps) == ["cell", "games.agents", *(column.name for column in columns.TRAJECTORIES)]
+    last = steps.groupby(names, sort=False).last()
+    assert (last["move"] == "RETURNED").all()
+    assert (steps.groupby(names)["step"].max() + 1 == steps.groupby(names).size()).all()
+    rows = found.rows.set_index(names)
+    for name in ("user_value", "normalised_value"):
+        np.testing.assert_allclose(last[name].to_numpy(float), rows[name].to_numpy(float), atol=1e-12)
+    np.testing.assert_allclose([max(one) for one in last["relative_gain"]], rows["relative_gain"], atol=1e-12)
+    assert (steps["holder"].between(0, steps["agents"] - 1)).all()
+    assert "trajectories.parquet" in json.loads(Path("kept/manifest.json").read_text())["files"]
+    # of cells of a sweep that ask for them
+    both = em.experiments.run(small | {"games.agents": 2, "measure.trajectory": [False, True]}, out="axis")
+    assert len(both.rows) == 12
+    some = pd.read_parquet("axis/trajectories.parquet")
+    assert some["measure.trajectory"].all()
+    assert len(some) == (steps["agents"] == 2).sum()

@@ -24,7 +24,7 @@ WRONG = [
     ({5: 5}, {}, "5: no such key"),
     ({"games.agents": []}, {}, "games.agents: expected a value or a list of some"),
     ({"games.agents": np.array([2, 2])}, {}, "games.agents: expected distinct values"),
-    (SMALL, {"kind": "tune"}, "kind: expected one of search, sweep, got 'tune'"),
+    (SMALL, {"kind": "tune"}, "kind: expected one of search, sweep, market, got 'tune'"),
     (SMALL, {"out": 5}, "out: expected a path, got 5"),
     (SMALL, {"out": ""}, "out: expected a path, got ''"),
     (SMALL, {"out": "a\0b"}, "out: expected a path"),

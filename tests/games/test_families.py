@@ -54,9 +54,9 @@ def test_game_i_is_the_same_in_any_batch(family):
     for name in ("prior", "user_utility", "agent_utilities"):
         # the draws are the same bits; XLA may vectorise what follows differently
         np.testing.assert_allclose(getattr(few, name), getattr(many, name)[:2], rtol=0, atol=ROUNDING)
-    assert np.abs(np.diff(many.user_utility, axis=0)).max(axis=(1, 2)).min() > 0.01
+    assert np.abs(np.diff(many.agent_utilities, axis=0)).max(axis=(1, 2, 3)).min() > 0.01
     other = make(family, 2, key=jax.random.key(6))
-    assert np.abs(other.user_utility - few.user_utility).max() > 0.01
+    assert np.abs(other.agent_utilities - few.agent_utilities).max() > 0.01
 
 
 def test_hull_holds_the_user():
@@ -118,6 +118,8 @@ def test_opposed_biases_cancel_in_pairs():
         ("shared_bias", {"noise": 0.0, "bias": 0.0}),
         ("goal", {"alignment": 1.0}),
         ("opposed", {"bias": 0.0}),
+        ("attributes", {"attributes": 1}),
+        ("quadratic", {"bias": 0.0}),
     ],
 )
 def test_without_disagreement_all_agents_are_the_user(family, knobs):
@@ -162,7 +164,7 @@ def test_information_worth_out_of_reach(monkeypatch):
 @pytest.mark.parametrize(
     ("argument", "value", "rule"),
     [
-        ("family", "hulls", "expected one of hull, noise, shared_bias, goal, opposed"),
+        ("family", "hulls", "expected one of hull, noise, shared_bias, goal, opposed, attributes, quadratic"),
         *((name, 0, "expected an integer >= 1") for name in ("count", "agents", "states", "actions", "user_features")),
         ("agent_features", -1, "expected an integer >= 1"),
         *(
@@ -211,6 +213,7 @@ def test_a_family_of_ones_own_is_one_class(scaled):
 
 def test_other_families_change_no_games_and_no_keys(scaled):
     known = {"hull": 0, "noise": 1, "shared_bias": 2, "goal": 3, "opposed": 4}
+    known |= {name: zlib.crc32(name.encode()) for name in ("attributes", "quadratic")}
     assert {name: family.key for name, family in em.FAMILIES.items() if name != "scaled"} == known
     assert scaled.key == zlib.crc32(b"scaled")
 

@@ -183,7 +183,7 @@ def test_reduction_equals_loops():
                 agents[i, xa, xb, a] += p * game.agent_utilities[i, a, y]
     on_host, on_device = em.reduce_game(game, np), em.reduce_game(game)
     eps = np.finfo(np.asarray(on_device.user).dtype).eps
-    for host, device, expected in zip(on_host, on_device, (mass, user, agents), strict=True):
+    for host, device, expected in zip(on_host, on_device, (mass, user, agents, user), strict=True):
         assert host.dtype == np.float64
         np.testing.assert_allclose(host, expected, rtol=0, atol=1e-15)  # four products of size .1
         np.testing.assert_allclose(device, expected, rtol=0, atol=8 * eps)

@@ -71,6 +71,21 @@ def test_code_runs():
     assert said.getvalue() == "float64\n"
 
 
+GUIDES = [path for path in sorted((ROOT / "docs" / "guides").glob("*.md")) if "```python" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+def test_guides_print_what_they_say(path):
+    """Their blocks of Python, one after the other, and after each what it prints."""
+    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", path.read_text(), re.S)
+    assert len(blocks) == path.read_text().count("```python") > 0
+    names = {}
+    for code, printed in blocks:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exec(code, names)
+        assert said.getvalue() == printed
+
+
 def test_the_columns_of_tables_are_documented():
     from support import reference_pages
 
@@ -84,7 +99,12 @@ def test_the_page_of_keys_is_that_of_the_specifications():
     from support import reference_pages
 
     from emalign_jax.experiments import specification
+    from emalign_jax.experiments.market.config import MarketSpecification
     from emalign_jax.experiments.tune import config
 
-    pages = {"search, sweep, certify": specification.Specification, "tune": config.specification()}
+    pages = {
+        "search, sweep, study, certify": specification.Specification,
+        "tune": config.specification(),
+        "market": MarketSpecification,
+    }
     assert (ROOT / "docs" / "specification.md").read_text() == reference_pages.of_specifications(pages)

@@ -61,11 +61,13 @@ def test_public_names_exist_and_are_documented():
 def test_code_in_the_readme_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     lines = child("\nprint('---')\n".join(blocks), cwd=tmp_path).split("---\n")
-    assert len(lines) == 5
-    search, named, conversation, exact = (
-        [float(x) for x in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", part)] for part in lines[:4]
+    assert len(lines) == 6
+    search, named, own, conversation, exact = (
+        [float(x) for x in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", part)] for part in lines[:5]
     )
-    assert "games.agents" in lines[4]
+    assert "games.agents" in lines[5]
+    # The values without information: a quadratic loss at N midpoints.
+    assert {-0.078125, -0.082031, -0.083008} <= set(own)
     assert 0 < search[0] <= 1
     assert search[1] <= 1e-3
     np.testing.assert_allclose(named, [0.6, 0.7], atol=1e-6)

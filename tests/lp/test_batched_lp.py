@@ -130,7 +130,7 @@ def hard_games():
         sizes.setdefault(shape, []).append(game)
     for games in sizes.values():
         if len(games) > 3:  # each size is compiled
-            yield em.Game(*(np.stack(x) for x in zip(*(g.__dict__.values() for g in games), strict=True)))
+            yield em.Game(*(np.stack(x) for x in zip(*(jax.tree.leaves(g) for g in games), strict=True)))
 
 
 @pytest.mark.slow

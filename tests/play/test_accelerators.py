@@ -100,7 +100,7 @@ def beliefs():
         each = ones(GAMES)
         block = cells.Cells(ones((B, B, GAMES)), ones((B, T, GAMES)), user, user, ones((B, GAMES)), each, each)
         cells.bound(block, jnp)
-        of = quantal.Setting(*(x[..., None] for x in (block.mass, user, user, each, each, block.price)))
+        of = quantal.Setting(*(x[..., None] for x in (block.mass, user, user, user, each, each, block.price)))
         quantal.ascend(of, ones((B, GAMES, 4)), 0.1, jnp)
         quantal.payoffs(of, ones((B, GAMES, 4)), xp=jnp)
 

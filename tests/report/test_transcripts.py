@@ -148,7 +148,7 @@ x_A = second                         1  .25 .25 .25 .25
 total                                1                           1.000  1.000"""
     assert text == expected
     both = em.transcript_tree(game, rule.reshape(1, -1, 2), protocol, em.RationalUser())
-    assert "├─ x_A = 0 " in both
+    assert "├─ x_A = bit 1 " in both
     assert both.splitlines()[2].startswith("start")
     assert max(map(len, both.splitlines())) < 100
 
@@ -180,17 +180,26 @@ def test_ties_go_to_the_agent_picked():
     pharma = em.catalog.pharma_market()
     schemes = em.full_revelation(2, 4, 4)
     text = em.transcript_tree(pharma, schemes, em.Conversation(1), em.RationalUser())
-    assert text.splitlines()[0] == "Ties go to agent 0."
+    assert text.splitlines()[0] == "Ties go to firm 1."
     np.testing.assert_allclose(cells(text)[1], [1, 0.32, 0.4, 0.24], atol=1e-6)
     text = em.transcript_tree(pharma, schemes[:, :, ::-1], em.Selection(then=em.Conversation(1)), em.RationalUser())
-    assert "The user picks agent 0 (1)." in text
+    assert "The user picks firm 1 (1)." in text
+    own = em.transcript_tree(
+        pharma, schemes, em.Conversation(1), em.RationalUser(), names={"agents": ["left", "right"]}
+    )
+    assert own.splitlines()[0] == "Ties go to left."
+    assert own.splitlines()[2].split()[-2:] == ["left", "right"]
+    assert "drug 2 works" in own
+    judge = em.transcript_tree(em.catalog.judge(), np.eye(2)[None], em.Conversation(1), em.RationalUser())
+    assert "prosecutor says 1" in judge
+    assert "convict" in judge
 
 
 def test_many_x_b_are_written_out():
     game = em.catalog.what_to_ask(4)
     text = em.transcript_tree(game, np.eye(2)[np.arange(16) % 2][None], em.Conversation(1), em.RationalUser())
     assert "belief over x_B" in text
-    assert "1 .12 3 .12 5 .12 +5 .62" in text
+    assert "0001 .12 0011 .12 0101 .12 +5 .62" in text
     assert max(map(len, text.splitlines())) < 100
 
 

@@ -84,7 +84,7 @@ class BeliefProblem:
         user, own = (x.swapaxes(1, 2)[None] for x in (self.user_payoff, goal.reshape(B, T, A)))
         acting = jax.tree.map(lambda x: np.asarray(x)[None], self.user)
         spread, signs = np.array([self.spread]), np.array([sign])
-        return BeliefProblems(self.target[None], self.mass[None], user, own, spread, signs, acting)
+        return BeliefProblems(self.target[None], self.mass[None], user, own, user, spread, signs, acting)
 
     def responses(self, beliefs: Float[np.ndarray, "N B"]):
         """mass [N, T], the user's total of each action [N, T, A], and the distribution over actions [N, T, A]."""

@@ -8,11 +8,22 @@ from pydantic.fields import FieldInfo
 from emalign_jax.experiments import columns
 from emalign_jax.experiments.specification import Section, fields
 
-TABLES = {"search and sweep": (columns.CELL, *columns.GAMES), "tune": columns.TUNE}
+TABLES = {
+    "search, sweep and study": (columns.CELL, *columns.GAMES),
+    "tune": columns.TUNE,
+    "trajectories": (columns.CELL, *columns.TRAJECTORIES),
+    "market": columns.MARKETS,
+    "agents of a market": columns.MARKET_AGENTS,
+}
 INTRODUCTIONS = {
-    "search and sweep": "`games.parquet` of `emalign search` and `emalign sweep`: a row a cell of the grid, game and "
-    "start, and after `cell` a column an axis of the grid, such as `games.agents`.",
+    "search, sweep and study": "`games.parquet` of `emalign search`, `sweep` and `study`: a row a cell of the grid, "
+    "game and start, and after `cell` a column an axis of the grid, such as `games.agents`; those of a study end with "
+    "`users`, the kind of user, and `strength`, that of its departure.",
+    "trajectories": "`trajectories.parquet` of `emalign search` and `emalign sweep` with `measure.trajectory`: a row a "
+    "profile that a search met, in order, and after `cell` a column an axis of the grid.",
     "tune": "`games.parquet` of `emalign tune`: a row a held-out game.",
+    "market": "`markets.parquet` of `emalign market`: a row a resample of the prompts and market.",
+    "agents of a market": "`agents.parquet` of `emalign market`: a row a resample of the prompts and agent.",
 }
 
 INTRODUCTION = """# Keys of specifications
@@ -20,8 +31,8 @@ INTRODUCTION = """# Keys of specifications
 Made from the sections in `emalign_jax/experiments`; a test compares. A key is written in a TOML file as `key = value`
 in its `[section]`, on the command line as `--set section.key=value`, in Python as `"section.key": value`. Parameters of
 protocols, users and families of your own are further keys of `[protocol]`, `[user]` and `[games]`, and the knobs of the
-built-in families (`noise`, `bias`, `alignment`) of `[games]`. A file also takes `title`, and `block`, the games that
-are computed and kept at a time.
+built-in families (`noise`, `bias`, `alignment`, `attributes`, `tilt`) of `[games]`. A file also takes `title`, and
+`block`, the games that are computed and kept at a time.
 """
 
 
@@ -46,9 +57,10 @@ def toml_word(value: Any) -> str:
 def _takes(info: FieldInfo) -> str:
     """What a key takes, in words."""
     kind: Any = info.annotation
-    if get_origin(kind) in (UnionType, Union):
+    while get_origin(kind) in (UnionType, Union, Annotated):
         kind = next(x for x in get_args(kind) if x is not type(None))
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if kind == tuple[int, ...]:
+        return "integers"
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
     least = next((f" >= {rule.ge}" for rule in info.metadata if hasattr(rule, "ge")), "")

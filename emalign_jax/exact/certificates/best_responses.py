@@ -10,11 +10,12 @@ from jaxtyping import Float
 
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.checks.base import check_for, make_check
-from emalign_jax.games.game import Game, faults, reduce_game
+from emalign_jax.games.game import Game, faults
 from emalign_jax.games.units import LP_ERROR
 from emalign_jax.internal.arguments import BETWEEN, integer, number
 from emalign_jax.internal.validation import on_host
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.base import reduce_for
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
@@ -78,7 +79,7 @@ def best_response(
     if not np.isfinite(schemes).all():
         raise ValueError("schemes: expected finite numbers")
     check_for(protocol, user).check_size(game, protocol, user, schemes.shape[-1])
-    reduced = reduce_game(flatten_games(game, (1,)), np)
+    reduced = reduce_for(flatten_games(game, (1,)), protocol, user, np)
     check = make_check(reduced, 0, protocol, user, schemes.shape[-1], lossless=exact)
     if exact:
         check.confirm()

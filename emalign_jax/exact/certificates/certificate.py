@@ -14,7 +14,7 @@ from emalign_jax.exact.checks.batch import AbstractChecks, Examinations
 from emalign_jax.exact.checks.examination import known_range, relative
 from emalign_jax.exact.checks.one_by_one import make_checks
 from emalign_jax.exact.guarantees.bounds import common_size, theorem_bounds, worst_distributions
-from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
+from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities
 from emalign_jax.games.units import LP_ERROR, NEGLIGIBLE_INFORMATION_VALUE
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import POSITIVE, number
@@ -22,6 +22,7 @@ from emalign_jax.internal.transfers import fetch
 from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.choice import check_word, of_guarantees
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.base import reduce_for
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
@@ -130,17 +131,16 @@ def certify(
     found = no_certificates(len(profiles), games.agents)
     for at in range(0, len(profiles), GAMES_AT_ONCE):
         some = slice(at, at + GAMES_AT_ONCE)
-        reduced = reduce_game(flat[some], np)
-        modules = (jax.tree.map(lambda x, some=some: x[some], module) for module in (protocol, user))
-        checks = make_checks(reduced, sound[some], *modules, **sizes)
+        here, who = (jax.tree.map(lambda x, some=some: x[some], module) for module in (protocol, user))
+        checks = make_checks(reduce_for(flat[some], here, who, np), sound[some], here, who, **sizes)
         tell = _Progress(progress)
         asked = np.flatnonzero(sound[some])
         for first in range(0, len(asked), checks.at_once):
             part = asked[first : first + checks.at_once]
-            mine = profiles[at + part]
+            own = profiles[at + part]
             told = functools.partial(tell.after, first)
-            examined = checks.examine(part, mine, BRACKET * tolerance, tell=told)
-            rows, terms = certificates(checks, part, flat[some], mine, tolerance, examined)
+            examined = checks.examine(part, own, BRACKET * tolerance, tell=told)
+            rows, terms = certificates(checks, part, flat[some], own, tolerance, examined)
             put(found, at + part, add_guarantees(rows, terms, user, of_guarantees(lp, len(profiles)))[0])
             checks.release(part)
         tell(len(profiles[some]))
@@ -228,7 +228,7 @@ def add_guarantees(
     known = np.isfinite(terms.floors).all(1)
     if not known.any():
         return rows, failed
-    tie_tolerance = user.tie_tolerance if isinstance(user.acting, RationalUser) else None
+    tie_tolerance = user.tie_tolerance if isinstance(user.plain.acting, RationalUser) else None
     terms = jax.tree.map(lambda x: x[known], terms)
     _, A, Y = terms.user_utility.shape
     size = common_size(terms.game, A, Y, tie_tolerance)
@@ -265,4 +265,4 @@ def flatten_games(games: Game, batch: tuple[int, ...]) -> Game:
         return np.broadcast_to(x, (*batch, *x.shape[-core:])).reshape(-1, *x.shape[-core:])
 
     prior, user, agents = map(np.asarray, fetch((games.prior, games.user_utility, games.agent_utilities)))
-    return Game(flatten(prior, 3), flatten(user, 2), flatten(agents, 3), check="shapes")
+    return Game(flatten(prior, 3), flatten(user, 2), flatten(agents, 3), check="shapes", labels=games.labels)

@@ -68,7 +68,7 @@ class AbstractCheck(abc.ABC):
         self.user: Any = user
         self.likely = likely_actions(self.game, user)  # [XA, XB, A] upper bounds of the probability of each action
         self.scale = float(
-            units.unit(self.game.user, self.likely)
+            units.unit(self.game.welfare, self.likely)
         )  # The user's unit, to which tolerances are relative.
         self.form = raw_form(self.game, protocol, user)  # The units of the game's numbers; `make_check` sets another.
         self.messages = self.game.mass.shape[1]  # M, where it limits deviations; `make_check` sets it.
@@ -206,24 +206,32 @@ class AbstractCheck(abc.ABC):
             pool = (lambda x: x) if informed else (lambda x: x.sum(1, keepdims=True))  # Sums over x_B, if uninformed.
             responses = by_agent(self.user.acting, self.game, pool)
             paid = np.array([(q * pool(own)).sum() for q, own in zip(responses, self.game.agents, strict=True)])
-            self._informed[informed] = float((responses[0] * pool(self.game.user)).sum()), paid
+            self._informed[informed] = float((responses[0] * pool(self.game.welfare)).sum()), paid
         return self._informed[informed]
 
 
 Check = TypeVar("Check", bound=AbstractCheck)
 _CHECKS: dict[tuple[tuple[type, ...], type, type], type[AbstractCheck]] = {}
+# Of these, those that also hold for users who misread beliefs.
+_WITH_PERCEPTION: set[tuple[tuple[type, ...], type, type]] = set()
 
 
 def register_check(
     protocol: type[AbstractProtocol] | tuple[type, ...],
     user: type[AbstractUser],
     acting: type[AbstractUser] | None = None,
+    *,
+    counts_welfare: bool = False,
 ):
     """Class decorator: registers the check of exactly this protocol class and user class, not of their subclasses.
 
     protocol: a class; a tuple for a protocol in stages, such as (Selection, Conversation).
     user:     a class.
     acting:   the class of `user.acting`, where it is another one (`FixedReplies`); by default `user`.
+    counts_welfare: whether the check also holds for such users when they misread beliefs: it takes the user's behaviour
+              from `game.mass` and `game.user` alone, counts the user's value from `game.welfare`, and does not assume
+              that this value is largest with full information, or least without any. Otherwise such users are checked
+              by a search.
     Raises `ValueError` if there is a check already.
 
     Example:
@@ -235,16 +243,21 @@ def register_check(
     def add(cls: type[Check]) -> type[Check]:
         if _CHECKS.setdefault(kind, cls) is not cls:
             raise ValueError(f"protocol, user: {_name(kind[0])} with {user.__name__} has a check already")
+        if counts_welfare:
+            _WITH_PERCEPTION.add(kind)
         return cls
 
     return add
 
 
 def check_for(protocol: AbstractProtocol, user: AbstractUser) -> type[AbstractCheck]:
-    """The check registered for exactly these classes, or the generic check."""
+    """The check registered for exactly these classes, or the generic check. For a user who misreads beliefs it is that
+    of the user's plain class, if it was registered for such users too."""
     from emalign_jax.exact.checks.generic import GenericCheck
 
-    return _CHECKS.get((protocol.kind, type(user), type(user.acting)), GenericCheck)
+    kind = protocol.kind, type(user.plain), type(user.plain.acting)
+    known = user.plain is user or kind in _WITH_PERCEPTION
+    return _CHECKS.get(kind, GenericCheck) if known else GenericCheck
 
 
 def default_tolerance(protocol: AbstractProtocol, user: AbstractUser) -> float:
@@ -263,14 +276,17 @@ def make_check(
     user: AbstractUser,
     messages: int | None = None,
     lossless: bool = False,
+    kind: type[AbstractCheck] | None = None,
 ) -> AbstractCheck:
     """The exact check of game k of a flat batch, in standard units; `form` of the check converts its numbers.
 
+    reduced:  the games as the user perceives them (`reduce_for`).
     messages: M, which limits the deviations in conversations (None: as many as x_B).
     lossless: use units that do not round (`AbstractCheck.form_of`).
+    kind:     the class of the check (None: `check_for`).
     """
-    one = batching.item(protocol, k), batching.item(user, k)
-    kind = check_for(protocol, user)
+    one = batching.item(protocol, k), batching.item(user.plain, k)
+    kind = kind or check_for(protocol, user)
     form = kind.form_of(ReducedGame(*(np.asarray(x[k]) for x in reduced)), *one, lossless)
     check = kind(form.game, form.protocol, form.user)
     check.form = form

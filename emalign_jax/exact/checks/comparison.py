@@ -26,7 +26,7 @@ INSET = 1e-6
 ATTAINED = 1e-9
 
 
-@register_check(Comparison, RationalUser)
+@register_check(Comparison, RationalUser, counts_welfare=True)
 class ComparisonRational(SelectionRational):
     """As `SelectionRational`: the supremum over all schemes, with ties for the picked agent. The scheme attains it, or
     a payoff near it."""
@@ -89,7 +89,8 @@ class ComparisonRational(SelectionRational):
         for first, last in self.rank_groups:
             low = values[rivals[last]] if last < len(rivals) else -np.inf
             high = values[rivals[first - 1]] if first else np.inf
-            if not first <= self._rank(values, agent, low, high) <= last:
+            placed = first <= self._rank(values, agent, low, high) <= last
+            if not placed and not self._is_end(low, high):
                 continue
             picked = self.probabilities[first]
             others = np.delete(self.probabilities, first) @ payoffs[agent, rivals]
@@ -97,7 +98,7 @@ class ComparisonRational(SelectionRational):
             if found.status != "Optimal":
                 return found
             upper = max(upper, picked * found.upper + others)
-            if picked * found.value + others > best.value:
+            if placed and picked * found.value + others > best.value:
                 best = found._replace(value=picked * found.value + others, exact=None)
                 where = low, high
         if where is not None:
@@ -110,6 +111,11 @@ class ComparisonRational(SelectionRational):
         placed = values.copy()
         placed[agent] = ends.mean()
         return self.ranking(placed).index(agent)
+
+    def _is_end(self, low: float, high: float) -> bool:
+        """Whether its tie tolerance may give a user who misreads beliefs more than `low` or less than `high`."""
+        tie = VALUE_TIE * self.scale
+        return self.game.is_perceived and bool(low >= self.most_value - tie or high <= self.least_value + tie)
 
     def _within(self, agent: int, low: float, high: float, inset: float = 0.0) -> Deviation:
         """The agent's best scheme whose value to the user is between low + inset and high - inset."""

@@ -236,11 +236,11 @@ class SearchedCheck(AbstractCheck):
     def _by_type(self, agent: int, sign: float = 1.0):
         """For each type x_A: its probability, the agent's payoff if it could choose the action of this type, and the
         agent's problem with this type alone (None for a type too rare to matter)."""
-        mass, user, agents = self.game
+        mass, user, agents, welfare = self.game
         for xa, share in enumerate(mass.sum(1)):
             rare = share < RARE
             unit = 1.0 if rare else share
-            game = ReducedGame(mass[[xa]] / unit, user[[xa]] / unit, agents[:, [xa]] / unit)
+            game = ReducedGame(mass[[xa]] / unit, user[[xa]] / unit, agents[:, [xa]] / unit, welfare[[xa]] / unit)
             chosen = float(sign * (sign * game.agents[agent]).max(-1).sum())
             yield unit, chosen, None if rare else monopoly_problem(game, agent, self.user.acting, sign)
 
@@ -301,7 +301,7 @@ class ConversationCheck(SearchedCheck):
             distribution = action_distribution(game, schemes, tree, self.user, game.agents[0])
             distributions = dict.fromkeys(range(K), distribution)
         paid = np.array([(distributions[i] * game.agents[i]).sum() if i in distributions else np.nan for i in range(K)])
-        return float((next(iter(distributions.values())) * game.user).sum()), paid
+        return float((next(iter(distributions.values())) * game.welfare).sum()), paid
 
     def common_response_payoffs(self, schemes):
         if not self.user.favours:
@@ -434,17 +434,17 @@ class ConversationCheck(SearchedCheck):
         return (distribution * self.game.user).sum((1, 2)) - (tree.rounds * self.user.tie_tolerance + LP_ERROR) * unit
 
 
-@register_check(Conversation, QuantalUser)
+@register_check(Conversation, QuantalUser, counts_welfare=True)
 class ConversationQuantal(ConversationCheck):
     """A quantal user: logit responses at every node."""
 
 
-@register_check(Conversation, RationalUser)
+@register_check(Conversation, RationalUser, counts_welfare=True)
 class ConversationRational(ConversationCheck):
     """A rational user: backward induction, ties by the user's tie rule."""
 
 
-@register_check(Conversation, FixedReplies, QuantalUser)
-@register_check(Conversation, FixedReplies, RationalUser)
+@register_check(Conversation, FixedReplies, QuantalUser, counts_welfare=True)
+@register_check(Conversation, FixedReplies, RationalUser, counts_welfare=True)
 class ConversationFixed(ConversationCheck):
     """A user with a fixed reply rule."""

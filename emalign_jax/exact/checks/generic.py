@@ -69,7 +69,7 @@ class GenericCheck(AbstractCheck):
             padded = np.concatenate([some, np.repeat(some[-1:], size - len(some), 0)])
             with jax.enable_x64(True):
                 one = jax.tree.map(lambda x: np.asarray(x, np.float64), (self.game, padded, self.protocol, self.user))
-                found.append([np.asarray(x)[: len(some)] for x in compiled("payoffs", *one)])
+                found.append([np.asarray(x)[: len(some)] for x in compiled("payoffs", *one)[:2]])
         value, agents = (np.concatenate(x) for x in zip(*found, strict=True))
         known = np.isfinite(agents)
         self._least = np.minimum(self._least, np.where(known, agents, np.inf).min(0))
@@ -143,7 +143,7 @@ class GenericCheck(AbstractCheck):
 
     def informed(self, informed):
         if informed not in self._informed:
-            mass, user, agents = self.game
+            mass, user, agents, welfare = self.game
 
             def pool(x):
                 return x if informed else x.sum(1, keepdims=True)
@@ -154,7 +154,7 @@ class GenericCheck(AbstractCheck):
                 options, *favours = (options_of(acting, pool, np.asarray(own), sent) for own in (user, *agents))
                 responses = [np.asarray(acting.respond(options, favour), np.float64) for favour in favours]
             paid = np.array([(q * pool(own)).sum() for q, own in zip(responses, agents, strict=True)])
-            self._informed[informed] = float((responses[0] * pool(user)).sum()), paid
+            self._informed[informed] = float((responses[0] * pool(welfare)).sum()), paid
         return self._informed[informed]
 
 

@@ -27,9 +27,9 @@ class OneByOne(AbstractChecks):
         self, reduced: ReducedGame, protocol: AbstractProtocol, user: AbstractUser, messages: int, rows: int,
         lp: str, count: int,
     ):  # fmt: skip
-        self.reduced, self.protocol, self.user, self.messages, self.rows = reduced, protocol, user, messages, rows
+        self.reduced, self.protocol, self.messages, self.rows = reduced, protocol, messages, rows
         self.lp, self.count = lp, count
-        self.kind = check_for(protocol, user)
+        self.kind, self.user = check_for(protocol, user), user.plain
         self.searched = not self.kind.exact_responses
         self.at_once = self.kind.games_at_once
         N, self.K = np.shape(reduced.agents)[:2]
@@ -43,7 +43,7 @@ class OneByOne(AbstractChecks):
         for first in range(0, len(new), self.kind.games_at_once):
             some = new[first : first + self.kind.games_at_once]
             for k in some:
-                self._made[k] = make_check(self.reduced, k, self.protocol, self.user, self.messages)
+                self._made[k] = make_check(self.reduced, k, self.protocol, self.user, self.messages, kind=self.kind)
                 self._made[k].fallback |= bool(self.fallback[k])
             self.kind.prepare_lps([self._made[k] for k in some], self.lp, self.count)
             self.fallback[some] |= [self._made[k].fallback for k in some]
@@ -101,7 +101,7 @@ class OneByOne(AbstractChecks):
             some, checks = pairs[first : first + self.kind.games_at_once], []
             for _, k, i in some:
                 alone = self.reduced._replace(agents=self.reduced.agents[:, i : i + 1])
-                checks.append(make_check(alone, k, self.protocol, self.user, self.messages))
+                checks.append(make_check(alone, k, self.protocol, self.user, self.messages, kind=self.kind))
             self.kind.prepare_monopolists(checks)
             for check, (n, _, i) in zip(checks, some, strict=True):
                 best = check.monopolist(0)
@@ -191,6 +191,7 @@ def make_checks(
 ) -> AbstractChecks:  # fmt: skip
     """The exact checks of the games of a flat batch, protocol and user with it.
 
+    reduced:  the games as the user perceives them (`reduce_for`).
     sound:    which games are not malformed; of the others nothing may be asked.
     messages: M, which limits deviations in conversations; rows: information sets of an agent.
     lp:       "auto", "batched" or "highs"; count: the number of games by which "auto" decides.

@@ -24,7 +24,7 @@ from emalign_jax.users.rational import RationalUser
 MAX_CELLS = 2**14
 
 
-@register_check(Pooled, QuantalUser)
+@register_check(Pooled, QuantalUser, counts_welfare=True)
 class PooledCheck(AbstractCheck):
     """A quantal user. The bracket closes to 1e-4 for few x_B, and stays open for many."""
 
@@ -69,7 +69,7 @@ class PooledCheck(AbstractCheck):
         return deviations(found.value, upper, found.scheme)
 
 
-@register_check(Pooled, RationalUser)
+@register_check(Pooled, RationalUser, counts_welfare=True)
 class PooledRational(PooledCheck):
     """A rational user. Best beliefs are found by enumeration or a MILP, which limits the number of types."""
 

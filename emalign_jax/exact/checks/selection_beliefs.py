@@ -97,7 +97,7 @@ class SelectionBeliefs(BeliefChecks):
     def _value_lps(self, at) -> QuantalBeliefLPs:
         """The belief LPs of agents whose utility is the user's, and of those whose utility is its negative."""
         game, user = self._setting(at)
-        as_agent, silent = game._replace(agents=game.user[:, None]), np.zeros((len(at), 0, game.user.shape[2], 1))
+        as_agent, silent = game._replace(agents=game.welfare[:, None]), np.zeros((len(at), 0, game.user.shape[2], 1))
         agents = np.zeros(len(at), int)
         problems = joined([pooled_problems(as_agent, silent, agents, user, sign) for sign in (1.0, -1.0)])
         revealing = np.broadcast_to(np.eye(silent.shape[2]), (2 * len(at), *[silent.shape[2]] * 2))

@@ -42,7 +42,7 @@ def one_agent_outcome(
     """The user's value of a conversation with agent j alone under `rule`, and all agents' payoffs [K] from it."""
     tree = check.protocol.conversation.tree(1, rule.shape[1])
     distribution = action_distribution(check.game, rule[None], tree, check.user, check.game.agents[j])
-    return float((distribution * check.game.user).sum()), np.einsum("xba,ixba->i", distribution, check.game.agents)
+    return float((distribution * check.game.welfare).sum()), np.einsum("xba,ixba->i", distribution, check.game.agents)
 
 
 def evaluate(check: AbstractCheck, schemes: Float[np.ndarray, "K rows M"]) -> SelectionTable:
@@ -51,7 +51,7 @@ def evaluate(check: AbstractCheck, schemes: Float[np.ndarray, "K rows M"]) -> Se
     return SelectionTable(np.array(values), np.stack(payoffs, axis=1))
 
 
-@register_check((Selection, Conversation), RationalUser)
+@register_check((Selection, Conversation), RationalUser, counts_welfare=True)
 class SelectionConversationRational(SelectionRational):
     @classmethod
     def check_size(cls, games, protocol, user, messages):
@@ -80,19 +80,13 @@ class SelectionConversationRational(SelectionRational):
             return ObedienceLP(self.game, exact, tie_tolerance)
         return MechanismLP(self.game, exact, tie_tolerance, nodes=tree.rounds)
 
-    def deviations(self, schemes, agents, bracket=None):
-        found = super().deviations(schemes, agents, bracket)
-        return found if self.user.ties == "agents" else [
-            self._attained(schemes, i, d) for i, d in zip(agents, found, strict=True)
-        ]  # fmt: skip
-
     @property
     def _tree(self) -> Tree:
         return self.protocol.conversation.tree(1, self.messages)
 
     @property
     def most_scheme(self):
-        return self._rule(np.eye(self.game.mass.shape[1]))
+        return super().most_scheme if self.game.is_perceived else self._rule(np.eye(self.game.mass.shape[1]))
 
     def table(self, schemes):
         if self._last is None or not np.array_equal(self._last[0], schemes):
@@ -207,12 +201,12 @@ class SelectionConversationSearched(SearchedCheck):
         return found
 
 
-@register_check((Selection, Conversation), QuantalUser)
+@register_check((Selection, Conversation), QuantalUser, counts_welfare=True)
 class SelectionConversationQuantal(SelectionConversationSearched):
     """A quantal user: logit responses at every node of the conversation with the picked agent."""
 
 
-@register_check((Selection, Conversation), FixedReplies, QuantalUser)
-@register_check((Selection, Conversation), FixedReplies, RationalUser)
+@register_check((Selection, Conversation), FixedReplies, QuantalUser, counts_welfare=True)
+@register_check((Selection, Conversation), FixedReplies, RationalUser, counts_welfare=True)
 class SelectionConversationFixed(SelectionConversationSearched):
     """A user with a fixed reply rule."""

@@ -155,7 +155,7 @@ class SelectionCurves(StandardChecks):
         first = np.argsort(~used, 1, kind="stable")[:, :messages]
         schemes = np.take_along_axis(distributions, first[:, None], 2)
         for k in np.flatnonzero(used.sum(1) > messages):
-            own, user = (frontier.spread(x) for x in (self.game.agents[at[k], agents[k]], self.game.user[at[k]]))
+            own, user = (frontier.spread(x) for x in (self.game.agents[at[k], agents[k]], self.game.welfare[at[k]]))
             whole = distributions[k]
             fewer = compress(whole, (whole * own).sum(0), (whole * user).sum(0))
             fits = fewer.shape[1] <= messages

@@ -14,7 +14,7 @@ from emalign_jax.protocols import Selection
 from emalign_jax.users.quantal import QuantalUser
 
 
-@register_check(Selection, QuantalUser)
+@register_check(Selection, QuantalUser, counts_welfare=True)
 class SelectionQuantal(SelectionCheck):
     """A quantal user: `value` is attained by the scheme, `upper` is proved where a bracket is asked for."""
 

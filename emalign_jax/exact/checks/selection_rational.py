@@ -70,7 +70,7 @@ class SelectionCheck(AbstractCheck):
         return float(self.payoffs(profile)[1][agent])
 
 
-@register_check(Selection, RationalUser)
+@register_check(Selection, RationalUser, counts_welfare=True)
 class SelectionRational(SelectionCheck):
     """Exact: the gain is the supremum over all schemes, under every tie rule (sections 5.1 and 10 of docs/model.md).
 
@@ -88,7 +88,6 @@ class SelectionRational(SelectionCheck):
         self._lp: Any = None
         self._curves: frontier.Frontier | None = None
         self._strict_curves: frontier.Frontier | None = None
-        self.most_value, self.least_value = self.informed(True)[0], self.informed(False)[0]
 
     @classmethod
     def check_setting(cls, protocol: Any, user: Any) -> None:
@@ -104,10 +103,34 @@ class SelectionRational(SelectionCheck):
                 f"{user.tie_tolerance}"
             )
 
+    @functools.cached_property
+    def most_value(self) -> float:
+        """The largest value of a scheme to the user: V_full, unless the user misreads beliefs."""
+        return self._most.value if self.game.is_perceived else self.informed(True)[0]
+
+    @functools.cached_property
+    def least_value(self) -> float:
+        """The smallest value of a scheme to the user: V_none, unless the user misreads beliefs."""
+        return -self.lp.best(-self.game.welfare).value if self.game.is_perceived else self.informed(False)[0]
+
+    @functools.cached_property
+    def _most(self) -> Advice:
+        """The optimum for the user, where that need not be full information."""
+        return self.lp.best(self.game.welfare)
+
+    @functools.cached_property
+    def _certain_value(self) -> float:
+        """No scheme is worth more to the user than this. With a tie tolerance a user who misreads beliefs may get more
+        than `most_value`."""
+        if not self.game.is_perceived:
+            return self.most_value
+        most = self._tolerant.best(self.game.welfare)
+        return most.value + most.excess if most.optimal else np.inf
+
     @property
     def most_scheme(self) -> Float[np.ndarray, "XB S"]:
-        """A scheme whose value to the user is `most_value`."""
-        return np.eye(self.game.mass.shape[1])
+        """A scheme whose value to the user is `most_value`, as far as ties are broken as recommended."""
+        return self._deviate(self._most).scheme if self.game.is_perceived else np.eye(self.game.mass.shape[1])
 
     @property
     def limit_scheme(self):
@@ -160,7 +183,8 @@ class SelectionRational(SelectionCheck):
     def strictness(self) -> Float[np.ndarray, "A A"]:
         """The (negative) tie tolerance for each pair of actions a, c with which the tie rule is sure to play a."""
         A = self.game.user.shape[-1]
-        loses_ties = {"agents": np.zeros((A, A)), "uniform": 1 - np.eye(A)}
+        against_all = 1 - np.eye(A)
+        loses_ties = {"agents": against_all * self.game.is_perceived, "uniform": against_all}
         loses_ties |= {"lowest": np.tri(A, k=-1), "highest": np.tri(A, k=-1).T}
         return -STRICT * self.user.tolerance * loses_ties[self.user.ties]
 
@@ -171,7 +195,8 @@ class SelectionRational(SelectionCheck):
 
     @classmethod
     def together(cls, checks, sound):
-        recommended = cls is SelectionRational and checks.user.ties == "agents"  # Subclasses have other LPs.
+        # Subclasses have other LPs, and for a user who misreads beliefs values have other ends.
+        recommended = cls is SelectionRational and checks.user.ties == "agents" and not checks.reduced.is_perceived
         if not (recommended and sound.any() and frontier.choose(checks.lp, checks.count, checks.reduced)):
             return checks
         cls.check_setting(checks.protocol, checks.user)
@@ -225,7 +250,7 @@ class SelectionRational(SelectionCheck):
 
     def _read(self, curves: frontier.Frontier, agent: int, value: float) -> Advice:
         paid, distribution, price, excess = curves.best(agent, value)
-        own, user = (recommendations.spread(x, self.single) for x in (self.game.agents[agent], self.game.user))
+        own, user = (recommendations.spread(x, self.single) for x in (self.game.agents[agent], self.game.welfare))
         return Advice(True, paid, scheme_of(distribution, own, user), "Optimal", None, price, excess, distribution)
 
     @property
@@ -256,9 +281,9 @@ class SelectionRational(SelectionCheck):
             return advice
         if self.ties_as_recommended:
             return advice if value == -np.inf else self._outbidding(agent, advice, value, *at_most)
-        own, user = (recommendations.spread(x, self.sets) for x in (self.game.agents[agent], self.game.user))
+        own, user = (recommendations.spread(x, self.sets) for x in (self.game.agents[agent], self.game.welfare))
         distribution, room = None, VALUE_TIE * self.scale
-        if value >= self.most_value - 4 * room:
+        if value >= self.most_value - 4 * room and not self.game.is_perceived:
             distribution, room = self._attaining.fully_informing(own), room / 4
         if distribution is None:
             distribution = self._strict_distribution(agent, value, *at_most)
@@ -329,7 +354,8 @@ class SelectionRational(SelectionCheck):
 
     def deviations(self, schemes, agents, bracket=None):
         found = self._suprema(schemes, agents)
-        return found if self.ties_as_recommended else [
+        # The LP may break ties of a user who misreads beliefs for the user, where the tie rule does for the agent.
+        return found if self.user.ties == "agents" and not self.game.is_perceived else [
             self._attained(schemes, i, d) for i, d in zip(agents, found, strict=True)
         ]  # fmt: skip
 
@@ -344,6 +370,15 @@ class SelectionRational(SelectionCheck):
         tried = [(stay, schemes[agent]), (switch, found.scheme)]
         XB = self.game.mass.shape[1]
         if schemes.shape[1] == XB:  # Otherwise the schemes are rules of a conversation.
+            if self.ties_as_recommended:  # Other tie rules have tried it.
+                values, _, holder, rival = self.standing(schemes)
+                beaten = holder if agent != holder else rival
+                value = -np.inf if beaten is None else self._reachable(values[beaten])
+                strict = self._strict_distribution(agent, value)
+                if strict is not None:
+                    payoffs = self.game.agents[agent], self.game.welfare
+                    scheme = scheme_of(strict, *(recommendations.spread(x, self.single) for x in payoffs))
+                    tried.append((self._switch(schemes, agent, scheme), scheme))
             tried += [(self._switch(schemes, agent, each), each) for each in (np.ones((XB, 1)), np.eye(XB))]
         value, scheme = max(tried, key=lambda each: each[0])
         return found._replace(value=value, scheme=scheme)
@@ -364,7 +399,10 @@ class SelectionRational(SelectionCheck):
         if i != holder:
             stay = Deviation(payoffs[i, holder], payoffs[i, holder], present)
             if values[holder] >= self.most_value - tie and i > holder:
-                return stay  # No scheme is worth more to the user, and ties go to the holder.
+                # No scheme is worth more to the user, and ties go to the holder.
+                if values[holder] >= self._certain_value - tie:
+                    return stay
+                return stay._replace(upper=max(stay.upper, self._bracketed(i, values[holder]).upper))
             found = self._bracketed(i, values[holder])
             return max(stay, found, key=_by_value)._replace(upper=max(stay.upper, found.upper))
         # The holder can offer the rival's scheme itself, so that losing is never better than the lowest winning offer.

@@ -12,7 +12,6 @@ from emalign_jax.exact.checks.batch import AbstractChecks
 from emalign_jax.exact.checks.one_by_one import OneByOne
 from emalign_jax.exact.responses import by_agent
 from emalign_jax.games import units
-from emalign_jax.games.game import ReducedGame
 from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.protocols.standard_units import StandardForm, likely_actions, standard_form
 from emalign_jax.users.base import AbstractUser
@@ -33,7 +32,7 @@ class StandardChecks(AbstractChecks):
         # Malformed games get the numbers of a sound one, so that nothing is computed with NaN; they are never asked of.
         numbers = np.where(sound, np.arange(len(sound)), np.flatnonzero(sound)[0])
         protocol, user = jax.tree.map(lambda x: x[numbers], (checks.protocol, checks.user))
-        self._set(standard_form(ReducedGame(*(x[numbers] for x in checks.reduced)), protocol, user), checks.user)
+        self._set(standard_form(checks.reduced.at(numbers), protocol, user), checks.user)
 
     def _set(self, form: StandardForm, user: AbstractUser) -> None:
         """Take these games, protocols and users in standard units; user: in the games' units."""
@@ -42,7 +41,7 @@ class StandardChecks(AbstractChecks):
         self.at_once, self.K = np.shape(self.game.agents)[:2]
         self.fallback = np.zeros(self.at_once, bool)
         likely = likely_actions(self.game, self.users)
-        self.scale = np.asarray(units.unit(self.game.user, likely))
+        self.scale = np.asarray(units.unit(self.game.welfare, likely))
         self.stakes = np.asarray(units.unit(self.game.agents, likely[:, None]))
         self.most_payoff = np.asarray(units.attainable(self.game.agents, likely[:, None])[1])
         self.full, self.informed = self._benchmark(lambda x: x)
@@ -52,10 +51,10 @@ class StandardChecks(AbstractChecks):
         """The user's value and the agents' payoffs with the information that `pool` leaves of x_B."""
         responses = by_agent(self.users, self.game, pool)
         own = np.moveaxis(pool(self.game.agents), 1, 0)
-        return (responses[0] * pool(self.game.user)).sum((1, 2, 3)), (responses * own).sum((2, 3, 4)).T
+        return (responses[0] * pool(self.game.welfare)).sum((1, 2, 3)), (responses * own).sum((2, 3, 4)).T
 
     def _games(self, at) -> Any:
-        return ReducedGame(*(x[at] for x in self.game))
+        return self.game.at(at)
 
     def leaders(self, at, values: Float[np.ndarray, "n K"]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
         """The agents of the largest user values and the best of their rivals (-1: none), the lowest index among

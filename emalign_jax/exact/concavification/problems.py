@@ -28,7 +28,8 @@ class BeliefProblems(NamedTuple):
 
     target:     [P, B] the prior of x_B; an x_B that is impossible has target 0 and only zeros below
     mass:       [P, B, T] the probability of type t given x_B
-    user, own:  [P, B, A, T] the user's payoff and the one to maximise, per unit of belief
+    user, own, welfare: [P, B, A, T] per unit of belief: the user's payoff, on which the response depends, the payoff to
+                maximise, and what the user gets
     spread:     [P] the agent's unit of payoff (`units.unit`)
     sign:       [P] -1 where `own` is the negative of the agent's payoff
     acting:     the users of the problems, quantal or all rational
@@ -38,6 +39,7 @@ class BeliefProblems(NamedTuple):
     mass: Float[np.ndarray, "P B T"]
     user: Float[np.ndarray, "P B A T"]
     own: Float[np.ndarray, "P B A T"]
+    welfare: Float[np.ndarray, "P B A T"]
     spread: Float[np.ndarray, "P"]
     sign: Float[np.ndarray, "P"]
     acting: Any
@@ -75,15 +77,16 @@ def pooled_problems(
     user: the users of these games; sign: -1 for the agent's worst payoff.
     """
     n, each = len(agents), np.arange(len(agents))
-    mass, own_user, own = np.asarray(game.mass), np.asarray(game.user), np.asarray(game.agents)[each, agents]
+    mass, own_user, own, welfare = (np.asarray(x) for x in game)
+    own = own[each, agents]
     XB, A = own_user.shape[2:]
     weights = np.ones((n, 1, XB))
     for j in range(schemes.shape[1] - 1):
         other = schemes[each, j + (agents <= j)].swapaxes(1, 2)  # The agents without agents[n].
         weights = (weights[:, :, None] * other[:, None]).reshape(n, -1, XB)
     mass = (weights[:, :, None] * mass[:, None]).reshape(n, -1, XB)
-    user_payoff, own_payoff = (
-        (weights[:, :, None, :, None] * x[:, None]).reshape(n, -1, XB, A) for x in (own_user, sign * own)
+    user_payoff, own_payoff, welfare = (
+        (weights[:, :, None, :, None] * x[:, None]).reshape(n, -1, XB, A) for x in (own_user, sign * own, welfare)
     )
     with np.errstate(over="ignore", invalid="ignore"):
         whole = mass.sum(2)
@@ -92,10 +95,12 @@ def pooled_problems(
     spread = np.asarray(units.unit(own_payoff, likely))
     prior = mass.sum(1)
     inverse = np.where(prior > IMPOSSIBLE, 1 / np.where(prior > IMPOSSIBLE, prior, 1), 0)
-    user_payoff, own_payoff = (np.moveaxis(x, 1, 3) * inverse[:, :, None, None] for x in (user_payoff, own_payoff))
+    user_payoff, own_payoff, welfare = (
+        np.moveaxis(x, 1, 3) * inverse[:, :, None, None] for x in (user_payoff, own_payoff, welfare)
+    )
     return BeliefProblems(
         np.where(prior > IMPOSSIBLE, prior, 0), mass.swapaxes(1, 2) * inverse[:, :, None], user_payoff, own_payoff,
-        spread, np.full(n, sign), user,
+        welfare, spread, np.full(n, sign), user,
     )  # fmt: skip
 
 
@@ -120,28 +125,29 @@ def without_equal_types(problems: BeliefProblems) -> BeliefProblems:
     size seriously.
     """
     P, (B, T, A) = len(problems.target), problems.size
-    user, own = (np.moveaxis(x, 3, 1).reshape(P, T, -1) for x in (problems.user, problems.own))
-    flat = np.concatenate([problems.mass.swapaxes(1, 2), user, own], 2)
+    payoffs = [np.moveaxis(x, 3, 1).reshape(P, T, -1) for x in (problems.user, problems.own, problems.welfare)]
+    flat = np.concatenate([problems.mass.swapaxes(1, 2), *payoffs], 2)
+    compared = B + 2 * B * A  # What the user gets does not change what the user does.
     by_action = problems.target.repeat(A, 1)
     prior = np.concatenate([problems.target, by_action, by_action], 1)
     chance = np.asarray((problems.mass * problems.target[:, :, None]).sum(1))
     merged, most = np.zeros(flat.shape), 1
     for n in range(P):
         seen = np.flatnonzero(chance[n] > 0)
-        share = flat[n, seen] * prior[n] / chance[n, seen, None]
+        share = flat[n, seen, :compared] * prior[n] / chance[n, seen, None]
         payoffs = share[:, B:].reshape(len(seen), 2, B, A)
         stakes = np.abs(payoffs - payoffs.mean(3, keepdims=True)).max((2, 3), keepdims=True)
         share = np.concatenate([share, (payoffs / np.where(stakes > 0, stakes, 1)).reshape(len(seen), -1)], 1)
         group = np.unique(np.round(share / SAME_TYPE), axis=0, return_inverse=True)[1].reshape(-1)
         np.add.at(merged[n], group, flat[n, seen])
         most = max(most, int(group.max(initial=0)) + 1)
-    mass, user, own = np.split(merged[:, :most], [B, B + B * A], axis=2)
-    user, own = (np.moveaxis(x.reshape(P, most, B, A), 1, 3) for x in (user, own))
-    return problems._replace(mass=mass.swapaxes(1, 2), user=user, own=own)
+    mass, *payoffs = np.split(merged[:, :most], [B, B + B * A, compared], axis=2)
+    user, own, welfare = (np.moveaxis(x.reshape(P, most, B, A), 1, 3) for x in payoffs)
+    return problems._replace(mass=mass.swapaxes(1, 2), user=user, own=own, welfare=welfare)
 
 
 def priced(problems: BeliefProblems, value_price: Float[np.ndarray, "P"]) -> BeliefProblems:
     """The problems with a price on the user's value added to the payoff."""
     if not value_price.any():
         return problems
-    return problems._replace(own=problems.own + value_price[:, None, None, None] * problems.user)
+    return problems._replace(own=problems.own + value_price[:, None, None, None] * problems.welfare)

@@ -26,12 +26,13 @@ WIDTH = 1e-5
 class Setting(NamedTuple):
     """G problems of B features x_B, T types and A actions.
 
-    mass: [B, T, G, 1]; user, goal: [B, A, T, G, 1]; precision, spread: [G, 1]; price: [B, G, 1]
+    mass: [B, T, G, 1]; user, goal, welfare: [B, A, T, G, 1]; precision, spread: [G, 1]; price: [B, G, 1]
     """
 
     mass: Any
     user: Any
     goal: Any
+    welfare: Any
     precision: Any
     spread: Any
     price: Any
@@ -45,8 +46,8 @@ def setting(problems: BeliefProblems, price: Any = None) -> Setting:
 
     price = np.zeros_like(problems.target) if price is None else price
     return Setting(
-        last(problems.mass), last(problems.user), last(problems.own), problems.precision[:, None],
-        problems.spread[:, None], last(price),
+        last(problems.mass), last(problems.user), last(problems.own), last(problems.welfare),
+        problems.precision[:, None], problems.spread[:, None], last(price),
     )  # fmt: skip
 
 
@@ -73,20 +74,19 @@ def respond(of: Setting, beliefs, xp):
 
 @stage()
 def payoffs(of: Setting, beliefs, xp):
-    """The goal's payoff and the user's value of each belief [G, R]."""
-    return _paid(of, beliefs, xp)
+    """The goal's payoff and what the user gets at each belief [G, R]."""
+    response = respond(of, beliefs, xp)[2]
+    return tuple(_expected(payoff, beliefs, response) for payoff in (of.goal, of.welfare))
 
 
-def _paid(of: Setting, beliefs, xp):
-    _, user, response = respond(of, beliefs, xp)
-    goal = [mix(beliefs, of.goal[:, a]) for a in range(len(user))]
-    return tuple(total([q * x for q, x in zip(response, y, strict=True)]).sum(0) for y in (goal, user))
+def _expected(payoff, beliefs, response):
+    return total([q * mix(beliefs, payoff[:, a]) for a, q in enumerate(response)]).sum(0)
 
 
 @stage()
 def excess(of: Setting, beliefs, xp):
     """The goal's payoff less the price of each belief [G, R]."""
-    return _paid(of, beliefs, xp)[0] - mix(beliefs, of.price)
+    return _expected(of.goal, beliefs, respond(of, beliefs, xp)[2]) - mix(beliefs, of.price)
 
 
 def slope(of: Setting, beliefs, xp):

@@ -18,12 +18,12 @@ NUMBERS = 2**21
 def payoffs(
     problems: BeliefProblems, beliefs: Float[np.ndarray, "P R B"]
 ) -> tuple[Float[np.ndarray, "P R"], Float[np.ndarray, "P R"]]:
-    """The payoff `own` and the user's value at unnormalised beliefs."""
+    """The payoff `own` and what the user gets at unnormalised beliefs."""
     (P, R, _), (_, T, A) = beliefs.shape, problems.size
     together, parts = max(1, NUMBERS // (P * T * A * A)), []
     for first in range(0, R, together):
-        _, own, user, response = _responses(problems, beliefs[:, first : first + together])
-        parts.append([(response * own).sum((2, 3)), (response * user).sum((2, 3))])
+        _, own, welfare, response = _responses(problems, beliefs[:, first : first + together])
+        parts.append([(response * own).sum((2, 3)), (response * welfare).sum((2, 3))])
     own, user = (np.concatenate(x, 1) for x in zip(*parts, strict=True))
     return own, user
 
@@ -49,17 +49,17 @@ def suprema(problems: BeliefProblems, points: Float[np.ndarray, "P N B"]) -> Flo
 
 def _responses(problems: BeliefProblems, beliefs: Float[np.ndarray, "P R B"]):
     """The user's advantages of each action over each other one [P, R, T, A, A] (`units.advantages`), the totals of
-    `own` and of the user's payoff, and the distribution over actions [P, R, T, A]."""
+    `own` and of what the user gets, and the distribution over actions [P, R, T, A]."""
     P, B = problems.target.shape
 
     def mixed(payoff):  # Of [P, B, ...].
         return (beliefs @ payoff.reshape(P, B, -1)).reshape(*beliefs.shape[:2], *payoff.shape[2:])
 
-    user, own = (x.swapaxes(2, 3) for x in (problems.user, problems.own))
+    user, own, welfare = (x.swapaxes(2, 3) for x in (problems.user, problems.own, problems.welfare))
     favoured = own * problems.sign[:, None, None, None]
     ahead, own_total, user_total = mixed(units.advantages(user)), mixed(own), mixed(user)
     response = respond(
         problems.acting, user_total, mixed(problems.mass), lambda: ahead,
         own_total * problems.sign[:, None, None, None], lambda: mixed(units.advantages(favoured)),
     )  # fmt: skip
-    return ahead, own_total, user_total, response
+    return ahead, own_total, mixed(welfare), response

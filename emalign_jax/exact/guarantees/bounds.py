@@ -225,11 +225,11 @@ def worst_distributions(
     answers: list[WorstDistribution] = []
     for at in range(0, N, GAMES_AT_ONCE):
         some = np.arange(at, min(at + GAMES_AT_ONCE, N))
-        mine, own = ReducedGame(*(np.asarray(x)[some] for x in game)), floors[some]
+        mine, own = game.at(some), floors[some]
         found = _batched_worst_distributions(mine, own, tie_tolerance, size) if use_batch else [None] * len(some)
         for k, worst in enumerate(found):
             if worst is None:
-                one = ReducedGame(*(x[k] for x in mine))
+                one = mine.at(k)
                 try:
                     worst = worst_distribution(one, own[k], tie_tolerance=tie_tolerance)
                 except LPFailed:  # The other games of the batch keep their bounds.
@@ -246,7 +246,7 @@ def _batched_worst_distributions(game: ReducedGame, floors, tie_tolerance, size)
     problem = _problem(game, _with_idle_agents(floors), tie_tolerance)
     A = game.user.shape[-1]
     # The user's worst action in every cell is a basis that is dual feasible.
-    first = game.user.argmin(-1).reshape(len(floors), -1) + A * np.arange(problem.cells)
+    first = game.welfare.argmin(-1).reshape(len(floors), -1) + A * np.arange(problem.cells)
     found = batched_lp.maximise(
         problem.cost, problem.rows, problem.right, equal=problem.cells, first=first.astype(np.int32), size=size
     )
@@ -287,7 +287,7 @@ class _Problem(NamedTuple):
 
 
 def _problem(game: ReducedGame, floors, tie_tolerance) -> _Problem:
-    _, user, agents = (np.asarray(x) for x in game)
+    _, user, agents, welfare = (np.asarray(x) for x in game)
     N, XA, XB, A = user.shape
     cells = XA * XB
     total = np.zeros((cells, cells, A))
@@ -305,7 +305,7 @@ def _problem(game: ReducedGame, floors, tie_tolerance) -> _Problem:
         rows.append(obey.swapaxes(0, 1).reshape(N, len(xa), cells * A))
         right.append(np.zeros((N, len(xa))))
     every, limits = np.concatenate(rows, 1), np.concatenate(right, 1)
-    cost = -user.reshape(N, -1)
+    cost = -welfare.reshape(N, -1)
     return _Problem(game, floors, cost, every, limits, cells, advantage, size, tie_tolerance is not None)
 
 
@@ -326,10 +326,10 @@ def _proved(problem: _Problem, dual, value, status, refined: bool = False) -> li
         commands /= problem.row_scale
     paid = np.einsum("nk,nkxba->nxba", weights, game.agents)
     paid += np.einsum("nxac,nxbac->nxba", commands, problem.advantage)
-    cell_values = (game.user - paid).min(-1)
+    cell_values = (game.welfare - paid).min(-1)
     proved = cell_values.sum((1, 2)) + (weights * floors).sum(1)  # Weak duality, for any multipliers >= 0.
     of_lp = cell_values.sum((1, 2)) + (weights * _relaxed(floors)).sum(1)
-    stake = np.maximum(np.ptp(game.user, axis=-1).sum((1, 2)), 1e-300)
+    stake = np.maximum(np.ptp(game.welfare, axis=-1).sum((1, 2)), 1e-300)
     most = MAX_DUALITY_GAP * stake
     closed = np.abs(of_lp + value) <= (np.minimum(REFINED_DUALITY_GAP, most) if refined else most)  # False for NaN.
     answers = []
@@ -339,7 +339,7 @@ def _proved(problem: _Problem, dual, value, status, refined: bool = False) -> li
             bound = float(proved[n]) if closed[n] else np.nan
             answers.append(WorstDistribution(bound, weights[n], commands[n], cell_values[n], state))
         else:
-            answers.append(_unsolved_distribution(ReducedGame(*(x[n] for x in game)), status[n]))
+            answers.append(_unsolved_distribution(game.at(n), status[n]))
     return answers
 
 

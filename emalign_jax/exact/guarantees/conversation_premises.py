@@ -23,6 +23,7 @@ from emalign_jax.exact.guarantees.bounds import theorem_bound
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.internal.validation import on_host
 from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
+from emalign_jax.protocols.base import believed_prior
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
@@ -83,6 +84,11 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
     bad = np.broadcast_to(faults(games), batch).reshape(-1) != ""
     broken = ~np.isfinite(profiles).all((1, 2, 3))
+    if believed_prior(flat, protocol, user, np) is not None:
+        raise ValueError(
+            f"user: the premises are of users who read beliefs as they are, got {type(user).__name__}: proposition 4 "
+            "bounds what a user loses by its errors, not by misread beliefs"
+        )
     reduced = reduce_game(flat, np)
     rows: list[Premises] = [_failed(games.agents, Result.MALFORMED) for _ in bad]
     sound = np.flatnonzero(~bad & ~broken)
@@ -125,7 +131,7 @@ def _measure(game: Game, check, aligned_value, rule, profile) -> Premises:
         own = action_distribution(reduced, switched, tree, check.user, reduced.agents[i])
         gains[i] = max(float((own * reduced.agents[i]).sum()) - paid[i], 0.0)
     distance = max((_variation(reduced, a, b) for a in distributions for b in distributions), default=0.0)
-    unit, zero, units, _ = check.form[3:]
+    unit, zero, units = check.form[3:6]
     # Theorem 1 needs the payoffs of all agents under one distribution over actions.
     regret, short = 0.0, np.maximum(check.informed(True)[1] - check.common_response_payoffs(profile), 0)
     precision = check.user.acting.logit_precision

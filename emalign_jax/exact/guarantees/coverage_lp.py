@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.guarantees.bounds import WorstDistribution, worst_distribution, worst_distributions
 from emalign_jax.exact.responses import by_agent, is_known
-from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games.game import Game, ReducedGame, faults
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked, on_host
 from emalign_jax.lp.choice import check_word
 from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
-from emalign_jax.protocols.base import declares_revelation
+from emalign_jax.protocols.base import declares_revelation, reduce_for
 from emalign_jax.protocols.standard_units import StandardForm, standard_form
 from emalign_jax.result import Result
 from emalign_jax.users.base import AbstractUser
@@ -55,6 +56,7 @@ class Coverage(NamedTuple):
 class _Bound(NamedTuple):
     form: StandardForm
     full: float
+    least: float  # the least of the user's values with full information, if ties go to one agent or another
     informed: Float[np.ndarray, "K XA XB A"]  # the informed user's actions, with ties in favour of each agent
     worst: WorstDistribution
 
@@ -85,7 +87,7 @@ def worst_case(
     fewer than all agents), for Pooled and Conversation with ties="agents", and for games too large for `exact`.
     """
     user = RationalUser() if user is None else user
-    bounds, batch = _bounds(games, gains, user, protocol, isinstance(user, RationalUser), exact, lp)
+    bounds, batch = _bounds(games, gains, user, protocol, isinstance(user.plain, RationalUser), exact, lp)
     values = [np.nan if b is None else float(b.form.user_unit * _value(b) + b.form.user_zero) for b in bounds]
     return np.array(values).reshape(batch)
 
@@ -108,7 +110,7 @@ def coverage(
     """
     user = RationalUser() if user is None else user
     checked(games=games, gains=gains, user=user, obedience=obedience)
-    if obedience and not isinstance(user, RationalUser):
+    if obedience and not isinstance(user.plain, RationalUser):
         raise ValueError("obedience: only a RationalUser obeys; leave it False for this user")
     bounds, batch = _bounds(games, gains, user, protocol, obedience, exact, lp)
     K, XA, XB, A = games.agents, games.user_features, games.agent_features, games.actions
@@ -126,11 +128,11 @@ def coverage(
             fields["slack"][k] = fields["by_cell"][k] = form.user_unit * (bound.full - _value(bound))
             continue
         secured = np.einsum("k,kxba,kxba->xb", worst.weights, bound.informed, form.game.agents)
-        by_cell = (bound.informed[0] * form.game.user).sum(-1) - secured - worst.cell_values
+        by_cell = (bound.informed[0] * form.game.welfare).sum(-1) - secured - worst.cell_values
         fields["by_cell"][k] = form.user_unit * by_cell
         fields["slack"][k] = form.user_unit * by_cell.sum()
         fields["weights"][k] = worst.weights * form.user_unit / form.agent_unit
-        fields["commands"][k] = worst.commands
+        fields["commands"][k] = worst.commands * (form.user_unit / form.perceived_unit)
     fields = {name: values.reshape((*batch, *shapes[name])) for name, values in fields.items()}
     return Coverage(**fields, result=result.astype(int).reshape(batch), fallback=fallback.reshape(batch))
 
@@ -138,7 +140,7 @@ def coverage(
 def _value(bound: _Bound) -> float:
     """The least user value, in standard units. Where the LP is infeasible no equilibrium is worth less than V_full
     (section 6.2 of docs/model.md)."""
-    return bound.full if bound.worst.status == "Infeasible" else min(bound.worst.value, bound.full)
+    return bound.least if bound.worst.status == "Infeasible" else min(bound.worst.value, bound.least)
 
 
 def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp: str):
@@ -162,8 +164,10 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp
     good = np.flatnonzero(sound)
     bounds: list[_Bound | None] = [None] * len(sound)
     if len(good):
-        reduced = ReducedGame(*(x[good] for x in reduce_game(flat, np)))
-        for k, bound in zip(good, _of_sound(reduced, gains[good], user, obedience, exact, lp), strict=True):
+        user = batching.flatten(user, batch)
+        reduced = reduce_for(flat, protocol, user, np).at(good)
+        plain = jax.tree.map(lambda x: x[good], user.plain)
+        for k, bound in zip(good, _of_sound(reduced, gains[good], plain, obedience, exact, lp), strict=True):
             bounds[k] = bound
     return bounds, batch
 
@@ -191,8 +195,8 @@ def why_no_bound(games: Game, user: AbstractUser, protocol: AbstractProtocol) ->
             f'user: in {type(protocol).__name__} with ties="agents" agents are paid under different distributions over '
             'actions: take ties="lowest", "highest" or "uniform"'
         )
-    if not is_known(user.acting):
-        return f"user: the exact checks know QuantalUser and RationalUser, got {type(user.acting).__name__}"
+    if not is_known(user.plain.acting):
+        return f"user: the exact checks know QuantalUser and RationalUser, got {type(user.plain.acting).__name__}"
     return ""
 
 
@@ -200,7 +204,7 @@ def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, l
     whole = standard_form(reduced, Selection(), user)
     forms, informed = [], []
     for k in range(len(gains)):
-        game: Any = ReducedGame(*(x[k] for x in whole.game))
+        game: Any = whole.game.at(k)
         user_k, rest = batching.item(whole.user, k), (x[k] for x in whole[3:])
         forms.append(StandardForm(game, whole.protocol, user_k, *rest))
         informed.append(by_agent(user_k, game))
@@ -220,6 +224,8 @@ def _of_sound(reduced: ReducedGame, gains, user, obedience: bool, exact: bool, l
             # Actions that the informed user treats as tied may differ as rational numbers.
             again = worst_distribution(form.game, own, tie_tolerance=tie_tolerance, exact=True)
             worst = again._replace(fallback=worst.fallback)
-        full = float((by_agent_k[0] * form.game.user).sum())
-        bounds.append(_Bound(form, full, by_agent_k, worst))
+        each = (by_agent_k * form.game.welfare).sum((1, 2, 3))
+        full = float(each[0])
+        # Ties of what a user perceives need not be ties of what the user gets.
+        bounds.append(_Bound(form, full, float(each.min()) if form.game.is_perceived else full, by_agent_k, worst))
     return bounds

@@ -199,7 +199,7 @@ def _trace(lp: ObedienceLP, payoff, low: float, high: float, exactly: bool) -> C
     # At the ends themselves rounding may make the LP infeasible, and supergradients are unbounded.
     done, todo = [evaluate(low + VALUE_TIE)], [evaluate(high - VALUE_TIE)]
     while todo:
-        crossing = _crossing(done[-1], todo[-1])
+        crossing = kink_between(done[-1], todo[-1])
         if crossing is None:
             done.append(todo.pop())
         else:
@@ -211,7 +211,7 @@ def _trace(lp: ObedienceLP, payoff, low: float, high: float, exactly: bool) -> C
     return Curve(v, value)
 
 
-def _crossing(left: Point, right: Point) -> float | None:
+def kink_between(left: Point, right: Point) -> float | None:
     """Where the supporting lines at two points cross; None if the curve is straight in between."""
     width = right.v - left.v
     above_right = left.value + left.slope * width - right.value
@@ -266,7 +266,7 @@ def _by_highs(check: SelectionRational) -> _Curves:
 
 def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Curves]:
     """The curves of the `sound` games whose batched LPs pass all checks, by number of the game."""
-    form: Any = standard_form(ReducedGame(*(x[sound] for x in reduced)), Selection(), RationalUser())
+    form: Any = standard_form(reduced.at(sound), Selection(), RationalUser())
     game = form.game
     payoffs, (weights, largest) = game.agents, _weights(game, form)
     joint, joint_common = payoffs.sum(1), np.einsum("nk,nkxba->nxba", weights, payoffs)
@@ -283,7 +283,7 @@ def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Cur
         own = [_joined(alone, n, (i,), float(low[n]), float(high[n])) for i in range(K)]
         both = [_joined(both_ways, n, (j, 2 + j), float(low[n]), float(high[n])) for j in range(2)]
         one: Any = form._replace(
-            game=ReducedGame(*(x[n] for x in game)), user_unit=form.user_unit[n], user_zero=form.user_zero[n],
+            game=game.at(n), user_unit=form.user_unit[n], user_zero=form.user_zero[n],
             agent_unit=form.agent_unit[n],
         )  # fmt: skip
         worthless = high[n] - low[n] <= NEGLIGIBLE_INFORMATION_VALUE

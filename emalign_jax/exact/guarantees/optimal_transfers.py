@@ -8,7 +8,7 @@ S = sum_i w_i t_i ranges over |S| <= budget * sum_i w_i, so that both problems a
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -16,12 +16,13 @@ from jaxtyping import Float
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.responses import respond
 from emalign_jax.games import units
-from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games.game import Game, faults
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import choice, shown
 from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.highs import KeptLP, LPFailed
-from emalign_jax.protocols import Selection
+from emalign_jax.protocols import Pooled, Selection
+from emalign_jax.protocols.base import reduce_for
 from emalign_jax.protocols.standard_units import StandardForm, standard_form
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
@@ -95,7 +96,9 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
         raise ValueError(f"budget: expected finite numbers >= 0, got {shown(budget)}")
     batch = np.broadcast_shapes(games.batch_shape, budget.shape)
     flat, budgets = flatten_games(games, batch), np.broadcast_to(budget, batch).ravel()
-    reduced, users = reduce_game(flat, np), batching.flatten(user, batch)
+    users: Any = batching.flatten(user, batch)
+    # As in Pooled: with ties="agents" misread beliefs would make V_full depend on the agent.
+    reduced, users = reduce_for(flat, Pooled(), users, np), users.plain
     K, A, Z = games.agents, games.actions, games.outcomes if kind == "outcome" else 1
     shapes = (), (), (K, A, Z), (K,)
     columns = [np.full((len(budgets), *shape), np.nan) for shape in shapes]
@@ -103,7 +106,7 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
         if fault:
             continue
         one = batching.item(users, k)
-        form = standard_form(ReducedGame(*(np.asarray(x[k]) for x in reduced)), Selection(), one)
+        form = standard_form(reduced.at(k), Selection(), one)
         found = _best(form, np.asarray(flat.prior[k], np.float64), form.user, float(budgets[k]), kind)
         for column, value in zip(columns, found, strict=True):
             column[k] = value
@@ -215,7 +218,7 @@ class _Problem:
         nothing = np.zeros((XA, XB, A))
         user_total, mass = np.asarray(game.user), np.asarray(game.mass)
         informed = respond(user, user_total, mass, ahead, nothing, functools.partial(units.advantages, nothing))
-        self.informed, self.g = informed.reshape(cells, A), game.user.reshape(cells, A)  # The distribution over a*.
+        self.informed, self.g = informed.reshape(cells, A), game.welfare.reshape(cells, A)  # The distribution over a*.
         self.p = prior.reshape(cells, Y) if kind == "outcome" else prior.sum(-1).reshape(cells, 1)
         self.step = self.informed[:, None, :] - np.eye(A)  # [cells, a, b]: from playing a to the informed response
         self.lost = np.einsum("cab,cb->ca", self.step, self.g)

@@ -26,7 +26,7 @@ class AttainingSchemes:
     def __init__(self, game: ReducedGame, user: RationalUser, sets: Bool[np.ndarray, "R XA A"]):
         self.sets, self._rule = sets, recommendations.Rule(game, user)
         payoff = np.asarray(game.user)
-        self._user = recommendations.spread(payoff, sets)
+        self._user = recommendations.spread(np.asarray(game.welfare), sets)
         short = recommendations.spread((payoff < payoff.max(-1, keepdims=True)).astype(float), sets)
         self._beliefs: dict[int, np.ndarray] = {}
         self._best = short == 0  # [XB, R] whether all recommended actions are best for the user at x_B.

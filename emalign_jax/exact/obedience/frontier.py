@@ -169,18 +169,17 @@ def trace(
     """
     sign = np.ones(payoffs.shape[1]) if sign is None else sign
     allowed = np.ones((len(payoffs), 1), bool) if allowed is None else allowed
-    mass, user, agents = game
     if not keep:
-        return _trace_in_parts(mass, user, agents, payoffs, sign, allowed, tie_tolerance)
-    return _once(_trace_in_parts, mass, user, agents, payoffs, sign, allowed, tie_tolerance)
+        return _trace_in_parts(*game, payoffs, sign, allowed, tie_tolerance)
+    return _once(_trace_in_parts, *game, payoffs, sign, allowed, tie_tolerance)
 
 
-def _trace_in_parts(mass, user, agents, payoffs, sign, allowed, tie_tolerance) -> Frontier:
-    game = ReducedGame(mass, user, agents)
+def _trace_in_parts(mass, user, agents, welfare, payoffs, sign, allowed, tie_tolerance) -> Frontier:
+    game = ReducedGame(mass, user, agents, welfare)
     parts, together = [], _together(game, payoffs.shape[1] * POINTS * payoffs.shape[2])
     for at in range(0, len(payoffs), together):
         some = slice(at, at + together)
-        parts.append(_trace(ReducedGame(*(x[some] for x in game)), payoffs[some], sign, allowed[some], tie_tolerance))
+        parts.append(_trace(game.at(some), payoffs[some], sign, allowed[some], tie_tolerance))
     most = max(part.user_value.shape[2] for part in parts)
     widths = [((0, 0), (0, 0), (0, most - part.user_value.shape[2])) for part in parts]
     padded = [
@@ -203,6 +202,7 @@ def _together(game: ReducedGame, answers: int) -> int:
 def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier:
     N, C = payoffs.shape[:2]
     lps = _lps(game, payoffs, sign, allowed, tie_tolerance)
+    limit = _limit(game, sign, allowed, tie_tolerance)
     XB, R = lps.own.shape[2:]
     _, x, dual, count, status, _ = lps.solve(POINTS * payoffs.shape[2])
     ended = (status == simplex.OPTIMAL) & (count > 0)
@@ -228,7 +228,7 @@ def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier
     price = bound_of(np.einsum("trm,trmb->tbr", obedience.reshape(len(g), R, -1), lps.relief[g]), possible)
     violated = lps.violation(g, distribution)
     sums = np.abs(total - 1).max((1, 2))
-    ended &= np.abs(user_value[starts + found - 1] - lps.limit.reshape(-1)) <= TOLERANCE
+    ended &= np.abs(user_value[starts + found - 1] - limit.reshape(-1)) <= TOLERANCE
     ended &= (np.maximum.reduceat(sums, starts) < 1e-6) & (np.maximum.reduceat(violated, starts) <= TOLERANCE)
     proved = ended & (excess <= TOLERANCE)
     # Later points repeat the last one.
@@ -262,18 +262,27 @@ def largest_payoffs(
     return _once(_largest_payoffs_in_parts, *game, payoffs, allowed)
 
 
-def _largest_payoffs_in_parts(mass, user, agents, payoffs, allowed):
-    game = ReducedGame(mass, user, agents)
+def _limit(game: ReducedGame, sign, allowed, tie_tolerance) -> Float[np.ndarray, "N C"]:
+    """The largest user value of an obedient distribution, times its sign; NaN where it is not proved."""
+    if game.is_perceived:  # V_full and V_none are not the ends.
+        each = _largest_payoffs(game, sign[:, None, None, None] * game.welfare[:, None], allowed, tie_tolerance)
+        return np.broadcast_to(each, (len(game.user), len(sign)))
+    informed, silent = game.user.max(-1).sum((1, 2)), game.user.sum(2).max(-1).sum(1)
+    return np.where(sign > 0, informed[:, None], -silent[:, None])
+
+
+def _largest_payoffs_in_parts(mass, user, agents, welfare, payoffs, allowed):
+    game = ReducedGame(mass, user, agents, welfare)
     parts, together = [], _together(game, payoffs.shape[1] * POINTS * payoffs.shape[2])
     for at in range(0, len(payoffs), together):
         some = slice(at, at + together)
-        parts.append(_largest_payoffs(ReducedGame(*(x[some] for x in game)), payoffs[some], allowed[some]))
+        parts.append(_largest_payoffs(game.at(some), payoffs[some], allowed[some]))
     return np.concatenate(parts)
 
 
-def _largest_payoffs(game, payoffs, allowed):
+def _largest_payoffs(game, payoffs, allowed, tie_tolerance=0.0):
     N, C = payoffs.shape[:2]
-    lps = _lps(game, payoffs, np.ones(C), allowed, 0.0)
+    lps = _lps(game, payoffs, np.ones(C), allowed, tie_tolerance)
     XB = lps.own.shape[2]
     _, x, dual, _, status, _ = lps.solve(POINTS * payoffs.shape[2], rising=False)
     distribution = np.maximum(x[:, 0], 0).reshape(lps.own.shape) * lps.possible[:, None]
@@ -295,7 +304,6 @@ class _LPs(NamedTuple):
     own, user: [N, C, XB, R] the payoff, and the user's value times its sign
     possible:  [N, XB, R] an upper bound of the probability; 0 where the recommendation may not be made
     least:     [N, C] a lower bound of the user's value times its sign
-    limit:     [N, C] the largest such value
     relief:    [N, R, rows of a recommendation, XB] the change of these rows per unit of tie tolerance
     """
 
@@ -304,7 +312,6 @@ class _LPs(NamedTuple):
     user: Float[np.ndarray, "N C XB R"]
     possible: Float[np.ndarray, "N XB R"]
     least: Float[np.ndarray, "N C"]
-    limit: Float[np.ndarray, "N C"]
     relief: Float[np.ndarray, "N R k XB"]
 
     def scaled(self, payoff: Float[np.ndarray, "N C XB R"]) -> Float[np.ndarray, "N C XB R"]:
@@ -359,12 +366,10 @@ def _lps(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> _LPs:
     rows = np.zeros((N, XB + len(r), XB, R))
     rows[:, np.arange(XB), np.arange(XB)] = possible
     rows[:, XB + each, :, r] = -(advantage / unit).swapaxes(0, 1)
-    informed, silent = user.max(-1).sum((1, 2)), user.sum(2).max(-1).sum(1)
-    limit = np.where(sign > 0, informed[:, None], -silent[:, None])
-    ends = units.attainable(user, likely)
+    ends = units.attainable(game.welfare, likely)
     least = np.where(sign > 0, ends[0][:, None], -ends[1][:, None])
-    signed_user = sign[:, None, None] * spread(user)[:, None]
+    signed_user = sign[:, None, None] * spread(np.asarray(game.welfare))[:, None]
     return _LPs(
-        rows.reshape(N, -1, XB * R), spread(payoffs), signed_user, possible, least, limit,
+        rows.reshape(N, -1, XB * R), spread(payoffs), signed_user, possible, least,
         (relief / unit).reshape(N, R, -1, XB),
     )  # fmt: skip

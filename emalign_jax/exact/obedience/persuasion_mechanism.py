@@ -97,7 +97,7 @@ class MechanismLP:
             row[at[xa]] = user[xa]
             rows.append(row)
         self._value_row = len(rows)
-        rows.append(np.concatenate([user.ravel(), np.zeros(columns - self._told)]))
+        rows.append(np.concatenate([np.ravel(game.welfare), np.zeros(columns - self._told)]))
         self._cost = np.zeros(columns)
         self._lp = KeptLP(
             np.array(rows),

@@ -26,6 +26,8 @@ from emalign_jax.internal.arguments import power
 from emalign_jax.lp.highs import KeptLP
 
 MAX_COLUMNS = 4096
+# A matrix with more entries is made as a sparse one; making a small one takes longer.
+MOST_DENSE = 2**18
 # Probabilities below this are noise of the LP and are set to 0.
 NEGLIGIBLE = 1e-11
 # In standard units. The rounding of a bound: a smaller excess counts as 0.
@@ -76,6 +78,17 @@ def check_size(user_features: int, agent_features: int, actions: int) -> None:
         )
 
 
+def assembled(row, column, entry, shape: tuple[int, int]) -> Any:
+    """The matrix with these entries at these places: an array, or a sparse one where it would be large."""
+    if shape[0] * shape[1] > MOST_DENSE:
+        from scipy import sparse  # Imported here because it takes a tenth of a second.
+
+        return sparse.csc_array((entry, (row, column)), shape=shape)
+    matrix = np.zeros(shape)
+    matrix[row, column] = entry
+    return matrix
+
+
 def without_noise(distribution: Float[np.ndarray, "XB R"]) -> Float[np.ndarray, "XB R"]:
     """Without the probabilities below `NEGLIGIBLE`."""
     distribution = np.where(distribution > NEGLIGIBLE, distribution, 0)
@@ -117,7 +130,8 @@ class ObedienceLP:
     ):
         user = np.asarray(game.user)
         XA, XB, A = user.shape
-        check_size(XA, XB, A)
+        if sets is None:
+            check_size(XA, XB, A)
         self._sets = recommendations.single_actions(XA, A) if sets is None else sets
         R = len(self._sets)
         self._shape = (XB, R)
@@ -132,14 +146,15 @@ class ObedienceLP:
         stakes = np.abs(user[xa, :, a] - user[xa, :, c]) * self._possible.T[r]
         self._relief = stakes[kept] / unit
         obedience = len(self._of)
-        matrix = np.zeros((XB + obedience + 1, XB, R))
-        matrix[np.arange(XB), np.arange(XB)] = self._possible
-        matrix[XB + np.arange(obedience), :, self._of] = self._advantage
-        self._user_spread = recommendations.spread(user, self._sets)
-        matrix[-1] = self._user_spread * self._possible
+        self._user_spread = recommendations.spread(np.asarray(game.welfare), self._sets)
         self._value_row = XB + obedience
+        column = np.arange(XB * R).reshape(XB, R)
+        totals = np.broadcast_to(np.arange(XB)[:, None], (XB, R)), column, self._possible
+        obey = np.broadcast_to(XB + np.arange(obedience)[:, None], (obedience, XB)), column.T[self._of], self._advantage
+        worth = np.full((XB, R), self._value_row), column, self._user_spread * self._possible
+        row, col, entry = (np.concatenate([x.ravel() for x in part]) for part in zip(totals, obey, worth, strict=True))
         self._lp = KeptLP(
-            matrix.reshape(-1, XB * R),
+            assembled(row, col, entry, (self._value_row + 1, XB * R)),
             np.concatenate([np.ones(XB), np.zeros(obedience), [-np.inf]]),
             np.concatenate([np.ones(XB), np.full(obedience + 1, np.inf)]),
             exact=exact,

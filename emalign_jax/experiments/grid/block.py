@@ -6,20 +6,19 @@ What becomes of a game depends on its specification and number alone, not on the
 from __future__ import annotations
 
 import functools
-import io
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
-from emalign_jax.equilibrium.monopolists import monopoly
+from emalign_jax.equilibrium.monopolists import monopoly, single_agents
 from emalign_jax.equilibrium.solution import Solution
 from emalign_jax.equilibrium.solver import solve
-from emalign_jax.exact import Certificate, Stability, align, coverage, stability
+from emalign_jax.equilibrium.trajectory import Trajectory
+from emalign_jax.exact import Certificate, align, coverage, stability
 from emalign_jax.exact.certificates.certificate import normalise, value_of_information
 from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.guarantees.coverage_lp import why_no_bound
@@ -27,17 +26,18 @@ from emalign_jax.exact.obedience import frontier
 from emalign_jax.experiments import columns
 from emalign_jax.experiments.grid.table import certificate_values
 from emalign_jax.experiments.modules import make_protocol, make_solver, make_user
-from emalign_jax.experiments.specification import Specification, by_key
+from emalign_jax.experiments.specification import Specification, placed
 from emalign_jax.games.families import FAMILIES, random_games
-from emalign_jax.games.files import GAME_FIELDS
+from emalign_jax.games.files import GAME_FIELDS, game_arrays, labels_in
 from emalign_jax.games.game import Game, possible_utilities
 from emalign_jax.internal import parquet
+from emalign_jax.internal.npz import packed, unpacked
 from emalign_jax.play.solver import AbstractSolver
 from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selection
 from emalign_jax.protocols.base import declares_revelation
 from emalign_jax.protocols.batched_payoffs import payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information
-from emalign_jax.result import FoundBy
+from emalign_jax.result import FoundBy, Move, Result
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
 
@@ -47,17 +47,11 @@ VALUES = ("best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee
 LOSSES = ("eps", "coverage_slack", "weighted_gain")  # in utility, so shares of V_full - V_none when normalised
 
 
-class Modules(NamedTuple):
-    protocol: AbstractProtocol
-    user: AbstractUser
-    solver: AbstractSolver
-
-
-def modules(specification: Specification) -> Modules:
+def modules(specification: Specification) -> tuple[AbstractProtocol, AbstractUser, AbstractSolver]:
     """What a specification describes, for a resolved one of a plan."""
     protocol = make_protocol(specification.protocol)
     solver = make_solver(specification.solver, specification.solver.tolerance)
-    return Modules(protocol, make_user(specification.user, protocol), solver)
+    return protocol, make_user(specification.user, protocol), solver
 
 
 def games_key(seed: int, family: str) -> jax.Array:
@@ -74,22 +68,25 @@ def compute(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Games first, ..., first + count - 1 of a specification in JSON (`text`): the files of the part by suffix, rows
-    (.parquet) and arrays (.npz), and how many rows are certified. All arguments can be sent to another process.
+    (.parquet), arrays (.npz) and trajectories where they are asked for, and how many rows are certified. All arguments
+    can be sent to another process.
 
     given:    the games, in an .npz, of a specification with a file
     place:    what the message of a `ValueError` begins and ends with: the file and the point of the grid
     progress: called with (stage, done, total)
     """
     made = specification_of(text)
-    try:
+    with placed(*place):
         games = draw(made, first, count) if given is None else read_games(given)
-        rows, schemes = search(made, games, first, progress)
-    except ValueError as error:
-        raise ValueError(place[0] + by_key(str(error)) + place[1]) from None
-    written = io.BytesIO()
-    pq.write_table(columns.arrow(columns.GAMES, rows), written, **parquet.WRITTEN)
+        rows, schemes, steps = search(made, games, first, progress)
     certified = int(rows["certified"].to_numpy().sum())
-    return {".parquet": written.getvalue(), ".npz": write_games(games, schemes=schemes), "certified": certified}
+    parts = {
+        ".parquet": parquet.packed(columns.arrow(columns.GAMES, rows)),
+        ".npz": write_games(games, schemes=schemes),
+    }
+    if steps is not None:
+        parts[".trajectories"] = parquet.packed(columns.arrow(columns.TRAJECTORIES, steps))
+    return parts | {"certified": certified}
 
 
 @functools.lru_cache(maxsize=16)
@@ -106,22 +103,21 @@ def draw(specification: Specification, first: int, count: int) -> Game:
 
 def write_games(games: Game, **more: np.ndarray) -> bytes:
     """An .npz of games, and of further arrays."""
-    written = io.BytesIO()
-    arrays = {name: np.asarray(getattr(games, name)) for name in GAME_FIELDS}
-    np.savez(written, allow_pickle=False, **arrays, **more)
-    return written.getvalue()
+    return packed(**game_arrays(games), **more)
 
 
 def read_games(data: bytes) -> Game:
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return Game(*(archive[name] for name in GAME_FIELDS), check="shapes")
+    arrays = unpacked(data)
+    fields = [arrays[name] for name in GAME_FIELDS]
+    return Game(*fields, check="shapes", labels=labels_in(arrays, fields[2].shape[-3]))
 
 
 @frontier.reused()
 def search(
     specification: Specification, games: Game, first: int, progress: Callable[[str, int, int], None] | None = None
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """The columns GAMES of a block, a row a game and start, and the schemes [S, N, K, rows, M]."""
+) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame | None]:
+    """The columns GAMES of a block, a row a game and start, the schemes [S, N, K, rows, M], and the columns
+    TRAJECTORIES where they are asked for."""
     began = time.perf_counter()
     protocol, user, solver = modules(specification)
     seed, own, how, measure = specification.seed, specification.games, specification.solver, specification.measure
@@ -129,12 +125,18 @@ def search(
     solution = solve(
         games, protocol, user, solver, key=jax.random.fold_in(key, STARTS_KEY), starts=how.starts, start=how.start,
         messages=specification.protocol.messages, first=first, of=own.count, verify=measure.verify, progress=progress,
+        record=measure.trajectory,
     )  # fmt: skip
     if how.starts == 1:
         solution = jax.tree.map(lambda x: x[None], solution._replace(stats={}))
     S, N = solution.result.shape
     alone = np.full((N, games.agents), np.nan)
-    if measure.verify and measure.monopoly and check_for(protocol, user).finds_monopolists:
+    aligned, proved = np.full(N, np.nan), np.zeros(N, bool)
+    if measure.verify and measure.aligned:
+        single = single_agents(games, protocol, user, solver, messages=specification.protocol.messages, of=own.count)
+        *alone, aligned = np.asarray(single.user)
+        alone, proved = np.stack(alone, 1), (np.asarray(single.result) == Result.CERTIFIED).all(0)
+    elif measure.verify and measure.monopoly and check_for(protocol, user).finds_monopolists:
         alone = monopoly(games, protocol, user, solution.schemes.shape[-1], of=own.count).user
     certificate = solution.certificate or _unchecked(games, user, solution)
     measured = _measures(specification, games, certificate, alone)
@@ -149,23 +151,52 @@ def search(
     none, full = rows(certificate.no_information), rows(certificate.full_information)
     values: dict[str, Any] = {
         "family": FILE if own.file else own.family,
-        "agents": games.agents,
         "game": first + repeated(np.arange(N)),
         "start": np.tile(np.arange(S), N),
         "states": games.outcomes,
-        "actions": games.actions,
-        "user_features": games.user_features,
-        "agent_features": games.agent_features,
         "messages": solution.schemes.shape[-1],
+        **{name: getattr(games, name) for name in ("agents", "actions", "user_features", "agent_features")},
         **certificate_values(jax.tree.map(rows, certificate)),
         "found_by": [FoundBy(code).name for code in rows(solution.found_by).tolist()],
+        "average_monopolist": repeated(alone.mean(1)),
+        "aligned": repeated(aligned),
+        "single_agents_certified": repeated(proved),
+        **{name: repeated(value) for name, value in _rational_benchmarks(games).items()},
         "monopoly_value": normalise(repeated(alone.mean(1)), none, full),
         **{name: rows(array) for name, array in measured.items()},
     }
     values |= {f"normalised_{name}": normalise(values[name], none, full) for name in VALUES}
     values |= {f"normalised_{name}": values[name] / value_of_information(none, full) for name in LOSSES}
     values["seconds"] = (time.perf_counter() - began) / (S * N)
-    return columns.table(columns.GAMES, values), np.asarray(solution.schemes)
+    found = columns.table(columns.GAMES, values)
+    steps = None if solution.trajectory is None else _steps(found, jax.tree.map(rows, solution.trajectory))
+    return found, np.asarray(solution.schemes), steps
+
+
+def _steps(found: pd.DataFrame, trajectory: Trajectory) -> pd.DataFrame:
+    """The columns TRAJECTORIES, of the rows that were found and their trajectories."""
+    row, step = np.nonzero(trajectory.move >= 0)
+    own = {name: found[name].to_numpy()[row] for name in ("family", "agents", "game", "start")}
+    moves = np.array([move.name for move in Move])
+    none, full = (found[name].to_numpy()[row] for name in ("no_information", "full_information"))
+    value = trajectory.user[row, step]
+    values = own | {
+        "step": step,
+        "move": moves[trajectory.move[row, step]].tolist(),
+        "user_value": value,
+        "normalised_value": normalise(value, none, full),
+        "holder": trajectory.holder[row, step],
+        "agent_payoffs": trajectory.agents[row, step].tolist(),
+        "relative_gain": trajectory.relative_gain[row, step].tolist(),
+    }
+    return columns.table(columns.TRAJECTORIES, values)
+
+
+def _rational_benchmarks(games: Game) -> dict[str, np.ndarray]:
+    """What any user's values of a game can be measured by: V_none and V_full [N] of a rational user."""
+    totals = np.einsum("nxby,nay->nxba", np.asarray(games.prior, float), np.asarray(games.user_utility, float))
+    none, full = totals.sum(2).max(-1).sum(1), totals.max(-1).sum((1, 2))
+    return {"rational_no_information": none, "rational_full_information": full}
 
 
 def _measures(
@@ -181,28 +212,21 @@ def _measures(
     if measure.eps:
         found["eps"][:] = align(*possible_utilities(games), offset="per_state").error
     if measure.coverage and not why_no_bound(games, user, protocol):
-        cover = coverage(games, user=user, protocol=protocol, obedience=type(user) is RationalUser)
+        cover = coverage(games, user=user, protocol=protocol, obedience=type(user.plain) is RationalUser)
         found["coverage_slack"][:] = cover.slack
         found["weighted_gain"][:] = (cover.weights * certificate.gain_upper).sum(-1)
-    exact = all_equilibria(games, protocol, user, specification.games.count) if measure.stability else None
-    if exact is not None:
+    # Where they can be computed: in Selection of one message (or Comparison of all agents) with a rational user whose
+    # ties go to the selected agent, and two or more agents.
+    exactly = protocol.kind in ((Selection,), (Comparison,)) and type(user) is RationalUser and user.favours
+    if measure.stability and exactly and games.agents > 1 and declares_revelation(protocol, games.agents):
+        exact = stability(games, of=specification.games.count)
         found["worst_equilibrium"][:], found["best_equilibrium"][:] = exact.worst, exact.best
     return found
 
 
-def all_equilibria(
-    games: Game, protocol: AbstractProtocol, user: AbstractUser, of: int | None = None
-) -> Stability | None:
-    """The user's values in all pure equilibria, where they can be computed: in Selection of one message (or Comparison
-    of all agents) with a rational user whose ties go to the selected agent, and two or more agents."""
-    exactly = protocol.kind in ((Selection,), (Comparison,)) and type(user) is RationalUser
-    known = exactly and declares_revelation(protocol, games.agents) and user.favours
-    return stability(games, of=of) if known and games.agents > 1 else None
-
-
 def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certificate:
     """What is known without checks: payoffs, V_none and V_full."""
-    one = Game(*(np.asarray(x, np.float64) for x in games.of_one_agent.__dict__.values()), check="shapes")
+    one = jax.tree.map(lambda x: np.asarray(x, np.float64), games.of_one_agent)
     XB = games.agent_features
     with jax.enable_x64(True):
         full, none = (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,11 +10,11 @@ from emalign_jax.equilibrium.solver import check_sizes
 from emalign_jax.exact.checks.base import make_check
 from emalign_jax.experiments.grid.block import modules
 from emalign_jax.experiments.plan import Cell, Plan
-from emalign_jax.experiments.specification import Specification, by_key
+from emalign_jax.experiments.specification import Specification, placed
 from emalign_jax.games import families
-from emalign_jax.games.game import Game, reduce_game
+from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
-from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.base import reduce_for
 
 # Games of a block by default, the same on every machine, so that any can go on with what another has begun.
 CHECKED, PLAYED = 512, 8192
@@ -44,7 +43,7 @@ def check(
     rows = number = 0
     for cell in cells:  # of all, before any is checked for longer
         made = cell.specification
-        with named(plan, cell):
+        with placed(*plan.place(cell.values)):
             if given is None:
                 own = made.games.drawing()
                 families.check_arguments(**own)
@@ -60,7 +59,7 @@ def check(
         made = cell.specification
         same = tuple(x for name, x in cell.values.items() if name not in (*NO_SIZES, *further))
         if same not in sizes:
-            with named(plan, cell):
+            with placed(*plan.place(cell.values)):
                 sizes[same] = _check(made, block, None if given is None else given[made.games.agents])
         # As parts, and merged.
         written += 2 * made.games.count * (8 * sizes[same] + ROW * made.solver.starts)
@@ -76,26 +75,11 @@ def _check(made: Specification, block: int, given: Game | None) -> int:
     messages = made.protocol.messages or protocol.messages(games)
     exactly = made.measure.verify or made.solver.start == "monopolist"
     check_sizes(games, protocol, user, messages, alone=exactly, exactly=exactly)
-    numbers = require_room(games, protocol, messages, min(block, made.games.count), made.solver.starts)
-    if given is None and made.measure.verify:
-        make_check(reduce_game(games, np), 0, protocol, user, messages)
-    return numbers
-
-
-def require_room(games: Game, protocol: AbstractProtocol, messages: int, count: int, starts: int) -> int:
-    """The numbers of a game of this size and of its schemes. Raises `ValueError` where solving so many games at a time
-    would take more memory than is at hand."""
     K, XA, XB, Y, A = games.agents, games.user_features, games.agent_features, games.outcomes, games.actions
-    given, schemes = XA * XB * Y + (K + 1) * A * Y, K * protocol.rows(games, messages) * messages
-    needed = 8 * COPIES * count * starts * (schemes + given + (K + 1) * XA * XB * A)
+    own, schemes = XA * XB * Y + (K + 1) * A * Y, K * protocol.rows(games, messages) * messages
+    count, starts = min(block, made.games.count), made.solver.starts
+    needed = 8 * COPIES * count * starts * (schemes + own + (K + 1) * XA * XB * A)
     memory.require(needed, f"block, solver.starts: {count} games at a time with {starts} starts each")
-    return given + starts * schemes
-
-
-@contextlib.contextmanager
-def named(plan: Plan, cell: Cell) -> Iterator[None]:
-    """The library's `ValueError`s with the file, the key and the point of the grid."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(plan.located(by_key(str(error)), cell.values)) from None
+    if given is None and made.measure.verify:
+        make_check(reduce_for(games, protocol, user, np), 0, protocol, user, messages)
+    return own + starts * schemes

@@ -19,37 +19,25 @@ import pandas as pd
 
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.experiments import executors, plan, run_store
-from emalign_jax.experiments.grid import check, merge
-from emalign_jax.experiments.grid.run import SEARCH, SWEEP, TABLE, Block, Progress, blocks, compute
-from emalign_jax.experiments.plan import Cell, Plan
-from emalign_jax.experiments.progress import GridProgress
+from emalign_jax.experiments.grid import check, merge, study
+from emalign_jax.experiments.grid.block import modules
+from emalign_jax.experiments.grid.run import SEARCH, STEPS, STUDY, SWEEP, TABLE, Block, Progress, blocks, compute
+from emalign_jax.experiments.market import experiment as market
+from emalign_jax.experiments.plan import Plan
+from emalign_jax.experiments.progress import GridProgress, ProgressBar
 from emalign_jax.experiments.specification import Flat
 from emalign_jax.games.files import load_games, sizes
-from emalign_jax.games.game import Game
-from emalign_jax.internal import ending, parquet, plugins
+from emalign_jax.internal import parquet, plugins
 from emalign_jax.internal.arguments import boolean, choice, integer, shown
 
-KINDS = {"search": SEARCH, "sweep": SWEEP}
+KINDS = {"search": SEARCH, "sweep": SWEEP, "study": STUDY}
+PLANS: dict[str, Any] = {"search": plan, "sweep": plan, "study": study}  # what reads and makes the grid
 # What a search takes where nothing is said.
 FAMILIES = ["hull", "noise", "shared_bias"]
 AGENTS = {"selection": [1, 2, 3, 5, 8], "conversation": [1, 2]}  # by kind of protocol
 OTHERS = [1, 2, 3]
 NOT_MEASURED: Flat = {"measure.coverage": False, "measure.eps": False}
 SEARCH_AXES = ("games.family", "games.agents")
-
-
-class Experiment(NamedTuple):
-    """A plan that can be done.
-
-    block: games of a block; games: those of a file, by number of agents; room: bytes that the run takes on disk
-    """
-
-    kind: str
-    plan: Plan
-    cells: list[Cell]
-    block: int
-    games: dict[int, Game] | None
-    room: int
 
 
 class Found(NamedTuple):
@@ -60,6 +48,8 @@ class Found(NamedTuple):
     work:    its blocks, which are the row groups of the table
     fresh:   whether anything was computed; otherwise the run was there and done
     seconds: of this call
+    title:   in the manifest
+    drawn:   what `draw` of `perform` has returned
     """
 
     path: Path
@@ -67,6 +57,8 @@ class Found(NamedTuple):
     work: list[Block]
     fresh: bool
     seconds: float
+    title: str
+    drawn: Any = None
 
     def __repr__(self) -> str:
         rows = sum(block.rows for block in self.work)
@@ -81,34 +73,38 @@ class Found(NamedTuple):
 def run(
     specification: str | PathLike | Mapping[str, Any],
     *,
-    kind: Literal["search", "sweep"] = "sweep",
+    kind: Literal["search", "sweep", "study", "market"] = "sweep",
     out: str | PathLike | None = None,
     force: bool = False,
     workers: int = 1,
     cluster: str | None = None,
     executor: Executor | None = None,
     plugin: Iterable[str | PathLike] = (),
-    progress: bool | Callable[[Progress], None] = False,
-) -> Found:
-    """Do what `emalign sweep` or `emalign search` does, but for the figures.
+    progress: bool | Callable[..., None] = False,
+) -> Found | market.Found:
+    """Do what `emalign sweep`, `search`, `study` or `market` does, but for the figures.
 
     specification: a TOML file, the name of a shipped one, or {"games.agents": [2, 4], "user.precision": 20}; lists are
                    axes. The keys are those of docs/specification.md.
-    kind:     "search" has the defaults of that command, lists for family and agents alone, and keeps games and schemes
+    kind:     "search" has the defaults of that command, lists for family and agents alone, and keeps games and schemes;
+              "study" takes kinds of users too: {"users.quantal": {"user.precision": [20, 5]}};
+              "market" has keys of its own, "table.file" and more
     out:      the directory; by default the first of search-1, search-2, ... that is free or unfinished
     force:    start anew where a run is there
     workers:  processes of this machine; cluster: the address of a Dask scheduler; executor: any executor of processes.
               At most one of the three.
     plugin:   Python files that define protocols, users or families
-    progress: True: a line on stderr, on terminals only; or a function that is called with a `Progress`
+    progress: True: a line on stderr, on terminals only; or a function that is called with a `Progress` (of a market:
+              with "market", the steps done, and of how many)
 
     What is done is kept, and the same call goes on where an earlier one ended. Returns what is there in the end, as
-    `Found`. Raises `ValueError` that names the argument or key and the rule before anything is computed, and
-    `FileNotFoundError` where there is no such file or shipped specification.
+    `Found` (of a market as `experiments.market.experiment.Found`). Raises `ValueError` that names the argument or key
+    and the rule before anything is computed, and `FileNotFoundError` where there is no such file or shipped
+    specification.
 
     Example: `em.experiments.run({"games.agents": [1, 2], "games.count": 20}, out="small").rows`
     """
-    choice("kind", kind, KINDS)
+    choice("kind", kind, (*KINDS, "market"))
     place = None if out is None else _path("out", out)
     boolean("force", force)
     integer("workers", workers, 1)
@@ -123,15 +119,22 @@ def run(
     if isinstance(plugin, str | PathLike) or not isinstance(plugin, Iterable):
         raise ValueError(f"plugin: expected a list of files, got {shown(plugin)}")
     loaded = plugins.load(_path("plugin", file) for file in plugin)
+    spec, changes = None, {}
     if isinstance(specification, Mapping):
-        made = prepare(kind, "", {}, {str(name): _plain(x) for name, x in specification.items()}, loaded)
+        changes = {str(name): _plain(x) for name, x in specification.items()}
     else:
-        name = str(_path("specification", specification))
-        made = prepare(kind, name, plan.document(name), {}, loaded)
+        spec = str(_path("specification", specification))
     source = executors.chosen(workers, cluster) if executor is None else executors.given(executor)
+    if kind == "market":
+        if loaded:
+            raise ValueError("plugin: a market has a rational user and Selection; leave it out")
+        wanted = market.prepare(spec, {}, changes)
+        with ProgressBar("step", quiet=progress is not True) as bar:
+            tell = progress if callable(progress) else bar
+            return market.perform(wanted, place, force, source, tell, command=sys.orig_argv)
     with GridProgress(quiet=progress is not True) as line:
         tell = progress if callable(progress) else line
-        return perform(made, place, force, source, tell, command=sys.orig_argv)
+        return perform(kind, spec, changes, loaded, place, force, source, tell, command=sys.orig_argv)
 
 
 def _path(name: str, value: Any) -> Path:
@@ -144,15 +147,19 @@ def _plain(value: Any) -> Any:
     """A value as TOML has it, of tuples, ranges and what is NumPy's."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple | range) else value
 
 
-def prepare(kind: str, path: str, own: Flat, changes: Flat, loaded: dict[str, str]) -> Experiment:
-    """The plan, checked: nothing is begun that cannot be ended.
+def _planned(kind: str, path: str, own: Flat, changes: Flat, loaded: dict[str, str]) -> tuple[Plan, Any]:
+    """The plan, and the games of a file by number of agents.
 
     path: what messages call the file that `own` is from; changes: other values of some keys; loaded: digests of plugins
     """
     games, counts = None, None
+    if "games.file" in changes and "games.file" not in own:  # in place of the random games of a config
+        own = {name: value for name, value in own.items() if not name.startswith("games.")}
     base, stated = {}, own | changes
     file = stated.get("games.file")
     if isinstance(file, str):
@@ -164,23 +171,18 @@ def prepare(kind: str, path: str, own: Flat, changes: Flat, loaded: dict[str, st
         # Text of a specification is UTF-8, which names of files need not be.
         name = {"games.file": os.fsencode(file).decode("utf-8", "backslashreplace")}
         own, changes = (given | name if "games.file" in given else given for given in (own, changes))
-        base = {"games.agents": sorted(games), "games.digest": _digest(file)}
+        with open(file, "rb") as held:
+            digest = hashlib.file_digest(held, "sha256").hexdigest()
+        base = {"games.agents": sorted(games), "games.digest": digest}
     elif kind == "search":
         base = {"games.family": FAMILIES, "games.agents": _agents(stated)}
     if kind == "search":
         base |= NOT_MEASURED
-    grid = plan.plan(base | own, path, changes, counts=counts, plugins=loaded)
+    grid = PLANS[kind].plan(base | own, path, changes, counts=counts, plugins=loaded)
     for name in grid.axes if kind == "search" else ():
         if name not in SEARCH_AXES:
             raise ValueError(f"{path + ': ' if path else ''}{name}: expected one value; lists are for emalign sweep")
-    cells, size = grid.cells(), check.block_size(grid)
-    room = check.check(grid, cells, size, games, whole=kind == "sweep")
-    return Experiment(kind, grid, cells, size, games, room)
-
-
-def _digest(file: str) -> str:
-    with open(file, "rb") as held:
-        return hashlib.file_digest(held, "sha256").hexdigest()
+    return grid, games
 
 
 def _agents(stated: Flat) -> list[int]:
@@ -190,57 +192,59 @@ def _agents(stated: Flat) -> list[int]:
     return [k for k in numbers if k >= least] or [least] if isinstance(least, int) else numbers
 
 
+def _title(grid: Plan, named: bool) -> str:
+    """What a search is about."""
+    made = grid.cells()[0].specification
+    protocol, user, _ = modules(made)
+    start = "agents start as monopolists" if made.solver.start == "monopolist" else "random starts"
+    checked = "" if made.measure.verify else ", not verified"
+    return f"{grid.title + ': ' if named else ''}{protocol.title}, {user.title}, {start}{checked}"
+
+
 def perform(
-    made: Experiment,
+    name: str,
+    spec: str | None,
+    changes: Flat,
+    loaded: dict[str, str],
     out: Path | None,
     force: bool,
     source: contextlib.AbstractContextManager[Any],
     progress: Callable[[Progress], None],
-    draw: Callable[[Found], object] = lambda _: None,
-    title: str = "",
-    warn: Callable[[str], None] = run_store.say,
+    draw: Callable[[Found], Any] = lambda _: None,
     **more: Any,
 ) -> Found:
-    """Compute what is not there, merge it, and draw.
+    """Plan and check, compute what is not there, merge it, and draw.
 
-    source: of `executors`; draw: writes the figures, before the run is done; title, more: for the manifest
+    name: search, sweep or study; spec: a file, or the name of a shipped one; loaded: digests of plugins; source: of
+    `executors`; draw: writes the figures, before the run is done; more: for the manifest
     """
     began = time.perf_counter()
-    kind, plain = KINDS[made.kind], made.plan.plain()
-    more |= {"title": title or made.plan.title, "tolerances": list(made.plan.tolerances)}
+    own, search = {} if spec is None else PLANS[name].document(spec), name == "search"
+    grid, games = _planned(name, spec or "", own, changes, loaded)
+    cells, size = grid.cells(), check.block_size(grid)
+    room = check.check(grid, cells, size, games, whole=not search)
+    kind, plain, work = KINDS[name], grid.plain(), blocks(cells, size)
+    title = _title(grid, "title" in own | changes) if search else grid.title
+    more |= {"title": title, "tolerances": list(grid.tolerances)}
     entries = run_store.manifest(kind, plain, plain["seed"], **more)
     was = None if out is None else run_store.check(out, kind, force, entries)
     if was is None or force or was["status"] != "done":
-        run_store.require_room(out or Path(made.kind), made.room, "games.count: the run")
-    work = blocks(made.cells, made.block)
-    last: Progress | None = None
-
-    def tell(now: Progress) -> None:
-        nonlocal last
-        last = now
-        progress(now)
-
-    def kept() -> str:
-        if last is None or not last.done:
-            return ending.CLEAN
-        return (
-            f"{last.done} of {last.total} games are done and kept in {store.path}; the same command goes on from there"
-        )
-
-    with run_store.begun(out, kind, entries, force, warn) as store:
-        fresh = not store.done
-        if not fresh:
-            merge.check_rows(made.plan, work, store.path)
-        else:
-            arrays = made.kind == "search"
-            with source as workers, ending.interrupt_message(kept):
-                compute(made.plan, work, store, made.games, workers, tell, arrays)
-            merge.merge_rows(made.plan, work, store)
-            if arrays:
+        run_store.require_room(out or Path(name), room, "games.count: the run")
+    with run_store.begun(out, kind, entries, force) as store:
+        found = Found(store.path, grid, work, not store.done, 0.0, title)
+        if found.fresh:
+            with source as workers:
+                compute(grid, work, store, games, workers, progress, search)
+            merge.merge_rows(grid, work, store)
+            if met := [block for block in work if block.cell.specification.measure.trajectory]:
+                merge.merge_rows(grid, met, store, STEPS, ".trajectories")
+            if search:
                 merge.merge_arrays(work, store)
-            draw(Found(store.path, made.plan, work, fresh, 0.0))
-        seconds = time.perf_counter() - began
-        if fresh:
+            found = found._replace(drawn=draw(found))
+        else:
+            merge.check_rows(grid, work, store.path)
+        found = found._replace(seconds=time.perf_counter() - began)
+        if found.fresh:
             rows = sum(block.rows for block in work)
-            store.finish(entries | {"cells": len(made.cells), "rows": rows}, seconds)
-    return Found(store.path, made.plan, work, fresh, seconds)
+            store.finish(entries | {"cells": len(cells), "rows": rows}, found.seconds)
+    return found

@@ -17,9 +17,10 @@ from emalign_jax.experiments.columns import json_entries
 from emalign_jax.experiments.grid.run import GAMES, SCHEMES, TABLE, Block
 from emalign_jax.experiments.plan import Plan
 from emalign_jax.experiments.run_parts import Parts
-from emalign_jax.games.files import GAME_FIELDS, pad_agents
+from emalign_jax.games.files import GAME_FIELDS, LABEL_FIELDS, agent_names, pad_agents
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
+from emalign_jax.internal.npz import unpacked
 
 LIGHT = (  # columns that are read back for the printed table
     "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value",
@@ -28,17 +29,17 @@ LIGHT = (  # columns that are read back for the printed table
 )  # fmt: skip
 
 
-def merge_rows(plan: Plan, work: Sequence[Block], store: Parts) -> None:
-    """games.parquet: a row group a block, with the key of the cell and the axes before the columns of the block."""
-    with atomic(store.path / TABLE) as temporary, open(temporary, "wb") as file:
+def merge_rows(plan: Plan, work: Sequence[Block], store: Parts, name: str = TABLE, suffix: str = ".parquet") -> None:
+    """games.parquet, or another table `name` from parts of a suffix: a row group a block, with the key of the cell and
+    the axes before the columns of the block."""
+    with atomic(store.path / name) as temporary, open(temporary, "wb") as file:
         writer = None
         for block in work:
-            part = pq.read_table(io.BytesIO(_part(store, block, ".parquet")))
-            own = {"cell": block.cell.key} | {name: block.cell.values[name] for name in plan.axes}
-            kinds = {"cell": "text"} | {name: plan.kind(name) for name in plan.axes}
-            for name, value in reversed(own.items()):
-                column = pa.array([value] * len(part), columns.ARROW[kinds[name]])
-                part = part.add_column(0, name, column)
+            part = pq.read_table(io.BytesIO(_part(store, block, suffix)))
+            own = [("cell", block.cell.key, "text")]
+            own += [(name, block.cell.values[name], plan.kind(name)) for name in plan.axes]
+            for name, value, kind in reversed(own):
+                part = part.add_column(0, name, pa.array([value] * len(part), columns.ARROW[kind]))
             if writer is None:
                 writer = pq.ParquetWriter(file, part.schema, **parquet.WRITTEN)
             writer.write_table(part)
@@ -57,8 +58,8 @@ def merge_arrays(work: Sequence[Block], store: Parts) -> None:
 
     def pieces(name: str, axis: int | None, start: int | None = None) -> Iterator[np.ndarray]:
         for block in work:
-            with np.load(io.BytesIO(_part(store, block, ".npz"))) as archive:
-                array = archive[name] if start is None else archive[name][start]
+            array = unpacked(_part(store, block, ".npz"), name)[name]
+            array = array if start is None else array[start]
             yield pad_agents(array, most, axis) if axis is not None and several else array
 
     def stored(name: str, axis: int | None = None) -> tuple:
@@ -70,12 +71,28 @@ def merge_arrays(work: Sequence[Block], store: Parts) -> None:
         return {"agents": ((games,), np.dtype(int), each)} if several else {}
 
     fields = {name: stored(name, 1 if name == "agent_utilities" else None) for name in GAME_FIELDS}
-    _save(store.path / GAMES, fields | counts())
+    _save(store.path / GAMES, fields | counts() | _labels(work, store))
     starts = work[0].cell.specification.solver.starts
     first = next(pieces("schemes", 1, 0))
     shape = (games, *first.shape[1:]) if starts == 1 else (starts, games, *first.shape[1:])
     schemes = (piece for start in range(starts) for piece in pieces("schemes", 1, start))
     _save(store.path / SCHEMES, {"schemes": (shape, first.dtype, schemes)} | counts())
+
+
+def _labels(work: Sequence[Block], store: Parts) -> dict[str, tuple]:
+    """The arrays of the labels that all cells share, as `_save` takes them; cells of fewer agents share the first."""
+    held = []
+    for block in {block.number: block for block in reversed(work)}.values():
+        with np.load(io.BytesIO(_part(store, block, ".npz"))) as archive:
+            own = {name: archive[name].tolist() for name in LABEL_FIELDS if name in archive}
+        held.append((block.cell.specification.games.agents, own))
+    _, whole = max(held, key=lambda one: one[0])
+
+    def shared(name: str) -> bool:
+        return all(own.get(name) == whole[name][: K if name == "labels_agents" else None] for K, own in held)
+
+    arrays = {name: np.array(whole[name]) for name in LABEL_FIELDS if name in whole and shared(name)}
+    return {name: (array.shape, array.dtype, [array]) for name, array in arrays.items()}
 
 
 def _part(store: Parts, block: Block, suffix: str) -> bytes:
@@ -101,8 +118,8 @@ def _save(path: Path, arrays: dict[str, tuple]) -> None:
 def check_rows(plan: Plan, work: Sequence[Block], directory: Path) -> None:
     """Raise `ValueError` that names the file if games.parquet of a run that is done is not the table of these blocks,
     or damaged; `cells` and `entries` may then be read."""
-    path, known = directory / TABLE, (columns.CELL, *columns.GAMES)
-    kinds = columns.kinds(known, (column.name for column in known)) | {name: plan.kind(name) for name in plan.axes}
+    path = directory / TABLE
+    kinds = columns.kinds((columns.CELL, *columns.GAMES)) | {name: plan.kind(name) for name in plan.axes}
     again = "; with --force the run starts anew"
     with parquet.opened(path) as file:
         parquet.check(path, file, kinds)
@@ -128,10 +145,16 @@ def cells(directory: Path, work: Sequence[Block]) -> Iterator[pd.DataFrame]:
             yield file.read_row_groups(groups, columns=list(LIGHT)).to_pandas(split_blocks=True)
 
 
+def known_agents(directory: Path) -> list[str]:
+    """The labels of the agents in a search's games, [] if there are none or no such file."""
+    return agent_names(directory / GAMES) if (directory / GAMES).exists() else []
+
+
 def entries(directory: Path) -> Iterator[dict]:
-    """The JSON entry of each row of games.parquet."""
+    """The JSON entry of each row of games.parquet, with the labels of agents where there are some."""
+    known = known_agents(directory)
     names = [column.name for column in columns.GAMES if column.json]
     with parquet.opened(directory / TABLE) as file:
         for n in range(file.num_row_groups):
             rows: pa.Table = file.read_row_group(n, columns=names)
-            yield from json_entries(columns.GAMES, rows.to_pylist())
+            yield from json_entries(columns.GAMES, rows.to_pylist(), known)

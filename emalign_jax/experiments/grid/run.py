@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,12 +14,13 @@ from emalign_jax.experiments.plan import Cell, Plan
 from emalign_jax.experiments.run_parts import Parts
 from emalign_jax.experiments.run_store import Kind
 from emalign_jax.games.game import Game
+from emalign_jax.internal import ending
 
-TABLE, GAMES, SCHEMES = "games.parquet", "games.npz", "schemes.npz"
+TABLE, GAMES, SCHEMES, STEPS = "games.parquet", "games.npz", "schemes.npz", "trajectories.parquet"
 FIGURES, KINDS = ("user_value", "phase"), (".png", ".pdf")
-SEARCH = Kind("search", (TABLE, GAMES, SCHEMES, *(FIGURES[0] + kind for kind in KINDS)))
-SWEEP = Kind("sweep", (TABLE, *(name + kind for name in FIGURES for kind in KINDS)))
-SUFFIXES = (".npz", ".parquet")  # of a part's files; rows are written last
+STUDY = Kind("study", (TABLE, "study.png", "study.pdf"))
+SEARCH = Kind("search", (TABLE, GAMES, SCHEMES, STEPS, *(FIGURES[0] + kind for kind in KINDS)))
+SWEEP = Kind("sweep", (TABLE, STEPS, *(name + kind for name in FIGURES for kind in KINDS)))
 
 
 class Block(NamedTuple):
@@ -36,6 +38,11 @@ class Block(NamedTuple):
     @property
     def rows(self) -> int:
         return self.count * self.cell.specification.solver.starts
+
+    def suffixes(self, arrays: bool) -> list[str]:
+        """Of its part's files; rows are written last."""
+        asked = {".npz": arrays, ".trajectories": self.cell.specification.measure.trajectory, ".parquet": True}
+        return [suffix for suffix, wanted in asked.items() if wanted]
 
 
 class Progress(NamedTuple):
@@ -77,41 +84,46 @@ def compute(
     arrays:    whether to keep games and schemes too
     Raises the `ValueError` of a block with the file and the point of the grid.
     """
-    wanted = SUFFIXES if arrays else SUFFIXES[1:]
-    left = [block for block in work if not all(store.kept(block.name, suffix) for suffix in wanted)]
-    by_name = {block.name: block for block in left}
-    total, certified = sum(block.rows for block in work), 0
-    done = total - sum(block.rows for block in left)
+    left = {
+        block.name: block
+        for block in work
+        if not all(store.kept(block.name, suffix) for suffix in block.suffixes(arrays))
+    }
+    rows = Counter()  # of names: cells of a study may be the same
+    for block in work:
+        rows[block.name] += block.rows
+    total, certified, cell = rows.total(), 0, ""
+    done = total - sum(rows[name] for name in left)
 
     def tell(stage: str = "", *_: int) -> None:
         workers = None if executors is None else executors.workers()
-        progress(Progress(where if stage else "", stage, done, total, certified, workers))
+        progress(Progress(cell if stage else "", stage, done, total, certified, workers))
 
     def keep(task: engine.Task, found: dict[str, Any]) -> None:
         nonlocal done, certified
-        for suffix in wanted:
+        for suffix in left[task.name].suffixes(arrays):
             store.keep(task.name, suffix, found[suffix])
-        done += by_name[task.name].rows
+        done += rows[task.name]
         certified += found["certified"]
-        tell()
 
     def here(*arguments) -> dict[str, Any]:
-        nonlocal where
-        own = blocks_of.specification_of(arguments[0])
-        where = f"{blocks_of.FILE if own.games.file else own.games.family} K={own.games.agents}"
+        nonlocal cell
+        own = blocks_of.specification_of(arguments[0]).games
+        cell = f"{blocks_of.FILE if own.file else own.family} K={own.agents}"
         return blocks_of.compute(*arguments, progress=tell)
 
-    where = ""
-    tell()
-    function = here if executors is None else blocks_of.compute
-    engine.run(function, [_task(plan, block, given) for block in left], keep, executors=executors)
+    def kept() -> str:
+        where = f"kept in {store.path}; the same command goes on from there"
+        return f"{done} of {total} games are done and {where}" if done else ending.CLEAN
 
+    def task(block: Block) -> engine.Task:
+        games, some = None, slice(block.first, block.first + block.count)
+        if given is not None:
+            whole = given[block.cell.specification.games.agents]
+            games = blocks_of.write_games(jax.tree.map(lambda x: x[some], whole))
+        place = plan.place(block.cell.values)
+        return engine.Task(block.name, (block.cell.text, block.first, block.count, games, place))
 
-def _task(plan: Plan, block: Block, given: Mapping[int, Game] | None) -> engine.Task:
-    made = block.cell.specification
-    games = None
-    if given is not None:
-        whole = given[made.games.agents]
-        games = blocks_of.write_games(jax.tree.map(lambda x: x[block.first : block.first + block.count], whole))
-    place = plan.place(block.cell.values)
-    return engine.Task(block.name, (block.cell.text, block.first, block.count, games, place))
+    function, tasks = here if executors is None else blocks_of.compute, [*map(task, left.values())]
+    with ending.interrupt_message(kept):
+        engine.run(function, tasks, keep, executors=executors, progress=lambda *_: tell())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -19,52 +20,33 @@ LISTED = 20  # games that failed are printed one by one up to this many
 def certificate_values(certificate: Certificate) -> dict[str, Any]:
     """The columns CERTIFICATE of the certificates of N games."""
     codes = [Result(code) for code in certificate.result.tolist()]
-    return {
-        "user_value": certificate.user,
-        "no_information": certificate.no_information,
-        "full_information": certificate.full_information,
-        "normalised_value": certificate.normalised_value,
-        "agent_payoffs": certificate.agents.tolist(),
-        "gain_lower": certificate.gain_lower.tolist(),
-        "gain_upper": certificate.gain_upper.tolist(),
-        "payoff_range": certificate.payoff_range.tolist(),
-        "relative_gain": certificate.relative_gain.max(-1),
-        "closed": certificate.closed,
-        "guarantee": certificate.guarantee,
-        "theorem": certificate.theorem,
-        "result": [code.name for code in codes],
-        "message": [code.message for code in codes],
-        "ok": [code.ok for code in codes],
-        "certified": certificate.result == Result.CERTIFIED,
-        "fallback": certificate.fallback,
-    }
+    same = ("no_information", "full_information", "normalised_value", "closed", "guarantee", "theorem", "fallback")
+    values: dict[str, Any] = {name: getattr(certificate, name) for name in same}
+    values |= {name: getattr(certificate, name).tolist() for name in ("gain_lower", "gain_upper", "payoff_range")}
+    values |= {"user_value": certificate.user, "agent_payoffs": certificate.agents.tolist()}
+    values |= {"relative_gain": certificate.relative_gain.max(-1), "certified": certificate.result == Result.CERTIFIED}
+    values |= {name: [getattr(code, name) for code in codes] for name in ("message", "ok")}
+    return values | {"result": [code.name for code in codes]}
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line a family and number of agents."""
-    lines = []
-    for (family, agents), group in rows.groupby(["family", "agents"], sort=False, observed=True):
-        value = group["normalised_value"]
-        lines.append(
-            {
-                "family": str(family),
-                "agents": int(agents),
-                "games": len(group),
-                "q10": value.quantile(0.1),
-                "median": value.median(),
-                "q90": value.quantile(0.9),
-                "mean": value.mean(),
-                "monopoly": group["monopoly_value"].mean(),
-                "within_tolerance": group["ok"].mean(),
-                "certified": group["certified"].mean(),
-                "unchecked": (group["result"] == Result.UNCHECKED.name).mean(),
-                "by_start": (group["found_by"] == FoundBy.START.name).mean(),
-                "by_play": (group["found_by"] == FoundBy.PLAY.name).mean(),
-                "largest_gain": group["relative_gain"].max(),
-                "seconds": group["seconds"].sum(),
-            }
-        )
-    return pd.DataFrame(lines)
+    rows = rows.assign(
+        unchecked=rows["result"] == Result.UNCHECKED.name,
+        by_start=rows["found_by"] == FoundBy.START.name,
+        by_play=rows["found_by"] == FoundBy.PLAY.name,
+    )
+    groups = rows.groupby(["family", "agents"], sort=False, observed=True)
+    value = groups["normalised_value"]
+    found = {"games": groups.size(), "q10": value.quantile(0.1), "median": value.median(), "q90": value.quantile(0.9)}
+    found |= {
+        "mean": value.mean(),
+        "monopoly": groups["monopoly_value"].mean(),
+        "within_tolerance": groups["ok"].mean(),
+    }
+    found |= {name: groups[name].mean() for name in ("certified", "unchecked", "by_start", "by_play")}
+    found |= {"largest_gain": groups["relative_gain"].max(), "seconds": groups["seconds"].sum()}
+    return pd.DataFrame(found).reset_index().astype({"family": str})
 
 
 def below_worst(rows: pd.DataFrame) -> np.ndarray:
@@ -85,26 +67,34 @@ def below_worst_words(count: int, most: float) -> str:
 
 def render(lines: pd.DataFrame, tolerance: float) -> str:
     """The summary as text that lines up."""
-    head = (
-        f"{'family':<12} {'K':>3} {'games':>6}   {'user value: 10 %':>16} {'median':>7} {'90 %':>7} {'mean':>7} "
-        f"{'monopoly':>9}   {f'gain <= {tolerance:g}':>13} {'largest':>8} {'seconds':>8}"
-    )
-    text = [head, "-" * len(head)]
-    previous = None
+    heads = ["family", "K", "games", "user value: 10 %", "median", "90 %", "mean", "monopoly", f"gain <= {tolerance:g}"]
+    table, previous = [[*heads, "largest", "seconds"]], None
     for line in lines.to_dict("records"):
-        family = line["family"] if line["family"] != previous else ""
-        previous = line["family"]
-        values = "".join(f" {_number(line[name]):>7}" for name in ("median", "q90", "mean"))
+        sizes = ["" if line["family"] == previous else line["family"], str(line["agents"]), str(line["games"])]
+        values = [number(line[name]) for name in ("q10", "median", "q90", "mean", "monopoly")]
+        gains = [f"{line['within_tolerance']:.1%}", f"{line['largest_gain']:.1e}"]
         checked = line["unchecked"] < 1
-        gains = (
-            f"{line['within_tolerance']:>12.1%}  {line['largest_gain']:>8.1e}" if checked else f"{'not checked':>22}"
-        )
-        text.append(
-            f"{family:<12} {line['agents']:>3} {line['games']:>6}   {_number(line['q10']):>16}{values} "
-            f"{_number(line['monopoly']):>9}   {gains} "
-            f"{line['seconds']:>8.1f}"
-        )
-    return "\n".join(text)
+        table.append([*sizes, *values, *(gains if checked else ["not checked", ""]), f"{line['seconds']:.1f}"])
+        previous = line["family"]
+    return ruled(table, left=1)
+
+
+def lined_up(table: list[list[str]], left: int = 0) -> list[str]:
+    """Lines of cells as text, in columns; left: so many columns begin, the others end at the same place."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    cells = ([f"{cell:{'<' if n < left else '>'}{widths[n]}}" for n, cell in enumerate(line)] for line in table)
+    return ["  ".join(line) for line in cells]
+
+
+def ruled(table: list[list[str]], left: int = 0) -> str:
+    """`lined_up`, with a rule below the heads."""
+    head, *lines = lined_up(table, left)
+    return "\n".join([head, "-" * len(head), *lines])
+
+
+def number(value: float) -> str:
+    """Three decimals; "-" for what is not finite."""
+    return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
 def failures(rows: pd.DataFrame, axes: tuple[str, ...] = (), count: int | None = None) -> str:
@@ -125,9 +115,9 @@ def failures(rows: pd.DataFrame, axes: tuple[str, ...] = (), count: int | None =
     return "\n".join(text)
 
 
-def document(games: list[dict], summary: dict) -> dict:
+def document(**parts: Any) -> str:
     """The one JSON document; numbers that are not finite become null."""
-    return plain({"schema": JSON_SCHEMA, "games": games, "summary": summary})
+    return json.dumps(plain({"schema": JSON_SCHEMA} | parts), allow_nan=False)
 
 
 def plain(value) -> Any:
@@ -139,7 +129,3 @@ def plain(value) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"

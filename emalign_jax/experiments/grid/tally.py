@@ -39,24 +39,23 @@ class Tally(NamedTuple):
     short: float
 
 
+@np.errstate(all="ignore")  # infinite or huge numbers of a file are shown as they are
 def tally(directory: Path, work: Sequence[Block]) -> Tally:
     """Read a run's table, a family and number of agents at a time."""
-    lines, spread, failed, counts, most = [], [], [], [], 0.0
+    lines, spread, failed, counts = [], [], [], []
     for rows in merge.cells(directory, work):
-        unchecked = (rows["result"] == Result.UNCHECKED.name).to_numpy()
-        bad = rows[~rows["ok"].to_numpy() & ~unchecked]
-        without = rows["normalised_value"].isna() & rows["user_value"].notna()
-        unproved = rows["ok"] & ~rows["certified"]
+        unchecked, short = rows["result"] == Result.UNCHECKED.name, below_worst(rows)
+        bad = rows[~rows["ok"] & ~unchecked]
         lines.append(summary(rows))
         spread.append(_spread(rows))
         failed.append(bad.head(LISTED).astype({"family": str, "message": str, "result": str, "found_by": str}))
-        short = below_worst(rows)
-        most = max(most, float(short.max(initial=0.0)))
+        unproved = rows["ok"] & ~rows["certified"]
+        without = rows["normalised_value"].isna() & rows["user_value"].notna()
         others = (unchecked, unproved, without, rows["fallback"], short > 0)
-        counts.append((len(rows), len(bad), *(which.sum() for which in others)))
-    totals = [int(sum(column)) for column in zip(*counts, strict=True)]
+        counts.append((len(rows), len(bad), *(which.sum() for which in others), short.max(initial=0.0)))
+    *totals, worst = zip(*counts, strict=True)
     frames = [pd.concat(frames, ignore_index=True) for frames in (lines, spread, failed)]
-    return Tally._make([*frames, *totals, most])
+    return Tally._make([*frames, *(int(sum(column)) for column in totals), float(max(worst))])
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@ of what the best single agent leaves the user short of full information."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ def knob(plan: Plan) -> str | None:
     return others[0] if len(others) == 1 and others[0] in KNOBS else None
 
 
+@np.errstate(all="ignore")  # infinite or huge numbers of a file are shown as they are
 def thresholds(plan: Plan, rows: pd.DataFrame) -> list[Threshold]:
     """One a family and K >= 2; none where the worst equilibrium or the monopolists were not measured.
 
@@ -52,7 +54,8 @@ def thresholds(plan: Plan, rows: pd.DataFrame) -> list[Threshold]:
         gained, short = (worst - alone).to_numpy(float), 1 - alone.to_numpy(float)  # [games, values]
         known = np.isfinite(gained).all(1)  # games in which information is worth nothing are not
         if agents > 1 and known.any():
-            found.append(Threshold(str(family), int(agents), *_crossing(values, gained[known], short[known])))
+            ends = crossing(values, SHARE, regained, gained[known], short[known])
+            found.append(Threshold(str(family), int(agents), *ends))
     return found
 
 
@@ -64,21 +67,25 @@ def regained(
     return np.where(left > 1e-9, gained.mean(-2) / np.maximum(left, 1e-9), 1.0)
 
 
-def _crossing(values, gained, short) -> tuple[float, float, float]:
-    draws = np.random.default_rng(0).integers(len(gained), size=(RESAMPLES, len(gained)))
-    resampled = [_falls(values, regained(gained[draw], short[draw])) for draw in draws]
+def crossing(
+    values: Float[np.ndarray, "X"], level: float, curve: Callable[..., np.ndarray], *games: Float[np.ndarray, "N X"]
+) -> tuple[float, float, float]:
+    """Where curve(*games) [X] falls below the level for good, and the ends of a bootstrap's interval over games."""
+    N = len(games[0])
+    draws = np.random.default_rng(0).integers(N, size=(RESAMPLES, N))
+    resampled = [_falls(values, curve(*(x[draw] for x in games)), level) for draw in draws]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail], method="nearest")
-    return _falls(values, regained(gained, short)), float(low), float(high)
+    return _falls(values, curve(*games), level), float(low), float(high)
 
 
-def _falls(values: Float[np.ndarray, "X"], share: Float[np.ndarray, "X"]) -> float:
+def _falls(values: Float[np.ndarray, "X"], share: Float[np.ndarray, "X"], level: float) -> float:
     """The last crossing: where agents are nearly aligned, next to nothing is left to regain, and shares of it jump."""
-    enough = np.flatnonzero(share >= SHARE)
+    enough = np.flatnonzero(share >= level)
     if len(enough) == 0:
         return -np.inf
     n = int(enough[-1])
-    return float(np.interp(SHARE, share[[n + 1, n]], values[[n + 1, n]])) if n + 1 < len(values) else np.inf
+    return float(np.interp(level, share[[n + 1, n]], values[[n + 1, n]])) if n + 1 < len(values) else np.inf
 
 
 def words(plan: Plan, threshold: Threshold) -> str:

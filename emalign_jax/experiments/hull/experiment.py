@@ -2,14 +2,17 @@
 
 A subset s is a random order of the people and a random split of the items. Its agents for a target are the first n
 people of that order who may be agents of the target: so subsets of different n are nested, all targets but those
-among the first n share their agents, and an agent of others is a target in turn.
+among the first n share their agents, and an agent of others is a target in turn. In a table with missing cells each
+target has the agents that `by_overlap` finds on the items fitted to, and the items that all of them rated.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,6 +24,7 @@ from emalign_jax.experiments import engine
 from emalign_jax.experiments.engine import Task
 from emalign_jax.experiments.executors import Executors
 from emalign_jax.experiments.hull.fits import Rule, best_single, evaluate, fit
+from emalign_jax.experiments.hull.overlap import by_overlap
 from emalign_jax.experiments.hull.tables import Table
 from emalign_jax.experiments.run_parts import Parts
 from emalign_jax.experiments.run_store import Kind
@@ -32,7 +36,6 @@ ALIGN = Kind("align", (CURVES, WEIGHTS, LEAVE_OUT, ERRORS, *FIGURES))
 SIZES = (1, 2, 5, 10, 20, 50, 100)
 FITTED = ("simplex", "cone")
 METHODS = ("best single", "mean", *FITTED)
-ALONE = "offset alone"  # no agent: what a number that is best on the training items is worth
 BUDGET = {"l2": 20_000, "sup": 3_000}  # fits, where the targets a subset are not given
 ARRAYS = ("utilities", "targets", "agents", "item")  # of a table
 SUFFIXES = (".npz", ".parquet")  # of a part; errors are written last
@@ -45,7 +48,8 @@ class HullJob:
     """What to do with a table.
 
     offsets: the last is the one of headlines, weights and leave-k-out. targets: at most so many a subset; None: as many
-    as BUDGET allows, each at least once. tolerance: None is report.MARGIN x the median error.
+    as BUDGET allows, each at least once. A target is covered by an error of at most `tolerance`, or where that is None
+    of `relative_tolerance` times its error with no agent (the offset alone).
     """
 
     table: Table
@@ -57,13 +61,14 @@ class HullJob:
     targets: int | None = None
     tolerance: float | None = None
     seed: int = 0
+    relative_tolerance: float = 0.8
 
     def check(self) -> None:
         """Raise `ValueError` where the errors alone would not fit into memory."""
         T = len(self.table.targets)
         targets = T if self.targets is None else min(self.targets, T)
         least = max(self.subsets, T) if self.targets is None else self.subsets * targets
-        rows = least * len(self.offsets) * (1 + len(self.sizes) * len(METHODS))
+        rows = least * len(self.offsets) * len(self.sizes) * len(METHODS)
         memory.require(ROW * rows, f"--subsets: {self.subsets} subsets with {rows} errors")
 
     @property
@@ -88,14 +93,38 @@ class HullJob:
         held = rng.permutation(self.table.item_count)[: self.tests]
         return order, np.isin(self.table.item, held)
 
-    def groups(self, order: np.ndarray, n: int, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(agents, positions of the targets that share them)."""
-        together: dict[tuple[int, ...], list[int]] = {}
-        for t in targets:
-            agents = order[self.table.agents[t][order]][:n]
-            together.setdefault(tuple(agents.tolist()), []).append(int(t))
-        for agents, members in together.items():
-            yield np.array(agents), np.array(members)
+    def chosen(self, s: int, targets: np.ndarray) -> dict[int, np.ndarray]:
+        """The agents of each target in subset `s`, in the order in which they are added; the items held out are not
+        looked at."""
+        (order, test), table, most = self.subset(s), self.table, self.sizes[-1]
+        allowed = {int(t): order[table.agents[t][order]] for t in targets}
+        if table.overlap is None:
+            return {t: agents[:most] for t, agents in allowed.items()}
+        there = table.there[:, np.setdiff1d(table.item, table.item[test])]
+        return {t: by_overlap(there, int(table.targets[t]), a, most, table.overlap) for t, a in allowed.items()}
+
+    def groups(self, chosen: dict[int, np.ndarray], n: int, test: np.ndarray) -> Iterator[Group]:
+        """The targets with n agents, those together who share them, without those of fewer than 2 items held out."""
+        table, together = self.table, {}
+        for t, agents in chosen.items():
+            if len(agents) >= n:
+                key = tuple(agents[:n].tolist())
+                together.setdefault(key if table.overlap is None else (*key, t), (agents[:n], []))[1].append(t)
+        for agents, members in together.values():
+            columns = np.asarray(~np.isnan(table.utilities[[table.targets[members[0]], *agents], 0]).any(0))
+            if len(np.unique(table.item[columns & test])) > 1:
+                yield Group(agents, np.array(members), columns)
+
+    @property
+    def available(self) -> int:
+        """Agents that every target has; in a table with missing cells those that half of the targets have."""
+        if self.table.overlap is None:
+            return self.table.available
+        chosen, test = self.chosen(0, self.assignment()[0]), self.subset(0)[1]
+        counts = [
+            sum(len(group.members) for group in self.groups(chosen, n, test)) for n in range(1, self.sizes[-1] + 1)
+        ]
+        return int(np.sum(2 * np.array(counts) >= len(chosen)))
 
     def assignment(self) -> list[np.ndarray]:
         """Positions of the targets of each subset. Each is a target equally often, up to the limit `targets`."""
@@ -112,9 +141,19 @@ class HullJob:
         return [np.sort(np.array(part, int)) for part in parts]
 
 
+class Group(NamedTuple):
+    """Agents, the targets (positions) that share them, and which columns all of them rated."""
+
+    agents: np.ndarray
+    members: np.ndarray
+    columns: np.ndarray
+
+
 class Outcome(NamedTuple):
-    """errors: a row an (offset, method, n, subset, target), in the table's units, `target` a position in its targets.
-    weights: a row an agent: its mean weight, and how often it is not 0, in simplex fits at the largest n."""
+    """errors: a row an (offset, method, n, subset, target), in the table's units, `target` a position in its targets;
+    no_agent: the held-out error of the offset alone, items and test_items: how many were fitted to and held out.
+    weights: a row an agent: its mean weight, and how often it is not 0, in simplex fits at the largest n; sorted
+    by it, or where agents are chosen by overlap by the sum of the weights, as many have few fits."""
 
     errors: pd.DataFrame
     weights: pd.DataFrame
@@ -147,7 +186,8 @@ def run(
         found[task.name] = files
         tell(len(parts[task.arguments[1]]) * job.fits if executors is not None else 0)
 
-    tasks = [Task(f"subset-{s:05d}", (data, s, targets)) for s, targets in enumerate(parts)]
+    own = hashlib.sha256(data).hexdigest()[:16]  # so that a copy of another run's part is not taken for it
+    tasks = [Task(f"subset-{own}-{s:05d}", (data, s, targets)) for s, targets in enumerate(parts)]
     for task in tasks:
         files = {suffix: None if kept is None else kept.part(task.name, suffix) for suffix in SUFFIXES}
         if None not in files.values():
@@ -157,13 +197,15 @@ def run(
     left = [task for task in tasks if task.name not in found]
     here = functools.partial(fit_subset, progress=tell)
     engine.run(here if executors is None else fit_subset, left, keep, executors=executors)
+    tell(total - done)  # targets without so many agents
     rows = [pd.read_parquet(io.BytesIO(found[task.name][".parquet"])) for task in tasks]
     counts = [np.load(io.BytesIO(found[task.name][".npz"])) for task in tasks]
     met, used, weight = (np.sum([one[name] for one in counts], 0) for name in ("met", "used", "weight"))
     with np.errstate(invalid="ignore"):
         columns = {"agent": job.table.names, "fits": met.astype(int), "mean_weight": weight / met}
         columns |= {"share_used": used / met}
-    weights = pd.DataFrame(columns).loc[met > 0].sort_values("mean_weight", ascending=False, kind="stable")
+    order = columns["mean_weight"] if job.table.overlap is None else weight
+    weights = pd.DataFrame(columns).iloc[np.argsort(-order, kind="stable")].loc[lambda rows: rows["fits"] > 0]
     return Outcome(pd.concat(rows, ignore_index=True), weights.reset_index(drop=True))
 
 
@@ -175,35 +217,34 @@ def fit_subset(
     job = unpack(data)
     table, rows = job.table, []
     met, used, weight = (np.zeros(len(table.names)) for _ in range(3))
-    order, test = job.subset(s)
-
-    def note(offset, method, n, targets, split, gap, solved, fallback: Any = False):
-        columns = {"offset": offset, "method": method, "agents": n, "subset": s, "target": targets}
-        rows.append(pd.DataFrame(columns | split._asdict() | {"gap": gap, "solved": solved, "fallback": fallback}))
-
-    for offset in job.offsets:
+    chosen, test = job.chosen(s, targets), job.subset(s)[1]
+    for offset, n in itertools.product(job.offsets, job.sizes):
         rule = Rule(offset, job.norm)
-        none = np.zeros((len(targets), 1))
-        everyone = table.utilities[table.targets[targets]]
-        note(offset, ALONE, 0, targets, evaluate(none, everyone, everyone[:1], test, rule), 0.0, True)
-        for n in job.sizes:
-            for agents, members in job.groups(order, n, targets):
-                user, others = table.utilities[table.targets[members]], table.utilities[agents]
-                train = user[..., ~test], others[..., ~test]
-                plain = np.full((len(members), n), 1 / n)
-                for method, w in (("best single", best_single(*train, rule)), ("mean", plain)):
-                    note(offset, method, n, members, evaluate(w, user, others, test, rule), 0.0, True)
-                for method in FITTED:
+        for agents, members, columns in job.groups(chosen, n, test):
+            user, others = (table.utilities[who][..., columns] for who in (table.targets[members], agents))
+            held = test[columns]
+            train = user[..., ~held], others[..., ~held]
+            tested = len(np.unique(table.item[columns & test]))
+            facts = {
+                "offset": offset, "agents": n, "subset": s, "target": members, "test_items": tested,
+                "items": len(np.unique(table.item[columns])) - tested,
+                "no_agent": evaluate(np.zeros((len(members), 1)), user, others[:1], held, rule).held_out,
+            }  # fmt: skip
+            given = {"best single": best_single(*train, rule), "mean": np.full((len(members), n), 1 / n)}
+            for method in METHODS:
+                certified: dict[str, Any] = {"gap": 0.0, "solved": True, "fallback": False}
+                if method in FITTED:
                     found = fit(*train, method, rule, progress)
-                    split = evaluate(found.weights, user, others, test, rule)
-                    note(offset, method, n, members, split, found.gap, found.solved, found.fallback)
+                    given[method], certified = found.weights, {name: getattr(found, name) for name in certified}
                     if (method, offset, n) == ("simplex", job.main_offset, job.sizes[-1]):
                         w = found.weights[found.solved]
                         np.add.at(met, agents, len(w))
                         np.add.at(weight, agents, w.sum(0))
                         np.add.at(used, agents, (w > IN_USE).sum(0))
+                split = evaluate(given[method], user, others, held, rule)
+                rows.append(pd.DataFrame({"method": method} | facts | split._asdict() | certified))
     errors, counts = io.BytesIO(), io.BytesIO()
-    pd.concat(rows, ignore_index=True).to_parquet(errors)
+    pd.concat(rows or [pd.DataFrame()], ignore_index=True).to_parquet(errors)
     np.savez(counts, met=met, used=used, weight=weight)
     return {".npz": counts.getvalue(), ".parquet": errors.getvalue()}
 

@@ -32,7 +32,7 @@ LONG, MOVIELENS, POLL = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to read a table; None: what the file is recognised by."""
+    """How to read a table; None: what the file is recognised by, for `overlap` a block without missing cells."""
 
     user: str | None = None
     item: str | None = None
@@ -46,16 +46,18 @@ class Options:
     encoding: str = "utf-8"
     least_people: int = 3
     least_items: int = 10
+    overlap: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Utilities of people [P, A, Y] without missing cells.
+    """Utilities of people [P, A, Y].
 
     targets: the people who are targets; agents [T, P]: who may be an agent of each. item: of each column, the row
     of the table (item, question, prompt) that it belongs to: these are what is split into training and test.
     per_state: several answers an item, so that offsets c(y) make sense. people and items say what they are called.
-    notes: what was left out, and why.
+    notes: what was left out, and why. overlap: None: no cell is missing. Otherwise missing cells are NaN, and a target
+    is fitted on the items that it and its agents rated, so many at least.
     """
 
     kind: str
@@ -67,6 +69,12 @@ class Table:
     people: str
     items: str
     notes: tuple[str, ...] = ()
+    overlap: int | None = None
+
+    @property
+    def there(self) -> Bool[np.ndarray, "P I"]:
+        """Which person rated which item; the cells of an item are all missing, or none is."""
+        return ~np.isnan(self.utilities[:, 0, np.unique(self.item, return_index=True)[1]])
 
     @property
     def per_state(self) -> bool:
@@ -128,7 +136,7 @@ def _long(source: text.Source, named: dict[str, str], options: Options) -> Table
     notes = [_without(total - len(kept), total, f"without {text.listed([user, item])} or {shortened(rating)}")]
     if kept.empty:
         raise ValueError(f"{source.path}: {shortened(rating)}: no row has a user, an item and a rating")
-    _no_duplicates(source, kept, [user, item])
+    no_duplicates(source, kept, [user, item])
     rows, users = pd.factorize(kept[user])
     columns, items = pd.factorize(kept[item])
     values = kept[rating].to_numpy(float)
@@ -153,7 +161,7 @@ def _wide(source: text.Source, options: Options) -> Table:
     hint = "; if the column only labels the rows, pass --id with its name" if options.id is None else ""
     frame = text.read(source, [] if options.id is None else [options.id], people, hint)
     if options.id is not None:
-        _no_duplicates(source, frame, [options.id])
+        no_duplicates(source, frame, [options.id])
     labels = list(frame[options.id]) if options.id else [str(source.row(at)) for at in frame.index]
     table = frame[people].to_numpy(float).T
     empty = np.isnan(table).all(1)
@@ -175,7 +183,7 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
     text.need(source, {f"--{option}": column for option, column in named.items()})
     question, option, group, share = (named[name] for name in POLL)
     frame = text.read(source, [question, option, group], [share])
-    _no_duplicates(source, frame, [question, option, group])
+    no_duplicates(source, frame, [question, option, group])
     negative = frame[share] < 0
     if negative.any():
         at = negative.idxmax()
@@ -208,7 +216,7 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
         )
     told = present[:, item]
     silent = int((told & ~known).sum())
-    values = np.where(known, values, 0) / np.where(told, totals[:, item], 1)
+    values = np.where(told, np.where(known, values, 0) / np.where(told, totals[:, item], 1), np.nan)
     notes = [f"options that a group was not listed with count as shares of 0 ({silent})"] if silent else []
     rows, kept, more = _block(
         source.path, present, list(groups), list(questions), ("groups", "questions"), notes, options, "answered"
@@ -221,6 +229,8 @@ def _poll(source: text.Source, named: dict[str, str], options: Options) -> Table
 
 
 def _npz(path: Path, options: Options) -> Table:
+    if options.overlap is not None:
+        raise ValueError(f"{path}: --overlap: an .npz has no missing cells; leave it out")
     arrays = read_arrays(path, ("user_utility", "agent_utilities"), ("agents",), _check_utilities)
     user, agents = (as_float_array(name, arrays[name]) for name in ("user_utility", "agent_utilities"))
     with np.errstate(invalid="ignore"):  # of a NaN that signals
@@ -295,7 +305,7 @@ def _in_turn(path, kind, utilities, names, item, words, notes, options) -> Table
     agents[np.arange(len(targets)), targets] = False
     table = Table(
         kind, np.ascontiguousarray(utilities), [str(name) for name in names], targets, agents, item, words[0], words[1],
-        tuple(note for note in notes if note),
+        tuple(note for note in notes if note), options.overlap,
     )  # fmt: skip
     if P < 2:
         raise ValueError(f"{path}: one of the {words[0]} is left; expected a target and at least one agent")
@@ -311,6 +321,12 @@ def _block(path, present, names, items, words, notes, options, verb):
                 f"{path}: --target: {shown(options.target)} is none of the {words[0]}, which are {text.listed(names)}"
             )
         keep = names.index(options.target)
+    if options.overlap is not None:
+        rows, columns = np.flatnonzero(present.any(1)), np.flatnonzero(present.any(0))
+        if keep is not None and keep not in rows:
+            raise ValueError(f"{path}: --target: {shown(options.target)} {verb} none of the {words[1]}")
+        rule = f"fitted on the {words[1]} that it and its agents {verb}, {options.overlap} at least"
+        return rows, columns, [*notes, f"{present.mean():.1%} of the cells are there; each target is {rule}"]
     rows, columns = dense_block(present, options.least_people, options.least_items, keep)
     if not (len(rows) and len(columns)):
         raise ValueError(f"{path}: no item was {verb} by two of the {words[0]}; expected a block without missing cells")
@@ -338,7 +354,9 @@ def _block(path, present, names, items, words, notes, options, verb):
 def _varied(path, table: Table, named: bool) -> Table:
     """Without targets of which all cells are alike (several answers: all answers to each prompt)."""
     u = table.utilities[table.targets]
-    flat = (np.ptp(u, axis=1).max(1) == 0) if table.per_state else (np.ptp(u, axis=(1, 2)) == 0)
+    axes = 1 if table.per_state else (1, 2)
+    spread = np.nanmax(u, axes) - np.nanmin(u, axes)
+    flat = (spread.max(1) if table.per_state else spread) == 0
     if not flat.any():
         return table
     names = [table.names[t] for t in table.targets[flat]]
@@ -346,7 +364,7 @@ def _varied(path, table: Table, named: bool) -> Table:
         same = (
             "is indifferent between all answers"
             if table.per_state
-            else f"is {u[flat][0].flat[0]:g} on all {table.items}"
+            else f"is {np.nanmax(u[flat][0]):g} on all {table.items}"
         )
         raise ValueError(
             f"{path}: the target {shortened(names[0].removeprefix('target '))} {same}; expected one that varies"
@@ -367,7 +385,7 @@ def _frequent(rows, columns, values):
     return (rows, columns, None) if least == 1 else (rows[kept], columns[kept], kept)
 
 
-def _no_duplicates(source: text.Source, frame: pd.DataFrame, columns: list[str]) -> None:
+def no_duplicates(source: text.Source, frame: pd.DataFrame, columns: list[str]) -> None:
     again = frame.duplicated(columns)
     if not again.any():
         return

@@ -14,12 +14,11 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from emalign_jax.equilibrium.solver import check_sizes
 from emalign_jax.experiments import specification as spec
 from emalign_jax.experiments import toml
-from emalign_jax.experiments.specification import BUILT_IN_PROTOCOLS, Flat, Number, Section, by_key, section, whole
+from emalign_jax.experiments.specification import BUILT_IN_PROTOCOLS, Flat, Number, Section, whole
 from emalign_jax.games import families
 from emalign_jax.games.families import FAMILIES, any_game, random_games
 from emalign_jax.games.game import Game
 from emalign_jax.internal import memory
-from emalign_jax.internal.arguments import shown
 from emalign_jax.mechanisms import MECHANISMS, AbstractMechanism, Several
 from emalign_jax.play import SmoothPlay, differentiable
 from emalign_jax.protocols.base import PROTOCOLS, AbstractProtocol
@@ -147,35 +146,35 @@ class Setup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """values: one for every key of `specification`, and further ones that were given. plugins: digests by file."""
+    """made: of `specification`. plugins: digests by file."""
 
     path: str
     title: str
-    values: Flat
+    made: Tuning
     plugins: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """For the manifest; `seed` as there."""
+        found = {name: toml.plain_value(value) for name, value in spec.flat(self.made).items()}
+        if self.made.protocol.temperature is None and self.made.protocol.kind in BUILT_IN_PROTOCOLS:
+            found["protocol.temperature"] = DEFAULT_TEMPERATURE
+        if self.made.user.precision is None and self.made.user.kind is None:
+            found["user.precision"] = DEFAULT_PRECISION
         plugins = {"plugins": self.plugins} if self.plugins else {}
-        return {"title": self.title, **plugins} | {
-            name: list(x) if isinstance(x, tuple) else toml.plain_value(x) for name, x in self.values.items()
-        }
+        return {"title": self.title, **plugins} | found
 
     def as_json(self) -> str:
         """For other processes."""
-        return json.dumps([self.path, self.plain()], sort_keys=True)
+        return json.dumps([self.path, self.title, self.made.model_dump_json(), self.plugins])
 
     @classmethod
     def of_json(cls, text: str) -> Config:
-        path, plain = json.loads(text)
-        known = spec.fields(specification())
-        own = {name: value for name, value in plain.items() if name not in ("title", "plugins")}
-        values = {name: None if x is None else spec.validated(name, x, known.get(name)) for name, x in own.items()}
-        return cls(path, plain["title"], values, plain.get("plugins", {}))
+        path, title, made, plugins = json.loads(text)
+        return cls(path, title, specification().model_validate_json(made, strict=False), plugins)
 
 
 def read(config: str, changes: Flat | None = None) -> Config:
-    """The config at a path, or the shipped one of that name, with other values of some keys. Raises as `plan.read`."""
+    """The config at a path, or the shipped one of that name, with other values of some keys. Raises as `plan.plan`."""
     return parse(toml.text_of(config, FOLDER), config, changes)
 
 
@@ -183,78 +182,74 @@ def parse(text: str, path: str, changes: Flat | None = None) -> Config:
     """A config from TOML text; `path` is what messages call it."""
     of = specification()
     known = spec.fields(of)
-    document = toml.flatten(toml.document(text, path), path, tuple(known))
-    given = spec.given_keys(((f"{path}: ", document), ("", changes or {})), ("title",), known, spec.validated)
+    given = spec.given_keys(((f"{path}: ", toml.document(text, path, known)), ("", changes or {})), ("title",), known)
     title = given.pop("title", path)
-    if not isinstance(title, str):
-        raise ValueError(f"{path}: title: expected text in quotes, got {shown(title)}")
-    found = spec.flat(spec.make(of, given))
-    _refuse_unused(path, found, given)
-    built_in = found["protocol.kind"] in BUILT_IN_PROTOCOLS
-    if found["protocol.temperature"] is None and built_in:
-        found["protocol.temperature"] = DEFAULT_TEMPERATURE
-    if found["user.precision"] is None and found["user.kind"] is None:
-        found["user.precision"] = DEFAULT_PRECISION
-    return Config(path, title, found)
-
-
-def _refuse_unused(path: str, found: Flat, given: Flat) -> None:
-    """Raise `ValueError` for keys that the named protocol and user do not take, and for mechanisms not tuned."""
-    protocol, user = found["protocol.kind"], found["user.kind"] or "quantal"
-    built_in = {"pooled": (), "selection": ("temperature",)}
-    own = built_in[protocol] if protocol in built_in else PROTOCOLS.parameters(protocol)
+    made = spec.make(of, given)
     for name in given:
-        part, _, key = name.partition(".")
-        for which, kind, takes in (("protocol", protocol, own), ("user", user, USERS.parameters(user))):
-            if part == which and key != "kind" and key not in takes:
-                raise ValueError(f"{path}: {name}: {kind} has no such parameter; leave it out")
-        if part in MECHANISMS and part not in found["tune.mechanisms"]:
+        if (part := name.split(".")[0]) in MECHANISMS and part not in made.tune.mechanisms:
             raise ValueError(f"{path}: {name}: {part} is not among tune.mechanisms")
+    return Config(path, title, made)
 
 
 def setup(config: Config) -> Setup:
     """Modules and games, checked. `ValueError` names the file and what is wrong."""
-    try:
-        return _setup(config.values)
-    except ValueError as error:
-        raise ValueError(f"{config.path}: {by_key(str(error), spec.fields(specification()))}") from None
+    known = spec.fields(specification())
+    with spec.placed(f"{config.path}: ", words=lambda words: spec.by_key(words, known)):
+        return _setup(config.made)
 
 
-def _setup(values: Flat) -> Setup:
-    own = section(values, "games")
-    held_out, own["user_features"] = own.pop("held_out"), own["user_features"] or 1
+def _setup(made: Tuning) -> Setup:
+    own = made.games.drawing()
+    held_out = own.pop("held_out")
     families.check_arguments(**own)
     families.require_room(**(own | {"count": own["count"] + held_out}))
-    protocol, user = _players(values)
-    mechanisms = tuple(_make(name, values) for name in values["tune.mechanisms"])
+    protocol, user = _players(made.protocol, made.user)
+    mechanisms = tuple(_make(name, getattr(made, name)) for name in made.tune.mechanisms)
     mechanism = mechanisms[0] if len(mechanisms) == 1 else Several(mechanisms)
-    objective = Objective(values["objective.over_games"], values["objective.level"], values["objective.over_starts"])
-    solver = SmoothPlay(values["tune.agents_precision"])
+    objective = Objective(**made.objective.model_dump())
+    solver = SmoothPlay(made.tune.agents_precision)
     differentiable.check(protocol, user, solver)
-    plan = Plan(*(values[f"tune.{name}"] for name in Plan._fields)).checked()
     small = jax.tree.map(jnp.asarray, any_game(**own))  # nothing is drawn that is too large to go on with
     mechanism.check(small, protocol, user)
     under = mechanism.apply(mechanism.init(small), small, protocol, user)
     check_sizes(under[0], under[1], under[2], under[1].messages(under[0]), alone=False, exactly=False)
     check_sizes(under[0], protocol, user, protocol.messages(under[0]), alone=False, exactly=True)
-    _require_room(plan, values["tune.steps"], under[0], under[1], own["count"])
-    key = jax.random.fold_in(jax.random.key(values["seed"]), FAMILIES[own["family"]].key)
+    _require_room(loop_plan(made.tune), made.tune.steps, under[0], under[1], own["count"])
+    key = jax.random.fold_in(jax.random.key(made.seed), FAMILIES[own["family"]].key)
     games = random_games(key, **own)
     others = random_games(jax.random.fold_in(key, HELD_OUT), **(own | {"count": held_out}))
     return Setup(games, games if mechanism.per_game else others, protocol, user, mechanism, objective, solver)
 
 
-def _players(values: Flat) -> tuple[AbstractProtocol, AbstractUser]:
-    given = {name: x for name, x in values.items() if x is not None and not name.endswith(".kind")}
-    of_protocol, kind = section(given, "protocol"), values["protocol.kind"]
-    if kind == "selection" and of_protocol["temperature"] == 0:
+def loop_plan(tune: Tune) -> Plan:
+    """How widely the loop searches."""
+    return Plan(*(getattr(tune, name) for name in Plan._fields)).checked()
+
+
+def _players(protocol: Protocol, user: User) -> tuple[AbstractProtocol, AbstractUser]:
+    if protocol.kind == "selection" and protocol.temperature == 0:
         raise ValueError(
             "protocol.temperature: expected a number > 0: the best agent's choice has no derivative, got 0.0"
         )
-    if kind == "pooled":
-        of_protocol.pop("temperature", None)
-    protocol = PROTOCOLS.make(kind, of_protocol, "protocol.kind")
-    return protocol, USERS.make(values["user.kind"] or "quantal", section(given, "user"), "user.kind")
+    of_protocol, of_user = _given(protocol), _given(user)
+    if protocol.kind == "selection":
+        of_protocol.setdefault("temperature", DEFAULT_TEMPERATURE)
+    if user.kind is None:
+        of_user.setdefault("precision", DEFAULT_PRECISION)
+    made = PROTOCOLS.make(protocol.kind, of_protocol, "protocol.kind")
+    return made, USERS.make(user.kind or "quantal", of_user, "user.kind")
+
+
+def _make(name: str, section: Section) -> AbstractMechanism:
+    try:
+        return MECHANISMS[name](**_given(section))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}.{str(error).removeprefix(f'{name}: ')}") from None
+
+
+def _given(section: Section) -> Flat:
+    """The parameters of the class that a section is about."""
+    return section.model_dump(exclude={"kind"}, exclude_none=True)
 
 
 def _require_room(plan: Plan, steps: int, game: Game, protocol: AbstractProtocol, count: int) -> None:
@@ -265,10 +260,3 @@ def _require_room(plan: Plan, steps: int, game: Game, protocol: AbstractProtocol
     needed = points * (POINT + plan.starts * count * equilibrium) + POINT * (plan.polish or 0)
     memory.require(needed, f"tune: {points} points with {plan.starts} starts in {count} games")
     memory.require(HISTORY * steps * plan.restarts, f"tune.steps: the history of {steps} steps")
-
-
-def _make(name: str, values: Flat) -> AbstractMechanism:
-    try:
-        return MECHANISMS[name](**{key: x for key, x in section(values, name).items() if x is not None})
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}.{str(error).removeprefix(f'{name}: ')}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from emalign_jax.experiments.tune.config import Config
 from emalign_jax.experiments.tune.screening import loop_of, player
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
-from emalign_jax.internal.npz import read_arrays, save_arrays
+from emalign_jax.internal.npz import packed, read_arrays, save_arrays, unpacked
 from emalign_jax.result import Result
 from emalign_jax.tuning import loop
 from emalign_jax.tuning.evaluation import evaluate
@@ -54,7 +53,7 @@ def run(
     executors: where the first equilibria are computed; None is in this process
     """
     with jax.enable_x64(True):
-        text, steps = config.as_json(), config.values["tune.steps"]
+        text, steps = config.as_json(), config.made.tune.steps
         made, problem, key, plan = loop_of(text)
         plain = json.dumps(config.plain() | {"title": ""}).encode()
         own = hashlib.sha256(plain).hexdigest()[:16]  # so that a copy of another run's is not taken for it
@@ -96,7 +95,7 @@ def read(path: Path, tolerance: float) -> Outcome:
 
     read_arrays(path / VALUES, (*names,), check=check)
     arrays = read_arrays(path / VALUES, check=check)
-    rows = parquet.read(path / TABLE, columns.kinds(columns.TUNE, (column.name for column in columns.TUNE)))
+    rows = parquet.read(path / TABLE, columns.kinds(columns.TUNE))
     for column in columns.TUNE:
         if not len(rows) or (column.kind in ("flag", "text") and rows[column.name].isna().any()):
             raise ValueError(f"{path / TABLE}: {column.name}: expected a value in every row, and a row at least")
@@ -110,15 +109,14 @@ def _evaluate(made, params, key, tolerance: float, progress) -> pd.DataFrame:
     games = made.held_out
     values: dict[str, Any] = {"game": np.arange(len(games.prior))}
     held = {"before": (None, None), "after": (made.mechanism, params)}
-    for name, (mechanism, own) in held.items():
-        progress(f"certify {name}", 0, 1)
+    for when, (mechanism, own) in held.items():
+        progress(f"certify {when}", 0, 1)
         found = evaluate(games, made.protocol, made.user, mechanism, own, made.solver, key=jax.random.fold_in(key, 1))
-        values[f"user_{name}"], values[f"cost_{name}"] = found.user, found.cost
-        values[f"gain_{name}"] = found.gain
-        values[f"certified_{name}"] = found.gain <= tolerance * 1.000001
-        values[f"result_{name}"] = [Result(code).name for code in found.certificate.result.tolist()]
-        values[f"no_information_{name}"] = found.certificate.no_information
-        values[f"full_information_{name}"] = found.certificate.full_information
+        results = [Result(code).name for code in found.certificate.result.tolist()]
+        numbers = {"user": found.user, "cost": found.cost, "gain": found.gain, "result": results}
+        numbers |= {name: getattr(found.certificate, name) for name in ("no_information", "full_information")}
+        numbers |= {"certified": found.gain <= tolerance * 1.000001}
+        values |= {f"{name}_{when}": column for name, column in numbers.items()}
     return columns.table(columns.TUNE, values)
 
 
@@ -129,25 +127,23 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     change = rows["user_after"] - rows["cost_after"] - rows["user_before"] + rows["cost_before"]
     found = {"before": rows["user_before"], "after": rows["user_after"], "change": change}
     entries: dict[str, Any] = {name: list(confidence(column)) for name, column in found.items()}
-    unrefuted = (rows[f"result_{when}"] == Result.UNREFUTED.name for when in ("before", "after"))
-    ok = [one | rows[f"certified_{when}"] for one, when in zip(unrefuted, ("before", "after"), strict=True)]
+    certified = rows["certified_before"] & rows["certified_after"]
+    ok = [(rows[f"result_{x}"] == Result.UNREFUTED.name) | rows[f"certified_{x}"] for x in ("before", "after")]
     return entries | {
         "tolerance": outcome.tolerance,
         "cost": float(rows["cost_after"].mean()), "games": len(outcome.rows),
         "steps": len(outcome.history["objective"]),
         "skipped": int(outcome.history["skipped"].sum()), "trusted": float(outcome.history["trusted"].mean()),
-        "certified": int((rows["certified_before"] & rows["certified_after"]).sum()),
-        "unrefuted": int((ok[0] & ok[1] & ~(rows["certified_before"] & rows["certified_after"])).sum()),
+        "certified": int(certified.sum()),
+        "unrefuted": int((ok[0] & ok[1] & ~certified).sum()),
         "failed": int(np.isnan(rows["user_before"] + rows["user_after"]).sum()),
     }  # fmt: skip
 
 
 def dump(state: loop.State, history: dict[str, list[np.ndarray]]) -> bytes:
     """An .npz of the state's leaves and the history."""
-    file = io.BytesIO()
-    arrays: dict[str, Any] = {f"leaf_{n:03d}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state))}
-    np.savez(file, allow_pickle=False, **arrays | {f"history_{name}": np.array(x) for name, x in history.items()})
-    return file.getvalue()
+    leaves = {f"leaf_{n:03d}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state))}
+    return packed(**leaves, **{f"history_{name}": np.array(x) for name, x in history.items()})
 
 
 def load(data: bytes | None, problem: Problem) -> tuple[Any, Any]:
@@ -159,6 +155,6 @@ def load(data: bytes | None, problem: Problem) -> tuple[Any, Any]:
     structure = jax.tree.structure(
         loop.State(params, problem.optimizer.init(params), one, one, params, one, params, one)
     )
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        leaves = [jax.numpy.asarray(arrays[f"leaf_{n:03d}"]) for n in range(structure.num_leaves)]
-        return jax.tree.unflatten(structure, leaves), {name: list(arrays[f"history_{name}"]) for name in loop.HISTORY}
+    arrays = unpacked(data)
+    leaves = [jax.numpy.asarray(arrays[f"leaf_{n:03d}"]) for n in range(structure.num_leaves)]
+    return jax.tree.unflatten(structure, leaves), {name: list(arrays[f"history_{name}"]) for name in loop.HISTORY}

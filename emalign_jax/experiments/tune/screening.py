@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +11,8 @@ import numpy as np
 from emalign_jax.experiments import engine
 from emalign_jax.experiments.executors import Executors
 from emalign_jax.experiments.run_parts import Parts
-from emalign_jax.experiments.tune.config import Config, Setup, setup
+from emalign_jax.experiments.tune.config import Config, Setup, loop_plan, setup
+from emalign_jax.internal.npz import packed, unpacked
 from emalign_jax.tuning import loop, restarts
 from emalign_jax.tuning.problem import Problem
 from emalign_jax.tuning.restarts import Player, Points
@@ -21,26 +20,17 @@ from emalign_jax.tuning.restarts import Player, Points
 EQUILIBRIA = 256  # of a block, about: enough for the solver to work side by side
 
 
-class Loop(NamedTuple):
-    """What a config's loop starts from."""
-
-    setup: Setup
-    problem: Problem
-    key: jax.Array
-    plan: loop.Plan
-
-
 @functools.lru_cache(maxsize=2)
-def loop_of(text: str) -> Loop:
-    """Of a config in JSON. To be called, and used, with float64 enabled."""
+def loop_of(text: str) -> tuple[Setup, Problem, jax.Array, loop.Plan]:
+    """What the loop of a config in JSON starts from: setup, problem, key and plan. To be called, and used, with float64
+    enabled."""
     config = Config.of_json(text)
-    values, made = config.values, setup(config)
+    tune, made = config.made.tune, setup(config)
     problem = loop.make_problem(
-        made.games, made.protocol, made.user, made.mechanism, made.objective, made.solver, values["tune.steps"],
-        values["tune.learning_rate"],
+        made.games, made.protocol, made.user, made.mechanism, made.objective, made.solver, tune.steps,
+        tune.learning_rate,
     )  # fmt: skip
-    plan = loop.Plan(*(values[f"tune.{name}"] for name in loop.Plan._fields)).checked()
-    return Loop(made, problem, jax.random.key(values["seed"]), plan)
+    return made, problem, jax.random.key(config.made.seed), loop_plan(tune)
 
 
 def player(
@@ -68,9 +58,9 @@ def player(
         engine.run(play_points, tasks, keep, executors=executors)
         schemes, user, derivative = (np.array(array) for array in points[1:])
         for name, data in found.items():
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                for whole, part in ((schemes, "schemes"), (user, "user"), (derivative, "derivative")):
-                    whole[at[name], :, games] = arrays[part]
+            arrays = unpacked(data)
+            for whole, part in ((schemes, "schemes"), (user, "user"), (derivative, "derivative")):
+                whole[at[name], :, games] = arrays[part]
         return Points(points.params, jax.numpy.asarray(schemes), user, derivative)
 
     return play
@@ -84,7 +74,4 @@ def play_points(text: str, numbers: list[int], games: list[int]) -> bytes:
         params = restarts.draw(problem, key, numbers)
         points = restarts.unplayed(params, loop.first_schemes(problem, key, plan.starts, params))
         points = restarts.play_some(problem, points, np.array(numbers), np.array(games))
-    file = io.BytesIO()
-    arrays: dict[str, Any] = {name: np.asarray(getattr(points, name))[:, :, games] for name in Points._fields[1:]}
-    np.savez(file, allow_pickle=False, **arrays)
-    return file.getvalue()
+    return packed(**{name: np.asarray(getattr(points, name))[:, :, games] for name in Points._fields[1:]})

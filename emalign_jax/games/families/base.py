@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.games.labels import Labels
 from emalign_jax.internal.arguments import FINITE, NOT_NEGATIVE, number
 from emalign_jax.internal.registry import Registry
 
@@ -54,7 +55,8 @@ class Draws:
 
 @dataclasses.dataclass(frozen=True)
 class AbstractFamily(abc.ABC):
-    """A distribution of agents' utilities given the user's.
+    """A distribution of agents' utilities given the user's; by default the user's are standard normal and the
+    distribution of outcomes is uniform on the simplex.
 
     A subclass is a frozen dataclass whose fields are its knobs: numbers with defaults, each declared by `knob`. Its
     definition registers it under its `name`, which can be used in `em.random_games(family=name, **knobs)` and, if it is
@@ -87,6 +89,18 @@ class AbstractFamily(abc.ABC):
         self, draws: Draws, user_utility: Float[np.ndarray, "N A Y"], agents: int
     ) -> Float[np.ndarray, "N K A Y"]:
         """The agents' utilities in N games."""
+
+    def user_utility(self, draws: Draws, actions: int, states: int) -> Float[np.ndarray, "#N A Y"]:
+        """The user's utility in N games, or [1, A, Y] one for all."""
+        return draws.normal(actions, states)
+
+    def outcome_distribution(self, draws: Draws, states: int) -> Float[np.ndarray, "#N Y"]:
+        """The probabilities of outcomes in N games, or [1, Y] one for all."""
+        return draws.simplex(states)
+
+    def labels(self, agents: int, actions: int, states: int) -> Labels | None:
+        """The labels of all its games of this size."""
+        return None
 
     def numbers(self, agents: int, actions: int, states: int) -> int:
         """The number of draws that a game takes, at most."""

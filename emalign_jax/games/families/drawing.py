@@ -48,7 +48,8 @@ def random_games(
 ) -> Game:
     """`count` random games [count, ...] in jax's default float dtype.
 
-    The user's utilities are standard normal, the distribution of y is uniform on the simplex.
+    The user's utilities are standard normal and the distribution of y is uniform on the simplex, but in families that
+    say otherwise ("quadratic").
 
     first:             number of the first game: games first, ..., first + count - 1 of a larger batch
     family:            a name in FAMILIES, or a family such as em.families.Goal(alignment=0.3)
@@ -58,8 +59,9 @@ def random_games(
                        is drawn from a random distribution given y. By default the agents see y.
     information_worth: redraw games in which V_full - V_none is below this share of the range of u
     knobs:             parameters of the family: noise ("hull", "noise", "shared_bias"), bias ("shared_bias", "goal",
-                       "opposed"), alignment ("goal"), and those of user-defined families. Knobs of other families are
-                       checked and have no effect.
+                       "opposed", "attributes", "quadratic"), alignment ("goal"), attributes ("attributes"), tilt
+                       ("quadratic"), and those of user-defined families. Knobs of other families are checked and have
+                       no effect.
     Raises `ValueError` that names the argument and the rule.
 
     Example: `em.random_games(0, 100, family="goal", alignment=0.3, agents=3)`
@@ -82,7 +84,8 @@ def random_games(
     for attempt in range(1, MAX_REDRAWS + 1):
         if not len(poor):
             dtype = jnp.result_type(float)
-            return Game(*(jnp.asarray(np.asarray(part, dtype)) for part in parts))
+            labels = of.labels(agents, actions, states)
+            return Game(*(jnp.asarray(np.asarray(part, dtype)) for part in parts), labels=labels)
         still = []
         for at in range(0, len(poor), block):
             some = poor[at : at + block]
@@ -171,20 +174,21 @@ def _draw(key, index, attempt, *, family: AbstractFamily, sizes, information):
     """prior, user_utility and agent_utilities of games `index` at redraw `attempt`, in float64."""
     agents, states, actions, user_features, agent_features = sizes
     needed = _needed(agents, states, actions, user_features, agent_features, family)
-    count = -(-needed // 256) * 256  # rounded up, so that few sizes are compiled
-    draws = Draws(fetch(_uniforms(key, jnp.asarray(index), attempt, count)))
-    outcome = draws.simplex(states)
+    numbers = -(-needed // 256) * 256  # rounded up, so that few sizes are compiled
+    draws = Draws(fetch(_uniforms(key, jnp.asarray(index), attempt, numbers)))
+    count = len(index)
+    outcome = np.broadcast_to(family.outcome_distribution(draws, states), (count, states))
     user_sees = _feature(draws, states, user_features, information[0])
     agent_sees = _feature(draws, states, agent_features, information[1])
     prior = np.einsum("nyx,nyz,ny->nxzy", user_sees, agent_sees, outcome)
-    u = draws.normal(actions, states)
+    u = np.broadcast_to(np.asarray(family.user_utility(draws, actions, states), np.float64), (count, actions, states))
     own = np.asarray(family.agent_utilities(draws, u, agents), np.float64)
     if own.shape != (len(u), agents, actions, states):
         raise ValueError(
             f"agent_utilities: family {type(family).name!r} should give an array {[len(u), agents, actions, states]} "
             f"[N, K, A, Y], got {list(own.shape)}"
         )
-    return prior / prior.sum((1, 2, 3), keepdims=True), u, own
+    return prior / prior.sum((1, 2, 3), keepdims=True), np.array(u), own
 
 
 def _needed(agents: int, states: int, actions: int, user_features: int, agent_features: int, family) -> int:
@@ -212,6 +216,6 @@ def _feature(draws, states, size, share):
 
 def _information_worth(parts) -> np.ndarray:
     """V_full - V_none of a rational user, as a share of the range of the user's utility."""
-    _, g, _ = reduce_game(Game(*parts, check="shapes"), np)
+    g = reduce_game(Game(*parts, check="shapes"), np).user
     full, none = g.max(-1).sum((-2, -1)), g.sum(-2).max(-1).sum(-1)
     return (full - none) / np.maximum(np.ptp(parts[1], axis=(-2, -1)), 1e-300)

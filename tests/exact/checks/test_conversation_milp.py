@@ -19,7 +19,7 @@ def make(seed, agents=2, xa=2, xb=2, actions=2):
     rng = np.random.default_rng(seed)
     prior = rng.dirichlet(np.ones(xa * xb)).reshape(xa, xb)
     user, own = rng.normal(size=(xa, xb, actions)), rng.normal(size=(agents, xa, xb, actions))
-    return ReducedGame(prior, prior[..., None] * user, prior[..., None] * own), rng
+    return ReducedGame(prior, prior[..., None] * user, prior[..., None] * own, prior[..., None] * user), rng
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ import emalign_jax as em
 from emalign_jax.equilibrium.search import Search
 from emalign_jax.exact.checks.pooled_beliefs import PooledBeliefs
 from emalign_jax.exact.responses import pooled_payoffs
-from emalign_jax.games.game import ReducedGame
 from emalign_jax.result import Result
 
 pytestmark = pytest.mark.host_only
@@ -101,7 +100,7 @@ def test_no_deviation_pays_more_than_an_upper_bound(both):
     found = compiled.examine(AT, schemes, 1e-3)
     close = 0
     for k in AT:
-        game = ReducedGame(*(x[k] for x in compiled.game))
+        game = compiled.game.at(k)
         user = jax.tree.map(lambda x, k=k: x[k], compiled.users)
         for i in range(compiled.K):
             best = max(

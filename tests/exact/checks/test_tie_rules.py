@@ -26,7 +26,7 @@ def response(ties, user, own):
 
 def brute_force(game, ties):
     """The supremum over schemes with two x_B and one x_A: the concave closure of what beliefs pay, at the prior."""
-    _, g, G = (np.asarray(x)[0] if k < 2 else np.asarray(x)[0, 0] for k, x in enumerate(em.reduce_game(game, np)))
+    _, g, G = (np.asarray(x)[0] if k < 2 else np.asarray(x)[0, 0] for k, x in enumerate(em.reduce_game(game, np)[:3]))
     prior = np.asarray(game.prior)[0].sum(-1)
     u, U = g / prior[:, None], G / prior[:, None]  # [XB, A]
     kinks = [0.0, 1.0, prior[1]]

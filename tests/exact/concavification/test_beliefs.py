@@ -69,7 +69,7 @@ def test_three_states_against_a_dense_grid(seed, precision, XA):
     )
     for found in (best, worst):  # and the scheme attains it
         _, payoff = pooled_payoffs(
-            em.ReducedGame(small.mass, small.user, small.agents[:1]), found.scheme[None], em.QuantalUser(precision)
+            small._replace(agents=small.agents[:1]), found.scheme[None], em.QuantalUser(precision)
         )
         assert payoff[0] == pytest.approx(found.value, abs=1e-9)
 

@@ -110,7 +110,7 @@ def test_prosecutor_against_defender_is_half_a_unit_from_the_hull():
 
 def linprog_worst_distribution(game, floors, obedient):
     """(user value, q[xa, xb, a]) of the distribution worst for the user, by linprog on the game's own arrays."""
-    _, g, G = em.reduce_game(game, np)
+    _, g, G, _ = em.reduce_game(game, np)
     XA, XB, A = g.shape
     cells = np.arange(g.size).reshape(g.shape)
     rows, bounds = list(-G.reshape(len(G), -1)), list(-floors)
@@ -135,10 +135,10 @@ def test_the_sharp_bound_is_attained(seed, obedient):
     """A distribution that meets floors and obedience constraints is worth the bound: 1e-3 more would be false."""
     rng = np.random.default_rng(seed)
     game = em.Game(*(hull_game(seed, XA=2)[0].prior, rng.normal(size=(3, 3)), rng.normal(size=(2, 3, 3))))
-    m, g, G = em.reduce_game(game, np)
+    m, g, G, _ = em.reduce_game(game, np)
     informed = np.eye(3)[g.argmax(-1)]
     floors = (G * informed).sum((1, 2, 3)) - 0.1
-    found = worst_distribution(em.ReducedGame(m, g, G), floors, tie_tolerance=0.0 if obedient else None)
+    found = worst_distribution(em.ReducedGame(m, g, G, g), floors, tie_tolerance=0.0 if obedient else None)
     bound = found.value
     assert found.status == "Optimal"
     value, q = linprog_worst_distribution(game, floors, obedient)

@@ -119,13 +119,17 @@ def compute(given: Arrays, *, searched: bool, only: tuple[str, ...]) -> Named:
             yield from ((f"{name}/{quantity}", np.asarray(value)) for quantity, value in part())
 
 
+# What equals another field for the users of the reference: what a user perceives is what it gets.
+AGAIN = "perceived", "welfare"
+
+
 def _fields(prefix: str, found) -> Named:
     """The arrays of a named tuple or dictionary, by name."""
     named = found.items() if isinstance(found, dict) else found._asdict().items()
     for name, value in named:
         if isinstance(value, tuple | dict):
             yield from _fields(f"{prefix}.{name}", value)
-        elif value is not None and name != "stats":
+        elif value is not None and name not in ("stats", *AGAIN):
             yield f"{prefix}.{name}", value if isinstance(value, np.ndarray | jax.Array) else np.asarray(value, float)
 
 

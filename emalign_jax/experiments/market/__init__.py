@@ -1,0 +1,1 @@
+"""Markets from tables of real utilities: `emalign market`."""

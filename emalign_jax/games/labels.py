@@ -1,0 +1,84 @@
+"""Words for what a game numbers: its agents, the user's actions, outcomes, and the features that they see."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from emalign_jax.internal.arguments import shortened, shown
+
+# A label stands in columns of tables.
+LONGEST = 60
+# What stands for number n where there is no label; of features and outcomes the bare number.
+PLAIN = {"actions": "action {}", "agents": "agent {}"}
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Labels:
+    """Words for actions, outcomes, agents and the values of features, for `em.Game(..., labels=...)`.
+
+    actions [A], outcomes [Y], agents [K], user_features [XA], agent_features [XB]: a short line of text each, in the
+        order of the arrays of the game; None: numbers will do. A batch of games has one set of labels.
+
+    Labels are shown and never computed with. They are static: games with different labels have different tree
+    structures, so `game.labelled(None)` comes before such games are stacked by `jax.tree.map`. Compiled programs of
+    this package never see them.
+    Raises `ValueError` that names the field and the rule.
+
+    Example: `em.Labels(actions=("acquit", "convict"), agents=("prosecutor", "defender"))`
+    """
+
+    actions: tuple[str, ...] | None = None
+    outcomes: tuple[str, ...] | None = None
+    agents: tuple[str, ...] | None = None
+    user_features: tuple[str, ...] | None = None
+    agent_features: tuple[str, ...] | None = None
+
+    def __init__(self, actions=None, outcomes=None, agents=None, user_features=None, agent_features=None):
+        given = dict(zip(FIELDS, (actions, outcomes, agents, user_features, agent_features), strict=True))
+        for name, words in given.items():
+            object.__setattr__(self, name, None if words is None else _words(name, words))
+
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Raise `ValueError` if there are not as many labels as the game has of it."""
+        for name, words in self.given().items():
+            if len(words) != sizes[name]:
+                raise ValueError(f"labels: {name} has {len(words)}, the game has {sizes[name]} {name}")
+
+    def given(self) -> dict[str, tuple[str, ...]]:
+        """The labels that there are, by field."""
+        return {name: words for name in FIELDS if (words := getattr(self, name)) is not None}
+
+    def replace(self, **changes) -> Labels:
+        """Other labels for some fields; None takes them away."""
+        return dataclasses.replace(self, **changes)
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Labels))
+
+
+def _words(name: str, words: Any) -> tuple[str, ...]:
+    if isinstance(words, str | bytes) or not isinstance(words, Sequence | np.ndarray) or np.ndim(words) > 1:
+        raise ValueError(f"labels: {name}: expected a list of words, got {shown(words)}")
+    for word in words:
+        if not isinstance(word, str):
+            raise ValueError(f"labels: {name}: expected words, got {shown(word)}")
+        if not (0 < len(word) <= LONGEST and word.isprintable() and word.strip() == word):
+            raise ValueError(
+                f"labels: {name}: expected a line of 1 to {LONGEST} letters each, without spaces at its ends, got "
+                f"{shortened(ascii(word))}"
+            )
+    return tuple(map(str, words))
+
+
+def paired(first: Sequence[str], between: str, second: Sequence[str]) -> tuple[str, ...]:
+    """Labels of all pairs, the first as the slow index, cut where they are too long."""
+    return tuple(f"{one}{between}{other}"[:LONGEST].rstrip() for one in first for other in second)
+
+
+def plain_labels(name: str, count: int) -> tuple[str, ...]:
+    """What stands for labels where there are none: "agent 0", "agent 1"; outcomes and features are "0", "1"."""
+    return tuple(PLAIN.get(name, "{}").format(n) for n in range(count))
