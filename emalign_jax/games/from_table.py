@@ -13,6 +13,7 @@ from emalign_jax.games.game import LARGEST_UTILITY, PRIOR_SUM_TOLERANCE, Game, R
 from emalign_jax.games.labels import Labels
 from emalign_jax.internal import memory
 from emalign_jax.internal.arguments import choice, integer, number, shown
+from emalign_jax.internal.validation import as_float_array
 
 OWN_MEAN = "own-mean"
 COPIES = 3  # of the dense prior, while a Game is made and checked
@@ -110,6 +111,12 @@ def utility_table(
     """The table behind `game_from_table`, of the same arguments. Raises as that does."""
     choice("order", order, ("random", "given"))
     integer("seed", seed, 0)
+    if isinstance(accept, str):
+        choice("accept", accept, (OWN_MEAN,))
+    elif accept is not None:
+        accept = number("accept", accept, "a number or own-mean", np.isfinite)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"names: expected a list of words, got {shown(names)}")
     axes = ("n", "A") if accept is None else ("n",)
     user = _numbers("user_utility", user_utility, axes)
     agents = _numbers("scores", scores, (axes[0], "K", *axes[1:]))
@@ -121,9 +128,7 @@ def utility_table(
     chance = np.full(n, 1 / n) if prior is None else _numbers("prior", prior, ("n",))
     if len(chance) != n or (chance < 0).any() or abs(chance.sum() - 1) > PRIOR_SUM_TOLERANCE:
         raise ValueError(f"prior: expected {n} numbers >= 0 that sum to 1, got {len(chance)} of sum {chance.sum():g}")
-    label = np.zeros(n, int) if topic is None else np.unique(np.asarray(topic), return_inverse=True)[1]
-    if label.shape != (n,):
-        raise ValueError(f"topic: expected {n} labels, got an array of shape {list(label.shape)}")
+    label = np.zeros(n, int) if topic is None else _topics(topic, n)
     if accept is not None:
         user, agents = (_taken(x, accept, chance) for x in (user[:, None], agents))
         user = user[:, 0]
@@ -138,20 +143,26 @@ def utility_table(
 
 def _taken(ratings: Float[np.ndarray, "n P"], accept: float | int | str, prior: Float[np.ndarray, "n"]) -> np.ndarray:
     """[n, P, 2]: what it is worth to take each item, and to leave it."""
-    if isinstance(accept, str):
-        choice("accept", accept, (OWN_MEAN,))
-        threshold = prior @ ratings
-    else:
-        threshold = number("accept", accept, "a number or own-mean", np.isfinite)
+    threshold = prior @ ratings if isinstance(accept, str) else accept
     return np.stack([ratings - threshold, np.zeros_like(ratings)], -1)
+
+
+def _topics(topic: Any, n: int) -> Int[np.ndarray, "n"]:
+    """The number of each label among those that there are."""
+    try:
+        found = np.asarray(topic)
+        if found.dtype == object and all(isinstance(one, str) for one in found.ravel()):
+            found = found.astype(str)
+    except ValueError:  # nested lists of different lengths
+        found = np.empty(0)
+    if isinstance(topic, np.ma.MaskedArray) or found.shape != (n,) or found.dtype.kind not in "biufU":
+        raise ValueError(f"topic: expected {n} labels, text or numbers, got {shown(topic)}")
+    return np.unique(found, return_inverse=True)[1]
 
 
 def _numbers(name: str, value: Any, axes: tuple[str, ...]) -> np.ndarray:
     """`value` as float64 of these axes, none of them empty, all of it finite."""
-    try:
-        found = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected numbers [{', '.join(axes)}], got {shown(value)}") from None
+    found = np.asarray(as_float_array(name, value), np.float64)
     if found.ndim != len(axes) or 0 in found.shape:
         raise ValueError(f"{name}: expected shape [{', '.join(axes)}] with no empty axis, got {list(found.shape)}")
     bad = ~(abs(found) < LARGEST_UTILITY)

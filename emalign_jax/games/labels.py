@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from emalign_jax.internal.arguments import shortened, shown
 
 # A label stands in columns of tables.
@@ -61,7 +59,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Labels))
 
 
 def _words(name: str, words: Any) -> tuple[str, ...]:
-    if isinstance(words, str | bytes) or not isinstance(words, Sequence | np.ndarray) or np.ndim(words) > 1:
+    if not isinstance(words, list | tuple):
         raise ValueError(f"labels: {name}: expected a list of words, got {shown(words)}")
     for word in words:
         if not isinstance(word, str):

@@ -52,17 +52,31 @@ WRONG = {
 }
 RESULTS = {
     "AgentCounts", "Alignment", "BestResponse", "BestTransfers", "Certificate", "Coverage", "Derivative", "FoundBy",
-    "Move", "ObservedCertificate", "ObservedSchemes", "Options", "Payoffs", "Premises", "ReducedGame", "Result",
-    "SampledGradient", "SampledPayoffs", "Solution", "Stability", "Trajectory", "Tuned",
+    "Market", "MarketValues", "Move", "ObservedCertificate", "ObservedSchemes", "Options", "Payoffs", "Premises",
+    "ReducedGame", "Result", "SampledGradient", "SampledPayoffs", "Solution", "Stability", "Trajectory", "Tuned",
+    "UtilityTable",
 }  # fmt: skip
 # for authors of protocols, checks and families: in JAX alone, with functions or classes for arguments
-WRITERS = {"options_of", "reduce_game", "register_check", "knob", "parameter", "Deviation"}
+WRITERS = {"options_of", "reduce_game", "register_check", "knob", "parameter", "Deviation", "game_from_functions"}
+WRITERS |= {"values_against_size"}
 # right after all, of these arguments
 RIGHT = {
     "nothing": {"mechanism"},
     "text": {"path"},
-    "negative": {"bias", "price", "return_", "share", "spread"},
-    "two": {"agents_precision", "budget", "gains", "learning_rate", "precision", "temperature"},
+    "negative": {"accept", "bias", "price", "return_", "share", "spread", "target"},
+    "two": {
+        "agents_precision",
+        "budget",
+        "gains",
+        "learning_rate",
+        "neglect",
+        "precision",
+        "prior",
+        "temperature",
+        "topic",
+        "weight",
+    },
+    "words": {"topic"},
     "mapping": {"names"},
     "masked list": {"states"},
     "ragged": {"states"},
@@ -70,7 +84,7 @@ RIGHT = {
     "function": {"progress"},
     "protocol": {"protocol"},
     "user": {"acting", "user"},
-}
+}  # fmt: skip
 MESSAGE = 400  # characters, at most
 
 
@@ -91,6 +105,13 @@ def calls():
     given = {
         "Game": {"prior": game.prior, "user_utility": game.user_utility, "agent_utilities": game.agent_utilities},
         "QuantalUser": {"precision": 5.0},
+        "Conservative": {"user": em.RationalUser(), "weight": 0.5},
+        "BaseRateNeglect": {"user": em.RationalUser(), "neglect": 0.5},
+        "SubjectivePrior": {"user": em.RationalUser(), "prior": game.prior},
+        "MarketSolver": {"game": game},
+        "market": {"game": game},
+        "game_from_table": {"user_utility": np.eye(2), "scores": np.ones((2, 1, 2)) * np.eye(2)[:, None]},
+        "utility_table": {"user_utility": np.eye(2), "scores": np.ones((2, 1, 2)) * np.eye(2)[:, None]},
         "FixedReplies": {"rule": "truthful", "acting": em.RationalUser()},
         "Comparison": {"compared": 2},
         "Conversation": {"rounds": 2},

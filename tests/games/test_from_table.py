@@ -79,7 +79,7 @@ def test_labels_are_the_names_of_the_agents_and_what_is_done_with_items():
     ("change", "words"),
     [
         ({"user_utility": USER[0]}, "user_utility: expected shape [n, A] with no empty axis, got [3]"),
-        ({"user_utility": "x"}, "user_utility: expected numbers [n, A], got 'x'"),
+        ({"user_utility": "x"}, "user_utility: expected real numbers, got 'x'"),
         ({"user_utility": USER[:, :1], "scores": SCORES[:, :, :1]}, "at least 2 answers to each prompt, got 1"),
         ({"scores": SCORES[:3]}, "scores: shape [3, 2, 3] does not go with user_utility of [4, 3]"),
         (

@@ -13,7 +13,7 @@ from emalign_jax.games.labels import LONGEST
 from emalign_jax.protocols import batched_payoffs
 
 LABELS = em.Labels(
-    actions=("stay", "go"), outcomes=["bad", "good"], agents=np.array(["ann", "bob"]),
+    actions=("stay", "go"), outcomes=["bad", "good"], agents=["ann", "bob"],
     user_features=("poor", "rich"), agent_features=("x", "y", "z"),
 )  # fmt: skip
 

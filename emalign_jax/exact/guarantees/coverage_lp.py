@@ -87,6 +87,7 @@ def worst_case(
     fewer than all agents), for Pooled and Conversation with ties="agents", and for games too large for `exact`.
     """
     user = RationalUser() if user is None else user
+    checked(user=user)
     bounds, batch = _bounds(games, gains, user, protocol, isinstance(user.plain, RationalUser), exact, lp)
     values = [np.nan if b is None else float(b.form.user_unit * _value(b) + b.form.user_zero) for b in bounds]
     return np.array(values).reshape(batch)

@@ -20,7 +20,7 @@ from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.games.game import Game, ReducedGame, reduce_game
 from emalign_jax.games.units import NEGLIGIBLE_INFORMATION_VALUE, VALUE_TIE
 from emalign_jax.internal import processors
-from emalign_jax.internal.arguments import power, shown
+from emalign_jax.internal.arguments import FINITE, boolean, number, power, shown
 from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import Selection
@@ -85,6 +85,9 @@ def market(game: Game | ReducedGame, *, target: float | None = None, without: bo
 
     Example: `em.market(em.catalog.two_prosecutors()).worst`
     """
+    boolean("without", without)
+    if target is not None:
+        target = number("target", target, *FINITE)
     solver = MarketSolver(game)
     values = solver.values(without=without)
     return Market(*values, solver.transfers(values.full if target is None else target))
@@ -230,7 +233,7 @@ def _reduced(game: Game | ReducedGame) -> ReducedGame:
     if isinstance(game, ReducedGame):
         reduced = ReducedGame(*(np.asarray(x, np.float64) for x in game))
     else:
-        (checked,) = on_host(games=game)
+        (checked,) = on_host(game=game)
         reduced = reduce_game(checked, np)
     if reduced.user.ndim != 3:
         raise ValueError(f"game: expected one game, got a batch with axes {list(reduced.user.shape[:-3])}")

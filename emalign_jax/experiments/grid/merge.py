@@ -142,7 +142,7 @@ def cells(directory: Path, work: Sequence[Block]) -> Iterator[pd.DataFrame]:
     with parquet.opened(directory / TABLE, read_dictionary=names) as file:
         for number in sorted({block.number for block in work}):
             groups = [n for n, block in enumerate(work) if block.number == number]
-            yield file.read_row_groups(groups, columns=list(LIGHT)).to_pandas(split_blocks=True)
+            yield file.read_row_groups(groups, columns=list(LIGHT)).to_pandas(split_blocks=True, ignore_metadata=True)
 
 
 def known_agents(directory: Path) -> list[str]:
