@@ -239,4 +239,6 @@ def _reduced(game: Game | ReducedGame) -> ReducedGame:
         raise ValueError(f"game: expected one game, got a batch with axes {list(reduced.user.shape[:-3])}")
     if not all(np.isfinite(x).all() for x in reduced):
         raise ValueError("game: expected finite numbers")
+    if not np.array_equal(reduced.user, reduced.welfare):
+        raise ValueError("game: a market has a user who reads beliefs right, but its user and welfare differ")
     return reduced

@@ -185,6 +185,9 @@ def test_bad_input_is_told_in_one_line():
         em.MarketSolver(game).values([0, 0])
     with pytest.raises(ValueError, match=r"^game: expected finite numbers"):
         em.market(em.ReducedGame(*(np.full_like(x, np.nan) for x in em.reduce_game(game, np))))
+    misread = em.reduce_game(game, np)._replace(welfare=np.zeros((1, 3, 2)))
+    with pytest.raises(ValueError, match=r"^game: a market has a user who reads beliefs right"):
+        em.market(misread)
     many = np.ones((20, 2, 1)) / 40
     with pytest.raises(ValueError, match=r"^game: A\^XA \* XB = \d+, the limit is"):
         em.market(em.Game(many, np.zeros((2, 1)), np.zeros((1, 2, 1))))
