@@ -230,7 +230,7 @@ def check_selection(games: em.Game, key, rng, *, search: bool = True, dynamics: 
         certificate = em.certify(games, schemes, *SELECTION)
         yield name, selection_claims(games, schemes, certificate, found, name)
     some = games[: len(games.prior) if dynamics is None else dynamics]
-    of_some = em.Stability(*(x[: len(some.prior)] for x in found))
+    of_some = found[: len(some.prior)]
     for name, schemes in dynamics_profiles(some, profiles["random schemes"][: len(some.prior)]).items():
         certificate = em.certify(some, schemes, *SELECTION)
         yield name, selection_claims(some, schemes, certificate, of_some, name)

@@ -30,6 +30,7 @@ from emalign_jax.exact import (
     worst_case,
 )
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
+from emalign_jax.exact.proofs.files import verify_proof, write_proof
 from emalign_jax.games import catalog, families
 from emalign_jax.games.families import FAMILIES, AbstractFamily, knob, random_games
 from emalign_jax.games.files import load_games, load_schemes, save_games, save_schemes
@@ -62,7 +63,7 @@ from emalign_jax.protocols.observed_schemes import (
     schemes_from_counts,
 )
 from emalign_jax.protocols.schemes import full_revelation, no_information, random_schemes
-from emalign_jax.report import plot
+from emalign_jax.report import plot, shown_in_notebooks  # noqa: F401 (the latter registers figures)
 from emalign_jax.report.transcripts import transcript_tree
 from emalign_jax.result import Derivative, FoundBy, Move, Result
 from emalign_jax.tuning import Tuned, evaluate, tune
@@ -179,5 +180,7 @@ __all__ = [
     "tune",
     "utility_table",
     "values_against_size",
+    "verify_proof",
     "worst_case",
+    "write_proof",
 ]

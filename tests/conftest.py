@@ -1,6 +1,7 @@
 """Tests run in float64, and once more in float32 with EMALIGN_TEST_X64=0 (tests marked x64 are skipped then)."""
 
 import os
+import re
 import signal
 import zlib
 
@@ -21,13 +22,25 @@ install_import_hook("emalign_jax", "beartype.beartype")
 
 
 def pytest_addoption(parser):
-    text = "run one of N slow tests, always the same ones (default 1: all)"
-    parser.addoption("--one-slow-test-in", type=int, default=1, metavar="N", help=text)
+    for kind in ("slow", "fast"):
+        text = f"run one of N {kind} tests, always the same ones (default 1: all)"
+        parser.addoption(f"--one-{kind}-test-in", type=int, default=1, metavar="N", help=text)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Of the float32 pass, modules that are host_only as a whole, which take half of the time to collect."""
+    if not X64 and "not host_only" in config.option.markexpr and collection_path.name.startswith("test_"):
+        return bool(re.search(r"^pytestmark = .*host_only", collection_path.read_text("utf-8"), re.M)) or None
+    return None
 
 
 def pytest_collection_modifyitems(config, items):
-    every = max(1, config.getoption("--one-slow-test-in"))
-    left_out = [item for item in items if "slow" in item.keywords and zlib.crc32(item.nodeid.encode()) % every]
+    every = {kind: max(1, config.getoption(f"--one-{kind}-test-in")) for kind in ("slow", "fast")}
+    left_out = [
+        item
+        for item in items
+        if zlib.crc32(item.nodeid.encode()) % every["slow" if "slow" in item.keywords else "fast"]
+    ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

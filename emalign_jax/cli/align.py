@@ -73,6 +73,8 @@ def align(
     force: options.ForceOption = False,
     workers: options.WorkersOption = 1,
     cluster: options.ClusterOption = None,
+    format_: options.FormatOption = None,
+    width: options.WidthOption = None,
     quiet: options.QuietOption = False,
     json_: options.JsonOption = False,
 ) -> None:
@@ -94,7 +96,17 @@ def align(
     config: dict[str, Any] = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in locals().items()
-        if name not in ("out", "force", "workers", "cluster", "quiet", "json_")  # of which the numbers do not depend
+        if name
+        not in (
+            "out",
+            "force",
+            "workers",
+            "cluster",
+            "format_",
+            "width",
+            "quiet",
+            "json_",
+        )  # of which the numbers do not depend
     }
     began = time.perf_counter()
 
@@ -105,7 +117,6 @@ def align(
         ALIGN,
         CURVES,
         ERRORS,
-        FIGURES,
         LEAVE_OUT,
         SIZES,
         WEIGHTS,
@@ -114,9 +125,10 @@ def align(
     )
     from emalign_jax.internal import parquet
     from emalign_jax.internal.files import atomic
-    from emalign_jax.report import hull_figure
-    from emalign_jax.report.drawing import attempt, shown
+    from emalign_jax.report.figures import hull
+    from emalign_jax.report.style import attempt, shown
 
+    look = options.look(format_, width)
     if not 0 < test_share < 1:
         raise ValueError(f"--test-share: expected a number between 0 and 1, got {test_share:g}")
     for name, given in {"--tolerance": tolerance, "--relative-tolerance": relative_tolerance}.items():
@@ -197,8 +209,8 @@ def align(
             title += (
                 f" targets, on average {main['items']:.0f} {read.items} to fit and {main['test_items']:.0f} held out"
             )
-        drawings = [here.path / name for name in FIGURES]
-        drawn = attempt(lambda: hull_figure.draw(job, lines, left, drawings, title))
+        drawings = look.paths(here.path, "hull")
+        drawn = attempt(lambda: hull.draw(job, lines, left, drawings, title, look))
         found = {"table": facts, "verdict": summary.verdict(job, lines), "coverage": covered}
         path = here.path
         here.finish(plain(entries | found), seconds)

@@ -1,5 +1,7 @@
-"""The commands, and how they end: 0 done, 1 some games failed, 2 bad input, 70 a mistake of ours, 130 interrupted
-(signals end the process as `internal.ending` says, with 128 + their number)."""
+"""The commands, and their exit codes: 0 done, 1 some games failed, 2 bad input, 70 a fault of the program.
+
+130 stands for an interrupt: signals end the process as `internal.ending` says, with 128 + their number.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from typer.exceptions import TyperException
 from emalign_jax import __version__
 from emalign_jax.cli.align import align
 from emalign_jax.cli.certify import certify
+from emalign_jax.cli.explore import explore
 from emalign_jax.cli.market import market
+from emalign_jax.cli.proofs import verify
 from emalign_jax.cli.report import report
 from emalign_jax.cli.search import search
 from emalign_jax.cli.stability import stability
@@ -32,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (search, certify, stability, align, market, sweep, study, tune, report):
+for command in (search, certify, stability, align, market, sweep, study, tune, report, explore, verify):
     app.command()(command)
 
 

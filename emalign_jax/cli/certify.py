@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from emalign_jax.cli import options
+from emalign_jax.cli import options, proofs
 from emalign_jax.cli.lines import SHOWN, place, tell_games
 from emalign_jax.cli.options import FLAGS, settings
 from emalign_jax.experiments.progress import ProgressBar, tell_fallbacks
@@ -46,6 +46,7 @@ def certify(
     tolerance: Annotated[float | None, options.flag("tolerance")] = None,
     set_: options.SetOption = None,
     plugin: options.PluginOption = None,
+    proof: proofs.ProofOption = None,
     json_: options.JsonOption = False,
 ) -> None:
     """Check schemes exactly: payoffs, deviation gains, what information is worth, and the guarantee.
@@ -55,17 +56,18 @@ def certify(
       emalign certify search-1/games.npz search-1/schemes.npz
       emalign certify games.npz schemes.npz --protocol pooled --precision 20 --json
       emalign certify games.npz --counts answers.csv --prior 0.5
+      emalign certify games.npz schemes.npz --proof proofs && emalign verify proofs/*.json
     """
     given = locals()
 
     import emalign_jax as em
-    from emalign_jax.exact import Certificate
-    from emalign_jax.experiments import columns, plan
+    from emalign_jax.experiments import plan
     from emalign_jax.experiments.grid import table
     from emalign_jax.experiments.grid.block import modules
     from emalign_jax.experiments.specification import placed
     from emalign_jax.games.files import agent_names, sizes
     from emalign_jax.internal import plugins
+    from emalign_jax.result import columns
 
     plugins.load(plugin or [])
     own = {"draws": draws, "prior": prior, "level": level, "key": seed}
@@ -86,12 +88,15 @@ def certify(
     with placed(*grid.place(cell.values)):
         rule, person, solver = modules(cell.specification)
     tolerance = solver.tolerance
+    proofs.check(proof, rule, person)
+    if proof is not None and counts is not None:
+        raise ValueError("--proof: expected schemes, got --counts")
     present, names = sizes(games), agent_names(games)
     if schemes is None:
         return _of_counts(games, counts, rule, person, posterior | {"tolerance": tolerance}, json_)
     if sizes(schemes) != present:
         raise ValueError(f"{schemes}: agents: the numbers of agents differ from those of {games}")
-    entries, lines, fallbacks = [], [], 0
+    entries, lines, fallbacks, batches = [], [], 0, []
     shown = ("user_value", "no_information", "full_information", "guarantee", "relative_gain")
     keys = {column.label: column.json for column in columns.CERTIFICATE if column.name in shown}
     for agents in present:
@@ -101,14 +106,17 @@ def certify(
             tell = progress.counter("certify", count)
             certificate = em.certify(batch, profiles, rule, person, tolerance=tolerance, progress=tell)
         fallbacks += int(certificate.fallback.sum())
+        batches.append((batch, profiles))
         where = list(np.ndindex(np.shape(certificate.user)))
-        flat = (np.reshape(x, (len(where), *np.shape(x)[certificate.user.ndim :])) for x in certificate)
-        rows = columns.table(columns.CERTIFICATE, table.certificate_values(Certificate(*flat)))
+        rows = certificate.to_pandas().loc[:, [column.name for column in columns.CERTIFICATE]]
         new = columns.json_entries(columns.CERTIFICATE, rows.to_dict("records"), names)
         for at, entry in zip(where, new, strict=True):
             entries.append(entry)
             cells = [str(agents or batch.agents), place(at), *(f"{entry[key]:.6f}" for key in keys.values())]
             lines.append((em.Result[entry["code"]].ok, cells, entry["result"]))
+    if proof is not None:
+        with ProgressBar() as progress:
+            told = proofs.write(proof, batches, progress, protocol=rule, user=person)
     failed = sum(not ok for ok, *_ in lines)
     proved = sum(entry["code"] == em.Result.CERTIFIED.name for entry in entries)
     if json_:
@@ -125,15 +133,18 @@ def certify(
         if failed + proved < len(entries):
             print(f"{len(entries) - failed - proved} more unrefuted: no larger gain was found, none is excluded.")
         tell_fallbacks(fallbacks, len(entries))
+        if proof is not None:
+            print(told)
     if failed:
         raise typer.Exit(1)
 
 
 def _of_counts(path: Path, file: Any, rule: Any, person: Any, more: dict[str, Any], json_: bool) -> None:
     import emalign_jax as em
-    from emalign_jax.experiments import columns, observed
+    from emalign_jax.experiments import observed
     from emalign_jax.experiments.grid import table
     from emalign_jax.experiments.specification import placed
+    from emalign_jax.result import columns
 
     games = em.load_games(path)
     counts = observed.read_counts(file, games, rule)

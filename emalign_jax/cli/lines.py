@@ -28,6 +28,8 @@ def place(index: Iterable[int]) -> str:
 
 def tell_figures(path: Path, names: Iterable[str]) -> None:
     """The figures that are there, of the files of a run."""
-    there = [str(path / name) for name in names if name.endswith((".png", ".pdf")) and (path / name).exists()]
+    from emalign_jax.experiments.run_store import FORMATS
+
+    there = [str(path / name) for name in names if name.endswith(FORMATS) and (path / name).exists()]
     if there:
         print(f"Figure: {', '.join(there)}")

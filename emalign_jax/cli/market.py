@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from emalign_jax.cli import options
+from emalign_jax.cli import options, proofs
 from emalign_jax.experiments.market.config import MarketSpecification
 from emalign_jax.experiments.progress import ProgressBar
 from emalign_jax.experiments.specification import fields
@@ -47,7 +47,10 @@ def market(
     force: options.ForceOption = False,
     workers: options.WorkersOption = 1,
     cluster: options.ClusterOption = None,
+    format_: options.FormatOption = None,
+    width: options.WidthOption = None,
     quiet: options.QuietOption = False,
+    proof: proofs.ProofOption = None,
     json_: options.JsonOption = False,
 ) -> None:
     """What would a user get if the scorers of a real table competed as AIs? Exact equilibria of Selection.
@@ -73,9 +76,10 @@ def market(
     from emalign_jax.experiments import executors
     from emalign_jax.experiments.grid.table import plain
     from emalign_jax.experiments.market import experiment, summary
-    from emalign_jax.report import market_figure
-    from emalign_jax.report.drawing import attempt
+    from emalign_jax.report.figures import market as figures
+    from emalign_jax.report.style import attempt
 
+    look = options.look(format_, width)
     flags = {KEYS[name]: value for name, value in given.items() if value is not None}
     changes = options.settings(set_)
     if both := sorted(flags.keys() & changes):
@@ -84,14 +88,20 @@ def market(
         made = experiment.prepare(table, {}, flags | changes)
     else:
         made = experiment.prepare(None, {"table.file": table}, flags | changes)
+    proofs.check(proof)
     drawn: list[str] = []
 
-    def draw(found: experiment.Found) -> None:
-        drawn.extend(attempt(lambda: market_figure.draw(found)))
+    def draw(found: experiment.Found) -> list[str]:
+        drawn.extend(attempt(lambda: figures.draw(found, look)))
+        return drawn
 
     with ProgressBar("step", quiet) as progress:
         place = None if out is None else Path(out)
-        found = experiment.perform(made, place, force, executors.chosen(workers, cluster), progress, draw)
+        found = experiment.perform(made, place, force, executors.chosen(workers, cluster), progress, draw, look.asked)
+        if proof is not None:
+            game = made.table.market(made.config.made.table, made.config.made.seed).game()
+            claims = ("worst_case", "coverage", "alignment")
+            told = proofs.write(proof, [(game, None)], progress, claims=claims, fits=[("cone", "per_state")])
     drawn = drawn or [name for name in experiment.FIGURES if (found.path / name).exists()]
     if json_:
         print(json.dumps(plain(summary.document(found)), allow_nan=False))
@@ -100,6 +110,8 @@ def market(
         print(f"\n{len(found.rows)} markets in {found.seconds:.1f} s. Table: {found.path / 'markets.parquet'}")
         if drawn:
             print(f"Figure: {' and '.join(str(found.path / name) for name in drawn)}")
+        if proof is not None:
+            print(told)
     if failed := summary.failed(found.rows):
         print(f"{failed} markets were not solved; their values are missing." * (not json_), end="\n" * (not json_))
     if failed or not drawn:

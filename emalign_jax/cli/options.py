@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from emalign_jax.experiments import toml
+from emalign_jax.experiments.run_store import FORMATS
 from emalign_jax.experiments.specification import Flat, fields
 from emalign_jax.internal.arguments import integer, shown
+from emalign_jax.report.look import FULL, NARROW, Look
 
 # The keys that people set every day have an option of their own; the others are set by --set.
 FLAGS = {
@@ -74,6 +77,21 @@ ForceOption = Annotated[
         help="Where a run is there already, start anew, or go on. With --force files that are not its own stay.",
     ),
 ]
+
+
+FormatOption = Annotated[
+    str | None, typer.Option("--format", metavar="png,pdf,svg", help="Formats of the figures; default png,pdf.")
+]
+WidthOption = Annotated[
+    str | None,
+    typer.Option(
+        "--width",
+        metavar="INCHES",
+        help=f"Width of the figures, at which fonts are 7 to 8 points: {FULL:g} (default; the text of a page), "
+        f"{NARROW:g} (one of two columns), or another. A run that is done is drawn again.",
+    ),
+]
+WIDEST, NARROWEST = 20.0, 2.5  # inches
 
 
 class Offset(enum.StrEnum):
@@ -147,6 +165,21 @@ def _value(name: str, text: str) -> Any:
     if len(parsed) > 1:
         raise ValueError(f"--set: {shown(name)}: expected one value, got {shown(text)}")
     return parsed["value"]
+
+
+def look(formats: str | None, width: str | None, usual: tuple[str, ...] = (".png", ".pdf")) -> Look:
+    """How figures are written, by --format and --width. usual: formats where none are given"""
+    kinds = usual if formats is None else tuple(dict.fromkeys(f".{part.strip()}" for part in formats.split(",")))
+    if not set(kinds) <= set(FORMATS):
+        known = ", ".join(kind[1:] for kind in FORMATS)
+        raise ValueError(f"--format: expected some of {known}, with commas between them, got {shown(formats)}")
+    try:
+        inches = FULL if width is None else float(width)
+    except ValueError:
+        inches = math.nan
+    if not NARROWEST <= inches <= WIDEST:
+        raise ValueError(f"--width: expected inches, from {NARROWEST:g} to {WIDEST:g}, got {shown(width)}")
+    return Look(inches, kinds, formats is not None or width is not None)
 
 
 def integers(option: str, text: str, least: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""`emalign report`: a run or sweep as one page."""
+"""`emalign report`: the results of a run as one page."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import typer
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What search, sweep, study or align wrote.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="What search, sweep, study, align, market or tune wrote.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The page; default DIR/report.html.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the page if it is there; in DIR only one that was made there.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a sentence.")] = False,
 ) -> None:
-    """Write a run or sweep as one self-contained HTML page: figures, tables, how to reproduce them.
+    """Write a run as one self-contained HTML page: rows to sort, filter, plot and open, figures, tables, and how to
+    compute them again.
 
     \b
     Examples:
@@ -27,13 +30,13 @@ def report(
     from emalign_jax.experiments import run_store
     from emalign_jax.experiments.grid.table import document
     from emalign_jax.internal.files import atomic, check_output
-    from emalign_jax.report import contents, page
+    from emalign_jax.report.page import contents, render
 
     path = directory / "report.html" if out is None else out
     contents.check(directory)
     check_output(path, "--out", force)
     found = contents.read(directory)
-    text = page.render(found)
+    text = render.render(found)
     inside = os.path.realpath(path.parent) == os.path.realpath(directory)
     if inside and os.path.lexists(path) and path.name not in found.files:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""`emalign search`: the main job."""
+"""`emalign search`: search for equilibria of random or given games, and certify them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from emalign_jax.cli import options
+from emalign_jax.cli import options, proofs
 from emalign_jax.cli.lines import tell_figures
 from emalign_jax.cli.options import FLAGS, settings
 from emalign_jax.experiments.progress import GridProgress, tell_fallbacks
@@ -45,9 +45,12 @@ def search(
         typer.Option(help="Run directory; default: the first of search-1, search-2, ... that is free or unfinished."),
     ] = None,
     force: options.ForceOption = False,
+    proof: proofs.ProofOption = None,
     workers: options.WorkersOption = 1,
     cluster: options.ClusterOption = None,
     plugin: options.PluginOption = None,
+    format_: options.FormatOption = None,
+    width: options.WidthOption = None,
     quiet: options.QuietOption = False,
     json_: options.JsonOption = False,
 ) -> None:
@@ -77,23 +80,44 @@ def search(
     from emalign_jax.internal import plugins
 
     # What draws figures is loaded while games are searched.
-    threading.Thread(target=_load, args=("emalign_jax.report.search_figure",), daemon=True).start()
+    threading.Thread(target=_load, args=("emalign_jax.report.figures.sweep",), daemon=True).start()
+    look = options.look(format_, width)
     changes = settings(set_, {name: given[name] for name in FLAGS if name in given})
 
     def draw(found) -> tuple:
-        from emalign_jax.report import search_figure
-        from emalign_jax.report.drawing import attempt
+        from emalign_jax.report.figures import sweep
+        from emalign_jax.report.style import attempt
 
         counts = tally(found.path, found.work)
-        return counts, attempt(lambda: search_figure.draw(counts.spread, counts.lines, found.path, found.title))
+        return counts, attempt(lambda: sweep.draw_search(counts.means, counts.spread, found.path, found.title, look))
 
+    proofs.check(proof)
     source = executors.chosen(workers, cluster)
     place, loaded = None if out is None else Path(out), plugins.load(plugin or [])
     with GridProgress(quiet) as progress:
-        found = experiment.perform("search", spec, changes, loaded, place, force, source, progress, draw)
+        found = experiment.perform("search", spec, changes, loaded, place, force, source, progress, draw, look.asked)
     counts, drawn = found.drawn or (tally(found.path, found.work), True)
+    told = "" if proof is None else _prove(proof, found, quiet)
     _tell(found, counts, progress.slowest(), json_)
+    if told and not json_:
+        print(told)
     raise typer.Exit(int(counts.failures > 0 or not drawn))
+
+
+def _prove(directory: Path, found, quiet: bool) -> str:
+    """Proof files of the profiles of a run."""
+    import emalign_jax as em
+    from emalign_jax.experiments.grid.block import modules
+    from emalign_jax.experiments.progress import ProgressBar
+    from emalign_jax.games.files import sizes
+
+    protocol, user, _ = modules(found.plan.cells()[0].specification)
+    files = found.path / "games.npz", found.path / "schemes.npz"
+    batches = [
+        (em.load_games(files[0], agents=agents), em.load_schemes(files[1], agents=agents)) for agents in sizes(files[0])
+    ]
+    with ProgressBar(quiet=quiet) as progress:
+        return proofs.write(directory, batches, progress, protocol=protocol, user=user)
 
 
 def _tell(found, counts, slowest: str, json_: bool) -> None:

@@ -11,12 +11,12 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from emalign_jax.cli import options
+from emalign_jax.cli import options, proofs
 from emalign_jax.cli.lines import place, tell_games
 from emalign_jax.experiments.progress import ProgressBar, tell_fallbacks
+from emalign_jax.experiments.run_store import FORMATS
 from emalign_jax.internal.files import check_output
 
-KINDS = (".png", ".pdf", ".svg")
 SAME = 1e-6  # normalised values closer than this are one
 VALUES = {"V_none": "no_information", "worst": "worst", "best": "best", "V_full": "full_information"}
 NOTES = {"failed": "failed", "worthless": "in which information is worth nothing"}
@@ -31,7 +31,13 @@ def stability(
             "is there. With --json no figure is drawn unless this is given."
         ),
     ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", metavar="png,pdf,svg", help="Formats of the figure; default that of its name."),
+    ] = None,
+    width: options.WidthOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the figure if it is there.")] = False,
+    proof: proofs.ProofOption = None,
     json_: options.JsonOption = False,
 ) -> None:
     """The user's values in all pure equilibria of Selection with a rational user, computed exactly.
@@ -52,34 +58,36 @@ def stability(
     from emalign_jax.games.files import sizes
     from emalign_jax.internal.files import atomic
 
-    path = _choose(figure, force) if figure is not None or not json_ else None
+    proofs.check(proof)
+    paths = _choose(figure, format_, force) if figure is not None or not json_ else []
+    look = options.look(format_, width)
     answers = []
     batches = [em.load_games(games, agents=k) for k in sizes(games)]
     with ProgressBar() as progress, placed(f"{games}: ", words=str):
         for batch in batches:
             tell = progress.counter("stability", math.prod(batch.batch_shape))
             answers.append((batch.agents, em.stability(batch, progress=tell)))
+        if proof is not None:
+            told = proofs.write(proof, [(batch, None) for batch in batches], progress)
     groups = [_entries(agents, found) for agents, found in answers]
     entries, drawn = list(itertools.chain(*groups)), []
-    if path is not None:
-        from emalign_jax.report import stability_figure
-        from emalign_jax.report.drawing import attempt
+    if paths:
+        from emalign_jax.report.figures import stability as figures
+        from emalign_jax.report.style import attempt
 
         rows = [
-            row
-            for agents, found in answers
-            for row in stability_figure.profiles(found, agents, _names(agents, found, len(answers) > 1))
+            row for agents, found in answers for row in figures.profiles(found, _names(agents, found, len(answers) > 1))
         ]
 
         def draw(path: Path) -> list[str]:
             try:
                 with atomic(path, replace=force) as temporary:
-                    stability_figure.draw(rows, temporary, path.suffix[1:])
+                    figures.draw(rows, temporary, path.suffix[1:], look)
             except FileExistsError:  # another was as quick
                 return draw(_free(path, force))
             return [str(path)]
 
-        drawn = attempt(lambda: draw(path))
+        drawn = attempt(lambda: [name for path in paths for name in draw(path)])
     lines = [_summary(agents, group) for (agents, _), group in zip(answers, groups, strict=True)]
     failed = sum(line["failed"] for line in lines)
     fallbacks = sum(int(found.fallback.sum()) for _, found in answers)
@@ -92,19 +100,24 @@ def stability(
         for line in lines:
             print(_sentence(line))
         tell_fallbacks(fallbacks, len(entries))
+        if proof is not None:
+            print(told)
         if drawn:
-            print(f"Figure: {drawn[0]}")
-    if failed or (path is not None and not drawn):
+            print(f"Figure: {', '.join(drawn)}")
+    if failed or (paths and not drawn):
         raise typer.Exit(1)
 
 
-def _choose(figure: Path | None, force: bool) -> Path:
-    """Where the figure goes, checked before any work."""
-    figure = _free(Path("stability.png"), force) if figure is None else figure
-    if figure.suffix not in KINDS:
-        raise ValueError(f"{figure}: --figure: expected a name that ends in {', '.join(KINDS)}")
-    check_output(figure, "--figure", force)
-    return figure
+def _choose(figure: Path | None, formats: str | None, force: bool) -> list[Path]:
+    """Where the figure goes, a file a format, checked before any work."""
+    given = Path("stability.png") if figure is None else figure
+    if given.suffix not in FORMATS:
+        raise ValueError(f"{given}: --figure: expected a name that ends in {', '.join(FORMATS)}")
+    paths = [given.with_suffix(kind) for kind in options.look(formats, None, (given.suffix,)).kinds]
+    paths = [_free(path, force) for path in paths] if figure is None else paths
+    for path in paths:
+        check_output(path, "--figure", force)
+    return paths
 
 
 def _free(path: Path, force: bool) -> Path:

@@ -1,4 +1,4 @@
-"""Standard streams that no output can fail on for want of a reader's alphabet, or of the stream itself."""
+"""Standard streams made safe to print to: closed ones are opened, and what their encoding lacks is escaped."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import sys
 
 
 def prepare() -> None:
-    """Open what a shell has closed (2>&-) on the null device, or the next file opened would get its number, and what
-    libraries print there; and have names that are no text in this locale printed with escapes."""
+    """Make the standard streams safe to print to.
+
+    A stream that a shell has closed (2>&-) is opened on the null device: otherwise the next file opened would get its
+    number, and with it what libraries print there. Characters that the locale's encoding lacks are printed as escapes.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

@@ -1,4 +1,4 @@
-"""`emalign study`: users unlike the theory."""
+"""`emalign study`: users who depart from the theory."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def study(
     workers: options.WorkersOption = 1,
     cluster: options.ClusterOption = None,
     plugin: options.PluginOption = None,
+    format_: options.FormatOption = None,
+    width: options.WidthOption = None,
     quiet: options.QuietOption = False,
     json_: options.JsonOption = False,
 ) -> None:
@@ -44,18 +46,19 @@ def study(
     from emalign_jax.experiments.grid import experiment
     from emalign_jax.experiments.grid import study as studies
     from emalign_jax.internal import plugins
-    from emalign_jax.report import study_figure
-    from emalign_jax.report.drawing import attempt
+    from emalign_jax.report.figures import study as figures
+    from emalign_jax.report.style import attempt
 
     path = Path(f"study-{Path(config).stem}" if out is None else out)
     changes, loaded = options.settings(set_, {"count": count}), plugins.load(plugin or [])
+    look = options.look(format_, width)
     source = executors.chosen(workers, cluster)
 
     def draw(found) -> list[str]:
-        return attempt(lambda: study_figure.draw(found.plan, studies.by_game(found.plan, found.rows), path))
+        return attempt(lambda: figures.draw(found.plan, studies.by_game(found.plan, found.rows), path, look))
 
     with GridProgress(quiet) as progress:
-        found = experiment.perform("study", config, changes, loaded, path, force, source, progress, draw)
+        found = experiment.perform("study", config, changes, loaded, path, force, source, progress, draw, look.asked)
     rows = found.rows
     _tell(found.plan, rows, path, progress.slowest(), json_)
     if len(rows.query("not ok")) or found.drawn == []:

@@ -23,6 +23,8 @@ def sweep(
     workers: options.WorkersOption = 1,
     cluster: options.ClusterOption = None,
     plugin: options.PluginOption = None,
+    format_: options.FormatOption = None,
+    width: options.WidthOption = None,
     quiet: options.QuietOption = False,
     list_: options.ListOption = False,
     json_: options.JsonOption = False,
@@ -46,18 +48,19 @@ def sweep(
     from emalign_jax.experiments import executors
     from emalign_jax.experiments.grid import experiment
     from emalign_jax.internal import plugins
-    from emalign_jax.report import sweep_figures
-    from emalign_jax.report.drawing import attempt
+    from emalign_jax.report.figures import sweep as figures
+    from emalign_jax.report.style import attempt
 
     path = Path(f"sweep-{Path(config).stem}" if out is None else out)
     changes, loaded = options.settings(set_, {"count": count}), plugins.load(plugin or [])
+    look = options.look(format_, width)
     source = executors.chosen(workers, cluster)
 
     def draw(found) -> list[str]:
-        return attempt(lambda: sweep_figures.draw(found.plan, found.rows, path))
+        return attempt(lambda: figures.draw(found.plan, found.rows, path, look))
 
     with GridProgress(quiet) as progress:
-        found = experiment.perform("sweep", config, changes, loaded, path, force, source, progress, draw)
+        found = experiment.perform("sweep", config, changes, loaded, path, force, source, progress, draw, look.asked)
     rows = found.rows
     _tell(found.plan, rows, path, progress.slowest(), json_)
     if len(rows.query("not ok")) or found.drawn == []:

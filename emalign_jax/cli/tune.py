@@ -24,6 +24,8 @@ def tune(
     workers: options.WorkersOption = 1,
     cluster: options.ClusterOption = None,
     plugin: options.PluginOption = None,
+    format_: options.FormatOption = None,
+    width: options.WidthOption = None,
     quiet: options.QuietOption = False,
     list_: options.ListOption = False,
     json_: options.JsonOption = False,
@@ -51,9 +53,10 @@ def tune(
     from emalign_jax.experiments.tune import config as configs
     from emalign_jax.experiments.tune import run
     from emalign_jax.internal import plugins
-    from emalign_jax.report import tuning_figure
-    from emalign_jax.report.drawing import attempt
+    from emalign_jax.report.figures import tuning
+    from emalign_jax.report.style import attempt
 
+    look = options.look(format_, width)
     loaded = plugins.load(plugin or [])
     what = dataclasses.replace(configs.read(config, options.settings(set_)), plugins=loaded)
     path = Path(f"tune-{Path(config).stem}" if out is None else out)
@@ -74,8 +77,8 @@ def tune(
             with ProgressBar("step", quiet) as bar, source as workers_:
                 found = run.run(what, here, bar, workers_)
             seconds = time.perf_counter() - began
-        if not drawn:  # now, or when the run was done
-            drawn = attempt(lambda: tuning_figure.draw(found, what.title, path))
+        if not drawn or look.asked:  # now, or when the run was done
+            drawn = attempt(lambda: tuning.draw(found, what.title, path, look))
             here.finish(entries | {"tolerance": found.tolerance}, seconds)
     summary = run.summary(found)
     small = {name: values.tolist() for name, values in found.values.items() if values.size <= 16}

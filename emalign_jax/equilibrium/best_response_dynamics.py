@@ -33,13 +33,26 @@ LOWERINGS = 2
 class BestResponseDynamics(AbstractSolver):
     """Hyper-parameters of exact best-response dynamics, the solver that needs no gradients.
 
-    In Selection at temperature 0 agents outbid each other (`outbid`); elsewhere, in Comparison too, the agent that
-    gains most moves (`best_response_dynamics`). Where Comparison does not settle, the profile in which all agents
-    reveal everything is taken if it is nearer to an equilibrium.
+    In Selection at temperature 0 agents outbid each other; elsewhere, in Comparison too, the agent that gains most
+    moves. Where Comparison does not settle, the profile in which all agents reveal everything is taken if it is nearer
+    to an equilibrium.
 
-    steps:        best responses from one start, at most
-    fresh_starts: new random starts, at most, of a game that did not settle
-    tolerance:    a profile is done if every gain is at most this share of the payoff range; None: as in `GradientPlay`
+    Args:
+        tolerance: a profile is done if every gain is at most this share of the payoff range; None: as in
+            `GradientPlay`.
+        steps: best responses from one start, at most.
+        fresh_starts: new random starts, at most, of a game that did not settle.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> game, solver = em.catalog.prosecutor_against_defender(), em.BestResponseDynamics()
+        >>> found = em.solve(game, em.Selection(), em.RationalUser(), solver, key=0)
+        >>> em.Result(int(found.result)).name, round(float(found.user), 3)
+        ('CERTIFIED', 1.0)
+
+    Source: section 4.8 of docs/model.md.
     """
 
     steps: int = setting("steps", 100, integer, 1)

@@ -142,15 +142,10 @@ class Search:
         self._copy = np.concatenate([self._copy, np.repeat(np.arange(1, copies), len(pending))])
         for name in ("current", "schemes", "result", "found_by", "_place", "_moved"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(self, name)[origin]]))
-        copied = [np.concatenate([column, column[origin]]) for column in (*self.best, *self.certificate)]
-        self._set(copied)
+        copied = lambda column: np.concatenate([column, column[origin]])  # noqa: E731
+        self.best = Examinations(*map(copied, self.best))
+        self.certificate = jax.tree.map(copied, self.certificate)
         return np.concatenate([pending, np.arange(len(self._origin) - len(origin), len(self._origin))])
-
-    def _set(self, columns: list[np.ndarray]) -> None:
-        """Replace the columns of `best` and `certificate`."""
-        many = len(self.best)
-        self.best = Examinations(*columns[:many])
-        self.certificate = exact.Certificate(*columns[many:])
 
     def without_settled(self, pending) -> Int[np.ndarray, "n"]:
         """`pending` without the copies of profiles one of whose copies is an equilibrium."""
@@ -167,7 +162,8 @@ class Search:
         first = order[np.flatnonzero(np.diff(self._origin[order], prepend=-1))]  # By origin.
         for name in ("current", "schemes", "result", "found_by", "_moved"):
             setattr(self, name, getattr(self, name)[first])
-        self._set([column[first] for column in (*self.best, *self.certificate)])
+        self.best = self.best.rows(first)
+        self.certificate = self.certificate[first]
         place = np.full(len(self._origin), -1)
         place[first] = np.arange(self.N)
         if self.recorder is not None:
@@ -356,10 +352,10 @@ class Search:
             self.stats["lp_fallbacks"] = int(self.checks.fallback.sum()) + self._add_guarantees()
             self.report("certify", self.N, self.N)
             certificate = self.certificate
-        user, agents = (certificate.user, certificate.agents) if certificate else self._payoffs()
+        user, agents = self._payoffs() if certificate is None else (certificate.user, certificate.agents)
         codes = self.result.astype(int), self.found_by.astype(int)
         found = Solution(self.schemes, user, agents, *codes, None, self.stats, certificate)
-        return found if self.recorder is None else found._replace(trajectory=self._trajectory(found, self.recorder))
+        return found if self.recorder is None else found.replace(trajectory=self._trajectory(found, self.recorder))
 
     def _trajectory(self, found: Solution, recorder: Recorder) -> Trajectory:
         """The trajectories, to which the profiles that are returned are added."""
@@ -373,7 +369,7 @@ class Search:
             return 0
         some = np.concatenate([where for where, _ in self._terms])
         terms = jax.tree.map(lambda *parts: np.concatenate(parts), *(terms for _, terms in self._terms))
-        rows = exact.Certificate(*(x[some] for x in self.certificate))
+        rows = self.certificate[some]
         rows, failed = exact.add_guarantees(rows, terms, self.user, of_guarantees(self.lp, self.of))
         exact.put(self.certificate, some, rows)
         return int(failed.sum())

@@ -17,18 +17,29 @@ if TYPE_CHECKING:
 
 
 def values_against_size(build: Callable[[int], Game], sizes: Iterable[int]) -> pd.DataFrame:
-    """The user's values in Selection with a rational user, exact, for games of several sizes: choose the smallest size
-    from which on they no longer change by what matters to you.
+    """The user's values in Selection with a rational user, exact, for games of several sizes.
 
-    build: the game of N outcomes, such as `lambda N: em.game_from_functions(..., outcomes=N)`
-    sizes: the numbers N, integers >= 1
+    Choose the smallest size from which on the values no longer change by what matters to you.
 
-    Returns a pandas table with a row a size: size, no_information, full_information, best_monopolist (of the agents
-    alone), worst_equilibrium and best_equilibrium (for one agent what it leaves the user alone), and guarantee, the
-    sharp lower bound of `em.worst_case`; all in the unit of u. `table.plot(x="size")` draws it.
-    Raises `ValueError` that names the argument and the rule.
+    Args:
+        build: a function that makes the game of N outcomes, such as `lambda N: em.game_from_functions(...,
+            outcomes=N)`.
+        sizes: the numbers N, integers >= 1.
 
-    Example: `em.values_against_size(lambda N: em.catalog.lobbying(points=N), [3, 5, 9])`
+    Returns:
+        A pandas table with a row a size: size, no_information, full_information, best_monopolist (of the agents
+        alone), worst_equilibrium and best_equilibrium (for one agent what it leaves the user alone), and guarantee, the
+        sharp lower bound of `em.worst_case`; all in the unit of u. `table.plot(x="size")` draws it.
+
+    Raises:
+        ValueError: names the argument and the rule.
+
+    Example:
+        >>> table = em.values_against_size(lambda N: em.catalog.lobbying(points=N), [3, 5])
+        >>> table["no_information"].round(4).tolist()
+        [-0.1667, -0.125]
+
+    Source: sections 6.5 and 8.3 of docs/model.md.
     """
     import pandas as pd
 

@@ -40,7 +40,7 @@ def solve(
     *,
     key: jax.Array | SupportsIndex | None = None,
     starts: int = 1,
-    start: Any = "random",
+    start: Any = None,
     messages: int | None = None,
     first: int = 0,
     of: int | None = None,
@@ -50,25 +50,47 @@ def solve(
     record: bool = False,
     differentiation: Implicit | Unrolled | None = None,
 ) -> Solution:
-    """Search an equilibrium of each game (many exist as a rule; this finds one a start).
+    """Search for an equilibrium of each game.
 
-    solver:   `GradientPlay` (the default), whose results are checked and moved on by exact best responses, or
-              `BestResponseDynamics`, exact from the first step.
-    key:      a key or an integer seed, needed for random starts; game i's start depends on (key, start, i) alone.
-    start:    "random", "monopolist" (each agent's best response with no rival; key not needed for it), or
-              schemes [..., K, XB, M] to go on from (with a leading axis of starts if there are several).
-    messages: M; by default enough for every scheme that an agent can want.
-    first, of: number of the first game, and how many there are in all: a batch may be solved in blocks. The starts
-              depend on first, and `lp` "auto" on of (None: on the games at hand), so that both make a game's result
-              that of the whole batch.
-    verify:   check exactly and move stuck games by best responses; False returns what play ended with.
-    lp:       how best responses in Selection with a rational user, and guarantees, are found, see `certify`.
-    progress: called as progress(name of the stage, games done in it, games in it).
-    record:   keep the `Trajectory` of every search; takes time and memory, and changes no result.
-    differentiation: `Implicit()` or `Unrolled()` finds smoothed equilibria with `SmoothPlay` instead: pure JAX, to be
-              used under jit, vmap and grad, with derivatives by games, protocol, user and solver. Nothing is verified
-              (`certify` the schemes afterwards); `derivative` says SMOOTH, or why it cannot be trusted.
-    Raises `ValueError` for arguments that cannot be right; a bad game only gets a result code.
+    A game usually has many equilibria; a search finds one for each start. A malformed game gets a result code and costs
+    only its own row.
+
+    Args:
+        games: [...] games.
+        protocol: how the user talks to the agents.
+        user: how the user acts.
+        solver: `GradientPlay` (the default), whose results are checked and moved on by exact best responses, or
+            `BestResponseDynamics`, exact from the first step; with `differentiation` a `SmoothPlay`.
+        key: a jax key or an integer seed, needed for random starts; game i's start depends on (key, start, i) alone.
+        starts: the number of starts of each game.
+        start: "random", "monopolist" (each agent's best response with no rival; key not needed for it), or schemes
+            [..., K, XB, M] to go on from (with a leading axis of starts if there are several). None is "monopolist" in
+            Selection and Comparison where results are checked, elsewhere "random". Starts after the first are random.
+        messages: M; by default enough for every scheme that an agent can want.
+        first: number of the first game, on which random starts depend: a batch may be solved in blocks.
+        of: the number of games in all blocks, on which `lp` "auto" depends, so that a game's result is that of the
+            whole batch; None: the number of games at hand.
+        verify: check exactly and move stuck games by best responses; False returns what play ended with.
+        lp: how best responses in Selection with a rational user, and guarantees, are found, see `certify`.
+        progress: called as progress(name of the stage, games done in it, games in it).
+        record: keep the `Trajectory` of every search; takes time and memory, and changes no result.
+        differentiation: `Implicit()` or `Unrolled()` finds smoothed equilibria with `SmoothPlay` instead: pure JAX, to
+            be used under jit, vmap and grad, with derivatives by games, protocol, user and solver. Nothing is verified
+            (`certify` the schemes afterwards); `derivative` says SMOOTH, or why it cannot be trusted.
+
+    Returns:
+        A `Solution`; with starts > 1 a starts axis leads the batch axes.
+
+    Raises:
+        ValueError: names the argument and the rule.
+
+    Example:
+        >>> game = em.catalog.prosecutor_against_defender()
+        >>> found = em.solve(game, em.Selection(), em.RationalUser(), key=0)
+        >>> em.Result(int(found.result)).name, round(float(found.user), 3)  # competition reveals everything
+        ('CERTIFIED', 1.0)
+
+    Source: section 4.8 of docs/model.md.
     """
     games, protocol, user, solver = checked(games=games, protocol=protocol, user=user, solver=solver)
     key, start, differentiation = checked(key=key, start=start, differentiation=differentiation)
@@ -82,13 +104,14 @@ def solve(
             raise ValueError("record: a differentiable search keeps no trajectory; leave it False")
         return _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages, first)
     on_host(games=games, protocol=protocol, user=user, key=key, start=start)
+    start = default_start(protocol, verify) if start is None else start
     solver = GradientPlay() if solver is None else solver
     tolerance = default_tolerance(protocol, user) if solver.tolerance is None else solver.tolerance
     given = None if isinstance(start, str) else check_schemes(games, start, protocol, "start")
     if given is None and start not in STARTS:
         raise ValueError(f"start: expected {' or '.join(STARTS)} or an array of schemes, got {start!r}")
     if key is None and given is None and (start == "random" or starts > 1):
-        raise ValueError("key: random starts need one, such as jax.random.key(0)")
+        raise ValueError("key: random starts need one: a seed such as key=0, or jax.random.key(0)")
     if not verify and solver.verifies:
         raise ValueError(f"verify: {type(solver).__name__} consists of exact checks; leave it True with this solver")
     if key is None:
@@ -115,7 +138,12 @@ def solve(
         search = Search(flat[some], protocol, user, solver, key, first=first + at, progress=progress, **words)
         pending = search.begin(start if given is None else given[:, some])
         parts.append(_searched(search, pending, given is not None or start == "monopolist"))
-    return _joined(parts, starts, shape)
+    return _joined(parts, starts, shape, games.labels)
+
+
+def default_start(protocol: AbstractProtocol, verify: bool) -> str:
+    """The word for the first start of a search, in Python and in specifications, where none is given."""
+    return protocol.first_start if verify else "random"
 
 
 def _searched(search: Search, pending, on_purpose: bool) -> Solution:
@@ -135,7 +163,7 @@ def _searched(search: Search, pending, on_purpose: bool) -> Solution:
     return search.solution()
 
 
-def _joined(parts: list[Solution], starts: int, shape: tuple[int, ...]) -> Solution:
+def _joined(parts: list[Solution], starts: int, shape: tuple[int, ...], labels: Any) -> Solution:
     """The solutions of successive blocks of games as one."""
     batch = (starts, *shape) if starts > 1 else shape
 
@@ -147,26 +175,33 @@ def _joined(parts: list[Solution], starts: int, shape: tuple[int, ...]) -> Solut
     kept = [part.trajectory for part in parts if part.trajectory is not None]
     longest = max((one.user.shape[1] for one in kept), default=0)
     for n, one in enumerate(kept):  # of all parts or of none
-        parts[n] = parts[n]._replace(trajectory=as_long(one, longest))
+        parts[n] = parts[n].replace(trajectory=as_long(one, longest))
     stats: dict[str, int] = {}
     for part in parts:
         stats |= {name: stats.get(name, 0) + count for name, count in part.stats.items()}
-    found = jax.tree.map(join, *(part._replace(stats=None) for part in parts))
+    found = jax.tree.map(join, *(part.replace(stats={}) for part in parts))
     for kind, codes in ((Result, found.result), (FoundBy, found.found_by)):
         counts = {code.name.lower(): int((codes == code).sum()) for code in kind}
         stats |= {name: count for name, count in counts.items() if count}
-    return found._replace(stats=stats)
+    return _named(found.replace(stats=stats), starts, labels)
+
+
+def _named(found: Solution, starts: int, labels: Any) -> Solution:
+    """The solution and what is in it, which know of the axis of starts and of the labels."""
+    said: dict[str, Any] = {"starts": starts, "labels": labels}
+    parts = {name: part for name in ("certificate", "trajectory") if (part := getattr(found, name)) is not None}
+    return found.replace(**said, **{name: part.replace(**said) for name, part in parts.items()})
 
 
 def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, start, messages, first) -> Solution:
     solver = SmoothPlay() if solver is None else solver
     differentiation = Implicit() if differentiation is None else differentiation
     differentiable.check(protocol, user, solver)
-    if isinstance(start, str):
-        if start != "random":
+    if start is None or isinstance(start, str):
+        if start not in (None, "random"):
             raise ValueError(f'start: with differentiation expected "random" or an array of schemes, got {start!r}')
         if key is None:
-            raise ValueError("key: random starts need one, such as jax.random.key(0)")
+            raise ValueError("key: random starts need one: a seed such as key=0, or jax.random.key(0)")
         M = messages or protocol.messages(games)
         check_sizes(games, protocol, user, M, alone=False, exactly=False)
         start = differentiable.starts_of(games, protocol, key, starts, M, first)
@@ -181,7 +216,8 @@ def _solve_smooth(games, protocol, user, solver, differentiation, key, starts, s
     finite = derivative != int(Derivative.NOT_FINITE)
     result = jnp.where(finite, int(Result.UNCHECKED), int(Result.FAILED))
     found_by = jnp.where(finite, int(FoundBy.PLAY), int(FoundBy.NOTHING))
-    return Solution(schemes, value, paid, result, found_by, derivative, {"starts": starts}, None)
+    stats = {"starts": starts}
+    return Solution(schemes, value, paid, result, found_by, derivative, stats, starts=starts, labels=games.labels)
 
 
 def check_sizes(

@@ -15,15 +15,13 @@ from jaxtyping import Float
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.users.base import AbstractUser, Options
-from emalign_jax.users.quantal import QuantalUser
-from emalign_jax.users.rational import RationalUser
 
 Advantages = Callable[[], Any]  # Returns `units.advantages` of the options; called only where needed.
 
 
 def is_known(user: AbstractUser) -> bool:
-    """Whether the response is computed here: of exactly these classes, since a subclass may respond otherwise."""
-    return type(user) in (QuantalUser, RationalUser)
+    """Whether the response is computed here: logit, or the best action by the tie rule of `RationalUser`."""
+    return user.logit_precision is not None or user.obeys
 
 
 def respond(

@@ -1,4 +1,4 @@
-"""Batch jobs with files: search, sweep, hull, tune. `run` does from Python what the commands do."""
+"""Batch jobs with files: search, sweep, study, market, hull, tune. `run` does from Python what the first four do."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

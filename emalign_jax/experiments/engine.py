@@ -1,10 +1,10 @@
-"""The one way in which long jobs are computed: block by block, here or by workers, of whom some may be lost.
+"""How all long jobs are computed: block by block, in this process or by workers, some of which may be lost.
 
     with engine.local(8) as executors:
         engine.run(compute, tasks, keep, executors=executors)
 
 A task is small: text, numbers, and where the data are not drawn at random (games of a file, a table) their bytes. It
-goes to the worker together with the terms on which all workers must agree: versions, the float type and plugins.
+goes to the worker together with what all workers must agree on: versions, the float type and plugins.
 Functions travel by name: workers have the package. Pickles pass between processes alone; none is ever a file.
 """
 

@@ -1,4 +1,4 @@
-"""Where `engine.run` gets workers: processes of this machine (loky), a cluster (Dask), an executor of one's own."""
+"""Where `engine.run` gets workers: processes of this machine (loky), a Dask cluster, or an executor that is given."""
 
 from __future__ import annotations
 

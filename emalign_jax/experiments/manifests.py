@@ -1,4 +1,4 @@
-"""Manifests as they are read: the one place that says what they must hold, for reports and for runs that go on."""
+"""Reading manifests: the one place that says what they must hold, for reports and for runs that go on."""
 
 from __future__ import annotations
 

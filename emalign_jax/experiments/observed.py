@@ -1,22 +1,20 @@
-"""Agents that were observed: files of counts, and the rows of what they prove (`emalign certify --counts`)."""
+"""Files of counts of agents' messages, and the rows of what they prove (`emalign certify --counts`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from emalign_jax.equilibrium.observed_agents import ObservedCertificate
-from emalign_jax.experiments import columns
 from emalign_jax.experiments.hull import text
 from emalign_jax.games.game import Game
 from emalign_jax.internal.npz import read_arrays
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.observed_schemes import MOST_MESSAGES
 from emalign_jax.protocols.schemes import check_shape
-from emalign_jax.result import Result
+from emalign_jax.result import columns
 
 COLUMNS = ("agent", "state", "message", "count")
 
@@ -65,45 +63,6 @@ def _whole(source: text.Source, frame: pd.DataFrame, name: str, most: int | None
 
 def rows(found: ObservedCertificate) -> pd.DataFrame:
     """The columns OBSERVED, a row a game."""
-    mean, batch = found.mean, found.mean.user.shape
-    K = mean.agents.shape[-1]
-
-    def flat(array: Any) -> np.ndarray:
-        """Numbers of games."""
-        return np.broadcast_to(array, batch).reshape(-1)
-
-    def each(array: Any) -> list[list[float]]:
-        """Numbers of agents."""
-        return np.broadcast_to(array, (*batch, K)).reshape(-1, K).astype(float).tolist()
-
-    def limits(interval: Any) -> list[list[float]]:
-        return np.moveaxis(interval, 0, -1).reshape(-1, 2).tolist()
-
-    codes = [Result(code) for code in flat(mean.result).tolist()]
-    values: dict[str, Any] = {
-        "agents": K,
-        "game": [",".join(map(str, at)) or "-" for at in np.ndindex(batch)],
-        "user_value": flat(mean.user),
-        "user_interval": limits(found.user),
-        "no_information": flat(mean.no_information),
-        "full_information": flat(mean.full_information),
-        "loss": flat(mean.full_information - mean.user),
-        "loss_interval": limits((mean.full_information - found.user)[::-1]),
-        "guarantee": flat(mean.guarantee),
-        "equilibrium": flat(found.equilibrium.user),
-        "equilibrium_result": [Result(code).name for code in flat(found.equilibrium.result).tolist()],
-        "calls": each(found.observed.counts.sum((-2, -1))),
-        "unseen_states": each(found.observed.unseen.sum(-1)),
-        "agent_payoffs": each(mean.agents),
-        "best_response": each(mean.agents + mean.gain_lower),
-        "best_response_upper": each(mean.agents + mean.gain_upper),
-        "gain_low": each(found.gain[0]),
-        "gain_high": each(found.gain[1]),
-        "relative_gain": each(mean.relative_gain),
-        "relative_gain_low": each(found.relative_gain[0]),
-        "relative_gain_high": each(found.relative_gain[1]),
-        "user_after": each(found.user_after),
-        "result": [code.name for code in codes],
-        "message": [code.message for code in codes],
-    }
-    return columns.table(columns.OBSERVED, values)
+    batch = found.mean.user.shape
+    values = found.to_pandas().assign(game=[",".join(map(str, at)) or "-" for at in np.ndindex(batch)])
+    return columns.table(columns.OBSERVED, dict(values))

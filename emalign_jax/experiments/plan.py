@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 
+from emalign_jax.equilibrium.solver import default_start
 from emalign_jax.exact import default_tolerance
 from emalign_jax.experiments import specification as spec
 from emalign_jax.experiments import toml
@@ -153,8 +154,7 @@ def _resolved(found: Specification) -> Specification:
     protocol = make_protocol(found.protocol)
     user = make_user(found.user, protocol)
     solver, games = found.solver, found.games
-    alone = found.protocol.kind == "selection" and found.measure.verify
-    start = solver.start or ("monopolist" if alone else "random")
+    start = solver.start or default_start(protocol, found.measure.verify)
     tolerance = default_tolerance(protocol, user) if solver.tolerance is None else solver.tolerance
     features = games.user_features
     if features is None and games.file is None:

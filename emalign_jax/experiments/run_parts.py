@@ -1,7 +1,7 @@
-"""parts/: what is done of a run that is not finished.
+"""The folder parts/: what is done of a run that is not finished.
 
-A part is a file that is written whole, is named after what it holds, and is never changed. What in parts/ is named as
-parts are is the run's own.
+A part is a file that is written whole, is named after what it holds, and is never changed. Every file in parts/ whose
+name is that of a part belongs to the run.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The directory of a run of search, sweep, tune or align: whose it is, who is at work there, and how it goes on.
+"""The directory of a run of search, sweep, tune or align: its files, the process at work, and how it is continued.
 
 It holds manifest.json, the files of its kind, and while the run is unfinished parts/, what is done of it. The manifest
 is written first, which reserves the name, and says `running`; it is written last, and says `done`. It names the files
-that the run has written or may write: those, the lock, temporary names, and what in parts/ is named as parts are, are
-the run's own. All else is somebody else's and is never touched.
+that the run has written or may write. These, the lock, temporary names and the parts in parts/ are the run's own; all
+else belongs to others and is never touched.
 
-The same command goes on where an earlier one stopped, however that ended, and of a run that is done it has the files.
-One process at a time is at work: the lock is the kernel's, so one that a killed process left behind holds nobody up.
+The same command continues where an earlier one stopped, however that ended; of a run that is done it returns the
+files. One process at a time is at work: the lock is the kernel's, so that one of a killed process blocks no other.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from emalign_jax.internal.version import VERSION
 
 PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "highspy")
 LOCK = ".emalign-lock"
+FORMATS = (".png", ".pdf", ".svg")  # of figures
 LISTED = 5  # differences between two manifests that are named
 
 
@@ -46,6 +47,11 @@ class Kind(NamedTuple):
 
     name: str
     files: tuple[str, ...]
+
+
+def figures(*names: str) -> tuple[str, ...]:
+    """The names of the files that figures of these names may have."""
+    return tuple(name + kind for name in names for kind in FORMATS)
 
 
 class Taken(ValueError):
@@ -243,10 +249,10 @@ def read(path: Path, kinds: tuple[str, ...] = ()) -> dict[str, Any]:
     return manifests.read(file, kinds)
 
 
-def add(path: Path, name: str) -> None:
-    """Have the manifest of the run at `path` name one more file as the run's own."""
+def add(path: Path, *names: str) -> None:
+    """Have the manifest of the run at `path` name more files as the run's own."""
     found = read(path)
-    write_manifest(path, found, found["status"], tuple(dict.fromkeys((*found["files"], name))))
+    write_manifest(path, found, found["status"], tuple(dict.fromkeys((*found["files"], *names))))
 
 
 def require_room(path: Path, needed: int, what: str) -> None:

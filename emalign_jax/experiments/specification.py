@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from emalign_jax.games.families import FAMILIES, all_knobs
+from emalign_jax.games.families.drawing import INFORMATION_WORTH
 from emalign_jax.internal.arguments import MOST, shortened, shown
 from emalign_jax.internal.registry import Registry
 from emalign_jax.protocols.base import PROTOCOLS
@@ -117,7 +118,8 @@ class RandomGames(Open):
     user_information: Number = Field(default=0.5, description="chance that x_A is y itself")
     agent_information: Number = Field(default=1.0, description="chance that x_B is y itself")
     information_worth: Number = Field(
-        default=0.02, description="redraw a game if knowing x_B gains the user less than this share of the range of u"
+        default=INFORMATION_WORTH,
+        description="redraw a game if knowing x_B gains the user less than this share of the range of u",
     )
 
     def drawing(self) -> Flat:

@@ -24,12 +24,27 @@ LABEL_FIELDS = {f"labels_{name}": name for name in FIELDS}
 
 
 def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
-    """Read games from an .npz with `prior`, `user_utility`, `agent_utilities`, and `labels_agents` and the like.
+    """Read games from an .npz file of `save_games` or of a run.
 
-    agents: K; read only the games of K agents. Needed for a file with several numbers of agents.
-    Malformed games of a batch are kept, and `solve` and `certify` give them a result code; a file in which every game
-    is malformed is refused.
-    Raises `FileNotFoundError`, or `ValueError` that names the file, the field and the rule.
+    The file holds `prior`, `user_utility`, `agent_utilities`, perhaps labels (`labels_agents`, ...) and, for games of
+    several sizes, `agents`, the number of each. Malformed games of a batch are kept, and `solve` and `certify` give
+    them a result code; a file in which every game is malformed is refused.
+
+    Args:
+        path: of the file.
+        agents: K; read only the games of K agents. Needed for a file with several numbers of agents.
+
+    Returns:
+        A `Game`, with batch axes as in the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: names the file, the field and the rule.
+
+    Example:
+        >>> em.save_games("games.npz", em.catalog.judge())
+        >>> em.load_games("games.npz").names("agents")
+        ('prosecutor',)
     """
     checked(path=path)
     agents = None if agents is None else integer("agents", agents, 1)
@@ -66,7 +81,20 @@ def load_games(path: str | os.PathLike, *, agents: int | None = None) -> Game:
 
 
 def save_games(path: str | os.PathLike, games: Game) -> None:
-    """Write games to an .npz, atomically. Raises `ValueError` if the file cannot be written."""
+    """Write games with their labels to an .npz file, whole or not at all.
+
+    Args:
+        path: of the file.
+        games: a `Game`, with any batch axes.
+
+    Raises:
+        ValueError: if the file cannot be written.
+
+    Example:
+        >>> em.save_games("games.npz", em.catalog.judge())
+        >>> sorted(np.load("games.npz").keys())[:3]
+        ['agent_utilities', 'labels_actions', 'labels_agent_features']
+    """
     path, games = on_host(path=path, games=games)
     save_arrays(path, game_arrays(games))
 
@@ -96,7 +124,24 @@ def agent_names(path: str | os.PathLike) -> list[str]:
 
 
 def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.ndarray:
-    """Read `schemes` [..., K, XB, M] from an .npz. `agents` and errors as in `load_games`."""
+    """Read schemes from an .npz file of `save_schemes` or of a run.
+
+    Args:
+        path: of the file.
+        agents: K; read only the schemes of K agents. Needed for a file with several numbers of agents.
+
+    Returns:
+        [..., K, XB, M], in conversations [..., K, rows, M].
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: names the file, the field and the rule.
+
+    Example:
+        >>> em.save_schemes("schemes.npz", em.full_revelation(2, 3, 3))
+        >>> em.load_schemes("schemes.npz").shape
+        (2, 3, 3)
+    """
     checked(path=path)
     agents = None if agents is None else integer("agents", agents, 1)
 
@@ -115,7 +160,20 @@ def load_schemes(path: str | os.PathLike, *, agents: int | None = None) -> np.nd
 
 
 def save_schemes(path: str | os.PathLike, schemes) -> None:
-    """Write schemes [..., K, XB, M] to an .npz, atomically. Raises `ValueError` if the file cannot be written."""
+    """Write schemes to an .npz file, whole or not at all.
+
+    Args:
+        path: of the file.
+        schemes: [..., K, XB, M], or a `Solution`.
+
+    Raises:
+        ValueError: if the file cannot be written.
+
+    Example:
+        >>> em.save_schemes("schemes.npz", em.no_information(2, 3, 3))
+        >>> em.load_schemes("schemes.npz")[0].tolist()
+        [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    """
     path, schemes = on_host(path=path, schemes=schemes)
     if np.ndim(schemes) < 3:
         raise ValueError(f"schemes: expected shape [..., K, XB, M], got {list(np.shape(schemes))}")

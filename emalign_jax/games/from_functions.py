@@ -35,29 +35,36 @@ def game_from_functions(
 ) -> Game:
     """One game, in NumPy float64, whose utilities are functions of an action and an outcome.
 
-    user:     u(a, y). It is called once, with NumPy arrays that broadcast against each other: a [A, 1] and y [1, N],
-              or [A, 1, D] and [1, N, D] where actions or outcomes are vectors; its answer must broadcast to [A, N]. A
-              function of one pair becomes such a function by `numpy.vectorize`.
-    agents:   U_i(a, y), a list of such functions, or {name: function}, whose names become labels
-    actions:  [A] or [A, D]
-    outcomes: where N outcomes come from:
-              N               the midpoints of N equal cells of [0, 1], all equally likely
-              (points, weights)  a quadrature rule: [N] or [N, D], and weights [N] >= 0, which are divided by their sum
-              sampler         a function of (jax key, N) that draws [N] or [N, D]; then `points` is N and `key` the key
-    agents_see, user_sees: x_B and x_A:
-              a function of y [N] or [N, D] that gives x(y) [N], whose different values, in order, become 0, 1, ...; or
-              likelihoods p(x | y) [N, X], whose rows add up to 1
-              a number X <= N   the cell of y: the outcomes in increasing order, in X groups of (nearly) as many
-              None            agents see y itself, the user nothing
+    Given y, x_A and x_B are independent. The number N of outcomes is a parameter of the experiment:
+    `values_against_size` shows what depends on it.
 
-    Given y, x_A and x_B are independent. N is a parameter of the experiment: `em.values_against_size` shows what
-    depends on it.
-    Raises `ValueError` that names the argument and the rule.
+    Args:
+        user: u(a, y). It is called once, with NumPy arrays that broadcast against each other: a [A, 1] and y [1, N],
+            or [A, 1, D] and [1, N, D] where actions or outcomes are vectors; its answer must broadcast to [A, N]. A
+            function of one pair becomes such a function by `numpy.vectorize`.
+        agents: U_i(a, y), a list of such functions, or {name: function}, whose names become labels.
+        actions: [A] or [A, D].
+        outcomes: the number N of midpoints of equal cells of [0, 1], all equally likely; or a quadrature rule
+            (points, weights), [N] or [N, D] and [N], weights >= 0, which are divided by their sum; or a function of
+            (jax key, N) that draws [N] or [N, D].
+        points: N, if `outcomes` is a function.
+        key: of the draws, a jax key or an integer seed.
+        agents_see: x_B: a function of y [N] or [N, D] that gives x(y) [N], whose different values, in order, become
+            0, 1, ...; or likelihoods p(x | y) [N, X], whose rows add up to 1; or a number X <= N of groups of
+            neighbouring outcomes, of (nearly) the same size. None: agents see y itself.
+        user_sees: x_A, as `agents_see`. None: the user sees nothing.
+        labels: `em.Labels`; None: the names of the agents.
+
+    Raises:
+        ValueError: names the argument and the rule.
 
     Example:
-        game = em.game_from_functions(
-            lambda a, y: -((a - y) ** 2), {"seller": lambda a, y: a + 0 * y}, actions=np.linspace(0, 1, 21), outcomes=10
-        )
+        >>> loss, more = lambda a, y: -((a - y) ** 2), lambda a, y: a + 0 * y
+        >>> game = em.game_from_functions(loss, {"seller": more}, actions=np.linspace(0, 1, 21), outcomes=10)
+        >>> game.actions, game.outcomes, game.names("agents")
+        (21, 10, ('seller',))
+
+    Source: section 8.3 of docs/model.md.
     """
     on_host(key=None)  # refused where jax traces
     a = _grid("actions", actions)

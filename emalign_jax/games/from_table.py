@@ -23,11 +23,20 @@ COPIES = 3  # of the dense prior, while a Game is made and checked
 class UtilityTable:
     """What the user and the agents think of the answers to n prompts: a market in which y = x_B is the prompt.
 
-    user:   [n, A] the user's utility of each answer
-    agents: [n, K, A] the agents'
-    topic:  [n] x_A, what the user knows of the prompt: 0, 1, ...
-    prior:  [n] how likely each prompt is
-    names:  of the agents, [K], and actions: of the answers, [A], where they have any
+    Attributes:
+        user: [n, A] the user's utility of each answer.
+        agents: [n, K, A] the agents' utilities.
+        topic: [n] x_A, what the user knows of the prompt: 0, 1, ...
+        prior: [n] how likely each prompt is.
+        names: [K] of the agents, if they have any.
+        actions: [A] of the answers, if they have any.
+
+    Example:
+        >>> table = em.utility_table([1.0, 5.0], [[2.0], [4.0]], accept=3)
+        >>> table.agents.shape, table.actions
+        ((2, 1, 2), ('take', 'leave'))
+
+    Source: docs/guides/market.md.
     """
 
     user: Float[np.ndarray, "n A"]
@@ -69,29 +78,32 @@ def game_from_table(
 ) -> Game:
     """A game from a table of real utilities: answers that many score, or items that many rate.
 
-    Answers: n prompts with A answers each. The outcome and what the agents see is the prompt, the user's action is the
-    position of an answer. Positions are drawn at random, so that a user who asks nobody gets a random answer.
+    Answers: n prompts with A answers each. The outcome, and what the agents see, is the prompt; the user's action is
+    the position of an answer. Positions are drawn at random, so that a user without information gets a random answer.
     Ratings (with `accept`): n items, which the user takes (worth the rating less the threshold) or leaves (worth 0).
 
-    user_utility: [n, A] of answers, [n] of ratings
-    scores:       [n, K, A] of answers, [n, K] of ratings: the agents' own utilities
-    accept:       ratings: the threshold, a number for all or "own-mean", each one's own mean under the prior
-    topic:        [n] x_A, what the user knows of the prompt (any labels); by default nothing
-    prior:        [n] how likely each prompt is; by default all are alike
-    order:        of answers: "random", or "given" to keep columns as they are
-    seed:         of the random order
-    names:        of the agents, [K]: labels of the game
-    Raises `ValueError` that names the argument and the rule. Of large tables the dense prior would not fit into memory:
-    `utility_table` takes the same arguments, and its `reduced()` is the same market for `em.market`.
+    Args:
+        user_utility: [n, A] of answers, [n] of ratings.
+        scores: [n, K, A] of answers, [n, K] of ratings: the agents' own utilities.
+        accept: the threshold of ratings, a number for all, or "own-mean", the mean of each rater under the prior.
+        topic: [n] x_A, what the user knows of the prompt (any labels); by default nothing.
+        prior: [n] how likely each prompt is; by default all are alike.
+        order: of answers: "random", or "given" to keep columns as they are.
+        seed: of the random order.
+        names: [K] of the agents, which become labels of the game.
+
+    Raises:
+        ValueError: names the argument and the rule. The dense prior of a large table may not fit into memory:
+            `utility_table` takes the same arguments, and its `reduced()` is the same market for `em.market`.
+
+    Example:
+        >>> game = em.game_from_table([[1.0, 0.0], [0.0, 2.0]], [[[3.0, 0.0]], [[0.0, 1.0]]], order="given")
+        >>> game.prior.shape, game.agents
+        ((1, 2, 2), 1)
+        >>> em.game_from_table([1.0, 5.0], [[2.0], [4.0]], accept=3).user_utility.tolist()  # take, leave
+        [[-2.0, 2.0], [0.0, 0.0]]
 
     Source: the market of arXiv 2509.15090 on a table; docs/guides/market.md.
-
-    >>> game = game_from_table([[1.0, 0.0], [0.0, 2.0]], [[[3.0, 0.0]], [[0.0, 1.0]]], order="given")
-    >>> game.prior.shape, game.agents
-    ((1, 2, 2), 1)
-    >>> game_from_table([1.0, 5.0], [[2.0], [4.0]], accept=3).user_utility  # take, leave
-    array([[-2.,  2.],
-           [ 0.,  0.]])
     """
     more: dict[str, Any] = {"topic": topic, "prior": prior, "order": order, "seed": seed, "names": names}
     return utility_table(user_utility, scores, accept=accept, **more).game()
@@ -108,7 +120,21 @@ def utility_table(
     seed: int = 0,
     names: Sequence[str] = (),
 ) -> UtilityTable:
-    """The table behind `game_from_table`, of the same arguments. Raises as that does."""
+    """The table behind `game_from_table`, for markets that are too large for a `Game`.
+
+    Args:
+        user_utility, scores, accept, topic, prior, order, seed, names: as in `game_from_table`.
+
+    Returns:
+        A `UtilityTable`; its `reduced()` is the market for `em.market`.
+
+    Raises:
+        ValueError: names the argument and the rule.
+
+    Example:
+        >>> em.utility_table([[1.0, 0.0], [0.0, 2.0]], [[[3.0, 0.0]], [[0.0, 1.0]]]).reduced().mass.tolist()
+        [[0.5, 0.5]]
+    """
     choice("order", order, ("random", "given"))
     integer("seed", seed, 0)
     if isinstance(accept, str):

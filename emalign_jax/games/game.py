@@ -10,6 +10,7 @@ Letters used for shapes throughout the package:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from jaxtyping import Float
 
 from emalign_jax.games import units
 from emalign_jax.games.labels import FIELDS, Labels, plain_labels
-from emalign_jax.internal import validation
+from emalign_jax.internal import batching, validation
 from emalign_jax.internal.arguments import choice, shown
 from emalign_jax.internal.transfers import fetch
 from emalign_jax.internal.validation import Array, as_float_array
@@ -34,25 +35,34 @@ LARGEST_UTILITY = 1e100
 PRIOR_SUM_TOLERANCE = 1e-6
 # Products of probabilities and utilities, of one party in one game.
 MOST_PRODUCTS = 2**20
+# The axes of a field after the batch axes.
+CORE = {"prior": 3, "user_utility": 2, "agent_utilities": 3}
 
 
 class Game(eqx.Module):
     """One game, or a batch of games of the same size.
 
-    prior:            [..., XA, XB, Y]  joint distribution of (x_A, x_B, y); non-negative, sums to 1
-    user_utility:     [..., A, Y]       the user's utility of action a at outcome y
-    agent_utilities:  [..., K, A, Y]    agent i's utility of the *user's* action
-
-    labels:           `em.Labels`, words for agents, actions, outcomes and features; None: there are none
-
     NumPy arrays stay NumPy arrays (float64 is kept even where jax would round it), jax arrays stay jax arrays, and
-    anything else becomes a NumPy array.
+    anything else becomes a NumPy array. Batches are indexed as NumPy arrays are, over their leading axes. Batch axes
+    are broadcast, so that games may share a prior or a user.
 
-    check: "values" or "shapes". With "shapes" the values are not checked, so that a malformed game does not stop its
-        batch: `solve` and `certify` give it a result code.
-    Raises `ValueError` that names the field, the index and the rule. Under `jit` only shapes are checked.
+    Args:
+        prior: [..., XA, XB, Y] the joint distribution of (x_A, x_B, y); non-negative, sums to 1.
+        user_utility: [..., A, Y] the user's utility of action a at outcome y.
+        agent_utilities: [..., K, A, Y] agent i's utility of the user's action.
+        check: "values" or "shapes". With "shapes" the values are not checked, so that a malformed game does not stop
+            its batch: `solve` and `certify` give it a result code. Under `jit` only shapes are checked.
+        labels: `em.Labels`, words for agents, actions, outcomes and features; None: there are none.
 
-    Example: `em.Game(prior=np.full((1, 2, 2), 0.25), user_utility=np.eye(2), agent_utilities=np.eye(2)[None])`
+    Raises:
+        ValueError: names the field, the index and the rule.
+
+    Example:
+        >>> game = em.Game(prior=np.full((1, 2, 2), 0.25), user_utility=np.eye(2), agent_utilities=np.eye(2)[None])
+        >>> game.agents, game.actions, game.outcomes
+        (1, 2, 2)
+
+    Source: section 1 of docs/model.md.
     """
 
     prior: Float[Array, "*batch XA XB Y"]
@@ -65,7 +75,12 @@ class Game(eqx.Module):
         self.prior = as_float_array("prior", prior)
         self.user_utility = as_float_array("user_utility", user_utility)
         self.agent_utilities = as_float_array("agent_utilities", agent_utilities)
-        _check_shapes(self)
+        batch = _check_shapes(self)
+        for name, core in CORE.items():
+            array = getattr(self, name)
+            if array.shape[:-core] != batch:  # one prior, or one user, for a batch of games
+                xp = jnp if isinstance(array, jax.Array) else np
+                setattr(self, name, xp.broadcast_to(array, (*batch, *array.shape[-core:])))
         if labels is not None:
             if not isinstance(labels, Labels):
                 raise ValueError(f"labels: expected labels such as em.Labels(agents=(...)), got {shown(labels)}")
@@ -79,26 +94,32 @@ class Game(eqx.Module):
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
+        """The sizes of the batch axes; () for one game."""
         return self.prior.shape[:-3]
 
     @property
     def user_features(self) -> int:
+        """XA, the number of values of the user's features."""
         return self.prior.shape[-3]
 
     @property
     def agent_features(self) -> int:
+        """XB, the number of values of the agents' features."""
         return self.prior.shape[-2]
 
     @property
     def outcomes(self) -> int:
+        """Y, the number of outcomes."""
         return self.prior.shape[-1]
 
     @property
     def agents(self) -> int:
+        """K, the number of agents."""
         return self.agent_utilities.shape[-3]
 
     @property
     def actions(self) -> int:
+        """A, the number of actions."""
         return self.user_utility.shape[-2]
 
     @property
@@ -114,10 +135,25 @@ class Game(eqx.Module):
         return Game(self.prior, self.user_utility, self.agent_utilities, check="shapes", labels=labels)
 
     def names(self, of: str) -> tuple[str, ...]:
-        """The labels of "actions", "outcomes", "agents", "user_features" or "agent_features"; "agent 0", ... where
-        there are none."""
+        """The labels of one kind, or "agent 0", "agent 1", ... where there are none.
+
+        Args:
+            of: "actions", "outcomes", "agents", "user_features" or "agent_features".
+        """
         choice("of", of, FIELDS)
         return getattr(self.labels, of, None) or plain_labels(of, getattr(self, of))
+
+    def __repr__(self) -> str:
+        fields = self.prior, self.user_utility, self.agent_utilities
+        if not all(len(getattr(x, "shape", ())) > 2 - n % 2 for n, x in enumerate(fields)):  # a tree that was mapped
+            return "Game(...)"
+        batch, sizes = self.batch_shape, zip(("K", "XA", "XB", "Y", "A"), self._sizes, strict=True)
+        count = [f"{' x '.join(f'{n:,}' for n in batch)} game{'' if batch == (1,) else 's'}"] if batch else []
+        return f"Game({', '.join([*count, *(f'{letter}={size}' for letter, size in sizes)])})"
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.agents, self.user_features, self.agent_features, self.outcomes, self.actions
 
     def __len__(self) -> int:
         """The number of games along the first batch axis."""
@@ -136,20 +172,8 @@ class Game(eqx.Module):
 
     def __getitem__(self, index) -> Game:
         """The games at `index` of the batch axes, as in NumPy: numbers, slices, arrays, masks."""
-        if not self.batch_shape:
-            raise IndexError("this is one game, not a batch: there is nothing to index")
-        parts = index if isinstance(index, tuple) else (index,)
-        parts = tuple(np.asarray(part, None if part else int) if isinstance(part, list) else part for part in parts)
-        if not any(isinstance(part, Tracer) for part in parts):
-            parts = tuple(np.asarray(part) if isinstance(part, jax.Array) else part for part in parts)
-            try:  # jax would clip an index out of range, and an ellipsis must not reach beyond the batch axes
-                np.broadcast_to(False, self.batch_shape)[parts]
-            except IndexError as error:
-                raise IndexError(f"games with batch axes {list(self.batch_shape)}: {error}") from None
-        if any(part is Ellipsis for part in parts):
-            core = len(self.batch_shape)
-            return jax.tree.map(lambda x: x[(*parts, *(slice(None),) * (x.ndim - core))], self)
-        return jax.tree.map(lambda x: x[parts], self)
+        parts, core = batching.index_parts(index, self.batch_shape), len(self.batch_shape)
+        return jax.tree.map(lambda x: batching.take(x, parts, x.ndim - core), self)
 
 
 validation.describe(("games", "game"), Game, "a Game such as em.Game(prior, user_utility, agent_utilities)")
@@ -161,10 +185,18 @@ class ReducedGame(NamedTuple):
     What the user does depends on `mass` and `user`, what it is worth to the user is counted from `welfare`. They differ
     if the user misreads beliefs (section 11 of docs/model.md); otherwise `welfare` is `user`.
 
-    mass:    m [..., XA, XB]        probability of (x_A, x_B), as the user perceives it
-    user:    g [..., XA, XB, A]     sum_y p u, as the user perceives it
-    agents:  G [..., K, XA, XB, A]  sum_y p U_i
-    welfare: [..., XA, XB, A]       sum_y p u
+    Attributes:
+        mass: m [..., XA, XB], the probability of (x_A, x_B), as the user perceives it.
+        user: g [..., XA, XB, A], the sum over y of p u, as the user perceives it.
+        agents: G [..., K, XA, XB, A], the sum over y of p U_i.
+        welfare: [..., XA, XB, A], the sum over y of p u.
+
+    Example:
+        >>> reduced = em.reduce_game(em.catalog.judge(), np)
+        >>> reduced.mass.tolist(), reduced.user.shape
+        ([[0.7, 0.3]], (1, 2, 2))
+
+    Source: section 1.1 of docs/model.md.
     """
 
     mass: Float[Array, "*batch XA XB"]
@@ -178,16 +210,31 @@ class ReducedGame(NamedTuple):
 
     @property
     def is_perceived(self) -> bool:
-        """Whether the user misreads what actions are worth, in any game; NumPy arrays."""
+        """Whether the user misreads what actions are worth, in any of the games; needs NumPy arrays."""
         return not np.array_equal(self.user, self.welfare, equal_nan=True)
 
 
 def reduce_game(game: Game, xp=jnp, believed: Any = None) -> ReducedGame:
-    """Sum the outcome out of `game`; `xp=numpy` does it in float64 on the host.
+    """The game without its outcome y, which is summed out.
 
-    believed: the joint distribution [..., XA, XB, Y] by which the user reasons; None: the prior of the game.
+    Payoffs of actions in a cell (x_A, x_B) that differ by rounding alone are made equal (section 4.3 of docs/model.md).
 
-    Payoffs of actions in a cell that differ by rounding alone are made equal (section 4.3 of docs/model.md).
+    Args:
+        game: a `Game`, with any batch axes.
+        xp: `jax.numpy` or `numpy`; with `numpy` sums are made in float64 on the host.
+        believed: [..., XA, XB, Y] the joint distribution by which the user reasons; None: the prior of the game.
+
+    Returns:
+        A `ReducedGame`.
+
+    Raises:
+        ValueError: if `game` is no `Game`.
+
+    Example:
+        >>> em.reduce_game(em.catalog.judge(), np).user[0].tolist()  # [XB, A]: guilt has probability .3
+        [[0.7, 0.0], [0.0, 0.3]]
+
+    Source: section 1.1 of docs/model.md.
     """
     if not isinstance(game, Game):
         raise ValueError(f"game: expected a Game, got {shown(game)}")
@@ -294,7 +341,8 @@ def faults(game: Game) -> np.ndarray:
     return found
 
 
-def _check_shapes(game: Game) -> None:
+def _check_shapes(game: Game) -> tuple[int, ...]:
+    """The batch axes, to which all fields can be broadcast."""
     prior, user, agents = game.prior.shape, game.user_utility.shape, game.agent_utilities.shape
     for field, shape, core in (
         ("prior", prior, "[..., XA, XB, Y]"),
@@ -314,6 +362,12 @@ def _check_shapes(game: Game) -> None:
         raise ValueError(
             f"agent_utilities: last axes [A, Y] are {list(agents[-2:])}, but user_utility has {list(user[-2:])}"
         )
-    for field, batch in (("user_utility", user[:-2]), ("agent_utilities", agents[:-3])):
-        if batch != prior[:-3]:
-            raise ValueError(f"{field}: batch axes are {list(batch)}, but prior has {list(prior[:-3])}")
+    batches = {"prior": prior[:-3], "user_utility": user[:-2], "agent_utilities": agents[:-3]}
+    for one, other in itertools.combinations(batches, 2):
+        try:
+            np.broadcast_shapes(batches[one], batches[other])
+        except ValueError:
+            raise ValueError(
+                f"{other}: batch axes are {list(batches[other])}, but {one} has {list(batches[one])}"
+            ) from None
+    return np.broadcast_shapes(*batches.values())

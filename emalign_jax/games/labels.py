@@ -18,15 +18,24 @@ PLAIN = {"actions": "action {}", "agents": "agent {}"}
 class Labels:
     """Words for actions, outcomes, agents and the values of features, for `em.Game(..., labels=...)`.
 
-    actions [A], outcomes [Y], agents [K], user_features [XA], agent_features [XB]: a short line of text each, in the
-        order of the arrays of the game; None: numbers will do. A batch of games has one set of labels.
+    Labels are shown and never computed with, and a batch of games has one set of them. They are static: games with
+    different labels have different tree structures, so that `game.labelled(None)` is needed before such games are
+    stacked by `jax.tree.map`.
 
-    Labels are shown and never computed with. They are static: games with different labels have different tree
-    structures, so `game.labelled(None)` comes before such games are stacked by `jax.tree.map`. Compiled programs of
-    this package never see them.
-    Raises `ValueError` that names the field and the rule.
+    Args:
+        actions: [A] a short line of text each, in the order of the game's arrays; None: numbers are shown.
+        outcomes: [Y] as `actions`.
+        agents: [K] as `actions`.
+        user_features: [XA] as `actions`.
+        agent_features: [XB] as `actions`.
 
-    Example: `em.Labels(actions=("acquit", "convict"), agents=("prosecutor", "defender"))`
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> labels = em.Labels(actions=("acquit", "convict"), agents=("prosecutor", "defender"))
+        >>> labels.replace(agents=None).given()
+        {'actions': ('acquit', 'convict')}
     """
 
     actions: tuple[str, ...] | None = None
@@ -41,17 +50,21 @@ class Labels:
             object.__setattr__(self, name, None if words is None else _words(name, words))
 
     def check(self, sizes: Mapping[str, int]) -> None:
-        """Raise `ValueError` if there are not as many labels as the game has of it."""
+        """Raise `ValueError` if the number of labels of a field is not that of the game.
+
+        Args:
+            sizes: the game's number of agents, actions, ..., by field.
+        """
         for name, words in self.given().items():
             if len(words) != sizes[name]:
                 raise ValueError(f"labels: {name} has {len(words)}, the game has {sizes[name]} {name}")
 
     def given(self) -> dict[str, tuple[str, ...]]:
-        """The labels that there are, by field."""
+        """The fields that have labels, with their labels."""
         return {name: words for name in FIELDS if (words := getattr(self, name)) is not None}
 
     def replace(self, **changes) -> Labels:
-        """Other labels for some fields; None takes them away."""
+        """The same labels but for the fields in `changes`; None takes those of a field away."""
         return dataclasses.replace(self, **changes)
 
 

@@ -16,15 +16,26 @@ from emalign_jax.internal.validation import on_host
 
 
 def several_users(games: Game, *, anonymous: bool) -> Game:
-    """One game from the games [..., J] of J users, all equally likely.
-
-    anonymous: whether each agent has one scheme for all users, rather than one for each user.
+    """One game from the games of J users, all equally likely.
 
     Under Pooled and Conversation this is the market with J users. Under Selection it is not: each user would pick an
     agent, but the user of the merged game picks one agent for all. Personalised schemes under Selection are those of
     the J separate games; anonymous ones are not supported.
     Labels of outcomes and features get the number of the user in front: "user 0: guilty".
-    Raises `ValueError` if there is no batch axis, or no user.
+
+    Args:
+        games: [..., J] a game for each user, of the same agents.
+        anonymous: whether each agent has one scheme for all users, rather than one for each user.
+
+    Returns:
+        A `Game` [...].
+
+    Raises:
+        ValueError: if there is no batch axis, or no user.
+
+    Example:
+        >>> em.several_users(em.catalog.two_users(), anonymous=False).agent_features  # agents see whose turn it is
+        4
     """
     games, anonymous = on_host(games=games, anonymous=anonymous)
     if not games.batch_shape or not games.batch_shape[-1]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Module = TypeVar("Module")
 
@@ -21,6 +22,31 @@ def flatten(module: Module, batch: tuple[int, ...], xp=np) -> Module:
         return xp.broadcast_to(x, (*batch, *own)).reshape(-1, *own)
 
     return jax.tree.map(flat, module, _axes(module))
+
+
+def index_parts(index: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """`index` of batch axes of this shape as a tuple of what NumPy and jax take: numbers, slices, arrays, masks.
+
+    Raises `IndexError` where it is out of range, which jax would clip.
+    """
+    if not shape:
+        raise IndexError("this is one game, not a batch: there is nothing to index")
+    parts = index if isinstance(index, tuple) else (index,)
+    parts = tuple(np.asarray(part, None if part else int) if isinstance(part, list) else part for part in parts)
+    if not any(isinstance(part, Tracer) for part in parts):
+        parts = tuple(np.asarray(part) if isinstance(part, jax.Array) else part for part in parts)
+        try:
+            np.broadcast_to(False, shape)[parts]
+        except IndexError as error:
+            raise IndexError(f"games with batch axes {list(shape)}: {error}") from None
+    return parts
+
+
+def take(x: Any, parts: tuple[Any, ...], core: int) -> Any:
+    """The entries of `x` at the parts of an index of its batch axes, which `core` axes of its own follow."""
+    if any(part is Ellipsis for part in parts):  # it must not reach beyond the batch axes
+        parts = (*parts, *(slice(None),) * core)
+    return x[parts]
 
 
 def common_dtype(*arrays) -> Any:

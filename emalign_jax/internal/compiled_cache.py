@@ -1,4 +1,4 @@
-"""Where the commands keep compiled programs, so that the second run of anything compiles nothing."""
+"""Where the commands keep compiled programs, so that a second run compiles nothing."""
 
 from __future__ import annotations
 
@@ -41,11 +41,17 @@ def forget() -> None:
 
 
 def directory() -> Path:
-    """`emalign` in `XDG_CACHE_HOME`, or in ~/.cache; a folder for each kind of processor, because programs compiled for
-    one may not run on another that shares the home directory."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    return base / "emalign" / f"xla-{hashlib.sha256(_processor().encode()).hexdigest()[:12]}"
+    """In the user's cache directory a folder for each kind of processor, because programs compiled for one may not run
+    on another that shares the home directory."""
+    return home() / f"xla-{hashlib.sha256(_processor().encode()).hexdigest()[:12]}"
+
+
+def home() -> Path:
+    """The user's cache directory for this package: `emalign` in `XDG_CACHE_HOME`, or in ~/.cache. Raises `RuntimeError`
+    where the user has no home directory."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return base / "emalign"
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""Python files of one's own that the command line imports, so that what they define is known by name."""
+"""Python files that the command line imports, so that the classes they define are known by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number of parallel workers of a machine: its cores, or its devices."""
+"""The number of parallel workers of a machine: one for each core, or for each device."""
 
 from __future__ import annotations
 

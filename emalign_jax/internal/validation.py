@@ -37,7 +37,7 @@ NUMBERS = {
 # The classes of which an argument must be an instance, and an example. Modules of the classes fill it by `describe`.
 CLASSES: dict[str, tuple[tuple[type, ...], str]] = {}
 BOOLEANS = "exact", "obedience", "verify", "smooth", "anonymous", "record"
-OPTIONAL = ("key", "solver", "mechanism", "objective", "differentiation")
+OPTIONAL = ("key", "start", "solver", "mechanism", "objective", "differentiation")
 
 
 def checked(**given: Any) -> tuple[Any, ...]:
@@ -217,6 +217,8 @@ def as_float_array(field: str, value) -> Array:
         raise ValueError(f"{field}: expected real numbers, got dtype {value.dtype}")
     if isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{field}: expected real numbers, got {value}")
+    if isinstance(value, eqx.Module):  # a game or a result, through which NumPy would iterate
+        raise ValueError(f"{field}: expected real numbers, got {shown(value)}")
     if _masked(value):
         raise ValueError(f"{field}: expected an array without a mask, got a masked array: fill in what is missing")
     try:
@@ -267,14 +269,25 @@ def described(module: Any) -> str:
 def parameter(name: str, default: float, expected: str, holds: Any) -> Any:
     """A field of a protocol, user or mechanism: a finite number, or an array of them over the batch.
 
-    name:     of the field
-    expected: what it has to be, in words, such as "a number > 0"
-    holds:    the same as a function of an array, elementwise: `lambda x: x > 0`
-    What is given is checked when the module is made, and raises `ValueError`; what is traced is not looked at.
+    What is given is checked when the module is made; what is traced is not looked at.
+
+    Args:
+        name: of the field.
+        default: its value where none is given.
+        expected: what it has to be, in words, such as "a number > 0".
+        holds: the same as a function of an array, elementwise: `lambda x: x > 0`.
+
+    Raises:
+        ValueError: for anything else, when the module is made.
 
     Example:
-        class Taxed(em.AbstractProtocol):
-            rate: jax.Array = em.parameter("rate", 0.1, "a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+        >>> class Taxed(em.AbstractMechanism):
+        ...     rate: jax.Array = em.parameter("rate", 0.1, "a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+        ...     init = apply = describe = None
+        >>> Taxed(rate=2.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: rate: expected a number in [0, 1], got 2.0
     """
     convert = lambda value: float_parameter(name, value, expected, lambda x: np.isfinite(x) & holds(x))  # noqa: E731
     return eqx.field(default=default, converter=convert)

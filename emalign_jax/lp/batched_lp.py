@@ -21,10 +21,6 @@ TILE = 16
 TILES = 4
 # The largest number of numbers in the dictionaries of one call: 256 MB.
 MOST_CELLS = 2**25
-WORDS = {
-    simplex.OPTIMAL: "Optimal", simplex.INFEASIBLE: "Infeasible", simplex.UNBOUNDED: "Unbounded",
-    simplex.STOPPED: "IterationLimit",
-}  # fmt: skip
 
 
 class Optimum(NamedTuple):

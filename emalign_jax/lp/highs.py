@@ -137,11 +137,15 @@ class KeptLP:
             optimal, value, np.array(solution.col_value), np.array(solution.row_dual), status.name.removeprefix("k")
         )
 
+    def basis(self) -> list[int] | None:
+        """The status of each column and then of each row in the last answer, for `rational.maximise`."""
+        basis = self._highs.getBasis()
+        return [int(s) for s in (*basis.col_status, *basis.row_status)] if basis.valid else None
+
     def _solve_exactly(self, rows: np.ndarray) -> LPResult:
-        model, basis = self._highs.getLp(), self._highs.getBasis()
+        model = self._highs.getLp()
         bounds = (model.row_lower_, model.row_upper_, model.col_cost_, model.col_lower_, model.col_upper_)
-        statuses = [int(s) for s in (*basis.col_status, *basis.row_status)] if basis.valid else None
-        found = rational.maximise(rational.ExactLP(rows, *(np.array(b, np.float64) for b in bounds)), statuses)
+        found = rational.maximise(rational.ExactLP(rows, *(np.array(b, np.float64) for b in bounds)), self.basis())
         if found.value is None:
             x, dual = np.full(self.num_cols, np.nan), np.full(self.num_rows, np.nan)
             return LPResult(False, np.nan, x, dual, found.status)

@@ -27,7 +27,8 @@ LOWER, BASIC, UPPER, ZERO = range(4)
 
 
 class ExactLP(NamedTuple):
-    """The data of an LP in float64; bounds may be infinite."""
+    """The data of an LP; bounds may be infinite. Besides float64, rows and costs may be objects: fractions whose
+    denominators are powers of 2."""
 
     rows: Float[np.ndarray, "M N"]
     row_lower: Float[np.ndarray, "M"]
@@ -66,7 +67,7 @@ def maximise(lp: ExactLP, statuses: Sequence[int] | None = None) -> ExactResult:
     `ArithmeticError` if `proves` rejects the answer.
     """
     lower, upper = (np.concatenate(pair) for pair in ((lp.col_lower, lp.row_lower), (lp.col_upper, lp.row_upper)))
-    if not (np.isfinite(lp.rows).all() and np.isfinite(lp.cost).all() and (lower < np.inf).all()):
+    if not (all(np.isfinite(x.astype(float)).all() for x in (lp.rows, lp.cost)) and (lower < np.inf).all()):
         raise ValueError("an LP needs finite costs and coefficients and lower bounds below +inf")
     if not (upper > -np.inf).all():
         raise ValueError("an LP needs upper bounds above -inf")

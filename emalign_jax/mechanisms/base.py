@@ -16,26 +16,43 @@ from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import shown
 from emalign_jax.internal.registry import Registry
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.result import display
 from emalign_jax.users.base import AbstractUser
 
 # Games, protocol and user.
 Setting = tuple[Game, Any, Any]
 
 
+#: The mechanisms by name, those of plugins too.
 MECHANISMS: Registry[AbstractMechanism] = Registry("mechanism", ("games", "protocol", "user", "objective", "tune"))
 
 
 class AbstractMechanism(eqx.Module):
-    """A map from parameters to another game, protocol or user (section 6.8 of docs/model.md).
-
-    name: what configs call the mechanism: in `mechanisms` of [tune], and as the section that holds its fields. A class
-        without a name of its own can be used from Python only.
+    """A map from parameters to another game, protocol or user.
 
     Fields hold what is not tuned: ranges, budgets, prices. Parameters are any tree of unconstrained real arrays;
-    `apply` maps every value of them to something that is allowed.
+    `apply` maps every value of them to something that is allowed. A class may declare `name`: what configs call the
+    mechanism, in `mechanisms` of [tune], and as the section that holds its fields. A class without a name of its own
+    can be used from Python only.
+
+    Example:
+        >>> class Tax(em.AbstractMechanism):
+        ...     def init(self, games):
+        ...         return jnp.zeros(())
+        ...     def describe(self, params):
+        ...         return {"tax": jax.nn.sigmoid(params)}
+        ...     def apply(self, params, games, protocol, user):
+        ...         left = (1 - jax.nn.sigmoid(params)) * games.agent_utilities
+        ...         return em.Game(games.prior, games.user_utility, left), protocol, user
+        >>> games = em.catalog.two_users()
+        >>> Tax().apply(0.0, games, em.Selection(), em.RationalUser())[0].agent_utilities[0, 0].tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
+
+    Source: section 6.8 of docs/model.md.
     """
 
     name: ClassVar[str]
+    __repr__ = display.written
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -46,7 +63,10 @@ class AbstractMechanism(eqx.Module):
         """The parameters to start from."""
 
     def sample(self, key: jax.Array, games: Game) -> Any:
-        """Random parameters of another start. By default logistic, so that the image under a sigmoid is uniform."""
+        """Random parameters of another start.
+
+        By default they are logistic, so that the image under a sigmoid is uniform.
+        """
         leaves, tree = jax.tree.flatten(self.init(games))
         keys = jax.random.split(key, len(leaves))
         drawn = [jax.random.logistic(k, jnp.shape(x)) for k, x in zip(keys, leaves, strict=True)]
@@ -54,20 +74,35 @@ class AbstractMechanism(eqx.Module):
 
     @abc.abstractmethod
     def apply(self, params: Any, games: Game, protocol: AbstractProtocol, user: AbstractUser) -> Setting:
-        """Games, protocol and user under the mechanism, for the whole batch; pure JAX and differentiable."""
+        """Games, protocol and user under the mechanism, for the whole batch; pure JAX and differentiable.
+
+        Args:
+            params: the parameters.
+            games: [N] games.
+            protocol: how the user talks to the agents.
+            user: how the user acts.
+        """
 
     @abc.abstractmethod
     def describe(self, params: Any) -> dict[str, Float[Array, "..."]]:
         """The quantities that the parameters stand for, by name."""
 
     def cost(self, params: Any, games: Game) -> Float[Array, "*batch"]:
-        """The cost of the mechanism in each game, in the user's utility; 0 by default."""
+        """The cost of the mechanism in each game, in units of the user's utility; 0 by default."""
         return jnp.zeros(games.batch_shape)
 
     def arrives(self, params: Any, schemes: Float[Array, "*batch K rows M"]) -> Float[Array, "*batch K rows N"]:
-        """The schemes of the messages that arrive at the user. To be overridden where messages pass through a channel:
-        certificates are then of what arrives, and their upper bounds of gains hold because agents can do less."""
+        """The schemes of the messages that arrive at the user.
+
+        To be overridden where messages pass through a channel: certificates are then of what arrives, and their upper
+        bounds of gains hold because agents can do less.
+        """
         return schemes
+
+    @property
+    def has_channel(self) -> bool:
+        """Whether messages pass through a channel (`arrives`)."""
+        return type(self).arrives is not AbstractMechanism.arrives
 
     def check(self, games: Game, protocol: AbstractProtocol, user: AbstractUser) -> None:
         """Raise `ValueError` before any work if the mechanism cannot be used with these."""
@@ -99,7 +134,19 @@ validation.describe(("mechanism",), AbstractMechanism, "a mechanism such as em.m
 
 
 class Several(AbstractMechanism):
-    """Several mechanisms together, applied in turn; parameters are a tuple."""
+    """Several mechanisms together, applied in turn; parameters are a tuple.
+
+    Args:
+        mechanisms: a tuple of mechanisms, at most one of which is a channel of messages.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+        >>> both = em.mechanisms.Several((em.mechanisms.Transfers(), em.mechanisms.UserPrecision()))
+        >>> both.per_game, both.all_per_game
+        (True, False)
+    """
 
     mechanisms: tuple[AbstractMechanism, ...]
 
@@ -128,13 +175,17 @@ class Several(AbstractMechanism):
     def cost(self, params, games):
         return sum((m.cost(own, games) for m, own in zip(self.mechanisms, params, strict=True)), jnp.zeros(()))
 
+    @property
+    def has_channel(self):
+        return any(mechanism.has_channel for mechanism in self.mechanisms)
+
     def arrives(self, params, schemes):
         for mechanism, own in zip(self.mechanisms, params, strict=True):
             schemes = mechanism.arrives(own, schemes)
         return schemes
 
     def check(self, games, protocol, user):
-        channels = [m for m in self.mechanisms if type(m).arrives is not AbstractMechanism.arrives]
+        channels = [m for m in self.mechanisms if m.has_channel]
         if len(channels) > 1:
             names = " and ".join(type(m).__name__ for m in channels)
             raise ValueError(f"mechanisms: expected at most one with a channel of messages, got {names}")

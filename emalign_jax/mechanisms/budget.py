@@ -19,9 +19,20 @@ class MessageBudget(AbstractMechanism):
     first message arrives in its place, which the user cannot tell from the first message itself. In the limit
     width -> 0 with an integer b, agents have b messages.
 
-    start: where b starts, as a share of the way from 1 to M.
-    width: of the sigmoid.
-    price: of a message, in the user's utility; the cost is price * b.
+    Args:
+        start: where b starts, as a share of the way from 1 to M.
+        width: of the sigmoid.
+        price: of a message, in units of the user's utility; the cost is price * b.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> budget, games = em.mechanisms.MessageBudget(price=0.01), em.catalog.two_users()
+        >>> budget.arrives(budget.init(games), em.full_revelation(2, 2, 2)).shape
+        (2, 2, 2)
+
+    Source: section 6.8 of docs/model.md.
     """
 
     name = "messages"

@@ -1,4 +1,4 @@
-"""Which agents are listed, and how often."""
+"""Which agents are listed, how often."""
 
 from __future__ import annotations
 
@@ -19,8 +19,19 @@ class Listing(AbstractMechanism):
     same for all games, so agent i must mean the same in all of them (in `random_games` agents are exchangeable, except
     in "opposed").
 
-    start: the probability w_i to start from.
-    price: of listing an agent with probability 1, in the user's utility; the cost is price * sum_i w_i.
+    Args:
+        start: the probability w_i to start from.
+        price: of listing an agent with probability 1, in units of the user's utility; the cost is price * sum_i w_i.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> listing, games = em.mechanisms.Listing(start=0.9), em.catalog.two_users()
+        >>> [round(float(w), 3) for w in listing.describe(listing.init(games))["listed"]]
+        [0.9, 0.9]
+
+    Source: section 6.8 of docs/model.md.
     """
 
     name = "listing"

@@ -11,9 +11,23 @@ from emalign_jax.users.quantal import QuantalUser
 
 
 class UserPrecision(AbstractMechanism):
-    """The precision of a quantal user, in (low, high), in units of 1 / utility; the same for all games.
+    """The precision of a quantal user, the same for all games.
 
     A user that commits to a lower precision can make agents reveal more, or less.
+
+    Args:
+        start: the precision to start from, in units of 1 / utility.
+        low, high: bounds of the precision.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> mechanism = em.mechanisms.UserPrecision(start=5.0)
+        >>> round(float(mechanism.describe(mechanism.init(em.catalog.two_users()))["precision"]), 3)
+        5.0
+
+    Source: section 6.8 of docs/model.md.
     """
 
     name = "precision"

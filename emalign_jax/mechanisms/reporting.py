@@ -1,4 +1,4 @@
-"""A public report of the user's features."""
+"""A public report of the user's features, before the agents talk."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ from emalign_jax.mechanisms.base import AbstractMechanism, check_share, logit
 
 
 class Reporting(AbstractMechanism):
-    """Before the agents talk, the user makes a public report r of x_A: r = x_A with probability `share`, otherwise r is
-    drawn uniformly. The user commits to the share, which is the same for all games.
+    """Before the agents talk, the user makes a public report r of x_A.
 
-    Under the mechanism agents see (x_B, r) and the user sees (x_A, r), so that the user knows what messages depend on,
-    and all certificates hold for the new game. XA and XB both grow by the factor XA, and agents need more messages.
-    With share 0 the report is public noise.
+    r = x_A with probability `share`, otherwise r is drawn uniformly. The user commits to the share, which is the same
+    for all games. Under the mechanism agents see (x_B, r) and the user sees (x_A, r), so that the user knows what
+    messages depend on, and all certificates hold for the new game. XA and XB both grow by the factor XA, and agents
+    need more messages. With share 0 the report is public noise.
 
-    start: the share to start from.
+    Args:
+        start: the share to start from.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> mechanism, game = em.mechanisms.Reporting(), em.catalog.what_to_ask(bits=2)
+        >>> games = jax.tree.map(lambda x: x[None], game.labelled(None))
+        >>> mechanism.apply(mechanism.init(games), games, em.Pooled(), em.QuantalUser(5.0))[0].prior.shape
+        (1, 4, 8, 2)
+
+    Source: section 6.8 of docs/model.md.
     """
 
     name = "reporting"

@@ -1,4 +1,4 @@
-"""The temperature of Selection."""
+"""The temperature of the user's choice of an agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,22 @@ from emalign_jax.mechanisms.base import AbstractMechanism, between, check_range,
 
 
 class SelectionTemperature(AbstractMechanism):
-    """The temperature of Selection or Comparison, in (low, high), in units of utility; the same for all games."""
+    """The temperature of Selection or Comparison, the same for all games.
+
+    Args:
+        start: the temperature to start from, in units of utility.
+        low, high: bounds of the temperature.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> mechanism = em.mechanisms.SelectionTemperature(start=0.3)
+        >>> round(float(mechanism.describe(mechanism.init(em.catalog.two_users()))["temperature"]), 3)
+        0.3
+
+    Source: section 6.8 of docs/model.md.
+    """
 
     name = "temperature"
 

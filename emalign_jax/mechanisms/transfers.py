@@ -17,16 +17,28 @@ START_SHARE = 0.98
 
 
 class Transfers(AbstractMechanism):
-    """Agent i is paid t_i(a), or t_i(a, y) if the outcome can be verified: its utility is U_i + t_i. Transfers differ
-    between games.
+    """Agent i is paid t_i(a), or t_i(a, y) if the outcome can be verified: its utility is U_i + t_i.
 
-    budget: the largest transfer to or from an agent, |t_i| <= budget, in the agent's utility. `least_budget` is the
+    Transfers differ between games.
+
+    Args:
+        budget: the largest transfer to or from an agent, in units of the agent's utility. `least_budget` is the
             least one that brings the user's utility into the hull, `best_transfers` the best guarantee within a budget.
-    kind:   "action" for t_i(a), "outcome" for t_i(a, y).
-    start:  "guarantee": the transfers with the largest guarantee to a rational user, by an LP; or "nothing". Where
+        kind: "action" for t_i(a), "outcome" for t_i(a, y).
+        price: of a unit of transfers; the cost is `price * sum_i E_y max_a |t_i|`.
+        start: "guarantee": the transfers with the largest guarantee to a rational user, by an LP; or "nothing". Where
             agents are silent the user's value has derivative 0 in all transfers, so one start from "nothing" may stay
             there: use several (`restarts` of `tune`).
-    price:  of a unit of transfers; the cost is price * sum_i E_y max_a |t_i|.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> mechanism, games = em.mechanisms.Transfers(budget=2.0, start="nothing"), em.catalog.two_users()
+        >>> mechanism.paid(mechanism.init(games)).shape
+        (2, 2, 2, 2)
+
+    Source: section 6.7 of docs/model.md.
     """
 
     name = "transfers"
@@ -55,6 +67,7 @@ class Transfers(AbstractMechanism):
         return (*games.batch_shape, games.agents, games.actions, Y)
 
     def paid(self, params):
+        """The transfers [..., K, A, Y], or [..., K, A, 1] if they depend on the action alone."""
         return self.budget * jnp.tanh(params["transfers"])
 
     def apply(self, params, games, protocol, user):

@@ -6,7 +6,6 @@ It proves nothing; what it finds is a lower bound of a deviation gain once the e
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,17 +38,6 @@ BLOCK_CELLS = 2**24
 MOST_GAMES = 256
 
 
-class Ascent(NamedTuple):
-    """Where the ascents end.
-
-    schemes:  [P, rows, M] of the agent that moved.
-    payoffs:  [P] its payoff with the last precision and temperature.
-    """
-
-    schemes: Float[np.ndarray, "P rows M"]
-    payoffs: Float[np.ndarray, "P"]
-
-
 def ascend(
     game: ReducedGame,
     schemes: Float[np.ndarray, "P K rows M"],
@@ -57,8 +45,9 @@ def ascend(
     protocol: AbstractProtocol,
     user: AbstractUser,
     cells: int,
-) -> Ascent:
-    """Ascent of the payoff of agent agents[p] from schemes[p], in games in standard units.
+) -> tuple[Float[np.ndarray, "P rows M"], Float[np.ndarray, "P"]]:
+    """Ascent of the payoff of agent agents[p] from schemes[p], in games in standard units: where its scheme ends, and
+    its payoff there with the last precision and temperature.
 
     protocol, user: their parameters are scalars or [P].
     cells: numbers in one game's largest tensor, by which the size of blocks is chosen.
@@ -80,7 +69,7 @@ def ascend(
             ends = fetch(_ascend(*jax.tree.map(lambda x, rows=rows: x[rows], everything)))
             found.append([x[: len(some)] for x in ends])
     rules, payoffs = (np.concatenate(x) for x in zip(*found, strict=True))
-    return Ascent(rules / rules.sum(-1, keepdims=True), payoffs)
+    return rules / rules.sum(-1, keepdims=True), payoffs
 
 
 @filter_jit

@@ -26,7 +26,7 @@ from emalign_jax.internal.arguments import integer, number
 from emalign_jax.internal.validation import setting
 from emalign_jax.play import smooth_play
 from emalign_jax.play.smooth_play import SmoothPlay, System, messages_in_use, residual, unit
-from emalign_jax.result import Derivative
+from emalign_jax.result import Derivative, display
 
 # With unsmoothed agents, a message with a probability in this interval is about to go out of use.
 NEAR_BOUNDARY = (1e-6, 1e-3)
@@ -43,15 +43,36 @@ FORGOTTEN_SHARE = 1e-5
 class Implicit(eqx.Module):
     """The derivative by the implicit function theorem at the equilibrium.
 
-    condition: the largest condition number of the linear system for a derivative that is trusted; None means 1e10.
+    Args:
+        condition: the largest condition number of the linear system for a derivative that is trusted; None means 1e10.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> def value(utilities):  # of the user, in the equilibrium that agents of these utilities find
+        ...     game = em.Game(np.diag([0.7, 0.3])[None], np.eye(2), utilities)
+        ...     setting = game, em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(10.0)
+        ...     return em.solve(*setting, key=0, differentiation=em.Implicit()).user
+        >>> jax.grad(value)(jnp.array([[[0.0, 0.0], [1.0, 1.0]]])).shape
+        (1, 2, 2)
+
+    Source: section 4.9 of docs/model.md.
     """
 
     condition: float | None = setting(
         "condition", None, number, "a finite number >= 1 or None", lambda x: 1 <= x < np.inf
     )
+    __repr__ = display.written
 
     def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
-        """The scheme and the derivative of one game."""
+        """The scheme and the derivative of one game.
+
+        Args:
+            solver: a `SmoothPlay`.
+            start: [K, rows, M] logits.
+            system: the equations of the smoothed equilibrium.
+        """
         fixed = jax.lax.stop_gradient((start, system))
         z = smooth_play.settle(solver, smooth_play.play(solver, *fixed), fixed[1])
         used = messages_in_use(solver, z, fixed[1])
@@ -86,19 +107,33 @@ validation.describe(("differentiation",), Implicit, "em.Implicit() or em.Unrolle
 
 
 class Unrolled(eqx.Module):
-    """Damped logit responses, z <- z - rate * precision * F(z), differentiated step by step. There are no Newton steps,
-    and `steps` and `learning_rate` of the solver are not used. The result is NOT_REACHED if play or its derivative has
-    not converged.
+    """The derivative of play itself, step by step.
 
-    steps: number of steps.
-    rate:  share of the way to the logit response in each step.
+    Play is damped logit responses, z <- z - rate * precision * F(z). There are no Newton steps, and `steps` and
+    `learning_rate` of the solver are not used. The result is NOT_REACHED if play or its derivative has not converged.
+
+    Args:
+        steps: number of steps.
+        rate: share of the way to the logit response in each step.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> setting = em.catalog.judge(), em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(10.0)
+        >>> found = em.solve(*setting, key=0, differentiation=em.Unrolled(steps=1000))
+        >>> em.Derivative(int(found.derivative)).name
+        'SMOOTH'
+
+    Source: section 4.9 of docs/model.md.
     """
 
     steps: int = setting("steps", 2000, integer, 1)
     rate: float = setting("rate", 0.03, number, "a number > 0 and <= 1", lambda x: 0 < x <= 1)
+    __repr__ = display.written
 
     def find(self, solver: SmoothPlay, start: Float[Array, "K rows M"], system: System):
-        """(scheme, derivative) of one game."""
+        """The scheme and the derivative of one game; arguments as of `Implicit.find`."""
         if solver.unsmoothed:
             raise ValueError(
                 "differentiation: Unrolled needs agents of finite precision (agents_precision is inf): take Implicit"

@@ -56,28 +56,40 @@ ALONE, COPIES = 4, 16
 
 
 class GradientPlay(AbstractSolver):
-    """Hyper-parameters of gradient play.
+    """Hyper-parameters of gradient play, the default solver.
 
-    steps:          number of steps of the first play and from new random starts; half of them, with the last values of
-                    the schedules, after a best-response step.
-    learning_rate:  (first, last), geometric in between.
-    precision:      (first, last) precision of the quantal user that replaces a rational one, divided by the user's unit
-                    (section 4.5 of docs/model.md).
-    temperature:    (first, last) temperature of the choice of an agent that replaces the best one, times the user's
-                    unit.
-    extrapolation:  "none", "optimistic" or "extragradient".
-    optimizer:      any optax transformation of the gradient, without a learning rate; applied game by game.
-    tolerance:      largest deviation gain of a profile that is accepted, as a share of the payoff range; None means
-                    1e-5 in Selection with a rational user, 1e-3 otherwise.
-    best_responses: how many times a profile that is not accepted may be moved by an exact best response; a sixth of
-                    that in conversations, where best responses are searched for; at most 3 where agents outbid
-                    each other (Selection at temperature 0), which settles or never will. After the fourth, where
-                    checks are batched, a profile is searched from 16 starts side by side, in as many attempts.
-    fresh_starts:   after this many best responses a new random start takes the place of the next one.
-    chunk:          number of steps in one compiled call; `steps` is rounded up to a multiple of it.
-    dtype:          "float32" or "float64" (which switches x64 on for the call).
+    All agents ascend their own payoffs at once; what play ends with is checked, and moved on by exact best responses.
 
-    Example: `em.solve(games, em.Selection(), em.RationalUser(), em.GradientPlay(steps=400), key=0)`
+    Args:
+        tolerance: largest deviation gain of a profile that is accepted, as a share of the payoff range; None means
+            1e-5 in Selection with a rational user, 1e-3 otherwise.
+        steps: number of steps of the first play and from new random starts; half of them, with the last values of
+            the schedules, after a best-response step.
+        learning_rate: (first, last), geometric in between.
+        precision: (first, last) precision of the quantal user that replaces a rational one, divided by the user's unit
+            (section 4.5 of docs/model.md).
+        temperature: (first, last) temperature of the choice of an agent that replaces the best one, times the user's
+            unit.
+        extrapolation: "none", "optimistic" or "extragradient".
+        optimizer: any optax transformation of the gradient, without a learning rate; applied game by game.
+        best_responses: how many times a profile that is not accepted may be moved by an exact best response; a sixth of
+            that in conversations, where best responses are searched for; at most 3 where agents outbid
+            each other (Selection at temperature 0), which settles or never will. After the fourth, where
+            checks are batched, a profile is searched from 16 starts side by side, in as many attempts.
+        fresh_starts: after this many best responses a new random start takes the place of the next one.
+        chunk: number of steps in one compiled call; `steps` is rounded up to a multiple of it.
+        dtype: "float32" or "float64" (which switches x64 on for the call).
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> game, solver = em.catalog.two_prosecutors(), em.GradientPlay(steps=100)
+        >>> found = em.solve(game, em.Selection(), em.RationalUser(), solver, key=0)
+        >>> em.Result(int(found.result)).name
+        'CERTIFIED'
+
+    Source: section 4.8 of docs/model.md.
     """
 
     steps: int = setting("steps", 200, integer, 1)

@@ -32,6 +32,7 @@ from emalign_jax.internal.validation import float_parameter
 from emalign_jax.internal.xla import update_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.base import NEGLIGIBLE_PROBABILITY
+from emalign_jax.result import display
 from emalign_jax.users.base import AbstractUser
 
 # Messages with a smaller probability of being sent are out of use.
@@ -55,17 +56,29 @@ LONG_STEP = 1e-3
 
 
 class SmoothPlay(eqx.Module):
-    """Hyper-parameters of the search for a smoothed equilibrium; goes with `differentiation` in `solve`.
+    """Hyper-parameters of the search for a smoothed equilibrium, which goes with `differentiation` in `solve`.
 
-    agents_precision: > 0, in units of 1 / utility; a scalar or an array over the batch of games. The higher it is, the
-        closer agents are to best responses, and the harder equilibria are to find and to differentiate. With inf agents
-        are not smoothed, and an equilibrium is a root on the messages in use alone.
-    steps:            number of steps of play, before Newton steps.
-    learning_rate:    (first, last) length of a step in logits, geometric in between.
-    settle:           number of damped logit responses after play; their result is kept if it lowers |F|.
-    newton:           largest number of Newton steps.
-    tolerance:        |F| at an equilibrium, in units of the largest difference between two actions to any agent;
-                      None means 1e-9.
+    Args:
+        agents_precision: > 0, in units of 1 / utility; a scalar or an array over the batch of games. The higher it is,
+            the closer agents are to best responses, and the harder equilibria are to find and to differentiate. With
+            inf agents are not smoothed, and an equilibrium is a root on the messages in use alone.
+        steps: number of steps of play, before Newton steps.
+        learning_rate: (first, last) length of a step in logits, geometric in between.
+        settle: number of damped logit responses after play; their result is kept if it lowers `|F|`.
+        newton: largest number of Newton steps.
+        tolerance: `|F|` at an equilibrium, in units of the largest difference between two actions to any agent;
+            None means 1e-9.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> setting = em.catalog.judge(), em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(10.0)
+        >>> found = em.solve(*setting, key=0, differentiation=em.Implicit())
+        >>> em.Derivative(int(found.derivative)).name
+        'SMOOTH'
+
+    Source: section 4.9 of docs/model.md.
     """
 
     agents_precision: Float[Array, "*batch"]
@@ -75,6 +88,7 @@ class SmoothPlay(eqx.Module):
     newton: int = eqx.field(static=True)
     tolerance: float | None = eqx.field(static=True)
     unsmoothed: bool = eqx.field(static=True)
+    __repr__ = display.written
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from emalign_jax.games import units
 from emalign_jax.games.game import Array, Game, ReducedGame, reduce_game
 from emalign_jax.internal import validation
 from emalign_jax.internal.registry import Registry
+from emalign_jax.result import display
 from emalign_jax.users.base import AbstractUser, Options, check_beliefs
 
 # Limit of the numbers in the largest tensor of one game: 128 MB in float64.
@@ -29,10 +30,16 @@ PROTOCOLS: Registry[AbstractProtocol] = Registry("protocol")
 class Payoffs(NamedTuple):
     """Expected payoffs, ex ante and in units of utility.
 
-    user:      [...] what the user gets
-    agents:    [..., K] each agent's payoff
-    perceived: [...] what the user believes to get: `user`, unless it misreads beliefs (section 11 of docs/model.md).
-               `payoffs` gives NaN where a protocol leaves it None and beliefs are misread.
+    Attributes:
+        user: [...] what the user gets.
+        agents: [..., K] each agent's payoff.
+        perceived: [...] what the user believes to get: `user`, unless it misreads beliefs (section 11 of
+            docs/model.md). `payoffs` gives NaN where a protocol leaves it None and beliefs are misread.
+
+    Example:
+        >>> paid = em.payoffs(em.catalog.judge(), em.full_revelation(1, 2, 2), em.Selection(), em.RationalUser())
+        >>> float(paid.user), round(float(paid.agents[0]), 3)
+        (1.0, 0.3)
     """
 
     user: Float[Array, "*batch"]
@@ -41,26 +48,43 @@ class Payoffs(NamedTuple):
 
 
 class AbstractProtocol(eqx.Module):
-    """How the user talks to the agents. Methods see one game (no batch axes) and are vmapped outside.
+    """How the user talks to the agents.
 
     A new protocol is one file with `payoffs`, written in `jax.numpy`: play differentiates it, and `certify` searches
-    for deviations (UNREFUTED at best). Three additions are optional and independent of each other: `pseudo_gradient` in
-    closed form, an exact check (`register_check`), and `full_revelation_is_heard`, on which all guarantees rest.
+    for deviations (UNREFUTED at best). Methods see one game (no batch axes) and are vmapped outside. Three additions
+    are optional and independent of each other: `pseudo_gradient` in closed form, an exact check (`register_check`), and
+    `full_revelation_is_heard`, on which all guarantees rest.
 
-    Declarations of a class:
-        name: what commands and configs call the protocol (`--protocol NAME`); the arguments of the class are then set
-            with `--set protocol.ARGUMENT=VALUE`. A class without a name of its own can be used from Python only.
-        expected_utilities: whether payoffs are expected utilities, so that a constant added to a utility is added to
-            the payoff. Constants common to all actions are then left out of the computation, where they would cost
-            precision. Not assumed of a class that does not declare it.
-        exact_payoffs: False where payoffs are estimates, about which nothing can be certified.
-        counts_welfare: whether what the user does depends on `game.mass` and `game.user` alone, and the user's value is
-            counted from `game.welfare`, which users who misread beliefs need. What a parent class declares does not
-            count; without it such users are refused.
-        favours_one: whether ties are broken for one agent at a time, the one that is picked, so that a profile leads to
-            one distribution over actions whatever the tie rule.
-        is_smooth: whether payoffs are differentiable; otherwise `smoothed` returns a differentiable stand-in.
+    A class may declare:
+
+    * `name`: what commands and configs call the protocol (`--protocol NAME`); the arguments of the class are then set
+      with `--set protocol.ARGUMENT=VALUE`. A class without a name of its own can be used from Python only.
+    * `expected_utilities`: whether payoffs are expected utilities, so that a constant added to a utility is added to
+      the payoff. Constants common to all actions are then left out of the computation, where they would cost
+      precision. Not assumed of a class that does not declare it.
+    * `exact_payoffs`: False where payoffs are estimates, about which nothing can be certified.
+    * `counts_welfare`: whether what the user does depends on `game.mass` and `game.user` alone, and the user's value is
+      counted from `game.welfare`, which users who misread beliefs need. What a parent class declares does not
+      count; without it such users are refused.
+    * `favours_one`: whether ties are broken for one agent at a time, the one that is picked, so that a profile leads to
+      one distribution over actions whatever the tie rule.
+    * `is_smooth`: whether payoffs are differentiable; otherwise `smoothed` returns a differentiable stand-in.
+    * `first_start`: where a search that is checked starts by default, "monopolist" or "random".
+
+    Example:
+        >>> class WithFee(em.AbstractProtocol):
+        ...     fee: jax.Array = em.parameter("fee", 0.1, "a number >= 0", lambda x: x >= 0)
+        ...     def payoffs(self, game, schemes, user):
+        ...         paid = em.Pooled().payoffs(game, schemes, user)
+        ...         return em.Payoffs(paid.user - self.fee, paid.agents)
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> round(float(em.payoffs(game, honest, WithFee(), em.RationalUser()).user), 3)
+        0.9
+
+    Source: section 2 of docs/model.md.
     """
+
+    __repr__ = display.written
 
     name: ClassVar[str]
     expected_utilities: ClassVar[bool] = False
@@ -68,6 +92,7 @@ class AbstractProtocol(eqx.Module):
     counts_welfare: ClassVar[Any] = False
     favours_one: ClassVar[Any] = False
     is_smooth: ClassVar[Any] = True
+    first_start: ClassVar[str] = "random"
 
     def __init_subclass__(cls, **options):
         """A gradient in closed form, and `picked`, belong to the payoffs they were written for: a subclass that
@@ -82,7 +107,13 @@ class AbstractProtocol(eqx.Module):
 
     @abc.abstractmethod
     def payoffs(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Payoffs:
-        """The user's value and the agents' payoffs under `schemes`."""
+        """The user's value and the agents' payoffs in one game.
+
+        Args:
+            game: one game.
+            schemes: [K, rows, M].
+            user: who acts; it does not misread beliefs here, as the game is already as it is perceived.
+        """
 
     def picked(self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser) -> Float[Array, "K"]:
         """The probability with which the user picks each agent; NaN where none is picked because all are heard."""
@@ -91,8 +122,11 @@ class AbstractProtocol(eqx.Module):
     def pseudo_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> Float[Array, "K rows M"]:
-        """d U_i / d scheme_i for every agent i, the derivative of each agent's payoff in its own scheme. By default
-        `payoffs` is differentiated. Raises `ValueError` where payoffs are not differentiable."""
+        """The derivative of each agent's payoff in its own scheme; by default `payoffs` is differentiated.
+
+        Raises:
+            ValueError: where payoffs are not differentiable.
+        """
         self.check_smooth(user)
         agents = jnp.arange(len(schemes))
 
@@ -115,22 +149,29 @@ class AbstractProtocol(eqx.Module):
     def batched_pseudo_gradient(
         self, games: ReducedGame, schemes: Float[Array, "K rows M N"], user: AbstractUser
     ) -> Float[Array, "K rows M N"]:
-        """`pseudo_gradient` of N games at once; the games are the *last* axis of every array, of parameters too. To be
-        overridden where that is faster."""
+        """`pseudo_gradient` of N games at once; to be overridden where that is faster.
+
+        The games are the last axis of every array, of parameters too.
+        """
         one = lambda protocol, game, scheme, user: protocol.pseudo_gradient(game, scheme, user)  # noqa: E731
         return jax.vmap(one, in_axes=-1, out_axes=-1)(self, games, schemes, user)
 
     def sums_are_unrolled(self, game: ReducedGame, messages: int, user: AbstractUser) -> bool:
-        """Whether `batched_pseudo_gradient` writes out every sum as additions (`internal.sums`). On a CPU all steps of
-        play are then fastest as one kernel. `game` may be a batch."""
+        """Whether `batched_pseudo_gradient` writes out every sum as additions (`internal.sums`).
+
+        On a CPU all steps of play are then fastest as one kernel. `game` may be a batch.
+        """
         return False
 
     def own_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], agent: Float[Array, "K"], user: AbstractUser
     ) -> Float[Array, "rows M"]:
-        """d U_i / d scheme_i of one agent i.
+        """The derivative of one agent's payoff in its own scheme.
 
-        agent: [K] 1 at i, 0 elsewhere; with indicators the agent can differ over a batch without slow gathers.
+        Args:
+            game, schemes, user: as in `payoffs`.
+            agent: [K] 1 at the agent, 0 elsewhere; with indicators the agent can differ over a batch without slow
+                gathers.
         """
         return jnp.einsum("i,irm->rm", agent, self.pseudo_gradient(game, schemes, user))
 
@@ -139,8 +180,10 @@ class AbstractProtocol(eqx.Module):
         return self
 
     def in_units(self, unit: Float[Array, "*batch"]) -> AbstractProtocol:
-        """The same protocol when utilities are counted in multiples of `unit`; to be overridden where a parameter is in
-        units of utility."""
+        """The same protocol when utilities are counted in multiples of `unit`.
+
+        To be overridden where a parameter is in units of utility.
+        """
         return self
 
     def at_temperature(self, temperature: Any) -> AbstractProtocol | None:
@@ -152,14 +195,31 @@ class AbstractProtocol(eqx.Module):
         return self
 
     def axes(self):
-        """A tree like `self`: how many axes each parameter has behind those of the batch."""
+        """A tree like `self`: how many axes each parameter has beside those of the batch."""
         return jax.tree.map(lambda _: 0, self)
 
     def full_revelation_is_heard(self, agents: int) -> bool:
-        """Whether any one of `agents` agents, by revealing x_B, informs the user of it whatever the others do, so that
-        the user acts as if x_B were known (section 2.5 of docs/model.md). All guarantees rest on it. It must be
-        declared by the class itself: what a parent class says does not count."""
+        """Whether any one agent, by revealing x_B, informs the user of it whatever the others do.
+
+        The user then acts as if x_B were known. All guarantees rest on it. It must be declared by the class itself:
+        what a parent class says does not count (section 2.5 of docs/model.md).
+
+        Args:
+            agents: their number K.
+        """
         return False
+
+    def why_unheard(self, agents: int) -> str:
+        """The reason, for an error, why `full_revelation_is_heard` does not hold."""
+        return (
+            f"the guarantee needs an agent that reveals x_B to be heard by the user, which {type(self).__name__} does "
+            "not declare (full_revelation_is_heard)"
+        )
+
+    @property
+    def as_conversation(self) -> Any:
+        """This protocol as a `Conversation` of the user with all agents; None where it is none."""
+        return None
 
     @property
     def conversation(self) -> Any:
@@ -168,7 +228,7 @@ class AbstractProtocol(eqx.Module):
 
     @property
     def title(self) -> str:
-        """What figures and tables call it."""
+        """The protocol's name in figures and tables."""
         return validation.described(self)
 
     @property
@@ -257,12 +317,25 @@ def user_unit(game: ReducedGame, user: AbstractUser) -> Float[Array, ""]:
 
 
 def options_of(user: AbstractUser, weigh, payoff: Float[Array, "*cells A"], mass: Float[Array, "*shape"]) -> Options:
-    """What each action is worth after each message, to the party whose totals are `payoff`.
+    """The worth of each action after each message, to the party whose totals are `payoff`.
 
-    user:   says whether pairwise advantages are needed.
-    weigh:  a function of arrays [..., n] over cells that sums them over x_B with the weights of the messages.
-    payoff: totals of the cells, such as `ReducedGame.user`.
-    mass:   the probability of each message.
+    Args:
+        user: says whether pairwise advantages are needed.
+        weigh: a function of arrays [..., n] over cells that sums them over x_B with the weights of the messages.
+        payoff: totals of the cells, such as `ReducedGame.user` [XA, XB, A].
+        mass: the probability of each message.
+
+    Returns:
+        `Options`, for `AbstractUser.respond`.
+
+    Example:
+        >>> game = em.reduce_game(em.catalog.judge(), np)
+        >>> silent = lambda x: x.sum(-2)  # one message, whatever x_B is
+        >>> options = em.options_of(em.QuantalUser(1.0), silent, game.user, game.mass.sum(-1))
+        >>> [round(float(x), 3) for x in options.value[0]]
+        [0.7, 0.3]
+
+    Source: section 3.4 of docs/model.md.
     """
     return Options(posterior_mean(weigh(payoff), mass), pairwise_advantages(user, weigh, payoff))
 

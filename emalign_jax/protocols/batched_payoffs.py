@@ -19,14 +19,30 @@ from emalign_jax.users.base import AbstractUser
 
 
 def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Payoffs:
-    """The user's value [...] and the agents' payoffs [..., K] under `schemes`, and what the user believes to get [...].
-
-    schemes: [..., K, XB, M], in conversations [..., K, rows, M]; or a `Solution`. Batch axes of games and schemes are
-        broadcast against each other.
+    """The user's value, the agents' payoffs and what the user believes to get, under given schemes.
 
     Pure JAX: works under jit, vmap and grad (grad needs a quantal user, and in Selection a temperature > 0), in the
     dtype of the inputs, which is float32 in a session without x64 (section 4.7 of docs/model.md).
-    Raises `ValueError` that names the argument and the rule.
+
+    Args:
+        games: [...] games.
+        schemes: [..., K, XB, M], in conversations [..., K, rows, M]; or a `Solution`. Batch axes of games and schemes
+            are broadcast against each other.
+        protocol: how the user talks to the agents.
+        user: how the user acts.
+
+    Returns:
+        `Payoffs`: user [...], agents [..., K], perceived [...].
+
+    Raises:
+        ValueError: names the argument and the rule.
+
+    Example:
+        >>> game, silent = em.catalog.judge(), em.no_information(1, 2, 2)
+        >>> round(float(em.payoffs(game, silent, em.Selection(), em.RationalUser()).user), 3)  # the judge acquits
+        0.7
+
+    Source: section 2 of docs/model.md.
     """
     return _over_batch("payoffs", games, schemes, protocol, user)
 
@@ -34,17 +50,65 @@ def payoffs(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser
 def pseudo_gradient(
     games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser
 ) -> Float[jax.Array, "*both K XB M"]:
-    """d U_i / d scheme_i of every agent i, in closed form (section 2 of docs/model.md); batch axes as in `payoffs`."""
+    """The derivative of every agent's payoff in its own scheme, in closed form where the protocol has one.
+
+    Args:
+        games, schemes, protocol, user: as in `payoffs`.
+
+    Returns:
+        [..., K, XB, M], of which entry i is d U_i / d scheme_i.
+
+    Raises:
+        ValueError: names the argument and the rule, such as a rational user, whose choices jump.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> em.pseudo_gradient(game, honest, em.Pooled(), em.QuantalUser(5.0)).shape
+        (1, 2, 2)
+
+    Source: section 2 of docs/model.md.
+    """
     return _over_batch("pseudo_gradient", games, schemes, protocol, user)
 
 
 def sampled_payoffs(games: Game, schemes, protocol: SampledConversation, user: AbstractUser) -> SampledPayoffs:
-    """`payoffs` in a `SampledConversation`, with standard errors; batch axes as there."""
+    """`payoffs` in a `SampledConversation`, with standard errors.
+
+    Args:
+        games, schemes, protocol, user: as in `payoffs`; the protocol is a `SampledConversation`.
+
+    Returns:
+        `SampledPayoffs`: user and user_error [...], agents and agents_error [..., K].
+
+    Raises:
+        ValueError: names the argument and the rule.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> paid = em.sampled_payoffs(game, honest, em.SampledConversation(1, samples=64), em.QuantalUser(5.0))
+        >>> bool(abs(float(paid.user) - 1 / (1 + np.exp(-5))) < 0.05)
+        True
+    """
     return _over_batch("sampled_payoffs", games, schemes, protocol, user)
 
 
 def sampled_gradient(games: Game, schemes, protocol: SampledConversation, user: AbstractUser) -> SampledGradient:
-    """`pseudo_gradient` in a `SampledConversation`, with standard errors; batch axes as there."""
+    """`pseudo_gradient` in a `SampledConversation`, with standard errors.
+
+    Args:
+        games, schemes, protocol, user: as in `payoffs`; the protocol is a `SampledConversation`.
+
+    Returns:
+        `SampledGradient`: mean and error [..., K, rows, M].
+
+    Raises:
+        ValueError: names the argument and the rule.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> em.sampled_gradient(game, honest, em.SampledConversation(1, samples=64), em.QuantalUser(5.0)).mean.shape
+        (1, 2, 2)
+    """
     return _over_batch("sampled_gradient", games, schemes, protocol, user)
 
 

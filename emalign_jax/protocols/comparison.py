@@ -28,8 +28,21 @@ MOST_SUBSETS = 5000
 class Comparison(Selection):
     """The user picks the best of a random subset of the agents.
 
-    compared:    the size m of the subset, from 1 to K.
-    temperature: of the choice among the agents of the subset, as in `Selection`.
+    Args:
+        compared: the size m of the subset, from 1 to K.
+        temperature: of the choice among the agents of the subset, as in `Selection`.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> game = em.catalog.judge(prosecutors=2)
+        >>> schemes = np.stack([em.full_revelation(1, 2, 2)[0], em.no_information(1, 2, 2)[0]])
+        >>> values = [em.certify(game, schemes, em.Comparison(m), em.RationalUser()).user for m in (1, 2)]
+        >>> [round(float(value), 3) for value in values]  # the revealing agent is picked half of the time, or always
+        [0.85, 1.0]
+
+    Source: section 2.3 of docs/model.md.
     """
 
     counts_welfare = True
@@ -83,6 +96,14 @@ class Comparison(Selection):
 
     def full_revelation_is_heard(self, agents):
         return self.sharp and self.compared >= agents
+
+    def why_unheard(self, agents):
+        if not self.sharp or self.compared >= agents:
+            return super().why_unheard(agents)
+        return (
+            f"the guarantee needs an agent that reveals x_B to be picked; with compared = {self.compared} of K = "
+            f"{agents} agents it may not be met: take Selection(), or compared = {agents}"
+        )
 
     @property
     def with_one_agent(self):

@@ -72,13 +72,30 @@ class AbstractConversation(AbstractProtocol):
 class Conversation(AbstractConversation):
     """Several rounds of messages and replies, evaluated on the whole tree of transcripts.
 
-    rounds:  R >= 1, rounds of messages.
-    replies: Q >= 1, replies that the user can give after each round but the last; with 1 the user only listens.
-    to:      "each": each agent gets a reply of its own and hears none of the others; "all": one reply goes to all.
+    Schemes are whole rules [..., K, rows, M]: `rows` says how many information sets an agent has.
+
+    Args:
+        rounds: R >= 1, rounds of messages.
+        replies: Q >= 1, replies that the user can give after each round but the last; with 1 the user only listens.
+        to: "each": each agent gets a reply of its own and hears none of the others; "all": one reply goes to all.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> game, protocol = em.catalog.what_to_ask(bits=3), em.Conversation(rounds=2, replies=3)
+        >>> protocol.rows(game, messages=2)  # 8 values of x_B, each with 1 + 2 * 3 own histories
+        56
+
+    Source: section 2.4 of docs/model.md.
     """
 
     name = "conversation"
     counts_welfare = True
+
+    @property
+    def as_conversation(self):
+        return self
 
     def full_revelation_is_heard(self, agents):
         return True
@@ -111,7 +128,14 @@ class Conversation(AbstractConversation):
     def action_distribution(
         self, game: ReducedGame, scheme: Float[Array, "rows M"], goal: Float[Array, "XA XB A"], user: AbstractUser
     ) -> Float[Array, "XA XB A"]:
-        """P(a | x_A, x_B) in a conversation with one agent alone, ties being broken in favour of `goal`."""
+        """The distribution over actions given (x_A, x_B) in a conversation with one agent alone; [XA, XB, A].
+
+        Args:
+            game: one game.
+            scheme: [rows, M] the agent's rule.
+            goal: [XA, XB, A] totals of the party for whom ties are broken.
+            user: how the user acts.
+        """
         tree = self.tree(1, scheme.shape[-1])
         levels = transcript_weights(tree, scheme[None])
         found = backward_induction(tree, levels, game, goal[None], user)

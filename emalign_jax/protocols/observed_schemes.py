@@ -7,7 +7,7 @@ counts n is Dirichlet(n + prior). `counts_from_agent` makes the counts of any fu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, ClassVar, NamedTuple, SupportsIndex
 
 import jax
 import numpy as np
@@ -15,20 +15,30 @@ from jaxtyping import Bool, Float, Int
 
 from emalign_jax.internal.arguments import BETWEEN, POSITIVE, integer, number, shortened, shown
 from emalign_jax.internal.validation import as_float_array, as_key
+from emalign_jax.result import Batched
 
 # Agents that answer in numbers answer in smaller ones: each number below the largest is a message.
 MOST_MESSAGES = 10_000
 
 
-class ObservedSchemes(NamedTuple):
-    """What counts say of schemes; float64, on the host.
+class ObservedSchemes(Batched):
+    """What counts of messages say of schemes; float64, on the host.
 
-    schemes:      [..., K, XB, M]  the mean of the posterior
-    lower, upper: [..., K, XB, M]  credible limits of each entry alone (of its Beta distribution)
-    unseen:       [..., K, XB]     rows without any count: their mean is uniform, which says nothing of the agent
-    counts:       [..., K, XB, M]  as given
-    prior:        the weight of every message in the Dirichlet prior of a row
-    level:        the probability between the limits
+    Attributes:
+        schemes: [..., K, XB, M] the mean of the posterior.
+        lower: [..., K, XB, M] the lower credible limit of each entry alone (of its Beta distribution).
+        upper: [..., K, XB, M] the upper one.
+        unseen: [..., K, XB] rows without any count: their mean is uniform, which says nothing of the agent.
+        counts: [..., K, XB, M] as given.
+        prior: the weight of every message in the Dirichlet prior of a row.
+        level: the probability between the limits.
+
+    Example:
+        >>> observed = em.schemes_from_counts([[[8, 2], [0, 10]]])
+        >>> observed.sample(0, 100).shape
+        (100, 1, 2, 2)
+
+    Source: docs/guides/observed_agents.md.
     """
 
     schemes: Float[np.ndarray, "*batch K XB M"]
@@ -39,8 +49,28 @@ class ObservedSchemes(NamedTuple):
     prior: float
     level: float
 
+    _code: ClassVar[str | None] = None
+
+    def _headline(self) -> dict[str, Any]:
+        return {"messages counted": self.counts.sum(), "level": self.level}
+
+    def broadcast_to(self, batch: tuple[int, ...]) -> ObservedSchemes:
+        """The same for every game of a batch of this shape."""
+        own = len(self.batch_shape)
+        whole = {name: getattr(self, name) for name in ("schemes", "lower", "upper", "unseen", "counts")}
+        return self.replace(**{name: np.broadcast_to(x, (*batch, *x.shape[own:])) for name, x in whole.items()})
+
+    def _columns(self, long: bool) -> dict[str, np.ndarray]:
+        counted = {"calls": self.counts.sum((-2, -1)), "unseen_states": self.unseen.sum(-1)}
+        return counted | {name: np.full(self.batch_shape, getattr(self, name)) for name in ("prior", "level")}
+
     def sample(self, key: jax.Array | SupportsIndex, n: int) -> Float[np.ndarray, "n *batch K XB M"]:
-        """n draws of all schemes from the posterior. key: a key or an integer seed."""
+        """Draws of all schemes from the posterior, [n, ..., K, XB, M].
+
+        Args:
+            key: a jax key, or an integer seed.
+            n: the number of draws.
+        """
         draws = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
         weights, shape = self.counts + self.prior, (integer("n", n, 1), *self.counts.shape)
         # By logarithms, as gammas of small weights underflow: log G(a) = log G(a + 1) + log(U) / a.
@@ -52,13 +82,23 @@ class ObservedSchemes(NamedTuple):
 def schemes_from_counts(counts, *, prior: float = 1.0, level: float = 0.95) -> ObservedSchemes:
     """Schemes from how often each agent sent each message, by what the agent knew.
 
-    counts: [..., K, XB, M] whole numbers >= 0
-    prior:  the weight of every message in the Dirichlet prior of a row: 1 is uniform over distributions, .5 Jeffreys'
-    level:  the probability between `lower` and `upper`
+    Args:
+        counts: [..., K, XB, M] whole numbers >= 0.
+        prior: the weight of every message in the Dirichlet prior of a row: 1 is uniform over distributions, .5
+            Jeffreys'.
+        level: the probability between `lower` and `upper`.
 
-    Raises `ValueError` for other counts, and for an agent without any.
+    Returns:
+        `ObservedSchemes`.
 
-    Example: `em.schemes_from_counts([[[8, 2], [0, 10]]]).schemes` is `[[[.75, .25], [.083, .917]]]`
+    Raises:
+        ValueError: for other counts, and for an agent without any.
+
+    Example:
+        >>> em.schemes_from_counts([[[8, 2], [0, 10]]]).schemes.round(3).tolist()
+        [[[0.75, 0.25], [0.083, 0.917]]]
+
+    Source: docs/guides/observed_agents.md.
     """
     array = np.asarray(as_float_array("counts", counts), np.float64)
     prior, level = number("prior", prior, *POSITIVE), number("level", level, *BETWEEN)
@@ -84,8 +124,17 @@ def schemes_from_counts(counts, *, prior: float = 1.0, level: float = 0.95) -> O
 
 
 class AgentCounts(NamedTuple):
-    """What agents answered. counts: [K, XB, M]; words: the M messages, by number; errors: a sentence for each call that
-    failed."""
+    """How often agents gave each answer.
+
+    Attributes:
+        counts: [K, XB, M].
+        words: the M messages, by number.
+        errors: a sentence for each call that failed.
+
+    Example:
+        >>> em.counts_from_agent(lambda x: "yes" if x > 1 else "no", 3, 5).words
+        ('no', 'yes')
+    """
 
     counts: Int[np.ndarray, "K XB M"]
     words: tuple[Any, ...]
@@ -100,21 +149,29 @@ def counts_from_agent(
     words: Sequence[Any] | None = None,
     most_errors: int = 0,
 ) -> AgentCounts:
-    """Ask an agent n times in each state, and count its messages.
+    """Ask an agent several times in each state, and count its messages.
 
-    agent:  a function of what the agent knows that returns a message, an integer from 0 or anything hashable such as a
-            word; or a list of such functions, one an agent
-    states: a list of what the agent is told for each x_B, such as prompts; a number XB stands for 0, ..., XB - 1
-    n:      calls of each agent in each state
-    words:  the messages there are, by number; any other is an error. None: integers stand for themselves if all
-            messages are some, otherwise messages are numbered as they first appear. Messages that all agents share
-            have one number.
-    most_errors: calls, of all, that may raise an error and are then left out (`AgentCounts.errors`)
+    Args:
+        agent: a function of what the agent knows that returns a message, an integer from 0 or anything hashable such as
+            a word; or a list of such functions, one an agent.
+        states: a list of what the agent is told for each x_B, such as prompts; a number XB stands for 0, ..., XB - 1.
+        n: calls of each agent in each state.
+        words: the messages there are, by number; any other is an error. None: if all messages are integers, an integer
+            is its own number; otherwise messages are numbered as they first appear. Agents share the numbers.
+        most_errors: how many calls in all may raise an error; they are left out (`AgentCounts.errors`).
 
-    Raises `ValueError` that names agent, state and call: for what the agent raises after `most_errors` others, and for
-    what is no message.
+    Returns:
+        `AgentCounts`: counts [K, XB, M].
 
-    Example: `em.counts_from_agent(lambda x: "yes" if x > 1 else "no", 3, 5).counts` is `[[[5, 0], [5, 0], [0, 5]]]`
+    Raises:
+        ValueError: names agent, state and call: for what the agent raises after `most_errors` others, and for
+            what is no message.
+
+    Example:
+        >>> em.counts_from_agent(lambda x: "yes" if x > 1 else "no", 3, 5).counts.tolist()
+        [[[5, 0], [5, 0], [0, 5]]]
+
+    Source: docs/guides/observed_agents.md.
     """
     agents: Any = agent if isinstance(agent, list | tuple) else [agent]
     if not agents or any(isinstance(one, type) or not callable(one) for one in agents):

@@ -15,6 +15,7 @@ from emalign_jax.games.game import Array, Game, ReducedGame
 from emalign_jax.internal.arguments import power
 from emalign_jax.internal.sums import UNROLLED, add_up, dot, softmax
 from emalign_jax.protocols.base import AbstractProtocol, Payoffs, inverse_mass, options_of, pairwise_advantages
+from emalign_jax.protocols.conversation import Conversation
 from emalign_jax.users.base import AbstractUser, Options
 
 # With more agents, a gradient agent by agent takes long to compile on a CPU and is slower than one of all at once.
@@ -22,11 +23,23 @@ MOST_AGENTS_ONE_BY_ONE = 5
 
 
 class Pooled(AbstractProtocol):
-    """One round of messages, of which the user sees all."""
+    """One round of messages, of which the user sees all.
+
+    Example:
+        >>> game, silent = em.catalog.judge(), em.no_information(1, 2, 2)
+        >>> round(float(em.certify(game, silent, em.Pooled(), em.RationalUser()).user), 3)
+        0.7
+
+    Source: section 2.1 of docs/model.md.
+    """
 
     name = "pooled"
     expected_utilities = True
     counts_welfare = True
+
+    @property
+    def as_conversation(self):
+        return Conversation(1, 1) if type(self) is Pooled else None  # A subclass need not be one.
 
     def full_revelation_is_heard(self, agents):
         return True

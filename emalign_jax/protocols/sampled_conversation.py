@@ -38,7 +38,20 @@ from emalign_jax.users.conversation_tree import Tree
 
 
 class SampledPayoffs(NamedTuple):
-    """user [...] and agents [..., K]: estimated payoffs; user_error, agents_error: their standard errors."""
+    """Estimated payoffs, in units of utility, with their standard errors.
+
+    Attributes:
+        user: [...] what the user gets.
+        agents: [..., K] each agent's payoff.
+        user_error: [...] the standard error of `user`.
+        agents_error: [..., K] the standard errors of `agents`.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> paid = em.sampled_payoffs(game, honest, em.SampledConversation(1, samples=64), em.QuantalUser(5.0))
+        >>> paid.agents.shape, paid.agents_error.shape
+        ((1,), (1,))
+    """
 
     user: Float[Array, "*batch"]
     agents: Float[Array, "*batch K"]
@@ -47,9 +60,18 @@ class SampledPayoffs(NamedTuple):
 
 
 class SampledGradient(NamedTuple):
-    """mean [..., K, rows, M]: estimated d U_i / d scheme_i; error [..., K, rows, M]: its standard errors.
+    """Estimated derivatives of each agent's payoff in its own scheme, with their standard errors.
 
     Errors are estimated from the drawn transcripts: they are 0 at information sets that no drawn transcript reaches.
+
+    Attributes:
+        mean: [..., K, rows, M] of which entry i is the estimate of d U_i / d scheme_i.
+        error: [..., K, rows, M] its standard errors.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> em.sampled_gradient(game, honest, em.SampledConversation(1, samples=64), em.QuantalUser(5.0)).error.shape
+        (1, 2, 2)
     """
 
     mean: Float[Array, "*batch K rows M"]
@@ -67,19 +89,7 @@ def _integers(name: str, value) -> Int[Array, "*batch"]:
 
 
 class SampledConversation(AbstractConversation):
-    """A `Conversation` of which `samples` transcripts are drawn; payoffs and gradients are estimates.
-
-    rounds, replies, to: as in `Conversation`.
-    samples:  number of transcripts, even. They are drawn in pairs, one pair from each slice of the distribution of
-              (x_A, x_B); standard errors come from the differences within pairs.
-    seed:     an integer, or an array of integers over the batch. Random numbers depend on seed and step alone, so
-              schemes are compared on common random numbers, and the estimates of a game do not depend on its batch.
-              Play draws new numbers in each step.
-    explore:  share, in [0, 1), of the transcripts drawn for gradients in which one message of one agent is uniform.
-              With 0, gradients miss the slopes of messages of probability 0.
-    baseline: whether to reduce the variance of gradients: the mean payoff given x_B is subtracted from the payoff after
-              a message, which does not change the expectation.
-    step:     the step of play, see `at_step`.
+    """A `Conversation` of which some transcripts are drawn; payoffs and gradients are estimates.
 
     Payoffs, the pseudo-gradient and squared errors are unbiased. Nonlinear functions of them are not: the largest
     slope, the stationarity gap that play reports, a best response to estimates.
@@ -87,6 +97,31 @@ class SampledConversation(AbstractConversation):
     With `FixedReplies` (by name) any number of rounds and agents is possible, as long as the rules fit into memory. A
     user that plans its replies must know exactly what follows: only the first messages are drawn, and everything that
     can follow them is enumerated. In one round there is nothing to plan.
+
+    Args:
+        rounds, replies, to: as in `Conversation`.
+        samples: number of transcripts, even. They are drawn in pairs, one pair from each slice of the distribution of
+            (x_A, x_B); standard errors come from the differences within pairs.
+        seed: an integer, or an array of integers over the batch. Random numbers depend on seed and step alone, so
+            schemes are compared on common random numbers, and the estimates of a game do not depend on its batch.
+            Play draws new numbers in each step.
+        explore: share, in [0, 1), of the transcripts drawn for gradients in which one message of one agent is uniform.
+            With 0, gradients miss the slopes of messages of probability 0.
+        baseline: whether to reduce the variance of gradients: the mean payoff given x_B is subtracted from the payoff
+            after a message, which does not change the expectation.
+        step: the step of play, see `at_step`.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> game, protocol = em.catalog.what_to_ask(), em.SampledConversation(2, replies=3, samples=64)
+        >>> user = em.FixedReplies("truthful", em.RationalUser())
+        >>> silent = em.no_information(1, protocol.rows(game, 2), 2)
+        >>> float(em.payoffs(game, silent, protocol, user).user)
+        0.5
+
+    Source: section 2.4 of docs/model.md.
     """
 
     samples: int = setting("samples", 256, integer, 2)
@@ -117,6 +152,7 @@ class SampledConversation(AbstractConversation):
     def sampled_payoffs(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> SampledPayoffs:
+        """As `payoffs`, with standard errors."""
         tree, rules = self._unfold(schemes)
         drawn = self._draw(game, rules, tree, user, explore=0.0)
         if self._drawn_rounds(user) == self.rounds:
@@ -135,6 +171,7 @@ class SampledConversation(AbstractConversation):
     def sampled_gradient(
         self, game: ReducedGame, schemes: Float[Array, "K rows M"], user: AbstractUser
     ) -> SampledGradient:
+        """As `pseudo_gradient`, with standard errors."""
         self.check_smooth(user)
         if user.acting.logit_precision is None:
             raise ValueError(f"user: sampled gradients need a QuantalUser, got {type(user.acting).__name__}")

@@ -38,17 +38,30 @@ from emalign_jax.users.quantal import logit
 
 
 class Selection(AbstractProtocol):
-    """The user picks one agent by the value of its scheme.
+    """The user picks one agent by the value of its scheme, and hears no other.
 
-    temperature: >= 0, in units of utility; 0 picks the best agent. A scalar or an array over the batch.
-    then: the `Conversation` of the user with the agent that is picked; None means one message. Exact checks count
-        deviations with any number of messages, so a search needs M >= max(XB, A), the default.
+    Args:
+        temperature: >= 0, in units of utility; 0 picks the best agent. A scalar or an array over the batch.
+        then: the `Conversation` of the user with the agent that is picked; None means one message. Exact checks count
+            deviations with any number of messages, so a search needs M >= max(XB, A), the default.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> game = em.catalog.judge(prosecutors=2)
+        >>> schemes = np.stack([em.full_revelation(1, 2, 2)[0], em.no_information(1, 2, 2)[0]])
+        >>> float(em.certify(game, schemes, em.Selection(), em.RationalUser()).user)  # the first agent is picked
+        1.0
+
+    Source: section 2.2 of docs/model.md.
     """
 
     name = "selection"
     expected_utilities = True
     counts_welfare = True
     favours_one = True
+    first_start = "monopolist"
 
     temperature: Float[Array, "*batch"]
     then: Conversation | None
@@ -62,7 +75,7 @@ class Selection(AbstractProtocol):
             )
             if bool((temperature == 0).any()) and not bool((temperature == 0).all()):
                 raise ValueError("temperature: expected all 0 or all > 0 over the batch, got a mixture")
-        if not (then is None or isinstance(then, Conversation)):
+        if not (then is None or getattr(then, "as_conversation", None) is then):
             raise ValueError(f"then: expected a Conversation or None, got {shown(then)}")
         self.temperature = temperature
         self.then = then
@@ -88,7 +101,12 @@ class Selection(AbstractProtocol):
         return self._evaluate_conversations(self.then, game, schemes, user)
 
     def choose(self, values: Float[Array, "K"], scale: Float[Array, ""]) -> Float[Array, "K"]:
-        """The distribution over agents, given the user's value of each; scale: the unit of the user's utility."""
+        """The distribution over agents, given the user's value of each.
+
+        Args:
+            values: [K].
+            scale: the unit of the user's utility.
+        """
         if not self.sharp:
             return logit(values, self.inverse_temperature(values.dtype))
         tolerance = max(VALUE_TIE, TIE_ROUNDING_UNITS * float(jnp.finfo(values.dtype).eps))
@@ -96,7 +114,7 @@ class Selection(AbstractProtocol):
         return jax.nn.one_hot(jnp.argmax(best), values.shape[-1], dtype=values.dtype)
 
     def inverse_temperature(self, dtype) -> Float[jax.Array, "*batch"]:
-        """1 / temperature; temperatures below the smallest number of `dtype` are rounded up to it."""
+        """1 / temperature, with temperatures below the smallest number of `dtype` rounded up to it."""
         return 1 / jnp.maximum(jnp.asarray(self.temperature, dtype), jnp.finfo(dtype).tiny)
 
     def pseudo_gradient(
@@ -144,6 +162,7 @@ class Selection(AbstractProtocol):
 
     @property
     def is_smooth(self):
+        """Whether payoffs are differentiable: at a temperature > 0."""
         return not self.sharp
 
     def _goals(self, game, found: Evaluated):
@@ -166,6 +185,14 @@ class Selection(AbstractProtocol):
     def full_revelation_is_heard(self, agents):
         # An agent that reveals x_B is picked, or another one that is worth as much.
         return self.sharp and (self.then is None or declares_revelation(self.then, 1))
+
+    def why_unheard(self, agents):
+        if self.sharp:
+            return super().why_unheard(agents)
+        return (
+            "the guarantee needs an agent that reveals x_B to be picked, so temperature 0; with a temperature the "
+            "guarantee of a given profile is certify(...).guarantee"
+        )
 
     def smoothed(self, temperature) -> Selection:
         return self.at_temperature(temperature) if self.sharp else self

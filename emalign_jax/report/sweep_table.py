@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emalign_jax.experiments import columns
 from emalign_jax.experiments.grid.table import number, ruled
 from emalign_jax.experiments.plan import Plan
+from emalign_jax.result import columns
 
 MEANS = {
-    "monopoly": "normalised_best_monopolist",
+    "best_monopolist": "normalised_best_monopolist",
     "worst": "normalised_worst_equilibrium",
     "best": "normalised_best_equilibrium",
     "guarantee": "normalised_guarantee",
@@ -53,7 +53,7 @@ def summary(plan: Plan, rows: pd.DataFrame) -> list[dict[str, Any]]:
 def render(plan: Plan, lines: list[dict[str, Any]]) -> str:
     """The lines as text that lines up."""
     names = [name.split(".")[-1] for name in plan.axes]
-    heads = [*names, "rows", "10 %", "median", "90 %", "mean", *("monopolist", *list(MEANS)[1:]), "ok", "s"]
+    heads = [*names, "rows", "10 %", "median", "90 %", "mean", *("best monopolist", *list(MEANS)[1:]), "ok", "s"]
     shown = ["q10", "median", "q90", "mean", *MEANS]
     table = [heads]
     for line in lines:

@@ -9,20 +9,18 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.exact.checks.conversation_outcomes import action_distribution, conversation_outcome, reach
-from emalign_jax.exact.responses import choose
+from emalign_jax.exact.responses import choose, is_known
 from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
 from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer, number, shown
 from emalign_jax.internal.validation import on_host
-from emalign_jax.protocols import AbstractProtocol, Selection
+from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes
 from emalign_jax.protocols.standard_units import user_unit
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.conversation_tree import Tree
-from emalign_jax.users.fixed_replies import FixedReplies
-from emalign_jax.users.quantal import QuantalUser
-from emalign_jax.users.rational import RationalUser
 
+Words = dict[str, list[str]]
 NEVER = 1e-12  # a branch of smaller probability is rounding, and not shown
 COLUMNS = 8  # x_B, at most, with a column each; beliefs over more are written out
 SHOWN = 3  # actions, or x_B, at most, of a distribution that is written out
@@ -38,23 +36,43 @@ def transcript_tree(
     at_least: float = 0.01,
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """What may be said in a conversation of one game, as a tree: a line for the messages of a round, and one a reply.
+    """What may be said in a conversation of one game, as a tree in text.
 
-    Columns: "chance" of the step, given the line it hangs from; "reached", the probability of getting there; the
-    user's belief over x_B; and at the end the action, the user's expected utility and the agents'. The last line adds
-    up.
+    A line for the messages of a round, and one for each reply. Columns: "chance" of the step, given the line it hangs
+    from; "reached", the probability of getting there; the user's belief over x_B; and at the end the action, the user's
+    expected utility and the agents'. The last line adds up. Under ties="agents" there is one tree an agent; shown is
+    that of the agent that is talked to, or of agent 0 where the user talks to all.
 
-    schemes:      [K, rows, M]
-    protocol:     a `Conversation`, or `Selection(then=Conversation(...))`
-    user_feature: x_A of the user who talks; all probabilities are then given that x_A. None: the tree branches
-        on x_A first.
-    at_least:     branches of smaller probability are added up in one line
-    names:        of "actions", "x_A", "x_B", "agents": a list of words each; by default the labels of the game
+    Args:
+        game: one game.
+        schemes: [K, rows, M], or a `Solution`.
+        protocol: a `Conversation`, or `Selection(then=Conversation(...))`.
+        user: a `QuantalUser`, a `RationalUser`, or `FixedReplies` over one of them.
+        user_feature: x_A of the user who talks; all probabilities are then given that x_A. None: the tree branches
+            on x_A first.
+        at_least: branches of smaller probability are added up in one line.
+        names: of "actions", "x_A", "x_B", "agents": a list of words each; by default the labels of the game.
 
-    Under ties="agents" there is one tree an agent; shown is that of the agent that is talked to, or of agent 0 where
-    the user talks to all.
-    Raises `ValueError` for a batch of games, a malformed game, wrong shapes, an x_A that there is not or never happens.
+    Raises:
+        ValueError: for a batch of games, a malformed game, wrong shapes, an x_A that there is not or never happens.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> print(em.transcript_tree(game, honest, em.Conversation(1), em.RationalUser()))
+                                               belief over x_B
+                              chance  reached  innocent guilty  action   value  prosecutor
+        start                               1       .70    .30
+        ├─ prosecutor says 0    .700     .700         1      ·  acquit   1.000       0.000
+        └─ prosecutor says 1    .300     .300         ·      1  convict  1.000       1.000
+        total                               1                            1.000       0.300
     """
+    title, lines, words = transcript(game, schemes, protocol, user, user_feature, at_least, names)
+    return "\n".join(([title] if title else []) + _table(lines, words))
+
+
+def transcript(game, schemes, protocol, user, user_feature, at_least, names) -> tuple[str | None, list[Line], Words]:
+    """What `transcript_tree` and its figure show: a title, the lines of the tree and one that adds up, and the words.
+    Arguments and what is raised as there."""
     game, schemes, protocol, user = on_host(game=game, schemes=schemes, protocol=protocol, user=user)
     if game.batch_shape:
         raise ValueError(f"game: expected one game, got a batch of {list(game.batch_shape)}: take game[k]")
@@ -74,9 +92,7 @@ def transcript_tree(
         raise ValueError("schemes: expected finite numbers")
     user.check(game, protocol, schemes.shape[-1])
     protocol.check(game, schemes.shape[-1])
-    if type(user.acting) not in (QuantalUser, RationalUser) or type(user) not in (
-        QuantalUser, RationalUser, FixedReplies
-    ):  # fmt: skip
+    if user.plain is not user or not is_known(user.acting):
         raise ValueError(
             f"user: expected QuantalUser, RationalUser or FixedReplies over one of them, got {type(user).__name__}"
         )
@@ -89,8 +105,9 @@ def transcript_tree(
     words = _words(game, names)
     tree = conversation.tree(game.agents if conversation is protocol else 1, schemes.shape[-1])
     title, favoured, picked = None, [0], np.ones(1)
-    if isinstance(protocol, Selection):
-        picked = _picked(reduced, schemes, tree, user, float(batching.item(protocol, 0).temperature))
+    if conversation is not protocol:
+        picks: Any = batching.item(protocol, 0)
+        picked = _picked(reduced, schemes, tree, user, float(picks.temperature))
         favoured = [i for i in range(game.agents) if picked[i] > NEVER]
         chances = [f"{words['agents'][i]} ({_chance(picked[i])})" for i in favoured]
         title = f"The user picks {_listed(chances)}."
@@ -102,7 +119,8 @@ def transcript_tree(
         speaker = "agents say" if len(rules) > 1 else f"{words['agents'][i]} says"
         talks.append(_Transcripts(reduced, rules, tree, user, reduced.agents[i], speaker, words))
     start = _start(talks, [float(picked[i]) for i in favoured], favoured, types, user_feature is not None)
-    return "\n".join(([title] if title else []) + _table(start, at_least, words))
+    lines, total = list(_lines(start, at_least, None)), start.mass.sum()
+    return title, [*lines, Line("total", "", None, total, paid=start.paid / total)], words
 
 
 def _types(mass: Float[np.ndarray, "XA XB"], user_feature: int | None) -> dict[int, float]:
@@ -232,11 +250,12 @@ def _sum(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.sum(list(arrays), axis=0)
 
 
-class _Line(NamedTuple):
-    """label: with the branches it hangs from; reached, chance: probabilities; belief [XB], action [A] and paid [1 + K]
-    (given that it is reached) where there is something to say."""
+class Line(NamedTuple):
+    """branches: it hangs from, three letters a step; reached, chance: probabilities; belief [XB], action [A] and paid
+    [1 + K] (given that it is reached) where there is something to say."""
 
     label: str
+    branches: str
     chance: float | None
     reached: float
     belief: np.ndarray | None = None
@@ -244,12 +263,12 @@ class _Line(NamedTuple):
     paid: np.ndarray | None = None
 
 
-def _lines(step: _Step, at_least: float, chance: float | None, first: str = "", rest: str = "") -> Iterator[_Line]:
+def _lines(step: _Step, at_least: float, chance: float | None, first: str = "", rest: str = "") -> Iterator[Line]:
     """This step's line and those below; first, rest: what is drawn before its line, and before those below."""
     here = step.mass.sum()
     belief = step.mass / here if step.told else None
     paid = None if step.action is None else step.paid / here
-    yield _Line(first + step.label, chance, here, belief, step.action, paid)
+    yield Line(step.label, first, chance, here, belief, step.action, paid)
     shown, left, mass, value = [], 0, 0.0, np.zeros_like(step.paid)
     for below in step.steps:
         reached = below.mass.sum()
@@ -262,17 +281,14 @@ def _lines(step: _Step, at_least: float, chance: float | None, first: str = "", 
         corner, bar = ("└─ ", "   ") if last else ("├─ ", "│  ")
         yield from _lines(below, at_least, below.mass.sum() / here, rest + corner, rest + bar)
     if left:
-        yield _Line(f"{rest}└─ {left} more, together", mass / here, mass, paid=value / mass)
+        yield Line(f"{left} more, together", f"{rest}└─ ", mass / here, mass, paid=value / mass)
 
 
-def _table(start: _Step, at_least: float, words: dict[str, list[str]]) -> list[str]:
-    lines = list(_lines(start, at_least, None))
-    total = start.mass.sum()
-    lines.append(_Line("total", None, total, paid=start.paid / total))
+def _table(lines: list[Line], words: Words) -> list[str]:
     each = len(words["x_B"]) <= COLUMNS
     paid = _numbers([line.paid for line in lines], 1 + len(words["agents"]))
     columns = [
-        ("", "<", [line.label for line in lines]),
+        ("", "<", [line.branches + line.label for line in lines]),
         ("chance", ">", ["" if line.chance is None else _chance(line.chance) for line in lines]),
         ("reached", ">", [_chance(line.reached) for line in lines]),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -16,30 +16,45 @@ from emalign_jax.games.game import Game
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import as_key, on_host
 from emalign_jax.mechanisms import AbstractMechanism
-from emalign_jax.mechanisms.channel import Channel
 from emalign_jax.play import SmoothPlay
 from emalign_jax.play.differentiable import check, starts_of
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.schemes import check_schemes
-from emalign_jax.result import Result
+from emalign_jax.result import Batched, Result
 from emalign_jax.tuning.blocks import equilibria
 from emalign_jax.tuning.problem import on_device
 from emalign_jax.users.base import AbstractUser
 
 
-class Evaluation(NamedTuple):
+class Evaluation(Batched):
     """What a mechanism is worth in each game.
 
-    user: [N] the user's value in the equilibrium that was found; NaN where none was.
-    cost: [N] the cost of the mechanism.
-    gain: [N] upper bound of the largest deviation gain, as a share of the payoff range.
-    certificate: the `Certificate`; with a channel, of the messages that arrive.
+    Attributes:
+        user: [N] the user's value in the equilibrium that was found; NaN where none was.
+        cost: [N] the cost of the mechanism.
+        gain: [N] upper bound of the largest deviation gain, as a share of the payoff range.
+        certificate: the `Certificate`; with a channel, of the messages that arrive.
     """
 
-    user: Float[np.ndarray, "N"]
-    cost: Float[np.ndarray, "N"]
-    gain: Float[np.ndarray, "N"]
+    user: Float[np.ndarray, "*batch"]
+    cost: Float[np.ndarray, "*batch"]
+    gain: Float[np.ndarray, "*batch"]
     certificate: exact.Certificate
+
+    _code: ClassVar[str | None] = None
+
+    def _headline(self) -> dict[str, Any]:
+        return {"user": self.user, "cost": self.cost, "gain": self.gain}
+
+    @property
+    def ok(self) -> Any:
+        """[N] whether no deviation is known to gain more than the tolerance."""
+        return self.certificate.ok
+
+    @property
+    def result_names(self) -> Any:
+        """[N] the names of the codes of the certificate."""
+        return self.certificate.result_names
 
 
 def evaluate(
@@ -55,21 +70,39 @@ def evaluate(
     start=None,
     progress=None,
 ) -> Evaluation:
-    """Certified equilibria of `games` [N] under a mechanism with given parameters.
+    """Certified equilibria of games under a mechanism with given parameters.
 
-    mechanism: None for the games as they are.
-    params: the mechanism's parameters, such as `Tuned.params`.
-    solver: finds the smoothed equilibria.
-    smooth: whether to certify the smoothed equilibrium itself; otherwise `solve` goes on from it to an equilibrium of
-        agents that are not smoothed (not with a channel, where the smoothed equilibrium is kept).
-    start: schemes to start from; random by default.
-    progress: as in `solve`.
-    Raises `ValueError` that names the argument and the rule.
+    Args:
+        games: [N] games.
+        protocol: how the user talks to the agents.
+        user: how the user acts.
+        mechanism: None for the games as they are.
+        params: the mechanism's parameters, such as `Tuned.params`.
+        solver: finds the smoothed equilibria.
+        key: a jax key or an integer seed, from which the starts are drawn.
+        smooth: whether to certify the smoothed equilibrium itself; otherwise `solve` goes on from it to an equilibrium
+            of agents that are not smoothed (not with a channel, where the smoothed equilibrium is kept).
+        start: [N, K, XB, M] schemes to start from; random by default.
+        progress: as in `solve`.
+
+    Returns:
+        Fields user [N], the user's value in the equilibrium that was found; cost [N] of the mechanism; gain [N], an
+        upper bound of the largest deviation gain as a share of the payoff range; and certificate, a `Certificate`.
+
+    Raises:
+        ValueError: names the argument and the rule.
+
+    Example:
+        >>> setting = em.catalog.two_users(), em.Pooled(), em.QuantalUser(5.0)
+        >>> em.evaluate(*setting, None, None, em.SmoothPlay(10.0), key=0).user.shape
+        (2,)
+
+    Source: section 6.8 of docs/model.md.
     """
     games, protocol, user, mechanism, params, solver = on_host(
         games=games, protocol=protocol, user=user, mechanism=mechanism, params=params, solver=solver
     )
-    key, smooth, progress = on_host(key=as_key(key), smooth=smooth, progress=progress)
+    key, smooth, progress, start = on_host(key=as_key(key), smooth=smooth, progress=progress, start=start)
     start = None if start is None else check_schemes(games, start, field="start")
     if mechanism is not None:
         mechanism.check_params(params)
@@ -84,7 +117,7 @@ def evaluate(
             cost = np.broadcast_to(np.asarray(mechanism.cost(params, here), np.float64), games.batch_shape)
             under = mechanism.apply(params, here, protocol, user)
     schemes = _smooth(*under, solver, key, start)
-    through = isinstance(under[1], Channel)
+    through = mechanism is not None and mechanism.has_channel
     if smooth or through:
         if through and mechanism is not None:
             schemes, under = np.asarray(mechanism.arrives(params, schemes), np.float64), (under[0], protocol, under[2])

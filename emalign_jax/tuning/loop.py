@@ -4,29 +4,32 @@ equilibria."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from emalign_jax.equilibrium.solver import check_sizes, solve
 from emalign_jax.games.game import Game
-from emalign_jax.internal.arguments import integer
+from emalign_jax.internal.arguments import boolean, integer
 from emalign_jax.internal.validation import as_key, on_host
 from emalign_jax.internal.xla import update_of
 from emalign_jax.mechanisms import AbstractMechanism
 from emalign_jax.play import Implicit, SmoothPlay, Unrolled
 from emalign_jax.play.differentiable import starts_of
 from emalign_jax.protocols import AbstractProtocol
-from emalign_jax.result import Derivative
+from emalign_jax.result import Batched, Derivative, display
 from emalign_jax.tuning.objectives import Objective
 from emalign_jax.tuning.problem import Problem, make_problem, score, settle
 from emalign_jax.tuning.restarts import Player, choose, draw, play_everywhere, polish, screen
 from emalign_jax.users.base import AbstractUser
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Newton steps from the last equilibrium; the derivative takes one more.
 WARM_NEWTON = 1
@@ -37,25 +40,57 @@ REFRESH = 20
 HISTORY = ("objective", "value", "cost", "trusted", "skipped")
 
 
-class Tuned(NamedTuple):
-    """The result of `tune`.
+class Tuned(Batched):
+    """The best parameters that `tune` found, and how it found them.
 
-    params:  the best parameters, a tree like the mechanism's `init`.
-    values:  the quantities that they stand for, by name (`describe` of the mechanism).
-    history: arrays [steps, restarts] by name: "objective" before each step (a game whose equilibrium was not reached
-             counts with its last value), "value" the user's mean value, "cost", "trusted" the share of games and starts
-             whose derivative was trusted, "skipped" 1 where the gradient was not finite and no step was taken.
-    schemes: [S, N, K, rows, M] smoothed equilibria under `params` from S starts.
-    derivative:  [S, N] the `Derivative` of each.
-    skipped: number of steps that were not taken, over all restarts.
+    `len`, iteration and indices go along the games of `schemes` and `derivative`; the rest is of all of them together.
+
+    Attributes:
+        params: the best parameters, a tree like the mechanism's `init`.
+        values: the quantities that they stand for, by name (`describe` of the mechanism).
+        history: arrays [steps, restarts] by name: "objective" before each step (a game whose equilibrium was not
+            reached counts with its last value), "value" the user's mean value, "cost", "trusted" the share of games and
+            starts whose derivative was trusted, "skipped" 1 where the gradient was not finite and no step was taken.
+        schemes: [S, N, K, rows, M] smoothed equilibria under `params` from S starts.
+        derivative: [S, N] the `Derivative` of each.
+        skipped: number of steps that were not taken, over all restarts.
+
+    Example:
+        >>> setting = em.catalog.two_users(), em.Pooled(), em.QuantalUser(5.0), em.mechanisms.UserPrecision()
+        >>> tuned = em.tune(*setting, key=0, steps=2)
+        >>> tuned.history["objective"].shape, tuned.schemes.shape[:3]
+        ((2, 1), (1, 2, 2))
     """
 
     params: Any
     values: dict[str, np.ndarray]
-    history: dict[str, Float[np.ndarray, "steps R"]]
-    schemes: jax.Array
-    derivative: np.ndarray
+    history: dict[str, Any]
+    schemes: Float[jax.Array, "S *batch K rows M"]
+    derivative: Int[np.ndarray, "S *batch"]
     skipped: int
+
+    _code: ClassVar[str | None] = "derivative"
+
+    def _headline(self) -> dict[str, Any]:
+        objective = np.asarray(self.history["objective"])
+        said = " to ".join(display.number(row.max()) for row in (objective[0], objective[-1]))
+        return {"steps": len(objective), "objective": said} | dict(list(self.values.items())[:2])
+
+    def to_pandas(self, *, long: bool = False) -> pd.DataFrame:
+        """A pandas table of the history, a row a step and restart.
+
+        Columns: step, restart, objective, value, cost, trusted, skipped.
+
+        Args:
+            long: a row a step, restart and quantity, with its name and its number.
+        """
+        import pandas as pd
+
+        boolean("long", long)
+        steps, restarts = next(iter(self.history.values())).shape
+        index = {"step": np.repeat(np.arange(steps), restarts), "restart": np.tile(np.arange(restarts), steps)}
+        rows = pd.DataFrame(index | {name: x.reshape(-1) for name, x in self.history.items()})
+        return rows.melt(id_vars=list(index), var_name="quantity", value_name="number") if long else rows
 
 
 class Plan(NamedTuple):
@@ -139,23 +174,49 @@ def tune(
     differentiation: Implicit | Unrolled | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Tuned:
-    """Tune the parameters of `mechanism` for the objective of the smoothed equilibria, less the mean cost.
+    """Tune the parameters of a mechanism by gradients through smoothed equilibria.
 
-    games:         a batch [N].
-    solver:        finds the first equilibria; later searches start from the last equilibria with few steps.
-    starts, restarts, draws, polish, finalists: how widely to search, see `Plan`.
-    steps:         number of gradient steps.
-    learning_rate: of Adam, falling to a tenth along a cosine; not used if `optimizer` is given.
-    params:        the parameters to start from; by default the mechanism's `init`.
-    progress:      called with (steps done, objective).
+    The goal is the objective of the user's values, less the mean cost. A game whose derivative cannot be trusted does
+    not count in that step, and no step is taken along a gradient that is not finite. Values may jump where equilibria
+    change, so the best parameters on the way are kept rather than the last ones. Restarts are compared by new
+    equilibria, from the same starts for all. Everything is computed in the session's float type. The result is about
+    smoothed equilibria; `evaluate` certifies equilibria under the parameters.
 
-    A game whose derivative cannot be trusted does not count in that step, and no step is taken along a gradient that is
-    not finite. Values may jump where equilibria change, so the best parameters on the way are kept rather than the last
-    ones. Restarts are compared by new equilibria, from the same starts for all. Everything is computed in the session's
-    float type. The result is about smoothed equilibria; `evaluate` certifies equilibria under the parameters.
-    Raises `ValueError` that names the argument and the rule.
+    Args:
+        games: [N] games.
+        protocol: how the user talks to the agents.
+        user: how the user acts.
+        mechanism: whose parameters are tuned.
+        objective: by default the mean over games and starts.
+        solver: finds the first equilibria; later searches start from the last equilibria with few steps.
+        key: a jax key or an integer seed.
+        starts: number of equilibria of each game, from random schemes.
+        restarts: number of points that gradients move: the mechanism's `init` (or `params`) and random ones.
+        draws: number of points drawn; the best of them, by their first equilibria, are the restarts (separately for
+            each game if all parameters are per game). None: as many as restarts.
+        polish: number of points tried near the best one at the end, because values jump where gradients do not see it.
+            None: half as many as draws, but 0 if all parameters are per game or draws is 1.
+        finalists: number of points compared by certified equilibria at the end; with 1, the best by smoothed ones is
+            taken.
+        steps: number of gradient steps.
+        learning_rate: of Adam, falling to a tenth along a cosine; not used if `optimizer` is given.
+        params: the parameters to start from; by default the mechanism's `init`.
+        optimizer: an optax transformation.
+        differentiation: `Implicit()` (the default) or `Unrolled()`.
+        progress: called with (steps done, objective).
 
-    Example: `em.tune(games, em.Pooled(), em.QuantalUser(5.0), em.mechanisms.UserPrecision(), key=0)`
+    Returns:
+        `Tuned`.
+
+    Raises:
+        ValueError: names the argument and the rule.
+
+    Example:
+        >>> setting = em.catalog.two_users(), em.Pooled(), em.QuantalUser(5.0), em.mechanisms.UserPrecision()
+        >>> 0.5 < float(em.tune(*setting, key=0, steps=2).values["precision"]) < 50
+        True
+
+    Source: section 6.8 of docs/model.md.
     """
     games, protocol, user, mechanism, objective, solver = on_host(
         games=games, protocol=protocol, user=user, mechanism=mechanism, objective=objective, solver=solver

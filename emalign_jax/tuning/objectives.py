@@ -11,24 +11,33 @@ from emalign_jax.games.game import Array
 from emalign_jax.internal import validation
 from emalign_jax.internal.arguments import choice, number
 from emalign_jax.internal.validation import setting
+from emalign_jax.result import display
 
 OVER_GAMES = ("mean", "quantile", "cvar")
 OVER_STARTS = ("mean", "worst")
 
 
 class Objective(eqx.Module):
-    """The objective of tuning.
+    """The objective of tuning: one number from the user's value in each game and start.
 
-    over_starts: "mean" or "worst", over the starts of each game.
-    over_games:  "mean", "quantile", or "cvar", the mean over the worst share of games.
-    level:       in (0, 1): the quantile, or the share of games of "cvar"; not used by "mean".
+    Args:
+        over_games: "mean", "quantile", or "cvar", the mean over the worst share of games.
+        level: in (0, 1): the quantile, or the share of games of "cvar"; not used by "mean".
+        over_starts: "mean" or "worst", over the starts of each game.
 
-    Example: `em.Objective("cvar", level=0.2)`
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> values = jnp.arange(10.0)[None]  # [S, N] of one start and ten games
+        >>> round(float(em.Objective("cvar", level=0.2)(values, values >= 0)), 3)
+        0.5
     """
 
     over_games: str = setting("over_games", "mean", choice, OVER_GAMES)
     level: float = setting("level", 0.1, number, "a number strictly between 0 and 1", lambda x: 0 < x < 1)
     over_starts: str = setting("over_starts", "mean", choice, OVER_STARTS)
+    __repr__ = display.written
 
     def __call__(self, values: Float[Array, "S N"], counted: Bool[Array, "S N"]) -> Float[Array, ""]:
         """The objective of the values that are counted; 0 if none is. The others may be NaN."""

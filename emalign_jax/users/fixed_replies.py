@@ -1,4 +1,4 @@
-"""A user that replies in a conversation by a fixed rule: the non-strategic user of the paper."""
+"""A user that replies in a conversation by a fixed rule: the non-strategic user of arXiv 2509.15090."""
 
 from __future__ import annotations
 
@@ -23,20 +23,29 @@ GIVEN = "given"
 
 
 class FixedReplies(AbstractUser):
-    """Replies by a given rule, whatever the agents have committed to; acts as another user does.
+    """A user that replies by a given rule, whatever the agents have committed to, and acts as another user does.
 
-    rule:   "babbling"   every reply is equally likely.
-            "truthful"   x_A is reported to every agent, digit by digit in base Q, the last digits in the last rounds;
-                         needs Q^(R-1) >= XA.
-            "questions"  one of at most Q^(R-1) questions is reported. A question is the list of the best actions at
-                         each x_B for some x_A. Another x_A that acted on its answer would lose something. Questions
-                         are chosen greedily, so that the losses of all x_A, each with the question by which it loses
-                         least, add up to the least; each x_A reports this question.
-            or an array [..., XA, nodes, q]: the probability of each of the q joint replies at each reply node. Nodes
-                         are in the order of `Tree.first_reply`, round by round.
-    acting: the user by which the final action is taken.
+    Args:
+        rule: the name of a rule, or an array [..., XA, nodes, q], the probability of each of the q joint replies at
+            each reply node, in the order of `Tree.first_reply`, round by round. Names are: "babbling": every reply is
+            equally likely; "truthful": x_A is reported to every agent, digit by digit in base Q, the last digits in the
+            last rounds (needs Q^(R-1) >= XA); "questions": one of at most Q^(R-1) questions is reported. A question is
+            the list of the best actions at each x_B for some x_A; another x_A that acted on its answer would lose
+            something. Questions are chosen greedily, so that the losses of all x_A, each with the question by which it
+            loses least, add up to the least; each x_A reports this question.
+        acting: the user by which the final action is taken.
 
-    Example: `em.FixedReplies("questions", em.RationalUser())`
+    Raises:
+        ValueError: names the field and the rule; for a rule that does not fit the conversation, when it is used.
+
+    Example:
+        >>> game, protocol = em.catalog.what_to_ask(bits=2), em.Conversation(rounds=2, replies=2)
+        >>> user = em.FixedReplies("truthful", em.RationalUser())
+        >>> silent = em.no_information(1, protocol.rows(game, 2), 2)
+        >>> float(em.payoffs(game, silent, protocol, user).user)
+        0.5
+
+    Source: section 3.3 of docs/model.md.
     """
 
     actor: AbstractUser
@@ -86,6 +95,7 @@ class FixedReplies(AbstractUser):
 
     @property
     def is_smooth(self):
+        """Whether the final action is differentiable."""
         return self.acting.is_smooth
 
     @property
@@ -109,7 +119,14 @@ class FixedReplies(AbstractUser):
         return lambda options, favour: jnp.broadcast_to(jnp.asarray(given, options.value.dtype), options.value.shape)
 
     def reply_distribution(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA nodes q"]:
-        """P(joint reply) in round r; xp: numpy or jax.numpy."""
+        """The probability of each joint reply at each reply node of a round.
+
+        Args:
+            game: one game.
+            tree: of the conversation.
+            r: the round, from 0.
+            xp: numpy or jax.numpy.
+        """
         nodes = tree.reply_nodes(r)
         if self.given is not None:
             at = tree.first_reply(r)
@@ -119,8 +136,10 @@ class FixedReplies(AbstractUser):
         return xp.broadcast_to(joint[:, None], (len(joint), nodes, tree.joint_replies))
 
     def word_distribution(self, game: ReducedGame, tree: Tree, r: int, xp) -> Float[Array, "XA Q"]:
-        """P(word) in round r of a rule with a name, whatever was said before. Where each agent gets a word of its own,
-        these are independent given x_A."""
+        """The probability of each reply in a round by a rule with a name, whatever was said before.
+
+        Replies to different agents are independent given x_A. Arguments as of `reply_distribution`.
+        """
         XA = game.mass.shape[0]
         if self.rule == "babbling":
             return xp.full((XA, tree.replies), 1 / tree.replies)

@@ -28,7 +28,24 @@ LARGEST_WEIGHT = 1e6
 
 
 class AbstractPerception(AbstractUser):
-    """A user who acts as another one does, on beliefs that it misreads."""
+    """A user who acts as another one does, on beliefs that it misreads.
+
+    A new one is a subclass with a field `user` and the method `believed_prior`.
+
+    Args:
+        user: how the user acts.
+
+    Example:
+        >>> class Unsure(em.AbstractPerception):
+        ...     user: em.AbstractUser
+        ...     def believed_prior(self, prior, xp):  # half way to the uniform distribution
+        ...         return (prior + prior.mean(axis=(-3, -2, -1), keepdims=True)) / 2
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> float(em.certify(game, honest, em.Selection(), Unsure(em.RationalUser())).user)
+        1.0
+
+    Source: section 11 of docs/model.md.
+    """
 
     user: eqx.AbstractVar[AbstractUser]
 
@@ -57,6 +74,7 @@ class AbstractPerception(AbstractUser):
 
     @property
     def is_smooth(self):
+        """Whether responses are differentiable."""
         return self.user.is_smooth
 
     @property
@@ -90,16 +108,27 @@ class AbstractPerception(AbstractUser):
 
 
 class Conservative(AbstractPerception):
-    """A user who moves too little, or too far, from what it would believe without messages: after a message the
-    expected utility of an action is weight * E[u(a) | x_A, message] + (1 - weight) * E[u(a) | x_A].
+    """A user who moves too little, or too far, from what it would believe without messages.
 
-    user:   how the user acts, any user
-    weight: from 0 to 1e6; below 1 the user under-reacts, above 1 it over-reacts. A scalar or an array over the batch.
-    Raises `ValueError` that names the field.
+    After a message the expected utility of an action is
+    weight * E[u(a) | x_A, message] + (1 - weight) * E[u(a) | x_A].
 
-    Example: `em.certify(games, schemes, em.Selection(), em.Conservative(em.RationalUser(), 0.5))`
+    Args:
+        user: how the user acts, any user.
+        weight: from 0 to 1e6; below 1 the user under-reacts, above 1 it over-reacts. A scalar or an array over the
+            batch.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> user = em.Conservative(em.RationalUser(), weight=0.2)  # acquits, as .2 * 1 + .8 * .3 < 1/2
+        >>> round(float(em.certify(game, honest, em.Selection(), user).user), 3)
+        0.7
+
     Source: Edwards, Conservatism in human information processing, 1968; Benjamin, Errors in probabilistic reasoning and
-    judgment biases, 2019.
+    judgment biases, 2019; section 11 of docs/model.md.
     """
 
     user: AbstractUser
@@ -126,14 +155,24 @@ class Conservative(AbstractPerception):
 
 
 class BaseRateNeglect(AbstractPerception):
-    """A user whose own prior of the outcomes leans to the uniform one; how x_A and x_B depend on the outcome it knows.
+    """A user whose own prior of the outcomes leans to the uniform one.
 
-    user:    how the user acts, any user
-    neglect: from 0 (the prior of the games) to 1 (all outcomes that can happen are equally likely). A scalar or an
-             array over the batch.
-    Raises `ValueError` that names the field.
+    How x_A and x_B depend on the outcome it knows.
 
-    Example: `em.certify(games, schemes, em.Selection(), em.BaseRateNeglect(em.RationalUser(), 0.5))`
+    Args:
+        user: how the user acts, any user.
+        neglect: from 0 (the prior of the games) to 1 (all outcomes that can happen are equally likely). A scalar or an
+            array over the batch.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> game, silent = em.catalog.judge(), em.no_information(1, 2, 2)
+        >>> user = em.BaseRateNeglect(em.RationalUser("highest"), neglect=1.0)  # convicts: guilt seems to be as likely
+        >>> round(float(em.certify(game, silent, em.Selection(), user).user), 3)
+        0.3
+
     Source: Kahneman and Tversky, On the psychology of prediction, 1973; section 11 of docs/model.md.
     """
 
@@ -157,13 +196,22 @@ class BaseRateNeglect(AbstractPerception):
 class SubjectivePrior(AbstractPerception):
     """A user with a prior of its own, which agents and games do not share.
 
-    user:  how the user acts, any user that does not misread beliefs in another way: write
-           Conservative(SubjectivePrior(...), weight) for both
-    prior: [..., XA, XB, Y] the joint distribution that the user believes in, non-negative, with sum 1, and positive at
-           every (x_A, x_B) that can happen: at least 1e-6 times the prior of the games there
-    Raises `ValueError` that names the field, and when it is used with games that it does not fit.
+    Args:
+        user: how the user acts, any user that does not misread beliefs in another way: write
+            `Conservative(SubjectivePrior(...), weight)` for both.
+        prior: [..., XA, XB, Y] the joint distribution that the user believes in, non-negative, with sum 1, and positive
+            at every (x_A, x_B) that can happen: at least 1e-6 times the prior of the games there.
 
-    Example: `em.payoffs(game, schemes, em.Pooled(), em.SubjectivePrior(em.QuantalUser(5.0), [[[0.5, 0], [0, 0.5]]]))`
+    Raises:
+        ValueError: names the field and the rule, and when it is used with games that it does not fit.
+
+    Example:
+        >>> game, silent = em.catalog.judge(), em.no_information(1, 2, 2)
+        >>> user = em.SubjectivePrior(em.RationalUser(), [[[0.2, 0.0], [0.0, 0.8]]])
+        >>> round(float(em.certify(game, silent, em.Selection(), user).user), 3)  # convicts
+        0.3
+
+    Source: section 11 of docs/model.md.
     """
 
     user: AbstractUser

@@ -12,10 +12,20 @@ from emalign_jax.users.base import AbstractUser
 
 
 class QuantalUser(AbstractUser):
-    """Plays action a with probability proportional to exp(precision * E[u(a)]) (section 3.2 of docs/model.md).
+    """Plays action a with probability proportional to exp(precision * E[u(a)]).
 
-    precision: > 0, finite, in units of 1 / utility; a scalar or an array over the batch of games.
-    Raises `ValueError` for a precision that is not finite and positive.
+    Args:
+        precision: > 0, finite, in units of 1 / utility; a scalar or an array over the batch of games.
+
+    Raises:
+        ValueError: for a precision that is not finite and positive.
+
+    Example:
+        >>> options = em.Options(jnp.log(jnp.array([1.0, 3.0])), None)
+        >>> [round(float(chance), 3) for chance in em.QuantalUser(1.0).respond(options, None)]
+        [0.25, 0.75]
+
+    Source: section 3.2 of docs/model.md; McKelvey and Palfrey, Quantal response equilibria for normal form games, 1995.
     """
 
     name = "quantal"

@@ -17,17 +17,29 @@ TIES = ("agents", "lowest", "highest", "uniform")
 
 
 class RationalUser(AbstractUser):
-    """Plays a best action. The tie rule is explicit because optimal persuasion sits on ties (section 3.1 of
-    docs/model.md).
+    """Plays a best action, with ties broken by an explicit rule.
 
-    ties: "agents"   the best action for the selected agent, or in Pooled and conversations for the agent whose payoff
-                     is computed; among actions that are tied for the agent too, the lowest index
-          "lowest"   the lowest index
-          "highest"  the highest index
-          "uniform"  all best actions with equal probability
-    tolerance: in [0, 1); two actions are tied within this share of what they differ by (section 4.4 of docs/model.md).
-        The default, 1e-7, covers schemes that were rounded to float32. Computations in float32 use 8 units of rounding,
-        1e-6, if that is more.
+    Optimal persuasion makes the user exactly indifferent, so that ties are common.
+
+    Args:
+        ties: "agents": the best action for the selected agent, or in Pooled and conversations for the agent whose
+            payoff is computed, and among actions that are tied for the agent too, the lowest index; "lowest": the
+            lowest index; "highest": the highest index; "uniform": all best actions with equal probability.
+        tolerance: in [0, 1); two actions are tied within this share of what they differ by (section 4.4 of
+            docs/model.md). The default, 1e-7, covers schemes that were rounded to float32. Computations in float32 use
+            8 units of rounding, 1e-6, if that is more.
+
+    Raises:
+        ValueError: names the field and the rule.
+
+    Example:
+        >>> game, silent = em.catalog.judge(prior=0.5), em.no_information(1, 2, 2)
+        >>> def convicted(ties):  # how often, if both verdicts are as good
+        ...     return float(em.certify(game, silent, em.Selection(), em.RationalUser(ties)).agents[0])
+        >>> [convicted(ties) for ties in ("agents", "lowest", "uniform")]
+        [1.0, 0.0, 0.5]
+
+    Source: section 3.1 of docs/model.md.
     """
 
     name = "rational"
@@ -58,7 +70,7 @@ class RationalUser(AbstractUser):
         return (at[..., None] == xp.arange(A)).astype(dtype)
 
     def best(self, options: Options | None, among: Any = None, xp=np) -> Any:
-        """[..., A]: whether each option is among the best, within the tolerance, of those in `among`."""
+        """Whether each option is among the best, within the tolerance, of those in `among`; [..., A]."""
         if options is None or options.advantage is None:
             raise ValueError(
                 "options: RationalUser compares actions pairwise; give `respond` Options with `advantage`, as "
@@ -71,6 +83,10 @@ class RationalUser(AbstractUser):
         best = good.all(-1) if among is None else good.all(-1) & among
         # Rounding may leave no option that is as good as all the others; then the largest value decides.
         return xp.where(best.any(-1, keepdims=True), best, value == value.max(-1, keepdims=True))
+
+    @property
+    def obeys(self):
+        return type(self) is RationalUser  # A subclass may respond otherwise.
 
     @property
     def most_forgone(self):

@@ -14,14 +14,24 @@ from emalign_jax.users.base import AbstractUser
 
 
 class SparsemaxUser(AbstractUser):
-    """Plays the distribution nearest to precision * E[u(a)]: sparsemax (Martins and Astudillo, ICML 2016), the
-    regularised best response with a quadratic cost, p = argmax_p <p, E[u]> - |p|^2 / (2 precision).
+    """Plays the distribution that is nearest to precision * E[u(a)]: sparsemax.
 
-    precision: > 0, per unit of utility; a scalar or an array over the batch. Actions that fall short of the best by
-        1 / precision or more are never taken.
-    Raises `ValueError` for a precision that is not finite and positive.
+    It is the regularised best response with a quadratic cost, the p that maximises
+    `<p, E[u]> - |p|^2 / (2 precision)`.
 
-    Example: `em.solve(games, em.Pooled(), em.SparsemaxUser(5.0), key=0)`
+    Args:
+        precision: > 0, in units of 1 / utility; a scalar or an array over the batch of games. Actions that fall short
+            of the best by 1 / precision or more are never taken.
+
+    Raises:
+        ValueError: for a precision that is not finite and positive.
+
+    Example:
+        >>> options = em.Options(jnp.array([0.0, 0.5]), None)
+        >>> [round(float(chance), 3) for chance in em.SparsemaxUser(2.0).respond(options, None)]
+        [0.0, 1.0]
+
+    Source: Martins and Astudillo, From softmax to sparsemax, ICML 2016.
     """
 
     name = "sparsemax"

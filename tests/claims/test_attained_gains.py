@@ -128,10 +128,11 @@ def check_lower_bounds(game, protocol, user, rng):
 
 
 def cost(name):
-    """Conversations take half a minute each."""
-    if "round" not in name and "soft" not in name:
+    """Conversations take half a minute each, quantal users ten seconds."""
+    if name in ("Selection, rational", "Pooled, rational", "Comparison of one, rational"):
         return ()
-    return pytest.mark.slow if name in ("one round, rational", "two rounds, quantal") else pytest.mark.nightly
+    often = "round" not in name and "soft" not in name
+    return pytest.mark.slow if often or name in ("one round, rational", "two rounds, quantal") else pytest.mark.nightly
 
 
 @pytest.mark.parametrize("seed", [4, *(pytest.param(n, marks=pytest.mark.nightly) for n in (5, 14, 15))])

@@ -73,7 +73,8 @@ def test_batches_are_many_single_games(name):
 def test_no_game_has_no_smooth_equilibrium():
     solver = em.SmoothPlay(5.0, steps=2, settle=0, newton=1)
     found = em.solve(games(0), POOLED, QUANTAL, solver, start=SCHEMES, differentiation=em.Implicit())
-    assert [x.shape for x in found[:4]] == [(0, 2, 2, 2), (0,), (0, 2), (0,)]
+    arrays = found.schemes, found.user, found.agents, found.result
+    assert [x.shape for x in arrays] == [(0, 2, 2, 2), (0,), (0, 2), (0,)]
 
 
 @pytest.mark.slow

@@ -53,8 +53,11 @@ def test_search_on_hard_cases(K):
         assert not claims.violations(found), where
 
 
-@pytest.mark.parametrize("XA", [1, 2])
-@pytest.mark.parametrize("K", [1, 2, *(pytest.param(K, marks=pytest.mark.nightly) for K in (3, 5))])
+SLOW, LATER = pytest.mark.slow, pytest.mark.nightly
+
+
+@pytest.mark.parametrize("XA", [pytest.param(1, marks=SLOW), 2])
+@pytest.mark.parametrize("K", [pytest.param(1, marks=SLOW), 2, *(pytest.param(K, marks=LATER) for K in (3, 5))])
 def test_random_games_in_selection(K, XA):
     games = claims.all_families(jax.random.key(K), 10, agents=K, states=3, actions=3, user_features=XA)
     for where, found in claims.check_selection(games, jax.random.key(0), np.random.default_rng(3), search=False):
@@ -97,9 +100,6 @@ def test_hard_random_games(make, monkeypatch):
     """Every kind of small stake, and of indifference, for every player."""
     monkeypatch.setattr(claims, "SHAPES", claims.SHAPES[:1])
     no_violations(claims.check_hard(make, np.random.default_rng(6), 16))
-
-
-LATER = pytest.mark.nightly
 
 
 @pytest.mark.slow

@@ -322,7 +322,7 @@ def full_revelation():
 def wrong_by(field, step):
     """The claims that a tampered certificate of full revelation breaks."""
     games, schemes, certificate, stable = full_revelation()
-    wrong = certificate._replace(**{field: getattr(certificate, field) + step})
+    wrong = certificate.replace(**{field: getattr(certificate, field) + step})
     return broken(claims.selection_claims(games, schemes, wrong, stable, "full revelation"))
 
 
@@ -360,7 +360,7 @@ def test_the_claims_see_a_wrong_coverage(field, monkeypatch):
 
         def tampered(*arguments, step=step, **options):
             right = coverage(*arguments, **options)
-            return right._replace(**{field: np.maximum(getattr(right, field) + step, 0)})
+            return right.replace(**{field: np.maximum(getattr(right, field) + step, 0)})
 
         monkeypatch.setattr(em, "coverage", tampered)
         assert claims.violations(claims.game_claims(games, found)), step
@@ -384,7 +384,7 @@ def test_the_claims_see_what_depends_on_units(monkeypatch):
     profiles = {"random": rng.dirichlet(np.ones(4), (6, 2, 3))}
     assert not all_broken(claims_same.unit_claims(np.random.default_rng(1), games, profiles))
     # each field has a claim of its own, so that all of them are tampered with at once
-    change = lambda found: found._replace(**{name: getattr(found, name) + 1e-6 for name in fields})  # noqa: E731
+    change = lambda found: found.replace(**{name: getattr(found, name) + 1e-6 for name in fields})  # noqa: E731
     monkeypatch.setattr(em, "certify", tampered(em.certify, change))
     seen = all_broken(claims_same.unit_claims(np.random.default_rng(1), games, profiles))
     assert {*fields[:-1], "normalised value"} <= seen
@@ -400,7 +400,7 @@ def test_the_claims_see_a_verdict_that_depends_on_units(name, monkeypatch):
     def of_size(games, *arguments, **options):
         found = right(games, *arguments, **options)
         large = np.ptp(games.user_utility, axis=(1, 2)) > 1e3
-        return found._replace(result=np.where(large, em.Result.FAILED, found.result))
+        return found.replace(result=np.where(large, em.Result.FAILED, found.result))
 
     right = getattr(em, name)
     monkeypatch.setattr(em, name, of_size)
@@ -424,7 +424,7 @@ def test_the_claims_see_utilities_of_impossible_outcomes(monkeypatch):
 def test_the_claims_see_an_open_bracket(ties, monkeypatch):
     rng = np.random.default_rng(3)
     games = claims_games.whole(rng, 4, claims_games.Size())
-    wider = lambda found: found._replace(gain_upper=found.gain_upper + 1e-5 * found.payoff_range)  # noqa: E731
+    wider = lambda found: found.replace(gain_upper=found.gain_upper + 1e-5 * found.payoff_range)  # noqa: E731
     monkeypatch.setattr(em, "certify", tampered(em.certify, wider))
     assert "brackets within 1e-6" in all_broken(claims.check_brackets(rng, games, em.RationalUser(ties)))
 
@@ -445,7 +445,7 @@ def test_the_claims_see_another_tie_rule(ties, monkeypatch):
 @pytest.mark.slow
 def test_the_claims_see_a_gain_that_is_too_small(monkeypatch):
     rng = np.random.default_rng(5)
-    smaller = lambda found: found._replace(gain_upper=0.9 * found.gain_upper, gain_lower=0.9 * found.gain_lower)  # noqa: E731
+    smaller = lambda found: found.replace(gain_upper=0.9 * found.gain_upper, gain_lower=0.9 * found.gain_lower)  # noqa: E731
     monkeypatch.setattr(em, "certify", tampered(em.certify, smaller))
     found = claims_whole.whole_claims(
         rng, 6, features=2, actions=3, user_features=1, protocol=em.Selection(), ties="agents", certified=8

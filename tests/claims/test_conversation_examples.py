@@ -10,7 +10,9 @@ import pytest
 import emalign_jax as em
 from emalign_jax.games import catalog
 
-ATOL = 1e-5  # float32 in one of the two modes; numbers up to 10
+pytestmark = pytest.mark.host_only  # what float32 changes is in tests/protocols/test_conversation.py
+
+ATOL = 1e-5  # numbers up to 10
 RATIONAL = em.RationalUser()
 
 
@@ -205,6 +207,7 @@ def test_bits_by_hand(bits):
     np.testing.assert_allclose(paid(game, [[asked]], protocol)[0], 1, atol=ATOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rounds", "replies", "value"),
     [(2, 3, 1), *(pytest.param(*case, marks=pytest.mark.nightly) for case in ((1, 3, 3 / 4), (2, 1, 5 / 6)))],

@@ -145,14 +145,61 @@ def calls():
         "stability": {"games": games},
         "transcript_tree": one | {"schemes": rules, "protocol": em.Conversation(2)},
         "tune": players | tuned | {"key": 0, "steps": 1},
+        "verify_proof": {"path": "none.json"},
         "worst_case": {"games": games},
+        "write_proof": {"path": "none.json", **one},
         "mechanisms.Several": {"mechanisms": (em.mechanisms.Reporting(),)},
     }
+    given |= {f"plot.{name}": call for name, call in figures(game, schemes).items()}
     return {name: given.get(name, {}) for name in PUBLIC}
 
 
+def figures(game, schemes):
+    """The calls of `em.plot`."""
+
+    def table(*names, **more):
+        return pd.DataFrame({name: [0.5, 0.6] for name in names} | more)
+
+    talk, player = em.Conversation(2), em.RationalUser()
+    games = table("normalised_value", "games.bias", agents=[1, 2])
+    errors = table(
+        "held_out", "held_out_low", "held_out_high", "in_sample", "no_agent", offset="none", method="simplex"
+    )
+    removed = table("error", "no_agent", "without_one", "without_five_lower", "without_five_upper")
+    arms = ("competition", "best", "average", "aligned", "over_best_low", "over_best_high", "strength")
+    curves = ("worst", "best_monopolist", "guarantee")
+    market = table(
+        *(f"normalised_{name}" for name in curves), "hull_error", "no_agent_error", resample=0, kind="subset"
+    )
+    history = {name: np.ones((2, 1)) for name in ("objective", "value", "cost", "trusted", "skipped")}
+    stability = em.stability(em.catalog.lobbying())
+    code = np.zeros(1, int)
+    steps = em.Trajectory(code + 1, code[None], np.ones((1, 1)), np.ones((1, 1, 2)), np.ones((1, 1, 2)), code[None])
+    return {
+        "agents_removed": {"left": removed},
+        "before_and_after": {"rows": table("user_before", "user_after")},
+        "beliefs": {"game": game},
+        "hull_curves": {"curves": errors.assign(agents=[1, 2])},
+        "market": {"found": em.market(game)},
+        "market_against_agents": {"rows": market.assign(agents=[1, 2])},
+        "panels": {"count": 1},
+        "phase_diagram": {"rows": games, "x": "games.bias", "y": "agents"},
+        "schemes": {"game": game, "schemes": schemes[:1]},
+        "stability_profile": {"found": stability},
+        "study": {"lines": table(*arms)},
+        "trajectory": {"solution": em.Solution(*[None] * 6, {}, None, steps), "game": 0},
+        "transcript_tree": {"game": game, "schemes": np.full((1, talk.rows(game, 2), 2), 0.5), "protocol": talk,
+                            "user": player},
+        "tuning": {"tuned": em.Tuned(None, {}, history, schemes, code, 0)},
+        "value_against": {"rows": games, "x": "agents"},
+        "value_against_agents": {"rows": games},
+        "value_over_games": {"rows": games},
+        "worst_equilibria": {"found": stability},
+    }  # fmt: skip
+
+
 def public():
-    modules = {"": em, "mechanisms.": em.mechanisms, "catalog.": em.catalog}
+    modules = {"": em, "mechanisms.": em.mechanisms, "catalog.": em.catalog, "plot.": em.plot}
     names = {f"{at}{name}": getattr(module, name) for at, module in modules.items() for name in _listed(module)}
     return {name: call for name, call in names.items() if callable(call) and name not in RESULTS | WRITERS}
 
@@ -182,6 +229,8 @@ def outcomes():
 def _outcome(call):
     try:
         call()
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close("all")
     except Exception as error:
         return type(error).__mro__[0].__name__, isinstance(error, ValueError | TypeError), str(error)
     return None

@@ -86,13 +86,16 @@ def grid(points):
 
 
 @pytest.mark.x64
+@pytest.mark.parametrize(
+    "which", [pytest.param(slice(1, 4), marks=pytest.mark.slow), slice(4, 5)], ids=["one way", "both ways"]
+)
 @pytest.mark.parametrize("user", [pytest.param(RATIONAL, marks=pytest.mark.slow), QUANTAL], ids=["rational", "quantal"])
-def test_payoffs_are_those_of_misread_posteriors(user):
+def test_payoffs_are_those_of_misread_posteriors(user, which):
     rng = np.random.default_rng(0)
     for seed in range(2):
         game = random_game(seed, XA=2)
         schemes = rng.dirichlet(np.ones(3), (2, 3))
-        for one in misreading(user, game, seed)[1:]:
+        for one in misreading(user, game, seed)[which]:
             got = em.payoffs(game, schemes, em.Pooled(), one)
             q = told(game, one, joint(schemes))
             expected = worth(game, q, game.user_utility), [worth(game, q, u) for u in game.agent_utilities]

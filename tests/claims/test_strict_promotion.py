@@ -128,6 +128,7 @@ def test_searched_best_responses(user, strict):
     assert np.isfinite(em.certify(games("float64"), RULES, CONVERSATION, USERS[user]).gain_lower).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("differentiation", [em.Implicit(), em.Unrolled(steps=4)], ids=["implicit", "unrolled"])
 @sessions
 @pytest.mark.parametrize(
@@ -173,6 +174,7 @@ def test_what_is_solved_together(name):
         assert not BATCHED[name](games("float64")).fallback.any()
 
 
+@pytest.mark.slow
 def test_drawing(strict):
     assert em.random_games(0, 3, information_worth=0.02).prior.shape == (3, 1, 4, 4)
     assert em.random_schemes(0, 2, 2, 2, 2).shape == (2, 2, 2, 2)

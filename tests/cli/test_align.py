@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from support.commands import refused
 
-from emalign_jax.report import hull_figure
+from emalign_jax.report.figures import hull
 
 pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
 
@@ -176,7 +176,7 @@ def test_a_failure_while_drawing_costs_no_result(run, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     save_long()
-    monkeypatch.setattr(hull_figure, "draw", full)
+    monkeypatch.setattr(hull, "draw", full)
     code, out, err = run("align", "t.csv", *FEWEST)
     assert code == 1
     assert "align-1" in out
@@ -266,9 +266,11 @@ def test_figures_hold_what_they_say(run, monkeypatch, tmp_path):
     none, constant, removed = (axis for part in drawn[0].subfigs for axis in part.axes)
     for axis, offset in ((none, "none"), (constant, "constant")):
         by_label = {line.get_label(): line.get_ydata() for line in axis.lines}
-        for label, method in hull_figure.NAMES.items():
-            np.testing.assert_allclose(by_label[method], lines[offset, label])
-        np.testing.assert_allclose(by_label["no agent"], curves.loc[(offset, "simplex"), "no_agent"])
+        for label, method in hull.METHODS.items():
+            np.testing.assert_allclose(by_label[method[0]], lines[offset, label])
+        np.testing.assert_allclose(
+            by_label["no agent (dashed lines: in-sample)"], curves.loc[(offset, "simplex"), "no_agent"]
+        )
         gain = curves.loc[(offset, "simplex", 4)]
         assert f"{gain['over_none']:.3g} [{gain['over_none_low']:.3g}, " in axis.get_title()
         assert axis.get_ylim() == none.get_ylim()

@@ -11,7 +11,7 @@ import emalign_jax as em
 
 SMALL = ["--count", "4", "--agents", "2", "--family", "noise"]
 
-pytestmark = pytest.mark.usefixtures("empty_directory")
+pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
 
 
 def bad_file(kind):

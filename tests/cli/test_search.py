@@ -298,7 +298,7 @@ def test_lps_done_again_are_counted(run, tmp_path, monkeypatch):
     def solve(*arguments, **options):
         found = em.solve(*arguments, **options)
         again = np.arange(found.user.size) % 2 == 1
-        return found._replace(certificate=found.certificate._replace(fallback=again))
+        return found.replace(certificate=found.certificate.replace(fallback=again))
 
     monkeypatch.setattr(block, "solve", solve)
     quick = ("search", *SMALL, "--set", "solver.method=best_responses")

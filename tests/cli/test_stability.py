@@ -7,7 +7,8 @@ import pytest
 from support.commands import refused
 
 import emalign_jax as em
-from emalign_jax.report import stability_figure
+from emalign_jax.report.figures import stability as figures
+from emalign_jax.report.look import Look
 
 pytestmark = [pytest.mark.usefixtures("empty_directory"), pytest.mark.host_only]
 
@@ -156,7 +157,7 @@ def test_a_failure_while_drawing_costs_no_result(run, tmp_path, monkeypatch):
 
     em.save_games("g.npz", em.catalog.judge())
     (tmp_path / "old.png").write_text("old")
-    monkeypatch.setattr(stability_figure, "draw", full)
+    monkeypatch.setattr(figures, "draw", full)
     for options in ([], ["--figure", "old.png", "--force"]):
         code, out, err = run("stability", "g.npz", *options)
         assert code == 1
@@ -204,17 +205,15 @@ def test_figures_hold_what_they_say():
     """A line a game up to six, a jump and isolated points among them; quantiles and steps beyond."""
     rows = []
     for game in (em.catalog.two_prosecutors(), em.catalog.pharma_market(), em.catalog.lobbying()):
-        rows += stability_figure.profiles(em.stability(game), len(game.agent_utilities), ["x"])
-    above, below = stability_figure.one_by_one(rows).axes
-    np.testing.assert_array_equal(above.lines[0].get_ydata(), [0, 0])
-    assert above.lines[1].get_ydata()[-1] > 0.05, "the line of the pharma market ends before its jump"
-    bars = [line.get_xdata() for line in below.lines]
-    np.testing.assert_allclose(bars[0], [0, 1], atol=1e-9)
-    assert [tuple(bar) for bar in bars[1:3]] == [(1, 1), (1,)]
-    many = stability_figure.profiles(em.stability(judges(5)), 2) + stability_figure.profiles(
-        em.stability(judges(5, 1)), 1
-    )
-    left, right = stability_figure.spread(many).axes
+        rows += figures.profiles(em.stability(game), ["x"])
+    (axis,) = figures.figure(rows, Look()).axes
+    one, bar, two, _, _, *dots = [line.get_xydata() for line in axis.lines[:7]]
+    np.testing.assert_array_equal(one[:, 1], [0, 0])
+    np.testing.assert_allclose(bar[:, 0], [0, 1], atol=1e-9)
+    assert two[-1, 1] > 0.05, "the line of the pharma market ends before its jump"
+    assert [tuple(dot[:, 0]) for dot in dots] == [(1, 1), (1,)]
+    many = figures.profiles(em.stability(judges(5))) + figures.profiles(em.stability(judges(5, 1)))
+    left, right = figures.figure(many, Look()).axes
     assert len(left.lines) == 4  # median and 90 % for two K
     # one prosecutor alone keeps 1 + p - v of 2 p: at V_full it loses p, half of its range
     np.testing.assert_allclose(left.lines[1].get_ydata()[[0, -1]], [0, 0.5], atol=1e-7)

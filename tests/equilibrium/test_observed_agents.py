@@ -70,6 +70,7 @@ def test_values_after_a_best_response(protocol, user):
             assert found.mean.gain_lower[k, i] < 1e-3
 
 
+@pytest.mark.slow
 def test_one_agent_in_many_games_and_many_agents_in_one():
     games = batch_of([random_game(seed) for seed in range(3)])
     counts = np.random.default_rng(3).integers(0, 9, (2, 3, 2))

@@ -245,7 +245,7 @@ def test_every_result_is_a_sentence():
 
 def test_progress_is_told():
     told = []
-    solve(make(4), progress=lambda *what: told.append(what))
+    solve(make(4), start="random", progress=lambda *what: told.append(what))
     stages = [stage for stage, *_ in told]
     assert stages[0] == "play"
     assert stages[-1] == "certify"
@@ -277,7 +277,7 @@ def test_stats_count_every_game_once():
     [
         ({"starts": 0}, r"^starts: expected an integer >= 1, got 0"),
         ({"messages": 0}, r"^messages: expected an integer >= 1, got 0"),
-        ({"key": None}, r"^key: random starts need one"),
+        ({"key": None, "start": "random"}, r"^key: random starts need one"),
         ({"key": None, "start": "monopolist", "starts": 2}, r"^key: random starts need one"),
         ({"start": "silent"}, r"^start: expected random or monopolist or an array of schemes, got 'silent'"),
         ({"start": np.ones((2, 3, 1))}, r"^start: expected shape \[\.\.\., K = 3, XB = 3, M\]"),

@@ -16,6 +16,18 @@ STARTS = np.random.default_rng(0).dirichlet(np.ones(4), (6, 3, 3))
 SHORT = em.GradientPlay(steps=60, chunk=30)
 
 
+class Still(em.AbstractSolver):
+    """Looks at the start, without any play to compile."""
+
+    tolerance: float | None = None
+
+    def rounds(self, search):
+        return 1
+
+    def improve(self, search, pending, attempt):
+        return search.examine(pending, em.FoundBy.START)
+
+
 def last(trajectory, column, before=1):
     """The last entry of a column, or the one so many places from the end."""
     at = np.maximum(trajectory.steps - before, 0)
@@ -23,13 +35,13 @@ def last(trajectory, column, before=1):
     return np.stack([values[k][at[k]] for k in range(len(at))])
 
 
-@pytest.mark.parametrize("protocol", [em.Selection(), em.Comparison(2)])
+@pytest.mark.parametrize("protocol", [em.Selection(), pytest.param(em.Comparison(2), marks=pytest.mark.slow)])
 def test_best_response_dynamics_end_at_the_solution(protocol):
     solver = em.BestResponseDynamics(steps=12, fresh_starts=0)
     plain = em.solve(GAMES, protocol, RATIONAL, solver, start=STARTS)
     found = em.solve(GAMES, protocol, RATIONAL, solver, start=STARTS, record=True)
-    for one, other in zip(jax.tree.leaves(plain[:6]), jax.tree.leaves(found[:6]), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for name in ("schemes", "user", "agents", "result", "found_by"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(found, name))
     assert plain.trajectory is None
     kept = found.trajectory
     assert (last(kept, "move") == em.Move.RETURNED).all()
@@ -52,7 +64,7 @@ def test_best_response_dynamics_end_at_the_solution(protocol):
 
 
 def test_the_holder_is_the_agent_whose_scheme_is_worth_most():
-    found = em.solve(GAMES, em.Selection(), RATIONAL, SHORT, start=STARTS, record=True, verify=False)
+    found = em.solve(GAMES, em.Selection(), RATIONAL, Still(), start=STARTS, record=True, verify=False)
     worth = [
         em.payoffs(
             em.Game(GAMES.prior, GAMES.user_utility, GAMES.agent_utilities[:, i : i + 1]), STARTS[:, i : i + 1],
@@ -62,7 +74,7 @@ def test_the_holder_is_the_agent_whose_scheme_is_worth_most():
     ]  # fmt: skip
     np.testing.assert_array_equal(found.trajectory.holder[:, 0], np.argmax(worth, 0))
     assert len(set(found.trajectory.holder[:, 0])) > 1
-    pooled = em.solve(GAMES, em.Pooled(), em.QuantalUser(5.0), SHORT, start=STARTS, record=True, verify=False)
+    pooled = em.solve(GAMES, em.Pooled(), RATIONAL, Still(), start=STARTS, record=True, verify=False)
     assert (pooled.trajectory.holder == -1).all()
 
 
@@ -72,11 +84,11 @@ def test_play_is_the_same_with_and_without_record(verify):
     options = {"key": 3, "messages": 3, "starts": 2, "verify": verify}
     plain = em.solve(games, *setting, **options)
     found = em.solve(games, *setting, **options, record=True)
-    for one, other in zip(jax.tree.leaves(plain[:6]), jax.tree.leaves(found[:6]), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for name in ("schemes", "user", "agents", "result", "found_by"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(found, name))
     kept = found.trajectory
     assert kept.user.shape[:2] == (2, 3)
-    rows = em.Trajectory(*(x.reshape(6, *x.shape[2:]) for x in kept))
+    rows = jax.tree.map(lambda x: x.reshape(6, *x.shape[2:]), kept)
     np.testing.assert_allclose(last(rows, "user"), found.user.ravel(), atol=1e-6)
     played = (rows.move == em.Move.PLAY).sum(1)
     # 60 steps, every tenth: 10, ..., 50, and the end where it is checked
@@ -85,6 +97,7 @@ def test_play_is_the_same_with_and_without_record(verify):
     assert np.isfinite(rows.relative_gain[rows.move == em.Move.RETURNED]).all() == verify
 
 
+@pytest.mark.slow
 def test_what_play_meets_leads_to_where_it_ends():
     """The last profile that is watched lies between the start and the end: a play of so many steps ends there."""
     games, setting = GAMES[:3], (em.Pooled(), em.QuantalUser(5.0))
@@ -170,6 +183,7 @@ def test_what_a_solver_of_ones_own_does_is_kept_too():
         np.testing.assert_allclose(found.trajectory.user[going, shift], paid.user[going], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_whom_the_user_picks_is_not_known_of_other_payoffs():
     class Last(em.Selection):
         def payoffs(self, game, schemes, user):

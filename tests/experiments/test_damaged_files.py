@@ -1,5 +1,5 @@
 """Whatever a file holds, reading it ends well or in one line that names it: a few good files of our own writers, and
-thousands of damaged and odd ones made from them.
+a thousand damaged and odd ones made from them.
 
 EMALIGN_NIGHTLY=1 reads 50,000 of each kind.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,9 +30,10 @@ from emalign_jax.experiments.tune import config as tunings
 from emalign_jax.experiments.tune import run as tuning
 from emalign_jax.games.files import sizes
 from emalign_jax.internal import parquet
-from emalign_jax.report import contents, page, sweep_table
+from emalign_jax.report import sweep_table
+from emalign_jax.report.page import contents, render
 
-pytestmark = pytest.mark.x64  # the same files are read in float32
+pytestmark = pytest.mark.host_only
 
 GRID = """title = "A grid"
 seed = 3
@@ -87,7 +89,15 @@ def call(*arguments):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def compiled_fast():
+    """Programs that are used once, for files whose numbers no test looks at."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, compiled_fast):
     """Files and runs of our own writers."""
     path = tmp_path_factory.mktemp("made")
     rng = np.random.default_rng(0)
@@ -121,7 +131,7 @@ def made(tmp_path_factory):
     return path
 
 
-RUNS = ("search", "sweep", "align")
+RUNS = ("search", "sweep", "align", "tune")
 WAYS = itertools.cycle([{}, {}, {"id": "item"}, {"target": "ann"}])
 
 
@@ -131,7 +141,7 @@ def hull(path):
 
 
 def report(path):
-    assert len(page.render(contents.read(path.parent))) < 2_000_000
+    assert len(render.render(contents.read(path.parent))) < 2_000_000
 
 
 def _all(made, *names):
@@ -234,7 +244,19 @@ READERS = {
     "tune config": lambda made: Reader(_all(made, "goal.toml"), {}, lambda p: tunings.read(str(p))),
     "reports": lambda made: Reader(*_run(made, *(f"{run}/manifest.json" for run in RUNS)), report),
     "report's tables": lambda made: Reader(
-        *_run(made, "search/games.parquet", "sweep/games.parquet", "align/curves.csv", "align/weights.csv"), report
+        *_run(
+            made,
+            "search/games.parquet",
+            "sweep/games.parquet",
+            "align/curves.csv",
+            "align/weights.csv",
+            "tune/games.parquet",
+            "tune/tuned.npz",
+            "several/games.npz",
+            "several/schemes.npz",
+            "search/schemes.npz",
+        ),
+        report,
     ),
     "resumed": _resumed,
     "parts": _parts,
@@ -253,7 +275,7 @@ def judge(path, error):
     assert not re.search(r"\d{100}", words), f"digits: {short}"
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(50_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [100, pytest.param(50_000, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("kind", READERS)
 def test_damaged_files_are_read_or_refused_in_one_line(kind, count, made, tmp_path):
     reader = READERS[kind](made)

@@ -9,13 +9,15 @@ import pandas as pd
 import pytest
 
 import emalign_jax as em
-from emalign_jax.experiments import columns, plan
+from emalign_jax.experiments import plan
 from emalign_jax.experiments.grid import block as blocks_of
 from emalign_jax.experiments.grid import check, merge, threshold
 from emalign_jax.experiments.grid import run as grids
 from emalign_jax.experiments.run_parts import PARTS, Parts
 from emalign_jax.experiments.specification import Specification, make
-from emalign_jax.report import sweep_figures
+from emalign_jax.report.figures import phase
+from emalign_jax.report.look import Look
+from emalign_jax.result import columns
 
 pytestmark = pytest.mark.host_only
 
@@ -317,7 +319,7 @@ def test_a_legend_names_what_any_panel_shows_and_on_which_side(science):
     rows = science.assign(**{"games.bias": np.where(science["game"] < 10, 1.0, 2.0)})
     held = (rows["family"] == "hull") | (rows["games.bias"] < 2)  # no boundary in the first panel
     rows = rows.assign(normalised_guarantee=np.where(held, 0.5, 0.0), normalised_theorem=-1.0)
-    figure = sweep_figures.phase(rows, "games.bias", "games.agents", "t")
+    figure = phase.figure(rows, "games.bias", "games.agents", "t", Look())
     assert [text.get_text() for text in figure.legends[0].texts] == [
         "right: sharp guarantee vacuous in half of the games"
     ]

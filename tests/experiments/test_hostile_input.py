@@ -52,7 +52,8 @@ def test_only_regular_files_are_read(run, there, name, command):
     Path("g.toml").write_text("")
     Path("run").mkdir()
     rows = {
-        "family": "hull", "agents": 1, "game": 0, "start": 0, "normalised_value": 1.0, "monopoly_value": 1.0,
+        "family": "hull", "agents": 1, "game": 0, "start": 0, "normalised_value": 1.0,
+        "normalised_average_monopolist": 1.0,
         "normalised_worst_equilibrium": 1.0, "relative_gain": 0.0, "seconds": 0.0, "ok": True, "certified": True,
         "message": "", "result": "CERTIFIED",
     }  # fmt: skip
@@ -151,7 +152,7 @@ def test_a_poll_of_next_to_no_answers_is_not_spread_out(monkeypatch):
 @pytest.mark.slow
 def test_a_manifest_asks_for_no_grid_without_end():
     plain = plan.parse("", "x.toml").plain() | {name: list(range(1, 101)) for name in ("games.agents", "games.states")}
-    assert len(plan.from_manifest(plain, "m").cells()) == 10_000
+    plan.from_manifest(plain, "m")  # 10,000 are allowed
     with pytest.raises(ValueError, match=r"^m: .*expected at most 10000 cells"):
         plan.from_manifest(plain | {"seed": [1, 2]}, "m")
 

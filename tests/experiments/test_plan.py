@@ -1,6 +1,7 @@
 """Specifications and grids of them: what a TOML file or options mean, what is refused, and the configs that are
 shipped."""
 
+import inspect
 import json
 import math
 import re
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import emalign_jax as em
+from emalign_jax.equilibrium.solver import default_start
+from emalign_jax.exact import default_tolerance
 from emalign_jax.experiments import plan, toml
 from emalign_jax.experiments import specification as spec
 from emalign_jax.experiments.grid import check
@@ -276,11 +280,26 @@ def test_shipped_configs_can_be_done(name):
     assert grid.axes
 
 
-def test_the_config_of_the_readme_can_be_done():
-    (text,) = re.findall(r"```toml\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.S)
-    assert checked(text, "README.md").axes == ("games.agents", "games.bias", "user.precision")
+def test_the_config_of_the_how_to_can_be_done():
+    page = Path(__file__).parents[2] / "docs" / "guides" / "sweeps.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", page.read_text(), re.S)
+    assert checked(text, "sweeps.md").axes == ("games.agents", "games.bias", "user.precision")
 
 
 def test_every_ablation_is_shipped():
     names = {"competition", "starts", "goals", "bias", "precision", "errors", "talk", "noise", "attention"}
     assert names <= set(toml.shipped())
+
+
+def test_python_and_the_command_line_start_alike():
+    """The defaults of `em.solve`, `em.certify` and `em.random_games` are those of a specification."""
+    worth = inspect.signature(em.random_games).parameters["information_worth"].default
+    for kind, start in (("selection", "monopolist"), ("pooled", "random"), ("conversation", "random")):
+        (cell,) = plan.plan({"protocol.kind": kind, "user.precision": 20.0}, "").cells()
+        made = cell.specification
+        protocol, user, _ = modules(made)
+        assert made.solver.start == default_start(protocol, True) == start
+        assert made.solver.tolerance == default_tolerance(protocol, user)
+        assert made.games.information_worth == worth == 0.02
+    assert default_start(em.Comparison(2), True) == "monopolist"
+    assert default_start(em.Selection(), False) == "random"

@@ -65,8 +65,6 @@ def test_bad_values_are_named(field, index, value, message):
         ("agent_utilities", lambda x: x + 0j, r"^agent_utilities: expected real numbers, got dtype complex128"),
         ("agent_utilities", lambda x: None, r"^agent_utilities: expected real numbers, got None"),
         ("prior", lambda x: jnp.asarray(x) + 0j, r"^prior: expected real numbers, got dtype complex"),
-        ("user_utility", lambda x: x[None], r"^user_utility: batch axes are \[1\], but prior has \[\]"),
-        ("agent_utilities", lambda x: np.stack([x] * 3), r"^agent_utilities: batch axes are \[3\], but prior has \[\]"),
     ],
 )
 @pytest.mark.parametrize("check", ["values", "shapes"])
@@ -200,3 +198,17 @@ def test_an_infinite_number_in_a_malformed_game_raises_no_warning_when_reduced()
     reduced = em.reduce_game(em.Game(**fields, check="shapes"), np)
     assert np.isfinite(reduced.user[0]).all()
     assert np.isnan(reduced.user[1]).any()
+
+
+def test_games_may_share_a_prior_or_a_user():
+    one, many = arrays(), arrays(3)
+    games = em.Game(one["prior"], many["user_utility"], many["agent_utilities"])
+    assert games.batch_shape == (3,)
+    for n, game in enumerate(games):
+        np.testing.assert_array_equal(game.prior, one["prior"])
+        np.testing.assert_array_equal(game.agent_utilities, many["agent_utilities"][n])
+    shared = em.Game(jnp.asarray(one["prior"]), one["user_utility"], many["agent_utilities"])
+    assert isinstance(shared.prior, jax.Array)
+    np.testing.assert_array_equal(shared[2].user_utility, one["user_utility"])
+    with pytest.raises(ValueError, match=r"^agent_utilities: batch axes are \[2\], but user_utility has \[3\]"):
+        em.Game(one["prior"], many["user_utility"], arrays(2)["agent_utilities"])

@@ -95,7 +95,7 @@ def test_lp_benchmark_runs_small(tmp_path):
     assert all(row["row"] in out and row["ratio"] > 0 for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_accelerator_benchmark_runs_on_a_cpu(tmp_path):
     """It exits 1 if the host does not agree; here both are the host, so that schemes are the same too."""
     out = child(ROOT / "benchmarks" / "accelerator.py", "--quick", "--out", tmp_path / "rows.json")

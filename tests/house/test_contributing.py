@@ -1,4 +1,4 @@
-"""Extensions from outside the package: the files of CONTRIBUTING.md, as they stand there."""
+"""Extensions from outside the package: the files of the how-tos, as they stand there."""
 
 import hashlib
 import importlib
@@ -19,7 +19,8 @@ from emalign_jax.mechanisms import MECHANISMS
 from emalign_jax.protocols.base import PROTOCOLS
 from emalign_jax.users.base import USERS
 
-TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text("utf-8")
+GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
+TEXT = "".join((GUIDES / f"own_{name}.md").read_text("utf-8") for name in ("protocol", "user", "parts"))
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.S))
 SMALL = ("--count", "3", "--states", "2", "--actions", "2", "--agents", "2")
 MARKET = """[games]
@@ -86,7 +87,7 @@ def module(name):
 
 def test_there_is_one_file_a_kind_of_extension():
     assert list(FILES) == [
-        "lottery.py", "trembling.py", "scaled.py", "profit_sharing.py", "lottery_check.py", "restarts.py",
+        "lottery.py", "lottery_check.py", "trembling.py", "scaled.py", "profit_sharing.py", "restarts.py",
         "gains_figure.py",
     ]  # fmt: skip
 
@@ -225,9 +226,9 @@ def test_nothing_is_certified_that_a_solver_made_up(factor):
 
     games = em.random_games(3, 2, agents=2, states=2, actions=2)
     with pytest.raises(ValueError, match="solver: Wrong left schemes in `current` that are no distributions"):
-        em.solve(games, em.Selection(), em.RationalUser(), Wrong(), key=0)
+        em.solve(games, em.Selection(), em.RationalUser(), Wrong(), key=0, start="random")
     with pytest.raises(ValueError, match="call `examine` first"):
-        em.solve(games, em.Selection(), em.RationalUser(), Hasty(), key=0)
+        em.solve(games, em.Selection(), em.RationalUser(), Hasty(), key=0, start="random")
 
 
 def Subclass(cls):

@@ -71,16 +71,30 @@ def test_code_runs():
     assert said.getvalue() == "float64\n"
 
 
-GUIDES = [path for path in sorted((ROOT / "docs" / "guides").glob("*.md")) if "```python" in path.read_text()]
+DOCS = [path for path in sorted((ROOT / "docs").rglob("*.md")) if not {"_build", "gallery"} & set(path.parts)]
+QUICK = ("market", "certify_policy")
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
-def test_guides_print_what_they_say(path):
-    """Their blocks of Python, one after the other, and after each what it prints."""
-    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", path.read_text(), re.S)
-    assert len(blocks) == path.read_text().count("```python") > 0
+def blocks(path: Path) -> list[tuple[str, str]]:
+    """The Python of a page and what it prints, block by block, without files, which test_contributing.py runs."""
+    text = path.read_text("utf-8")
+    files = len(re.findall(r"```python\n# \w+\.py\n", text))
+    found = re.findall(r"```python\n(?!# \w+\.py\n)((?:(?!```).)*)```\n\n```text\n(.*?)```", text, re.S)
+    assert len(found) + files == text.count("```python"), f"{path.name}: a block of Python has no output after it"
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+        for path in DOCS
+        if path.stem != "model" and blocks(path)
+    ],
+)
+def test_pages_print_what_they_say(path, empty_directory):
     names = {}
-    for code, printed in blocks:
+    for code, printed in blocks(path):
         with contextlib.redirect_stdout(io.StringIO()) as said:
             exec(code, names)
         assert said.getvalue() == printed

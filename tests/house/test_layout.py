@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import sys
 from pathlib import Path
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 
 import emalign_jax
+from emalign_jax.games.families.base import AbstractFamily
+from emalign_jax.mechanisms.base import AbstractMechanism
+from emalign_jax.play.solver import AbstractSolver
+from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.users.base import AbstractUser
 
 pytestmark = pytest.mark.host_only
 
@@ -83,3 +89,45 @@ def test_no_function_stands_before_a_module():
     for name in [name for name in sys.modules if name.startswith("emalign_jax.")]:
         parent, _, leaf = name.rpartition(".")
         assert getattr(sys.modules[parent], leaf) is sys.modules[name], name
+
+
+def extended(base: type) -> set[type]:
+    """All subclasses of a class that are in the package."""
+    found = {cls for sub in base.__subclasses__() for cls in (sub, *extended(sub))}
+    return {cls for cls in found if cls.__module__.startswith("emalign_jax.")}
+
+
+def asked_classes(tree: ast.AST) -> set[str]:
+    """The names of classes that code compares the class of an object with: isinstance, issubclass and type(...) is."""
+    asked = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+            asked.append(node.args[1])
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            types = [x for x in sides if isinstance(x, ast.Call) and getattr(x.func, "id", "") == "type"]
+            asked += [x for x in sides if x not in types] if types else []
+    named = [x for expression in asked for x in ast.walk(expression)]
+    return {getattr(x, "id", getattr(x, "attr", "")) for x in named}
+
+
+def test_what_can_be_extended_is_asked_and_not_told_apart_by_its_class():
+    for module in pkgutil.walk_packages(emalign_jax.__path__, "emalign_jax."):
+        if not module.name.endswith(("__main__", "_public")):
+            importlib.import_module(module.name)
+    bases = AbstractUser, AbstractProtocol, AbstractSolver, AbstractMechanism, AbstractFamily
+    concrete = {cls for base in bases for cls in extended(base) if not cls.__name__.startswith("Abstract")}
+    assert len(concrete) > 20
+    wrong = {}
+    for path in PACKAGE.rglob("*.py"):
+        own = {cls.__name__ for cls in concrete if Path(inspect.getfile(cls)) == path}
+        names = {cls.__name__ for cls in concrete} - own
+        if bad := asked_classes(ast.parse(path.read_text("utf-8"))) & names:
+            wrong[str(path.relative_to(PACKAGE))] = bad
+    assert not wrong
+
+
+def test_a_question_of_class_is_seen():
+    for code in ("isinstance(x, Pooled | Selection)", "type(x) is not Pooled", "type(x) in (em.Pooled, int)"):
+        assert "Pooled" in asked_classes(ast.parse(code)), code
+    assert not asked_classes(ast.parse("x.kind == (Pooled,)"))

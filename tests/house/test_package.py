@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support.commands import child
 
@@ -58,19 +57,19 @@ def test_public_names_exist_and_are_documented():
         assert value.__doc__ or isinstance(value, dict), f"{name} has no docstring"
 
 
+@pytest.mark.slow
 def test_code_in_the_readme_runs(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    lines = child("\nprint('---')\n".join(blocks), cwd=tmp_path).split("---\n")
-    assert len(lines) == 6
-    search, named, own, conversation, exact = (
-        [float(x) for x in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", part)] for part in lines[:5]
+    text = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert block.count("\n") <= 10 + 1, "ten lines, and an empty one"
+    value, gain, guarantee, at, worst, best = (
+        float(x) for x in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", child(block, cwd=tmp_path))
     )
-    assert "games.agents" in lines[5]
-    # The values without information: a quadratic loss at N midpoints.
-    assert {-0.078125, -0.082031, -0.083008} <= set(own)
-    assert 0 < search[0] <= 1
-    assert search[1] <= 1e-3
-    np.testing.assert_allclose(named, [0.6, 0.7], atol=1e-6)
-    np.testing.assert_allclose(conversation[:2], [0.75, 1], atol=1e-3)
-    np.testing.assert_allclose(exact[:5], [1, 1, 0.7, 0.7, 0.5], atol=1e-6)
-    np.testing.assert_allclose(exact[5:], 0.49708735, atol=1e-4)
+    assert 0 < value <= 1
+    assert gain <= 1e-5
+    assert guarantee <= worst + 1e-6
+    assert worst - 1e-4 <= at <= best + 1e-4
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 800

@@ -28,7 +28,9 @@ def highs(cost, rows, right, equal, free=()):
     return KeptLP(rows, lower, right, cost=cost, col_lower=col_lower).solve()
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "count", [100, pytest.param(400, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.nightly)]
+)
 def test_random_lps_agree_with_highs(count):
     """General, integer, sparse, with repeated rows, and with nearly all constraints active, in four shapes."""
     for cost, rows, right, equal in random_lps(count, seed=1):

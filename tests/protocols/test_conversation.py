@@ -65,12 +65,13 @@ SHAPES = [
 ]
 
 
+def often(K, shape):
+    return () if shape.R == 3 else SLOW if K == 3 else pytest.mark.nightly
+
+
 @pytest.mark.parametrize(
     ("K", "shape"),
-    [
-        pytest.param(K, s, id=f"K{K}R{s.R}M{s.M}Q{s.Q}{s.to}", marks=() if s.R == 3 or K == 3 else pytest.mark.nightly)
-        for K, s in SHAPES
-    ],
+    [pytest.param(K, s, id=f"K{K}R{s.R}M{s.M}Q{s.Q}{s.to}", marks=often(K, s)) for K, s in SHAPES],
 )
 def test_payoffs_by_recursion(K, shape):
     games, rules = make(K, shape)

@@ -41,7 +41,7 @@ def test_random_schemes_are_distributions_and_do_not_depend_on_the_batch():
 def test_random_schemes_are_the_same_however_they_are_compiled():
     """To the last bit: play from schemes that differ by one rounding may end in another equilibrium. Before they were
     made of integers in float64, a quarter of these differed between the first two."""
-    numbers = range(40)
+    numbers = range(12)  # each compiles a program of its own
     with jax.enable_x64(False):
         eager = np.asarray(em.random_schemes(7, len(numbers), 2, 3, 4))
         compiled = jax.jit(lambda seed: em.random_schemes(seed, len(numbers), 2, 3, 4))(7)

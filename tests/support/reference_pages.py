@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from emalign_jax.experiments import columns
 from emalign_jax.experiments.specification import Section, fields
+from emalign_jax.result import columns
 
 TABLES = {
     "search, sweep and study": (columns.CELL, *columns.GAMES),
@@ -72,7 +72,7 @@ def of_columns() -> str:
     text = [
         "# Columns of the result tables",
         "",
-        "Made from `emalign_jax/experiments/columns.py`; a test compares.",
+        "Made from `emalign_jax/result/columns.py`; a test compares.",
         "",
     ]
     for name, table in TABLES.items():

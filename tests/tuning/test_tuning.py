@@ -126,7 +126,7 @@ def test_each_game_gets_its_own_setting_and_answer(monkeypatch):
     def stand_in(games, protocol, user, solver, start, differentiation):
         told = np.asarray(games.prior)[:, 0, 0, 0] + np.asarray(user.precision)
         code = (np.asarray(start)[:, 0, 0, 0] > 0.5).astype(int)
-        return em.Solution(start / 2, told, None, code, code, code, {}, None)
+        return em.Solution(start / 2, told, np.zeros(np.shape(start)[:2]), code, code, code, {})
 
     monkeypatch.setattr(blocks, "solve", stand_in)
     games = em.random_games(jax.random.key(3), 30, **SIZE)

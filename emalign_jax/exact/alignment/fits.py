@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
 from emalign_jax.exact.alignment import sup_norm
 from emalign_jax.exact.alignment.residuals import (
-    ROUNDING,
     Parts,
     Rule,
     admissible,
@@ -29,14 +29,17 @@ from emalign_jax.exact.alignment.residuals import (
     scale_of,
     size_of,
     split,
+    table_of,
+    tables_of,
     unit_of,
 )
 from emalign_jax.exact.alignment.single_fit import L2, Sup
 from emalign_jax.games.game import LARGEST_UTILITY
 from emalign_jax.internal.processors import each
-from emalign_jax.internal.validation import checked, on_host
+from emalign_jax.internal.validation import on_host
 from emalign_jax.lp import least_squares
 from emalign_jax.lp.choice import check_word, use_batched
+from emalign_jax.result import Batched
 
 # Gaps are relative to the error of the best single agent (simplex) or of zero weights (cone).
 # The largest gap of an answer that counts as solved.
@@ -56,20 +59,29 @@ PIECE = 128
 TARGETS_PER_REPORT = 32 * BLOCK
 
 
-class Alignment(NamedTuple):
-    """The fits sum_i weights_i U_i + offset ~ u; float64, on the host, NaN where not `solved`.
+class Alignment(Batched):
+    """The fits `sum_i weights_i U_i + offset ~ u`; float64, on the host, NaN where not `solved`.
 
-    weights:  [..., K]     w >= 0, of sum 1 (simplex) or any sum (cone)
-    offset:   [..., Y]     c(y): zeros (none), one repeated number (constant) or one number for each state (per_state)
-    error:    [...]        sup: the largest absolute residual, eps; l2: the residual's Frobenius norm. In the units of
-                           u, attained by these weights and this offset up to rounding
-    gap:      [...]        error - gap is a lower bound of the error of all admissible weights and offsets, proved from
-                           the residual and the given numbers with rounding included (on the cone, agents that are
-                           linearly dependent up to rounding count as dependent)
-    solved:   [...]        False if an entry is not finite or too large, or the gap is too large
-    fallback: [...]        whether the item was solved by itself because the batched solver's answer was not proved
-    residual: [..., A, Y]  sum_i w_i U_i + c - u
-    dual:     [..., A, Y]  the dual vector that proves the gap, see `dual_bound`
+    Attributes:
+        weights: [..., K] w >= 0, of sum 1 (simplex) or any sum (cone).
+        offset: [..., Y] c(y): zeros (none), one repeated number (constant) or one number for each state (per_state).
+        error: [...] sup: the largest absolute residual, eps; l2: the residual's Frobenius norm. In the units of
+            u, attained by these weights and this offset up to rounding.
+        gap: [...] error - gap is a lower bound of the error of all admissible weights and offsets, proved from
+            the residual and the given numbers with rounding included (on the cone, agents that are
+            linearly dependent up to rounding count as dependent).
+        solved: [...] False if an entry is not finite or too large, or the gap is too large.
+        residual: [..., A, Y] sum_i w_i U_i + c - u.
+        dual: [..., A, Y] the dual vector that proves the gap, see `dual_bound`.
+        fallback: [...] whether the item was solved by itself because the batched solver's answer was not proved.
+
+    Example:
+        >>> game = em.catalog.biased_advisers()
+        >>> fit = em.align(game.user_utility, game.agent_utilities, offset="constant")
+        >>> fit.weights.round(3).tolist(), fit.predict(game.agent_utilities).round(3).tolist()  # u itself
+        ([0.5, 0.5], [[1.0, 0.0], [0.0, 1.0]])
+
+    Source: section 7 of docs/model.md.
     """
 
     weights: Float[np.ndarray, "*batch K"]
@@ -81,15 +93,33 @@ class Alignment(NamedTuple):
     dual: Float[np.ndarray, "*batch A Y"]
     fallback: Bool[np.ndarray, "*batch"]
 
+    _code: ClassVar[str | None] = None
+    _unit: ClassVar[str] = "target"
+
+    def _headline(self) -> dict[str, Any]:
+        alone = {} if self.batch_shape else {"weights": self.weights}
+        return {"error": self.error, "share solved": self.solved} | alone
+
+    @property
+    def ok(self) -> Any:
+        """[...] whether the fit was found and proved: `solved`."""
+        return self.solved
+
     @property
     def rms(self) -> Float[np.ndarray, "*batch"]:
         """The Frobenius norm of the residual divided by sqrt(A Y), for either norm."""
         return np.asarray(size_of(self.residual, "l2") / np.sqrt(np.prod(self.residual.shape[-2:])))
 
     def predict(self, agent_utilities) -> Float[np.ndarray, "*batch A Z"]:
-        """sum_i w_i U_i + c [..., A, Z] for other tables [..., K, A, Z]; Z may differ from Y unless the offset depends
-        on y. Raises `ValueError` for wrong shapes."""
-        tables = _table("agent_utilities", agent_utilities, "[..., K, A, Y]")
+        """What the fit makes of other tables of the same agents: `sum_i w_i U_i + c`, [..., A, Z].
+
+        Args:
+            agent_utilities: [..., K, A, Z]; Z may differ from Y unless the offset depends on y.
+
+        Raises:
+            ValueError: for wrong shapes.
+        """
+        tables = table_of("agent_utilities", agent_utilities, "[..., K, A, Y]")
         K, Y = self.weights.shape[-1], self.offset.shape[-1]
         if tables.shape[-3] != K:
             raise ValueError(f"agent_utilities: K (axis -3) is {tables.shape[-3]}, but there are {K} weights")
@@ -111,27 +141,41 @@ def align(
     lp: str = "auto",
     progress=None,
 ) -> Alignment:
-    """The best fit sum_i w_i U_i + c ~ u of `user_utility` [..., A, Y] by `agent_utilities` [..., K, A, Y].
-
-    Batch axes are broadcast. Targets that share their agents (agents without batch axes) share computations.
-
-    weights:  "simplex" (w >= 0, sum 1) or "cone" (w >= 0)
-    offset:   "none", "constant" (one number) or "per_state" (c(y))
-    norm:     "sup" (a linear program) or "l2" (non-negative least squares)
-    lp:       "batched": small LPs of the sup norm, and least squares of targets that share their agents, are solved
-              together; items whose gap is above `SHARP` are solved again one by one. "highs": one by one. "auto":
-              batched for many items.
-    progress: called with the number of items done since the last call.
+    """The best fit of the user's utility by a weighted sum of the agents' utilities and an offset.
 
     A table of ratings (instances x annotators, the target a human) is the same problem with Y = instances and A = 1;
     "per_state" then has error 0. If several weights are optimal, the one returned may depend on the batch; its error
-    does not.
-    Raises `ValueError` for wrong shapes and unknown words. An item with a NaN or an infinite entry, or whose program is
-    not solved, affects only itself: NaN, and `solved` False.
+    does not. Targets that share their agents (agents without batch axes) share computations. An item with a NaN or an
+    infinite entry, or whose program is not solved, affects only itself: NaN, and `solved` False.
+
+    Args:
+        user_utility: [..., A, Y].
+        agent_utilities: [..., K, A, Y]; batch axes are broadcast.
+        weights: "simplex" (w >= 0, sum 1) or "cone" (w >= 0).
+        offset: "none", "constant" (one number) or "per_state" (c(y)).
+        norm: "sup" (a linear program) or "l2" (non-negative least squares).
+        lp: "batched": small LPs of the sup norm, and least squares of targets that share their agents, are solved
+            together; items whose gap is above `SHARP` are solved again one by one. "highs": one by one. "auto":
+            batched for many items.
+        progress: called with the number of items done since the last call.
+
+    Returns:
+        An `Alignment`.
+
+    Raises:
+        ValueError: for wrong shapes and unknown words.
+
+    Example:
+        >>> game = em.catalog.prosecutor_against_defender()
+        >>> fit = em.align(game.user_utility, game.agent_utilities)
+        >>> round(float(fit.error), 6), fit.weights.round(3).tolist()
+        (0.5, [0.5, 0.5])
+
+    Source: section 7 of docs/model.md.
     """
     on_host(user_utility=user_utility, agent_utilities=agent_utilities, progress=progress)
     rule = rule_of(weights, offset, norm)
-    user, agents = _tables(user_utility, agent_utilities)
+    user, agents = tables_of(user_utility, agent_utilities)
     batch = np.broadcast_shapes(user.shape[:-2], agents.shape[:-3])
     K, A, Y = agents.shape[-3:]
     targets = np.broadcast_to(user, (*batch, A, Y)).reshape(-1, A, Y)
@@ -146,7 +190,7 @@ def align(
     out = Alignment(empty[0], empty[1], empty[2], empty[3], solved, empty[4], empty[5], fallback)
 
     def write(items, found: Alignment):
-        for whole, new in zip(out, found, strict=True):
+        for whole, new in zip(jax.tree.leaves(out), jax.tree.leaves(found), strict=True):
             whole[items] = new
 
     def report(count):
@@ -178,9 +222,9 @@ def align(
                     done = solved[some]
                     report(done.sum())
                 for k in some[~done]:
-                    write(k, shared.fit(targets[k])._replace(fallback=fallback[k]))
+                    write(k, shared.fit(targets[k]).replace(fallback=np.asarray(fallback[k])))
                     report(1)
-    return Alignment(*(column.reshape((*batch, *column.shape[1:])) for column in out))
+    return jax.tree.map(lambda column: column.reshape((*batch, *column.shape[1:])), out)
 
 
 def _fit_sup(user: Float[np.ndarray, "N A Y"], agents: Float[np.ndarray, "N K A Y"], rule: Rule) -> Alignment:
@@ -189,24 +233,34 @@ def _fit_sup(user: Float[np.ndarray, "N A Y"], agents: Float[np.ndarray, "N K A 
     sound = size < LARGEST_UTILITY  # False for NaN
     user, agents = np.where(sound[:, None, None], user, 0), np.where(sound[:, None, None, None], agents, 0)
     parts = parts_of(user, agents, rule)
-    tables, offsets, goal, shift = parts
     unit, rounding = unit_of(parts, user, agents, rule)
     tried = sound & (unit > rounding)
     scale = np.where(tried, unit, 1.0)[:, None, None]
-    found = sup_norm.propose(goal / scale, tables / scale[..., None], rule)
-    w = np.nan_to_num(found.weights)
+    found = sup_norm.propose(parts.goal / scale, parts.tables / scale[..., None], rule)
+    return _accepted(found.weights, np.nan_to_num(found.dual), parts, rule, np.inf, tried, unit)
+
+
+def _accepted(w, dual, parts: Parts, rule: Rule, interior: float, tried, unit) -> Alignment:
+    """Fits of many targets with proposed weights; of those tried, `solved` where the gap is at most `SHARP`."""
+    w = np.nan_to_num(w)
     if rule.simplex:
         total = w.sum(1, keepdims=True)
         w = np.where(total > 0, w / np.where(total > 0, total, 1), 1 / w.shape[1])
     else:
-        w = np.where(size_of(tables, "sup") > 0, w, 0)
-    residual, left = split(np.einsum("nk,nkay->nay", w, tables) - goal, rule)
-    error = size_of(residual, "sup")
-    dual = admissible(np.nan_to_num(found.dual), rule)
-    gap = np.maximum(error - bound(dual, parts, rule), 0)
-    offset = exactly_constant(shift - np.einsum("nk,nky->ny", w, offsets) - left, rule)
-    solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
-    return Alignment(w, offset, error, gap, solved, residual, dual, tried & ~solved)
+        w = np.where(size_of(parts.tables, "sup") > 0, w, 0)
+    found = _answers(w, dual, parts, rule, interior)
+    solved = tried & (found.gap <= SHARP * unit) & np.isfinite(found.error)
+    return found.replace(solved=solved, fallback=tried & ~solved)
+
+
+def _answers(w, dual, parts: Parts, rule: Rule, interior: float) -> Alignment:
+    """The fits with weights w [..., K] and the best offsets, and the gaps that `dual` proves (None: the residual)."""
+    residual, left = split(np.einsum("...k,...kay->...ay", w, parts.tables) - parts.goal, rule)
+    error = size_of(residual, rule.norm)
+    dual = admissible(residual if dual is None else dual, rule)
+    offset = exactly_constant(parts.shift - np.einsum("...k,...ky->...y", w, parts.offsets) - left, rule)
+    gap = np.maximum(error - bound(dual, parts, rule, interior), 0)
+    return _row(w, offset, error, gap, np.ones(error.shape, bool), residual, dual, np.zeros(error.shape, bool))
 
 
 def verify(
@@ -219,7 +273,7 @@ def verify(
                in addition.
     """
     rule = rule_of(weights, offset, norm)
-    user, agents = _tables(user_utility, agent_utilities)
+    user, agents = tables_of(user_utility, agent_utilities)
     batch = found.error.shape
     user = np.broadcast_to(user, (*batch, *user.shape[-2:]))
     agents = np.broadcast_to(agents, (*batch, *agents.shape[-3:]))
@@ -238,15 +292,6 @@ def verify(
     return verdict
 
 
-class _SharedProblem(NamedTuple):
-    """The least-squares problem of targets that share their agents."""
-
-    tables: Float[np.ndarray, "K cells"]
-    size: Float[np.ndarray, "K"]  # The norms of the tables; 1 on the simplex, and for a table of zeros.
-    norms: Float[np.ndarray, "K"]
-    problem: least_squares.Problem  # In units of `size`.
-
-
 class _Agents:
     """The agents of one or more targets, prepared once. alone: whether there is one target only."""
 
@@ -255,12 +300,11 @@ class _Agents:
         self.sound = _sound(agents)
         if not self.sound:
             return
-        self.scale = scale_of(agents, rule)
         # Subtracting a table from u and all U_i does not change a fit on the simplex. The smallest adds least rounding.
         self.middle = agents[size_of(agents, rule.norm).argmin()]
         self.cone_interior = np.inf if rule.simplex else cone_interior(parts_of(agents[0], agents, rule).tables, rule)
         self.shared: Sup | L2 | None = None  # The solver of all targets, made at first use.
-        self.shared_problem: _SharedProblem | None = None
+        self.shared_problem: tuple[Any, ...] | None = None  # That of `_prepared`.
 
     def fit(self, target: Float[np.ndarray, "A Y"]) -> Alignment:
         """The fit of one target."""
@@ -296,53 +340,26 @@ class _Agents:
         """Least squares of many targets at once, piece by piece; `solved` where the gap is at most `SHARP`."""
         sound = np.asarray((np.abs(targets) < LARGEST_UTILITY).all((1, 2)))  # False for NaN
         parts = parts_of(np.where(sound[:, None, None], targets, 0), self.raw, self.rule, self.middle)
-        goal = parts.goal.reshape(len(targets), -1)
-        if self.shared_problem is None:
-            self.shared_problem = self._prepared(parts.tables)
-        tables, size, _, problem = self.shared_problem
+        self.shared_problem = self.shared_problem or self._prepared(parts.tables)
+        tables, size, problem = self.shared_problem
         pieces = [slice(at, at + PIECE) for at in range(0, len(targets), PIECE)]
+        goal = parts.goal.reshape(len(targets), -1)
         cross = np.concatenate([goal[piece] @ tables.T for piece in pieces])
         w = np.maximum(least_squares.solve(problem, cross / size), 0) / size
         for piece in pieces:
             some = parts._replace(goal=parts.goal[piece], shift=parts.shift[piece])
-            yield piece, self._proved(targets[piece], sound[piece], some, cross[piece], w[piece])
+            unit, rounding = unit_of(some, targets[piece], self.raw, self.rule)
+            tried = sound[piece] & (unit > rounding)
+            yield piece, _accepted(w[piece], None, some, self.rule, self.cone_interior, tried, unit)
 
-    def _prepared(self, tables: Float[np.ndarray, "K A Y"]) -> _SharedProblem:
+    def _prepared(self, tables: Float[np.ndarray, "K A Y"]) -> tuple[Any, ...]:
+        """The tables [K, A Y], their norms (1 on the simplex, and for a table of zeros), and the least-squares problem
+        of all targets, in units of these norms."""
         norms = size_of(tables, "l2")
         flat = tables.reshape(len(tables), -1)
         size = np.ones(len(flat)) if self.rule.simplex else np.where(norms > 0, norms, 1.0)
         problem = least_squares.prepare((flat @ flat.T) / np.multiply.outer(size, size), self.rule.simplex)
-        return _SharedProblem(flat, size, norms, problem)
-
-    def _proved(self, targets, sound, parts: Parts, cross, w) -> Alignment:
-        """The fits of weights w [T, K] with the residual as dual: as `residuals.bound`, for targets that share the
-        tables and their products."""
-        rule, (_, A, Y) = self.rule, self.raw.shape
-        assert self.shared_problem is not None
-        tables, size, norms, _ = self.shared_problem
-        goal = parts.goal.reshape(len(w), -1)
-        lengths, slack = np.linalg.norm(goal, axis=1), rounding_of(self.raw)
-        w = w / w.sum(1, keepdims=True) if rule.simplex else np.where(norms > 0, w, 0)
-        residual, left = split((w @ tables - goal).reshape(-1, A, Y), rule)
-        error = size_of(residual, "l2")
-        dual = admissible(residual, rule)
-        q = dual.reshape(len(w), -1)
-        slopes, earned = q @ tables.T, np.einsum("tx,tx->t", q, goal) + slack * lengths
-        if rule.simplex:
-            proved = (slopes - slack * norms).min(1) - earned
-            best = (norms**2 - 2 * cross).argmin(1)  # The best single agent, up to rounding.
-            unit = np.linalg.norm(tables[best] - goal, axis=1)
-            rounding = ROUNDING * (scale_of(targets, rule) + self.scale[best])
-        else:
-            lack = np.maximum(slack - slopes / size, 0).max(1, initial=0.0, where=norms > 0)
-            wide = np.where(lack > 0, np.maximum(lack, 1e-300) * self.cone_interior, 0)
-            proved = (-earned - (lengths + error) * wide) / (1 + wide)
-            unit, rounding = lengths, ROUNDING * scale_of(targets, rule)
-        gap = np.maximum(error - np.maximum(proved, 0) * (1 - slack), 0)
-        offset = exactly_constant(parts.shift - w @ parts.offsets - left, self.rule)
-        tried = sound & (unit > rounding)
-        solved = tried & (gap <= SHARP * unit) & np.isfinite(error)
-        return Alignment(w, offset, error, gap, solved, residual, dual, tried & ~solved)
+        return flat, size, problem
 
     def _solver(self, parts: Parts) -> Sup | L2:
         return (Sup if self.rule.norm == "sup" else L2)(parts.tables, self.rule)
@@ -366,14 +383,7 @@ class _Agents:
         return best if best.gap <= answer.gap else answer
 
     def _answer(self, w, dual, parts: Parts) -> Alignment:
-        """The fit with weights w and the best offset, and the gap that `dual` proves (None: the residual)."""
-        rule = self.rule
-        residual, left = split(np.tensordot(w, parts.tables, 1) - parts.goal, rule)
-        error = float(size_of(residual, rule.norm))
-        dual = admissible(residual if dual is None else dual, rule)
-        offset = exactly_constant(parts.shift - np.tensordot(w, parts.offsets, 1) - left, self.rule)
-        gap = max(error - float(bound(dual, parts, rule, self.cone_interior)), 0.0)
-        return _row(w, offset, error, gap, True, residual, dual, False)
+        return _answers(w, dual, parts, self.rule, self.cone_interior)
 
 
 def _quietly():
@@ -393,28 +403,3 @@ def _unsolved(K: int, A: int, Y: int) -> Alignment:
 
 def _row(*values) -> Alignment:
     return Alignment(*(np.asarray(value) for value in values))
-
-
-def _table(name: str, value, core: str) -> np.ndarray:
-    array = np.asarray(checked(**{name: value})[0])
-    if array.ndim < core.count(",") or 0 in array.shape[-core.count(",") :]:
-        raise ValueError(f"{name}: expected shape {core} with no empty axis of these, got {list(array.shape)}")
-    return array.astype(np.float64, copy=False)
-
-
-def _tables(user_utility, agent_utilities) -> tuple[np.ndarray, np.ndarray]:
-    user = _table("user_utility", user_utility, "[..., A, Y]")
-    agents = _table("agent_utilities", agent_utilities, "[..., K, A, Y]")
-    if agents.shape[-2:] != user.shape[-2:]:
-        raise ValueError(
-            f"agent_utilities: last axes [A, Y] are {list(agents.shape[-2:])}, "
-            f"but user_utility has {list(user.shape[-2:])}"
-        )
-    try:
-        np.broadcast_shapes(user.shape[:-2], agents.shape[:-3])
-    except ValueError:
-        raise ValueError(
-            f"agent_utilities: batch axes are {list(agents.shape[:-3])}, "
-            f"which do not broadcast with {list(user.shape[:-2])} of user_utility"
-        ) from None
-    return user, agents

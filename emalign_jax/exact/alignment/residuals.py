@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from emalign_jax.internal.arguments import shown
+from emalign_jax.internal.validation import checked
 
 # Cone: if the dual must be changed by a larger share, a second way to change it is tried.
-LARGE_CHANGE = 1e-11
+LARGE_CHANGE = 4e-11
 # Relative to a table's largest entry: a smaller error is not fitted.
 ROUNDING = 1e-14
 # Cone, relative to a table's largest entry: a table with smaller differences counts as 0.
@@ -113,8 +114,11 @@ def bound(q, parts: Parts, rule: Rule, cone_interior: float = np.inf) -> Float[n
     else:
         lack = np.where(size > 0, np.maximum(noise - slopes, 0) / np.where(size > 0, size, 1), 0).max(-1)
         wide = np.where(lack > 0, np.maximum(lack, 1e-300) * cone_interior, 0)
-        if (wide > LARGE_CHANGE).any():
-            wide = np.minimum(wide, _tilt(slopes, noise, size, tables, rule))
+        large = wide > LARGE_CHANGE
+        if large.any():
+            sizes = np.broadcast_to(size, slopes.shape)[large]
+            whole = np.broadcast_to(tables, (*slopes.shape, *tables.shape[-2:]))[large]
+            wide[large] = np.minimum(wide[large], _tilt(slopes[large], noise[large], sizes, whole, rule))
         least = (-earned - lost - 2 * length * wide) / (1 + wide)
     return np.asarray(np.maximum(least, 0) * (1 - rounding_of(q)))
 
@@ -271,5 +275,32 @@ def unit_of(parts: Parts, user, agents, rule: Rule):
         return size_of(parts.goal, rule.norm), own
     singles = size_of(parts.tables - parts.goal[..., None, :, :], rule.norm)
     best = singles.argmin(-1)[..., None]
-    others = np.take_along_axis(scale_of(agents, rule), best, -1)[..., 0]
+    others = np.take_along_axis(np.broadcast_to(scale_of(agents, rule), singles.shape), best, -1)[..., 0]
     return np.take_along_axis(singles, best, -1)[..., 0], own + ROUNDING * others
+
+
+def table_of(name: str, value, core: str) -> np.ndarray:
+    """The argument `name` as float64. Raises `ValueError` if its last axes are not those of `core`."""
+    array = np.asarray(checked(**{name: value})[0])
+    if array.ndim < core.count(",") or 0 in array.shape[-core.count(",") :]:
+        raise ValueError(f"{name}: expected shape {core} with no empty axis of these, got {list(array.shape)}")
+    return array.astype(np.float64, copy=False)
+
+
+def tables_of(user_utility, agent_utilities) -> tuple[np.ndarray, np.ndarray]:
+    """The two arguments as float64. Raises `ValueError` if they do not fit together."""
+    user = table_of("user_utility", user_utility, "[..., A, Y]")
+    agents = table_of("agent_utilities", agent_utilities, "[..., K, A, Y]")
+    if agents.shape[-2:] != user.shape[-2:]:
+        raise ValueError(
+            f"agent_utilities: last axes [A, Y] are {list(agents.shape[-2:])}, "
+            f"but user_utility has {list(user.shape[-2:])}"
+        )
+    try:
+        np.broadcast_shapes(user.shape[:-2], agents.shape[:-3])
+    except ValueError:
+        raise ValueError(
+            f"agent_utilities: batch axes are {list(agents.shape[:-3])}, "
+            f"which do not broadcast with {list(user.shape[:-2])} of user_utility"
+        ) from None
+    return user, agents

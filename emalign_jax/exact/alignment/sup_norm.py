@@ -34,7 +34,7 @@ class Proposal(NamedTuple):
 
 def shape(K: int, A: int, Y: int, rule: Rule) -> tuple[int, int]:
     """Rows and columns of the LP of one fit."""
-    return _free_count(A, Y, rule) + K + 1, 2 * A * Y + rule.simplex
+    return len(_free(A, Y, rule)) + K + 1, 2 * A * Y + rule.simplex
 
 
 def propose(
@@ -83,7 +83,3 @@ def _free(A: int, Y: int, rule: Rule) -> np.ndarray:
     if rule.offset == "none":
         return np.zeros((0, A * Y))
     return np.ones((1, A * Y)) if rule.offset == "constant" else np.tile(np.eye(Y), (1, A))
-
-
-def _free_count(A: int, Y: int, rule: Rule) -> int:
-    return {"none": 0, "constant": 1, "per_state": Y}[rule.offset]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,19 +17,26 @@ from emalign_jax.internal.validation import on_host
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.base import reduce_for
 from emalign_jax.protocols.schemes import check_schemes
-from emalign_jax.result import Result
+from emalign_jax.result import Batched, Result
 from emalign_jax.users.base import AbstractUser
 
 
-class BestResponse(NamedTuple):
-    """A best response, in float64 and in the units of the agent's utility.
+class BestResponse(Batched):
+    """A best response of one agent, in float64 and in the units of the agent's utility.
 
-    value:  the payoff that `scheme` attains, or approaches as a supremum; NaN if an LP failed
-    upper:  an upper bound of the payoff of any scheme, with any number of messages
-    scheme: [XB, S]; S is as large as the optimum needs and may differ from M
-    closed: whether upper - value is within the bracket asked for
-    result: CERTIFIED if closed, UNREFUTED if the bracket stayed open, FAILED
-    exact:  with exact=True, the optimum of the LP as a rational number; None where the present scheme is optimal
+    Attributes:
+        value: the payoff that `scheme` attains, or approaches as a supremum; NaN if an LP failed.
+        upper: an upper bound of the payoff of any scheme, with any number of messages.
+        scheme: [XB, S]; S is as large as the optimum needs and may differ from M.
+        closed: whether upper - value is within the bracket asked for.
+        result: CERTIFIED if closed, UNREFUTED if the bracket stayed open, FAILED.
+        exact: with exact=True, the optimum of the LP as a rational number; None where the present scheme is optimal.
+
+    Example:
+        >>> game, silent = em.catalog.judge(), em.no_information(1, 2, 2)
+        >>> best = em.best_response(game, silent, 0, em.Selection(), em.RationalUser(), exact=True)
+        >>> round(float(best.exact), 6), best.closed
+        (0.6, True)
     """
 
     value: float
@@ -38,6 +45,9 @@ class BestResponse(NamedTuple):
     closed: bool
     result: Result
     exact: Fraction | None
+
+    def _headline(self) -> dict[str, Any]:
+        return {"value": self.value, "upper": self.upper}
 
 
 def best_response(
@@ -50,15 +60,32 @@ def best_response(
     bracket: float = 1e-4,
     exact: bool = False,
 ) -> BestResponse:
-    """The best response of `agent` to the others' `schemes` [K, XB, M] of one game (section 5 of docs/model.md).
+    """The best response of one agent to the others' schemes, in one game.
 
-    game:     one game.
-    agent:    its index, from 0.
-    bracket:  the largest distance of the upper bound from the value, as a share of the agent's payoff range. Selection
-              with a rational user is exact. Elsewhere the amount of work is limited; where it does not suffice `closed`
-              is False.
-    exact:    derive the LP's answer again in rational arithmetic (Selection with a rational user, small games).
-    Raises `ValueError` for a batch of games, a malformed game, wrong shapes and games too large for the exact methods.
+    Args:
+        game: one game.
+        schemes: [K, XB, M], or a `Solution`; the row of `agent` is what it plays now.
+        agent: its index, from 0.
+        protocol: how the user talks to the agents.
+        user: how the user acts.
+        bracket: the largest distance of the upper bound from the value, as a share of the agent's payoff range.
+            Selection with a rational user is exact. Elsewhere the amount of work is limited; where it does not suffice
+            `closed` is False.
+        exact: derive the LP's answer again in rational arithmetic (Selection with a rational user, small games).
+
+    Returns:
+        A `BestResponse`.
+
+    Raises:
+        ValueError: for a batch of games, a malformed game, wrong shapes and games too large for the exact methods.
+
+    Example:
+        >>> game, silent = em.catalog.judge(), em.no_information(1, 2, 2)
+        >>> best = em.best_response(game, silent, 0, em.Selection(), em.RationalUser())
+        >>> best.scheme[1].round(3).tolist()  # the prosecutor always accuses the guilty
+        [0.0, 1.0]
+
+    Source: section 5 of docs/model.md.
     """
     game, schemes, agent, protocol, user, exact = on_host(
         game=game, schemes=schemes, agent=agent, protocol=protocol, user=user, exact=exact

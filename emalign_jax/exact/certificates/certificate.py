@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -24,9 +24,8 @@ from emalign_jax.lp.choice import check_word, of_guarantees
 from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.base import reduce_for
 from emalign_jax.protocols.schemes import check_schemes
-from emalign_jax.result import Result
+from emalign_jax.result import BatchedStarts, Result
 from emalign_jax.users.base import AbstractUser
-from emalign_jax.users.rational import RationalUser
 
 # Relative to the tolerance: the bracket of best responses, and the narrowest one, if a gain is close to the tolerance.
 BRACKET = 0.1
@@ -35,25 +34,37 @@ NARROWEST = 1e-3
 GAMES_AT_ONCE = 1024
 
 
-class Certificate(NamedTuple):
-    """What a profile is worth and how far it is from an equilibrium; float64, on the host, NaN where `result` is bad.
+class Certificate(BatchedStarts):
+    """What a profile is worth and how far it is from an equilibrium; float64, on the host.
 
-    user, agents:     [...], [..., K]  the user's value and the agents' payoffs, in units of their utilities
-    gain_lower:       [..., K]  a lower bound of the deviation gain, attained or approached by a scheme
-    gain_upper:       [..., K]  an upper bound of the deviation gain
-    closed:           [...]     whether gain_upper - gain_lower <= tolerance * payoff_range for every agent
-    payoff_range:     [..., K]  best minus worst attainable payoff: the unit of `relative_gain`
-    full_information: [...]     V_full, the value if x_B is revealed, under the user's own response rule
-    no_information:   [...]     V_none, the value without messages
-    guarantee:        [...]     the sharp form: the least user value of any distribution over actions that pays every
-                                agent at least the smaller of its payoff here and under full revelation. `user` may be
-                                below it by the effect of a rational user's tie tolerance
-    theorem:          [...]     the 2 eps form: V_full - 2 eps - sum_i w_i e_i with the best weights w. Like the
-                                guarantee, NaN if its LP was not solved, and where an agent that reveals x_B need not be
-                                picked (Comparison of fewer than all agents)
-    result:           [...]     a `Result`
-    fallback:         [...]     whether HiGHS solved an LP (of best responses or guarantees) because the batched
-                                solver's answer was not proved
+    Numbers are NaN where `result` is MALFORMED or FAILED.
+
+    Attributes:
+        user: [...] the user's value, in units of its utility.
+        agents: [..., K] the agents' payoffs, in units of their utilities.
+        gain_lower: [..., K] a lower bound of the deviation gain, attained or approached by a scheme.
+        gain_upper: [..., K] an upper bound of the deviation gain.
+        closed: [...] whether gain_upper - gain_lower <= tolerance * payoff_range for every agent.
+        payoff_range: [..., K] best minus worst attainable payoff: the unit of `relative_gain`.
+        full_information: [...] V_full, the value if x_B is revealed, under the user's own response rule.
+        no_information: [...] V_none, the value without messages.
+        guarantee: [...] the sharp form: the least user value of any distribution over actions that pays every
+            agent at least the smaller of its payoff here and under full revelation. `user` may be
+            below it by the effect of a rational user's tie tolerance.
+        theorem: [...] the 2 eps form: V_full - 2 eps - sum_i w_i e_i with the best weights w. Like the
+            guarantee, NaN if its LP was not solved, and where an agent that reveals x_B need not be
+            picked (Comparison of fewer than all agents).
+        result: [...] a `Result`.
+        fallback: [...] whether HiGHS solved an LP (of best responses or guarantees) because the batched
+            solver's answer was not proved.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> found = em.certify(game, honest, em.Selection(), em.RationalUser())
+        >>> round(float(found.gain_lower[0]), 3), round(float(found.relative_gain[0]), 3), float(found.normalised_value)
+        (0.3, 0.5, 1.0)
+
+    Source: sections 4.2 and 6 of docs/model.md.
     """
 
     user: Float[np.ndarray, "*batch"]
@@ -68,6 +79,17 @@ class Certificate(NamedTuple):
     theorem: Float[np.ndarray, "*batch"]
     result: Int[np.ndarray, "*batch"]
     fallback: Bool[np.ndarray, "*batch"]
+
+    _names: ClassVar[dict[str, str]] = {"user": "user_value", "agents": "agent_payoffs"}
+
+    def _headline(self) -> dict[str, Any]:
+        own = {"value": self.normalised_value} if self.batch_shape else {"user": self.user, "agents": self.agents}
+        return own | {"largest relative gain": np.nanmax(self.relative_gain, initial=0)}
+
+    def _columns(self, long: bool) -> dict[str, np.ndarray]:
+        own = super()._columns(long) | {"certified": self.result == Result.CERTIFIED}
+        gain = self.relative_gain if long else self.relative_gain.max(-1)
+        return own | {"normalised_value": self.normalised_value, "relative_gain": gain}
 
     @property
     def relative_gain(self) -> Float[np.ndarray, "*batch K"]:
@@ -101,17 +123,36 @@ def certify(
     lp: str = "auto",
     progress=None,
 ) -> Certificate:
-    """Certify the profiles `schemes` [..., K, XB, M] of `games` in float64 (batch axes are broadcast).
+    """Certify profiles: what they are worth, and bounds of what agents gain by deviating, in float64.
 
-    tolerance: as a share of the payoff range. A profile is CERTIFIED if every gain_upper is within it, UNREFUTED if
-               only every gain_lower is. None: 1e-5 in Selection with a rational user, otherwise 1e-3.
-    lp:        how the LPs of best responses (Selection with a rational user, Pooled) and guarantees
-               are solved: "batched" (all games together, compiled; HiGHS solves LPs that are too large or whose
-               answers are not proved by their multipliers), "highs" (one by one) or "auto" (batched for many small
-               games).
-    progress:  called with the number of games done since the last call.
-    Raises `ValueError` for wrong shapes, rows that are no probabilities, and games too large for the exact methods.
-    A bad game, or an LP that HiGHS does not solve, makes only its own row NaN.
+    A malformed game, or an LP that HiGHS does not solve, makes only its own row NaN.
+
+    Args:
+        games: [...] games.
+        schemes: [..., K, XB, M], in conversations [..., K, rows, M]; or a `Solution`. Batch axes are broadcast.
+        protocol: how the user talks to the agents.
+        user: how the user acts.
+        tolerance: as a share of the payoff range. A profile is CERTIFIED if every gain_upper is within it, UNREFUTED if
+            only every gain_lower is. None: 1e-5 in Selection with a rational user, otherwise 1e-3.
+        lp: how the LPs of best responses (Selection with a rational user, Pooled) and guarantees
+            are solved: "batched" (all games together, compiled; HiGHS solves LPs that are too large or whose
+            answers are not proved by their multipliers), "highs" (one by one) or "auto" (batched for many small
+            games).
+        progress: called with the number of games done since the last call.
+
+    Returns:
+        A `Certificate`.
+
+    Raises:
+        ValueError: for wrong shapes, rows that are no probabilities, and games too large for the exact methods.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> found = em.certify(game, honest, em.Selection(), em.RationalUser())
+        >>> em.Result(int(found.result)).name, round(float(found.gain_lower[0]), 3)
+        ('ABOVE_TOLERANCE', 0.3)
+
+    Source: section 4.2 of docs/model.md.
     """
     games, schemes, protocol, user, progress = on_host(
         games=games, schemes=schemes, protocol=protocol, user=user, progress=progress
@@ -144,7 +185,7 @@ def certify(
             put(found, at + part, add_guarantees(rows, terms, user, of_guarantees(lp, len(profiles)))[0])
             checks.release(part)
         tell(len(profiles[some]))
-    return Certificate(*(x.reshape((*batch, *x.shape[1:])) for x in found))
+    return jax.tree.map(lambda x: x.reshape((*batch, *x.shape[1:])), found).replace(labels=games.labels)
 
 
 class _Progress:
@@ -228,7 +269,7 @@ def add_guarantees(
     known = np.isfinite(terms.floors).all(1)
     if not known.any():
         return rows, failed
-    tie_tolerance = user.tie_tolerance if isinstance(user.plain.acting, RationalUser) else None
+    tie_tolerance = user.tie_tolerance if user.plain.acting.obeys else None
     terms = jax.tree.map(lambda x: x[known], terms)
     _, A, Y = terms.user_utility.shape
     size = common_size(terms.game, A, Y, tie_tolerance)
@@ -240,7 +281,7 @@ def add_guarantees(
     guarantee, theorem = rows.guarantee.copy(), rows.theorem.copy()
     guarantee[known] = terms.unit * np.array([one.value for one in worst]) + terms.zero
     theorem[known] = terms.unit * np.array([one.value for one in bounds]) + terms.zero
-    return rows._replace(guarantee=guarantee, theorem=theorem, fallback=rows.fallback | failed), failed
+    return rows.replace(guarantee=guarantee, theorem=theorem, fallback=rows.fallback | failed), failed
 
 
 def no_certificates(count: int, agents: int) -> Certificate:
@@ -254,7 +295,7 @@ def no_certificates(count: int, agents: int) -> Certificate:
 
 def put(whole: Certificate, some, part: Certificate) -> None:
     """Write the certificates `part` at the places `some`."""
-    for column, values in zip(whole, part, strict=True):
+    for column, values in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
         column[some] = values
 
 

@@ -33,11 +33,16 @@ WORK = 120_000_000
 class Deviation(NamedTuple):
     """A best response of one agent, the others' schemes fixed.
 
-    value:   the payoff that `scheme` attains, or approaches as a supremum; NaN if an LP failed
-    upper:   an upper bound of the payoff of any scheme; equal to `value` where the method is exact
-    scheme:  [XB, S]; S is as large as the optimum needs and may differ from M
-    status:  "Optimal", or HiGHS's status instead
-    exact:   the value as a rational number, if asked for and given by an LP
+    Attributes:
+        value: the payoff that `scheme` attains, or approaches as a supremum; NaN if an LP failed.
+        upper: an upper bound of the payoff of any scheme; equal to `value` where the method is exact.
+        scheme: [XB, S]; S is as large as the optimum needs and may differ from M.
+        status: "Optimal", or HiGHS's status instead.
+        exact: the value as a rational number, if asked for and given by an LP.
+
+    Example:
+        >>> em.Deviation(value=0.5, upper=0.6, scheme=np.eye(2)).status
+        'Optimal'
     """
 
     value: float
@@ -48,18 +53,49 @@ class Deviation(NamedTuple):
 
 
 class AbstractCheck(abc.ABC):
-    """The exact check of one game under one protocol and user. LPs are built once and kept for all profiles.
+    """The exact check of one game under one protocol and user.
 
     A new check is one file: a subclass with `payoffs`, `deviations` and `monopolist`, registered by `register_check`.
-    Its `upper` bounds must be proofs: profiles are CERTIFIED by them.
+    Its `upper` bounds must be proofs: profiles are CERTIFIED by them. LPs are built once and kept for all profiles.
 
-    revealing_is_picked: whether any agent, by revealing x_B, informs the user of it, as the guarantees need
-    can_outbid:          whether the agent of the largest value to the user is always picked, as outbidding needs
-    fallback:            whether HiGHS solved the game because the batched solver's answer was not proved
-    finds_monopolists:   whether `monopolist` is implemented
-    exact_responses:     whether an exact method finds best responses, one by one; otherwise a search does, in batches
-    games_at_once:       number of games whose checks are prepared, and kept, at a time
-    tolerance:           default tolerance of `certify`, as a share of the payoff range
+    A class may declare:
+
+    * `revealing_is_picked`: whether any agent, by revealing x_B, informs the user of it, as the guarantees need;
+    * `can_outbid`: whether the agent of the largest value to the user is always picked, as outbidding needs;
+    * `fallback`: whether HiGHS solved the game because the batched solver's answer was not proved;
+    * `finds_monopolists`: whether `monopolist` is implemented;
+    * `exact_responses`: whether an exact method finds best responses, one by one; otherwise a search does, in batches;
+    * `has_proofs`: whether the verifier of proof files knows this protocol and user; not inherited;
+    * `games_at_once`: number of games whose checks are prepared, and kept, at a time;
+    * `tolerance`: default tolerance of `certify`, as a share of the payoff range.
+
+    Args:
+        game: one game, reduced, in NumPy float64.
+        protocol: of the class that the check is registered for.
+        user: likewise.
+
+    Example:
+        >>> class Silence(em.Pooled):  # the user hears no agent
+        ...     def payoffs(self, game, schemes, user):
+        ...         return em.Pooled().payoffs(game, jnp.ones_like(schemes) / schemes.shape[-1], user)
+        >>> @em.register_check(Silence, em.RationalUser)
+        ... class SilenceCheck(em.AbstractCheck):
+        ...     def payoffs(self, schemes):
+        ...         action = self.game.user.sum(1).argmax(-1)  # [XA] the best one without messages
+        ...         both = np.concatenate([self.game.welfare[None], self.game.agents]).sum(2)  # [1 + K, XA, A]
+        ...         paid = np.take_along_axis(both, action[None, :, None], -1).sum((1, 2))
+        ...         return float(paid[0]), paid[1:]
+        ...     def deviations(self, schemes, agents, bracket=None):
+        ...         paid = self.payoffs(schemes)[1]
+        ...         return [em.Deviation(paid[i], paid[i], schemes[i]) for i in agents]
+        ...     def monopolist(self, agent, sign=1.0):
+        ...         value = self.payoffs(None)[1][agent]
+        ...         return em.Deviation(value, value, np.ones((self.game.mass.shape[1], 1)))
+        >>> found = em.certify(em.catalog.judge(), em.full_revelation(1, 2, 2), Silence(), em.RationalUser())
+        >>> em.Result(int(found.result)).name, round(float(found.user), 3)
+        ('CERTIFIED', 0.7)
+
+    Source: section 5 of docs/model.md.
     """
 
     def __init__(self, game: ReducedGame, protocol: AbstractProtocol, user: AbstractUser):
@@ -80,6 +116,8 @@ class AbstractCheck(abc.ABC):
     fallback = False
     finds_monopolists = True
     exact_responses = True
+    stability_applies = False
+    has_proofs = False
     games_at_once = 256
     tolerance = 1e-3
 
@@ -104,25 +142,37 @@ class AbstractCheck(abc.ABC):
     ) -> None:
         """Compute for many games at once what `deviations` will need; by default nothing.
 
-        profiles:  one for each check.
-        bracket:   as in `deviations`.
-        tolerance: also compute without a bracket, and with the bracket only for games in which no gain is above this
-                   share of the payoff range.
-        progress:  called with the number of games done so far, if the work takes long.
+        Args:
+            checks: one for each game.
+            profiles: one for each check.
+            bracket: as in `deviations`.
+            tolerance: also compute without a bracket, and with the bracket only for games in which no gain is above
+                this share of the payoff range.
+            progress: called with the number of games done so far, if the work takes long.
         """
         return
 
     @classmethod
     def prepare_lps(cls, checks: list[Any], lp: str, count: int) -> int:
-        """Solve the LPs of these checks batched, if the check has a batched solver and `lp` calls for it with `count`
-        games in all. Returns the number of games that are left to HiGHS because an answer failed its check."""
+        """Solve the LPs of these checks batched, if the check has a batched solver and `lp` calls for it.
+
+        Args:
+            checks: one for each game.
+            lp: as in `certify`.
+            count: the number of games in all, by which "auto" decides.
+
+        Returns:
+            The number of games that are left to HiGHS because an answer failed its check.
+        """
         return 0
 
     @classmethod
     def together(cls, checks: Any, sound: Bool[np.ndarray, "N"]) -> Any:
         """The checks of a batch of games, an `AbstractChecks`: by default `checks`, which has one check for each game.
 
-        checks: a `OneByOne`; sound: which games are not malformed.
+        Args:
+            checks: a `OneByOne`.
+            sound: [N] which games are not malformed.
         """
         return checks
 
@@ -138,20 +188,23 @@ class AbstractCheck(abc.ABC):
 
     @abc.abstractmethod
     def payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> tuple[float, Float[np.ndarray, "K"]]:
-        """User value and agents' payoffs, in NumPy float64."""
+        """The user's value and the agents' payoffs [K] under schemes [K, XB, M], in NumPy float64."""
 
     def common_response_payoffs(self, schemes: Float[np.ndarray, "K XB M"]) -> Float[np.ndarray, "K"]:
-        """Agents' payoffs [K] if the user breaks ties in one way for all agents, which the guarantees need."""
+        """The agents' payoffs [K] if the user breaks ties in one way for all agents, which the guarantees need."""
         return self.payoffs(schemes)[1]
 
     @abc.abstractmethod
     def deviations(
         self, schemes: Float[np.ndarray, "K XB M"], agents: range, bracket: float | None = None
     ) -> list[Deviation]:
-        """The best response of each of `agents`.
+        """The best responses of some agents.
 
-        bracket: the upper bound is to be within this share of the agent's payoff range of the value, as far as `WORK`
-                 allows; None: no work is done for the upper bound.
+        Args:
+            schemes: [K, XB, M].
+            agents: their indices.
+            bracket: the upper bound is to be within this share of the agent's payoff range of the value, as far as
+                `WORK` allows; None: no work is done for the upper bound.
         """
 
     @abc.abstractmethod
@@ -200,8 +253,10 @@ class AbstractCheck(abc.ABC):
         return np.asarray(units.attainable(self.game.agents, self.likely)[1])
 
     def informed(self, informed: bool) -> tuple[float, Float[np.ndarray, "K"]]:
-        """User value and agents' payoffs if x_B is revealed (informed=False: without information). Under ties="agents"
-        each agent's payoff is computed with ties in its favour."""
+        """The user's value and the agents' payoffs if x_B is revealed (informed=False: without information).
+
+        Under ties="agents" each agent's payoff is computed with ties in its favour.
+        """
         if informed not in self._informed:
             pool = (lambda x: x) if informed else (lambda x: x.sum(1, keepdims=True))  # Sums over x_B, if uninformed.
             responses = by_agent(self.user.acting, self.game, pool)
@@ -225,18 +280,26 @@ def register_check(
 ):
     """Class decorator: registers the check of exactly this protocol class and user class, not of their subclasses.
 
-    protocol: a class; a tuple for a protocol in stages, such as (Selection, Conversation).
-    user:     a class.
-    acting:   the class of `user.acting`, where it is another one (`FixedReplies`); by default `user`.
-    counts_welfare: whether the check also holds for such users when they misread beliefs: it takes the user's behaviour
-              from `game.mass` and `game.user` alone, counts the user's value from `game.welfare`, and does not assume
-              that this value is largest with full information, or least without any. Otherwise such users are checked
-              by a search.
-    Raises `ValueError` if there is a check already.
+    Args:
+        protocol: a class; a tuple for a protocol in stages, such as (Selection, Conversation).
+        user: a class.
+        acting: the class of `user.acting`, where it is another one (`FixedReplies`); by default `user`.
+        counts_welfare: whether the check also holds for such users when they misread beliefs: it takes the user's
+            behaviour from `game.mass` and `game.user` alone, counts the user's value from `game.welfare`, and does not
+            assume that this value is largest with full information, or least without any. Otherwise such users are
+            checked by a search.
+
+    Raises:
+        ValueError: if there is a check already.
 
     Example:
-        @em.register_check(Lottery, em.QuantalUser)
-        class LotteryCheck(em.AbstractCheck): ...
+        >>> from emalign_jax.exact.checks.pooled import PooledCheck
+        >>> class Broadcast(em.Pooled):
+        ...     pass  # the same payoffs, so that the check of Pooled holds
+        >>> em.register_check(Broadcast, em.QuantalUser)(PooledCheck).__name__
+        'PooledCheck'
+
+    Source: section 5 of docs/model.md.
     """
     kind = protocol if isinstance(protocol, tuple) else (protocol,), user, acting or user
 

@@ -32,6 +32,7 @@ class ComparisonRational(SelectionRational):
     a payoff near it."""
 
     tolerance = AbstractCheck.tolerance
+    has_proofs = True
     otherwise = "gradient play anneals one by itself; a positive temperature needs verify=False"
 
     def __init__(self, game, protocol, user):

@@ -97,20 +97,17 @@ class SearchedCheck(AbstractCheck):
     def _search(cls, asked: list[tuple[SearchedCheck, np.ndarray, int]]) -> None:
         """Candidates for the best rule of each agent: initial rules, and the ends of ascents from them."""
         cls._prepare_alone([check for check, schemes, _ in asked if len(schemes) > 1])
-        by_size: dict[tuple, list[Ascent]] = {}
-        for check, schemes, i in asked:
-            size = schemes.shape, np.shape(check.game.user)
-            by_size.setdefault(size, []).append(Ascent(check, schemes, i, check._starts(schemes, i)))
-        for group in by_size.values():
-            check, schemes, *_ = group[0]
-            tree = check.protocol.conversation.tree(len(schemes), schemes.shape[2])
-            XA, _, A = np.shape(check.game.user)
-            for ascent, found in zip(group, search(group, tree.cells(XA, A)), strict=True):
-                check, schemes, i, starts = ascent
-                check._searched[1][i] = [*starts[1:], *check._initial_rules.get(i, []), *found]
-                if len(schemes) == 1 and i not in check._initial_rules:
-                    # The ascents of a single agent do not depend on its present rule.
-                    check._initial_rules[i] = [*starts[1:], *found]
+        if not asked:
+            return
+        ascents = [Ascent(check, schemes, i, check._starts(schemes, i)) for check, schemes, i in asked]
+        check, schemes, _ = asked[0]
+        tree = check.protocol.conversation.tree(len(schemes), schemes.shape[2])
+        XA, _, A = np.shape(check.game.user)
+        for (check, schemes, i, starts), found in zip(ascents, search(ascents, tree.cells(XA, A)), strict=True):
+            check._searched[1][i] = [*starts[1:], *check._initial_rules.get(i, []), *found]
+            if len(schemes) == 1 and i not in check._initial_rules:
+                # The ascents of a single agent do not depend on its present rule.
+                check._initial_rules[i] = [*starts[1:], *found]
 
     def _is_searched(self, schemes) -> bool:
         return np.array_equal(self._searched[0], schemes)
@@ -281,8 +278,13 @@ class SearchedCheck(AbstractCheck):
         )
 
 
+@register_check(Conversation, QuantalUser, counts_welfare=True)
+@register_check(Conversation, RationalUser, counts_welfare=True)
+@register_check(Conversation, FixedReplies, QuantalUser, counts_welfare=True)
+@register_check(Conversation, FixedReplies, RationalUser, counts_welfare=True)
 class ConversationCheck(SearchedCheck):
-    """A conversation with all agents."""
+    """A conversation with all agents: a quantal user responds logit at every node, a rational one by backward induction
+    and its tie rule, and replies may be given."""
 
     @classmethod
     def check_size(cls, games, protocol, user, messages):
@@ -432,19 +434,3 @@ class ConversationCheck(SearchedCheck):
         # The tie tolerance and rounding are subtracted, so that the LP is feasible.
         unit = np.array([units.unit(g[None], x[None]) for g, x in zip(self.game.user, self.likely, strict=True)])
         return (distribution * self.game.user).sum((1, 2)) - (tree.rounds * self.user.tie_tolerance + LP_ERROR) * unit
-
-
-@register_check(Conversation, QuantalUser, counts_welfare=True)
-class ConversationQuantal(ConversationCheck):
-    """A quantal user: logit responses at every node."""
-
-
-@register_check(Conversation, RationalUser, counts_welfare=True)
-class ConversationRational(ConversationCheck):
-    """A rational user: backward induction, ties by the user's tie rule."""
-
-
-@register_check(Conversation, FixedReplies, QuantalUser, counts_welfare=True)
-@register_check(Conversation, FixedReplies, RationalUser, counts_welfare=True)
-class ConversationFixed(ConversationCheck):
-    """A user with a fixed reply rule."""

@@ -39,11 +39,11 @@ def search(ascents: list[Ascent], cells: int) -> list[list[Float[np.ndarray, "ro
     profiles = np.array([ascents[n].schemes for n in owner])
     agents = np.array([ascents[n].agent for n in owner])
     profiles[np.arange(len(owner)), agents] = np.concatenate([one.starts for one in ascents])
-    found = ascend(game, profiles, agents, protocol, user, cells)
-    payoffs = np.where(np.isfinite(found.payoffs), found.payoffs, -np.inf)
+    ends, payoffs = ascend(game, profiles, agents, protocol, user, cells)
+    payoffs = np.where(np.isfinite(payoffs), payoffs, -np.inf)
     kept = []
     for n in range(len(ascents)):
-        own, paid = found.schemes[owner == n], payoffs[owner == n]
+        own, paid = ends[owner == n], payoffs[owner == n]
         best = [0, *(1 + np.argsort(-paid[1:], kind="stable")[:KEPT])]
         kept.append([rule for k in best for rule in (own[k], sharpened(own[k]))])
     return kept

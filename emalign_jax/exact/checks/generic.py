@@ -85,9 +85,8 @@ class GenericCheck(AbstractCheck):
                 check._searched = schemes.copy(), {}
                 setting = standard_form(check.game, check.protocol, check.user)
                 asked += [(check, Ascent(setting, schemes, i, check._starts(schemes, i))) for i in range(len(schemes))]
-        for group in _by_size(asked):
-            for (check, ascent), rules in zip(group, _search(group), strict=True):
-                check._searched[1][ascent.agent] = [*ascent.starts, *rules]
+        for (check, ascent), rules in zip(asked, _search([ascent for _, ascent in asked]), strict=True):
+            check._searched[1][ascent.agent] = [*ascent.starts, *rules]
 
     @classmethod
     def _find_monopolists(cls, pairs: list[tuple[Any, np.ndarray]]) -> None:
@@ -104,11 +103,10 @@ class GenericCheck(AbstractCheck):
                     silent, *starts = _usual_starts(rows, M, i)
                     setting = standard_form(game, check.protocol, check.user)
                     asked.append(((check, i), Ascent(setting, silent[None], 0, [silent, *starts])))
-        for group in _by_size(asked):
-            # The protocol is not ours, and need not work with one agent.
-            with contextlib.suppress(Exception):
-                for ((check, i), _), rules in zip(group, _search(group), strict=True):
-                    check._alone[i] = rules[::2]
+        # The protocol is not ours, and need not work with one agent.
+        with contextlib.suppress(Exception):
+            for ((check, i), _), rules in zip(asked, _search([ascent for _, ascent in asked]), strict=True):
+                check._alone[i] = rules[::2]
 
     def _starts(self, schemes, agent: int) -> list[Float[np.ndarray, "rows M"]]:
         usual = _usual_starts(schemes.shape[1], schemes.shape[2], agent)
@@ -176,14 +174,8 @@ def _has_rows(protocol: Any, game: ReducedGame, rows: int, messages: int) -> boo
         return False
 
 
-def _by_size(asked: list[tuple[Any, Ascent]]) -> list[list[tuple[Any, Ascent]]]:
-    found: dict[tuple, list] = {}
-    for owner, ascent in asked:
-        found.setdefault((ascent.schemes.shape, np.shape(ascent.setting.game.user)), []).append((owner, ascent))
-    return [*found.values()]
-
-
-def _search(group: list[tuple[Any, Ascent]]) -> list[list[Float[np.ndarray, "rows M"]]]:
-    ascent = group[0][1]
-    (XA, XB, A), (K, _, M) = np.shape(ascent.setting.game.user), ascent.schemes.shape
-    return search([ascent for _, ascent in group], cells=K * XA * XB * M * A)
+def _search(ascents: list[Ascent]) -> list[list[Float[np.ndarray, "rows M"]]]:
+    if not ascents:
+        return []
+    (XA, XB, A), (K, _, M) = np.shape(ascents[0].setting.game.user), ascents[0].schemes.shape
+    return search(ascents, cells=K * XA * XB * M * A)

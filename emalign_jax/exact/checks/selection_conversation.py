@@ -53,6 +53,8 @@ def evaluate(check: AbstractCheck, schemes: Float[np.ndarray, "K rows M"]) -> Se
 
 @register_check((Selection, Conversation), RationalUser, counts_welfare=True)
 class SelectionConversationRational(SelectionRational):
+    stability_applies = False
+
     @classmethod
     def check_size(cls, games, protocol, user, messages):
         protocol.check(games, messages)
@@ -122,6 +124,9 @@ class SelectionConversationRational(SelectionRational):
         return rule
 
 
+@register_check((Selection, Conversation), QuantalUser, counts_welfare=True)
+@register_check((Selection, Conversation), FixedReplies, QuantalUser, counts_welfare=True)
+@register_check((Selection, Conversation), FixedReplies, RationalUser, counts_welfare=True)
 class SelectionConversationSearched(SearchedCheck):
     """Best responses by search, see `conversation.py`."""
 
@@ -199,14 +204,3 @@ class SelectionConversationSearched(SearchedCheck):
                 best = best._replace(value=value, upper=max(best.upper, value))
             found.append(best._replace(scheme=rule))
         return found
-
-
-@register_check((Selection, Conversation), QuantalUser, counts_welfare=True)
-class SelectionConversationQuantal(SelectionConversationSearched):
-    """A quantal user: logit responses at every node of the conversation with the picked agent."""
-
-
-@register_check((Selection, Conversation), FixedReplies, QuantalUser, counts_welfare=True)
-@register_check((Selection, Conversation), FixedReplies, RationalUser, counts_welfare=True)
-class SelectionConversationFixed(SelectionConversationSearched):
-    """A user with a fixed reply rule."""

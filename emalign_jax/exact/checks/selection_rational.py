@@ -79,6 +79,8 @@ class SelectionRational(SelectionCheck):
     """
 
     can_outbid: Any = True
+    stability_applies = True
+    has_proofs = True
     tolerance = 1e-5  # A profile within 1e-3 may be worth far less to the user than the worst exact equilibrium.
     otherwise = "with a positive temperature take a QuantalUser"
 

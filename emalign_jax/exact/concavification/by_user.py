@@ -1,4 +1,4 @@
-"""Belief LPs for any user that they are known for."""
+"""Belief LPs for each user for whom they are known."""
 
 from __future__ import annotations
 

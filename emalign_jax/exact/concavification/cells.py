@@ -9,8 +9,7 @@ The excess of an edge is assigned mainly to its lower vertex (by the choice of s
 edge that contributes most. All this is float64: bounds hold up to rounding, about 1e-12 of the payoffs.
 
 Functions work on NumPy and jax arrays alike (`xp`). Vertices v, edges e and actions a are Python lists of arrays [T, N]
-(T types, N cells) or [N], because compilers make one loop of sums that are written out, and several slow ones of
-others.
+(T types, N cells) or [N]: sums that are written out become one loop when compiled, and other sums several slow ones.
 """
 
 from __future__ import annotations

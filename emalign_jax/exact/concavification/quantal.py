@@ -1,8 +1,7 @@
 """A quantal user's responses to many beliefs of many problems: payoffs, their slopes, and local maxima.
 
 All functions work on NumPy and jax arrays alike (`xp`). G problems have R beliefs each, [B, G, R]. Features x_B and
-actions are Python lists or leading axes of arrays [T, G, R], because compilers make one loop of sums that are written
-out.
+actions are Python lists or leading axes of arrays [T, G, R]: sums that are written out become one loop when compiled.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ with V_full the value of knowing x_B to a rational user, and W0 Lambert's functi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -22,33 +22,43 @@ from emalign_jax.exact.checks.conversation_outcomes import action_distribution, 
 from emalign_jax.exact.guarantees.bounds import theorem_bound
 from emalign_jax.games.game import Game, ReducedGame, faults, possible_utilities, reduce_game
 from emalign_jax.internal.validation import on_host
-from emalign_jax.protocols import AbstractProtocol, Conversation, Pooled
+from emalign_jax.protocols import AbstractProtocol
 from emalign_jax.protocols.base import believed_prior
 from emalign_jax.protocols.schemes import check_schemes
-from emalign_jax.result import Result
+from emalign_jax.result import Batched, Result
+from emalign_jax.result.batched import stacked
 from emalign_jax.users.base import AbstractUser
 
 # In the user's unit of payoff. A value this close to V_full counts as V_full.
 LEARNS_TOLERANCE = 1e-6
 
 
-class Premises(NamedTuple):
-    """Float64, batch axes lead; NaN where `result` is bad.
+class Premises(Batched):
+    """How nearly the premises of the theorem on conversations hold at a profile; float64, NaN where `result` is bad.
 
     Let r be the rule of an agent alone with the user whose utility is the user's.
 
-    aligned_value:    [...]     the user's value in a conversation with that agent alone under rule r
-    full_information: [...]     V_full under the user's own response rule
-    learns:           [...]     whether the user learns the best action from rule r: aligned_value = V_full
-    total_variation:  [...]     over pairs of agents, the largest total variation distance between the distributions
-                                over actions (averaged over x_A, x_B) after one or the other switches to r
-    eta:              [..., K]  mean error of the expected utilities learnt after agent i's switch, in units of u
-    switch_gain:      [..., K]  e_i: agent i's gain from switching to r, in units of U_i
-    user:             [...]     V at the profile
-    bound:            [...]     a lower bound of V (proposition 4); a rational user's choice may jump, so there agent
-                                i's shortfall from its payoff under full revelation replaces e_i + spread_i L eta_i / 2
-    regret:           [...]     W0((A-1)/e) / L, part of the bound; 0 for a rational user
-    result:           [...]     CERTIFIED, MALFORMED or FAILED
+    Attributes:
+        aligned_value: [...] the user's value in a conversation with that agent alone under rule r.
+        full_information: [...] V_full under the user's own response rule.
+        learns: [...] whether the user learns the best action from rule r: aligned_value = V_full.
+        total_variation: [...] over pairs of agents, the largest total variation distance between the distributions
+            over actions (averaged over x_A, x_B) after one or the other switches to r.
+        eta: [..., K] mean error of the expected utilities learnt after agent i's switch, in units of u.
+        switch_gain: [..., K] e_i: agent i's gain from switching to r, in units of U_i.
+        user: [...] V at the profile.
+        bound: [...] a lower bound of V (proposition 4); a rational user's choice may jump, so there agent
+            i's shortfall from its payoff under full revelation replaces e_i + spread_i L eta_i / 2.
+        regret: [...] W0((A-1)/e) / L, part of the bound; 0 for a rational user.
+        result: [...] CERTIFIED, MALFORMED or FAILED.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> found = em.premises(game, honest, em.Pooled(), em.RationalUser())
+        >>> bool(found.learns), float(found.user), bool(found.bound <= found.user)
+        (True, 1.0, True)
+
+    Source: section 6.6 of docs/model.md.
     """
 
     aligned_value: Float[np.ndarray, "*batch"]
@@ -62,29 +72,52 @@ class Premises(NamedTuple):
     regret: Float[np.ndarray, "*batch"]
     result: Int[np.ndarray, "*batch"]
 
+    _names: ClassVar[dict[str, str]] = {"user": "user_value"}
+
+    def _headline(self) -> dict[str, Any]:
+        return {"user": self.user, "bound": self.bound, "full information": self.full_information}
+
 
 def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUser) -> Premises:
-    """Measure the premises at the profiles `schemes` [..., K, rows, M] (batch axes are broadcast).
+    """Measure how nearly the premises of the theorem on conversations hold at given profiles.
 
-    Raises `ValueError` for protocols other than Conversation and Pooled, wrong shapes and sizes, and for a given reply
-    rule that does not fit a conversation with one agent. A bad game makes only its own row NaN.
+    A malformed game makes only its own row NaN.
+
+    Args:
+        games: [...] games.
+        schemes: [..., K, rows, M], or a `Solution`; batch axes are broadcast.
+        protocol: a `Conversation`, or `Pooled`.
+        user: how the user acts.
+
+    Returns:
+        `Premises`.
+
+    Raises:
+        ValueError: for other protocols, wrong shapes and sizes, and for a given reply rule that does not fit a
+            conversation with one agent.
+
+    Example:
+        >>> game, honest = em.catalog.judge(), em.full_revelation(1, 2, 2)
+        >>> float(em.premises(game, honest, em.Pooled(), em.RationalUser()).total_variation)  # there is no other agent
+        0.0
+
+    Source: section 6.6 of docs/model.md.
     """
     games, schemes, protocol, user = on_host(games=games, schemes=schemes, protocol=protocol, user=user)
-    if type(protocol) is Pooled:  # A subclass of Pooled need not be a conversation of one round.
-        protocol = Conversation(1, 1)
-    if not isinstance(protocol, Conversation):
+    conversation: Any = protocol.as_conversation
+    if conversation is None:
         raise ValueError(f"protocol: expected Conversation or Pooled, got {type(protocol).__name__}")
-    schemes = check_schemes(games, schemes, protocol)
+    schemes = check_schemes(games, schemes, conversation)
     M = schemes.shape[-1]
-    protocol.check(games, M)
-    user.check(games, protocol, M)
-    user.check(games.of_one_agent, protocol, M)
+    conversation.check(games, M)
+    user.check(games, conversation, M)
+    user.check(games.of_one_agent, conversation, M)
     batch = np.broadcast_shapes(games.batch_shape, schemes.shape[:-3])
     flat = flatten_games(games, batch)
     profiles = np.broadcast_to(schemes, (*batch, *schemes.shape[-3:])).reshape(-1, *schemes.shape[-3:])
     bad = np.broadcast_to(faults(games), batch).reshape(-1) != ""
     broken = ~np.isfinite(profiles).all((1, 2, 3))
-    if believed_prior(flat, protocol, user, np) is not None:
+    if believed_prior(flat, conversation, user, np) is not None:
         raise ValueError(
             f"user: the premises are of users who read beliefs as they are, got {type(user).__name__}: proposition 4 "
             "bounds what a user loses by its errors, not by misread beliefs"
@@ -93,27 +126,22 @@ def premises(games: Game, schemes, protocol: AbstractProtocol, user: AbstractUse
     rows: list[Premises] = [_failed(games.agents, Result.MALFORMED) for _ in bad]
     sound = np.flatnonzero(~bad & ~broken)
     aligned = reduced._replace(agents=np.asarray(reduced.user)[:, None])
-    tree = protocol.tree(1, M)
-    enough = M**protocol.rounds >= games.agent_features
+    tree = conversation.tree(1, M)
+    enough = M**conversation.rounds >= games.agent_features
     revealing: Any = scheme_to_rule(tree, np.eye(games.agent_features)) if enough else None
     for at in range(0, len(sound), AbstractCheck.games_at_once):
         some = sound[at : at + AbstractCheck.games_at_once]
-        alone = [make_check(aligned, k, protocol, user, M) for k in some]
+        alone = [make_check(aligned, k, conversation, user, M) for k in some]
         if not enough:
             type(alone[0]).prepare_monopolists(alone)
         for one, k in zip(alone, some, strict=True):
-            check = make_check(reduced, k, protocol, user, M)
+            check = make_check(reduced, k, conversation, user, M)
             found = Deviation(0.0, 0.0, revealing) if enough else one.monopolist(0)
             if found.status == "Optimal":
                 rows[k] = _measure(flat[k], check, one.payoffs(found.scheme[None])[0], found.scheme, profiles[k])
             else:
                 rows[k] = _failed(games.agents, Result.FAILED)
-    per_agent = ("eta", "switch_gain")
-    fields = []
-    for name in Premises._fields:
-        column = np.array([getattr(row, name) for row in rows])
-        fields.append(column.reshape((*batch, games.agents) if name in per_agent else batch))
-    return Premises(*fields)
+    return stacked(rows, batch, _failed(games.agents, Result.MALFORMED)).replace(labels=games.labels)
 
 
 def _measure(game: Game, check, aligned_value, rule, profile) -> Premises:

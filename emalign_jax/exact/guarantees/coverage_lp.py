@@ -6,7 +6,7 @@ equilibrium. By duality the user's value is at least full_information - slack - 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -19,29 +19,38 @@ from emalign_jax.games.game import Game, ReducedGame, faults
 from emalign_jax.internal import batching
 from emalign_jax.internal.validation import checked, on_host
 from emalign_jax.lp.choice import check_word
-from emalign_jax.protocols import AbstractProtocol, Comparison, Conversation, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Selection
 from emalign_jax.protocols.base import declares_revelation, reduce_for
 from emalign_jax.protocols.standard_units import StandardForm, standard_form
-from emalign_jax.result import Result
+from emalign_jax.result import Batched, Result
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
 
 
-class Coverage(NamedTuple):
+class Coverage(Batched):
     """How well the agents' interests cover the user's; float64, NaN where `result` says that a game failed.
 
     If no distribution over actions pays every agent what full revelation pays it (possible where ties of the informed
     user go to each agent), V_full is certain: slack is 0, weights and commands are NaN.
 
-    slack:    [...] >= 0, in units of u; user value >= full_information - slack - sum_i weights_i e_i
-    weights:  [..., K] multipliers w >= 0
-    by_cell:  [..., XA, XB] the slack of each cell; its sum is `slack`. With g, G_i of section 1.1 of docs/model.md
-              and a* the action of the informed user, for every cell and action a
-              g(a*) - g(a) <= sum_i weights_i (G_i(a*) - G_i(a)) + by_cell - sum_c commands[a, c] (g(a) - g(c))
-    commands: [..., XA, A, A] multipliers >= 0 of the user's obedience, of playing a rather than c; 0 unless asked for
-    full_information: [...] V_full
-    result:   [...] a `Result`: CERTIFIED, MALFORMED or FAILED
-    fallback: [...] whether HiGHS solved the LP because the batched solver's answer was not proved
+    Attributes:
+        slack: [...] >= 0, in units of u; user value >= full_information - slack - sum_i weights_i e_i.
+        weights: [..., K] multipliers w >= 0.
+        by_cell: [..., XA, XB] the slack of each cell; its sum is `slack`. With g, G_i of section 1.1 of docs/model.md
+            and a* the action of the informed user, for every cell and action a,
+            `g(a*) - g(a) <= sum_i weights_i (G_i(a*) - G_i(a)) + by_cell - sum_c commands[a, c] (g(a) - g(c))`.
+        commands: [..., XA, A, A] multipliers >= 0 of the user's obedience, of playing a rather than c; 0 unless asked
+            for.
+        full_information: [...] V_full.
+        result: [...] a `Result`: CERTIFIED, MALFORMED or FAILED.
+        fallback: [...] whether HiGHS solved the LP because the batched solver's answer was not proved.
+
+    Example:
+        >>> found = em.coverage(em.catalog.biased_advisers())
+        >>> float(found.slack), float(found.full_information)
+        (0.0, 1.0)
+
+    Source: section 6.3 of docs/model.md.
     """
 
     slack: Float[np.ndarray, "*batch"]
@@ -51,6 +60,11 @@ class Coverage(NamedTuple):
     full_information: Float[np.ndarray, "*batch"]
     result: Int[np.ndarray, "*batch"]
     fallback: Bool[np.ndarray, "*batch"]
+
+    _names: ClassVar[dict[str, str]] = {"slack": "coverage_slack"}
+
+    def _headline(self) -> dict[str, Any]:
+        return {"slack": self.slack, "full information": self.full_information}
 
 
 class _Bound(NamedTuple):
@@ -70,25 +84,38 @@ def worst_case(
     exact: bool = False,
     lp: str = "auto",
 ):
-    """The least user value [...] over all distributions over actions that pay every agent at least its payoff under
-    full revelation less `gains` (section 6.2 of docs/model.md); no equilibrium is worth less if `gains` is 0.
+    """The least user value in any equilibrium, as far as payoffs under full revelation bound it.
 
-    games:    [...] games.
-    gains:    the most that each agent gains from switching to full revelation, in units of its utility; a number or
-              [..., K].
-    user:     RationalUser() by default. Obedience constraints are imposed for a rational user only.
-    protocol: Selection() by default. In the protocol an agent that reveals x_B must be heard
-              (`full_revelation_is_heard`).
-    exact:    derive the LP in rational arithmetic (small games).
-    lp:       "batched" (the LPs of all games together; HiGHS solves those that are too large or whose answers are not
-              proved by their multipliers), "highs" (one by one) or "auto" (batched for many small games).
-    Returns NaN for a malformed game and where HiGHS does not solve the LP; `coverage` says which.
-    Raises `ValueError` for a protocol in which revealing may not be heard (Selection with a temperature, Comparison of
-    fewer than all agents), for Pooled and Conversation with ties="agents", and for games too large for `exact`.
+    It is the least over all distributions over actions that pay every agent at least its payoff under full revelation
+    less `gains`; no equilibrium is worth less if `gains` is 0.
+
+    Args:
+        games: [...] games.
+        gains: the most that each agent gains from switching to full revelation, in units of its utility; a number or
+            [..., K].
+        user: RationalUser() by default. Obedience constraints are imposed for a rational user only.
+        protocol: Selection() by default. In the protocol an agent that reveals x_B must be heard
+            (`full_revelation_is_heard`).
+        exact: derive the LP in rational arithmetic (small games).
+        lp: "batched" (the LPs of all games together; HiGHS solves those that are too large or whose answers are not
+            proved by their multipliers), "highs" (one by one) or "auto" (batched for many small games).
+
+    Returns:
+        [...] in units of u; NaN for a malformed game and where HiGHS does not solve the LP (`coverage` says which).
+
+    Raises:
+        ValueError: for a protocol in which revealing may not be heard (Selection with a temperature, Comparison of
+            fewer than all agents), for Pooled and Conversation with ties="agents", and for games too large for `exact`.
+
+    Example:
+        >>> [round(float(em.worst_case(game)), 3) for game in (em.catalog.judge(), em.catalog.biased_advisers())]
+        [0.7, 1.0]
+
+    Source: section 6.2 of docs/model.md.
     """
     user = RationalUser() if user is None else user
     checked(user=user)
-    bounds, batch = _bounds(games, gains, user, protocol, isinstance(user.plain, RationalUser), exact, lp)
+    bounds, batch = _bounds(games, gains, user, protocol, user.plain.obeys, exact, lp)
     values = [np.nan if b is None else float(b.form.user_unit * _value(b) + b.form.user_zero) for b in bounds]
     return np.array(values).reshape(batch)
 
@@ -103,15 +130,29 @@ def coverage(
     exact: bool = False,
     lp: str = "auto",
 ) -> Coverage:
-    """How well the agents' interests cover the user's: the dual of `worst_case` (section 6.3 of docs/model.md).
+    """How well the agents' interests cover the user's: the dual of `worst_case`.
 
-    Arguments as of `worst_case`, and
-    obedience: also impose a rational user's obedience constraints, as `worst_case` does: then
-               worst_case = full_information - slack - sum_i weights_i e_i, otherwise worst_case is at least that.
+    Args:
+        games, gains, user, protocol, exact, lp: as in `worst_case`.
+        obedience: also impose a rational user's obedience constraints, as `worst_case` does: then
+            worst_case = full_information - slack - sum_i weights_i e_i, otherwise worst_case is at least that.
+
+    Returns:
+        A `Coverage`.
+
+    Raises:
+        ValueError: as `worst_case`.
+
+    Example:
+        >>> found = em.coverage(em.catalog.judge(), obedience=True)
+        >>> round(float(found.full_information - found.slack), 3)  # `worst_case`
+        0.7
+
+    Source: section 6.3 of docs/model.md.
     """
     user = RationalUser() if user is None else user
     checked(games=games, gains=gains, user=user, obedience=obedience)
-    if obedience and not isinstance(user.plain, RationalUser):
+    if obedience and not user.plain.obeys:
         raise ValueError("obedience: only a RationalUser obeys; leave it False for this user")
     bounds, batch = _bounds(games, gains, user, protocol, obedience, exact, lp)
     K, XA, XB, A = games.agents, games.user_features, games.agent_features, games.actions
@@ -135,7 +176,9 @@ def coverage(
         fields["weights"][k] = worst.weights * form.user_unit / form.agent_unit
         fields["commands"][k] = worst.commands * (form.user_unit / form.perceived_unit)
     fields = {name: values.reshape((*batch, *shapes[name])) for name, values in fields.items()}
-    return Coverage(**fields, result=result.astype(int).reshape(batch), fallback=fallback.reshape(batch))
+    return Coverage(**fields, result=result.astype(int).reshape(batch), fallback=fallback.reshape(batch),
+        labels=games.labels,
+    )  # fmt: skip
 
 
 def _value(bound: _Bound) -> float:
@@ -175,23 +218,9 @@ def _bounds(games: Game, gains, user, protocol, obedience: bool, exact: bool, lp
 
 def why_no_bound(games: Game, user: AbstractUser, protocol: AbstractProtocol) -> str:
     """The reason why no bound of all equilibria is known with this user and protocol; "" if there is one."""
-    if isinstance(protocol, Selection) and np.max(protocol.temperature) > 0:
-        return (
-            "protocol: the guarantee needs an agent that reveals x_B to be picked, so temperature 0; with a "
-            "temperature the guarantee of a given profile is certify(...).guarantee"
-        )
-    if isinstance(protocol, Comparison) and protocol.compared < games.agents:
-        return (
-            f"protocol: the guarantee needs an agent that reveals x_B to be picked; with compared = "
-            f"{protocol.compared} of K = {games.agents} agents it may not be met: take Selection(), or compared = "
-            f"{games.agents}"
-        )
     if not declares_revelation(protocol, games.agents):
-        return (
-            f"protocol: the guarantee needs an agent that reveals x_B to be heard by the user, which "
-            f"{type(protocol).__name__} does not declare (full_revelation_is_heard)"
-        )
-    if isinstance(protocol, Pooled | Conversation) and user.favours:
+        return f"protocol: {protocol.why_unheard(games.agents)}"
+    if protocol.as_conversation is not None and user.favours:
         return (
             f'user: in {type(protocol).__name__} with ties="agents" agents are paid under different distributions over '
             'actions: take ties="lowest", "highest" or "uniform"'

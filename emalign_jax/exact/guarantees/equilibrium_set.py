@@ -1,4 +1,4 @@
-"""The equilibrium set of Selection with a rational user, computed and not searched (section 6.5 of docs/model.md).
+"""The equilibrium set of Selection with a rational user, computed, not searched for (section 6.5 of docs/model.md).
 
 f_i(v) is the largest payoff of agent i over obedient distributions worth at least v to the user, and M(v) the largest
 sum of all agents' payoffs over obedient distributions worth exactly v. For K >= 2 and V_none <= v < V_full (theorem 3)
@@ -18,7 +18,7 @@ zeros are found too, which a grid of v would miss.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -38,7 +38,8 @@ from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.selection import check_agents
 from emalign_jax.protocols.standard_units import StandardForm, likely_actions, standard_form
-from emalign_jax.result import Result
+from emalign_jax.result import Batched, Result
+from emalign_jax.result.batched import stacked
 from emalign_jax.users.rational import RationalUser
 
 # In the agents' units. A curve this close to its chord counts as straight.
@@ -48,23 +49,35 @@ STRAIGHT = 1e-11
 ZERO_GAP = 1e-8
 
 
-class Stability(NamedTuple):
-    """The stability profile; float64, on the host, in the units of the utilities; NaN where `result` is bad.
+class Stability(Batched):
+    """The stability profile: how far from an equilibrium a profile of a given user value must be.
 
-    worst, best:      [...]     least and largest user value of a pure equilibrium
-    value:            [..., P]  values from V_none to V_full, ascending, with all breakpoints of gap
-    gap:              [..., P]  least total deviation gain (sum over agents, each in its own units) of a profile worth
-                                `value` to the user; linear between these points, so that `np.interp(v, value, gap)`
-                                is exact. Where gap jumps to 0 at V_full, V_full is listed twice.
-    zero:             [..., P]  whether `value` is an equilibrium value; if two neighbours are, so is all in between
-    no_information:   [...]     V_none
-    full_information: [...]     V_full
-    payoff_range:     [..., K]  best minus worst attainable payoff of each agent, as in a Certificate
-    result:           [...]     CERTIFIED (there are equilibria at `worst` and `best`), MALFORMED or FAILED
-    fallback:         [...]     whether HiGHS solved the game because the batched solver's answer failed its check
+    Float64, on the host, in the units of the utilities; NaN where `result` is bad. Games of a batch that have fewer
+    breakpoints repeat their last point. `zero` is decided within 1e-8, each agent's payoff in its own unit; `gap` is
+    accurate to about 1e-9 of the largest unit, and 0 where `zero`.
 
-    Games of a batch that have fewer breakpoints repeat their last point. `zero` is decided within 1e-8, each agent's
-    payoff in its own unit; `gap` is accurate to about 1e-9 of the largest unit, and 0 where `zero`.
+    Attributes:
+        worst: [...] least user value of a pure equilibrium.
+        best: [...] largest user value of a pure equilibrium.
+        value: [..., P] values from V_none to V_full, ascending, with all breakpoints of gap.
+        gap: [..., P] least total deviation gain (sum over agents, each in its own units) of a profile worth
+            `value` to the user; linear between these points, so that `np.interp(v, value, gap)`
+            is exact. Where gap jumps to 0 at V_full, V_full is listed twice.
+        zero: [..., P] whether `value` is an equilibrium value; if two neighbours are, so is all in between.
+        no_information: [...] V_none.
+        full_information: [...] V_full.
+        payoff_range: [..., K] best minus worst attainable payoff of each agent, as in a Certificate.
+        result: [...] CERTIFIED (there are equilibria at `worst` and `best`), MALFORMED or FAILED.
+        fallback: [...] whether HiGHS solved the game because the batched solver's answer failed its check.
+
+    Example:
+        >>> found = em.stability(em.catalog.two_prosecutors())
+        >>> [(round(low, 3), round(high, 3)) for low, high in found.intervals()]
+        [(0.7, 1.0)]
+        >>> float(found.normalise(found.worst))
+        0.0
+
+    Source: section 6.5 of docs/model.md.
     """
 
     worst: Float[np.ndarray, "*batch"]
@@ -78,6 +91,18 @@ class Stability(NamedTuple):
     result: Int[np.ndarray, "*batch"]
     fallback: Bool[np.ndarray, "*batch"]
 
+    _along: ClassVar[str] = "P"
+    _names: ClassVar[dict[str, str]] = {"worst": "worst_equilibrium", "best": "best_equilibrium"}
+
+    def _headline(self) -> dict[str, Any]:
+        ends = self.worst, self.best
+        worst, best = map(self.normalise, ends) if self.batch_shape else ends
+        return {"worst": worst, "best": best}
+
+    def _columns(self, long: bool) -> dict[str, np.ndarray]:
+        ends = {name: self.normalise(getattr(self, name)) for name in ("worst", "best")}
+        return super()._columns(long) | {f"normalised_{name}_equilibrium": value for name, value in ends.items()}
+
     def normalise(self, value: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
         """(V - V_none) / (V_full - V_none), for V [...] or [..., P]; NaN where information is worth nothing."""
         none, full = self.no_information, self.full_information
@@ -87,7 +112,7 @@ class Stability(NamedTuple):
 
     @property
     def relative_gap(self) -> Float[np.ndarray, "*batch P"]:
-        """gap as a share of the sum of the payoff ranges; 0 where all payoff ranges are 0."""
+        """`gap` as a share of the sum of the payoff ranges; 0 where all payoff ranges are 0."""
         total = self.payoff_range.sum(-1)[..., None]
         return np.where(total == 0, 0.0, self.gap / np.where(total == 0, np.nan, total))
 
@@ -98,8 +123,10 @@ class Stability(NamedTuple):
         return value[~padding], gap[~padding], zero[~padding]
 
     def intervals(self, index: tuple[int, ...] = ()) -> list[tuple[float, float]]:
-        """The equilibrium values of the game at `index`, as closed intervals (low, high), ascending; low = high for an
-        isolated value."""
+        """The equilibrium values of the game at `index`, as closed intervals (low, high), ascending.
+
+        low = high for an isolated value.
+        """
         value, _, zero = self.profile(index)
         return intervals(value, zero)
 
@@ -112,16 +139,30 @@ def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> lis
 
 
 def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: str = "auto", progress=None) -> Stability:
-    """The user's values in the pure equilibria of Selection with a rational user (ties for the selected agent).
+    """The user's values in all pure equilibria of Selection with a rational user (ties for the selected agent).
 
-    games:     [...] games.
-    exact:     derive every LP's answer again in rational arithmetic (small games).
-    of:        the total number of games, if these are one block of them; see `solve`.
-    lp:        "batched" (the LPs of all games together; HiGHS solves games whose curves their multipliers do not
-               prove), "highs" (one by one) or "auto" (batched for many small games).
-    progress:  called with the number of games done since the last call.
-    Raises `ValueError` for games too large for the obedience LP or for `exact`. A bad game, or an LP that HiGHS does
-    not solve, makes only its own row NaN.
+    A malformed game, or an LP that HiGHS does not solve, makes only its own row NaN.
+
+    Args:
+        games: [...] games, of two agents or more.
+        exact: derive every LP's answer again in rational arithmetic (small games).
+        of: the total number of games, if these are one block of them; see `solve`.
+        lp: "batched" (the LPs of all games together; HiGHS solves games whose curves their multipliers do not
+            prove), "highs" (one by one) or "auto" (batched for many small games).
+        progress: called with the number of games done since the last call.
+
+    Returns:
+        A `Stability`.
+
+    Raises:
+        ValueError: for games too large for the obedience LP or for `exact`.
+
+    Example:
+        >>> found = em.stability(em.catalog.two_prosecutors())
+        >>> round(float(found.worst), 6), round(float(found.best), 6)
+        (0.7, 1.0)
+
+    Source: section 6.5 of docs/model.md.
     """
     games, exact, _ = on_host(games=games, exact=exact, progress=progress)
     of = None if of is None else integer("of", of, 0)
@@ -152,7 +193,7 @@ def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: st
             rows.append(_failed(games.agents, Result.FAILED, fallback=batched))
         if progress is not None:
             progress(1)
-    return _stack(rows, batch, games.agents)
+    return _stack(rows, batch, games.agents, games.labels)
 
 
 class Point(NamedTuple):
@@ -173,18 +214,9 @@ class Curve(NamedTuple):
         return np.interp(v, self.v, self.value)
 
 
-def outbidding(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float) -> Curve:
-    """f(v): the largest `payoff` at user value at least v, for v from `low` to `high`."""
-    return _trace(lp, payoff, low, high, exactly=False)
-
-
-def sharing(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float) -> Curve:
-    """M(v): the largest `payoff` at user value exactly v, for v from `low` to `high`."""
-    return _trace(lp, payoff, low, high, exactly=True)
-
-
-def _trace(lp: ObedienceLP, payoff, low: float, high: float, exactly: bool) -> Curve:
-    """The curve with all its breakpoints between V_none = `low` and V_full = `high`.
+def _trace(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float, exactly: bool) -> Curve:
+    """The largest `payoff` at user value at least v (f), or `exactly` v (M), with all its breakpoints between V_none =
+    `low` and V_full = `high`.
 
     Between two points the curve lies above their chord and below their supporting lines. At the crossing of these lines
     there is a breakpoint, or the supporting line of the curve splits the interval in two.
@@ -258,9 +290,9 @@ def _by_highs(check: SelectionRational) -> _Curves:
     payoffs, weighed = check.game.agents, _weights(check.game, form)
     if high - low <= NEGLIGIBLE_INFORMATION_VALUE:
         return _Curves(form, *weighed, payoff_range, None, None, [])
-    joint = sharing(check.lp, payoffs.sum(0), low, high)
-    joint_common = sharing(check.lp, np.tensordot(weighed[0], payoffs, 1), low, high)
-    own = [outbidding(check.lp, payoff, low, high) for payoff in payoffs]
+    joint = _trace(check.lp, payoffs.sum(0), low, high, exactly=True)
+    joint_common = _trace(check.lp, np.tensordot(weighed[0], payoffs, 1), low, high, exactly=True)
+    own = [_trace(check.lp, payoff, low, high, exactly=False) for payoff in payoffs]
     return _Curves(form, *weighed, payoff_range, joint, joint_common, own)
 
 
@@ -357,15 +389,13 @@ def _failed(K: int, result: Result, fallback: bool = False) -> Stability:
     return _row(nan, nan, one, one, np.zeros(1, bool), nan, nan, np.full(K, nan), int(result), fallback)
 
 
-def _stack(rows: list[Stability], batch: tuple[int, ...], agents: int) -> Stability:
+def _stack(rows: list[Stability], batch: tuple[int, ...], agents: int, labels: Any) -> Stability:
     """One batched Stability from those of the games, short profiles padded with their last point."""
     most = max((len(row.value) for row in rows), default=1)
-    fields = []
-    for name in Stability._fields:
-        column = [getattr(row, name) for row in rows]
-        if name in ("value", "gap", "zero"):
-            padded = [x[np.minimum(np.arange(most), len(x) - 1)] for x in column]
-            fields.append(np.array(padded).reshape((*batch, most)))
-        else:
-            fields.append(np.array(column).reshape((*batch, agents) if name == "payoff_range" else batch))
-    return Stability(*fields)
+
+    def padded(row: Stability) -> Stability:
+        at = np.minimum(np.arange(most), len(row.value) - 1)
+        return row.replace(value=row.value[at], gap=row.gap[at], zero=row.zero[at])
+
+    failed = _failed(agents, Result.MALFORMED)
+    return stacked([padded(row) for row in rows], batch, failed).replace(labels=labels)

@@ -1,13 +1,13 @@
-"""One large game as a market of agents: what the user gets from nobody, from each agent alone, from competition.
+"""One large game as a market of agents: the user's value with no agent, with each agent alone, and in competition.
 
 For tables of hundreds of prompts and tens of agents, with a rational user in Selection (ties for the selected agent).
-Each agent has an obedience LP of its own, which goes on from its last basis, and agents are solved side by side.
+Each agent has an obedience LP of its own, which is solved again from its last basis; agents are solved side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import Selection
 from emalign_jax.protocols.standard_units import standard_form
+from emalign_jax.result import Batched
 from emalign_jax.users.rational import RationalUser
 
 # Columns of an obedience LP: 2,000 states and 10 actions have a tenth of it.
@@ -33,17 +34,23 @@ MOST_COLUMNS = 2**18
 DECIDES_TIES = 1e-7
 
 
-class MarketValues(NamedTuple):
+class MarketValues(Batched):
     """What the user gets in one market; float64, in units of the user's utility.
 
-    none:      V_none, with no agent
-    full:      V_full, with x_B revealed
-    monopoly:  [K] with agent i alone, who decides between its best schemes for the user
-    worst:     the least value of a pure equilibrium of Selection; with one agent, if it decides against the user
-    best:      the largest one: V_full for two agents or more
-    guarantee: the sharp lower bound of all equilibria (`worst_case`)
-    slack:     coverage slack (`coverage`)
-    without:   [K] `worst` when agent i has left; NaN where it was not asked for, and for the last agent
+    Attributes:
+        none: V_none, with no agent.
+        full: V_full, with x_B revealed.
+        monopoly: [K] with agent i alone, who decides between its best schemes for the user.
+        worst: the least value of a pure equilibrium of Selection; with one agent, if it decides against the user.
+        best: the largest one: V_full for two agents or more.
+        guarantee: the sharp lower bound of all equilibria (`worst_case`).
+        slack: coverage slack (`coverage`).
+        without: [K] `worst` when agent i has left; NaN where it was not asked for, and for the last agent.
+
+    Example:
+        >>> values = em.MarketSolver(em.catalog.two_prosecutors()).values()
+        >>> round(values.none, 3), round(values.worst, 3), round(values.best, 3)
+        (0.7, 0.7, 1.0)
     """
 
     none: float
@@ -55,48 +62,78 @@ class MarketValues(NamedTuple):
     slack: float
     without: Float[np.ndarray, "K"]
 
+    _code: ClassVar[str | None] = None
+    _unit: ClassVar[str] = "market"
 
-class Market(NamedTuple):
-    """`MarketValues` of all agents of a game, and
 
-    transfers: the least budget of transfers, |t_i| <= transfers in the agents' utility, that makes the target a lower
-               bound of all equilibria
+class Market(MarketValues):
+    """`MarketValues` of all agents of a game, and the transfers that would secure a target.
+
+    Attributes:
+        none, full, worst, best, guarantee, slack: as in `MarketValues`.
+        monopoly, without: [K], as in `MarketValues`.
+        transfers: the least budget of transfers, `|t_i| <= transfers` in the agents' utility, that makes the target a
+            lower bound of all equilibria.
+
+    Example:
+        >>> found = em.market(em.catalog.two_prosecutors())
+        >>> found.monopoly.round(3).tolist(), round(found.transfers, 3)
+        ([0.7, 0.7], 0.5)
     """
 
-    none: float
-    full: float
-    monopoly: Float[np.ndarray, "K"]
-    worst: float
-    best: float
-    guarantee: float
-    slack: float
-    without: Float[np.ndarray, "K"]
     transfers: float
+
+    def _headline(self) -> dict[str, Any]:
+        return super()._headline() | {"transfers": self.transfers}
 
 
 def market(game: Game | ReducedGame, *, target: float | None = None, without: bool = True) -> Market:
     """One game as a market: the user alone, with each agent alone, and the exact worst and best equilibrium.
 
-    game:    one `Game`, or a `ReducedGame` where the prior would not fit (section 1.1 of docs/model.md). Up to 2,000
-             values of x_B, 10 actions and 100 agents if x_B determines x_A; otherwise A^XA * XB is limited.
-    target:  the value that `transfers` should secure; V_full by default.
-    without: also compute the worst equilibrium when each agent has left, which takes as long as all the rest.
-    Raises `ValueError` for a batch, for games that are too large and for a target that is not a number up to V_full.
+    Args:
+        game: one `Game`, or a `ReducedGame` where the prior would not fit (section 1.1 of docs/model.md). Up to 2,000
+            values of x_B, 10 actions and 100 agents if x_B determines x_A; otherwise A^XA * XB is limited.
+        target: the value that `transfers` should secure; V_full by default.
+        without: also compute the worst equilibrium when each agent has left, which takes as long as all the rest.
 
-    Example: `em.market(em.catalog.two_prosecutors()).worst`
+    Returns:
+        A `Market`.
+
+    Raises:
+        ValueError: for a batch, for games that are too large and for a target that is not a number up to V_full.
+
+    Example:
+        >>> found = em.market(em.catalog.two_prosecutors())
+        >>> round(found.worst, 3), round(found.best, 3)
+        (0.7, 1.0)
+
+    Source: section 6.5 of docs/model.md; docs/guides/market.md.
     """
     boolean("without", without)
     if target is not None:
         target = number("target", target, *FINITE)
     solver = MarketSolver(game)
     values = solver.values(without=without)
-    return Market(*values, solver.transfers(values.full if target is None else target))
+    transfers = solver.transfers(values.full if target is None else target)
+    labels = game.labels if isinstance(game, Game) else None
+    return Market(**vars(values) | {"transfers": transfers, "labels": labels})
 
 
 class MarketSolver:
-    """Questions about one market. What was computed for one set of agents is kept for the next.
+    """Questions about one market; what was computed for one set of agents is kept for the next.
 
-    game: as for `market`.
+    Args:
+        game: as for `market`.
+
+    Raises:
+        ValueError: as `market`.
+
+    Example:
+        >>> solver = em.MarketSolver(em.catalog.prosecutor_against_defender())
+        >>> [round(solver.values(agents).worst, 3) for agents in ([0], [1], [0, 1])]
+        [0.7, 0.7, 1.0]
+
+    Source: docs/guides/market.md.
     """
 
     def __init__(self, game: Game | ReducedGame):
@@ -125,6 +162,7 @@ class MarketSolver:
 
     @property
     def agents(self) -> int:
+        """K, the number of agents."""
         return len(self._game.agents)
 
     def values(
@@ -133,11 +171,15 @@ class MarketSolver:
         without: bool = False,
         report: Callable[[int, int], None] | None = None,
     ) -> MarketValues:
-        """The market of `agents`, by default all.
+        """The `MarketValues` of a market of some of the agents.
 
-        without: also compute the worst equilibrium when each agent has left.
-        report:  called with how many of the steps are done and their number.
-        Raises `LPFailed` where HiGHS does not solve an LP.
+        Args:
+            agents: their indices; by default all.
+            without: also compute the worst equilibrium when each agent has left.
+            report: called with how many of the steps are done and their number.
+
+        Raises:
+            LPFailed: where HiGHS does not solve an LP.
         """
         chosen = self._chosen(agents)
         steps, done = 2 * len(chosen) + 3 + len(chosen) * without, 0
@@ -170,9 +212,18 @@ class MarketSolver:
         return MarketValues(none, full, monopoly, worst, best, guarantee, max(full - covered, 0.0), unit * left + zero)
 
     def transfers(self, target: float, agents: Sequence[int] | None = None) -> float:
-        """The least budget b of transfers t_i(a, x_A, x_B), |t_i| <= b in the agents' utility, with which the coverage
-        bound of all equilibria is `target`, in units of the user's utility (section 6.7 of docs/model.md). As of
-        `least_budget` with weights="cone" it is an infimum. Raises `ValueError` for a target above V_full."""
+        """The least budget of transfers with which the coverage bound of all equilibria is `target`.
+
+        Transfers are t_i(a, x_A, x_B) of at most the budget in the agents' utility. As of `least_budget` with
+        weights="cone" it is an infimum (section 6.7 of docs/model.md).
+
+        Args:
+            target: in units of the user's utility.
+            agents: their indices; by default all.
+
+        Raises:
+            ValueError: for a target above V_full.
+        """
         unit, zero = float(self._form.user_unit), float(self._form.user_zero)
         goal = (float(target) - zero) / unit
         if not goal <= self._full + VALUE_TIE:

@@ -8,7 +8,7 @@ S = sum_i w_i t_i ranges over |S| <= budget * sum_i w_i, so that both problems a
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from emalign_jax.lp.highs import KeptLP, LPFailed
 from emalign_jax.protocols import Pooled, Selection
 from emalign_jax.protocols.base import reduce_for
 from emalign_jax.protocols.standard_units import StandardForm, standard_form
+from emalign_jax.result import Batched
 from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
 
@@ -40,13 +41,19 @@ ROUNDING = 64 * np.finfo(float).eps
 MAX_SOLVES, REFINE_BELOW = 5, 0.1
 
 
-class BestTransfers(NamedTuple):
+class BestTransfers(Batched):
     """Transfers and what they guarantee; NaN where the game is malformed or its LP failed.
 
-    guarantee: [...] a lower bound of the user's value in every equilibrium under these transfers (coverage form)
-    without:   [...] the same bound without transfers
-    transfers: [..., K, A, Y], or [..., K, A, 1] if they depend on the action alone
-    weights:   [..., K] the weights w that prove the guarantee
+    Attributes:
+        guarantee: [...] a lower bound of the user's value in every equilibrium under these transfers (coverage form).
+        without: [...] the same bound without transfers.
+        transfers: [..., K, A, Y], or [..., K, A, 1] if they depend on the action alone.
+        weights: [..., K] the weights w that prove the guarantee.
+
+    Example:
+        >>> found = em.best_transfers(em.catalog.judge(), budget=1.0)
+        >>> round(float(found.without), 3), round(float(found.guarantee), 3), found.transfers.shape
+        (0.0, 1.0, (1, 2, 2))
     """
 
     guarantee: Float[np.ndarray, "*batch"]
@@ -54,17 +61,40 @@ class BestTransfers(NamedTuple):
     transfers: Float[np.ndarray, "*batch K A Z"]
     weights: Float[np.ndarray, "*batch K"]
 
+    _code: ClassVar[str | None] = None
+
+    def _headline(self) -> dict[str, Any]:
+        return {"guarantee": self.guarantee, "without transfers": self.without}
+
+    @property
+    def ok(self) -> Any:
+        """[...] whether the game was solved."""
+        return np.isfinite(self.guarantee)
+
 
 def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex") -> Float[np.ndarray, "*batch"]:
-    """The least budget [...] with which u is in the hull of the U_i + t_i, so that every equilibrium is worth V_full to
-    the user.
+    """The least budget of transfers with which every equilibrium is worth V_full to the user.
 
-    games:   [...] games.
-    kind:    what transfers depend on: "action" or "outcome" (action and outcome). With "action" the budget is inf where
-             no such transfers exist.
-    weights: "simplex": u = sum_i w_i (U_i + t_i) + c(y) with weights w >= 0 of sum 1; "cone": of any sum > 0. With
-             "cone" the budget is an infimum: transfers that make agents indifferent suffice, plus a little of u.
-    Returns NaN where the game is malformed or its LP failed. Raises `ValueError` for an unknown word.
+    With these transfers t_i, `|t_i|` at most the budget, u is in the hull of the U_i + t_i.
+
+    Args:
+        games: [...] games.
+        kind: what transfers depend on: "action" or "outcome" (action and outcome). With "action" the budget is inf
+            where no such transfers exist.
+        weights: "simplex": u = sum_i w_i (U_i + t_i) + c(y) with weights w >= 0 of sum 1; "cone": of any sum > 0. With
+            "cone" the budget is an infimum: transfers that make agents indifferent suffice, plus a little of u.
+
+    Returns:
+        [...] in units of the agents' utility; NaN where the game is malformed or its LP failed.
+
+    Raises:
+        ValueError: for an unknown word.
+
+    Example:
+        >>> round(float(em.least_budget(em.catalog.prosecutor_against_defender())), 6)
+        0.5
+
+    Source: section 6.7 of docs/model.md.
     """
     (games,) = on_host(games=games)
     choice("kind", kind, KINDS)
@@ -79,14 +109,29 @@ def least_budget(games: Game, *, kind: str = "outcome", weights: str = "simplex"
 
 
 def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kind: str = "outcome") -> BestTransfers:
-    """The transfers within `budget` (a number or [...]) under which the guarantee is largest.
+    """The transfers within a budget under which the guarantee is largest.
 
-    games: [...] games.
-    user:  RationalUser(ties="lowest") by default.
-    kind:  what transfers depend on: "action" or "outcome" (action and outcome).
     The guarantee is V_full less the coverage slack (section 6.3 of docs/model.md; without obedience). It holds in
     Pooled, and in Selection with temperature 0. V_full does not change with transfers unless ties go to agents.
-    Raises `ValueError` for an unknown word or a budget that is not finite and >= 0.
+
+    Args:
+        games: [...] games.
+        budget: the largest transfer, in units of the agents' utility; a number or [...].
+        user: RationalUser(ties="lowest") by default.
+        kind: what transfers depend on: "action" or "outcome" (action and outcome).
+
+    Returns:
+        `BestTransfers`.
+
+    Raises:
+        ValueError: for an unknown word or a budget that is not finite and >= 0.
+
+    Example:
+        >>> game = em.catalog.two_prosecutors()
+        >>> [round(float(em.best_transfers(game, budget).guarantee), 3) for budget in (0.0, 1.0)]
+        [0.0, 1.0]
+
+    Source: section 6.7 of docs/model.md.
     """
     user = RationalUser(ties="lowest") if user is None else user
     games, budget, user = on_host(games=games, budget=budget, user=user)
@@ -110,7 +155,8 @@ def best_transfers(games: Game, budget, user: AbstractUser | None = None, *, kin
         found = _best(form, np.asarray(flat.prior[k], np.float64), form.user, float(budgets[k]), kind)
         for column, value in zip(columns, found, strict=True):
             column[k] = value
-    return BestTransfers(*(x.reshape((*batch, *shape)) for x, shape in zip(columns, shapes, strict=True)))
+    whole = (x.reshape((*batch, *shape)) for x, shape in zip(columns, shapes, strict=True))
+    return BestTransfers(*whole, labels=games.labels)
 
 
 def _least(u, U, kind, weights) -> float:

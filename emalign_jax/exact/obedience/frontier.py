@@ -111,11 +111,10 @@ class Frontier(NamedTuple):
 
     def best(self, c: int, v: float) -> tuple[float, Float[np.ndarray, "XB R"], float, float]:
         """Of the first game's curve c at user value at least v: payoff, distribution, price and excess."""
-        at = np.zeros(1, int), np.array([c]), np.array([v])
-        before, after, share = self._between(*at)
-        paid = self.paid[0, c, before[0]] * (1 - share[0]) + self.paid[0, c, after[0]] * share[0]
-        price = max(self.price[0, c, before[0]], self.price[0, c, after[0]])
-        return float(paid), self.offer(*at)[0], float(price), float(max(self.excess[0, c], 0))
+        first, values = np.zeros(1, int), np.full((1, self.paid.shape[1]), v)
+        paid, price = (float(x[0, c]) for x in self.pay(first, values))
+        distribution = self.offer(first, np.array([c]), values[:, c])[0]
+        return paid, distribution, price, float(max(self.excess[0, c], 0))
 
 
 def spread(payoff: Float[np.ndarray, "*any XA XB A"]) -> Float[np.ndarray, "*any XB R"]:
@@ -176,10 +175,7 @@ def trace(
 
 def _trace_in_parts(mass, user, agents, welfare, payoffs, sign, allowed, tie_tolerance) -> Frontier:
     game = ReducedGame(mass, user, agents, welfare)
-    parts, together = [], _together(game, payoffs.shape[1] * POINTS * payoffs.shape[2])
-    for at in range(0, len(payoffs), together):
-        some = slice(at, at + together)
-        parts.append(_trace(game.at(some), payoffs[some], sign, allowed[some], tie_tolerance))
+    parts = [_trace(game.at(some), payoffs[some], sign, allowed[some], tie_tolerance) for some in _blocks(payoffs)]
     most = max(part.user_value.shape[2] for part in parts)
     widths = [((0, 0), (0, 0), (0, most - part.user_value.shape[2])) for part in parts]
     padded = [
@@ -193,10 +189,12 @@ def _trace_in_parts(mass, user, agents, welfare, payoffs, sign, allowed, tie_tol
     return Frontier(*(np.concatenate(x) for x in zip(*padded, strict=True)))
 
 
-def _together(game: ReducedGame, answers: int) -> int:
-    """The number of games whose LPs are solved together. answers: the number of answers of a game."""
-    XA, XB, A = np.shape(game.user)[-3:]
-    return max(64, MOST_NUMBERS // (answers * (2 * XB * A**XA + A**XA * XA * (A - 1))))
+def _blocks(payoffs) -> list[slice]:
+    """The games whose LPs are solved together."""
+    N, C, XA, XB, A = payoffs.shape
+    answers = C * POINTS * XA
+    together = max(64, MOST_NUMBERS // (answers * (2 * XB * A**XA + A**XA * XA * (A - 1))))
+    return [slice(at, at + together) for at in range(0, N, together)]
 
 
 def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier:
@@ -273,11 +271,8 @@ def _limit(game: ReducedGame, sign, allowed, tie_tolerance) -> Float[np.ndarray,
 
 def _largest_payoffs_in_parts(mass, user, agents, welfare, payoffs, allowed):
     game = ReducedGame(mass, user, agents, welfare)
-    parts, together = [], _together(game, payoffs.shape[1] * POINTS * payoffs.shape[2])
-    for at in range(0, len(payoffs), together):
-        some = slice(at, at + together)
-        parts.append(_largest_payoffs(game.at(some), payoffs[some], allowed[some]))
-    return np.concatenate(parts)
+    blocks = _blocks(payoffs)
+    return np.concatenate([_largest_payoffs(game.at(some), payoffs[some], allowed[some]) for some in blocks])
 
 
 def _largest_payoffs(game, payoffs, allowed, tie_tolerance=0.0):

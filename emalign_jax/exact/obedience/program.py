@@ -136,8 +136,7 @@ class ObedienceLP:
         R = len(self._sets)
         self._shape = (XB, R)
         self._possible = recommendations.possible(units.most_likely(user, tolerance=TOLERANCE), self._sets)
-        rows = recommendations.comparisons(self._sets)
-        r, xa, a, c = rows
+        r, xa, a, c = recommendations.comparisons(self._sets)
         advantage = units.relaxed(user, tie_tolerance)[xa, :, a, c] * self._possible.T[r]  # [rows, XB]
         size = np.abs(advantage).max(1)
         kept = size > 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -32,15 +32,6 @@ STRICT_MARGIN = 1e-12
 MAX_RATIO = 1e6
 
 
-class Comparisons(NamedTuple):
-    """The rows of obedience: one for each recommendation r, type x_A, recommended action a and other action c."""
-
-    recommendation: Int[np.ndarray, "rows"]
-    user_feature: Int[np.ndarray, "rows"]
-    action: Int[np.ndarray, "rows"]
-    other: Int[np.ndarray, "rows"]
-
-
 @functools.lru_cache(maxsize=64)
 def single_actions(user_features: int, actions: int) -> Bool[np.ndarray, "R XA A"]:
     """Every recommendation of one action for each type."""
@@ -48,9 +39,9 @@ def single_actions(user_features: int, actions: int) -> Bool[np.ndarray, "R XA A
     return chosen[:, :, None] == np.arange(actions)
 
 
-def comparisons(sets: Bool[np.ndarray, "R XA A"]) -> Comparisons:
-    r, xa, a, c = np.nonzero(sets[..., None] & ~np.eye(sets.shape[-1], dtype=bool))
-    return Comparisons(r, xa, a, c)
+def comparisons(sets: Bool[np.ndarray, "R XA A"]) -> tuple[Int[np.ndarray, "rows"], ...]:
+    """The rows of obedience: recommendation r, type x_A, recommended action a and other action c of each."""
+    return np.nonzero(sets[..., None] & ~np.eye(sets.shape[-1], dtype=bool))
 
 
 def spread(payoff: Float[np.ndarray, "*any XA XB A"], sets: Bool[np.ndarray, "R XA A"]) -> Any:

@@ -1,6 +1,6 @@
 """One block of games of a specification: drawn, solved, certified, measured.
 
-What becomes of a game depends on its specification and number alone, not on the block it is in.
+The result of a game depends on its specification and number alone, not on the block it is in.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from emalign_jax.exact.certificates.certificate import normalise, value_of_infor
 from emalign_jax.exact.checks.base import check_for
 from emalign_jax.exact.guarantees.coverage_lp import why_no_bound
 from emalign_jax.exact.obedience import frontier
-from emalign_jax.experiments import columns
-from emalign_jax.experiments.grid.table import certificate_values
 from emalign_jax.experiments.modules import make_protocol, make_solver, make_user
 from emalign_jax.experiments.specification import Specification, placed
 from emalign_jax.games.families import FAMILIES, random_games
@@ -33,17 +31,16 @@ from emalign_jax.games.game import Game, possible_utilities
 from emalign_jax.internal import parquet
 from emalign_jax.internal.npz import packed, unpacked
 from emalign_jax.play.solver import AbstractSolver
-from emalign_jax.protocols import AbstractProtocol, Comparison, Pooled, Selection
+from emalign_jax.protocols import AbstractProtocol, Pooled
 from emalign_jax.protocols.base import declares_revelation
 from emalign_jax.protocols.batched_payoffs import payoffs
 from emalign_jax.protocols.schemes import full_revelation, no_information
-from emalign_jax.result import FoundBy, Move, Result
+from emalign_jax.result import Result, columns
 from emalign_jax.users.base import AbstractUser
-from emalign_jax.users.rational import RationalUser
 
 FILE = "file"  # the family of games that were read, not drawn
 STARTS_KEY = 2**31  # games are drawn from small numbers folded into the same key
-VALUES = ("best_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee", "theorem")
+VALUES = ("best_monopolist", "average_monopolist", "worst_equilibrium", "best_equilibrium", "guarantee", "theorem")
 LOSSES = ("eps", "coverage_slack", "weighted_gain")  # in utility, so shares of V_full - V_none when normalised
 
 
@@ -127,9 +124,8 @@ def search(
         messages=specification.protocol.messages, first=first, of=own.count, verify=measure.verify, progress=progress,
         record=measure.trajectory,
     )  # fmt: skip
-    if how.starts == 1:
-        solution = jax.tree.map(lambda x: x[None], solution._replace(stats={}))
-    S, N = solution.result.shape
+    certificate, S, N = solution.certificate or _unchecked(games, user, solution), how.starts, len(games)
+    solution = solution.replace(certificate=certificate)
     alone = np.full((N, games.agents), np.nan)
     aligned, proved = np.full(N, np.nan), np.zeros(N, bool)
     if measure.verify and measure.aligned:
@@ -138,58 +134,45 @@ def search(
         alone, proved = np.stack(alone, 1), (np.asarray(single.result) == Result.CERTIFIED).all(0)
     elif measure.verify and measure.monopoly and check_for(protocol, user).finds_monopolists:
         alone = monopoly(games, protocol, user, solution.schemes.shape[-1], of=own.count).user
-    certificate = solution.certificate or _unchecked(games, user, solution)
     measured = _measures(specification, games, certificate, alone)
 
     def rows(array) -> np.ndarray:
-        """[S, N, ...] as the starts of a game after each other."""
-        return np.swapaxes(array, 0, 1).reshape(N * S, *np.shape(array)[2:])
+        """[S, N] or [N] as the starts of a game after each other."""
+        return np.asarray(array).reshape(S, N).T.reshape(-1)
 
     def repeated(array) -> np.ndarray:
         return np.repeat(array, S)
 
-    none, full = rows(certificate.no_information), rows(certificate.full_information)
+    table = solution.to_pandas()
+    none, full = (table[name].to_numpy() for name in ("no_information", "full_information"))
     values: dict[str, Any] = {
         "family": FILE if own.file else own.family,
-        "game": first + repeated(np.arange(N)),
-        "start": np.tile(np.arange(S), N),
         "states": games.outcomes,
-        "messages": solution.schemes.shape[-1],
-        **{name: getattr(games, name) for name in ("agents", "actions", "user_features", "agent_features")},
-        **certificate_values(jax.tree.map(rows, certificate)),
-        "found_by": [FoundBy(code).name for code in rows(solution.found_by).tolist()],
-        "average_monopolist": repeated(alone.mean(1)),
+        **{name: getattr(games, name) for name in ("actions", "user_features", "agent_features")},
+        **dict(table.assign(game=first + table["game"])),
         "aligned": repeated(aligned),
         "single_agents_certified": repeated(proved),
         **{name: repeated(value) for name, value in _rational_benchmarks(games).items()},
-        "monopoly_value": normalise(repeated(alone.mean(1)), none, full),
         **{name: rows(array) for name, array in measured.items()},
     }
     values |= {f"normalised_{name}": normalise(values[name], none, full) for name in VALUES}
     values |= {f"normalised_{name}": values[name] / value_of_information(none, full) for name in LOSSES}
     values["seconds"] = (time.perf_counter() - began) / (S * N)
     found = columns.table(columns.GAMES, values)
-    steps = None if solution.trajectory is None else _steps(found, jax.tree.map(rows, solution.trajectory))
-    return found, np.asarray(solution.schemes), steps
+    steps = None if solution.trajectory is None else _steps(found, solution.trajectory, first)
+    schemes = np.asarray(solution.schemes)
+    return found, schemes.reshape(S, N, *schemes.shape[-3:]), steps
 
 
-def _steps(found: pd.DataFrame, trajectory: Trajectory) -> pd.DataFrame:
+def _steps(found: pd.DataFrame, trajectory: Trajectory, first: int) -> pd.DataFrame:
     """The columns TRAJECTORIES, of the rows that were found and their trajectories."""
-    row, step = np.nonzero(trajectory.move >= 0)
-    own = {name: found[name].to_numpy()[row] for name in ("family", "agents", "game", "start")}
-    moves = np.array([move.name for move in Move])
-    none, full = (found[name].to_numpy()[row] for name in ("no_information", "full_information"))
-    value = trajectory.user[row, step]
-    values = own | {
-        "step": step,
-        "move": moves[trajectory.move[row, step]].tolist(),
-        "user_value": value,
-        "normalised_value": normalise(value, none, full),
-        "holder": trajectory.holder[row, step],
-        "agent_payoffs": trajectory.agents[row, step].tolist(),
-        "relative_gain": trajectory.relative_gain[row, step].tolist(),
-    }
-    return columns.table(columns.TRAJECTORIES, values)
+    steps = trajectory.to_pandas()
+    steps["game"] += first
+    at = ["game", "start"]
+    whole = steps.merge(found[[*at, "family", "agents", "no_information", "full_information"]], on=at, how="left")
+    value = normalise(*(whole[name].to_numpy() for name in ("user_value", "no_information", "full_information")))
+    known = [column.name for column in columns.TRAJECTORIES]
+    return columns.table(columns.TRAJECTORIES, dict(whole.assign(normalised_value=value)[known]))
 
 
 def _rational_benchmarks(games: Game) -> dict[str, np.ndarray]:
@@ -205,19 +188,19 @@ def _measures(
     """The columns of docs/columns.md that are NaN where they do not apply or were not asked for, each [S, N]."""
     protocol, user, _ = modules(specification)
     measure = specification.measure
-    found = {name: np.full(certificate.user.shape, np.nan) for name in (*VALUES[:3], *LOSSES)}
-    found["best_monopolist"][:] = alone.max(1)
+    found = {name: np.full(certificate.user.shape, np.nan) for name in (*VALUES[:4], *LOSSES)}
+    found["best_monopolist"][:], found["average_monopolist"][:] = alone.max(1), alone.mean(1)
     if not measure.verify:
         return found
     if measure.eps:
         found["eps"][:] = align(*possible_utilities(games), offset="per_state").error
     if measure.coverage and not why_no_bound(games, user, protocol):
-        cover = coverage(games, user=user, protocol=protocol, obedience=type(user.plain) is RationalUser)
+        cover = coverage(games, user=user, protocol=protocol, obedience=user.plain.obeys)
         found["coverage_slack"][:] = cover.slack
         found["weighted_gain"][:] = (cover.weights * certificate.gain_upper).sum(-1)
     # Where they can be computed: in Selection of one message (or Comparison of all agents) with a rational user whose
     # ties go to the selected agent, and two or more agents.
-    exactly = protocol.kind in ((Selection,), (Comparison,)) and type(user) is RationalUser and user.favours
+    exactly = check_for(protocol, user).stability_applies and user.plain is user and user.favours
     if measure.stability and exactly and games.agents > 1 and declares_revelation(protocol, games.agents):
         exact = stability(games, of=specification.games.count)
         found["worst_equilibrium"][:], found["best_equilibrium"][:] = exact.worst, exact.best
@@ -237,6 +220,5 @@ def _unchecked(games: Game, user: AbstractUser, solution: Solution) -> Certifica
         )
     nan, many = np.full(solution.user.shape, np.nan), np.full(solution.agents.shape, np.nan)
     never = np.zeros(solution.user.shape, bool)
-    return Certificate(
-        solution.user, solution.agents, many, many, never, many, full, none, nan, nan, solution.result, never
-    )
+    own = solution.user, solution.agents, many, many, never, many, full, none, nan, nan, solution.result, never
+    return Certificate(*own, starts=solution.starts)

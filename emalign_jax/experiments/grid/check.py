@@ -1,4 +1,4 @@
-"""What is refused before any work: nothing is begun that cannot be ended."""
+"""Checks of a search before any work: whether the sizes, the settings and the memory allow it to be completed."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from emalign_jax.experiments.specification import Flat
 from emalign_jax.games.files import load_games, sizes
 from emalign_jax.internal import parquet, plugins
 from emalign_jax.internal.arguments import boolean, choice, integer, shown
+from emalign_jax.internal.files import is_regular
 
 KINDS = {"search": SEARCH, "sweep": SWEEP, "study": STUDY}
 PLANS: dict[str, Any] = {"search": plan, "sweep": plan, "study": study}  # what reads and makes the grid
@@ -41,15 +42,21 @@ SEARCH_AXES = ("games.family", "games.agents")
 
 
 class Found(NamedTuple):
-    """What is in the directory of a search or sweep that is done.
+    """The directory of a search, sweep or study that is done.
 
-    path:    the directory
-    plan:    its grid of specifications
-    work:    its blocks, which are the row groups of the table
-    fresh:   whether anything was computed; otherwise the run was there and done
-    seconds: of this call
-    title:   in the manifest
-    drawn:   what `draw` of `perform` has returned
+    Attributes:
+        path: the directory.
+        plan: its grid of specifications.
+        work: its blocks, which are the row groups of the table.
+        fresh: whether anything was computed; otherwise the run was there and done.
+        seconds: of this call.
+        title: of the run, in the manifest.
+        drawn: what `draw` of `perform` has returned.
+
+    Example:
+        >>> found = em.experiments.run({"games.agents": [1, 2], "games.count": 2, "solver.steps": 100}, out="small")
+        >>> found.path.name, len(found.rows)
+        ('small', 4)
     """
 
     path: Path
@@ -84,25 +91,36 @@ def run(
 ) -> Found | market.Found:
     """Do what `emalign sweep`, `search`, `study` or `market` does, but for the figures.
 
-    specification: a TOML file, the name of a shipped one, or {"games.agents": [2, 4], "user.precision": 20}; lists are
-                   axes. The keys are those of docs/specification.md.
-    kind:     "search" has the defaults of that command, lists for family and agents alone, and keeps games and schemes;
-              "study" takes kinds of users too: {"users.quantal": {"user.precision": [20, 5]}};
-              "market" has keys of its own, "table.file" and more
-    out:      the directory; by default the first of search-1, search-2, ... that is free or unfinished
-    force:    start anew where a run is there
-    workers:  processes of this machine; cluster: the address of a Dask scheduler; executor: any executor of processes.
-              At most one of the three.
-    plugin:   Python files that define protocols, users or families
-    progress: True: a line on stderr, on terminals only; or a function that is called with a `Progress` (of a market:
-              with "market", the steps done, and of how many)
+    What is done is kept, and the same call goes on where an earlier one ended.
 
-    What is done is kept, and the same call goes on where an earlier one ended. Returns what is there in the end, as
-    `Found` (of a market as `experiments.market.experiment.Found`). Raises `ValueError` that names the argument or key
-    and the rule before anything is computed, and `FileNotFoundError` where there is no such file or shipped
-    specification.
+    Args:
+        specification: a TOML file, the name of a shipped one, or {"games.agents": [2, 4], "user.precision": 20}; lists
+            are axes. The keys are those of docs/specification.md.
+        kind: "search" has the defaults of that command, lists for family and agents alone, and keeps games and schemes;
+            "study" takes kinds of users too: {"users.quantal": {"user.precision": [20, 5]}};
+            "market" has keys of its own, "table.file" and more.
+        out: the directory; by default the first of search-1, search-2, ... that is free or unfinished.
+        force: start anew where a run is there.
+        workers: processes of this machine.
+        cluster: the address of a Dask scheduler.
+        executor: any executor of processes. At most one of `workers`, `cluster` and `executor` may be given.
+        plugin: Python files that define protocols, users or families.
+        progress: True: a line on stderr, on terminals only; or a function that is called with a `Progress` (of a
+            market: with "market", the steps done, and of how many).
 
-    Example: `em.experiments.run({"games.agents": [1, 2], "games.count": 20}, out="small").rows`
+    Returns:
+        What is there in the end, as `Found` (of a market as `experiments.market.experiment.Found`).
+
+    Raises:
+        ValueError: names the argument or key and the rule, before anything is computed.
+        FileNotFoundError: where there is no such file or shipped specification.
+
+    Example:
+        >>> found = em.experiments.run({"games.agents": [1, 2], "games.count": 2, "solver.steps": 100}, out="small")
+        >>> found.rows.groupby("games.agents").size().tolist()
+        [2, 2]
+
+    Source: docs/specification.md.
     """
     choice("kind", kind, (*KINDS, "market"))
     place = None if out is None else _path("out", out)
@@ -211,12 +229,14 @@ def perform(
     source: contextlib.AbstractContextManager[Any],
     progress: Callable[[Progress], None],
     draw: Callable[[Found], Any] = lambda _: None,
+    redraw: bool = False,
     **more: Any,
 ) -> Found:
     """Plan and check, compute what is not there, merge it, and draw.
 
     name: search, sweep or study; spec: a file, or the name of a shipped one; loaded: digests of plugins; source: of
-    `executors`; draw: writes the figures, before the run is done; more: for the manifest
+    `executors`; draw: writes the figures, before the run is done; redraw: also of a run that was done; more: for the
+    manifest
     """
     began = time.perf_counter()
     own, search = {} if spec is None else PLANS[name].document(spec), name == "search"
@@ -243,6 +263,9 @@ def perform(
             found = found._replace(drawn=draw(found))
         else:
             merge.check_rows(grid, work, store.path)
+            if redraw:
+                found = found._replace(drawn=draw(found))
+                run_store.add(store.path, *(name for name in kind.files if is_regular(store.path / name)))
         found = found._replace(seconds=time.perf_counter() - began)
         if found.fresh:
             rows = sum(block.rows for block in work)

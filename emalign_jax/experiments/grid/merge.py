@@ -12,8 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emalign_jax.experiments import columns
-from emalign_jax.experiments.columns import json_entries
 from emalign_jax.experiments.grid.run import GAMES, SCHEMES, TABLE, Block
 from emalign_jax.experiments.plan import Plan
 from emalign_jax.experiments.run_parts import Parts
@@ -21,10 +19,13 @@ from emalign_jax.games.files import GAME_FIELDS, LABEL_FIELDS, agent_names, pad_
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
 from emalign_jax.internal.npz import unpacked
+from emalign_jax.result import columns
+from emalign_jax.result.columns import json_entries
 
 LIGHT = (  # columns that are read back for the printed table
-    "family", "agents", "game", "start", "user_value", "normalised_value", "monopoly_value",
-    "normalised_worst_equilibrium", "relative_gain", "result", "message", "ok", "certified", "fallback", "found_by",
+    "family", "agents", "game", "start", "user_value", "normalised_value", "normalised_average_monopolist",
+    "normalised_worst_equilibrium", "normalised_best_equilibrium", "normalised_best_monopolist", "normalised_guarantee",
+    "relative_gain", "result", "message", "ok", "certified", "fallback", "found_by",
     "seconds",
 )  # fmt: skip
 

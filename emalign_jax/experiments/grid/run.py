@@ -12,15 +12,14 @@ from emalign_jax.experiments import engine
 from emalign_jax.experiments.grid import block as blocks_of
 from emalign_jax.experiments.plan import Cell, Plan
 from emalign_jax.experiments.run_parts import Parts
-from emalign_jax.experiments.run_store import Kind
+from emalign_jax.experiments.run_store import Kind, figures
 from emalign_jax.games.game import Game
 from emalign_jax.internal import ending
 
 TABLE, GAMES, SCHEMES, STEPS = "games.parquet", "games.npz", "schemes.npz", "trajectories.parquet"
-FIGURES, KINDS = ("user_value", "phase"), (".png", ".pdf")
-STUDY = Kind("study", (TABLE, "study.png", "study.pdf"))
-SEARCH = Kind("search", (TABLE, GAMES, SCHEMES, STEPS, *(FIGURES[0] + kind for kind in KINDS)))
-SWEEP = Kind("sweep", (TABLE, STEPS, *(name + kind for name in FIGURES for kind in KINDS)))
+STUDY = Kind("study", (TABLE, *figures("study")))
+SEARCH = Kind("search", (TABLE, GAMES, SCHEMES, STEPS, *figures("user_value")))
+SWEEP = Kind("sweep", (TABLE, STEPS, *figures("user_value", "phase")))
 
 
 class Block(NamedTuple):

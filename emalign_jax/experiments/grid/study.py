@@ -1,7 +1,7 @@
-"""A study: the same games met by users of several kinds, from the textbook's to ones far from it.
+"""A study: the same games with users of several kinds, from the rational one to users far from it.
 
 A specification has beside the sections of a sweep a section `users.NAME` for each kind of user, with keys that hold for
-it alone. One of them may be a list of numbers: the strength of the departure, from the textbook on. A new kind of user
+it alone. One of them may be a list of numbers: the strength of the departure, beginning with none. A new kind of user
 is one such section.
 """
 

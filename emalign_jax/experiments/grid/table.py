@@ -9,24 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emalign_jax.exact.certificates.certificate import Certificate
 from emalign_jax.result import FoundBy, Result
+from emalign_jax.tuning.objectives import confidence
 
 JSON_SCHEMA = 1
 VALUE_ROUNDING = 1e-6  # of V_full - V_none: by so much the values of two methods may differ
+# What is drawn of a table of games; all are normalised.
+MEASURES = {
+    "found": "normalised_value", "best": "normalised_best_equilibrium", "worst": "normalised_worst_equilibrium",
+    "guarantee": "normalised_guarantee", "alone": "normalised_best_monopolist",
+}  # fmt: skip
 LISTED = 20  # games that failed are printed one by one up to this many
-
-
-def certificate_values(certificate: Certificate) -> dict[str, Any]:
-    """The columns CERTIFICATE of the certificates of N games."""
-    codes = [Result(code) for code in certificate.result.tolist()]
-    same = ("no_information", "full_information", "normalised_value", "closed", "guarantee", "theorem", "fallback")
-    values: dict[str, Any] = {name: getattr(certificate, name) for name in same}
-    values |= {name: getattr(certificate, name).tolist() for name in ("gain_lower", "gain_upper", "payoff_range")}
-    values |= {"user_value": certificate.user, "agent_payoffs": certificate.agents.tolist()}
-    values |= {"relative_gain": certificate.relative_gain.max(-1), "certified": certificate.result == Result.CERTIFIED}
-    values |= {name: [getattr(code, name) for code in codes] for name in ("message", "ok")}
-    return values | {"result": [code.name for code in codes]}
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -41,12 +34,31 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     found = {"games": groups.size(), "q10": value.quantile(0.1), "median": value.median(), "q90": value.quantile(0.9)}
     found |= {
         "mean": value.mean(),
-        "monopoly": groups["monopoly_value"].mean(),
+        "mean_monopolist": groups["normalised_average_monopolist"].mean(),
         "within_tolerance": groups["ok"].mean(),
     }
     found |= {name: groups[name].mean() for name in ("certified", "unchecked", "by_start", "by_play")}
     found |= {"largest_gain": groups["relative_gain"].max(), "seconds": groups["seconds"].sum()}
     return pd.DataFrame(found).reset_index().astype({"family": str})
+
+
+def means(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """A line a value of the columns `by`: the number of `games`, the mean of each of MEASURES that the table has, and
+    the ends "low" and "high" of the 95 % interval of the mean of what was found, over games (of which starts are
+    averaged)."""
+    there = {name: column for name, column in MEASURES.items() if column in rows}
+    if {"game", "start"} <= set(rows):
+        keys = list(dict.fromkeys([*by, *({"family", "agents"} & set(rows)), "game"]))
+        averages: Any = rows.groupby(keys, sort=False, observed=True)[[*there.values()]].mean()
+        rows = averages.reset_index()
+    lines: list[dict[str, Any]] = []
+    key: Any
+    for key, group in rows.groupby(by, sort=False, observed=True):
+        found = group[MEASURES["found"]].to_numpy(float)
+        line: dict[str, Any] = dict(zip(by, key, strict=True)) | {"games": int(np.isfinite(found).sum())}
+        line |= {name: group[column].mean() for name, column in there.items()}
+        lines.append(line | dict(zip(("low", "high"), confidence(found)[1:], strict=True)))
+    return pd.DataFrame(lines)
 
 
 def below_worst(rows: pd.DataFrame) -> np.ndarray:
@@ -67,11 +79,11 @@ def below_worst_words(count: int, most: float) -> str:
 
 def render(lines: pd.DataFrame, tolerance: float) -> str:
     """The summary as text that lines up."""
-    heads = ["family", "K", "games", "user value: 10 %", "median", "90 %", "mean", "monopoly", f"gain <= {tolerance:g}"]
-    table, previous = [[*heads, "largest", "seconds"]], None
+    heads = ["family", "K", "games", "user value: 10 %", "median", "90 %", "mean", "monopolist"]
+    table, previous = [[*heads, f"gain <= {tolerance:g}", "largest", "seconds"]], None
     for line in lines.to_dict("records"):
         sizes = ["" if line["family"] == previous else line["family"], str(line["agents"]), str(line["games"])]
-        values = [number(line[name]) for name in ("q10", "median", "q90", "mean", "monopoly")]
+        values = [number(line[name]) for name in ("q10", "median", "q90", "mean", "mean_monopolist")]
         gains = [f"{line['within_tolerance']:.1%}", f"{line['largest_gain']:.1e}"]
         checked = line["unchecked"] < 1
         table.append([*sizes, *values, *(gains if checked else ["not checked", ""]), f"{line['seconds']:.1f}"])

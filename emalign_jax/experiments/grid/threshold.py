@@ -1,5 +1,8 @@
-"""Where competition stops helping: the size of a misalignment beyond which the worst equilibrium regains less than half
-of what the best single agent leaves the user short of full information."""
+"""The misalignment at which competition stops helping.
+
+Beyond it, the worst equilibrium regains less than half of what the best single agent leaves the user short of full
+information.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The experiment: how well do n random agents, weighted, predict a target's utilities of items not fitted to?
+"""The experiment: how well n random agents, weighted, predict a target's utilities of items not fitted to.
 
 A subset s is a random order of the people and a random split of the items. Its agents for a target are the first n
-people of that order who may be agents of the target: so subsets of different n are nested, all targets but those
-among the first n share their agents, and an agent of others is a target in turn. In a table with missing cells each
-target has the agents that `by_overlap` finds on the items fitted to, and the items that all of them rated.
+people of that order who may be agents of the target. So subsets of different n are nested, and all targets but those
+among the first n share their agents; a person can be an agent of some targets and a target too. In a table with
+missing cells each target has the agents that `by_overlap` finds on the items fitted to, and the items that all of them
+rated.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from emalign_jax.experiments.hull.fits import Rule, best_single, evaluate, fit
 from emalign_jax.experiments.hull.overlap import by_overlap
 from emalign_jax.experiments.hull.tables import Table
 from emalign_jax.experiments.run_parts import Parts
-from emalign_jax.experiments.run_store import Kind
+from emalign_jax.experiments.run_store import Kind, figures
 from emalign_jax.internal import memory
 
 CURVES, WEIGHTS, LEAVE_OUT, ERRORS = "curves.csv", "weights.csv", "leave_out.csv", "errors.parquet"
-FIGURES = ("hull.png", "hull.pdf")
+FIGURES = figures("hull")
 ALIGN = Kind("align", (CURVES, WEIGHTS, LEAVE_OUT, ERRORS, *FIGURES))
 SIZES = (1, 2, 5, 10, 20, 50, 100)
 FITTED = ("simplex", "cone")

@@ -1,4 +1,4 @@
-"""What the experiment says: curves with confidence bands, who carries the weight, who is still covered."""
+"""Summaries of the experiment: curves with confidence bands, the weights of agents, targets that stay covered."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from emalign_jax.exact import align
 from emalign_jax.exact.certificates.certificate import normalise
 from emalign_jax.exact.guarantees.market import MarketSolver, MarketValues
-from emalign_jax.experiments import columns
 from emalign_jax.experiments.hull.fits import Rule, evaluate, fit
 from emalign_jax.experiments.market.config import SIZES, MarketSpecification
 from emalign_jax.experiments.market.table import MarketTable, pack, unpack
@@ -26,6 +25,7 @@ from emalign_jax.games.from_table import UtilityTable
 from emalign_jax.games.units import NEGLIGIBLE_INFORMATION_VALUE
 from emalign_jax.internal import parquet
 from emalign_jax.lp.highs import LPFailed
+from emalign_jax.result import columns
 
 ALL, SUBSET, ENTERING = "all", "subset", "entering"  # kinds of markets
 WORK = {ALL: 10}  # for each agent, as the curves of subsets are known by then

@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from emalign_jax.experiments import columns, engine, run_store
+from emalign_jax.experiments import engine, run_store
 from emalign_jax.experiments.engine import Executors, Task
 from emalign_jax.experiments.grid.table import plain
 from emalign_jax.experiments.market import block, config
 from emalign_jax.experiments.market.config import Config
 from emalign_jax.experiments.market.table import MarketTable, read
-from emalign_jax.experiments.run_store import Kind, Run
+from emalign_jax.experiments.run_store import Kind, Run, figures
 from emalign_jax.experiments.specification import Flat
 from emalign_jax.internal import memory, parquet
 from emalign_jax.internal.files import atomic
+from emalign_jax.result import columns
 
 TABLES = {"markets": columns.MARKETS, "agents": columns.MARKET_AGENTS}
-FIGURES = ("market.png", "market.pdf")
+FIGURES = figures("market")
 MARKET = Kind("market", (*(f"{name}.parquet" for name in TABLES), *FIGURES))
 STEPS = 100  # of progress, in a block
 ROW = 400  # bytes that a row takes
@@ -99,12 +100,14 @@ def perform(
     force: bool,
     source: contextlib.AbstractContextManager[Executors | None],
     progress: Progress,
-    draw: Callable[[Found], object] = lambda _: None,
+    draw: Callable[[Found], list[str]] = lambda _: [],
+    redraw: bool = False,
     **more: Any,
 ) -> Found:
     """Compute the blocks that are not there, merge them, and draw.
 
-    source: of `executors`; draw: writes the figures, before the run is done; more: for the manifest
+    source: of `executors`; draw: writes the figures, before the run is done, and returns their names; redraw: also of a
+    run that was done; more: for the manifest
     """
     began = time.perf_counter()
     own, table = made.config, made.table
@@ -127,6 +130,8 @@ def perform(
         if fresh:
             draw(found)
             here.finish(plain(entries | {"table": facts}), time.perf_counter() - began)
+        elif redraw:
+            run_store.add(here.path, *draw(found))
     return found
 
 

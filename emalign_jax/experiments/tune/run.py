@@ -13,23 +13,22 @@ import numpy as np
 import pandas as pd
 
 from emalign_jax.exact import default_tolerance
-from emalign_jax.experiments import columns
 from emalign_jax.experiments.executors import Executors
 from emalign_jax.experiments.run_parts import Parts
-from emalign_jax.experiments.run_store import Kind
+from emalign_jax.experiments.run_store import Kind, figures
 from emalign_jax.experiments.tune.config import Config
 from emalign_jax.experiments.tune.screening import loop_of, player
 from emalign_jax.internal import parquet
 from emalign_jax.internal.files import atomic
 from emalign_jax.internal.npz import packed, read_arrays, save_arrays, unpacked
-from emalign_jax.result import Result
+from emalign_jax.result import Result, columns
 from emalign_jax.tuning import loop
 from emalign_jax.tuning.evaluation import evaluate
 from emalign_jax.tuning.objectives import confidence
 from emalign_jax.tuning.problem import Problem
 
 TABLE, VALUES = "games.parquet", "tuned.npz"
-FIGURES = ("tuning.png", "tuning.pdf")
+FIGURES = figures("tuning")
 TUNE = Kind("tune", (TABLE, VALUES, *FIGURES))
 EVERY = 10  # steps between two states on disk
 HISTORY = "history."  # begins the names of its arrays in VALUES, beside those of the tuned parameters

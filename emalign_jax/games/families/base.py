@@ -16,6 +16,7 @@ from emalign_jax.games.labels import Labels
 from emalign_jax.internal.arguments import FINITE, NOT_NEGATIVE, number
 from emalign_jax.internal.registry import Registry
 
+#: The families of random games by name, those of plugins too.
 FAMILIES: Registry[AbstractFamily] = Registry("family")
 
 
@@ -55,23 +56,26 @@ class Draws:
 
 @dataclasses.dataclass(frozen=True)
 class AbstractFamily(abc.ABC):
-    """A distribution of agents' utilities given the user's; by default the user's are standard normal and the
-    distribution of outcomes is uniform on the simplex.
+    """A distribution of games: of agents' utilities given the user's and, where overridden, of the rest.
+
+    By default the user's utilities are standard normal and the distribution of outcomes is uniform on the simplex.
 
     A subclass is a frozen dataclass whose fields are its knobs: numbers with defaults, each declared by `knob`. Its
     definition registers it under its `name`, which can be used in `em.random_games(family=name, **knobs)` and, if it is
     imported before the config is read, in the [games] table of TOML files.
 
     Example:
-        @dataclasses.dataclass(frozen=True)
-        class Scaled(em.AbstractFamily):
-            \"\"\"U_i = factor_i * u, with uniform factors up to `most`.\"\"\"
+        >>> import dataclasses
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Stretched(em.AbstractFamily):
+        ...     name = "stretched"
+        ...     most: float = em.knob(2.0, "the largest factor")
+        ...     def agent_utilities(self, draws, user_utility, agents):  # U_i = factor_i * u
+        ...         return self.most * draws.uniform(agents, 1, 1) * user_utility[:, None]
+        >>> em.random_games(0, 2, family="stretched", most=3.0, agents=3).agent_utilities.shape
+        (2, 3, 4, 4)
 
-            name = "scaled"
-            most: float = em.knob(2.0, "the largest factor")
-
-            def agent_utilities(self, draws, user_utility, agents):
-                return self.most * draws.uniform(agents, 1, 1) * user_utility[:, None]
+    Source: section 8 of docs/model.md.
     """
 
     name: ClassVar[str]
@@ -88,7 +92,13 @@ class AbstractFamily(abc.ABC):
     def agent_utilities(
         self, draws: Draws, user_utility: Float[np.ndarray, "N A Y"], agents: int
     ) -> Float[np.ndarray, "N K A Y"]:
-        """The agents' utilities in N games."""
+        """The agents' utilities in N games.
+
+        Args:
+            draws: random numbers, [N, ...] of a distribution, such as `draws.normal(agents, 1, 1)`.
+            user_utility: [N, A, Y].
+            agents: their number K.
+        """
 
     def user_utility(self, draws: Draws, actions: int, states: int) -> Float[np.ndarray, "#N A Y"]:
         """The user's utility in N games, or [1, A, Y] one for all."""
@@ -99,7 +109,7 @@ class AbstractFamily(abc.ABC):
         return draws.simplex(states)
 
     def labels(self, agents: int, actions: int, states: int) -> Labels | None:
-        """The labels of all its games of this size."""
+        """The labels of all games of this size that the family has; None: there are none."""
         return None
 
     def numbers(self, agents: int, actions: int, states: int) -> int:
@@ -108,11 +118,12 @@ class AbstractFamily(abc.ABC):
 
     @classmethod
     def knobs(cls) -> dict[str, dataclasses.Field]:
+        """The knobs of the family by name, as fields of its dataclass."""
         return {field.name: field for field in dataclasses.fields(cls)}
 
     @classmethod
     def checked(cls, name: str, value: Any) -> float:
-        """The checked value of a knob. Raises `ValueError` that names the knob and the rule."""
+        """The checked value of a knob; raises `ValueError` that names the knob and the rule."""
         return number(name, value, *cls.knobs()[name].metadata.get("rule", FINITE))
 
     def __post_init__(self):
@@ -123,14 +134,26 @@ class AbstractFamily(abc.ABC):
 def knob(default: float, words: str, rule: tuple[str, Callable[[float], bool]] = NOT_NEGATIVE) -> Any:
     """A parameter of a family, as a field of its dataclass.
 
-    words: a description for help texts.
-    rule:  (words, function): what a value must be, and whether a value is that.
+    Args:
+        default: its value where none is given.
+        words: a description for help texts.
+        rule: (words, function): what a value must be, and whether a value is that.
+
+    Example:
+        >>> field = em.knob(0.5, "share of the user's utility", ("a number in [0, 1]", lambda x: 0 <= x <= 1))
+        >>> field.default, field.metadata["words"]
+        (0.5, "share of the user's utility")
     """
     return dataclasses.field(default=default, metadata={"words": words, "rule": rule})
 
 
 def all_knobs() -> dict[str, dataclasses.Field]:
-    """The knobs of all families by name; if families share a name, the knob of the first."""
+    """The knobs of all families by name; if families share a name, the knob of the first.
+
+    Example:
+        >>> em.families.all_knobs()["noise"].default
+        1.0
+    """
     found: dict[str, dataclasses.Field] = {}
     for family in FAMILIES.values():
         found = family.knobs() | found

@@ -20,13 +20,24 @@ A_FEW = f"an integer from 1 to {MOST_ATTRIBUTES}", lambda x: x in range(1, MOST_
 
 @dataclasses.dataclass(frozen=True)
 class Attributes(AbstractFamily):
-    """Each option has attributes, standard normal for each outcome; u = w . attributes and U_i = w_i . attributes, and
-    agent i gets `bias` more if the user takes one of its own options.
+    """Each option has attributes, which the user and the agents weigh differently.
 
-    The weights w and w_i are uniform on the simplex, and all utilities are divided by the length of w, so that u is
-    standard normal, too. Without a bias u is in the hull of the agents', or in their cone, iff w is in the convex hull
-    of the w_i. "Only if" takes options that tell all attributes apart: at least as many as there are attributes, A Y of
-    them (with a constant offset A Y - 1, with an offset for each outcome (A - 1) Y).
+    Attributes are standard normal for each outcome; u = w . attributes and U_i = w_i . attributes, and agent i gets
+    `bias` more if the user takes one of its own options. The weights w and w_i are uniform on the simplex, and all
+    utilities are divided by the length of w, so that u is standard normal, too. Without a bias u is in the hull of the
+    agents', or in their cone, iff w is in the convex hull of the w_i. "Only if" takes options that tell all attributes
+    apart: at least as many as there are attributes, A Y of them (with a constant offset A Y - 1, with an offset for
+    each outcome (A - 1) Y).
+
+    Args:
+        attributes: their number, from 1 to 100.
+        bias: what an agent gains if the user takes its option.
+
+    Example:
+        >>> em.random_games(0, 2, family=em.families.Attributes(attributes=2.0)).names("actions")
+        ('option 0', 'option 1', 'option 2', 'option 3')
+
+    Source: section 8.1 of docs/model.md.
     """
 
     name = "attributes"
@@ -66,6 +77,17 @@ class Quadratic(AbstractFamily):
     nothing if b_i < -1/2; in Selection of two or more agents full information is the value of all equilibria if some
     b_i > -1/2, and otherwise silence is an equilibrium, too. With one offset for each outcome u is in the hull of the
     agents' iff 0 is between the least and the largest b_i.
+
+    Args:
+        bias: standard deviation of the b_i.
+        tilt: mean of the b_i.
+
+    Example:
+        >>> games = em.random_games(0, 2, family=em.families.Quadratic(bias=0.0), agents=1)  # an aligned agent
+        >>> bool((games.agent_utilities[:, 0] == games.user_utility).all())
+        True
+
+    Source: section 8.2 of docs/model.md.
     """
 
     name = "quadratic"
@@ -89,5 +111,13 @@ class Quadratic(AbstractFamily):
 
 
 def midpoints(cells: int) -> np.ndarray:
-    """The midpoints of so many equal cells of [0, 1]."""
+    """The midpoints of equal cells of [0, 1].
+
+    Args:
+        cells: their number.
+
+    Example:
+        >>> em.families.midpoints(4).tolist()
+        [0.125, 0.375, 0.625, 0.875]
+    """
     return (np.arange(cells) + 0.5) / cells

@@ -22,6 +22,8 @@ from emalign_jax.internal.validation import as_key, on_host
 MAX_REDRAWS = 1000
 # Memory that drawing takes for each number of a game.
 BYTES_A_NUMBER = 80
+# In Python and in specifications: most games in which x_B is worth less say nothing about competition.
+INFORMATION_WORTH = 0.02
 # Games are redrawn in blocks of this size, so that code is compiled for one size.
 REDRAW_BLOCK = 1024
 ARGUMENTS = (
@@ -43,28 +45,44 @@ def random_games(
     agent_features: int | None = None,
     user_information: float = 0.5,
     agent_information: float = 1.0,
-    information_worth: float = 0.0,
+    information_worth: float = INFORMATION_WORTH,
     **knobs: Any,
 ) -> Game:
-    """`count` random games [count, ...] in jax's default float dtype.
+    """Random games of a family, one batch axis, in jax's default float dtype.
 
-    The user's utilities are standard normal and the distribution of y is uniform on the simplex, but in families that
-    say otherwise ("quadratic").
+    Unless the family says otherwise ("quadratic"), the user's utilities are standard normal and the distribution of y
+    is uniform on the simplex. Game i depends on the key and on its number, first + i, alone.
 
-    first:             number of the first game: games first, ..., first + count - 1 of a larger batch
-    family:            a name in FAMILIES, or a family such as em.families.Goal(alignment=0.3)
-    agents, states, actions: K, Y, A
-    user_features, agent_features: XA (1: the user has no features) and XB (default: as many as states)
-    user_information, agent_information: in [0, 1]; x is y itself (modulo its size) with this probability, otherwise it
-                       is drawn from a random distribution given y. By default the agents see y.
-    information_worth: redraw games in which V_full - V_none is below this share of the range of u
-    knobs:             parameters of the family: noise ("hull", "noise", "shared_bias"), bias ("shared_bias", "goal",
-                       "opposed", "attributes", "quadratic"), alignment ("goal"), attributes ("attributes"), tilt
-                       ("quadratic"), and those of user-defined families. Knobs of other families are checked and have
-                       no effect.
-    Raises `ValueError` that names the argument and the rule.
+    Args:
+        key: a jax key, or an integer seed.
+        count: N, the number of games.
+        first: number of the first game: games first, ..., first + count - 1 of a larger batch.
+        family: a name in `em.FAMILIES`, or a family such as `em.families.Goal(alignment=0.3)`.
+        agents: their number K.
+        states: Y, the number of outcomes.
+        actions: their number A.
+        user_features: XA; 1: the user has no features.
+        agent_features: XB; by default as many as states.
+        user_information: in [0, 1]; x_A is y itself (modulo XA) with this probability, otherwise it is drawn from a
+            random distribution given y.
+        agent_information: the same of x_B; by default the agents see y.
+        information_worth: redraw games in which V_full - V_none is below this share of the range of u; 0 takes every
+            game.
+        knobs: parameters of the family: noise ("hull", "noise", "shared_bias"), bias ("shared_bias", "goal", "opposed",
+            "attributes", "quadratic"), alignment ("goal"), attributes ("attributes"), tilt ("quadratic"), and those of
+            user-defined families. Knobs of other families are checked and have no effect.
 
-    Example: `em.random_games(0, 100, family="goal", alignment=0.3, agents=3)`
+    Returns:
+        A `Game` [N].
+
+    Raises:
+        ValueError: names the argument and the rule.
+
+    Example:
+        >>> em.random_games(0, 2, family="goal", alignment=0.3, agents=3).agent_utilities.shape
+        (2, 3, 4, 4)
+
+    Source: section 8 of docs/model.md.
     """
     (key,) = on_host(key=as_key(key))
     features = states if agent_features is None else agent_features
@@ -96,7 +114,7 @@ def random_games(
         poor = np.concatenate(still)
     raise ValueError(
         f"information_worth: {len(poor)} of {count} games were below {information_worth} in {MAX_REDRAWS} redraws; ask "
-        "for less, or make x_B more informative"
+        "for less (0 takes every game), or make x_B more informative"
     )
 
 
@@ -111,7 +129,14 @@ def require_room(
     family: str | AbstractFamily = "hull",
     **_,
 ) -> None:
-    """Raise `ValueError` if drawing `count` games of this size would take more memory than is free."""
+    """Raise `ValueError` if drawing so many games of this size would take more memory than is free.
+
+    Args:
+        count, agents, states, actions, user_features, agent_features, family: as in `random_games`.
+
+    Example:
+        >>> em.families.require_room(100, agents=3, states=4, actions=4)
+    """
     features = states if agent_features is None else agent_features
     of = family if isinstance(family, AbstractFamily) else FAMILIES[family]()
     numbers = _needed(agents, states, actions, user_features, features, of) + user_features * features * states
@@ -131,7 +156,15 @@ def any_game(
     agent_features: int | None = None,
     **_,
 ) -> Game:
-    """A game of this size, as a batch of one, for checks of sizes before anything is drawn."""
+    """A game of this size, as a batch of one, for checks of sizes before anything is drawn.
+
+    Args:
+        agents, states, actions, user_features, agent_features: as in `random_games`.
+
+    Example:
+        >>> em.families.any_game(agents=2).agent_utilities.shape
+        (1, 2, 4, 4)
+    """
     features = states if agent_features is None else agent_features
     prior = np.full((1, user_features, features, states), 1 / (user_features * features * states))
     utilities = np.random.default_rng(0).normal(size=(1, 1 + agents, actions, states))
@@ -139,8 +172,15 @@ def any_game(
 
 
 def check_arguments(*, family: str = "hull", **given) -> None:
-    """Raise `ValueError` for arguments of `random_games` that it would refuse. Arguments may be left out, and None
-    stands for the default."""
+    """Raise `ValueError` for arguments that `random_games` would refuse.
+
+    Args:
+        family: the name of a family.
+        given: other arguments of `random_games`; None stands for the default.
+
+    Example:
+        >>> em.families.check_arguments(family="goal", agents=3, alignment=0.3)
+    """
     given = {name: value for name, value in given.items() if value is not None}
     _family(family, {name: value for name, value in given.items() if name not in ARGUMENTS})
     _check_arguments(given)

@@ -112,13 +112,13 @@ def test_the_certificate_proves_the_error_and_nothing_else(rule):
     found = em.align(u, U, **rule)
     assert verify(found, u, U, **rule).all()
     for wrong in (
-        found._replace(error=found.error + 1e-3),
-        found._replace(error=found.error - 1e-3),
-        found._replace(weights=np.roll(found.weights, 1, -1)),
-        found._replace(weights=-found.weights),
-        found._replace(offset=found.offset + 0.1),
-        found._replace(dual=np.roll(found.dual, 1, 0)),
-        found._replace(solved=np.zeros(5, bool)),
+        found.replace(error=found.error + 1e-3),
+        found.replace(error=found.error - 1e-3),
+        found.replace(weights=np.roll(found.weights, 1, -1)),
+        found.replace(weights=-found.weights),
+        found.replace(offset=found.offset + 0.1),
+        found.replace(dual=np.roll(found.dual, 1, 0)),
+        found.replace(solved=np.zeros(5, bool)),
     ):
         assert not verify(wrong, u, U, **rule).any()
 

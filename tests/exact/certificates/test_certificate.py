@@ -7,6 +7,7 @@ import emalign_jax as em
 from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.exact.checks.one_by_one import OneByOne
 from emalign_jax.exact.checks.selection_rational import SelectionRational
+from emalign_jax.result.batched import axes_of
 
 pytestmark = pytest.mark.host_only
 
@@ -39,7 +40,7 @@ def test_a_bad_game_and_a_bad_profile_cost_only_themselves(protocol, user):
     assert bad.result[1] == em.Result.MALFORMED
     assert bad.result[3] == em.Result.MALFORMED
     assert not em.Result(int(bad.result[1])).ok
-    for name in bad._fields:
+    for name in axes_of(em.Certificate):
         ours, theirs = getattr(bad, name), getattr(good, name)
         np.testing.assert_array_equal(ours[[0, 2, 4]], theirs[[0, 2, 4]])
         assert np.isfinite(theirs.astype(float)).all()
@@ -83,7 +84,7 @@ def test_broadcasting():
     assert both.gain_lower.shape == both.relative_gain.shape == (2, 3, 2)
     for s, n in np.ndindex(2, 3):
         one = em.certify(games[n], schemes[s, n], em.Selection(), RATIONAL)
-        for name in both._fields:
+        for name in axes_of(em.Certificate):
             np.testing.assert_array_equal(getattr(both, name)[s, n], getattr(one, name))
     single = em.certify(games[2], schemes, em.Selection(), RATIONAL)
     np.testing.assert_array_equal(single.gain_lower[:, 2], both.gain_lower[:, 2])
@@ -134,7 +135,7 @@ def test_names_of_messages_mean_nothing(protocol, user):
     renamed[:, 1] = schemes[:, 1][..., [1, 0, 2]]
     more = np.concatenate([renamed, np.zeros((3, 2, 2, 1))], -1)  # and one that is never sent
     after = em.certify(games, more, protocol, user)
-    for name in before._fields:
+    for name in axes_of(em.Certificate):
         ours, theirs = getattr(after, name).astype(float), getattr(before, name).astype(float)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=LOOSE, err_msg=name)
 
@@ -223,5 +224,5 @@ def test_memory_of_checks_is_given_back(monkeypatch):
     again = em.certify(games, schemes, em.Selection(), em.RationalUser("lowest"), progress=told.append)
     assert kept == [3, 3, 1]
     assert sum(told) == 7
-    for name in em.Certificate._fields:
+    for name in axes_of(em.Certificate):
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name), err_msg=name)

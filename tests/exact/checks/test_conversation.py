@@ -23,7 +23,6 @@ KEY = jax.random.key(5)
 QUANTAL, RATIONAL = em.QuantalUser(4.0), em.RationalUser()
 QUICK = em.GradientPlay(steps=100)
 
-NIGHTLY = [pytest.mark.nightly]
 
 payoffs = jax.jit(em.payoffs)
 
@@ -294,8 +293,8 @@ def assert_consistent(games, solution, protocol, user):
 WHO = {
     "quantal-one": (1, QUANTAL),
     "agents-one-nightly": (1, RATIONAL),
-    "quantal": (2, QUANTAL),
-    "agents": (2, RATIONAL),
+    "quantal-slow": (2, QUANTAL),
+    "agents-slow": (2, RATIONAL),
     "uniform-nightly": (2, em.RationalUser("uniform")),
     "fixed-nightly": (2, em.FixedReplies("truthful", QUANTAL)),
     "fixed-rational-nightly": (2, em.FixedReplies("questions", RATIONAL)),
@@ -304,7 +303,12 @@ WHO = {
 
 @pytest.mark.parametrize(
     ("K", "user"),
-    [pytest.param(*WHO[name], id=name, marks=NIGHTLY * ("nightly" in name)) for name in WHO],
+    [
+        pytest.param(
+            *WHO[name], id=name, marks=[getattr(pytest.mark, word) for word in ("slow", "nightly") if word in name]
+        )
+        for name in WHO
+    ],
 )
 def test_deviations_are_attained_and_bounded(K, user):
     shape = Shape(2, 2, 2)

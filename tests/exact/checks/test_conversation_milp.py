@@ -46,8 +46,8 @@ def paid(game, rules, tree, user, agent, rule):
     [
         (em.Conversation(1, 1), 2, RATIONAL),
         (em.Conversation(2, 2), 1, RATIONAL),
-        (em.Conversation(2, 1), 2, RATIONAL),
-        (em.Conversation(2, 2), 1, em.FixedReplies("truthful", RATIONAL)),
+        pytest.param(em.Conversation(2, 1), 2, RATIONAL, marks=pytest.mark.slow),
+        pytest.param(em.Conversation(2, 2), 1, em.FixedReplies("truthful", RATIONAL), marks=pytest.mark.slow),
         (em.Conversation(2, 2), 1, em.FixedReplies("babbling", RATIONAL)),
     ],
     ids=["one round", "two rounds", "two agents, two rounds", "truthful", "babbling"],
@@ -153,6 +153,7 @@ def test_the_bound_allows_the_whole_tie_tolerance():
     assert exact.value < 0.95  # with a small tolerance the agent gets less, so the case does test the tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ties", ["agents", *(pytest.param(t, marks=pytest.mark.nightly) for t in ("lowest", "uniform"))]
 )

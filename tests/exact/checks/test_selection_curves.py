@@ -7,6 +7,7 @@ from support.games import batch_of, checks, random_game
 import emalign_jax as em
 from emalign_jax.equilibrium.monopolists import monopoly
 from emalign_jax.exact.checks.divided import Divided
+from emalign_jax.result.batched import axes_of
 
 pytestmark = pytest.mark.host_only
 
@@ -48,6 +49,7 @@ def test_gains_and_brackets(both, name):
     assert exact.gains.max() > 0.01 or name == "full revelation"  # else the comparison says nothing
 
 
+@pytest.mark.slow
 def test_a_move_is_examined_as_the_profile_it_leads_to(both):
     _, batch, _ = both
     before, after = profiles(batch.K)["random"], profiles(batch.K)["noisy"]
@@ -120,5 +122,5 @@ def test_malformed_games_change_nothing():
                                  ("prior", "user_utility", "agent_utilities")), check="shapes"), schemes, *SETTING,
                        lp="batched")  # fmt: skip
     assert mixed.result[1] == em.Result.MALFORMED
-    for name in em.Certificate._fields:
+    for name in axes_of(em.Certificate):
         np.testing.assert_array_equal(getattr(mixed, name)[[0, 2]], getattr(sound, name)[[0, 2]], err_msg=name)

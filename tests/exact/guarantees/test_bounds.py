@@ -35,11 +35,14 @@ def some_profiles(rng, exact, game, M):
     yield monopoly
 
 
+OFTEN = {"hull": (), "opposed": pytest.mark.slow}
+
+
 @pytest.mark.parametrize("user", [RATIONAL, em.QuantalUser(8.0)], ids=["rational", "quantal"])
 @pytest.mark.parametrize("protocol", [em.Selection(), em.Pooled()], ids=["selection", "pooled"])
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(f, marks=() if f in ("hull", "opposed") else pytest.mark.nightly) for f in sorted(em.FAMILIES)],
+    [pytest.param(f, marks=OFTEN.get(f, pytest.mark.nightly)) for f in sorted(em.FAMILIES)],
 )
 def test_no_profile_is_worse_than_promised(family, protocol, user):
     """Whatever jax draws, both bounds must hold."""

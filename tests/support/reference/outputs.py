@@ -124,18 +124,25 @@ AGAIN = "perceived", "welfare"
 
 
 def _fields(prefix: str, found) -> Named:
-    """The arrays of a named tuple or dictionary, by name."""
-    named = found.items() if isinstance(found, dict) else found._asdict().items()
-    for name, value in named:
-        if isinstance(value, tuple | dict):
+    """The arrays of a result, named tuple or dictionary, by name."""
+    for name, value in _named(found).items():
+        if isinstance(value, tuple | dict | em.Certificate):
             yield from _fields(f"{prefix}.{name}", value)
         elif value is not None and name not in ("stats", *AGAIN):
             yield f"{prefix}.{name}", value if isinstance(value, np.ndarray | jax.Array) else np.asarray(value, float)
 
 
+def _named(found) -> dict:
+    if isinstance(found, dict):
+        return found
+    return found._asdict() if isinstance(found, tuple) else {
+        name: x for name, x in vars(found).items() if name not in ("labels", "starts")
+    }  # fmt: skip
+
+
 def _numbers(found) -> dict:
     """The fields of a `Solution` or of `Tuned` without result codes, which say how numbers were found."""
-    return {name: x for name, x in found._asdict().items() if name not in ("result", "found_by", "derivative", "stats")}
+    return {name: x for name, x in _named(found).items() if name not in ("result", "found_by", "derivative", "stats")}
 
 
 def _of_pair(given: Arrays, name: str, pair: Pair, searched: bool) -> Named:
@@ -172,11 +179,11 @@ def _of_pair(given: Arrays, name: str, pair: Pair, searched: bool) -> Named:
         yield from _fields(f"certify_{where}", em.certify(games, schemes, protocol, user))
     for agent in range(games.agents):
         best = em.best_response(games[0], start[0], agent, protocol, user)
-        yield from _fields(f"best_response_{agent}", best._replace(exact=None))
+        yield from _fields(f"best_response_{agent}", best.replace(exact=None))
         if not name.startswith("comparison") and "by_game" not in name and not name.endswith("given_quantal"):
             alone = em.Game(games.prior[0], games.user_utility[0], games.agent_utilities[0][agent : agent + 1])
             best = em.best_response(alone, start[0][agent : agent + 1], 0, protocol, user)
-            yield from _fields(f"monopoly_{agent}", best._replace(exact=None))
+            yield from _fields(f"monopoly_{agent}", best.replace(exact=None))
     if name.startswith(("pooled", "conversation")) and not name.endswith("given_quantal"):
         yield from _fields("premises", em.premises(games, start, protocol, user))
 
@@ -218,7 +225,7 @@ def _smooth(given: Arrays, name: str, protocol, searched: bool) -> Named:
     def value(utilities, start, solver):
         under = em.Game(games.prior, games.user_utility, utilities, check="shapes")
         found = em.solve(under, protocol, user, solver, start=start, differentiation=em.Implicit())
-        return found.user.sum(), found._replace(stats=None)
+        return found.user.sum(), found.replace(stats={})
 
     slope = jax.jit(jax.grad(value, has_aux=True))
     if searched or f"{name}/profile" not in given:

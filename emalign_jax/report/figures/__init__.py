@@ -1,0 +1,1 @@
+"""One file a figure: functions that draw into axes, and what puts them together for a command."""

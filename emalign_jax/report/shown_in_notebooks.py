@@ -1,0 +1,28 @@
+"""The figures that results show below their tables in notebooks. What draws is imported at the first of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emalign_jax.equilibrium.solution import Solution
+from emalign_jax.exact import Stability
+from emalign_jax.result.display import register_figure
+
+
+def _stability(found: Stability) -> Any:
+    from emalign_jax.report.figures import stability
+
+    return stability.stability_profile(found).figure if stability.profiles(found) else None
+
+
+def _solution(found: Solution) -> Any:
+    """What the first search met on its way, where that was recorded."""
+    from emalign_jax.report.figures.trajectory import trajectory
+
+    if found.trajectory is None or not found.trajectory.steps.size:
+        return None
+    return trajectory(found, (0,) * len(found.batch_shape)).figure
+
+
+register_figure(Stability, _stability)
+register_figure(Solution, _solution)
