@@ -66,14 +66,14 @@ class Row:
         if self.kind == "certify":
             return profiles(self.sizes["agents"], self.sizes["features"], count)
         sizes = {name: size for name, size in self.sizes.items() if name != "messages"}
-        return em.random_games(0, count, **sizes), None
+        return em.random_games(0, count, information_worth=0.0, **sizes), None
 
     def found(self, games, schemes, count: int):
         """Schemes and certificate of the first of `count` games."""
         if self.kind == "certify":
             return schemes, em.certify(games, schemes, self.protocol, self.user, tolerance=self.tolerance)
         found = em.solve(games, self.protocol, self.user, em.GradientPlay(tolerance=self.tolerance), key=1, of=count,
-                         messages=self.sizes.get("messages"), verify=self.kind == "solve")  # fmt: skip
+                         start="random", messages=self.sizes.get("messages"), verify=self.kind == "solve")  # fmt: skip
         return found.schemes, found.certificate
 
 

@@ -28,7 +28,9 @@ SPREADS = (1.0, 0.3, 0.05)  # of the rivals' rows
 
 def solved(family: str, count: int, protocol, user, **size):
     """A search of `count` games, and the share of its profiles that are certified."""
-    games = em.random_games(jax.random.key(0), count, family=family, agent_features=3, actions=4, **size)
+    games = em.random_games(
+        jax.random.key(0), count, family=family, agent_features=3, actions=4, information_worth=0.0, **size
+    )
 
     def run():
         found = em.solve(games, protocol, user, messages=4, key=jax.random.key(1))

@@ -288,7 +288,7 @@ def check_others(games: em.Game, protocol, user, key, rng, *, messages: int, sea
         yield name, bound_claims(games, certificate, protocol, user)
     if search:
         solver = em.GradientPlay(best_responses=4, tolerance=1e-2)
-        solution = em.solve(games, protocol, user, solver, key=key, messages=messages)
+        solution = em.solve(games, protocol, user, solver, key=key, start="random", messages=messages)
         yield "solve, random", bound_claims(games, solution.certificate, protocol, user)
 
 
@@ -417,7 +417,7 @@ def all_families(key, count: int, **sizes) -> em.Game:
     """`count` games, as evenly as can be of all families; priors rescaled to sum to 1 in float64."""
     shares = [len(part) for part in np.array_split(np.arange(count), len(em.FAMILIES))]
     drawn = [
-        em.random_games(key, share, family=family, **sizes)
+        em.random_games(key, share, family=family, information_worth=0.0, **sizes)
         for family, share in zip(em.FAMILIES, shares, strict=True)
         if share
     ]

@@ -107,7 +107,7 @@ def floor_seconds(exponentials: int, flops: int) -> tuple[float, dict]:
 def step_row(count, repeats):
     """One pseudo-gradient step of K = 3, M = A = XB = 4, float32, inside play: all cores, tiles as play cuts them."""
     K, M, A, XB, steps = 3, 4, 4, 4, 400
-    games = em.random_games(KEY, count, family="noise", agents=K, states=XB, actions=A)
+    games = em.random_games(KEY, count, family="noise", agents=K, states=XB, actions=A, information_worth=0.0)
     start = em.random_schemes(KEY, count, K, XB, M)
     solver = em.GradientPlay(steps=steps, chunk=100, tolerance=1e-9)
     game = reduced(games)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -41,27 +43,33 @@ def table(rows: list[dict]) -> str:
 
 
 def picture(rows: list[dict], path: Path) -> None:
-    import matplotlib
+    """Write the rows in which more is better, in the style of the package's figures."""
+    from emalign_jax.report import style
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    style.styled(_draw)(style, [row for row in rows if bound(row.get("target"))[0]], path)
 
-    figure, axes = plt.subplots(figsize=(9, 0.45 * len(rows) + 1.2), layout="constrained")
-    for y, row in enumerate(reversed(rows)):
-        more, target = bound(row.get("target"))
-        met = row["ratio"] >= target if more else row["ratio"] <= target
-        colour = "#999999" if target != target else "#0072B2" if met else "#D55E00"  # Okabe-Ito
-        axes.barh(y, row["ratio"], height=0.6, color=colour)
-        axes.plot([target] * 2, [y - 0.4, y + 0.4], color="black", lw=2)
+
+def _draw(style, rows: list[dict], path: Path) -> None:
+    names = [
+        textwrap.fill(re.sub(" ([=<]+) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", row["row"]), 48) for row in rows
+    ]
+    figure, (axes,) = style.blank(1, width=5.5, height=0.6 + 0.34 * len(rows))
+    for y, row in enumerate(rows):
+        target = bound(row.get("target"))[1]
+        colour = style.GREY if target != target else style.COLOURS[0 if row["ratio"] >= target else 1]
+        axes.plot([1, row["ratio"]], [y, y], color=colour, lw=2)
+        axes.plot(row["ratio"], y, "o", color=colour, ms=5)
+        axes.plot([target] * 2, [y - 0.35, y + 0.35], color=style.INK, lw=1.2)
         end = max(row["ratio"], 0 if target != target else target)
         number = f"{float(format(row['ratio'], '.3g')):,g}"
-        axes.annotate(number, (end, y), (5, 0), textcoords="offset points", va="center")
+        axes.annotate(number, (end, y), (6, 0), textcoords="offset points", va="center", fontsize=style.SMALL)
     axes.set_xscale("log")
-    axes.margins(x=0.2)
-    names = [row["row"].replace(", against", "\nagainst") for row in reversed(rows)]
-    axes.set_yticks(range(len(rows)), names, fontsize=7)
-    axes.set_xlabel("times as fast as the baseline, or times the floor\nblack: the target (orange: missed)")
-    figure.savefig(path, dpi=150)
+    axes.set_xlim(1, 8 * max(row["ratio"] for row in rows))
+    style.plain_log(axes.xaxis)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_xlabel("times as fast as the baseline\n(black: the target; orange: missed)")
+    style.save(figure, path)
 
 
 def main() -> None:

@@ -39,7 +39,9 @@ def gradients(quick: bool):
     the agents' utilities."""
     count = 12 if quick else 200
     for name, protocol in (("Pooled", em.Pooled()), ("Selection(0.3)", em.Selection(0.3))):
-        games = em.random_games(jax.random.key(7), count, family="shared_bias", agents=2, states=3, actions=3)
+        games = em.random_games(
+            jax.random.key(7), count, family="shared_bias", agents=2, states=3, actions=3, information_worth=0.0
+        )
         user, solver = em.QuantalUser(5.0), em.SmoothPlay(10.0)
 
         def solved(share, start, solver, how, games=games, protocol=protocol, user=user):
@@ -71,7 +73,9 @@ def gradients(quick: bool):
 def batch(quick: bool):
     """Gradients under jit and vmap, 1,000 games at once."""
     count = 50 if quick else 1000
-    games = em.random_games(jax.random.key(8), count, family="hull", agents=2, states=3, actions=3)
+    games = em.random_games(
+        jax.random.key(8), count, family="hull", agents=2, states=3, actions=3, information_worth=0.0
+    )
     start = em.random_schemes(jax.random.key(0), count, 2, 3, 3)
 
     def value(share, prior, u, U, start):
@@ -113,7 +117,9 @@ def transfers(quick: bool):
     count, steps = (6, 4) if quick else (48, 60)
     protocol, user, solver, key = em.Pooled(), em.QuantalUser(5.0), em.SmoothPlay(30.0), jax.random.key(0)
     for family, own in MARKETS.items():
-        games = em.random_games(jax.random.key(303), count, family=family, states=3, actions=3, **own)
+        games = em.random_games(
+            jax.random.key(303), count, family=family, states=3, actions=3, **own, information_worth=0.0
+        )
         least = float(np.median(em.least_budget(games)))
         before = em.evaluate(games, protocol, user, None, None, solver, key=jax.random.key(1))
         for share in (1.0, 0.5):
@@ -165,8 +171,10 @@ def grid(quick: bool):
     count, points, steps, keep, draws = (16, 5, 2, 1, 2) if quick else (512, 21, 2, 2, 40)
     key = jax.random.key(0)
     for own, agents_precision in GRIDS:
-        games = em.random_games(jax.random.key(6), count, agents=3, states=3, actions=3, **own)
-        others = em.random_games(jax.random.key(1006), 2 * count, agents=3, states=3, actions=3, **own)
+        games = em.random_games(jax.random.key(6), count, agents=3, states=3, actions=3, **own, information_worth=0.0)
+        others = em.random_games(
+            jax.random.key(1006), 2 * count, agents=3, states=3, actions=3, **own, information_worth=0.0
+        )
         solver = em.SmoothPlay(agents_precision)
         mechanism = mechanisms.Several((
             mechanisms.UserPrecision(5.0, 2.0, 40.0), mechanisms.SelectionTemperature(0.3, 0.05, 1.0),
@@ -227,7 +235,7 @@ def screening_cost(draws: int, games: int, keep: int) -> float:
 def run(quick: bool):
     """200 steps over 256 games, Pooled, K = 3: under 3 minutes on 2 cores."""
     count, steps = (16, 5) if quick else (256, 200)
-    games = em.random_games(jax.random.key(9), count, family="shared_bias", agents=3)
+    games = em.random_games(jax.random.key(9), count, family="shared_bias", agents=3, information_worth=0.0)
     wall, processor = time.perf_counter(), time.process_time()
     tuned = em.tune(
         games, em.Pooled(), em.QuantalUser(5.0), mechanisms.Transfers(0.5, start="nothing"), solver=em.SmoothPlay(10.0),
@@ -247,7 +255,9 @@ def against_nashopt(quick: bool, python: str):
     valued by us: in the schemes it came with, and in the smoothed equilibrium found from them under its transfers."""
     count, sample, steps = (8, 1, 10) if quick else (256, 4, 100)
     user, solver, budget = em.QuantalUser(5.0), em.SmoothPlay(10.0), 0.5
-    games = em.random_games(jax.random.key(11), count, family="shared_bias", agents=2, states=2, actions=3)
+    games = em.random_games(
+        jax.random.key(11), count, family="shared_bias", agents=2, states=2, actions=3, information_worth=0.0
+    )
     start = em.random_schemes(jax.random.key(0), count, 2, 2, 2)
     mechanism = mechanisms.Transfers(budget, start="guarantee")
     few = games[:sample]

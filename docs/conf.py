@@ -1,5 +1,7 @@
 """The site: `make docs`. Notebooks are shown with their stored outputs, or executed with EMALIGN_DOCS_EXECUTE=1."""
 
+import base64
+import json
 import os
 import shutil
 import sys
@@ -68,10 +70,13 @@ if (HERE / "_build" / "explorer.html").exists():
     html_extra_path = ["_build/explorer.html"]
     tags.add("explorer")
 
-# Sphinx reads files below docs/ only: the notebooks come as copies, which git ignores
+# Sphinx reads files below docs/ only: the notebooks come as copies, which git ignores, each with its first figure
 shutil.rmtree(HERE / "gallery", ignore_errors=True)
 (HERE / "gallery").mkdir()
 for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
     text = notebook.read_text("utf-8").replace("](../docs/", "](../")
     (HERE / "gallery" / notebook.name).write_text(text, "utf-8")
+    outputs = [out.get("data", {}) for cell in json.loads(text)["cells"] for out in cell.get("outputs", [])]
+    figure = next(data["image/png"] for data in outputs if "image/png" in data)  # the first, for the gallery
+    (HERE / "gallery" / f"{notebook.stem}.png").write_bytes(base64.b64decode(figure))
 nitpick_ignore_regex = [("py:.*", r"(?!emalign_jax\.).*")]  # what other packages document

@@ -19,6 +19,7 @@ from typer.main import get_command
 
 import emalign_jax as em
 from emalign_jax.cli.app import app as commands
+from emalign_jax.result.batched import Batched
 
 PACKAGE = "emalign_jax"
 SOURCE = "https://github.com/emalign/emalign_jax/blob/main"
@@ -149,6 +150,8 @@ def _documented(name: str, value) -> str:
         kind, options = "autoclass", [":no-members:", "", *(f"   ``{c.name}``\n       {c.message}" for c in value)]
     elif inspect.isclass(value):
         kind, options = "autoclass", [":members:"]
+        if issubclass(value, Batched):  # whose methods are those of every result
+            options += [":inherited-members: object"]
     elif not callable(value):
         kind, options = "data", ["", f"   {type(value).__doc__}"]
     lines = [f".. {kind}:: {PACKAGE}.{name}", *(f"   {option}" if option[:1] == ":" else option for option in options)]

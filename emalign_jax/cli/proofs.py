@@ -81,6 +81,7 @@ def write(directory: Path, batches: Iterable[tuple[Any, Any]], progress: Any, **
     A game that is malformed or was not solved has no proof.
     """
     from emalign_jax.exact.proofs.files import write_proof
+    from emalign_jax.games.game import faults
     from emalign_jax.lp.highs import LPFailed
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def write(directory: Path, batches: Iterable[tuple[Any, Any]], progress: Any, **
             profile = None if schemes is None else np.broadcast_to(schemes, (*shape, *schemes.shape[-3:]))[index]
             name = "-".join(["game", *map(str, index), f"K{games.agents}"]) + ".json"
             try:
-                if profile is not None and not np.isfinite(profile).all():
+                if str(faults(game)) or (profile is not None and not np.isfinite(profile).all()):
                     raise LPFailed
                 write_proof(directory / name, game, profile, **claims)
                 written += 1

@@ -344,13 +344,14 @@ def faults(game: Game) -> np.ndarray:
 def _check_shapes(game: Game) -> tuple[int, ...]:
     """The batch axes, to which all fields can be broadcast."""
     prior, user, agents = game.prior.shape, game.user_utility.shape, game.agent_utilities.shape
-    for field, shape, core in (
-        ("prior", prior, "[..., XA, XB, Y]"),
-        ("user_utility", user, "[..., A, Y]"),
-        ("agent_utilities", agents, "[..., K, A, Y]"),
+    for field, shape, core, case in (
+        ("prior", prior, "[..., XA, XB, Y]", "a user who sees nothing"),
+        ("user_utility", user, "[..., A, Y]", ""),
+        ("agent_utilities", agents, "[..., K, A, Y]", "one agent"),
     ):
-        if len(shape) < core.count(",") - (core.count("...") - 1):
-            raise ValueError(f"{field}: expected shape {core}, got {list(shape)}")
+        if len(shape) < core.count(","):
+            hint = f"; for {case} write {field}[None]" if case and len(shape) == core.count(",") - 1 else ""
+            raise ValueError(f"{field}: expected shape {core}, got {list(shape)}{hint}")
     if agents[-3] == 0:
         raise ValueError("agent_utilities: K (axis -3) is 0, a game needs at least one agent")
     for field, shape, core in (("prior", prior, 3), ("user_utility", user, 2), ("agent_utilities", agents, 3)):

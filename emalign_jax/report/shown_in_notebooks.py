@@ -10,18 +10,27 @@ from emalign_jax.result.display import register_figure
 
 
 def _stability(found: Stability) -> Any:
+    from emalign_jax.report import style
     from emalign_jax.report.figures import stability
 
-    return stability.stability_profile(found).figure if stability.profiles(found) else None
+    if not stability.profiles(found):
+        return None
+    # Not a figure of pyplot, which the notebook would show a second time.
+    figure, (ax,) = style.blank(1, width=style.NARROW, height=2.4)
+    stability.stability_profile(found, ax=ax)
+    return figure
 
 
 def _solution(found: Solution) -> Any:
     """What the first search met on its way, where that was recorded."""
+    from emalign_jax.report import style
     from emalign_jax.report.figures.trajectory import trajectory
 
     if found.trajectory is None or not found.trajectory.steps.size:
         return None
-    return trajectory(found, (0,) * len(found.batch_shape)).figure
+    figure, (ax,) = style.blank(1, width=style.NARROW, height=2.4)
+    trajectory(found, (0,) * len(found.batch_shape), ax=ax)
+    return figure
 
 
 register_figure(Stability, _stability)

@@ -256,6 +256,10 @@ class BatchedStarts(Batched):
         whole = self.batch_shape[leading:]
         first = parts[0] if parts else ...
         kept = isinstance(first, slice) or (first is Ellipsis and len(parts) <= len(whole))
+        kept = kept or [getattr(part, "ndim", 0) for part in parts] == [
+            1,
+            *[0] * (len(parts) - 1),
+        ]  # some of the starts
         left = found.batch_shape[leading:]
         object.__setattr__(found, "starts", left[0] if self.has_starts and kept else 1)
         return found

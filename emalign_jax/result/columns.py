@@ -170,14 +170,15 @@ TUNE = (
     ),
 )
 
+SCALE = "0\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}1"
 MARKETS = (
     Column("resample", "whole", "0: the table itself; 1, 2, ...: resamples of its prompts"),
     Column("kind", "text", "`all` agents, a random `subset` of them, or all and one that is `entering`"),
     Column("agents", "whole", "number of agents n", label="n"),
     Column("draw", "whole", "number of the random subset"),
     Column("entering", "text", "the agent that enters", label="agent"),
-    Column("none", "number", "V_none: the user's value without any agent", "utility"),
-    Column("full", "number", "V_full: the user's value of all that the agents know", "utility"),
+    Column("none", "number", "V_none: the user's value without any agent", "utility", "V_none"),
+    Column("full", "number", "V_full: the user's value of all that the agents know", "utility", "V_full"),
     Column("best_monopolist", "number", "the user's value with the best single agent", "utility"),
     Column("worst", "number", "the user's value in the worst exact equilibrium", "utility", "worst equilibrium"),
     Column("best", "number", "the user's value in the best exact equilibrium", "utility", "best equilibrium"),
@@ -191,8 +192,10 @@ MARKETS = (
     Column("transfers", "number", "least budget of transfers that lift the guarantee to market.target_value"),
     Column("worthless", "flag", "information is worth nothing: V_full is V_none"),
     *(
-        Column(f"normalised_{name}", "number", f"(V - V_none) / (V_full - V_none) of `{name}`", "share")
-        for name in ("best_monopolist", "worst", "best", "guarantee")
+        Column(f"normalised_{name}", "number", f"(V - V_none) / (V_full - V_none) of `{name}`", "share",
+               f"{label}, {SCALE}")
+        for name, label in (("best_monopolist", "best monopolist"), ("worst", "worst equilibrium"),
+                            ("best", "best equilibrium"), ("guarantee", "guarantee"))
     ),
     Column("seconds", "number", "seconds of work", "s"),
 )  # fmt: skip
@@ -203,8 +206,9 @@ MARKET_AGENTS = (
     Column("without", "number", "the user's value in the worst equilibrium without this agent; of the table itself",
            "utility", "worst without it"),
     *(
-        Column(f"normalised_{name}", "number", f"(V - V_none) / (V_full - V_none) of `{name}`", "share")
-        for name in ("monopoly", "without")
+        Column(f"normalised_{name}", "number", f"(V - V_none) / (V_full - V_none) of `{name}`", "share",
+               f"{label}, {SCALE}")
+        for name, label in (("monopoly", "alone"), ("without", "worst without it"))
     ),
 )  # fmt: skip
 

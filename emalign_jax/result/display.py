@@ -177,8 +177,8 @@ def _table(result: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_cell, value[:LISTED])) + (", ..." if len(value) > LISTED else "")
+    if isinstance(value, list):  # on one line: notebooks break lines at spaces, and six numbers would be six lines
+        return ",\N{NO-BREAK SPACE}".join([*map(_cell, value[:LISTED]), *["..."] * (len(value) > LISTED)])
     if isinstance(value, bool | np.bool_ | str | numbers.Integral):
         return str(value)
     return number(value) if isinstance(value, numbers.Real) else str(value)

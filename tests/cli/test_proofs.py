@@ -32,7 +32,7 @@ def test_certify_and_stability_write_proofs_that_verify_proves(run, opposed):
     assert (code, json.loads(out)["summary"]["games"]) == (0, 1)
     code, out, _ = run("verify", *proofs("gains"), *proofs("set"))
     assert code == 0
-    assert out.count("equilibrium_set: every pure equilibrium") == 2
+    assert out.count("equilibrium_set: where only exact ties are ties, every pure equilibrium") == 2
     assert out.count("no agent gains more than") == 1
     code, out, _ = run("verify", *proofs("gains"), "--json")
     found = json.loads(out)
@@ -43,6 +43,21 @@ def test_certify_and_stability_write_proofs_that_verify_proves(run, opposed):
     assert (code, "NOT PROVED" in out) == (1, True)
     code, out, _ = run("verify", "absent.json", "--json")
     assert (code, json.loads(out)["summary"]["failed"]) == (1, 1)
+
+
+@pytest.mark.slow
+def test_a_malformed_game_of_a_batch_has_no_proof(run):
+    rng = np.random.default_rng(0)
+    prior = rng.dirichlet(np.ones(4), 3).reshape(3, 1, 2, 2)
+    prior[1, 0, 0, 0] = np.nan
+    np.savez(
+        "games.npz", prior=prior, user_utility=rng.normal(size=(3, 2, 2)), agent_utilities=rng.normal(size=(3, 2, 2, 2))
+    )
+    np.savez("schemes.npz", schemes=np.broadcast_to(np.eye(2), (3, 2, 2, 2)))
+    code, out, _ = run("certify", "games.npz", "schemes.npz", "--proof", "proofs")
+    assert (code, len(proofs("proofs"))) == (1, 2)
+    assert "2 proof files: proofs" in out
+    assert "1 games have none" in out
 
 
 @pytest.mark.slow

@@ -122,6 +122,22 @@ def test_numbers_are_those_of_the_table(runs):
     assert found.failed == (~rows["ok"]).sum()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_runs_without_png_have_their_figure(kind, tmp_path):
+    """A browser draws SVG as a picture; of a PDF alone there is a link, and how to have the picture."""
+    drawn = ["search", "--count", "2", "--agents", "1,2", "--family", "hull", "--out", "run", "--format", kind]
+    assert run_inside([*drawn, *QUICK], tmp_path)[0] == 0
+    page = Page(render.render(contents.read(tmp_path / "run")))
+    data = base64.b64encode((tmp_path / "run" / f"user_value.{kind}").read_bytes()).decode("ascii")
+    if kind == "svg":
+        assert [image["src"] for image in page.images] == [f"data:image/svg+xml;base64,{data}"]
+    else:
+        assert page.images == []
+        assert f"data:application/pdf;base64,{data}" in page.fetched
+        assert "--format png,pdf" in "".join(page.text)
+
+
 def test_titles_are_text_not_markup(runs):
     text = render.render(contents.read(runs / "sweep"))
     assert "A &lt;b&gt;grid&lt;/b&gt; &amp; more" in text

@@ -48,9 +48,17 @@ def test_bad_values_are_named(field, index, value, message):
 @pytest.mark.parametrize(
     ("field", "change", "message"),
     [
-        ("prior", lambda x: x[0], r"^prior: expected shape \[\.\.\., XA, XB, Y\], got \[3, 4\]"),
+        (
+            "prior",
+            lambda x: x[0],
+            r"^prior: expected shape \[\.\.\., XA, XB, Y\], got \[3, 4\]; for a user .* prior\[None\]$",
+        ),
         ("user_utility", lambda x: x[0], r"^user_utility: expected shape \[\.\.\., A, Y\], got \[4\]"),
-        ("agent_utilities", lambda x: x[0], r"^agent_utilities: expected shape \[\.\.\., K, A, Y\], got \[5, 4\]"),
+        (
+            "agent_utilities",
+            lambda x: x[0],
+            r"^agent_utilities: expected shape \[\.\.\., K, A, Y\], got .*; for one agent",
+        ),
         ("user_utility", lambda x: x[:, :3], r"^user_utility: Y \(last axis\) is 3, but prior has Y = 4"),
         ("user_utility", lambda x: x[:4], r"^agent_utilities: last axes \[A, Y\] are \[5, 4\].* has \[4, 4\]"),
         ("agent_utilities", lambda x: x[..., :3], r"^agent_utilities: last axes \[A, Y\] are \[5, 3\]"),

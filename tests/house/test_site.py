@@ -56,8 +56,8 @@ def place(link: str, page: Path) -> Path:
     if link.startswith(CODE):
         return ROOT / re.sub(r"^(blob|raw)/main/", "", link.removeprefix(CODE))
     found = (page.parent / unquote(link)).resolve()
-    if found.parent == DOCS / "gallery":  # copies of the notebooks
-        return ROOT / "notebooks" / found.name
+    if found.parent == DOCS / "gallery":  # copies of the notebooks, and their figures
+        return ROOT / "notebooks" / f"{found.stem}.ipynb"
     return found
 
 

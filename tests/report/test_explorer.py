@@ -232,6 +232,12 @@ def test_it_fits_a_phone(visit, link):
 
 
 @pytest.mark.slow
+def test_the_first_figures_fill_the_page(visit):
+    tab = visit(width=1280)
+    assert float(tab.get_attribute("#values svg", "width")) > 600
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("precision", ["", "&precision=9"])
 def test_it_is_accessible(visit, scheme, precision):

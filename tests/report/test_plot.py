@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -185,8 +186,6 @@ def test_text_is_legible_and_inside(name, width):
 @pytest.mark.slow
 def test_new_axes_grow_with_their_legends(monkeypatch):
     """Without `ax` there is a figure of pyplot, which notebooks show; and the style is gone afterwards."""
-    from matplotlib import pyplot
-
     before = dict(mpl.rcParams)
     try:
         for name, call in CALLS.items():
@@ -213,6 +212,31 @@ def test_fonts_of_pdfs_are_truetype(tmp_path):
         kinds = [line[37:55].strip() for line in told.splitlines()[2:]]
         assert set(kinds) <= {"TrueType", "CID TrueType"}
         assert kinds
+
+
+@pytest.mark.slow
+def test_figures_saved_by_matplotlib_itself_have_truetype_fonts(tmp_path):
+    before = dict(mpl.rcParams)
+    try:
+        figures = em.plot.worst_equilibria(stable(3)).figure, em.plot.panels(1)[0]
+        figures[1].axes[0].set_title("words")
+        for figure in figures:
+            figure.savefig(tmp_path / "figure.pdf")
+            written = (tmp_path / "figure.pdf").read_bytes()
+            assert b"/Type3" not in written
+            assert b"/CIDFontType2" in written
+    finally:
+        pyplot.close("all")
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.slow
+def test_a_result_is_as_good_as_its_table():
+    found = em.solve(em.random_games(0, 3, agents=2), em.Selection(), em.RationalUser(), start="monopolist")
+    drawn, table = axes(), axes()
+    em.plot.value_over_games(found, ax=drawn)
+    em.plot.value_over_games(found.to_pandas(), ax=table)
+    np.testing.assert_array_equal(drawn.lines[0].get_xydata(), table.lines[0].get_xydata())
 
 
 @pytest.mark.slow
@@ -438,8 +462,6 @@ def test_refusals(call, words):
 
 
 def test_panels_stack_in_a_column():
-    from matplotlib import pyplot
-
     for width, columns in ((FULL, 2), (NARROW, 1)):
         _, parts = em.plot.panels(2, width=width)
         assert parts[0].get_gridspec().ncols == columns

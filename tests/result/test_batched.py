@@ -82,6 +82,7 @@ def test_starts_are_an_axis_until_one_is_taken():
     assert found.certificate.has_starts
     assert len(found) == 2
     taken = ((1, 1), ((slice(None), 1), 2), ((..., slice(2)), 2), (([0, 1], [1, 2]), 1), (slice(1), 1))
+    taken += (([1, 0], 2), (np.array([True, True]), 2), (([0, 1], slice(2)), 2), (np.ones((2, 3), bool), 1))
     for index, starts in taken:
         some = found[index]
         assert (some.starts, some.certificate.starts) == (starts, starts)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 from result.test_batched import certificate, solution
 from result.test_tables import LABELS
@@ -132,7 +133,9 @@ def test_one_figure_is_shown_and_never_hides_the_table(monkeypatch):
 def test_the_registered_figures_are_drawn():
     game = em.catalog.two_prosecutors()
     searched = em.solve(game, em.Selection(), em.RationalUser(), record=True)
+    before = pyplot.get_fignums()
     for found in (em.stability(game), searched):
         page = found._repr_html_()
         assert "<img" in page
         assert "not drawn" not in page
+        assert pyplot.get_fignums() == before, "a notebook would show the figure a second time"

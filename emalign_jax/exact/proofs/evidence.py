@@ -57,7 +57,7 @@ class ObedienceEvidence:
             for x, c in itertools.product(range(game.X), range(game.A))
             if c != advice[x]
         ]
-        r, x, c = np.array(self.rows).reshape(-1, 3).T
+        r, x, c = np.array(self.rows, int).reshape(-1, 3).T
         step = g[x, :, self.recommendations[r, x]] - g[x, :, c]  # [rows, B]
         step = step + tolerance * abs(step)
         self.worth = g[types[:, None], :, self.recommendations.T].sum(0).T  # [B, R]

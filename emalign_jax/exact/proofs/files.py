@@ -139,7 +139,7 @@ def proof(game: Game, schemes, protocol, user, *, claims=None, gains=0.0, fits=(
         "gains": schemes is not None,
         "guarantee": schemes is not None and compared == game.agents,
         "worst_case": compared == game.agents,
-        "coverage": True,
+        "coverage": compared == game.agents,
         "alignment": True,
         "equilibrium_set": compared == game.agents >= 2 and user.ties == "agents",
     }

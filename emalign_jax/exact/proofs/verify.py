@@ -10,6 +10,7 @@ import json
 import math
 import re
 import sys
+from decimal import Context
 from fractions import Fraction
 
 
@@ -31,12 +32,16 @@ def numbers(data, *shape):
     return [numbers(each, *shape[1:]) for each in data]
 
 
+def said(value, up=False):
+    """Nine digits, rounded to the side on which what is said stays true."""
+    return f"{Context(9, 'ROUND_CEILING' if up else 'ROUND_FLOOR').divide(value.numerator, value.denominator):g}"
+
+
 class Game:
     """Sums of section 1.1: g[x][b][a] of the user, G[i][x][b][a] of the agents, probability times payoff."""
 
     def __init__(self, data, schemes):
-        prior = numbers(data["prior"], None, None, None)
-        self.X, self.B, self.Y = len(prior), len(prior[0]), len(prior[0][0])
+        self.X, self.B, self.Y = len(data["prior"]), len(data["prior"][0]), len(data["prior"][0][0])
         prior = numbers(data["prior"], self.X, self.B, self.Y)
         self.u = numbers(data["user"], None, self.Y)
         self.A = len(self.u)
@@ -45,21 +50,22 @@ class Game:
         self.cells = list(itertools.product(range(self.X), range(self.B)))
         require(min(min(prior[x][b]) for x, b in self.cells) >= 0, "a probability is negative")
         require(abs(sum(sum(prior[x][b]) for x, b in self.cells) - 1) < Fraction(1, 10**6), "the prior is not 1 in all")
-        own = (self.u, *self.U)
-        self.g, *self.G = [[[[dot(cell, row) for row in v] for cell in cells] for cells in prior] for v in own]
+        self.g, *self.G = [[[[dot(cell, v) for v in own] for cell in p] for p in prior] for own in (self.u, *self.U)]
         rule = data["rule"]
         self.ties, self.compared = rule["ties"], rule["compared"]
         self.tolerance, self.value_tie = numbers(rule["tie_tolerance"]), numbers(rule["value_tie"])
         known = self.ties in ("agents", "lowest", "highest", "uniform") and type(self.compared) is int
-        known = known and 1 <= self.compared <= self.K and self.tolerance >= 0 and self.value_tie >= 0
+        known = known and 1 <= self.compared <= self.K and 0 <= self.tolerance < 1 and self.value_tie >= 0
         require(known and self.A**self.X * self.B <= 100_000, "the rule is unknown, or the game too large to check")
         chosen = [math.comb(self.K - 1 - r, self.compared - 1) for r in range(self.K)]  # Section 2.3.
         self.chance = [Fraction(n, sum(chosen)) for n in chosen]
-        self.recommendations = list(itertools.product(range(self.A), repeat=self.X))
+        # An action is never played if one that the rule takes before it is worse in no cell.
+        sign, A = {"lowest": 1, "highest": -1}.get(self.ties, 0), range(self.A)
+        played = [[a for a in A if all(sign * (a - c) <= 0 or any(p[c] < p[a] for p in v) for c in A)] for v in self.g]
+        self.recommendations = list(itertools.product(*played))
         self.silent = sum(max(map(sum, zip(*cells, strict=True))) for cells in self.g)
         self.full = sum(max(self.g[x][b]) for x, b in self.cells)
-        # Agents' payoffs if x_B is revealed, with ties in their favour where the rule favours them (section 6.1).
-        reveal = [[Fraction(b == s) for s in range(self.B)] for b in range(self.B)]
+        reveal = [[Fraction(b == s) for s in range(self.B)] for b in range(self.B)]  # Section 6.1.
         self.informed = [self.worth(self.outcome(reveal, i), own) for i, own in enumerate(self.G)]
         self.profile = Profile(self, schemes) if schemes else None
 
@@ -102,8 +108,7 @@ class Game:
         return found
 
     def largest(self, payoff, evidence, low, high, tolerance):
-        """An upper bound of sum z payoff over obedient z whose user value is in [low, high] (section 5.1). None stands
-        for no limit. Any multipliers give a bound: what they add is not negative."""
+        """A bound of sum z payoff over obedient z worth low (None: any) to high: multipliers add nothing negative."""
         price = numbers(evidence["value_price"])  # Positive: of the lower limit; negative: of the upper one.
         obey = self.prices(evidence["obedience"])
         bound = -price * (low if price > 0 else high) if price else Fraction(0)
@@ -141,8 +146,8 @@ class Profile:
     def __init__(self, game, data):
         self.game = game
         schemes = [numbers(scheme, game.B, len(scheme[0])) for scheme in data]
-        require(len(schemes) == game.K, "expected a scheme for each agent")
-        require(all(min(row) >= 0 and sum(row) > 0 for s in schemes for row in s), "a scheme is no distribution")
+        proper = all(min(row) >= 0 and sum(row) > 0 for scheme in schemes for row in scheme)
+        require(len(schemes) == game.K and proper, "expected a scheme of distributions for each agent")
         schemes = [[[p / sum(row) for p in row] for row in s] for s in schemes]  # Floats need not sum to 1 exactly.
         outcomes = [game.outcome(scheme, j) for j, scheme in enumerate(schemes)]
         self.values = [game.worth(q, game.g) for q in outcomes]
@@ -159,28 +164,29 @@ class Profile:
 
     def intervals(self, i):
         """For each rank the least and the largest value of agent i's schemes that can have it; None: no limit. A rival
-        among the r + 1 best stands behind; if all those worth as much have lower indices, i is better by the tie."""
+        among the r + 1 best stands behind; where one of a lower index must, i is better by the tie (section 12)."""
         tie, rivals = self.game.value_tie, self.rivals[i]
         for r in range(self.game.K):
             low, high = None, self.values[rivals[r - 1]] + tie if r else None
             if r < len(rivals):
                 least = self.values[rivals[r]]
-                low = least + (tie if all(j < i for j in rivals if self.values[j] >= least) else -tie)
+                later = [self.values[j] for j in rivals if j > i and self.values[j] >= least]
+                behind = sum(self.values[j] >= least for j in rivals) - r
+                low = least + (tie if len(later) < behind and max(later, default=least) <= least + tie else -tie)
             yield low, high
 
     def most(self, i, evidence):
         """An upper bound of what agent i gets from any scheme (sections 5.1 and 5.7): the largest over its ranks."""
         game, bounds = self.game, []
         for r, (low, high) in enumerate(self.intervals(i)):
-            bound = Fraction(0)
-            if game.chance[r]:
-                bound = game.chance[r] * game.largest(game.G[i], evidence[r], low, high, game.tolerance)
-            # Rivals whose values are about equal may stand in any order: the best one for agent i is taken.
+            bound = game.chance[r] and game.chance[r] * game.largest(game.G[i], evidence[r], low, high, game.tolerance)
+            # Rivals of about equal values may stand in any order (of equal ones by index): the best one for i is taken.
             chances, group = game.chance[:r] + game.chance[r + 1 :], []
             for k, j in enumerate(self.rivals[i], 1):
                 group.append(self.payoffs[i][j])
                 if all(self.values[j] - self.values[after] > game.value_tie for after in self.rivals[i][k : k + 1]):
-                    bound += dot(chances[k - len(group) : k], sorted(group, reverse=True))
+                    same = self.values[self.rivals[i][k - len(group)]] == self.values[j]
+                    bound += dot(chances[k - len(group) : k], group if same else sorted(group, reverse=True))
                     group = []
             bounds.append(bound)
         return max(bounds)
@@ -192,22 +198,22 @@ def prove_gains(game, claim):
     for i, limit in enumerate(limits):
         gain = profile.most(i, claim["evidence"][i]) - profile.agents[i]
         require(gain <= limit, f"the evidence bounds the gain of agent {i} by {float(gain):.12g}")
-    return f"user value {float(profile.user):.9g}; no agent gains more than {float(max(limits)):.3g} by deviating"
+    return f"user value {float(profile.user):.9g}; no agent gains more than {said(max(limits), up=True)} by deviating"
 
 
 def prove_least_value(game, claim):
     """The least user value where agents get as much as in this profile (guarantee), or by full revelation less some
     gains (worst_case, coverage), sections 6.2 and 6.3."""
-    require(game.compared == game.K or claim["kind"] == "coverage", "full revelation need not be heard")
+    require(game.compared == game.K, "full revelation need not be heard")
     if claim["kind"] == "guarantee":
         shortfall, most, who = game.profile.shortfall, game.full, "that pay the agents as much"
     else:
         shortfall, most = numbers(claim["gains"], game.K), game.full - 2 * game.value_tie
         require(min(shortfall) >= 0, "a gain is negative")
-        who = f"with gains of at most {float(max(shortfall)):.3g}"
+        who = f"with gains of at most {', '.join(said(gain) for gain in shortfall)}"
     bound, limit = min(most, game.least(claim["weights"], claim["obedience"], shortfall)), numbers(claim["at_least"])
     require(bound >= limit, f"the evidence proves {float(bound):.12g}")
-    return f"profiles {who} are worth at least {float(limit):.9g}; V_full is {float(game.full):.9g}"
+    return f"profiles {who} are worth at least {said(limit)}; V_full is {float(game.full):.9g}"
 
 
 def prove_alignment(game, claim):
@@ -226,30 +232,24 @@ def prove_alignment(game, claim):
         require(abs(rest) <= high, "the weights leave a larger error")
     user, *along = [sum(map(dot, d, own)) for own in (game.u, *game.U)]
     require(simplex or min(along) >= 0, "the dual does not bound fits on the cone")
-    bound = (min(along) if simplex else 0) - user
-    require(bound >= low, f"the dual proves {float(bound):.12g}")
-    fit = f"{claim['weights_kind']}, offset {kind}"
-    return f"the least error ({fit}) is between {float(low):.9g} and {float(high):.9g}"
+    require((min(along) if simplex else 0) - user >= low, "the dual proves a smaller error")
+    return f"the least error ({claim['weights_kind']}, offset {kind}) is between {said(low)} and {said(high, up=True)}"
 
 
 def prove_equilibrium_set(game, claim):
-    """No pure equilibrium of Selection, ties as recommended, is worth less than `at_least` (section 6.5): chords of the
-    agents' f_i, from obedient distributions, exceed a line above M at both ends of intervals from V_none on."""
-    require(game.compared == game.K >= 2, "this is about Selection with two or more agents")
+    """No pure equilibrium of Selection, exact ties as recommended, is worth less than `at_least` (section 6.5): chords
+    of the f_i, from obedient distributions, exceed a line above M at both ends of intervals from V_none on."""
+    require(game.compared == game.K >= 2 and game.ties == "agents", "this is about Selection, K >= 2, ties for agents")
     values, limit = numbers(claim["values"], None), numbers(claim["at_least"])
     require(values == sorted(values) and values[0] <= game.silent and values[-1] >= limit, "the intervals leave a gap")
-    together = [
-        [[sum(v) for v in zip(*c, strict=True)] for c in zip(*r, strict=True)] for r in zip(*game.G, strict=True)
-    ]
-    most = []
-    for value, row in zip(values, claim["distributions"], strict=True):
-        require(len(row) == game.K, "expected a distribution for each agent")
-        most.append(sum(obedient(game, i, value, z) for i, z in enumerate(row)))
+    pay = [[[sum(own[x][b][a] for own in game.G) for a in range(game.A)] for b in range(game.B)] for x in range(game.X)]
+    rows = zip(values, claim["distributions"], strict=True)
+    most = [sum(obedient(game, i, value, row[i]) for i in range(game.K)) for value, row in rows]
     for evidence, *ends in zip(claim["evidence"], range(len(values) - 1), range(1, len(values)), strict=True):
         for end in ends:
-            line = game.largest(together, evidence, values[end], values[end], Fraction(0))
+            line = game.largest(pay, evidence, values[end], values[end], Fraction(0))
             require(most[end] > line, f"the gap may be 0 at {float(values[end]):.9g}")
-    return f"every pure equilibrium is worth at least {float(limit):.9g}"
+    return f"where only exact ties are ties, every pure equilibrium is worth at least {said(limit)}"
 
 
 def obedient(game, i, value, data):
@@ -275,8 +275,8 @@ CLAIMS |= {"gains": prove_gains, "alignment": prove_alignment, "equilibrium_set"
 def verify(text):
     """What a proof file proves, a line a claim; `Unproved` if anything in it is not proved."""
     try:
-        data = json.loads(text)
-        require(data["emalign_proof"] == 1, "not a proof file of this version")
+        data = json.loads(text, object_pairs_hook=lambda pairs: dict(pairs) if len(dict(pairs)) == len(pairs) else None)
+        require(data.get("emalign_proof") == 1, "not a proof file of this version")
         game = Game(data["game"], data["schemes"])
         require(len(data["claims"]) > 0, "there is no claim")
         return [f"{claim['kind']}: {CLAIMS[claim['kind']](game, claim)}" for claim in data["claims"]]
@@ -291,7 +291,7 @@ def main(paths):
             with open(path, encoding="utf-8") as file:
                 print("\n".join(f"{path}: proved: {line}" for line in verify(file.read())))
         except (Unproved, OSError, UnicodeDecodeError) as error:
-            code = print(f"{path}: NOT PROVED: {error}") or 1
+            code = print(f"{path}: NOT PROVED: {getattr(error, 'strerror', None) or error}") or 1
     return code
 
 

@@ -130,7 +130,7 @@ function controls() {
   const bias = names.map((name, i) =>
     slider(
       `bias-${i}`,
-      `Bias of ${name}`,
+      `Bias: ${name}`,
       BIAS,
       state.bias[i],
       () => show(state.bias[i]),
@@ -295,10 +295,10 @@ function update() {
   try {
     const found = analyse(solver, game, state.precision);
     byId("sentence").textContent = sentence(found);
+    byId("results").hidden = false; // Before the figures are drawn, which take their width from the page.
     figures(found, game.names);
     tables(found, game.names);
     byId("time").textContent = `Computed and drawn in ${Math.ceil(performance.now() - began)} ms.`;
-    byId("results").hidden = false;
   } catch (error) {
     byId("sentence").textContent = `This market could not be computed: ${error.message}`;
     byId("results").hidden = true;

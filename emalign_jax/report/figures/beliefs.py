@@ -184,10 +184,11 @@ def _triangle(
     ax.plot(at[:, 0], at[:, 1], "D", ms=5.5, mfc="none", mec=INK, zorder=5, clip_on=False)
     if told is not None:
         place = told.belief @ CORNERS
-        _messages(ax, place[:, 0], place[:, 1], told)
+        _messages(ax, place[:, 0], place[:, 1], told, np.round(place[:, 1] / CORNERS[2, 1]))
     names = [style.shown(name, 16) for name in game.names("agent_features")]
     for n, (corner, side) in enumerate(zip(CORNERS, ("left", "right", "center"), strict=True)):
-        place = {"xytext": (0, 15 if n == 2 else -13), "va": "bottom" if n == 2 else "top", "ha": side}
+        # Further out than the labels of messages that lie in the corner.
+        place = {"xytext": (0, 18 if n == 2 else -17), "va": "bottom" if n == 2 else "top", "ha": side}
         ax.annotate(f"x_B is {names[n]}", corner, textcoords="offset points", fontsize=style.SMALL, **place)
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.08)
@@ -216,7 +217,8 @@ def _regions(ax: Axes, game: Game, found: BeliefValues, flat: np.ndarray) -> Non
             ax.text(x, y, words, fontsize=style.SMALL, ha="center", va="center", bbox=box, zorder=2)
 
 
-def _messages(ax: Axes, x: np.ndarray, y: np.ndarray, told: Split) -> None:
+def _messages(ax: Axes, x: np.ndarray, y: np.ndarray, told: Split, above: np.ndarray | None = None) -> None:
+    """Points, with labels above or below them as `above` says, or in turn."""
     ax.scatter(x, y, s=120 * told.chance, color=COLOURS[1], alpha=0.75, lw=0, zorder=4, clip_on=False)
     together: dict[tuple[float, ...], list[int]] = {}
     for m, belief in enumerate(np.round(told.belief, 4)):
@@ -227,5 +229,6 @@ def _messages(ax: Axes, x: np.ndarray, y: np.ndarray, told: Split) -> None:
         words = f"{number}: {100 * told.chance[group].sum():.0f} %"
         side = "left" if x[group[0]] < 0.05 else "right" if x[group[0]] > 0.95 else "center"
         box: dict[str, Any] = {"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 0.5}
-        place: dict[str, Any] = {"xytext": (0, -13 if n % 2 else 7), "textcoords": "offset points", "ha": side}
+        up = n % 2 == 0 if above is None else above[group[0]]
+        place: dict[str, Any] = {"xytext": (0, 7 if up else -13), "textcoords": "offset points", "ha": side}
         ax.annotate(words, (x[group[0]], y[group[0]]), fontsize=style.SMALL, color=INK, bbox=box, zorder=7, **place)

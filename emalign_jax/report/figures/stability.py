@@ -167,7 +167,7 @@ def few(ax: Axes, rows: list[Profile]) -> None:
     ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= 1.08 * top])
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylabel(GAP)
-    ax.set_xlabel(style.wrapped(style.VALUE + "; bars: equilibrium values", 0.9 * style.inches(ax)[0]))
+    ax.set_xlabel(style.wrapped(style.VALUE + "; bars: equilibrium values", 0.9 * style.inches(ax)[0], lines=3))
 
 
 def many(ax: Axes, rows: list[Profile]) -> None:

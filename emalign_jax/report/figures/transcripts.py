@@ -71,7 +71,8 @@ def transcript_tree(
     heads = (
         (REACHED, "reached", "right"),
         (BAR[0], "belief over x_B", "left"),
-        (BAR[1] + 0.02, "action, value", "left"),
+        (BAR[1] + 0.02, "action", "left"),
+        (1, "value", "right"),
     )
     for x, text, side in heads:
         own.text(x, -1, text, fontsize=style.SMALL, color=style.GREY, ha=side, va="center")
@@ -95,13 +96,13 @@ def _words(ax: Axes, row: int, depth: int, line: Line, words: Words) -> None:
     ax.text(start, row, style.shown(line.label, max(5, _letters(ax, REACHED - 0.09 - start))), **look)
     ax.text(REACHED, row, f"{100 * line.reached:.0f} %" if line.reached >= 5e-3 else "<1 %", ha="right", **look)
     value = "" if line.paid is None else f"{line.paid[0] + 0.0:.3g}"
-    action, room = "", _letters(ax, 0.98 - BAR[1]) - len(value)
+    ax.text(1, row, value, ha="right", **look)
     if line.action is not None:
+        room = max(4, _letters(ax, 0.98 - BAR[1]) - len(value) - 1)
         likely = int(np.argmax(line.action))
         action, sure = words["actions"][likely], f" {100 * line.action[likely]:.0f} %"
-        action += sure * bool(line.action[likely] < 0.995 and len(action + sure) + 2 <= room)
-        action = style.shown(action, max(4, room - 2)) + ", "
-    ax.text(BAR[1] + 0.02, row, action + value, **look)
+        action += sure * bool(line.action[likely] < 0.995 and len(action + sure) <= room)
+        ax.text(BAR[1] + 0.02, row, style.shown(action, room), **look)
 
 
 def _letters(ax: Axes, share: float) -> int:

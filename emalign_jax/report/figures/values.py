@@ -16,6 +16,7 @@ from emalign_jax.internal.arguments import shown
 from emalign_jax.report import style
 from emalign_jax.report.look import Look
 from emalign_jax.report.style import DOTTED, ROLES, WORDS
+from emalign_jax.result.batched import Batched
 
 AGENTS, FAMILY = "games.agents", "games.family"
 LABELS = {
@@ -36,15 +37,15 @@ ROWS = 30  # groups of which the spread is drawn in a row each
 
 
 @style.styled
-def value_against_agents(rows: pd.DataFrame, *, family: str | None = None, ax: Any = None) -> Axes:
+def value_against_agents(rows: pd.DataFrame | Batched, *, family: str | None = None, ax: Any = None) -> Axes:
     """The user's value against the number of agents K, as means over games.
 
     Lines, as far as their columns are there: what was found, with the 95 % interval of its mean, the worst and the best
     equilibrium, the best single agent and what every equilibrium guarantees.
 
     Args:
-        rows: a table of games such as `found.rows` of a search or sweep: columns `agents` and `normalised_value`, and
-            as far as they are known the others of docs/columns.md.
+        rows: a table of games such as `found.rows` of a search or sweep, or what `em.solve` returned: columns `agents`
+            and `normalised_value`, and as far as they are known the others of docs/columns.md.
         family: games of this family alone; by default all, and several families have a line each, with its name.
         ax: matplotlib axes; by default new ones.
 
@@ -60,18 +61,18 @@ def value_against_agents(rows: pd.DataFrame, *, family: str | None = None, ax: A
         >>> type(em.plot.value_against_agents(rows)).__name__
         'Axes'
     """
-    rows = style.frame("rows", rows, ("agents", "normalised_value"))
+    games = style.frame("rows", rows, ("agents", "normalised_value"))
     if family is not None:
-        known = sorted(rows["family"].astype(str).unique()) if "family" in rows else []
+        known = sorted(games["family"].astype(str).unique()) if "family" in games else []
         if not isinstance(family, str) or family not in known:
             raise ValueError(f"family: expected one of {style.shown(', '.join(known))}, got {shown(family)}")
-        rows = rows.loc[rows["family"] == family]
-    several = "family" in rows and rows["family"].nunique() > 1
-    return value_against(rows, "agents", by=["family"] if several else (), ax=ax)
+        games = games.loc[games["family"] == family]
+    several = "family" in games and games["family"].nunique() > 1
+    return value_against(games, "agents", by=["family"] if several else (), ax=ax)
 
 
 @style.styled
-def value_against(rows: pd.DataFrame, x: str, *, by: Sequence[str] = (), ax: Any = None) -> Axes:
+def value_against(rows: pd.DataFrame | Batched, x: str, *, by: Sequence[str] = (), ax: Any = None) -> Axes:
     """The user's value against one axis of a sweep, such as "games.bias"; as `value_against_agents` without `by`.
 
     Args:
@@ -112,7 +113,7 @@ def value_against(rows: pd.DataFrame, x: str, *, by: Sequence[str] = (), ax: Any
 
 
 @style.styled
-def value_over_games(rows: pd.DataFrame, *, by: str = "family", ax: Any = None) -> Axes:
+def value_over_games(rows: pd.DataFrame | Batched, *, by: str = "family", ax: Any = None) -> Axes:
     """The share of games in which the user gets at most so much, a line a family.
 
     Of more than five families their 10 to 90 % range and median are drawn, in a row each.
@@ -133,10 +134,10 @@ def value_over_games(rows: pd.DataFrame, *, by: str = "family", ax: Any = None) 
         >>> type(em.plot.value_over_games(pd.DataFrame({"normalised_value": [0.3, 0.5, 1.0]}))).__name__
         'Axes'
     """
-    rows = style.frame("rows", rows, ("normalised_value",))
-    if not isinstance(by, str) or by not in (*rows, "family"):
+    games = style.frame("rows", rows, ("normalised_value",))
+    if not isinstance(by, str) or by not in (*games, "family"):
         raise ValueError(f"by: expected the name of a column, got {shown(by)}")
-    groups = rows.groupby(by, sort=False, observed=True) if by in rows else [("games", rows)]
+    groups = games.groupby(by, sort=False, observed=True) if by in games else [("games", games)]
     own = style.axes_of(ax)
     distribution(own, {_word(by, key): group["normalised_value"].to_numpy(float) for key, group in groups})
     return style.key(own, ax)

@@ -10,7 +10,9 @@ class Chart {
     this.rows = [];
     this.at = -1;
     const plain = data.columns.filter((column) => column.different(1) === null);
-    const axes = plain.filter((column) => !column.isText || column.different(CATEGORIES));
+    const asked = (column) => [data.x, data.y].includes(column.name) && column.values.some(Number.isFinite);
+    const axes = data.columns.filter((column) => asked(column)
+      || (plain.includes(column) && (!column.isText || column.different(CATEGORIES))));
     const colours = plain.filter((column) => column.kind !== "number" && column.different(CATEGORIES));
     const options = (columns) => columns.map((column) => [column.name, column.label]);
     this.x = data.column(this.pick(data.x, axes, 0));
@@ -67,8 +69,8 @@ class Chart {
       if (Number.isFinite(value)) [low, high] = [Math.min(low, value), Math.max(high, value)];
     }
     if (low > high) [low, high] = [0, 1];
-    const least = Math.max(Math.abs(low), Math.abs(high)) * 1e-4 || 1; // values that are nearly one are shown as one
-    const margin = (high - low) * 0.04 + Math.max(0, least - (high - low)) / 2;
+    const most = Math.max(Math.abs(low), Math.abs(high));
+    const margin = high - low > most * 1e-4 ? (high - low) * 0.04 : most * 0.1 || 1; // nearly one value is shown as one
     [low, high] = [low - margin, high + margin];
     const power = 10 ** Math.floor(Math.log10((high - low) / ticks));
     const step = power * [1, 2, 5, 10].find((k) => (high - low) / (k * power) <= ticks);

@@ -21,11 +21,12 @@ from emalign_jax.report.page.tables import Table, text
 
 
 class Figure(NamedTuple):
-    """png, pdf: what the files hold (pdf None if there is none)."""
+    """picture: what the PNG or SVG file holds, and its media type; pdf likewise. None: there is no such file."""
 
     name: str
     caption: str
-    png: bytes
+    picture: bytes | None
+    media: str
     pdf: bytes | None
 
 
@@ -86,6 +87,7 @@ class Kind(NamedTuple):
     captions: dict[str, str]
 
 
+MEDIA = {".png": "image/png", ".svg": "image/svg+xml"}  # what browsers draw, in the order of preference
 VALUE = "User value: 0 with no information, 1 with full information."
 PHASE = "Coloured by the value in the worst equilibrium (by what was found, where that is not known); the lines bound "
 PHASE += "where a guarantee says no more than no information gives."
@@ -105,12 +107,14 @@ KINDS = {
 
 
 def _figures(directory: Path, files: list[str], captions: dict[str, str]) -> list[Figure]:
+    there = {name for name in files if (directory / name).exists()}
+    names = sorted({Path(name).stem for name in there if name.endswith((*MEDIA, ".pdf"))})
     figures = []
-    there = sorted(directory / name for name in files if name.endswith(".png") and (directory / name).exists())
-    for path in sorted(there, key=lambda path: [*captions, path.stem].index(path.stem)):  # main ones first
-        pdf = path.with_suffix(".pdf")
-        data = _bytes(pdf) if pdf.name in files and pdf.exists() else None
-        figures.append(Figure(path.stem, captions.get(path.stem, ""), _bytes(path), data))
+    for name in sorted(names, key=lambda name: [*captions, name].index(name)):  # main ones first
+        kind = next((kind for kind in MEDIA if name + kind in there), None)
+        picture = _bytes(directory / (name + kind)) if kind else None
+        pdf = _bytes(directory / f"{name}.pdf") if f"{name}.pdf" in there else None
+        figures.append(Figure(name, captions.get(name, ""), picture, MEDIA.get(kind or "", ""), pdf))
     return figures
 
 

@@ -89,7 +89,8 @@ def of_study(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
             *unsolved(rows, "the tolerance", {name: name for name in (study.USERS, study.STRENGTH)}),
         ],
         "rows": [_games(directory, manifest, made, rows, axes, study.USERS, made.kinds)],
-        "notes": [f"In {unproved} of {len(games)} games not all values are certified; they are in the means."],
+        "notes": [f"In {unproved} of {len(games)} games not all values are certified; they are in the means."]
+        * bool(unproved),
         "failed": int(np.sum(~rows["ok"].to_numpy(bool))),
     }
 

@@ -139,7 +139,7 @@ def test_the_verifier_needs_only_python(tmp_path):
     with pytest.raises(ValueError, match="not a proof file of this version"):
         em.verify_proof(changed)
     imports = [line.split()[1] for line in script.read_text().splitlines() if line.startswith(("import ", "from "))]
-    assert set(imports) <= {"itertools", "json", "math", "re", "sys", "fractions"}
+    assert set(imports) <= {"itertools", "json", "math", "re", "sys", "decimal", "fractions"}
     assert len(script.read_text().splitlines()) < 300
 
 
@@ -284,7 +284,8 @@ def test_no_changed_file_of_a_thousand_proves_what_is_not_true(capsys):
         (lambda d: claim_of(d, "worst_case")["weights"].__setitem__(0, "-1"), "negative"),
         (lambda d: claim_of(d, "worst_case")["gains"].__setitem__(0, "-1"), "negative"),
         (lambda d: claim_of(d, "worst_case")["obedience"].append([[0, 0], 1, "-1"]), "negative"),
-        (lambda d: claim_of(d, "equilibrium_set")["distributions"][0].pop(), "each agent"),
+        (lambda d: claim_of(d, "equilibrium_set")["distributions"][0].pop(), "malformed"),
+        (lambda d: d["game"]["rule"].update(tie_tolerance="1"), "rule"),
         (lambda d: claim_of(d, "equilibrium_set")["values"].pop(0), "gap|malformed"),
         (lambda d: claim_of(d, "equilibrium_set")["distributions"][0][0].pop(), "no distribution"),
         (lambda d: claim_of(d, "equilibrium_set")["evidence"].pop(), "malformed"),
@@ -296,6 +297,58 @@ def test_damaged_files_are_refused(change, words):
     change(document)
     with pytest.raises(verify.Unproved, match=words):
         lines(document)
+
+
+def test_a_random_agent_of_two_does_not_cover_the_user():
+    """One agent wants what the user wants, the other says nothing: an equilibrium where the user meets one at random,
+    worth .75, although each agent's weight covers the user's value of 1."""
+    game = em.Game(np.eye(2)[None] / 2, np.eye(2), np.stack([np.eye(2), np.zeros((2, 2))]))
+    schemes = np.stack([np.eye(2), np.full((2, 2), 0.5)])
+    document = proof_of(game, schemes, em.Comparison(1))
+    assert [claim["kind"] for claim in document["claims"]] == ["gains"]
+    assert lines(document)[0] == "gains: user value 0.75; no agent gains more than 0 by deviating"
+    document["claims"] = proof_of(game, None, claims=["coverage"])["claims"]
+    with pytest.raises(verify.Unproved, match="full revelation need not be heard"):
+        lines(document)
+
+
+def test_what_is_said_is_rounded_to_the_true_side():
+    assert (verify.said(Fraction(2, 3)), verify.said(Fraction(2, 3), up=True)) == ("0.666666666", "0.666666667")
+    assert (verify.said(Fraction(1, 8)), verify.said(Fraction(-1, 3))) == ("0.125", "-0.333333334")
+    game = random_game(7, K=2)
+    (said,) = lines(proof_of(game, None, claims=["worst_case"], gains=[0, 0.5]))
+    assert "profiles with gains of at most 0, 0.5 are worth" in said
+
+
+def test_a_key_that_stands_twice_is_refused():
+    words = json.dumps(proof_of(random_game(7, K=2), None, claims=["coverage"]))
+    verify.verify(words)
+    with pytest.raises(verify.Unproved, match="malformed"):
+        verify.verify(words.replace('"game": {', '"game": {"user": [["0"]], ', 1))
+
+
+def test_the_equilibrium_set_is_that_of_ties_for_the_agents():
+    document = proof_of(em.catalog.prosecutor_against_defender(), None, claims=["equilibrium_set"])
+    document["game"]["rule"]["ties"] = "lowest"
+    with pytest.raises(verify.Unproved, match="ties for agents"):
+        lines(document)
+
+
+@pytest.mark.parametrize("ties", ["agents", "lowest", "highest"])
+def test_ties_of_values_and_of_actions_cost_a_bound_little(ties):
+    """All three agents reveal; two actions are the same to the user and not to the agents."""
+    user, agents = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), np.zeros((3, 3, 2))
+    agents[:, 1], agents[1, 2, 1] = 1.0, 5.0
+    game = em.Game(np.array([[[0.5, 0], [0, 0.5]]]), user, agents)
+    schemes, user = np.stack([np.eye(2)] * 3), em.RationalUser(ties=ties)
+    claim = claim_of(proof_of(game, schemes, user=user, claims=["gains"]), "gains")
+    proved = [float(Fraction(gain)) for gain in claim["at_most"]]
+    np.testing.assert_allclose(proved, em.certify(game, schemes, em.Selection(), user).gain_upper, atol=1e-6)
+
+
+def test_a_single_action():
+    game = em.Game(np.full((1, 2, 1), 0.5), np.ones((1, 1)), np.ones((2, 1, 1)))
+    assert len(lines(proof_of(game, np.stack([np.eye(2)] * 2)))) == 5
 
 
 def test_what_has_no_proof():
