@@ -74,8 +74,8 @@ def accelerated(code):
 def test_a_block_of_512_games_of_selection():
     """One round trip a chunk of play and a call of the simplex; one call for all games' frontiers, and so on."""
     found = accelerated(
-        "games = jax.device_get(em.random_games(0, 512, agents=5))\n"
-        "em.solve(games, em.Selection(), em.RationalUser(), key=1)"
+        "games = jax.device_get(em.random_games(0, 512, agents=5, information_worth=0))\n"
+        "em.solve(games, em.Selection(), em.RationalUser(), key=1, start='random')"
     )
     assert found["unseen"] == 0
     programs = found["programs"]
@@ -89,7 +89,7 @@ def test_a_block_of_512_games_of_selection():
 def test_a_round_of_belief_lps():
     """In every round one round trip for the master LPs and one for the search of beliefs; one for a block of cells."""
     found = accelerated(
-        "games = jax.device_get(em.random_games(0, 64, agents=2, agent_features=3, actions=3))\n"
+        "games = jax.device_get(em.random_games(0, 64, agents=2, agent_features=3, actions=3, information_worth=0))\n"
         "schemes = np.random.default_rng(0).dirichlet(np.ones(3), (64, 2, 3))\n"
         "em.certify(games, schemes, em.Pooled(), em.QuantalUser(20.0), tolerance=1e-3)"
     )
