@@ -143,7 +143,7 @@ def test_quadratic_is_drawn_as_defined():
     assert games.names("actions")[0] == "0.08333"
     assert games.names("outcomes") == ("0.125", "0.375", "0.625", "0.875")
     many = em.random_games(
-        4, 2000, family="quadratic", agents=1, states=1, actions=1, bias=0.5, tilt=0.25, information_worth=0
+        4, 2000, family="quadratic", agents=1, states=1, actions=1, bias=0.5, tilt=0.25, information_worth=0.0
     )
     off = 2 * np.sqrt(-np.asarray(many.agent_utilities, float)[:, 0, 0, 0])  # |b|, as a = y = 1/2
     assert abs((off**2).mean() - (0.5**2 + 0.25**2)) < 5 * np.sqrt(0.25) / np.sqrt(2000)
