@@ -102,4 +102,4 @@ def write(directory: Path, batches: Iterable[tuple[Any, Any]], progress: Any, **
                 left += 1
             tell(1)
     more = f"; {left} games have none, as they are malformed or were not solved" if left else ""
-    return f"{written} proof files: {directory} (emalign verify {directory}/*.json){more}"
+    return f"{written} proof file{'s' * (written != 1)}: {directory} (emalign verify {directory}/*.json){more}"

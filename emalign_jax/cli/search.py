@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import threading
@@ -91,11 +92,13 @@ def search(
         counts = tally(found.path, found.work)
         return counts, attempt(lambda: sweep.draw_search(counts.means, counts.spread, found.path, found.title, look))
 
-    proofs.check(proof)
     source = executors.chosen(workers, cluster)
     place, loaded = None if out is None else Path(out), plugins.load(plugin or [])
+    accept = functools.partial(proofs.check, proof)
     with GridProgress(quiet) as progress:
-        found = experiment.perform("search", spec, changes, loaded, place, force, source, progress, draw, look.asked)
+        found = experiment.perform(
+            "search", spec, changes, loaded, place, force, source, progress, draw, look.asked, accept
+        )
     counts, drawn = found.drawn or (tally(found.path, found.work), True)
     told = "" if proof is None else _prove(proof, found, quiet)
     _tell(found, counts, progress.slowest(), json_)

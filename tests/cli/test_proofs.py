@@ -27,7 +27,7 @@ def proofs(folder):
 @pytest.mark.slow
 def test_certify_and_stability_write_proofs_that_verify_proves(run, opposed):
     code, out, _ = run("certify", "games.npz", "schemes.npz", "--proof", "gains")
-    assert (code, "1 proof files: gains" in out) == (0, True)
+    assert (code, "1 proof file: gains" in out) == (0, True)
     code, out, _ = run("stability", "games.npz", "--proof", "set", "--json")
     assert (code, json.loads(out)["summary"]["games"]) == (0, 1)
     code, out, _ = run("verify", *proofs("gains"), *proofs("set"))
@@ -91,6 +91,9 @@ def test_what_is_refused(run, opposed):
     assert refused(run("verify"), "FILE: expected proof files")
     pooled = run("certify", "games.npz", "schemes.npz", "--protocol", "pooled", "--precision", "5", "--proof", "p")
     assert refused(pooled, "proofs: only Selection and Comparison")
+    setting = ("--protocol", "pooled", "--precision", "5", "--agents", "2", "--count", "1", "--out", "a-run")
+    assert refused(run("search", *setting, "--proof", "p"), "proofs: only Selection and Comparison")
+    assert not Path("a-run").exists()  # Nothing was searched.
     Path("full").mkdir()
     Path("full", "something").touch()
     assert refused(run("stability", "games.npz", "--proof", "full"), "full: --proof: expected a directory that is new")

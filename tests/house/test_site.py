@@ -1,8 +1,6 @@
 """The site: links lead somewhere, every public name has its place, and it builds without a warning."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 import urllib.error
@@ -12,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
+from support import browser
 
 import emalign_jax as em
 
@@ -145,16 +144,8 @@ def test_the_site_builds_without_a_warning_and_its_links_lead_somewhere(site):
 @pytest.mark.parametrize("width", [1280, 400])
 def test_pages_are_accessible_and_fit_a_phone(site, width):
     """By axe-core: no serious or critical fault; and no scrolling sideways."""
-    browser = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not browser:
-        pytest.skip("no Chromium here")
-    engine = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    bundle = pytest.importorskip("axe_playwright_python", reason="needs axe-core")
-    (axe,) = Path(bundle.__file__).parent.rglob("axe.min.js")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-    faults = []
-    with engine.sync_playwright() as started:
-        window = started.chromium.launch(executable_path=browser, args=flags)
+    wrong = []
+    with browser.chromium() as window:
         page = window.new_page(viewport={"width": width, "height": 900})
         for name in (
             "index",
@@ -166,12 +157,9 @@ def test_pages_are_accessible_and_fit_a_phone(site, width):
             "gallery/quickstart",
         ):
             page.goto((site / f"{name}.html").as_uri())
-            page.evaluate(axe.read_text("utf-8"))
-            found = page.evaluate("axe.run()")["violations"]
-            faults += [(name, fault["id"]) for fault in found if fault["impact"] in ("serious", "critical")]
-            faults += [(name, "wide")] * page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
-        window.close()
-    assert faults == []
+            wrong += [(name, *fault) for fault in browser.faults(page)]
+            wrong += [(name, "wide")] * page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+    assert wrong == []
 
 
 @pytest.mark.nightly

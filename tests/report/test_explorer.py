@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.chromium import browser
+from support import browser
 
 import emalign_jax as em
 from emalign_jax.equilibrium.monopolists import monopoly
@@ -33,7 +33,7 @@ def highs():
 
 @pytest.fixture(scope="module")
 def chromium():
-    with browser() as opened:
+    with browser.chromium() as opened:
         yield opened
 
 

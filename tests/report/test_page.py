@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from support.browser import QUIET, chromium, faults, grown, rewritten
+from support.browser import chromium, faults, grown, rewritten
 
 import emalign_jax as em
 from emalign_jax.cli import main
@@ -47,13 +47,8 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    path, own = chromium(), tmp_path_factory.mktemp("browser")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=QUIET, env=os.environ | {"TMPDIR": str(own)})
+    with chromium(env=os.environ | {"TMPDIR": str(tmp_path_factory.mktemp("browser"))}) as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

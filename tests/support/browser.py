@@ -1,5 +1,6 @@
 """A headless Chromium for pages of this package, and large runs for it to show."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,13 +18,17 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync")  # fmt: skip
 
 
-def chromium():
-    """The path of a browser; the test is skipped where there is none."""
-    pytest.importorskip("playwright", reason="needs the test extra's playwright")
+@contextlib.contextmanager
+def chromium(**how):
+    """The system's Chromium, closed in the end; the test is skipped where it or playwright is missing."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs the test extra's playwright")
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
         pytest.skip("needs Chromium: none is on the path, and CHROMIUM is not set")
-    return found
+    with api.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=found, args=list(QUIET), **how)
+        yield opened
+        opened.close()
 
 
 def faults(page):

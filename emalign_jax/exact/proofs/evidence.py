@@ -1,7 +1,8 @@
 """Multipliers for proof files: LPs in float64, whose answers are rounded to fractions (section 12 of docs/model.md).
 
 Any multipliers of the right sign prove some bound. So rounding costs a little of the bound and never its validity, and
-the LPs need not be solved exactly. Distributions, which must be obedient exactly, are computed with a small margin.
+the LPs need not be solved exactly. Distributions must be obedient exactly, so their LPs are solved in rational
+arithmetic, from the basis that the float LP ends at.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
+from emalign_jax.exact.alignment.fits import Alignment
 from emalign_jax.exact.obedience.program import assembled
 from emalign_jax.exact.proofs import verify
 from emalign_jax.lp import rational
@@ -41,7 +42,7 @@ def size_of(values) -> Fraction:
 class ObedienceEvidence:
     """The obedience LP of one game (section 5.1), in the units of the verifier's game.
 
-    tolerance: of the user's ties; negative: the margin by which recommended actions must be better.
+    tolerance: of the user's ties.
     """
 
     def __init__(self, game: Any, tolerance: float):
@@ -169,36 +170,16 @@ def least_value(game: Any, shortfall: list[Fraction], obedient: bool) -> dict[st
     return {"weights": text(weights), "obedience": obey}
 
 
-def fit(game: Any, weights_kind: str, offset_kind: str, weights: Float[np.ndarray, "K"]) -> dict[str, Any]:
-    """A fit by the given weights in the sup norm, and the dual that bounds the error of every other one (section 7)."""
-    K, A, Y = game.K, game.A, game.Y
-    size = size_of(v for own in (game.u, *game.U) for row in own for v in row)
-    u = np.array([[float(v / size) for v in row] for row in game.u])
-    U = np.array([[[float(v / size) for v in row] for row in own] for own in game.U])
-    # maximise -<d, u> + [simplex] level, d = p - n, sum(p + n) <= 1, <d, U_i> >= level, d orthogonal to the offsets.
-    cells = A * Y
-    rows = np.zeros((1 + K, 2 * cells + 1))
-    rows[0, :-1] = 1
-    rows[1:, :cells], rows[1:, cells:-1], rows[1:, -1] = U.reshape(K, -1), -U.reshape(K, -1), -1
-    orthogonal = {
-        "none": np.zeros((0, cells)), "constant": np.ones((1, cells)), "per_state": np.tile(np.eye(Y), (1, A)),
-    }[offset_kind]  # fmt: skip
-    rows = np.concatenate([rows, np.concatenate([orthogonal, -orthogonal, np.zeros((len(orthogonal), 1))], 1)])
-    free = np.inf if weights_kind == "simplex" else 0.0
-    lower = np.concatenate([[-np.inf], np.zeros(K + len(orthogonal))])
-    upper = np.concatenate([[1.0], np.full(K, np.inf), np.zeros(len(orthogonal))])
-    low = np.concatenate([np.zeros(2 * cells), [-free]])
-    high = np.concatenate([np.full(2 * cells, np.inf), [free]])
-    found = KeptLP(
-        rows, lower, upper, cost=np.concatenate([-u.ravel(), u.ravel(), [1.0]]), col_lower=low, col_upper=high
-    ).solve()
-    if not found.optimal:
-        raise LPFailed(found.status)
-    d = [[fraction(v) for v in row] for row in (found.x[:cells] - found.x[cells:-1]).reshape(A, Y)]
+def fit(game: Any, weights_kind: str, offset_kind: str, found: Alignment) -> dict[str, Any]:
+    """The weights and the dual of a fit in the sup norm, made exact, and the errors that they prove (section 7)."""
+    if not found.solved:
+        raise LPFailed("the fit was not solved")
+    A, Y = game.A, game.Y
+    d = [[fraction(v) for v in row] for row in found.dual.tolist()]
     d = _repaired(d, game.U if weights_kind == "cone" else [], offset_kind)
-    chosen = [max(fraction(w), Fraction(0)) for w in weights]
+    chosen = [max(fraction(w), Fraction(0)) for w in found.weights.tolist()]
     if weights_kind == "simplex":
-        chosen[int(np.argmax(weights))] += 1 - sum(chosen)
+        chosen[int(np.argmax(found.weights))] += 1 - sum(chosen)
     rest = [
         [game.u[a][y] - sum(w * own[a][y] for w, own in zip(chosen, game.U, strict=True)) for y in range(Y)]
         for a in range(A)

@@ -208,7 +208,7 @@ def _exact(document: dict[str, Any]) -> Any:
 
 def _alignment(exact: Any, game: Game, weights: str, offset: str) -> dict[str, Any]:
     found = align(np.asarray(game.user_utility), np.asarray(game.agent_utilities), weights=weights, offset=offset)
-    return fit(exact, weights, offset, np.asarray(found.weights))
+    return fit(exact, weights, offset, found)
 
 
 class _Writer:

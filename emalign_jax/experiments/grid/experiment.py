@@ -230,19 +230,21 @@ def perform(
     progress: Callable[[Progress], None],
     draw: Callable[[Found], Any] = lambda _: None,
     redraw: bool = False,
+    accept: Callable[[Any, Any], object] = lambda protocol, user: None,
     **more: Any,
 ) -> Found:
     """Plan and check, compute what is not there, merge it, and draw.
 
     name: search, sweep or study; spec: a file, or the name of a shipped one; loaded: digests of plugins; source: of
-    `executors`; draw: writes the figures, before the run is done; redraw: also of a run that was done; more: for the
-    manifest
+    `executors`; draw: writes the figures, before the run is done; redraw: also of a run that was done;
+    accept: raises for a protocol and user that the caller cannot take, before any work; more: for the manifest
     """
     began = time.perf_counter()
     own, search = {} if spec is None else PLANS[name].document(spec), name == "search"
     grid, games = _planned(name, spec or "", own, changes, loaded)
     cells, size = grid.cells(), check.block_size(grid)
     room = check.check(grid, cells, size, games, whole=not search)
+    accept(*modules(cells[0].specification)[:2])
     kind, plain, work = KINDS[name], grid.plain(), blocks(cells, size)
     title = _title(grid, "title" in own | changes) if search else grid.title
     more |= {"title": title, "tolerances": list(grid.tolerances)}

@@ -19,7 +19,7 @@ from emalign_jax.report.page import rows
 from emalign_jax.report.page.contents import Contents
 
 # In this order they are one script.
-SCRIPTS = ("elements.js", "data.js", "list.js", "chart.js", "schemes.js", "detail.js", "explorer.js")
+SCRIPTS = ("elements.js", "data.js", "list.js", "chart.js", "schemes.js", "detail.js", "start.js")
 POLICY = (
     "default-src 'none'; img-src data:; script-src '{script}'; style-src '{style}'; base-uri 'none'; form-action 'none'"
 )
