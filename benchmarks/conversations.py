@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import emalign_jax as em
-from emalign_jax.exact.checks import conversation as searched
+from emalign_jax.exact.checks import searched
 from emalign_jax.exact.checks.base import make_check
 from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP
 
@@ -49,6 +49,19 @@ def searched_row(count: int, family: str, protocol, user, messages: int, seed: i
         "within_harder": float((again <= TOLERANCE).mean()),
         "certified": float((found.certificate.result == em.Result.CERTIFIED).mean()),
         "value": float(np.nanmedian(found.certificate.normalised_value)),
+    }  # fmt: skip
+
+
+def certified_row(count: int, family: str, user) -> dict:
+    """The share of equilibria that are certified, at the sizes of the table in docs/guides/conversations.md."""
+    began, certified = time.process_time(), []
+    for to in ("each", "all"):
+        games = em.random_games(3, count, agents=2, user_features=2, agent_features=2, actions=3, family=family)
+        found = em.solve(games, em.Conversation(2, 2, to), user, messages=2, key=3)
+        certified.append(np.asarray(found.result) == em.Result.CERTIFIED)
+    return {
+        "row": f"certified, {user.title}, R = Q = M = XA = XB = K = 2, A = 3, {family}", "games": 2 * count,
+        "cpu_seconds": time.process_time() - began, "certified": float(np.mean(certified)),
     }  # fmt: skip
 
 
@@ -144,6 +157,9 @@ def main() -> None:
         add(searched_row(8 if quick else 256, family, em.Conversation(2, 2), quantal, 2))
     if not quick:
         add(searched_row(64, "noise", em.Conversation(2, 2), rational, 2))
+    for user in (quantal, em.FixedReplies("truthful", quantal)):
+        for family in ("hull",) if quick else ("hull", "shared_bias", "opposed"):
+            add(certified_row(2 if quick else 16, family, user))
     add(mechanism_row(5 if quick else 100))
     for row in promise_rows(4 if quick else 250):
         add(row)

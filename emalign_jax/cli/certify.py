@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from emalign_jax.cli import options, proofs
-from emalign_jax.cli.lines import SHOWN, place, tell_games
+from emalign_jax.cli.lines import SHOWN, check_no_directory, place, tell_games
 from emalign_jax.cli.options import FLAGS, settings
 from emalign_jax.experiments.progress import ProgressBar, tell_fallbacks
 
@@ -70,6 +70,7 @@ def certify(
     from emalign_jax.result import columns
 
     plugins.load(plugin or [])
+    check_no_directory(games, "games.npz", "schemes.npz")
     own = {"draws": draws, "prior": prior, "level": level, "key": seed}
     posterior = {name: value for name, value in own.items() if value is not None}
     if (schemes is None) == (counts is None):
@@ -115,8 +116,7 @@ def certify(
             cells = [str(agents or batch.agents), place(at), *(f"{entry[key]:.6f}" for key in keys.values())]
             lines.append((em.Result[entry["code"]].ok, cells, entry["result"]))
     if proof is not None:
-        with ProgressBar() as progress:
-            told = proofs.write(proof, batches, progress, protocol=rule, user=person)
+        told = proofs.write(proof, batches, quiet=False, protocol=rule, user=person)
     failed = sum(not ok for ok, *_ in lines)
     proved = sum(entry["code"] == em.Result.CERTIFIED.name for entry in entries)
     if json_:

@@ -26,6 +26,18 @@ def place(index: Iterable[int]) -> str:
     return ",".join(map(str, index)) or "-"
 
 
+def check_no_directory(path: Path, *names: str) -> None:
+    """Raise `ValueError` where a directory is given for a file of games; of a run it says which files to give.
+
+    names: of the files of a run that the command takes.
+    """
+    if not path.is_dir():
+        return
+    files = " ".join(str(path / name) for name in names if (path / name).is_file())
+    hint = f"it holds a run: give {files}" if files else "expected an .npz file of games (em.save_games writes one)"
+    raise ValueError(f"{path}: is a directory; {hint}")
+
+
 def tell_figures(path: Path, names: Iterable[str]) -> None:
     """The figures that are there, of the files of a run."""
     from emalign_jax.experiments.run_store import FORMATS

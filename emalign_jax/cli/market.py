@@ -88,7 +88,10 @@ def market(
         made = experiment.prepare(table, {}, flags | changes)
     else:
         made = experiment.prepare(None, {"table.file": table}, flags | changes)
-    proofs.check(proof)
+    game = None
+    if proof is not None:
+        game = made.table.market(made.config.made.table, made.config.made.seed).game()
+    proofs.check(proof, game=game)
     drawn: list[str] = []
 
     def draw(found: experiment.Found) -> list[str]:
@@ -98,10 +101,8 @@ def market(
     with ProgressBar("step", quiet) as progress:
         place = None if out is None else Path(out)
         found = experiment.perform(made, place, force, executors.chosen(workers, cluster), progress, draw, look.asked)
-        if proof is not None:
-            game = made.table.market(made.config.made.table, made.config.made.seed).game()
-            claims = ("worst_case", "coverage", "alignment")
-            told = proofs.write(proof, [(game, None)], progress, claims=claims, fits=[("cone", "per_state")])
+    if proof is not None:
+        told = proofs.write(proof, [(game, None)], quiet, fits=[("cone", "per_state")])
     drawn = drawn or [name for name in experiment.FIGURES if (found.path / name).exists()]
     if json_:
         print(json.dumps(plain(summary.document(found)), allow_nan=False))

@@ -100,18 +100,17 @@ def search(
             "search", spec, changes, loaded, place, force, source, progress, draw, look.asked, accept
         )
     counts, drawn = found.drawn or (tally(found.path, found.work), True)
-    told = "" if proof is None else _prove(proof, found, quiet)
+    told = "" if proof is None else _prove(proof, found, quiet, executors.chosen(workers, cluster))
     _tell(found, counts, progress.slowest(), json_)
     if told and not json_:
         print(told)
     raise typer.Exit(int(counts.failures > 0 or not drawn))
 
 
-def _prove(directory: Path, found, quiet: bool) -> str:
+def _prove(directory: Path, found, quiet: bool, source) -> str:
     """Proof files of the profiles of a run."""
     import emalign_jax as em
     from emalign_jax.experiments.grid.block import modules
-    from emalign_jax.experiments.progress import ProgressBar
     from emalign_jax.games.files import sizes
 
     protocol, user, _ = modules(found.plan.cells()[0].specification)
@@ -119,8 +118,8 @@ def _prove(directory: Path, found, quiet: bool) -> str:
     batches = [
         (em.load_games(files[0], agents=agents), em.load_schemes(files[1], agents=agents)) for agents in sizes(files[0])
     ]
-    with ProgressBar(quiet=quiet) as progress:
-        return proofs.write(directory, batches, progress, protocol=protocol, user=user)
+    with source as workers:
+        return proofs.write(directory, batches, quiet, workers, protocol=protocol, user=user)
 
 
 def _tell(found, counts, slowest: str, json_: bool) -> None:

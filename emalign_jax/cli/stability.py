@@ -1,4 +1,4 @@
-"""`emalign stability`: the equilibrium set of Selection."""
+"""`emalign stability`: the equilibrium set of Selection, and bounds of that of Comparison."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import itertools
 import math
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from emalign_jax.cli import options, proofs
-from emalign_jax.cli.lines import place, tell_games
+from emalign_jax.cli.lines import check_no_directory, place, tell_games
 from emalign_jax.experiments.progress import ProgressBar, tell_fallbacks
 from emalign_jax.experiments.run_store import FORMATS
 from emalign_jax.internal.files import check_output
 
 SAME = 1e-6  # normalised values closer than this are one
 VALUES = {"V_none": "no_information", "worst": "worst", "best": "best", "V_full": "full_information"}
+PERCEIVED = "perceived_worst", "perceived_best"
+BOUNDS = {
+    "V_none": "no_information", "worst at least": "at_least", "worst found": "worst_found", "best": "best",
+    "V_full": "full_information",
+}  # fmt: skip
+BOUND_ENDS = "at_least", "worst_found", "best"
 NOTES = {"failed": "failed", "worthless": "in which information is worth nothing"}
 
 
@@ -37,10 +43,14 @@ def stability(
     ] = None,
     width: options.WidthOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the figure if it is there.")] = False,
+    set_: options.SetOption = None,
     proof: proofs.ProofOption = None,
     json_: options.JsonOption = False,
 ) -> None:
     """The user's values in all pure equilibria of Selection with a rational user, computed exactly.
+
+    With --set protocol.compare=M the user meets M of the agents, and the worst equilibrium is bounded; the best is
+    exact. With --set user.weight=W or user.neglect=S it misreads beliefs.
 
     A value v is an equilibrium value where the stability profile is 0: the least total gain that deviations offer
     where the user is left with value v. With two or more agents full information always is one; the question is what
@@ -51,6 +61,8 @@ def stability(
       emalign stability games.npz
       emalign stability search-1/games.npz --figure profiles.png --force
       emalign stability games.npz --json > stability.json
+      emalign stability games.npz --set protocol.compare=2
+      emalign stability games.npz --set user.weight=0.5
     """
     import emalign_jax as em
     from emalign_jax.experiments.grid import table
@@ -58,17 +70,27 @@ def stability(
     from emalign_jax.games.files import sizes
     from emalign_jax.internal.files import atomic
 
-    proofs.check(proof)
+    rule, person = _setting(set_)
+    proofs.check(proof, rule, person)
+    check_no_directory(games, "games.npz")
+    batches = [em.load_games(games, agents=k) for k in sizes(games)]
+    if getattr(rule, "compared", math.inf) < max(batch.agents for batch in batches):
+        if any(option is not None for option in (figure, format_, width, proof)):
+            raise ValueError(
+                "Comparison of fewer than all agents has neither figure nor proof: leave out --figure, "
+                "--format, --width and --proof"
+            )
+        return _bounds(games, batches, rule, person, json_)
     paths = _choose(figure, format_, force) if figure is not None or not json_ else []
     look = options.look(format_, width)
     answers = []
-    batches = [em.load_games(games, agents=k) for k in sizes(games)]
     with ProgressBar() as progress, placed(f"{games}: ", words=str):
         for batch in batches:
             tell = progress.counter("stability", math.prod(batch.batch_shape))
-            answers.append((batch.agents, em.stability(batch, progress=tell)))
-        if proof is not None:
-            told = proofs.write(proof, [(batch, None) for batch in batches], progress)
+            answers.append((batch.agents, em.stability(batch, rule, person, progress=tell)))
+    if proof is not None:
+        with placed(f"{games}: ", words=str):
+            told = proofs.write(proof, [(batch, None) for batch in batches], quiet=False, protocol=rule, user=person)
     groups = [_entries(agents, found) for agents, found in answers]
     entries, drawn = list(itertools.chain(*groups)), []
     if paths:
@@ -108,6 +130,56 @@ def stability(
         raise typer.Exit(1)
 
 
+def _setting(set_: list[str] | None) -> tuple[Any, Any]:
+    """The protocol and the user."""
+    from emalign_jax.experiments import plan
+    from emalign_jax.experiments.grid.block import modules
+    from emalign_jax.experiments.specification import placed
+
+    changes = options.settings(set_)
+    for name in changes:
+        if not name.startswith(("protocol.", "user.")):
+            raise ValueError(f"{name}: stability takes keys of protocol and user")
+    grid = plan.plan({}, "", changes)
+    if grid.axes:
+        raise ValueError(f"{grid.axes[0]}: expected one value")
+    cell = grid.cells()[0]
+    with placed(*grid.place(cell.values)):
+        rule, person, _ = modules(cell.specification)
+    return rule, person
+
+
+def _bounds(path: Path, batches: list[Any], rule: Any, person: Any, json_: bool) -> None:
+    """The table, or the JSON document, of Comparison of fewer than all agents."""
+    import emalign_jax as em
+    from emalign_jax.experiments.grid import table
+    from emalign_jax.experiments.specification import placed
+
+    entries, lines = [], []
+    with ProgressBar() as progress, placed(f"{path}: ", words=str):
+        for batch in batches:
+            tell = progress.counter("stability", math.prod(batch.batch_shape))
+            found = em.equilibrium_bounds(batch, rule, person, progress=tell)
+            for n, index in enumerate(np.ndindex(found.best.shape)):
+                code = em.Result(int(found.result[index]))
+                entry = {"K": batch.agents, "game": n, "index": list(index)}
+                entry |= {name: float(getattr(found, name)[index]) for name in BOUNDS.values()}
+                normalised = {name: found.normalise(getattr(found, name))[index] for name in BOUND_ENDS}
+                entry |= {f"normalised_{name}": float(value) for name, value in normalised.items()}
+                entry |= {"complete": bool(found.complete[index]), "lps": int(found.lps[index])}
+                entries.append(entry | {"result": code.message, "code": code.name, "ok": code.ok})
+                cells = [str(batch.agents), place(index), *(_number(entry[name]) for name in BOUNDS.values())]
+                known = "Solved." if entry["complete"] else "Bounded: a closer bound takes more work."
+                lines.append((code.ok, cells, known if code.ok else code.message))
+    failed = sum(not entry["ok"] for entry in entries)
+    if json_:
+        print(table.document(games=entries, summary={"games": len(entries), "failed": failed}))
+    else:
+        tell_games(["K", "game", *BOUNDS], lines)
+    if failed:
+        raise typer.Exit(1)
+
+
 def _choose(figure: Path | None, formats: str | None, force: bool) -> list[Path]:
     """Where the figure goes, a file a format, checked before any work."""
     given = Path("stability.png") if figure is None else figure
@@ -143,6 +215,7 @@ def _entries(agents: int, found) -> list[dict]:
         profile = zip(("value", "gap", "zero"), found.profile(index), strict=True)
         entry = {"K": agents, "game": n, "index": list(index)}
         entry |= {name: getattr(found, name)[index] for name in VALUES.values()}
+        entry |= {name: getattr(found, name)[index] for name in PERCEIVED}
         entry |= {name: values[index] for name, values in normalised.items()}
         entry |= {"equilibria": found.intervals(index)}
         entry |= {name: values.tolist() if code.ok else [] for name, values in profile}

@@ -79,7 +79,7 @@ class Search:
     @functools.cached_property
     def checks(self) -> AbstractChecks:
         """The exact checks, made when first needed: without `verify` they may never be."""
-        sizes = {"messages": self.M, "rows": self.rows, "lp": self.lp, "count": self.of}
+        sizes = {"messages": self.M, "rows": self.rows, "lp": self.lp, "count": self.of, "form": self.form}
         return make_checks(self._reduced, self._sound, self.protocol, self.user, **sizes)
 
     @property

@@ -16,7 +16,7 @@ from emalign_jax.equilibrium.trajectory import as_long
 from emalign_jax.exact.certificates.certificate import flatten_games
 from emalign_jax.exact.checks.base import check_for, default_tolerance
 from emalign_jax.games.game import Game
-from emalign_jax.internal import batching
+from emalign_jax.internal import batching, processors
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import checked, on_host
 from emalign_jax.lp.choice import check_word
@@ -30,6 +30,8 @@ from emalign_jax.users.base import AbstractUser
 STARTS = ("random", "monopolist")
 # Games searched together: enough for long arrays, few enough for memory to stay flat.
 GAMES_AT_ONCE = 4096
+# On a CPU blocks of so many games are searched side by side, because half of the work is NumPy's, which uses one core.
+FEWEST_AT_ONCE = 256
 
 
 def solve(
@@ -131,13 +133,21 @@ def solve(
     if given is not None:
         whole = (starts, *shape, *given.shape[-3:])
         given = np.broadcast_to(given, whole).reshape(starts, many, *given.shape[-3:])
-    parts = []
-    for at in range(0, max(many, 1), GAMES_AT_ONCE):  # A batch of no games has one block.
-        some = slice(at, at + GAMES_AT_ONCE)
-        protocol, user = jax.tree.map(lambda x, some=some: x[some], modules)
-        search = Search(flat[some], protocol, user, solver, key, first=first + at, progress=progress, **words)
+
+    stop, tell = processors.stoppable(progress)
+
+    def search_block(some: slice) -> Solution:
+        protocol, user = jax.tree.map(lambda x: x[some], modules)
+        search = Search(flat[some], protocol, user, solver, key, first=first + some.start, progress=tell, **words)
         pending = search.begin(start if given is None else given[:, some])
-        parts.append(_searched(search, pending, given is not None or start == "monopolist"))
+        return _searched(search, pending, given is not None or start == "monopolist")
+
+    # A search that tells of its progress takes one block after the other.
+    threads = processors.side_by_side() if progress is None else 1
+    number = -(-max(many, 1) // (GAMES_AT_ONCE * threads)) * threads  # A batch of no games has one block.
+    together = max(FEWEST_AT_ONCE, -(-many // number)) if threads > 1 else GAMES_AT_ONCE
+    blocks = [slice(at, at + together) for at in range(0, max(many, 1), together)]
+    parts = [part for _, part in processors.as_done(processors.like_here(search_block), blocks, threads, stop)]
     return _joined(parts, starts, shape, games.labels)
 
 

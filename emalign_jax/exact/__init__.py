@@ -17,6 +17,7 @@ from emalign_jax.exact.checks import (  # noqa: F401 - importing them registers 
 from emalign_jax.exact.checks.base import default_tolerance
 from emalign_jax.exact.guarantees.conversation_premises import Premises, premises
 from emalign_jax.exact.guarantees.coverage_lp import Coverage, coverage, worst_case
+from emalign_jax.exact.guarantees.equilibrium_bounds import EquilibriumBounds, equilibrium_bounds
 from emalign_jax.exact.guarantees.equilibrium_set import Stability, stability
 from emalign_jax.exact.guarantees.market import Market, MarketSolver, MarketValues, market
 from emalign_jax.exact.guarantees.optimal_transfers import BestTransfers, best_transfers, least_budget
@@ -27,6 +28,7 @@ __all__ = [
     "BestTransfers",
     "Certificate",
     "Coverage",
+    "EquilibriumBounds",
     "Market",
     "MarketSolver",
     "MarketValues",
@@ -38,6 +40,7 @@ __all__ = [
     "certify",
     "coverage",
     "default_tolerance",
+    "equilibrium_bounds",
     "least_budget",
     "market",
     "premises",

@@ -93,13 +93,13 @@ def selection_table(
     favoured: the payoffs of the agent in whose favour ties may be broken under scheme j; None: agent j's.
     """
     mass, own_user, agents, welfare = (np.asarray(x) for x in game)
-    totals, ahead = weighed(lambda x: np.einsum("...jbm,...xbn->...jxmn", schemes, x), own_user)  # Under scheme j.
-    own, own_ahead = weighed(
-        lambda x: np.einsum("...jbm,...jxbn->...jxmn", schemes, x), agents if favoured is None else favoured
-    )
-    sent = np.einsum("...jbm,...xb->...jxm", schemes, mass)
+    sender = schemes[..., None, :, :]  # [..., J, 1, XB, M]; products of matrices, as `einsum` is slow for small ones
+    heard = sender.swapaxes(-1, -2)
+    totals, ahead = weighed(lambda x: heard @ x[..., None, :, :, :], own_user)  # Under scheme j.
+    own, own_ahead = weighed(lambda x: heard @ x, agents if favoured is None else favoured)
+    sent = mass[..., None, :, :] @ schemes
     response = respond(user, totals, sent, ahead, own, own_ahead)
-    induced = np.einsum("...jbm,...jxma->...jxba", schemes, response)  # The distribution over actions.
+    induced = sender @ response  # [..., J, XA, XB, A] the distribution over actions
     XA, XB, A = own_user.shape[-3:]
     flat = induced.reshape(*induced.shape[:-3], XA * XB * A)
     values = (flat @ welfare.reshape(*welfare.shape[:-3], XA * XB * A, 1))[..., 0]

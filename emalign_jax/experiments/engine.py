@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from emalign_jax.experiments.executors import Executors, chosen, cluster, given, local
 from emalign_jax.internal import compiled_cache, plugins
+from emalign_jax.internal.processors import as_done, like_here
 from emalign_jax.internal.version import VERSION
 
 __all__ = ["RETRIES", "Task", "check_versions", "chosen", "cluster", "given", "local", "run", "versions"]
@@ -86,12 +87,15 @@ def run(
     *,
     executors: Executors | None = None,
     progress: Callable[[int, int, int | None], object] | None = None,
+    threads: int = 1,
+    stop: Callable[[], object] = lambda: None,
 ) -> None:
     """compute(*task.arguments) for each task, and keep(task, result) as results arrive, in any order, once a task.
 
     compute:   a function of a module, so that workers find it by its name. With jax's float type of the caller.
     keep:      called in the calling thread; when it returns, the result is forgotten here.
-    executors: None: in this process, one task after the other; otherwise `local`, `cluster` or `given`.
+    executors: None: in this process; otherwise `local`, `cluster` or `given`.
+    threads:   in this process, how many tasks at a time; stop: called when this ends early, so that they end too.
     progress:  called with the numbers of tasks done, of all tasks and of workers (None: unknown), when one has changed.
 
     A task whose worker dies is run again, `RETRIES` times at most. Whatever ends this early, the rest is cancelled.
@@ -109,8 +113,13 @@ def run(
         _spread(compute, tasks, keep, executors, tell)
         return
     tell(0, len(tasks), None)
-    for done, task in enumerate(tasks, 1):
-        keep(task, compute(*task.arguments))
+
+    def call(task: Task) -> Any:
+        return compute(*task.arguments)
+
+    work = like_here(call) if threads > 1 else call
+    for done, (task, found) in enumerate(as_done(work, tasks, threads, stop), 1):
+        keep(task, found)
         tell(done, len(tasks), None)
 
 

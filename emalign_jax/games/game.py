@@ -151,6 +151,11 @@ class Game(eqx.Module):
         count = [f"{' x '.join(f'{n:,}' for n in batch)} game{'' if batch == (1,) else 's'}"] if batch else []
         return f"Game({', '.join([*count, *(f'{letter}={size}' for letter, size in sizes)])})"
 
+    def _repr_html_(self) -> str:
+        from emalign_jax.games.shown_in_notebooks import html  # which a program does not need
+
+        return html(self)
+
     @property
     def _sizes(self) -> tuple[int, ...]:
         return self.agents, self.user_features, self.agent_features, self.outcomes, self.actions

@@ -7,6 +7,7 @@ probability of the cell (x_A, x_B) times the expected payoff there.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,16 @@ NEGLIGIBLE_ACTION_PROBABILITY = 1e-30
 LP_ERROR = 1e-9
 # The effect of a tie tolerance on a deviation gain is not computed up to this share of the agent's payoff range.
 NEGLIGIBLE_TIE_EFFECT = 1e-6
+
+REDUCTIONS = {np.maximum: "max", np.minimum: "min", np.logical_and: "all", np.logical_or: "any"}
+
+
+def short(combine: np.ufunc, x: Any, xp=np) -> Any:
+    """combine.reduce(x, -1) for a last axis that is short, such as that of actions: NumPy is ten times as fast with one
+    operation for each of its entries."""
+    if xp is not np or not x.shape[-1]:
+        return getattr(xp, REDUCTIONS[combine])(x, -1)
+    return functools.reduce(combine, [x[..., k] for k in range(x.shape[-1])])
 
 
 def merge_noise(payoff: Any, noise: Any, xp=np) -> Any:
@@ -84,7 +95,7 @@ def most_likely(user: Any, forgone: Any = 0.0, tolerance: float = 0.0, xp=np) ->
     ahead = advantages(user, xp)
     gain = ahead.sum(-3, keepdims=True) * (1 + tolerance) + xp.asarray(forgone)[..., None, None, None]
     loss = xp.swapaxes(ahead, -1, -2) * (1 - tolerance)
-    return xp.where(loss > gain, gain / xp.where(loss > gain, loss, 1), 1).min(-1)
+    return short(np.minimum, xp.where(loss > gain, gain / xp.where(loss > gain, loss, 1), 1), xp)
 
 
 def attainable(payoff: Any, likely: Any, xp=np) -> tuple[Any, Any]:
@@ -114,5 +125,5 @@ def unit(payoff: Any, likely: Any, xp=np) -> Any:
     likely = xp.where(likely > NEGLIGIBLE_ACTION_PROBABILITY, likely, 0)
     best = xp.argmax(xp.broadcast_to(likely, payoff.shape), -1)[..., None]
     least, most = attainable(payoff - xp.take_along_axis(payoff, best, -1), likely, xp)
-    dictated = (payoff.max(-1) - payoff.min(-1)).sum((-2, -1))
+    dictated = (short(np.maximum, payoff, xp) - short(np.minimum, payoff, xp)).sum((-2, -1))
     return xp.where(most > least, most - least, dictated)

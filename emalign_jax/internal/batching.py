@@ -15,6 +15,7 @@ Module = TypeVar("Module")
 def flatten(module: Module, batch: tuple[int, ...], xp=np) -> Module:
     """`module` with every leaf broadcast to `batch` and flattened to one batch axis, before its own axes
     (`module.axes()`)."""
+    check_fits(module, batch)
 
     def flat(x, core):
         x = xp.asarray(x)
@@ -22,6 +23,22 @@ def flatten(module: Module, batch: tuple[int, ...], xp=np) -> Module:
         return xp.broadcast_to(x, (*batch, *own)).reshape(-1, *own)
 
     return jax.tree.map(flat, module, _axes(module))
+
+
+def check_fits(module: Any, batch: tuple[int, ...]) -> None:
+    """Raise `ValueError` where the batch axes of a parameter do not broadcast with those of the games."""
+
+    def check(x, core):
+        axes = np.shape(x)[: np.ndim(x) - core]
+        try:
+            np.broadcast_shapes(axes, batch)
+        except ValueError:
+            raise ValueError(
+                f"{type(module).__name__}: expected one value for all games or batch axes that broadcast to those of "
+                f"the games, {list(batch)}, got {list(axes)}"
+            ) from None
+
+    jax.tree.map(check, module, _axes(module))
 
 
 def index_parts(index: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.internal.processors import each
+from emalign_jax.internal.processors import cores, each
 from emalign_jax.internal.transfers import fetch
 from emalign_jax.lp import simplex
 
@@ -17,8 +17,8 @@ from emalign_jax.lp import simplex
 TOLERANCE = 1e-9
 # The number of LPs whose dictionaries fit into the cache of one core.
 TILE = 16
-# The largest number of tiles in a call; calls are distributed over the cores.
-TILES = 4
+# The largest number of tiles in a call, and the smallest if the LPs are distributed over the cores.
+TILES, FEWEST_TILES = 16, 4
 # The largest number of numbers in the dictionaries of one call: 256 MB.
 MOST_CELLS = 2**25
 
@@ -103,21 +103,37 @@ def errors(cost, rows, right, x, dual, equal: int, free: tuple[int, ...]) -> Flo
 
 
 def run(data, **options) -> tuple[np.ndarray, ...]:
-    """`simplex.solve` of NumPy arrays in float64, in calls of bounded memory."""
-    m, n = data[1].shape[1:]
+    """`simplex.solve` of NumPy arrays in float64, in calls of bounded memory.
+
+    data: as there, but that the rows may be a function that makes those of some LPs, given their numbers.
+
+    With points, (x [T, n], dual [T, m], count [B], status [B], pivots [B]): of each LP in turn its points, or the first
+    where it has none.
+    """
+    (count, n), m = data[0].shape, data[2].shape[1]
     points = options["points"]
     cells = (m + 2) * (n + 3) + points * (m + n + 1)
-    count = len(data[1])
-    tile = TILE if jax.default_backend() == "cpu" else max(TILE, bucket(min(count, MOST_CELLS // cells)) // 2)
-    many = max(1, min(TILES, MOST_CELLS // cells // tile)) * tile
+    cpu = jax.default_backend() == "cpu"
+    tile = TILE if cpu else max(TILE, bucket(min(count, MOST_CELLS // cells)) // 2)
+    most = max(1, min(TILES, MOST_CELLS // cells // tile))
+    # All calls have one size, so that one program is compiled, but solve no more tiles than there are.
+    share = min(most, max(FEWEST_TILES, -(-count // (tile * cores())))) if cpu else most
 
-    def call(some):
+    def call(at):
+        number = min(share * tile, count - at)
+        some = np.minimum(np.arange(at, at + most * tile), count - 1)
+        numbers = (None if a is None else a(some) if callable(a) else a[some] for a in data)
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-            return fetch(simplex.solve(*(None if a is None else a[some] for a in data), tile=tile, **options))
+            tiles = np.int32(-(-number // tile))
+            x, dual, *others = fetch(simplex.solve(*numbers, tiles, tile=tile, **options))
+        others = [a[:number] for a in others]
+        if not points:
+            return x[:number], dual[:number], *others
+        found = np.maximum(others[0], 1)
+        lp, point = np.nonzero(np.arange(points) < found[:, None])
+        return x[lp // tile, point, :, lp % tile], dual[lp // tile, point, :, lp % tile], *others
 
-    # All calls have one size, so that one program is compiled; the last one repeats its last LP.
-    parts = [np.minimum(np.arange(at, at + many), count - 1) for at in range(0, count, many)]
-    return tuple(np.concatenate(a)[:count] for a in zip(*each(call, parts), strict=True))
+    return tuple(map(np.concatenate, zip(*each(call, range(0, count, share * tile)), strict=True)))
 
 
 def polished(cost, rows, right, nonbasic) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ Shapes: B LPs, n columns, m rows. Source: Vanderbei, Linear Programming, ch. 7 (
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -73,7 +74,25 @@ def _numbers(count: int):
 
 def _at(x, index):
     """x[index[b], ..., b]."""
-    return _take(x, jnp.expand_dims(index, tuple(range(x.ndim - 1))), 0)[0]
+    return _picked(x, jnp.broadcast_to(index, x.shape[1:]), 0)
+
+
+def _column(table, index):
+    """table[:, index[b], b]."""
+    return _picked(table, jnp.broadcast_to(index, (table.shape[0], table.shape[2])), 1)
+
+
+def _picked(x, index, axis: int):
+    """`jnp.take_along_axis` of an index without this axis, which is sure to be in bounds.
+
+    The numbers are gathered from the flat array one by one, so that the result has the lanes last in memory: XLA puts
+    them first in the result of a gather of slices, and the loops that read it are not vectorised."""
+    strides = [math.prod(x.shape[k + 1 :]) for k in range(x.ndim)]
+    others = [k for k in range(x.ndim) if k != axis]
+    place = index.astype(jnp.int32) * strides[axis]
+    for at, k in enumerate(others):
+        place = place + jnp.expand_dims(_numbers(x.shape[k]) * strides[k], [d for d in range(index.ndim) if d != at])
+    return x.reshape(-1).at[place.astype(jnp.uint32)].get(mode="promise_in_bounds")
 
 
 def _take(x, index, axis: int):
@@ -85,7 +104,7 @@ def _pivot(state: _State, r, s, active) -> _State:
     """Exchange the variables of row r and column s where `active`."""
     table = state.table
     row = _at(table, r)  # [n + 3, B]
-    column = _take(table, s[None, None], 1)[:, 0]  # [m + 2, B]
+    column = _column(table, s)  # [m + 2, B]
     pivot = _at(row, s)
     inverse = jnp.where(active, 1 / jnp.where(active, pivot, 1), 0)
     scaled = row * inverse
@@ -104,27 +123,56 @@ def _pivot(state: _State, r, s, active) -> _State:
     )
 
 
-def _crash(state: _State, equal: int, free: tuple[int, ...], first) -> _State:
+def _without(state: _State, equal: int, first) -> _State:
+    """The equalities solved for the variables `first` [equal, B], each of which occurs in one of them: the dictionary
+    after as many pivots, without the columns of slacks that stay 0."""
+    n = state.nonbasic.shape[0]
+    top, below = state.table[:equal], state.table[equal:]
+    entry = _take(top, first[:, None], 1)[:, 0]
+    some = jnp.abs(entry) > PIVOT  # The row of a redundant equality is empty.
+    top = top * jnp.where(some, 1 / jnp.where(some, entry, 1), 0)[:, None]
+    factors = _take(below, first[None], 1)
+    for i in range(equal):
+        below = below - factors[:, i, None] * top[i]
+    # The other columns in their order.
+    kept = _numbers(n - equal)[:, None]
+    behind = jnp.sort(first, 0) - _numbers(equal)[:, None]
+    kept = kept + (behind[:, None] <= kept).sum(0, dtype=jnp.int32)
+    right = jnp.broadcast_to(n + _numbers(3)[:, None], (3, first.shape[1]))
+    return state._replace(
+        table=_take(jnp.concatenate([top, below]), jnp.concatenate([kept, right])[None], 1),
+        basic=jnp.concatenate([first, state.basic[equal:]]),
+        nonbasic=kept,
+        leaves=state.leaves.at[:equal].set(some),
+        enters=state.enters[equal:],
+    )
+
+
+def _crash(state: _State, equal: int, free: tuple[int, ...], first, variables: int) -> _State:
     """Move the slacks of equalities out of the basis, and free variables into it, permanently.
 
-    first: [equal, B] the column that replaces the slack of each equality; None: the one with the largest entry."""
+    first: see `_without`; None: each equality is solved for the variable with the largest entry."""
+    if first is not None:
+        state = _without(state, equal, first)
     m, n = state.basic.shape[0], state.nonbasic.shape[0]
-    for j in free:  # No pivot has been made in column j yet, so that it is the column of variable j.
-        entries = jnp.where(state.leaves, jnp.abs(state.table[:m, j]), 0)
+    for j in free:  # No pivot has been made since, so that the column of variable j is known.
+        s = jnp.full(state.mu.shape, j, jnp.int32)
+        s = s if first is None else s - (first < j).sum(0, dtype=jnp.int32)
+        entries = jnp.where(state.leaves, jnp.abs(_column(state.table, s)[:m]), 0)
         r = _first(entries)
         active = entries.max(0) > PIVOT
-        state = _pivot(state, r, jnp.full_like(r, j), active)
+        state = _pivot(state, r, s, active)
         here = (_numbers(m)[:, None] == r) & active
-        barred = _numbers(n)[:, None] == j
-        was_equality = (_at(state.nonbasic, jnp.full_like(r, j)) - n < equal) & active
-        state = state._replace(leaves=state.leaves & ~here, enters=state.enters & ~(barred & was_equality))
+        left = _at(state.nonbasic, s) - variables
+        barred = (_numbers(n)[:, None] == s) & (left >= 0) & (left < equal) & active
+        state = state._replace(leaves=state.leaves & ~here, enters=state.enters & ~barred)
 
     def one(i, state):
         at = state.basic == n + i  # [m, B]: all False if it has left the basis already.
         r = _first(at)
         row = _at(state.table, r)[:n]
         entries = jnp.where(state.enters, jnp.abs(row), 0)
-        s = _first(entries) if first is None else first[i]
+        s = _first(entries)
         active = at.any(0) & (_at(entries, s) > PIVOT)
         state = _pivot(state, r, s, active)
         redundant = at & ~active  # The row of a redundant equality is empty.
@@ -132,7 +180,8 @@ def _crash(state: _State, equal: int, free: tuple[int, ...], first) -> _State:
             leaves=state.leaves & ~redundant, enters=state.enters & ~((_numbers(n)[:, None] == s) & active)
         )
 
-    return jax.lax.fori_loop(np.int32(0), np.int32(equal), one, state) if equal else state
+    loop = first is None and equal
+    return jax.lax.fori_loop(np.int32(0), np.int32(equal), one, state) if loop else state
 
 
 def _largest(x):
@@ -182,7 +231,7 @@ def _self_dual_step(state: _State) -> _State:
         (reduced + safe * reduced_by) / jnp.where(row < -PIVOT, -row, 1), -row, state.enters & (row < -PIVOT)
     )
     # Primal pivot: the variable of column s enters.
-    column = _take(table, s[None, None], 1)[:m, 0]
+    column = _column(table, s)[:m]
     r_primal, some_r = _smallest(
         (right + safe * right_by) / jnp.where(column > PIVOT, column, 1), column, state.leaves & (column > PIVOT)
     )
@@ -198,41 +247,59 @@ def _self_dual_step(state: _State) -> _State:
     return state._replace(status=status, mu=jnp.where(active, mu, state.mu))
 
 
-def _read(state: _State, t):
-    """x [n, B] and dual [m, B] of the dictionary at t."""
-    m, n = state.basic.shape[0], state.nonbasic.shape[0]
+def _read(state: _State, t, n: int):
+    """x [n, B], the reduced costs of x, and dual [m, B] of the dictionary at t; 0 for equalities solved beforehand."""
+    m, left = state.basic.shape[0], state.nonbasic.shape[0]
     B = state.basic.shape[1]
     each = _numbers(B)
     zero = jnp.zeros((n + m, B), state.table.dtype)
-    x = zero.at[state.basic, each].set(state.table[:m, n] + t * state.table[:m, n + 2], mode="promise_in_bounds")[:n]
-    dual = zero.at[state.nonbasic, each].set(state.table[m, :n], mode="promise_in_bounds")[n:]
-    return x, dual
+    right, by = state.table[:m, left], state.table[:m, left + 2]
+    x = zero.at[state.basic, each].set(right + t * by, mode="promise_in_bounds")[:n]
+    reduced = zero.at[state.nonbasic, each].set(state.table[m, :left], mode="promise_in_bounds")
+    return x, reduced[:n], reduced[n:]
 
 
-def _solve_tile(cost, rows, right, direction, first, *, equal, free, lean, limit, points):
-    """Solve one tile of LPs; the last axis is B."""
-    state = _crash(_start(cost, rows, right, direction, lean), equal, free, first)
+def _with_prices(dual, reduced, cost, rows, equal: int, first):
+    """`dual` with the multipliers of the equalities that were solved for the variables `first`."""
+    entry = _take(rows[:equal], first[:, None], 1)[:, 0]
+    paid = (_take(rows[equal:], first[None], 1) * dual[equal:, None]).sum(0)
+    some = jnp.abs(entry) > PIVOT
+    price = (_take(cost, first, 0) + _take(reduced, first, 0) - paid) / jnp.where(some, entry, 1)
+    return dual.at[:equal].set(jnp.where(some, price, 0))
+
+
+def _solve_tile(cost, rows, right, direction, first, begun, *, equal, free, lean, limit, points):
+    """Solve one tile of LPs; the last axis is B. begun: whether to make any pivots at all."""
+    state = _start(cost, rows, right, direction, lean)
+    state = _crash(state, equal, free, first, len(cost))
+    state = state._replace(status=jnp.where(begun, state.status, STOPPED))
     state = jax.lax.while_loop(
         lambda s: ((s.status == RUNNING) & (s.pivots < limit)).any(), lambda s: _self_dual_step(s), state
     )
     state = state._replace(status=jnp.where(state.status == RUNNING, STOPPED, state.status))
-    if not points:
-        return *_read(state, 0.0), state.nonbasic, state.status, state.pivots
-    return _trace_tile(state, points)
+    if points:
+        return _trace_tile(state, points, len(cost))
+    x, reduced, dual = _read(state, 0.0, len(cost))
+    nonbasic = state.nonbasic
+    if first is not None:
+        dual = _with_prices(dual, reduced, cost, rows, equal, first)
+        slacks = jnp.broadcast_to(len(cost) + _numbers(equal)[:, None], first.shape)
+        nonbasic = jnp.concatenate([nonbasic, slacks])
+    return x, dual, nonbasic, state.status, state.pivots
 
 
-def _trace_tile(state: _State, points: int):
+def _trace_tile(state: _State, points: int, variables: int):
     m, n, B = state.basic.shape[0], state.nonbasic.shape[0], state.basic.shape[1]
     dtype = state.table.dtype
     good = state.status == OPTIMAL
     state = state._replace(status=jnp.where(good, RUNNING, state.status), mu=jnp.zeros(B, dtype))
     room = (
-        jnp.zeros((points, B), dtype), jnp.zeros((points, n, B), dtype), jnp.zeros((points, m, B), dtype),
+        jnp.zeros((points, variables, B), dtype), jnp.zeros((points, m, B), dtype),
         jnp.zeros(B, jnp.int32),
     )  # fmt: skip
 
     def step(carry):
-        k, state, (ts, xs, duals, count) = carry
+        k, state, (xs, duals, count) = carry
         table, running = state.table, state.status == RUNNING
         right, by = table[:m, n], table[:m, n + 2]
         falls = state.leaves & (by < -ZERO)
@@ -243,42 +310,47 @@ def _trace_tile(state: _State, points: int):
         s, some = _smallest(table[m, :n] / jnp.where(row < -PIVOT, -row, 1), -row, state.enters & (row < -PIVOT))
         ends = ~some_t
         t = jnp.where(ends, state.mu, t)
-        x, dual = _read(state, t)
-        ts, xs, duals = (jax.lax.dynamic_update_index_in_dim(a, b, k, 0) for a, b in ((ts, t), (xs, x), (duals, dual)))
+        x, _, dual = _read(state, t, variables)
+        xs, duals = (jax.lax.dynamic_update_index_in_dim(a, b, k, 0) for a, b in ((xs, x), (duals, dual)))
         count = count + (running & ~ends).astype(count.dtype)
         active = running & some & ~ends
         moved = _pivot(state, r, s, active)
         status = jnp.where(running & ~active, OPTIMAL, state.status)
-        return k + 1, moved._replace(status=status, mu=jnp.where(active, t, state.mu)), (ts, xs, duals, count)
+        return k + 1, moved._replace(status=status, mu=jnp.where(active, t, state.mu)), (xs, duals, count)
 
-    _, state, (t, x, dual, count) = jax.lax.while_loop(
+    _, state, (x, dual, count) = jax.lax.while_loop(
         lambda carry: (carry[0] < points) & (carry[1].status == RUNNING).any(), step, (0, state, room)
     )
     status = jnp.where(state.status == RUNNING, STOPPED, state.status)
-    return t, x, dual, count, status, state.pivots
+    return x, dual, count, status, state.pivots
 
 
 @functools.partial(jit, static_argnames=("equal", "free", "lean", "limit", "points", "tile"))
-def solve(cost, rows, right, direction, first, *, equal, free, lean, limit, points, tile):
+def solve(cost, rows, right, direction, first, tiles, *, equal, free, lean, limit, points, tile):
     """Solve B LPs, with the batch axis first; B is a multiple of `tile`, and each tile runs its own loops.
 
-    cost [B, n], rows [B, m, n], right [B, m], direction [B, m], first [B, equal] or None (see `_crash`).
+    cost [B, n], rows [B, m, n], right [B, m], direction [B, m], first [B, equal] or None (see `_without`).
+    tiles:  the number of tiles to solve; the others have no answers
     lean:   the scale of the perturbation of costs; small where the first dictionary is dual feasible
     limit:  the largest number of pivots of phase 1
     points: the largest number of points of phase 2; 0: no phase 2
     Returns (x [B, n], dual [B, m], nonbasic [B, n], status [B], pivots [B]); with points
-    (t [B, P], x [B, P, n], dual [B, P, m], count [B], status [B], pivots [B]): point k is the solution at t[k], dual[k]
-    is optimal from t[k - 1] (0 for k = 0) to t[k], and at t[count - 1] the LP becomes infeasible (or status STOPPED).
+    (x [B / tile, P, n, tile], dual [B / tile, P, m, tile], count [B], status [B], pivots [B]): point k is a breakpoint,
+    dual at k (0 for equalities if `first` is given) is optimal between it and the one before, and behind the last of
+    the `count` points the LP becomes infeasible (or status STOPPED).
     """
 
-    def tiles(a):
+    def lanes_last(a):
         return None if a is None else jnp.moveaxis(a.reshape(-1, tile, *a.shape[1:]), 1, -1)
 
-    def back(a):
+    def lanes_first(a):
         a = jnp.moveaxis(a, -1, 1)  # [tiles, tile, ...]
         return a.reshape(-1, *a.shape[2:])
 
     def one(data):
         return _solve_tile(*data, equal=equal, free=free, lean=lean, limit=limit, points=points)
 
-    return jax.tree.map(back, jax.lax.map(one, tuple(map(tiles, (cost, rows, right, direction, first)))))
+    begun = _numbers(len(cost) // tile) < tiles
+    found = jax.lax.map(one, (*map(lanes_last, (cost, rows, right, direction, first)), begun))
+    # Points stay as they are: the few that there are, are listed by the host.
+    return (*found[:2], *map(lanes_first, found[2:])) if points else tuple(map(lanes_first, found))

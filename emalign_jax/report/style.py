@@ -210,16 +210,18 @@ def save(figure: Any, *paths: Any) -> list[str]:
             got = arguments.shown(path) if not isinstance(path, Path) else path.name
             raise ValueError(f"paths: expected names that end in .png, .pdf or .svg, got {got}")
         with atomic(Path(path)) as temporary:
-            write(whole, temporary, Path(path).suffix[1:])
+            write(whole, temporary, Path(path).suffix[1:], laid_out=bool(names))
         names.append(Path(path).name)
     return names
 
 
 @styled
-def write(figure: Figure, file: Any, kind: str) -> None:
-    """`Figure.savefig` of a kind, without dates: the same figure is the same file."""
+def write(figure: Figure, file: Any, kind: str, laid_out: bool = False) -> None:
+    """`Figure.savefig` of a kind, without dates: the same figure is the same file. laid_out: whether it was written
+    before."""
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
-    figure.draw_without_rendering()  # ticks change with the first layout, and the second fits them
+    if not laid_out:
+        figure.draw_without_rendering()  # ticks change with the first layout, and the second fits them
     figure.savefig(file, format=kind, metadata=undated, dpi=STYLE["savefig.dpi"])
 
 

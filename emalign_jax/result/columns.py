@@ -109,6 +109,19 @@ GAMES = (
     Column("normalised_coverage_slack", "number", "`coverage_slack` / (V_full - V_none)", "share", "coverage slack"),
     Column("normalised_weighted_gain", "number", "`weighted_gain` / (V_full - V_none)", "share"),
 )  # fmt: skip
+BOUNDS = (
+    Column("game", "whole", "number of the game"),
+    Column("no_information", "number", "V_none", "utility"),
+    Column("full_information", "number", "V_full", "utility"),
+    Column("at_least", "number", "no pure equilibrium is worth less (a bound)", "utility"),
+    Column("worst_found", "number", "the value of a certified equilibrium near that bound", "utility"),
+    Column("best_equilibrium", "number", "the user's value in the best exact equilibrium", "utility"),
+    Column("complete", "flag", "the search for the bound ended; otherwise more work gives a closer one"),
+    Column("lps", "whole", "number of linear programs"),
+    Column("result", "text", "CERTIFIED where the bound holds: a name of `em.Result`"),
+    Column("message", "text", "`result` as a sentence"),
+    Column("ok", "flag", "the bound holds"),
+)  # fmt: skip
 OBSERVED = (
     Column("agents", "whole", "number of agents K", json="K"),
     Column("game", "text", "index of the game in the batch", json="game"),

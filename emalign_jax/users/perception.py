@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from emalign_jax.games.game import PRIOR_SUM_TOLERANCE, Game
+from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import shown
 from emalign_jax.internal.validation import Array, as_float_array, float_parameter
 from emalign_jax.users.base import AbstractUser, check_beliefs
@@ -98,6 +99,7 @@ class AbstractPerception(AbstractUser):
         return self.user.favours
 
     def check(self, games: Game, protocol: Any, messages: int) -> None:
+        batching.check_fits(self, games.batch_shape)
         if not any(isinstance(x, Tracer) for x in jax.tree.leaves((self, games))):
             prior = np.asarray(games.prior, np.float64)
             check_beliefs(self, prior, self.believed_prior(prior, np))

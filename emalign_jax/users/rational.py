@@ -80,9 +80,11 @@ class RationalUser(AbstractUser):
         value = options.value
         if among is not None:
             good, value = good | ~among[..., None, :], xp.where(among, value, -xp.inf)
-        best = good.all(-1) if among is None else good.all(-1) & among
+        good = units.short(np.logical_and, good, xp)
+        best = good if among is None else good & among
         # Rounding may leave no option that is as good as all the others; then the largest value decides.
-        return xp.where(best.any(-1, keepdims=True), best, value == value.max(-1, keepdims=True))
+        some, most = units.short(np.logical_or, best, xp)[..., None], units.short(np.maximum, value, xp)[..., None]
+        return xp.where(some, best, value == most)
 
     @property
     def obeys(self):

@@ -51,8 +51,9 @@ WRONG = {
     "result": em.Payoffs(np.zeros(1), np.zeros((1, 2))),
 }
 RESULTS = {
-    "AgentCounts", "Alignment", "BestResponse", "BestTransfers", "Certificate", "Coverage", "Derivative", "FoundBy",
-    "Market", "MarketValues", "Move", "ObservedCertificate", "ObservedSchemes", "Options", "Payoffs", "Premises",
+    "AgentCounts", "Alignment", "BestResponse", "BestTransfers", "Certificate", "Coverage", "Derivative",
+    "EquilibriumBounds", "FoundBy", "Market", "MarketValues", "Move", "ObservedCertificate", "ObservedSchemes",
+    "Options", "Payoffs", "Premises",
     "ReducedGame", "Result", "SampledGradient", "SampledPayoffs", "Solution", "Stability", "Trajectory", "Tuned",
     "UtilityTable",
 }  # fmt: skip
@@ -124,6 +125,7 @@ def calls():
         | {"counts": counts, "draws": 2},
         "counts_from_agent": {"agent": abs, "states": 2, "n": 1},
         "coverage": {"games": games},
+        "equilibrium_bounds": {"games": games},
         "evaluate": players | tuned | {"params": {"precision": 0.0}, "solver": em.SmoothPlay(), "key": 0},
         "full_revelation": sizes,
         "least_budget": {"games": games},

@@ -139,3 +139,12 @@ def test_bad_schemes_are_one_line(run, schemes, words):
     em.save_games("g.npz", em.catalog.judge())
     np.savez("s.npz", schemes=schemes)
     assert refused(run("certify", "g.npz", "s.npz"), "s.npz", *words)
+
+
+def test_a_directory_is_no_file_of_games(run):
+    Path("run").mkdir()
+    assert refused(run("certify", "run"), "run: is a directory; expected an .npz file of games")
+    em.save_games("run/games.npz", em.catalog.judge())
+    assert refused(run("stability", "run"), "run: is a directory; it holds a run: give run/games.npz")
+    em.save_schemes("run/schemes.npz", em.full_revelation(1, 2, 2))
+    assert refused(run("certify", "run"), "run: is a directory; it holds a run: give run/games.npz run/schemes.npz")

@@ -218,3 +218,40 @@ def test_figures_hold_what_they_say():
     # one prosecutor alone keeps 1 + p - v of 2 p: at V_full it loses p, half of its range
     np.testing.assert_allclose(left.lines[1].get_ydata()[[0, -1]], [0, 0.5], atol=1e-7)
     np.testing.assert_allclose(right.lines[0].get_ydata()[-1], 1)
+
+
+def test_comparison_of_some_agents(run):
+    em.save_games("g.npz", judges(2, 3))
+    code, out, err = run("stability", "g.npz", "--set", "protocol.compare=2")
+    assert (code, err) == (0, "")
+    assert "worst at least" in out
+    assert "Solved." in out
+    document = json.loads(run("stability", "g.npz", "--set", "protocol.compare=2", "--json")[1])
+    found = em.equilibrium_bounds(judges(2, 3), em.Comparison(2))
+    assert [game["at_least"] for game in document["games"]] == found.at_least.tolist()
+    assert [game["best"] for game in document["games"]] == found.best.tolist()
+    same = json.loads(run("stability", "g.npz", "--set", "protocol.compare=3", "--json")[1])
+    assert [game["worst"] for game in same["games"]] == em.stability(judges(2, 3)).worst.tolist()
+
+
+def test_a_user_who_misreads_beliefs(run):
+    em.save_games("g.npz", judges(2))
+    document = json.loads(run("stability", "g.npz", "--set", "user.weight=0.8", "--json")[1])
+    found = em.stability(judges(2), user=em.Conservative(em.RationalUser(), 0.8))
+    assert [game["worst"] for game in document["games"]] == found.worst.tolist()
+    assert [game["perceived_worst"] for game in document["games"]] == found.perceived_worst.tolist()
+
+
+def test_settings_that_are_refused(run):
+    em.save_games("g.npz", judges(2, 3))
+    for wrong, words in (
+        (("--set", "solver.starts=2"), "solver.starts"),
+        (("--set", "protocol.kind=pooled"), "protocol, user"),
+        (("--set", "protocol.compare=2", "--figure", "x.png"), "--figure"),
+        (("--set", "protocol.compare=2", "--format", "pdf"), "--format"),
+        (("--set", "protocol.compare=2", "--width", "3.25"), "--width"),
+        (("--set", "protocol.compare=[2,3]"), "one value"),
+    ):
+        code, _, err = run("stability", "g.npz", *wrong)
+        assert code == 2
+        assert words in err

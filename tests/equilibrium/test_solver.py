@@ -7,6 +7,7 @@ import pytest
 import emalign_jax as em
 from emalign_jax import Derivative, FoundBy, Result
 from emalign_jax.equilibrium import search
+from emalign_jax.equilibrium import solver as blocks
 
 KEY = jax.random.key(3)
 RATIONAL = (em.Selection(), em.RationalUser())
@@ -342,3 +343,12 @@ def test_best_responses_are_exact_checks():
     games = em.random_games(jax.random.key(2), 1, agents=2, states=2, actions=2)
     with pytest.raises(ValueError, match="verify"):
         em.solve(games, em.Selection(), em.RationalUser(), em.BestResponseDynamics(), start="monopolist", verify=False)
+
+
+def test_blocks_side_by_side_are_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(blocks, "FEWEST_AT_ONCE", 8)
+    games, solve_all = make(21), lambda **words: solve(games, start="random", **words)
+    both, alone = solve_all(), solve_all(progress=lambda *told: None)
+    np.testing.assert_array_equal(both.schemes, alone.schemes)
+    np.testing.assert_array_equal(both.certificate.guarantee, alone.certificate.guarantee)
+    np.testing.assert_array_equal(both.found_by, alone.found_by)

@@ -220,3 +220,20 @@ def test_games_may_share_a_prior_or_a_user():
     np.testing.assert_array_equal(shared[2].user_utility, one["user_utility"])
     with pytest.raises(ValueError, match=r"^agent_utilities: batch axes are \[2\], but user_utility has \[3\]"):
         em.Game(one["prior"], many["user_utility"], arrays(2)["agent_utilities"])
+
+
+def test_a_game_shows_its_utilities_in_notebooks():
+    labels = em.Labels(actions=("<b>yes</b>", "no"), outcomes=("rain", "sun"), agents=("Ann", "Bo"))
+    game = em.Game(np.array([[[0.25, 0.5], [0.25, 0.0]]]), np.eye(2), np.full((2, 2, 2), 0.125), labels=labels)
+    page = game._repr_html_()
+    assert "<th>rain</th><th>sun</th>" in page
+    assert "<td>P(outcome)</td><td></td><td>.5</td><td>.5</td>" in page
+    assert "<td>user</td><td>&lt;b&gt;yes&lt;/b&gt;</td><td>1</td><td>0</td>" in page
+    assert "<td>Bo</td><td>no</td><td>.125</td><td>.125</td>" in page
+    batch = em.random_games(jax.random.key(0), 3, agents=20, actions=9)
+    page = batch._repr_html_()
+    assert page.count("<tr>") <= 74
+    assert "The first game of the batch; not all rows and columns are shown." in page
+    assert "<table" not in batch[:0]._repr_html_()
+    assert jax.tree.map(lambda x: None, game)._repr_html_() == "<p><code>Game(...)</code></p>"
+    jax.jit(lambda traced: traced._repr_html_() and traced.prior)(game)

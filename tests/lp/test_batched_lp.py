@@ -285,3 +285,19 @@ def test_multipliers_that_prove_too_little_are_left_to_highs_and_counted(monkeyp
     assert found.fallback[third].any()
     assert not found.fallback[~third].any()
     assert (found.gap <= 1e-9).all()
+
+
+def test_a_curve_that_the_bounds_of_probabilities_cost_its_pivots():
+    """The 126th game has bounds from 3e-5 to 1, with which one agent's curve ends too early."""
+    games = em.random_games(0, 1, first=125, information_worth=0.0)
+    game = standard_form(em.reduce_game(games, np), SELECTION, RATIONAL).game
+    once = frontier._trace(game, game.agents, np.ones(5), np.ones((1, 1), bool), 0.0, plain=False)
+    again = frontier.trace(game, game.agents)
+    assert again.proved.all()
+    agent = int(once.proved[0].argmin())
+    assert not once.proved[0, agent]
+    kept = once.count[0, agent]
+    values = once.user_value[0, agent, :kept]
+    paid = again.pay(np.zeros(kept, int), np.repeat(values[:, None], 5, 1))[0][:, agent]
+    np.testing.assert_allclose(paid, once.paid[0, agent, :kept], atol=1e-9)  # where both are, they are the same
+    assert again.user_value[0, agent, -1] == pytest.approx(game.user.max(-1).sum(), abs=1e-9)

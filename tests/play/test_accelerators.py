@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import emalign_jax as em
-from emalign_jax.exact.concavification import cells, quantal
+from emalign_jax.exact.concavification import cells, quantal, type_bounds
 from emalign_jax.internal import xla
 
 PLATFORMS = ("cuda", "tpu")
@@ -132,7 +132,7 @@ def fits():
 PLAYED = ("play.step.begin", "play.step.advance")
 STAGES = tuple(
     f"exact.concavification.{module.__name__.rsplit('.', 1)[1]}.{name}"
-    for module in (cells, quantal)
+    for module in (cells, quantal, type_bounds)
     for name, value in vars(module).items()
     if hasattr(value, "stage") and value.__module__ == module.__name__
 )

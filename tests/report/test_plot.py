@@ -118,7 +118,9 @@ def stable(count=1):
     value = np.broadcast_to([0.0, 0.5, 1.0], shape)
     ones, zeros, codes = np.ones(count), np.zeros(count), np.zeros(count, int)
     payoffs = np.ones((count, 2))
-    return em.Stability(ones, ones, value, gap, gap == 0, zeros, ones, payoffs, codes, np.zeros(count, bool))
+    return em.Stability(
+        ones, ones, ones, ones, value, gap, gap == 0, zeros, ones, payoffs, codes, np.zeros(count, bool)
+    )
 
 
 JUDGE = em.catalog.judge()

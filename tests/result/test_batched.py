@@ -12,8 +12,9 @@ from emalign_jax.result import Batched
 from emalign_jax.result.batched import axes_of
 
 RESULTS = [
-    em.Alignment, em.BestResponse, em.BestTransfers, em.Certificate, em.Coverage, em.Market, em.MarketValues,
-    em.ObservedCertificate, em.ObservedSchemes, em.Premises, em.Solution, em.Stability, em.Trajectory, em.Tuned,
+    em.Alignment, em.BestResponse, em.BestTransfers, em.Certificate, em.Coverage, em.EquilibriumBounds, em.Market,
+    em.MarketValues, em.ObservedCertificate, em.ObservedSchemes, em.Premises, em.Solution, em.Stability, em.Trajectory,
+    em.Tuned,
 ]  # fmt: skip
 SIZES = {"K": 2, "XB": 3, "M": 4, "P": 5, "A": 2, "Y": 3}
 

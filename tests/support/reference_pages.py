@@ -14,6 +14,7 @@ TABLES = {
     "trajectories": (columns.CELL, *columns.TRAJECTORIES),
     "market": columns.MARKETS,
     "agents of a market": columns.MARKET_AGENTS,
+    "equilibrium bounds": columns.BOUNDS,
 }
 INTRODUCTIONS = {
     "search, sweep and study": "`games.parquet` of `emalign search`, `sweep` and `study`: a row a cell of the grid, "
@@ -24,6 +25,7 @@ INTRODUCTIONS = {
     "tune": "`games.parquet` of `emalign tune`: a row a held-out game.",
     "market": "`markets.parquet` of `emalign market`: a row a resample of the prompts and market.",
     "agents of a market": "`agents.parquet` of `emalign market`: a row a resample of the prompts and agent.",
+    "equilibrium bounds": "`em.equilibrium_bounds(...).to_pandas()`: a row a game.",
 }
 
 INTRODUCTION = """# Keys of specifications

@@ -1,5 +1,6 @@
 """What users who misread beliefs are refused with, and how protocols, checks and perceptions of others join in."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,6 +63,21 @@ def test_a_prior_that_does_not_fit_the_games_is_refused(own, message):
         em.worst_case(GAME, 0.0, user)
     with pytest.raises(ValueError, match=message):
         em.solve(GAME, em.Selection(), user, key=0)
+
+
+@pytest.mark.parametrize(
+    "user", [em.Conservative(RATIONAL, np.array([0.5, 0.8])), em.QuantalUser(np.array([1.0, 2.0]))]
+)
+def test_parameters_that_do_not_fit_the_batch_are_refused(user):
+    games = em.random_games(jax.random.key(0), 3, agents=2, states=2, actions=2)
+    message = type(user).__name__ + r": expected one value for all games or batch axes .* games, \[3\], got \[2\]"
+    for call in (em.payoffs, em.certify):
+        with pytest.raises(ValueError, match=message):
+            call(games, em.full_revelation(2, 2, 2), em.Selection(), user)
+    if isinstance(user, em.Conservative):
+        for call in (em.stability, em.equilibrium_bounds):
+            with pytest.raises(ValueError, match=message):
+                call(games, user=user)
 
 
 def test_ties_for_agents_need_one_agent_at_a_time():

@@ -32,6 +32,8 @@ BRACKET = 0.1
 NARROWEST = 1e-3
 # Games that are checked together.
 GAMES_AT_ONCE = 1024
+# Of so many games, the LPs of both guarantees are worth a program each; of fewer, one that has room for both.
+FEWEST_OF_OWN_SIZE = 256
 
 
 class Certificate(BatchedStarts):
@@ -272,7 +274,7 @@ def add_guarantees(
     tie_tolerance = user.tie_tolerance if user.plain.acting.obeys else None
     terms = jax.tree.map(lambda x: x[known], terms)
     _, A, Y = terms.user_utility.shape
-    size = common_size(terms.game, A, Y, tie_tolerance)
+    size = common_size(terms.game, A, Y, tie_tolerance) if len(terms.floors) < FEWEST_OF_OWN_SIZE else (0, 0)
     worst = worst_distributions(terms.game, terms.floors, tie_tolerance=tie_tolerance, lp=lp, size=size)
     bounds = theorem_bounds(
         terms.user_utility, terms.agent_utilities, terms.full, terms.informed - terms.floors, lp=lp, size=size

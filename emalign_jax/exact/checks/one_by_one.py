@@ -15,6 +15,7 @@ from emalign_jax.exact.obedience.fewer_messages import fit
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.lp.highs import LPFailed
 from emalign_jax.protocols import AbstractProtocol
+from emalign_jax.protocols.standard_units import StandardForm
 from emalign_jax.users.base import AbstractUser
 
 
@@ -25,8 +26,9 @@ class OneByOne(AbstractChecks):
 
     def __init__(
         self, reduced: ReducedGame, protocol: AbstractProtocol, user: AbstractUser, messages: int, rows: int,
-        lp: str, count: int,
+        lp: str, count: int, form: StandardForm | None = None,
     ):  # fmt: skip
+        self.form = form
         self.reduced, self.protocol, self.messages, self.rows = reduced, protocol, messages, rows
         self.lp, self.count = lp, count
         self.kind, self.user = check_for(protocol, user), user.plain
@@ -187,7 +189,7 @@ def _facts(check: AbstractCheck, K: int):
 
 def make_checks(
     reduced: ReducedGame, sound: Bool[np.ndarray, "N"], protocol: AbstractProtocol, user: AbstractUser, *,
-    messages: int, rows: int, lp: str, count: int,
+    messages: int, rows: int, lp: str, count: int, form: StandardForm | None = None,
 ) -> AbstractChecks:  # fmt: skip
     """The exact checks of the games of a flat batch, protocol and user with it.
 
@@ -195,6 +197,7 @@ def make_checks(
     sound:    which games are not malformed; of the others nothing may be asked.
     messages: M, which limits deviations in conversations; rows: information sets of an agent.
     lp:       "auto", "batched" or "highs"; count: the number of games by which "auto" decides.
+    form:     the games in standard units, with `user.plain`, where that is known.
     """
-    checks = OneByOne(reduced, protocol, user, messages, rows, lp, count)
+    checks = OneByOne(reduced, protocol, user, messages, rows, lp, count, form)
     return checks.kind.together(checks, sound)

@@ -29,6 +29,7 @@ class PooledCheck(AbstractCheck):
     """A quantal user. The bracket closes to 1e-4 for few x_B, and stays open for many."""
 
     revealing_is_picked = True
+    has_proofs = True
 
     def __init__(self, game, protocol, user):
         super().__init__(game, protocol, user)

@@ -2,8 +2,9 @@
 
 A rational user: one LP for each best response, as in Selection, over the outcomes of all conversations (the
 persuasion-mechanism LP, or the obedience LP where the user has no say). It is exact for any number of messages, if the
-user can report x_A. Other users: found by search and bounded by relaxations, as in conversations; or by the exact
-method for Selection, where the user has no say.
+user can report x_A. Other users: by nested concavification, where replies are fixed and there is one agent, or the user
+is quantal at temperature 0; by the exact method for Selection, where the user has no say; otherwise found by search and
+bounded by relaxations, as in conversations.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from emalign_jax.exact.checks import conversation_nests as nests
 from emalign_jax.exact.checks.base import AbstractCheck, Deviation, register_check
-from emalign_jax.exact.checks.conversation import SearchedCheck
 from emalign_jax.exact.checks.conversation_outcomes import (
     action_distribution,
     is_one_way,
@@ -23,17 +24,25 @@ from emalign_jax.exact.checks.conversation_outcomes import (
     scheme_to_rule,
 )
 from emalign_jax.exact.checks.conversation_starts import first_messages
+from emalign_jax.exact.checks.searched import SearchedCheck
 from emalign_jax.exact.checks.selection_quantal import SelectionQuantal
 from emalign_jax.exact.checks.selection_rational import SelectionCheck, SelectionRational
+from emalign_jax.exact.concavification.nested import nested_optimum
 from emalign_jax.exact.obedience import persuasion_mechanism
 from emalign_jax.exact.obedience.persuasion_mechanism import MechanismLP, can_report, mechanism_to_rule
 from emalign_jax.exact.obedience.program import ObedienceLP, check_size
 from emalign_jax.exact.responses import SelectionTable, choose
+from emalign_jax.games.units import VALUE_TIE
 from emalign_jax.protocols import Conversation, Selection
 from emalign_jax.users.conversation_tree import Tree
 from emalign_jax.users.fixed_replies import FixedReplies
 from emalign_jax.users.quantal import QuantalUser
 from emalign_jax.users.rational import RationalUser
+
+# Relative to the agent's unit: how closely the payoff of an agent alone with fixed replies is bounded.
+ALONE_GAP = 1e-4
+# In the user's unit: by how much more than the others' an agent's rule is to be worth.
+MARGIN = 1e-8
 
 
 def one_agent_outcome(
@@ -128,7 +137,7 @@ class SelectionConversationRational(SelectionRational):
 @register_check((Selection, Conversation), FixedReplies, QuantalUser, counts_welfare=True)
 @register_check((Selection, Conversation), FixedReplies, RationalUser, counts_welfare=True)
 class SelectionConversationSearched(SearchedCheck):
-    """Best responses by search, see `conversation.py`."""
+    """Best responses by nested concavification or by search, see `searched.py`."""
 
     def payoffs(self, schemes, agent=None):
         values, payoffs = evaluate(self, schemes)
@@ -150,20 +159,63 @@ class SelectionConversationSearched(SearchedCheck):
         return found
 
     def needs_search(self, schemes):
-        return self._one_way is None or self._tree.messages**self._tree.rounds < self.game.mass.shape[1]
+        messages, XB = self._tree.messages, self.game.mass.shape[1]
+        if self._one_way is not None:
+            return messages**self._tree.rounds < XB
+        if len(schemes) > 1:  # A value that is asked for may take one more message.
+            exact = self.protocol.sharp and self.user.acting.is_smooth and messages > XB
+            return not (exact and self.has_nest(self._tree))
+        return messages < XB or not self.has_nest(self._tree)
 
     def deviations(self, schemes, agents, bracket=None):
         if self._one_way is not None:
             return self._as_one_message(self._one_way, schemes, agents, bracket)
-        table = evaluate(self, schemes).payoffs
-        found = []
+        table, nested = evaluate(self, schemes), self.has_nest(self._tree)
+        found: list[Deviation] = []
         for i in agents:
-            value, rule = self._best_found(schemes, i)
-            upper = float(self.game.agents[i].max(-1).sum())
-            if bracket is not None:
-                upper = max(self.limit(i), np.delete(table[i], i).max(initial=-np.inf))
-            found.append(Deviation(value, max(upper, value), rule))
+            best = None
+            if nested and len(schemes) == 1:
+                best = self._by_nest(schemes, i, self._tree, bracket)
+            elif nested and self.protocol.sharp and self.user.acting.is_smooth:
+                best = self._picked_by_nest(schemes, i, table, bracket)
+            if best is None:
+                value, rule = self._best_found(schemes, i)
+                upper = self._upper(i, bracket)
+                best = Deviation(value, max(upper, value), rule)
+            found.append(best)
         return found
+
+    def _upper(self, i, bracket) -> float:
+        """Of any conversation of the user with one agent, whichever is picked."""
+        return float(self.payoff_bounds[i]) if bracket is None else self.limit(i)
+
+    def _picked_by_nest(self, schemes, i, table: SelectionTable, bracket) -> Deviation | None:
+        """The best rule against fixed replies of those that are worth as much to the user as the others' rules; None if
+        the LP failed. An agent that gives way gets no more, as it may speak as the agent that is picked."""
+        others = np.where(np.arange(len(schemes)) == i, -np.inf, table.values)
+        tie = VALUE_TIE * self.scale
+        nest = nests.fixed_replies(self.game, self._silent()[None], 0, self._tree, self.user, i)
+        width = self._width(i, bracket)
+        optimum = nested_optimum(
+            *nest, width=width, work=nests.NEST_WORK, at_least=others.max() - tie, margin=MARGIN * self.scale
+        )
+        if np.isnan(optimum.value):
+            return None
+        rule = nests.to_rule(nest, optimum, self._tree, keep_value=True)
+        value, rule = self._better(schemes, i, rule)
+        upper = optimum.upper
+        if width is None or upper > value + width:
+            upper = min(upper, self._upper(i, bracket))
+        return Deviation(value, max(upper, value), rule)
+
+    def limit(self, agent):
+        """Also, where replies are fixed, what the agent gets alone."""
+        if agent not in self._limits and self.has_nest(self._tree):
+            nest = nests.fixed_replies(self.game, self._silent()[None], 0, self._tree, self.user, agent)
+            width = ALONE_GAP * float(self.stakes[agent])
+            upper = nested_optimum(*nest, width=width, work=nests.NEST_WORK).upper
+            self._limits[agent] = min(self._sum_by_type(agent), upper)
+        return super().limit(agent)
 
     @property
     def _tree(self) -> Tree:

@@ -199,4 +199,4 @@ def together(checks: OneByOne, sound: Bool[np.ndarray, "N"]) -> AbstractChecks:
     """The games whose frontiers are proved by the batched solver, and the others one by one."""
     found = SelectionCurves(checks, sound)
     checks.fallback[sound & ~found.proved] = True
-    return Divided(found, checks, found.proved)
+    return found if found.proved[sound].all() else Divided(found, checks, found.proved)

@@ -29,6 +29,9 @@ class StandardChecks(AbstractChecks):
     """
 
     def __init__(self, checks: OneByOne, sound: Bool[np.ndarray, "N"]):
+        if sound.all() and checks.form is not None:
+            self._set(checks.form, checks.user)
+            return
         # Malformed games get the numbers of a sound one, so that nothing is computed with NaN; they are never asked of.
         numbers = np.where(sound, np.arange(len(sound)), np.flatnonzero(sound)[0])
         protocol, user = jax.tree.map(lambda x: x[numbers], (checks.protocol, checks.user))

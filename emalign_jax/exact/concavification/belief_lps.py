@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from emalign_jax.exact.concavification.branch_and_bound import PricingBounds
+from emalign_jax.exact.concavification.branch_and_bound import REFUTES, PricingBounds
 from emalign_jax.exact.concavification.lattice import simplex_lattice
 from emalign_jax.exact.concavification.problems import BeliefProblems, priced
 from emalign_jax.internal.processors import each
@@ -40,6 +40,8 @@ COLUMNS, NEW = 40, 12
 SAME_BELIEF = 1e-7
 # The share of the bracket that a proof may leave open; the rest is for rounding.
 PROVED = 0.9
+# Where a bracket is asked for, bounds within so many times of it are proved first: if work runs out they are left.
+LOOSER = 8.0
 # Relative to the spread: a proved bound that is below an evaluated payoff by more than this is invalid.
 ROUNDING = 1e-9
 # The largest number of attempts at a proof. Each failed attempt adds the beliefs that refuted it.
@@ -126,9 +128,12 @@ class AbstractBeliefLPs(abc.ABC):
         """Beliefs [G, R, B] near `starts` that are worth more, if the response is smooth, and payoff less price."""
 
     @abc.abstractmethod
-    def bound(self, some, target: Float[np.ndarray, "n"], work: Int[np.ndarray, "n"]) -> PricingBounds:
+    def bound(
+        self, some, target: Float[np.ndarray, "n"], work: Int[np.ndarray, "n"], looser: float = 1.0
+    ) -> PricingBounds:
         """Upper bounds of payoff less price over all beliefs, for these problems and their present prices: until each
-        is proved to be at most `target`, a belief above it is found, or the work is done."""
+        is proved to be at most `target`, a belief above REFUTES times it is found, or the work is done. Bounds of
+        `looser` times the targets may be proved first."""
 
     # Optima.
 
@@ -140,7 +145,11 @@ class AbstractBeliefLPs(abc.ABC):
         rough:   use only beliefs of the lattice and corners
         """
         self._generate(some, rough=rough)
-        proof = None if bracket is None else self._prove(some, work, lambda n, level: PROVED * bracket[n], rough=rough)
+        proof = (
+            None
+            if bracket is None
+            else self._prove(some, work, lambda n, level: PROVED * bracket[n], looser=LOOSER, rough=rough)
+        )
         self._settled[some] &= not rough
         return self._optima(some, proof)
 
@@ -165,11 +174,12 @@ class AbstractBeliefLPs(abc.ABC):
         least = ROUNDING * self.problems.spread[some] / 10
         self._fine[some] = np.clip(FINE * room, np.maximum(least, 1e-300), self._fine[some])
 
-    def _prove(self, some, work: int, target_of, *limits, rough: bool = False) -> tuple[np.ndarray, ...]:
+    def _prove(self, some, work: int, target_of, *limits, looser=1.0, rough=False) -> tuple[np.ndarray, ...]:
         """Upper bounds of these problems' payoffs, and the levels and value prices that imply them; each refutation
         adds beliefs.
 
         target_of: of problem numbers and the prior's price, the excess to prove.
+        looser:    as in `bound`
         """
         problems, left, n = self.problems, np.arange(len(some)), len(some)
         upper, levels, prices = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n)
@@ -180,7 +190,7 @@ class AbstractBeliefLPs(abc.ABC):
             level = self._level(which)
             target = np.maximum(target_of(left, level) / whole, least[left])
             hopeless = (target <= 0) | self.failed[which]  # The value is above what is to be proved.
-            proof = self.bound(which, target, np.where(hopeless, 0, work - spent[left]))
+            proof = self.bound(which, target, np.where(hopeless, 0, work - spent[left]), looser)
             spent[left] += proof.work
             sound = np.isfinite(proof.upper) & (proof.upper >= proof.best - ROUNDING * problems.spread[which])
             bound = level + np.where(sound, np.maximum(np.maximum(proof.upper, proof.best), 0), np.inf) * whole
@@ -188,13 +198,13 @@ class AbstractBeliefLPs(abc.ABC):
             at_zero = bound + self._paid_for_value(which)
             for kept, new in ((upper, bound), (levels, at_zero), (prices, value_price)):
                 kept[left[closer]] = new[closer]
-            again = (proof.best > target) & (spent[left] < work) & ~hopeless
+            again = (proof.best > REFUTES * target) & (spent[left] < work) & ~hopeless
             if not again.any():
                 break
             left, at, best = left[again], proof.at[again], proof.best[again]
-            added = self._add(some[left], *self._climb(some[left], at))
-            # The excess is below the price tolerance but above the target, so that the target is raised.
-            least[left[~added]] = 2 * best[~added]
+            added = self.add(some[left], *self.climb(some[left], at))
+            # The excess is too small for the price but not for the target, so that the target is raised.
+            least[left[~added]] = 2 * best[~added] / REFUTES
             self._settled[some[left[added]]] = False
             self._generate(some[left[added]], *(x[left[added]] for x in limits), rough=rough)
         return upper, levels, prices
@@ -213,19 +223,14 @@ class AbstractBeliefLPs(abc.ABC):
     def _generate(self, some, present=None, enough=None, rough: bool = False) -> None:
         """Solve the master LPs, adding beliefs whose payoff exceeds their price, until none is found, or until the
         excess that is found is small enough, as in `better`."""
-        B = self.problems.size[0]
         left = np.flatnonzero(~self._settled[some])
         for number in range(ROUNDS):
             if not len(left):
                 return
             which = some[left]
             self._solve(which)
-            kernel = self._best_candidates_kernel if rough or number < ROUGH_ROUNDS else self._search_kernel
-            beliefs, excess = self._each(
-                kernel, B + PEAKS + KINKS, which, self._corners, self._own_at_candidates, self._user_at_candidates,
-                self.price, self.value_price, self._in_use(),
-            )  # fmt: skip
-            going = self._add(which, beliefs, excess) & ~self.failed[which]
+            beliefs, excess = self.search(which, rough or number < ROUGH_ROUNDS)
+            going = self.add(which, beliefs, excess) & ~self.failed[which]
             if number < ROUGH_ROUNDS and not rough:
                 continue
             self._settled[which[~going]] = True
@@ -267,15 +272,25 @@ class AbstractBeliefLPs(abc.ABC):
         self.weights[some], self.price[some] = np.maximum(x, 0), np.where(possible, price, 0)
         self.value_price[some] = np.where(np.isfinite(np.where(value_price > 0, low, high)), value_price, 0)
 
+    def search(self, some, rough: bool) -> tuple[Float[np.ndarray, "n R B"], Float[np.ndarray, "n R"]]:
+        """Beliefs that may be worth more than their present price, and by how much they are.
+
+        rough: only look at the lattice and corners.
+        """
+        kernel = self._best_candidates_kernel if rough else self._search_kernel
+        beliefs, excess = self._each(
+            kernel, self.problems.size[0] + PEAKS + KINKS, some, self._corners, self._own_at_candidates,
+            self._user_at_candidates, self.price, self.value_price, self._in_use(),
+        )  # fmt: skip
+        return beliefs, excess
+
     def _in_use(self) -> Float[np.ndarray, "P B B"]:
         """Beliefs of the last solutions."""
         B = self.problems.size[0]
         top = np.argsort(-self.weights, 1, kind="stable")[:, :B]
         return np.take_along_axis(self.points, top[:, :, None], 1)
 
-    def _add(
-        self, some, beliefs: Float[np.ndarray, "n R B"], excess: Float[np.ndarray, "n R"]
-    ) -> Bool[np.ndarray, "n"]:
+    def add(self, some, beliefs: Float[np.ndarray, "n R B"], excess: Float[np.ndarray, "n R"]) -> Bool[np.ndarray, "n"]:
         """Add those beliefs whose payoff exceeds their price, in place of those that are worth least; returns for which
         problems there were any."""
         if not len(some):
@@ -378,7 +393,8 @@ class AbstractBeliefLPs(abc.ABC):
         starts.append(np.take_along_axis(corners, _largest(at_corners, KINKS)[:, :, None], 1))
         return self._climb_kernel(problems, np.concatenate(starts, 1), price, value_price, xp)
 
-    def _climb(self, some, starts: Float[np.ndarray, "n R B"]) -> tuple[np.ndarray, ...]:
+    def climb(self, some, starts: Float[np.ndarray, "n R B"]) -> tuple[np.ndarray, ...]:
+        """Beliefs near `starts` that are worth more, if the response is smooth, and payoff less price."""
         whole = np.zeros((len(self.price), *starts.shape[1:]))
         whole[some] = starts
         return self._each(self._climb_kernel, starts.shape[1], some, whole, self.price, self.value_price)

@@ -6,7 +6,7 @@ phi(mu) - price @ mu. All problems share one list of open cells, which are bound
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,21 @@ from emalign_jax.internal.transfers import fetch, send
 MAX_PRECISION = 1e9
 # The largest number of beliefs above the target that are returned.
 REFUTATIONS = 8
+# As a share of the target: a belief that exceeds its price by more is worth a better price. Cells around a belief that
+# is hardly below the target would have to be tiny.
+REFUTES = 0.5
+# Where a belief is above this share of the target, the nearest maximum is searched for after this many cells, and again
+# after each doubling of them.
+PROMISING, FIRST_CLIMB = 0.05, 128
+# Such a search is repeated this often, from where it ended, with steps of at most so much.
+CLIMBS, REACH = 2, 0.05
+# As a share of the allowed work, the number of cells of bounds between the target and the loosest one of use that are
+# kept for later. With more of them the loosest bound is what can be proved.
+LATER = 1 / 16
 # Numbers of one kind (vertices * types * actions) in a block, for the cache of a core, or for an accelerator.
 BLOCK, LARGE_BLOCK = 2**16, 2**22
+# Of so many cuts of a cell, the first is along the edge that contributes most of all: without it, cells become flat.
+REGULAR = 3
 # Few open cells are bounded in blocks smaller by this factor.
 SMALLER = 8
 # Blocks on a CPU before cells are divided again: a constant, so that results do not depend on the number of cores.
@@ -36,7 +49,8 @@ class PricingBounds(NamedTuple):
 
     upper: [n] an upper bound of the maximum
     best:  [n] the largest difference found, attained at the first belief of `at`
-    at:    [n, REFUTATIONS, B] beliefs whose difference exceeds the target, or the best one; repeated to fill up
+    at:    [n, REFUTATIONS, B] beliefs whose difference is above REFUTES times the target, or the best one; repeated to
+           fill up
     work:  [n] the number of cells bounded
     """
 
@@ -57,33 +71,58 @@ def bound_pricing(
     target: Float[np.ndarray, "n"],
     work: Int[np.ndarray, "n"],
     compiled: bool,
+    loosest: Float[np.ndarray, "n"] | None = None,
 ) -> PricingBounds:
     """Bound the maximum over the simplex of payoff less price, for each problem until it is proved to be at most
-    `target`, a belief above it is found, or `work` cells are used up."""
+    `target`, a belief above REFUTES times the target is found, or `work` cells are used up.
+
+    loosest: the largest bounds of use: those are proved first; None: the targets.
+    """
     n, B = len(price), problems.size[0]
-    search = _Search(problems, price, target, compiled)
     if B == 1:
         found = (quantal.payoffs(quantal.setting(problems), np.ones((1, n, 1)), xp=np)[0] - price)[:, 0]
         return PricingBounds(found, found, np.ones((n, REFUTATIONS, 1)), np.zeros(n, int))
+    search = _Search(problems, price, target, compiled)
+    loosest = target if loosest is None else np.maximum(loosest, target)
+    refuting, limit = REFUTES * target, loosest
     allowed = problems.precision <= MAX_PRECISION
-    pool = [(np.broadcast_to(np.eye(B), (n, B, B)), np.arange(n), np.full(n, np.inf))]  # Cells, problems, bounds.
+    cells = np.broadcast_to(np.eye(B), (n, B, B))
+    # Cells, problems, bounds, numbers of cuts; and those of bounds between target and limit, with their numbers.
+    pool: list[Any] = [(cells, np.arange(n), np.full(n, np.inf), np.zeros(n, int))]
+    later: list[Any] = []
+    kept = np.zeros(n, int)
     best, upper, used = np.full(n, -np.inf), np.full(n, -np.inf), np.zeros(n, int)
     at = np.broadcast_to(np.eye(B)[0], (n, REFUTATIONS, B)).copy()
-    while pool:
-        cells, owner, so_far = _take(pool, search.at_once)
-        open_ = allowed[owner] & (best[owner] <= target[owner]) & (used[owner] < work[owner])
+    next_climb = np.full(n, FIRST_CLIMB)
+    while pool or later:
+        if not pool:
+            pool, later, limit = later, [], target
+            allowed = allowed & (kept <= LATER * work)
+        cells, owner, so_far, cuts = _take(pool, search.at_once)
+        open_ = allowed[owner] & (best[owner] <= refuting[owner]) & (used[owner] < work[owner])
         np.maximum.at(upper, owner[~open_], so_far[~open_])
-        cells, owner = cells[open_], owner[open_]
+        cells, owner, cuts = cells[open_], owner[open_], cuts[open_]
         if not len(owner):
             continue
-        bound, values, edge, share = search.bound(cells, owner)
+        bound, values, *places = search.bound(cells, owner)
+        edge, share = (np.where(cuts % REGULAR, *place) for place in places)
         used += np.bincount(owner, minlength=n)
-        _keep_best(best, at, target, owner, values, cells)
-        left = bound > target[owner]
-        np.maximum.at(upper, owner[~left], bound[~left])
-        if left.any():
-            halves = _split(cells[left], edge[left], share[left])
-            pool.append((halves, np.tile(owner[left], 2), np.tile(bound[left], 2)))
+        _keep_best(best, at, refuting, owner, values, cells)
+        near = np.flatnonzero((used >= next_climb) & (best > PROMISING * target) & (best <= refuting))
+        if len(near):
+            next_climb[near] = 2 * used[near]
+            reached, gained = search.climb(near, at[near, :1])
+            _keep_best(best, at, refuting, near, gained, reached)
+        between = (bound > target[owner]) & (bound <= limit[owner])
+        kept += np.bincount(owner[between], minlength=n)
+        between &= kept[owner] <= LATER * work[owner]
+        left = bound > limit[owner]
+        done = ~(between | left)
+        np.maximum.at(upper, owner[done], bound[done])
+        for some, where in ((between, later), (left, pool)):
+            if some.any():
+                halves = _split(cells[some], edge[some], share[some])
+                where.append((halves, *(np.tile(x[some], 2) for x in (owner, bound, cuts + 1))))
     return PricingBounds(np.maximum(upper, best), best, at, used)
 
 
@@ -131,15 +170,23 @@ class _Search:
 
     def __init__(self, problems: BeliefProblems, price, target, compiled: bool):
         B, T, A = problems.size
-        self.compiled, self.size = compiled, (B, T, A)
+        self.compiled, self.size, self.problems, self.price = compiled, (B, T, A), problems, price
         numbers = (problems.mass, problems.user, problems.own, price, problems.precision, target)
         self.rows = np.concatenate([x.reshape(len(price), -1) for x in numbers], 1)
         room = LARGE_BLOCK if compiled and jax.default_backend() != "cpu" else BLOCK
         self.block = max(16, 1 << int(np.log2(max(room // (B * T * A), 1))))
         self.at_once = self.block * (SIDE_BY_SIDE if jax.default_backend() == "cpu" else 1)
 
+    def climb(self, some, starts: Float[np.ndarray, "n R B"]) -> tuple[np.ndarray, np.ndarray]:
+        """Beliefs [n, R, B] near `starts` that are worth more in these problems, and payoff less price."""
+        of, here = quantal.setting(self.problems.rows(some), self.price[some]), np.moveaxis(starts, -1, 0)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for _ in range(CLIMBS):
+                here, gained = quantal.ascend(of, np.ascontiguousarray(here), REACH, np)
+        return np.moveaxis(here, 0, -1), gained
+
     def bound(self, cells, owner):
-        """Bounds [N], values at the vertices [N, V], and edge and share where to divide [N]."""
+        """Bounds [N], values at the vertices [N, V], and edges and shares where to divide [2, N]."""
         N, sizes = len(owner), (max(16, self.block // SMALLER), self.block)
         compiled = self.compiled and sizes[0] // SMALLER <= N
 

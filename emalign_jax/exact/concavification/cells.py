@@ -1,12 +1,13 @@
 """Upper bounds of the payoff of any belief in a cell, for a quantal user and many cells at once.
 
 A cell is a sub-simplex of beliefs with vertices v_i. phi is the sum of phi_t = D_t psi_t over types t. Section 5.3 of
-docs/model.md derives three bounds of phi_t on a cell, called `first`, `second` and `third` here. Each has the form
-sum_i lambda_i (phi_t(v_i) + excess_i), with lambda the weights of the vertices, so that the largest vertex value bounds
-the cell. E and W are the user's and the agent's expected payoffs of the actions.
+docs/model.md derives four bounds of phi_t on a cell (`type_bounds.py`). Each has the form
+sum_i beta_i (phi_t(v_i) + excess_i), with beta the weights of the vertices, so that for any choice of a bound for each
+type the largest vertex value bounds the cell. The choice is improved in a few steps (`_improved`).
 
 The excess of an edge is assigned mainly to its lower vertex (by the choice of s there). Cells are divided along the
-edge that contributes most. All this is float64: bounds hold up to rounding, about 1e-12 of the payoffs.
+edge that contributes most of those at the vertex whose value is the bound, since other edges hardly matter for it.
+All this is float64: bounds hold up to rounding, about 1e-12 of the payoffs.
 
 Functions work on NumPy and jax arrays alike (`xp`). Vertices v, edges e and actions a are Python lists of arrays [T, N]
 (T types, N cells) or [N]: sums that are written out become one loop when compiled, and other sums several slow ones.
@@ -14,13 +15,12 @@ Functions work on NumPy and jax arrays alike (`xp`). Vertices v, edges e and act
 
 from __future__ import annotations
 
-import functools
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from emalign_jax.exact.concavification.quantal import mix, total
+from emalign_jax.exact.concavification.type_bounds import TINY, away, by_order, edges, least, most, tilts
 from emalign_jax.internal.xla import stage
 
 # Relative to the target: types that together can add no more than this are not bounded more closely.
@@ -29,9 +29,8 @@ NEGLIGIBLE = 0.05
 WEIGHTS = (1e-4, 1e-2, 0.2, 0.5, 0.8, 1 - 1e-2, 1 - 1e-4)
 # The range of the point of an edge at which a cell is divided.
 CUTS = (0.02, 0.98)
-# Candidate multiples of a type's excess that stand for the excess of the other types.
-OTHER_TYPES = (1.0, 3.0, 30.0)
-TINY = 1e-300
+# How often the choice of bounds is improved, and how much weight the largest vertex value gains in a step.
+STEPS, STEP_SIZE = 3, 2.0
 
 
 class Cells(NamedTuple):
@@ -53,38 +52,34 @@ class Cells(NamedTuple):
 
 
 def bound(cells: Cells, xp) -> tuple[Any, Any, Any, Any]:
-    """Upper bounds [N] of value less price, the values at the vertices [V, N], and where to divide: the number of an
-    edge of `edges` [N] and the share of the way from its first end [N]."""
+    """Upper bounds [N] of value less price, the values at the vertices [V, N], and two places to divide: the number of
+    an edge of `edges` [2, N] and the share of the way from its first end [2, N], first of an edge at the vertex whose
+    value is the bound, then of any."""
     posterior = _posterior(cells, xp=xp)
     mass, values, at_most, mean = _vertices(cells, *posterior, xp=xp)
-    first, second, third = _type_bounds(cells.precision, *posterior, mean, xp=xp)
+    first, second, third = by_order(cells.precision, *posterior, mean, xp=xp)
     pair, by_pairs, part, cut = _pairs(mass, first, second, third, xp=xp)
-    by_edges = _assigned(mass, at_most, first, pair, by_pairs, xp=xp)
-    bounds = _smallest(mass, at_most, first, by_edges, xp=xp)
-    return bounds, *_division(values, part, cut, xp=xp)
+    untilted = _assigned(mass, at_most, first, pair, by_pairs, xp=xp)
+    logs, tilted = tilts(cells.precision, *posterior, mean, xp=xp)
+    choice = _undecided(at_most, xp=xp)
+    for _ in range(STEPS):
+        choice = _improved(choice, mass, at_most, untilted, logs, tilted, xp=xp)
+    return choice.bound, *_division(values, choice.at, part, cut, xp=xp)
 
 
 @stage()
-def _division(values, part, cut, xp):
-    edge, top, share = 0, part[0], cut[0]
-    for e in range(1, len(part)):
-        edge, share = xp.where(part[e] > top, e, edge), xp.where(part[e] > top, cut[e], share)
-        top = xp.maximum(part[e], top)
-    edge = edge + xp.zeros(top.shape, int)
-    return xp.stack(values), edge, xp.clip(xp.where(top > 0, share, 0.5), *CUTS)
-
-
-def edges(V: int) -> list[tuple[int, int]]:
-    """The ends (i, j), i < j, of the edges of a cell."""
-    return list(itertools.combinations(range(V), 2))
-
-
-def most(parts: list[Any], xp) -> Any:
-    return functools.reduce(xp.maximum, parts)
-
-
-def least(parts: list[Any], xp) -> Any:
-    return functools.reduce(xp.minimum, parts)
+def _division(values, at, part, cut, xp):
+    top, edge, share = most(at, xp), [], []
+    binding = [(at[i] >= top) | (at[j] >= top) for i, j in edges(len(at))]
+    for some in ([xp.where(own, p, -1) for own, p in zip(binding, part, strict=True)], part):
+        chosen, larger, where = 0 * top, some[0], cut[0]
+        for e in range(1, len(some)):
+            better = some[e] > larger
+            chosen, where = xp.where(better, e, chosen), xp.where(better, cut[e], where)
+            larger = xp.maximum(some[e], larger)
+        edge.append(chosen)
+        share.append(xp.clip(xp.where(larger > 0, where, 0.5), *CUTS))
+    return xp.stack(values), xp.stack(edge).astype(int), xp.stack(share)
 
 
 @stage()
@@ -137,45 +132,6 @@ def _vertices(cells: Cells, mass, E, W, response, xp):
 
 
 @stage()
-def _type_bounds(L, mass, E, W, response, mean, xp) -> tuple[list[Any], list[Any], list[Any]]:
-    """By how much phi_t may exceed the mixture of its vertex values: `first` at each vertex per mass, and `second` and
-    `third` on each edge, times x y / (sqrt x + sqrt y)^2 of the masses x, y at its ends."""
-    A, V = range(len(E)), range(len(mass))
-    high, low = [], []  # Bounds of the response on the cell.
-    for a in A:
-        apart = [[L * (E[b][v] - E[a][v]) for v in V] for b in A]
-        high.append(1 / total([xp.exp(least(x, xp)) for x in apart]))
-        low.append(1 / total([xp.exp(most(x, xp)) for x in apart]))
-    # By how much action a may pay less than the mean response.
-    short = [total([high[b] * xp.maximum(most([W[b][v] - W[a][v] for v in V], xp), 0) for b in A]) for a in A]
-    first = []  # The mean payoff exceeds its vertex value by at most this.
-    for v in V:
-        apart = [W[a][v] - mean[v] for a in A]
-        room = [xp.maximum((high[a] - response[a][v]) * apart[a], (low[a] - response[a][v]) * apart[a]) for a in A]
-        first.append(xp.maximum(total(room), 0))
-
-    ends, pairs = edges(len(mass)), list(itertools.combinations(A, 2))
-    x, y = ([[own[i] - own[j] for i, j in ends] for own in z] for z in (E, W))  # By action and edge.
-    third = [most([own[e] for own in y], xp) - least([own[e] for own in y], xp) for e in range(len(ends))]
-    second = [0 * z for z in third]
-    if not pairs:
-        return first, second, third
-    squares = [total([(z[a][e] - z[b][e]) ** 2 for a, b in pairs for e in range(len(ends))]) for z in (x, y)]
-    ratio = xp.sqrt(squares[1] / xp.maximum(squares[0], TINY)) + TINY
-    for a, b in pairs:
-        above, below = xp.minimum(high[a] * high[b], 0.25), low[a] * low[b]
-        bend, half, middle = L * above * (short[a] + short[b]), (above - below) / 2, above + below
-        apart = [W[a][v] - W[b][v] for v in V]
-        top, bottom = most(apart, xp), least(apart, xp)
-        reach = xp.maximum(above * top, below * top) - xp.minimum(above * bottom, below * bottom)
-        for e in range(len(ends)):
-            xs, ys = x[a][e] - x[b][e], y[a][e] - y[b][e]
-            second[e] += L * ((bend + half * ratio) * xs * xs + half / ratio * ys * ys - middle * xs * ys)
-            third[e] += L * xp.abs(xs) * reach
-    return first, [xp.maximum(z, 0) / 2 for z in second], third
-
-
-@stage()
 def _pairs(mass, first, second, third, xp):
     """For each edge the smaller bound, and their sum with the weights of the edges; how much each edge contributes and
     where to divide it [N]."""
@@ -204,15 +160,16 @@ def _pairs(mass, first, second, third, xp):
 
 
 @stage()
-def _assigned(mass, values, first, pair, by_pairs, xp) -> list[Any]:
-    """What the excess of the edges adds at each vertex."""
+def _assigned(mass, values, first, pair, by_pairs, xp) -> list[list[Any]]:
+    """The first bound at each vertex, and what the excess of the edges adds there."""
     at, ends = [0 * m for m in mass], edges(len(mass))
-    alone = most([m * f for m, f in zip(mass, first, strict=True)], xp)
+    by_vertex = [m * f for m, f in zip(mass, first, strict=True)]
+    alone = most(by_vertex, xp)
     for (i, j), p in zip(ends, pair, strict=True):
         share = _share(mass[i], mass[j], xp.where(alone < by_pairs, 0, p), values[i], values[j], len(mass) - 1, xp)
         at[i] += share * share * p * mass[i]
         at[j] += (1 - share) * (1 - share) * p * mass[j]
-    return at
+    return [by_vertex, at]
 
 
 def _share(x, y, pair, at_i, at_j, edges_of_vertex: int, xp):
@@ -228,14 +185,59 @@ def _share(x, y, pair, at_i, at_j, edges_of_vertex: int, xp):
     return best
 
 
+class _Choice(NamedTuple):
+    """Bounds chosen for the types.
+
+    weights: [V][N] of the vertices, adding up to 1: those of large values count more in the next choice
+    bound:   [N] the smallest largest vertex value of all choices so far
+    at:      [V][N] the vertex values of the choice that has it
+    """
+
+    weights: Any
+    bound: Any
+    at: Any
+
+
 @stage()
-def _smallest(mass, values, first, by_edges, xp):
-    """The smallest bound found [N]."""
-    V, bounds = range(len(values)), np.inf
-    first = [m * f for m, f in zip(mass, first, strict=True)]
-    for others in OTHER_TYPES:  # Which bound is better for a type depends on the excess of the others.
-        alone = most([values[v] + others * first[v] for v in V], xp)
-        better = alone < most([values[v] + others * by_edges[v] for v in V], xp)
-        at = [values[v] + xp.where(better, first[v], by_edges[v]).sum(0) for v in V]
-        bounds = xp.minimum(bounds, most(at, xp))
-    return xp.where(xp.isfinite(bounds), bounds, np.inf)  # Where a bound overflowed, nothing is proved.
+def _undecided(values, xp) -> _Choice:
+    even = [0 * x + 1 / len(values) for x in values]
+    return _Choice(even, 0 * values[0] + np.inf, values)
+
+
+def _improved(choice: _Choice, mass, values, untilted, logs, tilted, xp) -> _Choice:
+    """For each type the bound that is least on average over the vertices; any choice is valid.
+
+    The smallest largest vertex value over mixtures of bounds is the largest of these averages over the weights of the
+    vertices: as in learning to play a zero-sum game, the weights follow the vertex values.
+    """
+    entropy = away(choice.weights, mass, logs, xp=xp)
+    excess = _least_on_average(choice.weights, mass, untilted, tilted, entropy, xp=xp)
+    return _followed(choice, values, excess, xp=xp)
+
+
+@stage()
+def _least_on_average(weights, mass, untilted, tilted, entropy, xp) -> list[Any]:
+    V = range(len(mass))
+    excess, fewest = untilted[0], total([weights[v] * untilted[0][v] for v in V])
+    for other in untilted[1:]:
+        average = total([weights[v] * other[v] for v in V])
+        excess = [xp.where(average < fewest, x, y) for x, y in zip(other, excess, strict=True)]
+        fewest = xp.minimum(average, fewest)
+    for inverse, moved in tilted:
+        other = [mass[v] * xp.maximum(moved[v] + inverse * entropy[v], 0) for v in V]
+        average = total([weights[v] * other[v] for v in V])
+        excess = [xp.where(average < fewest, x, y) for x, y in zip(other, excess, strict=True)]
+        fewest = xp.minimum(average, fewest)
+    return excess
+
+
+@stage()
+def _followed(choice: _Choice, values, excess, xp) -> _Choice:
+    at = [x + y.sum(0) for x, y in zip(values, excess, strict=True)]
+    top = most(at, xp)
+    better = top < choice.bound  # Where a bound overflowed, nothing is proved.
+    spread = xp.maximum(top - least(at, xp), TINY)
+    follow = [w * xp.exp(STEP_SIZE * (x - top) / spread) for w, x in zip(choice.weights, at, strict=True)]
+    whole = 1 / total(follow)
+    kept = [xp.where(better, x, y) for x, y in zip(at, choice.at, strict=True)]
+    return _Choice([x * whole for x in follow], xp.where(better, top, choice.bound), kept)

@@ -79,28 +79,42 @@ def pooled_problems(
     n, each = len(agents), np.arange(len(agents))
     mass, own_user, own, welfare = (np.asarray(x) for x in game)
     own = own[each, agents]
-    XB, A = own_user.shape[2:]
+    XB = mass.shape[2]
     weights = np.ones((n, 1, XB))
     for j in range(schemes.shape[1] - 1):
         other = schemes[each, j + (agents <= j)].swapaxes(1, 2)  # The agents without agents[n].
         weights = (weights[:, :, None] * other[:, None]).reshape(n, -1, XB)
-    mass = (weights[:, :, None] * mass[:, None]).reshape(n, -1, XB)
+    return weighted_problems(ReducedGame(mass, own_user, own[:, None], welfare), weights[:, :, None], user, sign)
+
+
+def weighted_problems(
+    games: ReducedGame, weights: Float[np.ndarray, "n S X XB"], users: Any, sign: float = 1.0
+) -> BeliefProblems:
+    """The problem of the one agent of each game, whose types are pairs of one of S signals and x_A.
+
+    weights: the probability of each signal at each x_A (or X = 1: at all) and x_B. They may add up to less than one,
+             where the agent's belief leads to this problem with smaller probability.
+    """
+    mass, user, own, welfare = (np.asarray(x) for x in games)
+    own = own[:, 0]
+    n, _, XB, A = user.shape
+    prior = mass.sum(1)
+    mass = (weights * mass[:, None]).reshape(n, -1, XB)
     user_payoff, own_payoff, welfare = (
-        (weights[:, :, None, :, None] * x[:, None]).reshape(n, -1, XB, A) for x in (own_user, sign * own, welfare)
+        (weights[..., None] * x[:, None]).reshape(n, -1, XB, A) for x in (user, sign * own, welfare)
     )
     with np.errstate(over="ignore", invalid="ignore"):
         whole = mass.sum(2)
-        forgone = np.where(whole > 0, np.broadcast_to(user.most_forgone, n)[:, None] * whole, 0)
-        likely = units.most_likely(user_payoff, forgone, user.tie_tolerance)
+        forgone = np.where(whole > 0, np.broadcast_to(users.most_forgone, n)[:, None] * whole, 0)
+        likely = units.most_likely(user_payoff, forgone, users.tie_tolerance)
     spread = np.asarray(units.unit(own_payoff, likely))
-    prior = mass.sum(1)
     inverse = np.where(prior > IMPOSSIBLE, 1 / np.where(prior > IMPOSSIBLE, prior, 1), 0)
     user_payoff, own_payoff, welfare = (
         np.moveaxis(x, 1, 3) * inverse[:, :, None, None] for x in (user_payoff, own_payoff, welfare)
     )
     return BeliefProblems(
         np.where(prior > IMPOSSIBLE, prior, 0), mass.swapaxes(1, 2) * inverse[:, :, None], user_payoff, own_payoff,
-        welfare, spread, np.full(n, sign), user,
+        welfare, spread, np.full(n, sign), users,
     )  # fmt: skip
 
 
@@ -134,6 +148,8 @@ def without_equal_types(problems: BeliefProblems) -> BeliefProblems:
     merged, most = np.zeros(flat.shape), 1
     for n in range(P):
         seen = np.flatnonzero(chance[n] > 0)
+        if not len(seen):  # What follows impossible replies.
+            continue
         share = flat[n, seen, :compared] * prior[n] / chance[n, seen, None]
         payoffs = share[:, B:].reshape(len(seen), 2, B, A)
         stakes = np.abs(payoffs - payoffs.mean(3, keepdims=True)).max((2, 3), keepdims=True)

@@ -40,8 +40,8 @@ class QuantalBeliefLPs(AbstractBeliefLPs):
         ends, excess = fetch(quantal.ascend(of, begin, self._lattice.spacing, xp))
         return np.moveaxis(ends, 0, -1), excess
 
-    def bound(self, some, target, work):
+    def bound(self, some, target, work, looser=1.0):
         cell = operations(*self.problems.size)
         problems = priced(self.problems.rows(some), self.value_price[some])
-        found = bound_pricing(problems, self.price[some], target, -(-work // cell), self.compiled)
+        found = bound_pricing(problems, self.price[some], target, -(-work // cell), self.compiled, looser * target)
         return found._replace(work=found.work * cell)

@@ -50,7 +50,7 @@ class RationalBeliefLPs(AbstractBeliefLPs):
     def climb_kernel(self, problems, price, starts, xp):
         return starts, self.payoffs(problems, starts)[0] - (starts * price[:, None]).sum(2)
 
-    def bound(self, some, target, work):
+    def bound(self, some, target, work, looser=1.0):
         self._list_edges([int(n) for n in some if n not in self._edges])
         found = each(lambda n: self._bound(int(some[n]), float(target[n]), int(work[n])), range(len(some)))
         upper, best, at, spent = (np.array(x) for x in zip(*found, strict=True))

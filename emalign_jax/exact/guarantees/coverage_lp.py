@@ -225,8 +225,8 @@ def why_no_bound(games: Game, user: AbstractUser, protocol: AbstractProtocol) ->
             f'user: in {type(protocol).__name__} with ties="agents" agents are paid under different distributions over '
             'actions: take ties="lowest", "highest" or "uniform"'
         )
-    if not is_known(user.plain.acting):
-        return f"user: the exact checks know QuantalUser and RationalUser, got {type(user.plain.acting).__name__}"
+    if not is_known(user.plain):
+        return f"user: bounds of all equilibria know QuantalUser and RationalUser, got {type(user.plain).__name__}"
     return ""
 
 

@@ -1,13 +1,18 @@
 """The equilibrium set of Selection with a rational user, computed, not searched for (section 6.5 of docs/model.md).
 
 f_i(v) is the largest payoff of agent i over obedient distributions worth at least v to the user, and M(v) the largest
-sum of all agents' payoffs over obedient distributions worth exactly v. For K >= 2 and V_none <= v < V_full (theorem 3)
+sum of all agents' payoffs over obedient distributions worth exactly v. For K >= 2 and V_least <= v < V_most, the least
+and the largest value of a scheme (V_none and V_full, unless the user misreads beliefs), theorem 3 says that
 
     gap(v) = sum_i f_i(v) - M(v) >= 0
 
 is the least total deviation gain of a profile that leaves the user with value v. So the user's values in pure
-equilibria are the zeros of gap, and V_full. Where gap does not tend to 0 at V_full, V_full is an isolated point. With
-K = 1 there is no rival: gap(v) = max U_1 - M(v), and V_full need not be an equilibrium value.
+equilibria are the zeros of gap, and V_most. Where gap does not tend to 0 at V_most, V_most is an isolated point. With
+K = 1 there is no rival: gap(v) = max U_1 - M(v), and V_most need not be an equilibrium value.
+
+A user who misreads beliefs obeys by what it perceives and picks the agent by what it gets, a track record. So v is what
+the user gets, and at a zero v the equilibria are the obedient distributions that pay f_i(v) to every agent; among these
+what the user perceives has a least and a largest value (section 11.4).
 
 Ties are decided as recommended. Under the tie rules of `certify` (ties of both the user and the holder, and ties
 between offers, go to the lowest index) some of these values are approached and not attained.
@@ -24,26 +29,29 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.certificates.certificate import flatten_games, normalise
-from emalign_jax.exact.checks.base import make_check
+from emalign_jax.exact.checks.base import check_for, make_check
 from emalign_jax.exact.checks.selection_rational import SelectionRational
+from emalign_jax.exact.guarantees.perceived_ends import perceived_ends
 from emalign_jax.exact.obedience import frontier
-from emalign_jax.exact.obedience.program import ObedienceLP, check_size
+from emalign_jax.exact.obedience.curves import Curve, distinct, trace
+from emalign_jax.exact.obedience.program import check_size
+from emalign_jax.exact.responses import by_agent
 from emalign_jax.games import units
-from emalign_jax.games.game import Game, ReducedGame, faults, reduce_game
+from emalign_jax.games.game import Game, ReducedGame, faults
 from emalign_jax.games.units import NEGLIGIBLE_INFORMATION_VALUE, NEGLIGIBLE_RANGE, VALUE_TIE
+from emalign_jax.internal import batching
 from emalign_jax.internal.arguments import integer
 from emalign_jax.internal.validation import on_host
 from emalign_jax.lp.choice import check_word
 from emalign_jax.lp.highs import LPFailed
-from emalign_jax.protocols import Selection
+from emalign_jax.protocols import AbstractProtocol, Selection
+from emalign_jax.protocols.base import declares_revelation, reduce_for
 from emalign_jax.protocols.selection import check_agents
 from emalign_jax.protocols.standard_units import StandardForm, likely_actions, standard_form
 from emalign_jax.result import Batched, Result
-from emalign_jax.result.batched import stacked
+from emalign_jax.users.base import AbstractUser
 from emalign_jax.users.rational import RationalUser
 
-# In the agents' units. A curve this close to its chord counts as straight.
-STRAIGHT = 1e-11
 # In the agents' units, summed over agents. A gap this small counts as 0: LPs are solved to 1e-9, and in random games
 # gaps are below 1e-11 or above 1e-6.
 ZERO_GAP = 1e-8
@@ -59,10 +67,14 @@ class Stability(Batched):
     Attributes:
         worst: [...] least user value of a pure equilibrium.
         best: [...] largest user value of a pure equilibrium.
-        value: [..., P] values from V_none to V_full, ascending, with all breakpoints of gap.
+        perceived_worst: [...] the least that the user believes to get (`em.Payoffs.perceived`) in a pure equilibrium;
+            `worst`, unless it misreads beliefs.
+        perceived_best: [...] the most that the user believes to get in a pure equilibrium.
+        value: [..., P] values from the least of a scheme to the largest, ascending, with all breakpoints of gap; they
+            are V_none and V_full, unless the user misreads beliefs.
         gap: [..., P] least total deviation gain (sum over agents, each in its own units) of a profile worth
             `value` to the user; linear between these points, so that `np.interp(v, value, gap)`
-            is exact. Where gap jumps to 0 at V_full, V_full is listed twice.
+            is exact. Where gap jumps to 0 at the last value, that is listed twice.
         zero: [..., P] whether `value` is an equilibrium value; if two neighbours are, so is all in between.
         no_information: [...] V_none.
         full_information: [...] V_full.
@@ -77,11 +89,13 @@ class Stability(Batched):
         >>> float(found.normalise(found.worst))
         0.0
 
-    Source: section 6.5 of docs/model.md.
+    Source: sections 6.5 and 11.4 of docs/model.md.
     """
 
     worst: Float[np.ndarray, "*batch"]
     best: Float[np.ndarray, "*batch"]
+    perceived_worst: Float[np.ndarray, "*batch"]
+    perceived_best: Float[np.ndarray, "*batch"]
     value: Float[np.ndarray, "*batch P"]
     gap: Float[np.ndarray, "*batch P"]
     zero: Bool[np.ndarray, "*batch P"]
@@ -138,13 +152,25 @@ def intervals(value: Float[np.ndarray, "P"], zero: Bool[np.ndarray, "P"]) -> lis
     return [(float(value[a]), float(value[b - 1])) for a, b in zip(first, after, strict=True)]
 
 
-def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: str = "auto", progress=None) -> Stability:
+def stability(
+    games: Game,
+    protocol: AbstractProtocol | None = None,
+    user: AbstractUser | None = None,
+    *,
+    exact: bool = False,
+    of: int | None = None,
+    lp: str = "auto",
+    progress=None,
+) -> Stability:
     """The user's values in all pure equilibria of Selection with a rational user (ties for the selected agent).
 
     A malformed game, or an LP that HiGHS does not solve, makes only its own row NaN.
 
     Args:
-        games: [...] games, of two agents or more.
+        games: [...] games.
+        protocol: Selection() by default, or Comparison of all agents, which is the same. Comparison of fewer has bounds
+            (`equilibrium_bounds`).
+        user: RationalUser() by default, or a user who misreads beliefs and else acts as that one does.
         exact: derive every LP's answer again in rational arithmetic (small games).
         of: the total number of games, if these are one block of them; see `solve`.
         lp: "batched" (the LPs of all games together; HiGHS solves games whose curves their multipliers do not
@@ -155,40 +181,52 @@ def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: st
         A `Stability`.
 
     Raises:
-        ValueError: for games too large for the obedience LP or for `exact`.
+        ValueError: for games too large for the obedience LP or for `exact`, for other protocols and users, and for
+            `exact` with a user who misreads beliefs.
 
     Example:
         >>> found = em.stability(em.catalog.two_prosecutors())
         >>> round(float(found.worst), 6), round(float(found.best), 6)
         (0.7, 1.0)
+        >>> timid = em.Conservative(em.RationalUser(), 0.5)  # convicts on strong evidence alone, to its own good
+        >>> found = em.stability(em.catalog.two_prosecutors(), user=timid)
+        >>> round(float(found.worst), 3), round(float(found.perceived_worst), 3)
+        (0.871, 0.7)
 
-    Source: section 6.5 of docs/model.md.
+    Source: sections 6.5 and 11.4 of docs/model.md.
     """
-    games, exact, _ = on_host(games=games, exact=exact, progress=progress)
+    rule: Any = Selection() if protocol is None else protocol
+    person: Any = RationalUser() if user is None else user
+    games, rule, person, exact, _ = on_host(games=games, protocol=rule, user=person, exact=exact, progress=progress)
     of = None if of is None else integer("of", of, 0)
     check_word(lp)
     check_agents(games)
     check_size(games.user_features, games.agent_features, games.actions)
+    check_setting(games, rule, person)
     batch = games.batch_shape
     flat = flatten_games(games, batch)
     bad = (faults(games) != "").reshape(-1)
-    reduced = reduce_game(flat, np)
+    reduced = reduce_for(flat, Selection(), batching.flatten(person, batch), np)
     if exact and lp == "batched":
         raise ValueError('lp: exact answers are derived from HiGHS\'s: take lp="highs" with exact=True')
+    if exact and person.plain is not person:
+        raise ValueError("exact: for users who misread beliefs answers are not derived in rational arithmetic")
     batched = frontier.choose(lp, 0 if exact else max(of or 0, len(bad)), reduced)
     traced = _traced(reduced, np.flatnonzero(~bad)) if batched and not bad.all() else {}
-    rows = []
+    rows, perceived_zero = [], [None] * len(bad)
+    if reduced.is_perceived:
+        perceived_zero = np.asarray(reduced.user).max(-1).sum((-2, -1))
     for k in range(len(bad)):
         try:
             if bad[k]:
                 rows.append(_failed(games.agents, Result.MALFORMED))
             elif k in traced:
-                rows.append(_stability_of_one(traced.pop(k)))
+                rows.append(_stability_of_one(traced.pop(k), perceived_zero[k]))
             else:
                 check: Any = make_check(reduced, k, Selection(), RationalUser(), lossless=exact)
                 if exact:
                     check.confirm()
-                rows.append(_stability_of_one(_by_highs(check), fallback=batched))
+                rows.append(_stability_of_one(_by_highs(check), perceived_zero[k], batched))
         except LPFailed:
             rows.append(_failed(games.agents, Result.FAILED, fallback=batched))
         if progress is not None:
@@ -196,68 +234,29 @@ def stability(games: Game, *, exact: bool = False, of: int | None = None, lp: st
     return _stack(rows, batch, games.agents, games.labels)
 
 
-class Point(NamedTuple):
-    """A point of a concave curve with a supergradient."""
-
-    v: float
-    value: float
-    slope: float
-
-
-class Curve(NamedTuple):
-    """A concave piecewise linear function, given by its breakpoints."""
-
-    v: Float[np.ndarray, "P"]
-    value: Float[np.ndarray, "P"]
-
-    def at(self, v: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-        return np.interp(v, self.v, self.value)
-
-
-def _trace(lp: ObedienceLP, payoff: Float[np.ndarray, "XA XB A"], low: float, high: float, exactly: bool) -> Curve:
-    """The largest `payoff` at user value at least v (f), or `exactly` v (M), with all its breakpoints between V_none =
-    `low` and V_full = `high`.
-
-    Between two points the curve lies above their chord and below their supporting lines. At the crossing of these lines
-    there is a breakpoint, or the supporting line of the curve splits the interval in two.
-    """
-
-    def evaluate(v: float) -> Point:
-        found = lp.price(payoff, v, v if exactly else np.inf)
-        if not found.optimal:
-            raise LPFailed
-        return Point(v, found.value, found.slope)
-
-    # At the ends themselves rounding may make the LP infeasible, and supergradients are unbounded.
-    done, todo = [evaluate(low + VALUE_TIE)], [evaluate(high - VALUE_TIE)]
-    while todo:
-        crossing = kink_between(done[-1], todo[-1])
-        if crossing is None:
-            done.append(todo.pop())
-        else:
-            todo.append(evaluate(crossing))
-    v, value, slope = np.array(done).T
-    value[0] -= slope[0] * VALUE_TIE
-    value[-1] += slope[-1] * VALUE_TIE
-    v[[0, -1]] = low, high
-    return Curve(v, value)
-
-
-def kink_between(left: Point, right: Point) -> float | None:
-    """Where the supporting lines at two points cross; None if the curve is straight in between."""
-    width = right.v - left.v
-    above_right = left.value + left.slope * width - right.value
-    above_left = right.value - right.slope * width - left.value
-    if min(above_left, above_right) <= STRAIGHT:
-        return None
-    share = above_left / (above_left + above_right)
-    return left.v + share * width if min(share, 1 - share) * width > VALUE_TIE else None
+def check_setting(games: Game, protocol: AbstractProtocol, user: AbstractUser) -> None:
+    """Raise `ValueError` unless the equilibria of this protocol with this user are those of section 6.5."""
+    kind: Any = check_for(protocol, user)
+    if not (kind.stability_applies and user.plain.favours):
+        raise ValueError(
+            "protocol, user: the equilibrium set is known of Selection at temperature 0 and in one round, with "
+            f'RationalUser(ties="agents") or one who misreads beliefs, got {protocol.title} and {user.title}'
+        )
+    kind.check_setting(protocol, user.plain)
+    if games.agents > 1 and not declares_revelation(protocol, games.agents):
+        raise ValueError(
+            f"protocol: {protocol.title} of K = {games.agents}: of fewer than all agents take em.equilibrium_bounds"
+        )
+    protocol.check(games, games.agent_features)
+    user.check(games, protocol, games.agent_features)
 
 
 class _Curves(NamedTuple):
     """The curves that determine the stability profile of one game, in standard units."""
 
     form: StandardForm
+    ends: tuple[float, float]  # the least and the largest value of a scheme to the user
+    known: tuple[float, float]  # V_none and V_full
     weights: Float[np.ndarray, "K"]  # the agents' units as shares of the largest unit (`_weights`)
     largest: Float[np.ndarray, ""]
     payoff_range: Float[np.ndarray, "K"]
@@ -276,24 +275,31 @@ def _weights(game: Any, form: Any):
     return weights / largest, largest[..., 0]
 
 
-def _benchmarks(user) -> Any:
-    """V_none and V_full."""
-    return np.asarray(user.sum(-2).max(-1).sum(-1)), np.asarray(user.max(-1).sum((-2, -1)))
+def _benchmarks(game: Any) -> tuple[np.ndarray, np.ndarray]:
+    """V_none and V_full of games in standard units."""
+    if not game.is_perceived:
+        return np.asarray(game.user.sum(-2).max(-1).sum(-1)), np.asarray(game.user.max(-1).sum((-2, -1)))
+    found = []
+    for pool in (lambda x: x.sum(-2, keepdims=True), lambda x: x):
+        responses = by_agent(RationalUser(), game, pool)
+        found.append(np.asarray((responses[0] * pool(game.welfare)).sum((-3, -2, -1))))
+    return found[0], found[1]
 
 
 def _by_highs(check: SelectionRational) -> _Curves:
-    low, high = map(float, _benchmarks(check.game.user))
+    low, high = ends = (check.least_value, check.most_value)
+    known = (check.informed(False)[0], check.informed(True)[0]) if check.game.is_perceived else ends
     payoff_range = check.payoff_range
     if not np.isfinite(payoff_range).all():
         raise LPFailed
     form = check.form._replace(game=check.game)
     payoffs, weighed = check.game.agents, _weights(check.game, form)
     if high - low <= NEGLIGIBLE_INFORMATION_VALUE:
-        return _Curves(form, *weighed, payoff_range, None, None, [])
-    joint = _trace(check.lp, payoffs.sum(0), low, high, exactly=True)
-    joint_common = _trace(check.lp, np.tensordot(weighed[0], payoffs, 1), low, high, exactly=True)
-    own = [_trace(check.lp, payoff, low, high, exactly=False) for payoff in payoffs]
-    return _Curves(form, *weighed, payoff_range, joint, joint_common, own)
+        return _Curves(form, ends, known, *weighed, payoff_range, None, None, [])
+    joint = trace(check.lp, payoffs.sum(0), low, high, exactly=True)
+    joint_common = trace(check.lp, np.tensordot(weighed[0], payoffs, 1), low, high, exactly=True)
+    own = [trace(check.lp, payoff, low, high, exactly=False) for payoff in payoffs]
+    return _Curves(form, ends, known, *weighed, payoff_range, joint, joint_common, own)
 
 
 def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Curves]:
@@ -308,19 +314,26 @@ def _traced(reduced: ReducedGame, sound: Int[np.ndarray, "N"]) -> dict[int, _Cur
     least = -frontier.largest_payoffs(game, -payoffs)
     ranges = alone.paid[..., 0] - least
     ranges = np.where(ranges <= NEGLIGIBLE_RANGE, 0.0, ranges)
-    low, high = _benchmarks(game.user)
-    done = alone.proved.all(1) & both_ways.proved.all(1) & np.isfinite(least).all(1)
+    known = low, high = _benchmarks(game)
+    if game.is_perceived:
+        worth = np.stack([-game.welfare, game.welfare], 1)
+        low, high = frontier.largest_payoffs(game, worth).T * np.array([[-1.0], [1.0]])
+    done = np.isfinite(low) & np.isfinite(high)
+    done &= alone.proved.all(1) & both_ways.proved.all(1) & np.isfinite(least).all(1)
     curves = {}
     for n in map(int, np.flatnonzero(done)):
         own = [_joined(alone, n, (i,), float(low[n]), float(high[n])) for i in range(K)]
         both = [_joined(both_ways, n, (j, 2 + j), float(low[n]), float(high[n])) for j in range(2)]
         one: Any = form._replace(
             game=game.at(n), user_unit=form.user_unit[n], user_zero=form.user_zero[n],
-            agent_unit=form.agent_unit[n],
+            agent_unit=form.agent_unit[n], perceived_unit=form.perceived_unit[n],
         )  # fmt: skip
         worthless = high[n] - low[n] <= NEGLIGIBLE_INFORMATION_VALUE
         shared, own = (both, own) if not worthless else ([None, None], [])
-        curves[int(sound[n])] = _Curves(one, weights[n], largest[n], ranges[n], shared[0], shared[1], own)
+        ends, of_one = ((float(x[n]), float(y[n])) for x, y in ((low, high), known))
+        curves[int(sound[n])] = _Curves(
+            one, ends, of_one, weights[n], largest[n], ranges[n], shared[0], shared[1], own
+        )  # fmt: skip
     return curves
 
 
@@ -341,17 +354,28 @@ def _joined(found: frontier.Frontier, n: int, parts: tuple[int, ...], low: float
     return Curve(v[new], value[new]) if new[-1] or new.sum() > 1 else Curve(v[:1], value[:1])
 
 
-def _stability_of_one(curves: _Curves, fallback: bool = False) -> Stability:
-    form = curves.form
-    low, high = map(float, _benchmarks(form.game.user))
+def _stability_of_one(curves: _Curves, perceived_zero: float | None, fallback: bool = False) -> _Row:
+    """perceived_zero: what the user perceives where standard units have 0, in units of utility; None if it does not
+    misread beliefs."""
+    form, (none, full), high = curves.form, curves.known, curves.ends[1]
     if curves.joint is None or curves.joint_common is None:  # Every distribution has the same user value.
-        low, v, gap, zero = high, np.array([high]), np.zeros(1), np.ones(1, bool)
+        v, gap, zero = np.array([high]), np.zeros(1), np.ones(1, bool)
+        none = none if form.game.is_perceived else full
     else:
         v, gap, zero = _profile(curves, curves.joint, curves.joint_common, high)
     unit, origin, agent_unit = form.user_unit, form.user_zero, form.agent_unit
     value = unit * v + origin
-    return _row(
-        value[zero][0], value[zero][-1], value, gap, zero, unit * low + origin, unit * high + origin,
+    worst, best = perceived = value[zero][0], value[zero][-1]
+    if perceived_zero is not None:
+        low, most = v[zero][0], v[zero][-1]  # Where what it perceives and what it gets differ in their units alone.
+        if form.game.is_perceived:
+            own = curves.own
+            if curves.joint is not None and len(own) == 1:
+                own = [Curve(curves.joint.v, np.full(len(curves.joint.v), curves.joint.value.max()))]
+            low, most = perceived_ends(form.game, v, zero, own)
+        perceived = form.perceived_unit * low + perceived_zero, form.perceived_unit * most + perceived_zero
+    return _Row(
+        worst, best, *perceived, value, gap, zero, unit * none + origin, unit * full + origin,
         agent_unit * curves.payoff_range, int(Result.CERTIFIED), fallback,
     )  # fmt: skip
 
@@ -361,41 +385,45 @@ def _profile(curves: _Curves, joint: Curve, joint_common: Curve, high: float):
     each agent's payoff in its own unit."""
     weights, K = curves.weights, len(curves.weights)
     own = curves.own if K > 1 else []
-    v = _distinct(np.concatenate([curve.v for curve in (joint, joint_common, *own)]))
+    v = distinct(np.concatenate([curve.v for curve in (joint, joint_common, *own)]))
     most = np.array([curve.at(v) for curve in own]) if K > 1 else np.full((1, len(v)), joint.value.max())
     zero = most.sum(0) - joint.at(v) <= ZERO_GAP
     gap = np.where(zero, 0, np.maximum(weights @ most - joint_common.at(v), 0))
-    if K > 1 and not zero[-1]:  # V_full is an equilibrium value: no rival can outbid it.
+    if K > 1 and not zero[-1]:  # The largest value is an equilibrium value: no rival can outbid it.
         v, gap, zero = np.append(v, high), np.append(gap, 0), np.append(zero, True)
     return v, curves.largest * gap, zero
 
 
-def _distinct(v: np.ndarray) -> np.ndarray:
-    """Sorted, without values that differ from the one before by rounding; both ends are kept."""
-    v = np.unique(v)
-    kept = [v[0]]
-    for x in v[1:-1]:
-        if kept[-1] + VALUE_TIE < x < v[-1] - VALUE_TIE:
-            kept.append(x)
-    return np.array([*kept, v[-1]])
+class _Row(NamedTuple):
+    """The fields of the `Stability` of one game."""
+
+    worst: float
+    best: float
+    perceived_worst: float | np.ndarray
+    perceived_best: float | np.ndarray
+    value: Float[np.ndarray, "P"]
+    gap: Float[np.ndarray, "P"]
+    zero: Bool[np.ndarray, "P"]
+    no_information: float | np.ndarray
+    full_information: float | np.ndarray
+    payoff_range: Float[np.ndarray, "K"]
+    result: int
+    fallback: bool
 
 
-def _row(*values) -> Stability:
-    return Stability(*(np.asarray(value) for value in values))
-
-
-def _failed(K: int, result: Result, fallback: bool = False) -> Stability:
+def _failed(K: int, result: Result, fallback: bool = False) -> _Row:
     nan, one = np.nan, np.full(1, np.nan)
-    return _row(nan, nan, one, one, np.zeros(1, bool), nan, nan, np.full(K, nan), int(result), fallback)
+    return _Row(nan, nan, nan, nan, one, one, np.zeros(1, bool), nan, nan, np.full(K, nan), int(result), fallback)
 
 
-def _stack(rows: list[Stability], batch: tuple[int, ...], agents: int, labels: Any) -> Stability:
+def _stack(rows: list[_Row], batch: tuple[int, ...], agents: int, labels: Any) -> Stability:
     """One batched Stability from those of the games, short profiles padded with their last point."""
     most = max((len(row.value) for row in rows), default=1)
 
-    def padded(row: Stability) -> Stability:
+    def padded(row: _Row) -> _Row:
         at = np.minimum(np.arange(most), len(row.value) - 1)
-        return row.replace(value=row.value[at], gap=row.gap[at], zero=row.zero[at])
+        return row._replace(value=row.value[at], gap=row.gap[at], zero=row.zero[at])
 
-    failed = _failed(agents, Result.MALFORMED)
-    return stacked([padded(row) for row in rows], batch, failed).replace(labels=labels)
+    columns = zip(*map(padded, rows or [_failed(agents, Result.MALFORMED)]), strict=True)
+    whole = (np.stack(column)[: len(rows)] for column in columns)
+    return Stability(*(x.reshape((*batch, *x.shape[1:])) for x in whole)).replace(labels=labels)

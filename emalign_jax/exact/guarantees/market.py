@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from emalign_jax.exact.guarantees.equilibrium_set import Point
 from emalign_jax.exact.guarantees.market_bounds import least_budget_to, least_value
 from emalign_jax.exact.guarantees.worst_equilibrium import KnownPoints, first_zero
 from emalign_jax.exact.obedience import recommendations
+from emalign_jax.exact.obedience.curves import Point
 from emalign_jax.exact.obedience.program import ObedienceLP
 from emalign_jax.games.game import Game, ReducedGame, reduce_game
 from emalign_jax.games.units import NEGLIGIBLE_INFORMATION_VALUE, VALUE_TIE

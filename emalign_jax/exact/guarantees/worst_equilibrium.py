@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from emalign_jax.exact.guarantees.equilibrium_set import ZERO_GAP, Point, kink_between
+from emalign_jax.exact.guarantees.equilibrium_set import ZERO_GAP
+from emalign_jax.exact.obedience.curves import Point, kink_between
 from emalign_jax.games.units import LP_ERROR, VALUE_TIE
 from emalign_jax.internal import processors
 

@@ -173,9 +173,24 @@ def trace(
     return _once(_trace_in_parts, *game, payoffs, sign, allowed, tie_tolerance)
 
 
-def _trace_in_parts(mass, user, agents, welfare, payoffs, sign, allowed, tie_tolerance) -> Frontier:
+def _trace_in_parts(mass, user, agents, welfare, payoffs, sign, allowed, tie_tolerance, plain=False) -> Frontier:
+    """plain: whether variables are probabilities, and not shares of their bounds. Bounds that are far apart cost a few
+    LPs their pivots; those are solved again without them."""
     game = ReducedGame(mass, user, agents, welfare)
-    parts = [_trace(game.at(some), payoffs[some], sign, allowed[some], tie_tolerance) for some in _blocks(payoffs)]
+    found = _together(
+        [_trace(game.at(some), payoffs[some], sign, allowed[some], tie_tolerance, plain) for some in _blocks(payoffs)]
+    )
+    doubtful = np.flatnonzero(~found.proved.all(1))
+    if plain or not len(doubtful):
+        return found
+    again = _trace_in_parts(*game.at(doubtful), payoffs[doubtful], sign, allowed[doubtful], tie_tolerance, plain=True)
+    place, better = np.arange(len(payoffs)), np.flatnonzero(again.proved.all(1))
+    place[doubtful[better]] = len(payoffs) + better
+    return Frontier(*(x[place] for x in _together([found, again])))
+
+
+def _together(parts: list[Frontier]) -> Frontier:
+    """The frontiers of several blocks of games."""
     most = max(part.user_value.shape[2] for part in parts)
     widths = [((0, 0), (0, 0), (0, most - part.user_value.shape[2])) for part in parts]
     padded = [
@@ -197,23 +212,25 @@ def _blocks(payoffs) -> list[slice]:
     return [slice(at, at + together) for at in range(0, N, together)]
 
 
-def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier:
+def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance, plain: bool) -> Frontier:
     N, C = payoffs.shape[:2]
-    lps = _lps(game, payoffs, sign, allowed, tie_tolerance)
+    lps = scaled = _lps(game, payoffs, sign, allowed, tie_tolerance)
+    if plain:
+        lps = _lps(game, payoffs, sign, allowed, tie_tolerance, plain=True)
     limit = _limit(game, sign, allowed, tie_tolerance)
     XB, R = lps.own.shape[2:]
-    _, x, dual, count, status, _ = lps.solve(POINTS * payoffs.shape[2])
+    x, dual, count, status, _ = lps.solve(POINTS * payoffs.shape[2])
     ended = (status == simplex.OPTIMAL) & (count > 0)
     # Curves have few breakpoints, but some have many: what follows is computed for one list of all breakpoints.
     found = np.maximum(count, 1)
-    curve, at = np.nonzero(np.arange(x.shape[1]) < found[:, None])
+    curve = np.repeat(np.arange(N * C), found)
     g, c = curve // C, curve % C
     starts = np.cumsum(found) - found
     possible, own, user = lps.possible[g], lps.own[g, c], lps.user[g, c]
-    distribution = np.maximum(x[curve, at], 0).reshape(-1, XB, R) * possible
+    distribution = np.maximum(x, 0).reshape(-1, XB, R) * possible
     total = distribution.sum(-1, keepdims=True)
     distribution = distribution / np.where(total > 0, total, 1)
-    dual = np.maximum(dual[curve, at, XB:], 0)
+    dual = np.maximum(dual[:, XB:], 0)
     value_price, obedience = dual[:, -1], dual[:, :-1]
     paid, user_value = ((distribution * payoff).sum((1, 2)) for payoff in (own, user))
     tilted = (own + value_price[:, None, None] * user) * possible
@@ -224,7 +241,7 @@ def _trace(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> Frontier
     excess = np.maximum.reduceat(short, starts)
     # Obedience rows are listed by recommendation.
     price = bound_of(np.einsum("trm,trmb->tbr", obedience.reshape(len(g), R, -1), lps.relief[g]), possible)
-    violated = lps.violation(g, distribution)
+    violated = scaled.violation(g, distribution)
     sums = np.abs(total - 1).max((1, 2))
     ended &= np.abs(user_value[starts + found - 1] - limit.reshape(-1)) <= TOLERANCE
     ended &= (np.maximum.reduceat(sums, starts) < 1e-6) & (np.maximum.reduceat(violated, starts) <= TOLERANCE)
@@ -279,11 +296,11 @@ def _largest_payoffs(game, payoffs, allowed, tie_tolerance=0.0):
     N, C = payoffs.shape[:2]
     lps = _lps(game, payoffs, np.ones(C), allowed, tie_tolerance)
     XB = lps.own.shape[2]
-    _, x, dual, _, status, _ = lps.solve(POINTS * payoffs.shape[2], rising=False)
-    distribution = np.maximum(x[:, 0], 0).reshape(lps.own.shape) * lps.possible[:, None]
+    x, dual, _, status, _ = lps.solve(POINTS * payoffs.shape[2], rising=False)
+    distribution = np.maximum(x, 0).reshape(lps.own.shape) * lps.possible[:, None]
     distribution = distribution / np.maximum(distribution.sum(-1, keepdims=True), 1e-300)
     value = (distribution * lps.own).sum((2, 3))
-    dual = np.maximum(dual[:, 0, XB:-1], 0).reshape(N, C, -1)
+    dual = np.maximum(dual[:, XB:-1], 0).reshape(N, C, -1)
     priced = np.einsum("ncm,nmx->ncx", dual, lps.rows[:, XB:]).reshape(lps.own.shape)
     bound = bound_of(lps.scaled(lps.own) - priced, lps.possible[:, None])
     ended = status.reshape(N, C) == simplex.OPTIMAL
@@ -314,19 +331,21 @@ class _LPs(NamedTuple):
         return payoff * self.possible[:, None]
 
     def solve(self, points: int, *, rising: bool = True) -> tuple[np.ndarray, ...]:
-        """What the batched simplex finds for each objective of each game in turn (`simplex.solve`): all breakpoints in
-        the user's value, or with rising=False the largest payoff alone, as the first of the `points`. Both are one
-        program, which is compiled once."""
+        """What the batched simplex finds for each objective of each game in turn (`batched_lp.run`): all breakpoints in
+        the user's value, or with rising=False the largest payoff alone, as the first point. Both are one program, which
+        is compiled once."""
         N, C, XB, R = self.own.shape
         n, m = XB * R, self.rows.shape[1] + 1
-        every = np.concatenate(
-            [np.broadcast_to(self.rows[:, None], (N, C, m - 1, n)), -self.scaled(self.user).reshape(N, C, 1, n)], 2
-        )
+        worth = -self.scaled(self.user).reshape(-1, 1, n)
+
+        def rows(some):
+            return np.concatenate([self.rows[some // C], worth[some]], 1)
+
         right = np.zeros((N, C, m))
         right[..., :XB], right[..., -1] = 1, 1 - self.least  # There the row of the user's value does not bind.
         direction = np.zeros((N * C, m))
         direction[:, -1] = -1.0 if rising else 0.0
-        data = self.scaled(self.own).reshape(-1, n), every.reshape(-1, m, n), right.reshape(-1, m), direction
+        data = self.scaled(self.own).reshape(-1, n), rows, right.reshape(-1, m), direction
         return batched_lp.run(
             (*data, self.first()), equal=XB, free=(), lean=1e-3, limit=20 * (m + n), points=points
         )  # fmt: skip
@@ -345,12 +364,13 @@ class _LPs(NamedTuple):
         return _by_game(g, variables.reshape(len(g), -1), rows).max(-1, initial=0.0)
 
 
-def _lps(game: ReducedGame, payoffs, sign, allowed, tie_tolerance) -> _LPs:
+def _lps(game: ReducedGame, payoffs, sign, allowed, tie_tolerance, plain: bool = False) -> _LPs:
     user = np.asarray(game.user)
     N, XA, XB, A = user.shape
     sets = recommendations.single_actions(XA, A)
     likely = units.most_likely(user, tolerance=program.TOLERANCE)
     possible = recommendations.possible(likely, sets) * allowed[:, None]
+    possible = np.where(possible > 0, 1.0, 0.0) if plain else possible
     r, xa, a, c = recommendations.comparisons(sets)
     R, each = len(sets), np.arange(len(r))
     scale = possible[:, :, r].swapaxes(1, 2)  # [N, rows, XB]

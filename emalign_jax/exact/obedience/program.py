@@ -11,7 +11,6 @@ Its variable is scaled by a bound of that probability, so that it is not lost in
 
 from __future__ import annotations
 
-import functools
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from emalign_jax.exact.obedience.fewer_messages import compress
 from emalign_jax.games import units
 from emalign_jax.games.game import ReducedGame
 from emalign_jax.internal.arguments import power
-from emalign_jax.lp.highs import KeptLP
+from emalign_jax.lp.highs import KeptLP, LPResult
 
 MAX_COLUMNS = 4096
 # A matrix with more entries is made as a sparse one; making a small one takes longer.
@@ -60,12 +59,21 @@ class Advice(NamedTuple):
 
 
 class Price(NamedTuple):
-    """value: the largest payoff; slope: its derivative in the bound of the user's value. Both NaN unless optimal."""
+    """The largest payoff with its multipliers, without a scheme.
+
+    value:        the payoff; NaN unless optimal
+    slope:        its derivative in the bound of the user's value; NaN unless optimal
+    status:       "Optimal", or HiGHS's status instead
+    obedience:    [rows] the multipliers of the constraints that `ObedienceLP.rows` names, not negative
+    distribution: [XB, R] an optimum
+    """
 
     optimal: bool
     value: float
     slope: float
     status: str
+    obedience: Float[np.ndarray, "rows"] | None = None
+    distribution: Float[np.ndarray, "XB R"] | None = None
 
 
 def check_size(user_features: int, agent_features: int, actions: int) -> None:
@@ -119,6 +127,10 @@ class ObedienceLP:
     tie_tolerance: a number or [A, A]: by how much a recommended action a may be worse than action c, as a share of what
                    they differ by (`units.relaxed`); negative where a must be better by so much.
     sets:          [R, XA, A] the recommendations; by default, all of one action for each type.
+    scaled:        whether a variable is scaled by the bound of its probability. Multipliers of LPs without scales prove
+                   bounds that know of no such bound.
+
+    rows: [rows, 4] the obedience constraints: recommendation, type, recommended action, other action.
     """
 
     def __init__(
@@ -127,6 +139,7 @@ class ObedienceLP:
         exact: bool = False,
         tie_tolerance: Any = 0.0,
         sets: Bool[np.ndarray, "R XA A"] | None = None,
+        scaled: bool = True,
     ):
         user = np.asarray(game.user)
         XA, XB, A = user.shape
@@ -135,12 +148,14 @@ class ObedienceLP:
         self._sets = recommendations.single_actions(XA, A) if sets is None else sets
         R = len(self._sets)
         self._shape = (XB, R)
-        self._possible = recommendations.possible(units.most_likely(user, tolerance=TOLERANCE), self._sets)
+        likely = units.most_likely(user, tolerance=TOLERANCE) if scaled else np.ones(user.shape)
+        self._possible = recommendations.possible(likely, self._sets)
         r, xa, a, c = recommendations.comparisons(self._sets)
         advantage = units.relaxed(user, tie_tolerance)[xa, :, a, c] * self._possible.T[r]  # [rows, XB]
         size = np.abs(advantage).max(1)
         kept = size > 0
         unit = np.exp2(np.frexp(size[kept])[1])[:, None]  # A power of two, so that division does not round.
+        self.rows, self._unit = np.stack([r, xa, a, c], 1)[kept], unit[:, 0]
         self._of, self._advantage = r[kept], advantage[kept] / unit
         stakes = np.abs(user[xa, :, a] - user[xa, :, c]) * self._possible.T[r]
         self._relief = stakes[kept] / unit
@@ -159,6 +174,24 @@ class ObedienceLP:
             exact=exact,
         )
 
+    @property
+    def constraints(self) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, "rows"]]:
+        """The rows that say that a vector of the LP's variables is a distribution and obedient, and their lower bounds;
+        the first XB are equations."""
+        XB, R = self._shape
+        matrix = np.zeros((self._value_row, XB, R))
+        matrix[np.arange(XB), np.arange(XB)] = self._possible
+        matrix[XB + np.arange(len(self._of)), :, self._of] = self._advantage
+        return matrix.reshape(self._value_row, XB * R), np.append(np.ones(XB), np.zeros(len(self._of)))
+
+    def column(self, payoff: Float[np.ndarray, "XA XB A"]) -> Float[np.ndarray, "columns"]:
+        """What each of the LP's variables pays."""
+        return (recommendations.spread(payoff, self._sets) * self._possible).ravel()
+
+    def distribution(self, variables: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "XB R"]:
+        """The distribution over recommendations of a vector of variables."""
+        return without_noise(variables.reshape(self._shape) * self._possible)
+
     def best(
         self, payoff: Float[np.ndarray, "XA XB A"], value_at_least: float = -np.inf, value_at_most: float = np.inf
     ) -> Advice:
@@ -171,12 +204,21 @@ class ObedienceLP:
             return Advice(False, np.nan, np.full(self._shape, np.nan), result.status)
         distribution = result.x.reshape(self._shape) * self._possible
         scheme = scheme_of(distribution, own, self._user_spread, value_at_most)
-        multipliers = np.maximum(-result.row_dual[self._value_row - len(self._of) : self._value_row], 0)
+        multipliers = self._multipliers(result)
         bound = self._bound(own, multipliers, float(result.row_dual[-1]), value_at_least, value_at_most)
         excess = 0.0 if result.exact is not None else bound - result.value
         excess = excess if excess > ROUNDING else 0.0
         slack_price = float(bound_of(self._priced(self._relief, multipliers), self._possible))
         return Advice(True, result.value, scheme, result.status, result.exact, slack_price, excess, distribution)
+
+    def _multipliers(self, result: LPResult) -> Float[np.ndarray, "rows"]:
+        """Those of the obedience constraints, as they are scaled here."""
+        return np.maximum(-result.row_dual[self._value_row - len(self._of) : self._value_row], 0)
+
+    def basis(self) -> list[int] | None:
+        """Of the last answer: the status of the variables z[xb, r], xb first, then of the rows: the sums of
+        probabilities, obedience, the user's value (`KeptLP.basis`)."""
+        return self._lp.basis()
 
     def _priced(self, rows: Float[np.ndarray, "rows XB"], multipliers: Float[np.ndarray, "rows"]) -> np.ndarray:
         """[XB, R] the sum of the obedience `rows` times their multipliers."""
@@ -200,8 +242,12 @@ class ObedienceLP:
         self._lp.set_cost((recommendations.spread(payoff, self._sets) * self._possible).ravel())
         self._lp.set_row(self._value_row, value_at_least, value_at_most)
         result = self._lp.solve()
-        slope = result.row_dual[self._value_row] if result.optimal else np.nan
-        return Price(result.optimal, result.value, float(slope), result.status)
+        if not result.optimal:
+            return Price(False, np.nan, np.nan, result.status)
+        multipliers, slope = self._multipliers(result) / self._unit, float(result.row_dual[self._value_row])
+        return Price(
+            True, result.value, slope, result.status, multipliers, result.x.reshape(self._shape) * self._possible
+        )
 
 
 def bound_of(prices: Float[np.ndarray, "*any XB R"], possible: Float[np.ndarray, "*#any XB R"]) -> Any:
@@ -210,13 +256,9 @@ def bound_of(prices: Float[np.ndarray, "*any XB R"], possible: Float[np.ndarray,
     prices: of one unit of each variable; a unit is the probability `possible`.
     """
     if (possible == 1).all():
-        return largest(prices).sum(-1)
-    certain = largest(np.where(possible == 1, prices, -np.inf))[..., None]
-    some = largest(np.where(possible > 0, prices / np.where(possible > 0, possible, 1), -np.inf))[..., None]
+        return units.short(np.maximum, prices).sum(-1)
+    certain = units.short(np.maximum, np.where(possible == 1, prices, -np.inf))[..., None]
+    some = np.where(possible > 0, prices / np.where(possible > 0, possible, 1), -np.inf)
+    some = units.short(np.maximum, some)[..., None]
     base = np.where(np.isfinite(certain), certain, some)
     return (base[..., 0] + np.maximum(np.where(possible > 0, prices - possible * base, 0), 0).sum(-1)).sum(-1)
-
-
-def largest(x: Float[np.ndarray, "*any n"]) -> Float[np.ndarray, "*any"]:
-    """`x.max(-1)`, several times as fast for a short axis."""
-    return functools.reduce(np.maximum, np.moveaxis(x, -1, 0))

@@ -1,26 +1,34 @@
 """Multipliers for proof files: LPs in float64, whose answers are rounded to fractions (section 12 of docs/model.md).
 
 Any multipliers of the right sign prove some bound. So rounding costs a little of the bound and never its validity, and
-the LPs need not be solved exactly. Distributions must be obedient exactly, so their LPs are solved in rational
-arithmetic, from the basis that the float LP ends at.
+the LPs need not be solved exactly. Distributions must be obedient exactly: they are so by a margin before they are
+rounded, and where that fails their LPs are solved in rational arithmetic, from the basis that the float LP ends at.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from emalign_jax.exact.alignment.fits import Alignment
-from emalign_jax.exact.obedience.program import assembled
+from emalign_jax.exact.alignment.residuals import Rule
+from emalign_jax.exact.obedience.program import ObedienceLP, Price
 from emalign_jax.exact.proofs import verify
+from emalign_jax.games.game import ReducedGame
 from emalign_jax.lp import rational
-from emalign_jax.lp.highs import KeptLP, LPFailed
+from emalign_jax.lp.highs import MAX_EXACT, KeptLP, LPFailed
 
 # Multipliers are multiples of this, in units in which the largest payoff of a game is about 1.
 STEP = Fraction(1, 2**44)
+# Distributions are sought that are obedient, and worth enough, by this share: far less than any claim is weakened, and
+# far more than what floats are rounded by.
+MARGIN = 1e-12
+# Probabilities below this are rounding.
+NOISE = 1e-14
 
 
 def fraction(value: float, step: Fraction = STEP) -> Fraction:
@@ -40,89 +48,92 @@ def size_of(values) -> Fraction:
 
 
 class ObedienceEvidence:
-    """The obedience LP of one game (section 5.1), in the units of the verifier's game.
+    """Evidence from the obedience LP of one game (section 5.1), in the units of the verifier's game.
 
-    tolerance: of the user's ties.
+    tolerance: of the user's ties. Negative: distributions are obedient by a margin, so that they still are when they
+               have been rounded.
     """
 
     def __init__(self, game: Any, tolerance: float):
         self.game = game
         self.user_size = size_of(v for row in game.g for cell in row for v in cell)
-        g = np.array([[[float(v / self.user_size) for v in cell] for cell in row] for row in game.g])
-        self.recommendations = np.array(game.recommendations)  # [R, X]
-        R, B = len(self.recommendations), game.B
-        types = np.arange(game.X)
-        self.rows = [
-            (r, x, c)
-            for r, advice in enumerate(game.recommendations)
-            for x, c in itertools.product(range(game.X), range(game.A))
-            if c != advice[x]
-        ]
-        r, x, c = np.array(self.rows, int).reshape(-1, 3).T
-        step = g[x, :, self.recommendations[r, x]] - g[x, :, c]  # [rows, B]
-        step = step + tolerance * abs(step)
-        self.worth = g[types[:, None], :, self.recommendations.T].sum(0).T  # [B, R]
-        column = np.arange(B * R).reshape(B, R)
-        value_row = B + len(r)
-        parts = [
-            (np.repeat(np.arange(B), R), column.ravel(), np.ones(B * R)),
-            (np.repeat(B + np.arange(len(r)), B), column.T[r].ravel(), step.ravel()),
-            (np.full(B * R, value_row), column.ravel(), self.worth.ravel()),
-        ]
-        row, col, entry = (np.concatenate(part) for part in zip(*parts, strict=True))
-        lower = np.concatenate([np.ones(B), np.zeros(len(r)), [-np.inf]])
-        upper = np.concatenate([np.ones(B), np.full(len(r) + 1, np.inf)])
-        self.lp = KeptLP(assembled(row, col, entry, (value_row + 1, B * R)), lower, upper)
-        self.value_row = value_row
+        user = _floats(game.g, self.user_size)
+        sets = np.array(game.recommendations)[:, :, None] == np.arange(game.A)  # [R, X, A]
+        reduced = ReducedGame(np.ones(user.shape[:2]), user, user[None], user)
+        self.lp = ObedienceLP(reduced, tie_tolerance=tolerance, sets=sets, scaled=False)
+        self.rows = self.lp.rows.tolist()
 
-    def _solve(self, payoff, low: Fraction | None, high: Fraction | None):
-        self.size = size_of(v for row in payoff for cell in row for v in cell)
-        own = np.array([[[float(v / self.size) for v in cell] for cell in row] for row in payoff])
-        cost = own[np.arange(self.game.X)[:, None], :, self.recommendations.T].sum(0).T
-        ends = [
-            end if value is None else float(value / self.user_size) for value, end in ((low, -np.inf), (high, np.inf))
-        ]
-        self.lp.set_cost(cost.ravel())
-        self.lp.set_row(self.value_row, min(ends), max(ends))
-        return self.lp.solve()
+    def _solve(self, payoff, low: Fraction | None, high: Fraction | None, more: float = 0.0) -> tuple[Price, Fraction]:
+        """The answer of the LP, its payoffs in units of a size. more: by how much the value must be above `low`."""
+        size = size_of(v for row in payoff for cell in row for v in cell)
+        least = -np.inf if low is None else float(low / self.user_size) + more
+        found = self.lp.price(_floats(payoff, size), least, np.inf if high is None else float(high / self.user_size))
+        return found, size
 
     def bound(self, payoff, low: Fraction | None, high: Fraction | None) -> dict[str, Any]:
         """Multipliers that bound `payoff` [x][b][a] over obedient distributions worth between `low` and `high`."""
         if low is not None and low > self.game.full:  # Nothing is worth this: a price that no payoff makes up for.
             price = 4 * sum(max(map(abs, cell)) for row in payoff for cell in row) / (low - self.game.full)
             return {"value_price": text(price), "obedience": []}
-        found = self._solve(payoff, low, high)
-        if not found.optimal:
+        found, size = self._solve(payoff, low, high)
+        if found.obedience is None:
             raise LPFailed(found.status)
-        scale = self.size / self.user_size
-        price = fraction(-float(found.row_dual[self.value_row])) * scale
+        scale = size / self.user_size
+        price = fraction(-found.slope) * scale
         if (low if price > 0 else high) is None:
             price = Fraction(0)
-        obey = np.maximum(-found.row_dual[self.game.B : self.value_row], 0)
         rows = [
             [list(self.game.recommendations[r]), x, c, text(fraction(value) * scale)]
-            for (r, x, c), value in zip(self.rows, obey, strict=True)
+            for (r, x, _, c), value in zip(self.rows, found.obedience.tolist(), strict=True)
             if fraction(value)
         ]
         return {"value_price": text(price), "obedience": rows}
 
-    def distribution(self, payoff, low: Fraction) -> list[Any]:
-        """The obedient distribution worth at least `low` that pays most, at the vertex that the float LP ends at."""
-        found = self._solve(payoff, low, None)
-        if not found.optimal:
+    def distribution(self, i: int, low: Fraction) -> tuple[list[Any], Fraction, float]:
+        """An obedient distribution worth at least `low` that pays agent i about most, what it pays exactly, and about
+        how much the most changes with the user's value."""
+        payoff = self.game.G[i]
+        found, size = self._solve(payoff, low, None, MARGIN)
+        if found.distribution is not None:
+            z = np.where(found.distribution > NOISE, found.distribution, 0)
+            try:
+                rows = self._mended(z)
+                return rows, verify.obedient(self.game, i, low, rows), found.slope * float(size / self.user_size)
+            except verify.Unproved:
+                pass
+        found, size = self._solve(payoff, low, None)
+        if found.distribution is None:
             raise LPFailed(found.status)
+        rows = self._exactly(payoff, size, low)
+        return rows, verify.obedient(self.game, i, low, rows), found.slope * float(size / self.user_size)
+
+    def _mended(self, z: np.ndarray) -> list[Any]:
+        """The fractions that the floats are; the largest of each state makes the sum 1."""
+        exact = [[Fraction(v) for v in row] for row in z.tolist()]
+        for row, most in zip(exact, z.argmax(1).tolist(), strict=True):
+            row[most] += 1 - sum(v for v in row if v)
+        return self._listed(exact)
+
+    def _listed(self, z) -> list[Any]:
+        columns = zip(self.game.recommendations, zip(*z, strict=True), strict=True)
+        return [[list(advice), text(list(column))] for advice, column in columns if any(column)]
+
+    def _exactly(self, payoff, size: Fraction, low: Fraction) -> list[Any]:
+        """The distribution at the vertex that the float LP ended at, in rational arithmetic."""
         game, recs = self.game, self.game.recommendations
-        B, columns = game.B, game.B * len(recs)
-        rows = np.full((self.value_row + 1, columns), Fraction(0), object).reshape(-1, B, len(recs))
+        B, columns, last = game.B, game.B * len(recs), game.B + len(self.rows)
+        if (last + 1) * columns > MAX_EXACT:
+            raise LPFailed("rounding, and the LP is too large for rational arithmetic")
+        rows = np.full((last + 1, columns), Fraction(0), object).reshape(-1, B, len(recs))
         cost = np.full((B, len(recs)), Fraction(0), object)
         for b in range(B):
             rows[b, b] = Fraction(1)
             for r, advice in enumerate(recs):
                 rows[-1, b, r] = sum(game.g[x][b][a] for x, a in enumerate(advice)) / self.user_size
-                cost[b, r] = sum(payoff[x][b][a] for x, a in enumerate(advice)) / self.size
-        for k, (r, x, c) in enumerate(self.rows, B):
+                cost[b, r] = sum(payoff[x][b][a] for x, a in enumerate(advice)) / size
+        for k, (r, x, a, c) in enumerate(self.rows, B):
             for b in range(B):
-                rows[k, b, r] = (game.g[x][b][recs[r][x]] - game.g[x][b][c]) / self.user_size
+                rows[k, b, r] = (game.g[x][b][a] - game.g[x][b][c]) / self.user_size
         least = float(low / self.user_size)
         if Fraction(least) * self.user_size < low:  # The verifier wants `low` itself.
             least = np.nextafter(least, np.inf)
@@ -136,8 +147,12 @@ class ObedienceEvidence:
         )
         if exact.status != rational.OPTIMAL:
             raise LPFailed(exact.status)
-        z = np.array(exact.x, object).reshape(B, -1)
-        return [[list(advice), text(list(z[:, r]))] for r, advice in enumerate(recs) if any(z[:, r])]
+        return self._listed(np.array(exact.x, object).reshape(B, -1).tolist())
+
+
+def _floats(payoff, size: Fraction) -> np.ndarray:
+    """[X, B, A] a payoff in units of `size`."""
+    return np.array([[[float(v / size) for v in cell] for cell in row] for row in payoff])
 
 
 def least_value(game: Any, shortfall: list[Fraction], obedient: bool) -> dict[str, Any]:
@@ -170,60 +185,78 @@ def least_value(game: Any, shortfall: list[Fraction], obedient: bool) -> dict[st
     return {"weights": text(weights), "obedience": obey}
 
 
-def fit(game: Any, weights_kind: str, offset_kind: str, found: Alignment) -> dict[str, Any]:
-    """The weights and the dual of a fit in the sup norm, made exact, and the errors that they prove (section 7)."""
+def fit(game: Any, rule: Rule, found: Alignment) -> dict[str, Any]:
+    """The weights and the dual of a fit, made exact, and the errors that they prove (section 7)."""
     if not found.solved:
         raise LPFailed("the fit was not solved")
-    A, Y = game.A, game.Y
+    A, Y, l2 = game.A, game.Y, rule.norm == "l2"
     d = [[fraction(v) for v in row] for row in found.dual.tolist()]
-    d = _repaired(d, game.U if weights_kind == "cone" else [], offset_kind)
+    d = _repaired(d, [] if rule.simplex else game.U, rule)
     chosen = [max(fraction(w), Fraction(0)) for w in found.weights.tolist()]
-    if weights_kind == "simplex":
+    if rule.simplex:
         chosen[int(np.argmax(found.weights))] += 1 - sum(chosen)
     rest = [
         [game.u[a][y] - sum(w * own[a][y] for w, own in zip(chosen, game.U, strict=True)) for y in range(Y)]
         for a in range(A)
     ]
-    offset = [(max(column) + min(column)) / 2 for column in zip(*rest, strict=True)]
-    if offset_kind != "per_state":
+
+    def middle(values: Any) -> Fraction:
+        return sum(values, Fraction(0)) / len(values) if l2 else (max(values) + min(values)) / 2
+
+    offset = [middle(column) for column in zip(*rest, strict=True)]
+    if rule.offset != "per_state":
         flat = [v for row in rest for v in row]
-        offset = [(max(flat) + min(flat)) / 2 if offset_kind == "constant" else Fraction(0)] * Y
-    error = max(abs(row[y] - offset[y]) for row in rest for y in range(Y))
+        offset = [middle(flat) if rule.offset == "constant" else Fraction(0)] * Y
+    left = [abs(row[y] - offset[y]) for row in rest for y in range(Y)]
     user, *along = [sum(map(verify.dot, d, own)) for own in (game.u, *game.U)]
     return {
         "weights": text(chosen), "offset": text(offset), "dual": text(d),
-        "weights_kind": weights_kind, "offset_kind": offset_kind,
-        "at_least": text((min(along) if weights_kind == "simplex" else 0) - user), "at_most": text(error),
+        "weights_kind": rule.weights, "offset_kind": rule.offset, "norm": rule.norm,
+        "at_least": text((min(along) if rule.simplex else 0) - user),
+        "at_most": text(root_above(verify.dot(left, left)) if l2 else max(left)),
     }  # fmt: skip
 
 
-def _repaired(d, utilities, offset_kind: str):
+def root_above(square: Fraction) -> Fraction:
+    """The square root of a number that is not negative, rounded up to about 30 digits."""
+    if not square:
+        return Fraction(0)
+    # A unit that is small beside the root, so that the integer part of the root in it has a hundred bits.
+    bits = 100 - (square.numerator.bit_length() - square.denominator.bit_length()) // 2
+    unit = Fraction(1, 2**bits) if bits > 0 else Fraction(2**-bits)
+    return (math.isqrt(math.ceil(square / unit**2)) + 1) * unit
+
+
+def _repaired(d, utilities, rule: Rule):
     """The dual made exactly orthogonal to offsets, and to utilities that it is orthogonal to but for rounding."""
     A, Y = len(d), len(d[0])
-    flat = [v for row in d for v in row]
+
+    def without_offset(table) -> list[Fraction]:
+        flat = [v for row in table for v in row]
+        if rule.offset == "none":
+            return flat
+        means = [sum(column, Fraction(0)) / A for column in zip(*table, strict=True)]
+        means = means if rule.offset == "per_state" else [sum(means, Fraction(0)) / Y] * Y
+        return [v - means[k % Y] for k, v in enumerate(flat)]
+
+    flat = without_offset(d)
     span: list[list[Fraction]] = []
+    for own in utilities:
+        vector = without_offset(own)
+        if abs(verify.dot(flat, vector)) <= Fraction(1, 10**8) * max(map(abs, vector)):
+            vector = _away_from(vector, span)
+            span += [vector] if any(vector) else []
+    flat = _away_from(flat, span)
+    norm = max(root_above(verify.dot(flat, flat)) if rule.norm == "l2" else sum(map(abs, flat)), Fraction(1))
+    table = [[v / norm for v in flat[a * Y : (a + 1) * Y]] for a in range(A)]
+    if any(sum(map(verify.dot, table, own)) < 0 for own in utilities):  # It bounds nothing; 0 does, trivially.
+        return [[Fraction(0)] * Y for _ in range(A)]
+    return table
 
-    def add(vector):
-        for other in span:
-            share = verify.dot(vector, other) / verify.dot(other, other)
-            vector = [v - share * o for v, o in zip(vector, other, strict=True)]
-        if any(vector):
-            span.append(vector)
 
-    if offset_kind == "constant":
-        add([Fraction(1)] * (A * Y))
-    elif offset_kind == "per_state":
-        for y in range(Y):
-            add([Fraction(int(k % Y == y)) for k in range(A * Y)])
-    flats = [[v for row in own for v in row] for own in utilities]
-    for own in flats:
-        if abs(verify.dot(flat, own)) <= Fraction(1, 10**8) * max(map(abs, own)):
-            add(own)
+def _away_from(vector: list[Fraction], span: list[list[Fraction]]) -> list[Fraction]:
+    """Without its projection on vectors that are orthogonal to each other."""
     for other in span:
-        share = verify.dot(flat, other) / verify.dot(other, other)
-        flat = [v - share * o for v, o in zip(flat, other, strict=True)]
-    norm = max(sum(map(abs, flat)), Fraction(1))
-    flat = [v / norm for v in flat]
-    if any(verify.dot(flat, own) < 0 for own in flats):  # It bounds nothing; 0 does, trivially.
-        flat = [Fraction(0)] * (A * Y)
-    return [flat[a * Y : (a + 1) * Y] for a in range(A)]
+        share = verify.dot(vector, other) / verify.dot(other, other)
+        vector = [v - share * o for v, o in zip(vector, other, strict=True)]
+    return vector

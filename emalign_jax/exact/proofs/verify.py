@@ -1,10 +1,13 @@
 """Check proof files of emalign_jax with nothing but Python's standard library:  python verify.py FILE...
 
-A proof file holds a game, claims about it, and the multipliers that prove them, as exact fractions. Everything is
-computed again here, in rational arithmetic; multipliers are used only where weak duality makes any of them valid.
-Section numbers are those of docs/model.md. Exit code 0: all claims of all files are proved; 1: some are not.
+A proof file holds a game, claims about it, and multipliers that prove them, as fractions. All is computed again, in
+rational arithmetic; any multipliers are valid by weak duality, and the digest only tells files that were changed.
+Sections are those of docs/model.md. Exit code 0: all claims of all files are proved; 1: some are not.
 """
 
+import collections
+import functools
+import hashlib
 import itertools
 import json
 import math
@@ -40,23 +43,31 @@ def said(value, up=False):
 class Game:
     """Sums of section 1.1: g[x][b][a] of the user, G[i][x][b][a] of the agents, probability times payoff."""
 
-    def __init__(self, data, schemes):
+    def sums(self, data):
         self.X, self.B, self.Y = len(data["prior"]), len(data["prior"][0]), len(data["prior"][0][0])
-        prior = numbers(data["prior"], self.X, self.B, self.Y)
-        self.u = numbers(data["user"], None, self.Y)
-        self.A = len(self.u)
-        self.U = numbers(data["agents"], None, self.A, self.Y)
-        self.K = len(self.U)
+        prior = self.prior = numbers(data["prior"], self.X, self.B, self.Y)
+        self.u, self.A = numbers(data["user"], None, self.Y), len(data["user"])
+        self.U, self.K = numbers(data["agents"], None, self.A, self.Y), len(data["agents"])
         self.cells = list(itertools.product(range(self.X), range(self.B)))
-        require(min(min(prior[x][b]) for x, b in self.cells) >= 0, "a probability is negative")
-        require(abs(sum(sum(prior[x][b]) for x, b in self.cells) - 1) < Fraction(1, 10**6), "the prior is not 1 in all")
+        parts = [p for x, b in self.cells for p in prior[x][b]]
+        require(min(parts) >= 0 and abs(sum(parts) - 1) < Fraction(1, 10**6), "the prior is no distribution")
+        prior = [[{y: p for y, p in enumerate(cell) if p} for cell in row] for row in prior]
         self.g, *self.G = [[[[dot(cell, v) for v in own] for cell in p] for p in prior] for own in (self.u, *self.U)]
-        rule = data["rule"]
-        self.ties, self.compared = rule["ties"], rule["compared"]
-        self.tolerance, self.value_tie = numbers(rule["tie_tolerance"]), numbers(rule["value_tie"])
+
+    def schemes_of(self, data):
+        schemes = [numbers(scheme, self.B, len(scheme[0])) for scheme in data]
+        proper = len(schemes) == self.K and all(min(row) >= 0 and sum(row) > 0 for s in schemes for row in s)
+        require(proper, "expected a scheme of distributions for each agent")
+        return [[[p / sum(row) for p in row] for row in s] for s in schemes]  # Floats need not sum to 1 exactly.
+
+    def __init__(self, data, schemes):
+        self.sums(data)
+        self.ties, self.compared = data["rule"]["ties"], data["rule"]["compared"]
+        self.tolerance, self.value_tie = (numbers(data["rule"][key]) for key in ("tie_tolerance", "value_tie"))
         known = self.ties in ("agents", "lowest", "highest", "uniform") and type(self.compared) is int
         known = known and 1 <= self.compared <= self.K and 0 <= self.tolerance < 1 and self.value_tie >= 0
         require(known and self.A**self.X * self.B <= 100_000, "the rule is unknown, or the game too large to check")
+        self.above = functools.cache(self._above)
         chosen = [math.comb(self.K - 1 - r, self.compared - 1) for r in range(self.K)]  # Section 2.3.
         self.chance = [Fraction(n, sum(chosen)) for n in chosen]
         # An action is never played if one that the rule takes before it is worse in no cell.
@@ -65,79 +76,71 @@ class Game:
         self.recommendations = list(itertools.product(*played))
         self.silent = sum(max(map(sum, zip(*cells, strict=True))) for cells in self.g)
         self.full = sum(max(self.g[x][b]) for x, b in self.cells)
-        reveal = [[Fraction(b == s) for s in range(self.B)] for b in range(self.B)]  # Section 6.1.
+        reveal = [[Fraction(1) if b == s else 0 for s in range(self.B)] for b in range(self.B)]  # Section 6.1.
         self.informed = [self.worth(self.outcome(reveal, i), own) for i, own in enumerate(self.G)]
         self.profile = Profile(self, schemes) if schemes else None
 
-    def above(self, payoff, x, b, a, c, tolerance):
-        """What action a pays more than action c in a cell, plus `tolerance` times what they differ by."""
-        step = payoff[x][b][a] - payoff[x][b][c]
-        return step + tolerance * abs(step)
+    def _above(self, who, x, a, c, tolerance):
+        """What action a pays an agent (-1: the user) more than c, plus `tolerance` times what they differ by."""
+        steps = [cell[a] - cell[c] for cell in (self.g if who < 0 else self.G[who])[x]]
+        return [step + tolerance * abs(step) for step in steps]
 
-    def best(self, payoff, x, weights, among):
-        """The actions of `among` that are as good as every other one after a message (section 4.4)."""
-        rows = [[self.above(payoff, x, b, a, c, self.tolerance) for b in range(self.B)] for a in among for c in among]
-        good = [dot(weights, row) >= 0 for row in rows]
-        return [a for k, a in enumerate(among) if all(good[k * len(among) : (k + 1) * len(among)])]
-
-    def respond(self, x, weights, favoured):
-        """The actions of type x after a message, each with the same probability (section 3.1)."""
-        tied = self.best(self.g, x, weights, range(self.A))
-        if self.ties == "agents":
-            tied = self.best(self.G[favoured], x, weights, tied)
+    def respond(self, x, message, favoured):
+        """The actions of type x after a message, each with the same probability (sections 3.1 and 4.4)."""
+        tied = range(self.A)
+        for who in (-1, favoured) if self.ties == "agents" else (-1,):  # As good as any, for the user first.
+            tied = [a for a in tied if all(dot(message, self.above(who, x, a, c, self.tolerance)) >= 0 for c in tied)]
         return tied if self.ties == "uniform" else tied[-1:] if self.ties == "highest" else tied[:1]
 
     def outcome(self, scheme, favoured):
         """The distribution q[x][b][a] of the action under one agent's scheme."""
         q = [[[Fraction(0)] * self.A for _ in range(self.B)] for _ in range(self.X)]
         for x, weights in itertools.product(range(self.X), zip(*scheme, strict=True)):
-            actions = self.respond(x, weights, favoured)
-            for b, a in itertools.product(range(self.B), actions):
-                q[x][b][a] += weights[b] / len(actions)
+            message = {b: p for b, p in enumerate(weights) if p}
+            for b, a in itertools.product(message, actions := self.respond(x, message, favoured)):
+                q[x][b][a] += message[b] / len(actions)
         return q
 
     def worth(self, q, payoff):
         return sum(dot(q[x][b], payoff[x][b]) for x, b in self.cells)
 
-    def prices(self, data):
-        """{key: [(*rest, multiplier)]} of the rows [key, *rest, multiplier] of obedience."""
-        found = {}
-        for key, *rest, multiplier in data:
-            found.setdefault(tuple(key), []).append((*rest, numbers(multiplier)))
-            require(found[tuple(key)][-1][-1] >= 0, "a multiplier of obedience is negative")
+    def added(self, rows, tolerance):
+        """{key: for each x_B what obedience adds} of rows (key, type, action, other action, multiplier)."""
+        found = collections.defaultdict(lambda: [Fraction(0)] * self.B)
+        for key, x, a, c, multiplier in rows:
+            price = numbers(multiplier)
+            require(price >= 0, "a multiplier of obedience is negative")
+            steps = zip(found[tuple(key)], self.above(-1, x, a, c, tolerance), strict=True)
+            found[tuple(key)] = [value + price * step for value, step in steps]
         return found
 
     def largest(self, payoff, evidence, low, high, tolerance):
         """A bound of sum z payoff over obedient z worth low (None: any) to high: multipliers add nothing negative."""
         price = numbers(evidence["value_price"])  # Positive: of the lower limit; negative: of the upper one.
-        obey = self.prices(evidence["obedience"])
+        added = self.added(((r, x, r[x], c, price) for r, x, c, price in evidence["obedience"]), tolerance)
         bound = -price * (low if price > 0 else high) if price else Fraction(0)
         for b in range(self.B):
-            values = []
-            for advice in self.recommendations:
-                value = sum(payoff[x][b][a] + price * self.g[x][b][a] for x, a in enumerate(advice))
-                for x, c, multiplier in obey.get(advice, ()):
-                    value += multiplier * self.above(self.g, x, b, advice[x], c, tolerance)
-                values.append(value)
-            bound += max(values)
+            paid = [[p + price * v for p, v in zip(payoff[x][b], self.g[x][b], strict=True)] for x in range(self.X)]
+            bound += max(sum((paid[x][a] for x, a in enumerate(r)), added[r][b]) for r in self.recommendations)
         return bound
 
     def least(self, weights, obedience, shortfall):
         """Section 6.3: every profile that pays each agent its informed payoff less `shortfall` is worth this."""
-        weights, obey = numbers(weights, self.K), self.prices(obedience)
+        weights, added = numbers(weights, self.K), self.added(((k, *k, *row) for k, *row in obedience), self.tolerance)
         require(min(weights) >= 0, "a weight is negative")
         bound = dot(weights, [paid - e for paid, e in zip(self.informed, shortfall, strict=True)])
         for x, b in self.cells:
-            values = [self.g[x][b][a] - dot(weights, [own[x][b][a] for own in self.G]) for a in range(self.A)]
-            for a in range(self.A):
-                for c, multiplier in obey.get((x, a), ()):
-                    values[a] -= multiplier * self.above(self.g, x, b, a, c, self.tolerance)
-            bound += min(values)
+            paid = [dot(weights, [own[x][b][a] for own in self.G]) + added[x, a][b] for a in range(self.A)]
+            bound += min(value - p for value, p in zip(self.g[x][b], paid, strict=True))
         return bound
 
 
 def dot(a, b):
-    return sum((p * v for p, v in zip(a, b, strict=True) if p and v), Fraction(0))
+    """sum_k a[k] b[k], of lists or {k: a[k]}. To reduce the sum once is faster than to reduce each of its terms."""
+    pairs = ((p, b[k]) for k, p in a.items()) if isinstance(a, dict) else zip(a, b, strict=True)
+    parts = [(p.numerator * v.numerator, p.denominator * v.denominator) for p, v in pairs if p and v]
+    common = math.lcm(*[q for _, q in parts])
+    return Fraction(sum([p * (common // q) for p, q in parts]), common)
 
 
 class Profile:
@@ -145,11 +148,7 @@ class Profile:
 
     def __init__(self, game, data):
         self.game = game
-        schemes = [numbers(scheme, game.B, len(scheme[0])) for scheme in data]
-        proper = all(min(row) >= 0 and sum(row) > 0 for scheme in schemes for row in scheme)
-        require(len(schemes) == game.K and proper, "expected a scheme of distributions for each agent")
-        schemes = [[[p / sum(row) for p in row] for row in s] for s in schemes]  # Floats need not sum to 1 exactly.
-        outcomes = [game.outcome(scheme, j) for j, scheme in enumerate(schemes)]
+        outcomes = [game.outcome(scheme, j) for j, scheme in enumerate(game.schemes_of(data))]
         self.values = [game.worth(q, game.g) for q in outcomes]
         self.payoffs = [[game.worth(q, own) for q in outcomes] for own in game.G]
         ordered = sorted(range(game.K), key=lambda j: -self.values[j])
@@ -202,8 +201,7 @@ def prove_gains(game, claim):
 
 
 def prove_least_value(game, claim):
-    """The least user value where agents get as much as in this profile (guarantee), or by full revelation less some
-    gains (worst_case, coverage), sections 6.2 and 6.3."""
+    """The least user value where agents get as much as here, or by revelation less some gains (sections 6.2, 6.3)."""
     require(game.compared == game.K, "full revelation need not be heard")
     if claim["kind"] == "guarantee":
         shortfall, most, who = game.profile.shortfall, game.full, "that pay the agents as much"
@@ -217,23 +215,23 @@ def prove_least_value(game, claim):
 
 
 def prove_alignment(game, claim):
-    """The least error, in the sup norm, of fitting the user's utility by the agents' (section 7)."""
+    """The least error, in the sup norm or least squares, of fitting the user's utility by the agents' (section 7)."""
     weights, d = numbers(claim["weights"], game.K), numbers(claim["dual"], game.A, game.Y)
     offset, low, high = numbers(claim["offset"], game.Y), numbers(claim["at_least"]), numbers(claim["at_most"])
-    kind, simplex = claim["offset_kind"], claim["weights_kind"] == "simplex"
-    require(kind in ("none", "constant", "per_state") and (simplex or claim["weights_kind"] == "cone"), "unknown fit")
-    require(min(weights) >= 0 and (not simplex or sum(weights) == 1), "weights of another kind")
+    sort, kind, norm = words = claim["weights_kind"], claim["offset_kind"], claim["norm"]
+    require(words in itertools.product(("simplex", "cone"), ("none", "constant", "per_state"), ("sup", "l2")), "no fit")
+    require(min(weights) >= 0 and (sort == "cone" or sum(weights) == 1), "weights of another kind")
     require(not any(offset) or kind == "per_state" or (kind == "constant" and len(set(offset)) == 1), "another offset")
-    columns = [sum(column) for column in zip(*d, strict=True)]
+    columns, flat = [sum(column) for column in zip(*d, strict=True)], [abs(p) for row in d for p in row]
     orthogonal = kind == "none" or not any(columns) or (kind == "constant" and not sum(columns))
-    require(orthogonal and sum(abs(p) for row in d for p in row) <= 1, "the dual is not orthogonal or too large")
-    for a, y in itertools.product(range(game.A), range(game.Y)):
-        rest = dot(weights, [own[a][y] for own in game.U]) + offset[y] - game.u[a][y]
-        require(abs(rest) <= high, "the weights leave a larger error")
+    require(orthogonal and (sum(flat) if norm == "sup" else dot(flat, flat)) <= 1, "the dual is not admissible")
+    cells = itertools.product(range(game.A), range(game.Y))
+    rest = [abs(dot(weights, [own[a][y] for own in game.U]) + offset[y] - game.u[a][y]) for a, y in cells]
+    require(max(rest) <= high if norm == "sup" else dot(rest, rest) <= high * abs(high), "the weights leave more error")
     user, *along = [sum(map(dot, d, own)) for own in (game.u, *game.U)]
-    require(simplex or min(along) >= 0, "the dual does not bound fits on the cone")
-    require((min(along) if simplex else 0) - user >= low, "the dual proves a smaller error")
-    return f"the least error ({claim['weights_kind']}, offset {kind}) is between {said(low)} and {said(high, up=True)}"
+    require(sort == "simplex" or min(along) >= 0, "the dual does not bound fits on the cone")
+    require((min(along) if sort == "simplex" else 0) - user >= low, "the dual proves a smaller error")
+    return f"the least error ({sort}, offset {kind}, {norm}) is between {said(low)} and {said(high, up=True)}"
 
 
 def prove_equilibrium_set(game, claim):
@@ -245,10 +243,9 @@ def prove_equilibrium_set(game, claim):
     pay = [[[sum(own[x][b][a] for own in game.G) for a in range(game.A)] for b in range(game.B)] for x in range(game.X)]
     rows = zip(values, claim["distributions"], strict=True)
     most = [sum(obedient(game, i, value, row[i]) for i in range(game.K)) for value, row in rows]
-    for evidence, *ends in zip(claim["evidence"], range(len(values) - 1), range(1, len(values)), strict=True):
-        for end in ends:
-            line = game.largest(pay, evidence, values[end], values[end], Fraction(0))
-            require(most[end] > line, f"the gap may be 0 at {float(values[end]):.9g}")
+    for k, (evidence, (a, b)) in enumerate(zip(claim["evidence"], itertools.pairwise(values), strict=True)):
+        line, price = game.largest(pay, evidence, a, a, Fraction(0)), numbers(evidence["value_price"])
+        require(most[k] > line and most[k + 1] > line - price * (b - a), f"the gap may be 0 above {float(a):.9g}")
     return f"where only exact ties are ties, every pure equilibrium is worth at least {said(limit)}"
 
 
@@ -268,24 +265,27 @@ def obedient(game, i, value, data):
     return paid
 
 
-CLAIMS = dict.fromkeys(("guarantee", "worst_case", "coverage"), prove_least_value)
-CLAIMS |= {"gains": prove_gains, "alignment": prove_alignment, "equilibrium_set": prove_equilibrium_set}
+Game.claims = dict.fromkeys(("guarantee", "worst_case", "coverage"), prove_least_value)
+Game.claims |= {"gains": prove_gains, "alignment": prove_alignment, "equilibrium_set": prove_equilibrium_set}
 
 
-def verify(text):
-    """What a proof file proves, a line a claim; `Unproved` if anything in it is not proved."""
+def verify(text, quantal=None):
+    """What a proof file proves, a line a claim, or `Unproved`; quantal: the `Game` of verify_quantal.py."""
     try:
         data = json.loads(text, object_pairs_hook=lambda pairs: dict(pairs) if len(dict(pairs)) == len(pairs) else None)
-        require(data.get("emalign_proof") == 1, "not a proof file of this version")
-        game = Game(data["game"], data["schemes"])
-        require(len(data["claims"]) > 0, "there is no claim")
-        return [f"{claim['kind']}: {CLAIMS[claim['kind']](game, claim)}" for claim in data["claims"]]
+        require(data.get("emalign_proof") == 1 and data["claims"], "not a proof file of this version, or empty")
+        written, content = data.pop("digest"), json.dumps(data, sort_keys=True).encode()
+        require(written == hashlib.sha256(content).hexdigest(), "its digest differs: it was changed")
+        kind = quantal if "precision" in data["game"]["rule"] else Game
+        require(kind, "the user is quantal: verify_quantal.py checks that")
+        game = kind(data["game"], data["schemes"])
+        return [f"{claim['kind']}: {game.claims[claim['kind']](game, claim)}" for claim in data["claims"]]
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         raise Unproved(f"malformed: {type(error).__name__}: {error}"[:200]) from None
 
 
-def main(paths):
-    code = 0 if paths else 1
+def main(paths, verify=verify):
+    code = 0 if paths else print(__doc__) or 1
     for path in paths:
         try:
             with open(path, encoding="utf-8") as file:

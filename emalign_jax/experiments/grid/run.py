@@ -14,7 +14,7 @@ from emalign_jax.experiments.plan import Cell, Plan
 from emalign_jax.experiments.run_parts import Parts
 from emalign_jax.experiments.run_store import Kind, figures
 from emalign_jax.games.game import Game
-from emalign_jax.internal import ending
+from emalign_jax.internal import ending, processors
 
 TABLE, GAMES, SCHEMES, STEPS = "games.parquet", "games.npz", "schemes.npz", "trajectories.parquet"
 STUDY = Kind("study", (TABLE, *figures("study")))
@@ -105,11 +105,13 @@ def compute(
         done += rows[task.name]
         certified += found["certified"]
 
+    stop, telling = processors.stoppable(tell)
+
     def here(*arguments) -> dict[str, Any]:
-        nonlocal cell
+        nonlocal cell  # of the block that has begun last
         own = blocks_of.specification_of(arguments[0]).games
         cell = f"{blocks_of.FILE if own.file else own.family} K={own.agents}"
-        return blocks_of.compute(*arguments, progress=tell)
+        return blocks_of.compute(*arguments, progress=telling)
 
     def kept() -> str:
         where = f"kept in {store.path}; the same command goes on from there"
@@ -125,4 +127,7 @@ def compute(
 
     function, tasks = here if executors is None else blocks_of.compute, [*map(task, left.values())]
     with ending.interrupt_message(kept):
-        engine.run(function, tasks, keep, executors=executors, progress=lambda *_: tell())
+        engine.run(
+            function, tasks, keep, executors=executors, progress=lambda *_: telling(),
+            threads=1 if executors else processors.side_by_side(), stop=stop,
+        )  # fmt: skip

@@ -33,10 +33,10 @@ def bound_pricing(problem, goal, price, target, work):
 
 
 def bound_cells(problem, goal, price, cells, target):
-    """Bounds [N], values at the vertices [N, V], and where to divide: edge (i, j) and share [N, 3]."""
+    """Bounds [N], values at the vertices [N, V], and where to divide: edge (i, j) and share [2, N, 3]."""
     one = branch_and_bound._Search(problem.alone(goal), price[None], np.array([target]), False)
     bound, values, edge, share = one.bound(cells, np.zeros(len(cells), int))
-    return bound, values, np.concatenate([np.array(cell_bounds.edges(cells.shape[1]))[edge], share[:, None]], 1)
+    return bound, values, np.concatenate([np.array(cell_bounds.edges(cells.shape[1]))[edge], share[..., None]], -1)
 
 
 def random_cells(rng, B, count):
@@ -100,7 +100,7 @@ def test_no_belief_of_a_cell_pays_more_than_its_bound(precision, purity):
                     assert exceeded(problem, goal, price, cells, bounds, weights) <= ROUNDING
                     paid = problem.value(cells.reshape(-1, B), goal).reshape(-1, B) - cells @ price
                     np.testing.assert_allclose(values, paid, rtol=0, atol=1e-9)
-                    assert (edges[:, 0] != edges[:, 1]).all()
+                    assert (edges[..., 0] != edges[..., 1]).all()
 
 
 def turns_early():

@@ -8,6 +8,7 @@ from support.games import check
 
 import emalign_jax as em
 from emalign_jax.exact.checks.base import make_check
+from emalign_jax.exact.guarantees import coverage_lp
 from emalign_jax.exact.guarantees.bounds import theorem_bound, worst_distribution
 
 pytestmark = pytest.mark.host_only
@@ -209,3 +210,12 @@ def test_bounds_are_tight_beside_disasters(game):
     batch = em.reduce_game(em.Game(*(x[None] for x in (game.prior, u, U))), np)
     unit = make_check(batch, 0, em.Selection(), em.RationalUser()).form.user_unit
     assert 0 <= em.worst_case(game, exact=True) - em.worst_case(game) <= 1e-7 * unit  # what the tie tolerance is worth
+
+
+@pytest.mark.parametrize("bound", [em.worst_case, em.coverage])
+@pytest.mark.parametrize("protocol", [em.Selection(), em.Conversation(2, 2)])
+def test_fixed_replies_are_refused_before_any_work(bound, protocol, monkeypatch):
+    monkeypatch.setattr(coverage_lp, "_of_sound", None)
+    user = em.FixedReplies("babbling", em.RationalUser(ties="lowest"))
+    with pytest.raises(ValueError, match=r"^user: bounds of all equilibria know .*, got FixedReplies$"):
+        bound(em.catalog.two_prosecutors(), 0.0, user, protocol)

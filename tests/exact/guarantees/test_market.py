@@ -8,8 +8,8 @@ import pytest
 
 import emalign_jax as em
 from emalign_jax.equilibrium.monopolists import monopoly
-from emalign_jax.exact.guarantees.equilibrium_set import Point
 from emalign_jax.exact.guarantees.worst_equilibrium import KnownPoints, first_zero
+from emalign_jax.exact.obedience.curves import Point
 
 pytestmark = pytest.mark.host_only
 

@@ -18,6 +18,7 @@ from emalign_jax.exact.proofs import files, verify
 pytestmark = pytest.mark.host_only
 
 TIES = "agents", "lowest", "highest", "uniform"
+FITS = ("simplex", "none"), ("cone", "constant", "l2"), ("simplex", "per_state", "l2")
 
 
 def profile(game, kind, rng):
@@ -31,7 +32,7 @@ def profile(game, kind, rng):
 
 
 def proof_of(game, schemes, protocol=None, user=None, **more):
-    return files.proof(game, schemes, protocol or em.Selection(), user or em.RationalUser(), **more)
+    return files.completed(files.draft(game, schemes, protocol, user, **{"fits": (), **more}))
 
 
 def claim_of(document, kind):
@@ -40,7 +41,7 @@ def claim_of(document, kind):
 
 
 def lines(document):
-    return verify.verify(json.dumps(document))
+    return verify.verify(json.dumps(files.signed(document)))
 
 
 @pytest.mark.slow
@@ -84,18 +85,23 @@ def test_bounds_of_the_user_value(XA):
 
 @pytest.mark.parametrize("weights", ["simplex", "cone"])
 @pytest.mark.parametrize("offset", ["none", "constant", "per_state"])
-def test_alignment(weights, offset):
+@pytest.mark.parametrize("norm", ["sup", "l2"])
+def test_alignment(weights, offset, norm):
     for seed in range(3):
         game = random_game(20 + seed, K=3)
         if seed == 2:  # Opposite agents: the dual on the cone must be orthogonal to them exactly.
             own = np.asarray(game.agent_utilities)
             game = em.Game(game.prior, game.user_utility, np.stack([own[0], -own[0], own[1]]))
-        document = proof_of(game, None, claims=["alignment"], fits=[(weights, offset)])
+        document = proof_of(game, None, claims=["alignment"], fits=[(weights, offset, norm)])
         lines(document)
         claim = claim_of(document, "alignment")
-        found = float(em.align(game.user_utility, game.agent_utilities, weights=weights, offset=offset).error)
+        rule = {"weights": weights, "offset": offset, "norm": norm}
+        found = float(em.align(game.user_utility, game.agent_utilities, **rule).error)
         assert float(Fraction(claim["at_most"])) == pytest.approx(found, abs=1e-8)
         assert float(Fraction(claim["at_least"])) == pytest.approx(found, abs=1e-6)
+        claim["norm"] = "sup" if norm == "l2" else "l2"  # The error is another one.
+        with pytest.raises(verify.Unproved):
+            lines(document)
 
 
 def test_a_game_that_is_known():
@@ -135,11 +141,12 @@ def test_the_verifier_needs_only_python(tmp_path):
     assert done.returncode == 1
     assert done.stderr == ""
     assert done.stdout.count("NOT PROVED") == 2
-    assert run().returncode == 1
+    done = run()
+    assert (done.returncode, "python verify.py FILE..." in done.stdout) == (1, True)
     with pytest.raises(ValueError, match="not a proof file of this version"):
         em.verify_proof(changed)
     imports = [line.split()[1] for line in script.read_text().splitlines() if line.startswith(("import ", "from "))]
-    assert set(imports) <= {"itertools", "json", "math", "re", "sys", "decimal", "fractions"}
+    assert set(imports) <= sys.stdlib_module_names
     assert len(script.read_text().splitlines()) < 300
 
 
@@ -167,7 +174,7 @@ def refused_of_tightened(games):
     rng, refused = np.random.default_rng(3), 0
     for seed in range(games):
         game = random_game(30 + seed, K=2 + seed % 2, XA=1 + seed % 2)
-        document = proof_of(game, profile(game, "monopolists" if seed % 2 else "random", rng))
+        document = proof_of(game, profile(game, "monopolists" if seed % 2 else "random", rng), fits=FITS)
         for _, changed in tightened(document):
             with pytest.raises(verify.Unproved):
                 lines(changed)
@@ -186,12 +193,22 @@ def test_a_thousand_claims_that_are_tightened_are_refused():
 
 
 def mutations(document, rng):
-    """A multiplier, a utility or a probability changed, one at a time."""
+    """A multiplier, a weight, a utility or a probability changed, one at a time."""
     places = []
 
     def walk(node, path):
         if isinstance(node, str):
-            if not {"rule", "kind", "at_most", "at_least", "values"} & set(path):
+            if not {
+                "rule",
+                "kind",
+                "at_most",
+                "at_least",
+                "values",
+                "digest",
+                "weights_kind",
+                "offset_kind",
+                "norm",
+            } & set(path):
                 places.append(path)
         elif isinstance(node, dict | list):
             for name, each in node.items() if isinstance(node, dict) else enumerate(node):
@@ -206,8 +223,10 @@ def mutations(document, rng):
             node = node[name]
         value = Fraction(node[path[-1]])
         step = Fraction(int(rng.integers(1, 1000)), 1000) * (1 if rng.random() < 0.5 else -1)
-        node[path[-1]] = str(value * (1 + step) if rng.random() < 0.5 else value + step)
-        yield path, changed
+        new = value * (1 + step) if rng.random() < 0.5 else value + step
+        if new != value:
+            node[path[-1]] = str(new)
+            yield path, changed
 
 
 def is_true(document):
@@ -231,19 +250,28 @@ def is_true(document):
             gains = [float(Fraction(x)) for x in claim["gains"]]
             if min(float(em.worst_case(game, gains)), float(em.stability(game).full_information)) < least - 1e-6:
                 return False
+        elif claim["kind"] == "alignment":
+            rule = {"weights": claim["weights_kind"], "offset": claim["offset_kind"], "norm": claim["norm"]}
+            error = float(em.align(game.user_utility, game.agent_utilities, **rule).error)
+            if not least - 1e-6 <= error <= float(Fraction(claim["at_most"])) + 1e-6:
+                return False
         elif claim["kind"] == "equilibrium_set" and float(em.stability(game).worst) < least - 1e-6:
             return False
     return True
 
 
 def attack(count, seed):
-    """(refused, proved) of so many changed files. What is still proved must be true of the changed game."""
+    """(refused, proved) of so many changed files. All are refused by their digest; of those to which a new one was
+    given, what is still proved must be true of the changed game."""
     rng, refused, proved = np.random.default_rng(seed), 0, 0
     for number in range(count // 25):
         game = random_game([seed, number], K=2, XA=1 + number % 2)
-        document = proof_of(game, profile(game, "random" if number % 2 else "monopolists", rng))
-        document["claims"] = [claim for claim in document["claims"] if claim["kind"] not in ("coverage", "alignment")]
+        document = proof_of(game, profile(game, "random" if number % 2 else "monopolists", rng), fits=FITS)
+        document["claims"] = [claim for claim in document["claims"] if claim["kind"] != "coverage"]
+        document = files.signed(document)
         for _, (path, changed) in zip(range(25), mutations(document, rng), strict=False):
+            with pytest.raises(verify.Unproved, match="its digest differs"):
+                verify.verify(json.dumps(changed))
             try:
                 lines(changed)
             except verify.Unproved:
@@ -264,20 +292,22 @@ def test_no_changed_file_proves_what_is_not_true():
 def test_no_changed_file_of_a_thousand_proves_what_is_not_true(capsys):
     refused, proved = attack(1000, 6)
     with capsys.disabled():
-        print(f"\n1,000 changed files: {refused} refused, {proved} still proved, and true")
+        print(
+            f"\n1,000 changed files: all refused; with new digests {refused} refused, {proved} still proved, and true"
+        )
     assert refused > 500
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda d: d["game"]["prior"][0][0].__setitem__(0, "-1/9"), "negative"),
+        (lambda d: d["game"]["prior"][0][0].__setitem__(0, "-1/9"), "no distribution"),
         (lambda d: d["game"]["prior"][0][0].__setitem__(0, "0.1"), "expected a fraction"),
         (lambda d: d["game"]["user"].pop(), "items|malformed"),
         (lambda d: d["game"]["rule"].update(compared=True), "rule"),
         (lambda d: d["game"]["rule"].update(ties="against"), "rule"),
         (lambda d: d["schemes"][0].pop(), "items"),
-        (lambda d: d["claims"].clear(), "no claim"),
+        (lambda d: d["claims"].clear(), "or empty"),
         (lambda d: d["claims"][0].update(kind="everything"), "malformed"),
         (lambda d: claim_of(d, "gains")["evidence"].pop(), "malformed"),
         (lambda d: claim_of(d, "gains")["evidence"][0].__setitem__(0, None), "malformed"),
@@ -321,8 +351,9 @@ def test_what_is_said_is_rounded_to_the_true_side():
 
 
 def test_a_key_that_stands_twice_is_refused():
-    words = json.dumps(proof_of(random_game(7, K=2), None, claims=["coverage"]))
-    verify.verify(words)
+    document = proof_of(random_game(7, K=2), None, claims=["coverage"])
+    verify.verify(json.dumps(document))
+    words = json.dumps(document | files.signed(document | {"game": None}) | {"game": document["game"]})
     with pytest.raises(verify.Unproved, match="malformed"):
         verify.verify(words.replace('"game": {', '"game": {"user": [["0"]], ', 1))
 
@@ -360,6 +391,9 @@ def test_what_has_no_proof():
         proof_of(game, schemes, em.Selection(), em.QuantalUser(5.0))
     with pytest.raises(ValueError, match="claims: 'equilibrium_set' does not apply here"):
         proof_of(game, schemes, em.Comparison(1), claims=["equilibrium_set"])
+    for none in ({"claims": []}, {"claims": ["alignment"], "fits": []}):
+        with pytest.raises(ValueError, match="claims, fits: expected at least one claim"):
+            proof_of(game, schemes, **none)
     with pytest.raises(ValueError, match="game: expected one game, got a batch"):
         proof_of(em.random_games(__import__("jax").random.key(0), 2), None)
 
@@ -392,3 +426,24 @@ def test_every_family_and_tie_rule():
 @pytest.mark.nightly
 def test_ten_thousand_files():
     assert many(-(-10_000 // (8 * len(em.FAMILIES)))) >= 10_000
+
+
+def test_any_changed_character_is_refused():
+    """A digit, a letter, a sign: whatever is damaged, the file is refused or says the same."""
+    words = json.dumps(proof_of(random_game(7, K=2), profile(random_game(7, K=2), "revelation", None)))
+    rng = np.random.default_rng(8)
+    for place in rng.integers(len(words), size=300).tolist():
+        changed = words[:place] + chr(int(rng.integers(33, 127))) + words[place + 1 :]
+        try:
+            verify.verify(changed)
+        except verify.Unproved:
+            continue
+        assert json.loads(changed) == json.loads(words)
+
+
+def test_the_digest_proves_nothing():
+    """A file with the right digest, whose claim is not true, is refused."""
+    document = proof_of(random_game(7, K=2), None, claims=["worst_case"])
+    claim_of(document, "worst_case")["at_least"] = "1000"
+    with pytest.raises(verify.Unproved, match="the evidence proves"):
+        verify.verify(json.dumps(files.signed(document)))
