@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.beliefs import pooled_problem
+from support.changed_proofs import refused_and_proved
 from support.games import random_game, reduced
 
 import emalign_jax as em
@@ -287,22 +288,17 @@ def is_true(document):
     return bool((found.gain_lower <= claimed(document) + 1e-6).all())
 
 
-def attack(count, seed):
-    """(refused, proved) of so many changed files."""
-    rng, refused, proved = np.random.default_rng(seed), 0, 0
+def changed_files(count, seed):
+    rng = np.random.default_rng(seed)
     for number in range(count // 10):
         game = random_game([seed, number], K=2, XA=1 + number % 2, XB=2 + number % 2)
         document = proof_of(game, random_schemes(rng, 2, 2 + number % 2), float(10.0 ** rng.uniform(0, 1.5)))
         for _ in range(10):
-            path, changed = mutated(document, rng)
-            try:
-                lines(changed)
-            except verify.Unproved:
-                refused += 1
-                continue
-            proved += 1
-            assert is_true(changed), path
-    return refused, proved
+            yield mutated(document, rng)
+
+
+def attack(count, seed):
+    return refused_and_proved(changed_files(count, seed), lines, is_true)
 
 
 @pytest.mark.slow
