@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from emalign_jax.exact.certificates.certificate import certify, flatten_games, normalise
-from emalign_jax.exact.checks.base import check_for, make_check
+from emalign_jax.exact.checks.base import make_check
 from emalign_jax.exact.guarantees.comparison_search import SLACK, ComparisonSearch
+from emalign_jax.exact.guarantees.equilibrium_set import check_setting
 from emalign_jax.exact.obedience.curves import trace
 from emalign_jax.exact.obedience.program import ObedienceLP, check_size
 from emalign_jax.games.game import Game, faults
@@ -143,17 +144,9 @@ def equilibrium_bounds(
     games, rule, person, _ = on_host(games=games, protocol=rule, user=person, progress=progress)
     tolerance = number("tolerance", tolerance, *SHARE)
     most_lps = integer("most_lps", most_lps, 1)
-    kind: Any = check_for(rule, person)
-    if not (kind.stability_applies and person.plain.favours):
-        raise ValueError(
-            "protocol, user: bounds are known of Selection and Comparison at temperature 0 and in one round, with "
-            f'RationalUser(ties="agents") or one who misreads beliefs, got {rule.title} and {person.title}'
-        )
-    kind.check_setting(rule, person.plain)
     check_size(games.user_features, games.agent_features, games.actions)
-    rule.check(games, games.agent_features)
+    check_setting(games, rule, person)
     _check_count(games.agents, getattr(rule, "compared", games.agents))
-    person.check(games, rule, games.agent_features)
     batch = games.batch_shape
     flat, users = flatten_games(games, batch), batching.flatten(person, batch)
     bad = (faults(games) != "").reshape(-1)

@@ -203,6 +203,10 @@ def stability(
     check_agents(games)
     check_size(games.user_features, games.agent_features, games.actions)
     check_setting(games, rule, person)
+    if games.agents > 1 and not declares_revelation(rule, games.agents):
+        raise ValueError(
+            f"protocol: {rule.title} of K = {games.agents}: of fewer than all agents take em.equilibrium_bounds"
+        )
     batch = games.batch_shape
     flat = flatten_games(games, batch)
     bad = (faults(games) != "").reshape(-1)
@@ -235,18 +239,14 @@ def stability(
 
 
 def check_setting(games: Game, protocol: AbstractProtocol, user: AbstractUser) -> None:
-    """Raise `ValueError` unless the equilibria of this protocol with this user are those of section 6.5."""
+    """Raise `ValueError` unless the equilibria of this protocol with this user are those of section 6.5 or 6.9."""
     kind: Any = check_for(protocol, user)
     if not (kind.stability_applies and user.plain.favours):
         raise ValueError(
-            "protocol, user: the equilibrium set is known of Selection at temperature 0 and in one round, with "
-            f'RationalUser(ties="agents") or one who misreads beliefs, got {protocol.title} and {user.title}'
+            "protocol, user: equilibrium sets are known of Selection and Comparison at temperature 0 and in one round, "
+            f'with RationalUser(ties="agents") or one who misreads beliefs, got {protocol.title} and {user.title}'
         )
     kind.check_setting(protocol, user.plain)
-    if games.agents > 1 and not declares_revelation(protocol, games.agents):
-        raise ValueError(
-            f"protocol: {protocol.title} of K = {games.agents}: of fewer than all agents take em.equilibrium_bounds"
-        )
     protocol.check(games, games.agent_features)
     user.check(games, protocol, games.agent_features)
 

@@ -55,11 +55,8 @@ class Intervals:
         self.lp = ObedienceEvidence(game, -MARGIN)
         self.low = Fraction(np.nextafter(float(game.silent), -np.inf))
         self.spread = game.full - self.low
-        cells = [[range(game.A) for _ in range(game.B)] for _ in range(game.X)]
-        self.together = [
-            [[sum(own[x][b][a] for own in game.G) for a in cell] for b, cell in enumerate(row)]
-            for x, row in enumerate(cells)
-        ]
+        X, B, A = range(game.X), range(game.B), range(game.A)
+        self.together = [[[sum(own[x][b][a] for own in game.G) for a in A] for b in B] for x in X]
         self.line, self.chords = functools.cache(self._line), functools.cache(self._chords)
 
     def _line(self, v: Fraction) -> Line:

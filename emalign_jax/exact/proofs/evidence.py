@@ -159,11 +159,9 @@ def least_value(game: Any, shortfall: list[Fraction], obedient: bool) -> dict[st
     """Weights of the agents and multipliers of obedience that bound the user's value from below (section 6.3)."""
     X, B, A, K = game.X, game.B, game.A, game.K
     size = size_of(v for row in game.g for cell in row for v in cell)
-    g = np.array([[[float(v / size) for v in cell] for cell in row] for row in game.g])
+    g = _floats(game.g, size)
     sizes = [size_of(v for row in own for cell in row for v in cell) for own in game.G]
-    G = np.array(
-        [[[[float(v / s) for v in cell] for cell in row] for row in own] for own, s in zip(game.G, sizes, strict=True)]
-    )
+    G = np.array([_floats(own, s) for own, s in zip(game.G, sizes, strict=True)])
     floors = [float((game.informed[i] - shortfall[i]) / sizes[i]) for i in range(K)]
     rows = [(x, a, c) for x, a, c in itertools.product(range(X), range(A), range(A)) if a != c] if obedient else []
     matrix = np.zeros((X * B + K + len(rows), X * B * A))
